@@ -1,0 +1,41 @@
+"""sgd: image and video generation with diffusion transformers, as files.
+
+    plan = sgd.compile("quickstart", inputs={"prompt": "a small red circle moving left on a white background"})
+    run = sgd.run(plan)
+    print(run.outputs, run.record["seconds"])
+
+Names are imported when first used, so that the command line starts at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sgd.graph.compile import compile
+    from sgd.graph.execute import NodeFailed
+    from sgd.graph.node import NodeError, node
+    from sgd.graph.plan import Plan
+    from sgd.graph.run import Result, run
+    from sgd.graph.source import Diagnostic, Problems
+
+__version__ = "0.1.0"
+
+__all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Result", "compile", "node", "run"]
+
+_HOMES = {
+    "compile": "compile",
+    "NodeFailed": "execute",
+    "NodeError": "node",
+    "node": "node",
+    "Plan": "plan",
+    "Result": "run",
+    "run": "run",
+    "Diagnostic": "source",
+    "Problems": "source",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sgd' has no attribute {name!r}")
+    return getattr(import_module(f"sgd.graph.{_HOMES[name]}"), name)

@@ -1,0 +1,1 @@
+"""The workflow language, its compiler and its executor. Knows nothing of diffusion."""

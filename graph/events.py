@@ -1,0 +1,88 @@
+"""What a run tells its observers. An observer overrides what it wants to hear; the executor knows none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .ir import Call, Loop, Ref
+from .node import Run
+from .plan import Plan
+
+
+class Observer:
+    """Base class: hears everything, does nothing. Called in the thread that runs the plan, in order."""
+
+    def run_started(self, plan: Plan, run: Run) -> None:
+        """The plan is about to run; heavy libraries are imported."""
+
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        """The run is over: `done`, `failed` or `interrupted`."""
+
+    def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+        """A node is about to run with these arguments."""
+
+    def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+        """A node has run; its outputs by port."""
+
+    def node_failed(self, call: Call, error: BaseException) -> None:
+        """A node has raised."""
+
+    def loop_started(self, loop: Loop, turns: int) -> None:
+        """A loop is about to run this many turns."""
+
+    def turn_started(self, loop: Loop, index: int, variables: Mapping[str, Any]) -> None:
+        """A turn is about to run with these loop variables."""
+
+    def turn_finished(self, loop: Loop, index: int, seconds: float) -> None:
+        """A turn has run."""
+
+    def loop_finished(self, loop: Loop) -> None:
+        """All turns have run."""
+
+    def part_acquired(self, holder: Ref, part: str, seconds: float) -> None:
+        """A component is in memory."""
+
+    def part_released(self, holder: Ref, part: str) -> None:
+        """A component has been let go."""
+
+    def values_freed(self, names: Sequence[Any]) -> None:
+        """These values have been read for the last time."""
+
+    def detail(self, call: Call | None, values: Mapping[str, Any]) -> None:
+        """A node adds facts about itself."""
+
+    def event(self, call: Call | None, kind: str, data: Mapping[str, Any]) -> None:
+        """Something of a kind that the node library defines happened, such as a gate's decision."""
+
+    def progress(self, call: Call | None, done: int, total: int, label: str) -> None:
+        """A long node reports how far it is."""
+
+    def warned(self, call: Call | None, message: str) -> None:
+        """A node warns."""
+
+
+class Observers(Observer):
+    """Passes everything on to several observers.
+
+    Only observers that override a method are called for it, so that a plan with few listeners costs little.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self.observers = list(observers)
+        for name in (n for n in vars(Observer) if not n.startswith("_")):
+            listening = [
+                getattr(o, name) for o in self.observers if getattr(type(o), name) is not getattr(Observer, name)
+            ]
+            setattr(self, name, _tell(listening))
+
+
+def _tell(listening: list[Any]) -> Any:
+    if len(listening) == 1:
+        return listening[0]
+
+    def tell(*arguments: Any) -> None:
+        for listener in listening:
+            listener(*arguments)
+
+    return tell

@@ -1,0 +1,183 @@
+"""Literals: what a string, a list or a command-line argument written by a user stands for."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .document import InputPart
+from .ir import Const, Declared
+from .ports import PLAIN, Port, Type, from_name, list_of, misfit, show, type_of
+from .source import Diagnostic, Problems, Source, Span, Value, did_you_mean, parse, scalar
+
+REFERENCE = re.compile(r"\$([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?", re.ASCII)
+TOKEN = re.compile(r"\$\$|\$\{([^}]*)\}|\$(?=[A-Za-z_{])", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A value from outside the file: text of the command line, or a Python value of a caller."""
+
+    value: Any
+    is_text: bool
+    base: Path
+
+    def read(self, type: Type) -> Any:
+        """The value as `type` reads it: text stays text where a string is meant, else it is a YAML scalar or list."""
+        return read_text(self.value, type) if self.is_text else self.value
+
+
+def read_text(text: str, type: Type) -> Any:
+    """Command-line text as a value of `type`; text that does not fit comes back as it is, to be reported."""
+    if type.kind == "list":
+        assert type.item is not None
+        if text.lstrip().startswith("["):
+            try:
+                value, problems = parse(Source("<text>", None, text))
+            except Problems:
+                return text
+            return value.plain() if value is not None and not problems else text
+        return [read_text(text, type.item)]
+    if type.kind in ("str", "path", "unknown"):
+        return text
+    if type.kind == "enum" and text in type.choices:
+        return text
+    return scalar(text)
+
+
+def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | str:
+    """What a string in a file is: a reference (name, port), a literal, or text mixed with names to interpolate.
+
+    Names come with their offset in the string.
+
+    Raises:
+        ValueError: With a message, for `$` that is none of these.
+    """
+    if match := REFERENCE.fullmatch(text):
+        return match[1], match[2]
+    if "$" not in text:
+        return text
+    parts: list[str | tuple[str, int]] = []
+    end = 0
+    literal = ""
+    for token in TOKEN.finditer(text):
+        literal += text[end : token.start()]
+        end = token.end()
+        if token[0] == "$$":
+            literal += "$"
+        elif token[0] == "$":
+            word = re.match(r"\$\{?(\w*)", text[token.start() :])
+            name = word[1] if word else ""
+            raise ValueError(f"write ${{{name}}} to insert `{name}` into a longer string, or $$ for a dollar sign")
+        else:
+            parts += [literal] if literal else []
+            parts.append((token[1].strip(), token.start()))
+            literal = ""
+    literal += text[end:]
+    parts += [literal] if literal else []
+    return "".join(p for p in parts if isinstance(p, str)) if all(isinstance(p, str) for p in parts) else parts
+
+
+def unescape(value: Value) -> Any:
+    """A literal without references as plain data, `$$` read as `$`."""
+    if isinstance(value.data, str):
+        result = split(value.data)
+        return result if isinstance(result, str) else value.data
+    if isinstance(value.data, list):
+        return [unescape(v) for v in value.data]
+    return value.plain()
+
+
+def bounds_problem(declared: Declared, value: Any) -> str | None:
+    """Why a value of the right type is outside the declared bounds, None if it is inside."""
+    for entry in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(entry, bool) or not isinstance(entry, int | float):
+            continue
+        if isinstance(entry, float) and not math.isfinite(entry):
+            return f"{show(entry)} is not a finite number"
+        if declared.min is not None and entry < declared.min:
+            return f"{show(entry)} is below the minimum, {declared.min:g}"
+        if declared.max is not None and entry > declared.max:
+            return f"{show(entry)} is above the maximum, {declared.max:g}"
+    return None
+
+
+def problem_with(declared: Declared, value: Any) -> str | None:
+    """Why `value` cannot be the input's value, None if it can."""
+    if value is None:
+        return None if declared.default is not None and declared.default.value is None else "null is not allowed"
+    return misfit(declared.type, value) or bounds_problem(declared, value)
+
+
+def normalise(type: Type, value: Any) -> Any:
+    """A value that fits `type` in the form nodes get it: lists are lists, floats are floats."""
+    if value is None:
+        return None
+    if type.kind == "list":
+        assert type.item is not None
+        return [normalise(type.item, v) for v in (value if isinstance(value, list | tuple) else [value])]
+    if type.kind == "float" and isinstance(value, int):
+        return float(value)
+    return value
+
+
+def declare(
+    name: str,
+    key: Span,
+    part: InputPart,
+    ports: Mapping[str, type[Port]],
+    base: Path,
+    report: Callable[[Diagnostic], None],
+) -> Declared | None:
+    """The declaration of one input, None (and reported) if its type is not one."""
+    if (part.type is None) == (part.enum is None):
+        text = "needs a `type`, or an `enum` of choices" if part.type is None else "has both `type` and `enum`"
+        code = "missing-key" if part.type is None else "bad-value"
+        report(Diagnostic(code, f"input `{name}` {text}", key, help=f"types: {', '.join(PLAIN)}, list[…] of these"))
+        return None
+    if part.enum is not None:
+        choices = part.enum.plain()
+        if not all(isinstance(c, str | int | float) and not isinstance(c, bool) for c in choices):
+            report(Diagnostic("bad-value", f"the choices of input `{name}` must be strings or numbers", part.enum.span))
+            return None
+        type = Type("enum", choices=tuple(choices))
+    else:
+        assert part.type is not None
+        found = from_name(part.type.data, ports)
+        if found is None:
+            inner = part.type.data.removeprefix("list[").removesuffix("]")
+            help = (
+                did_you_mean(inner, [*PLAIN, *ports]) or f"types: {', '.join(PLAIN)}, list[…] of these, or a port type"
+            )
+            report(Diagnostic("bad-value", f"`{part.type.data}` is no type", part.type.span, help=help))
+            return None
+        type = found
+    low, high = (None if b is None else float(b.data) for b in (part.min, part.max))
+    numeric = type.item if type.kind == "list" and type.item else type
+    for bound, value in (("min", part.min), ("max", part.max)):
+        if value is not None and numeric.kind not in ("int", "float"):
+            report(Diagnostic("bad-value", f"`{bound}` is for numbers, and input `{name}` is {type}", value.span))
+    if low is not None and high is not None and low > high:
+        assert part.min is not None
+        report(Diagnostic("bad-value", f"the minimum of input `{name}` is above its maximum", part.min.span))
+    about = part.about.data if part.about is not None else ""
+    default = None
+    if part.default is not None:
+        default = Const(unescape(part.default) if not type.is_port else part.default.plain(), base)
+        if default.value is not None:
+            draft = Declared(name, type, False, None, low, high)
+            problem = problem_with(draft, default.value)
+            if problem is not None:
+                report(Diagnostic("bad-value", f"default of input `{name}`: {problem}", part.default.span))
+            else:
+                default = Const(normalise(type, default.value), base)
+    return Declared(name, type, part.default is None, default, low, high, about, key)
+
+
+def literal_type(value: Any) -> Type:
+    """The type of a literal; an empty list is a list of anything."""
+    return list_of(Type("unknown")) if value == [] else type_of(value)

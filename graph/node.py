@@ -1,0 +1,323 @@
+"""A node is a typed function: the signature is the whole declaration.
+
+    @node("vae.decode", version=1)
+    def decode(model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: bool = False) -> Frames:
+        '''Decode latents into frames. …'''
+
+The decorator returns the function itself, with its `NodeType` as the attribute `node`. What a parameter is
+follows from its annotation: a `Port` subclass or a list of it comes from an edge; a plain type may also be
+written in the file; `Run`, `Here` and `Wanted` are given by the executor; a `State` subclass is made by it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from .ports import Annotation, Type, from_annotation
+
+ALL = "*"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """`Annotated[Model, Reads("vae")]`: only these parts of the value are read. No parts: only its description."""
+
+    parts: frozenset[str]
+
+    def __init__(self, *parts: str) -> None:
+        object.__setattr__(self, "parts", frozenset(parts))
+
+
+@dataclass(frozen=True)
+class Passes:
+    """`Annotated[Model, Passes()]`: what is read of the node's output is read of this parameter, nothing else."""
+
+
+@dataclass(frozen=True)
+class PathRole:
+    """How a path parameter is resolved: `read` and `write` are paths; a `source` is a folder or a name elsewhere."""
+
+    role: Literal["read", "write", "source"]
+
+
+OutPath = Annotated[Path, PathRole("write")]
+Source = Annotated[str, PathRole("source")]
+
+
+class NodeError(Exception):
+    """A node cannot do what it was asked; the message is for the user. `help` says what to try."""
+
+    def __init__(self, message: str, *, help: str | None = None) -> None:
+        super().__init__(message)
+        self.help = help
+
+
+class DoesNotFit(NodeError):
+    """The work does not fit the device; the command line exits with 4."""
+
+
+class State:
+    """What a node keeps from turn to turn of a loop.
+
+    One is made, without arguments, for each run of the innermost enclosing loop, node and parameter.
+    """
+
+    def end(self) -> None:
+        """Called when that loop ends, on errors and interrupts too."""
+
+
+class Here(str):
+    """The node's path in the file, such as `denoise.velocity`."""
+
+
+class Wanted(frozenset[str]):
+    """The parts of the node's (only) output that anything reads; contains `*` if it is read whole."""
+
+    def __contains__(self, part: object) -> bool:
+        return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)
+
+
+class Run:
+    """What a node may ask of the run it is part of; the executor supplies a subclass.
+
+    Attributes:
+        device: `cpu`, `cuda` or, while planning, `meta`.
+        planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
+        options: The caller's options that libraries may define a meaning for (`weights`, `trust_remote_code`).
+    """
+
+    device: str = "cpu"
+    planning: bool = False
+    options: Mapping[str, Any] = {}
+
+    def output(self, path: Path | str) -> Path:
+        """The absolute path for an output file; its folder exists.
+
+        Raises:
+            NodeError: If it would lie outside the output folder, or exists and may not be overwritten.
+        """
+        raise NotImplementedError
+
+    def progress(self, done: int, total: int, label: str = "") -> None:
+        """Report progress inside a long node."""
+
+    def detail(self, **values: Any) -> None:
+        """Add facts about this call to the plan and the record."""
+
+    def event(self, kind: str, **data: Any) -> None:
+        """Tell observers that something of this kind happened."""
+
+    def warn(self, message: str) -> None:
+        """Add a warning, shown once and kept in the record."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a node's `check` function found: a diagnostic that belongs to one parameter."""
+
+    code: str
+    parameter: str
+    message: str
+    help: str | None = None
+    severity: Literal["error", "warning"] = "error"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A parameter of a node type."""
+
+    name: str
+    annotation: Any
+    type: Type
+    optional: bool
+    required: bool
+    default: Any = None
+    doc: str = ""
+    reads: frozenset[str] | None = None
+    passes: bool = False
+    path: Literal["read", "write", "source"] | None = None
+
+    @property
+    def is_port(self) -> bool:
+        return self.type.is_port
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output port of a node type."""
+
+    name: str
+    type: Type
+    optional: bool = False
+    doc: str = ""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """A node type: everything its function's signature and docstring say."""
+
+    name: str
+    version: int
+    function: Callable[..., Any]
+    inputs: Mapping[str, Input]
+    outputs: tuple[Output, ...]
+    tuple_result: bool
+    effect: bool
+    states: Mapping[str, type[State]]
+    asks: Mapping[str, str]
+    summary: str
+    doc: str
+    reads: Callable[..., Mapping[str, Iterable[str]]] | None = None
+    describe: Callable[..., Any] | None = None
+    check: Callable[..., Iterable[Problem]] | None = None
+    library: str = field(default="", compare=False)
+
+    @property
+    def mergeable(self) -> bool:
+        """Pure, without state, and the same wherever it stands: may be merged and hoisted."""
+        return not self.effect and not self.states and "here" not in self.asks.values()
+
+    def output(self, name: str) -> Output | None:
+        return next((o for o in self.outputs if o.name == name), None)
+
+    @property
+    def location(self) -> str:
+        """`package.module:line` of the function."""
+        code = inspect.unwrap(self.function).__code__
+        return f"{self.function.__module__}:{code.co_firstlineno}"
+
+
+def node(
+    name: str,
+    *,
+    version: int = 1,
+    effect: bool = False,
+    reads: Callable[..., Mapping[str, Iterable[str]]] | None = None,
+    describe: Callable[..., Any] | None = None,
+    check: Callable[..., Iterable[Problem]] | None = None,
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a node type of a typed function.
+
+    Args:
+        name: The name files use, `group.verb`.
+        version: Raise it when the same inputs give other outputs.
+        effect: The node writes a file, or otherwise matters even if nothing reads its outputs.
+        reads: `reads(**known) -> {parameter: parts}`: narrows what is read where that depends on literals.
+        describe: `describe(**known)`: a plain description of each output (a mapping by port if there are
+            several) from descriptions and literals of the inputs, as far as they are known. Without heavy imports.
+        check: `check(**known)`: problems that can be told from the same. Without heavy imports.
+
+    Raises:
+        TypeError: If the signature is not one of a node.
+    """
+    if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name):
+        raise TypeError(f"{name!r} is no name for a node type: write group.verb in lower case")
+
+    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        summary, doc, docs = read_docstring(inspect.getdoc(function) or "")
+        inputs: dict[str, Input] = {}
+        states: dict[str, type[State]] = {}
+        asks: dict[str, str] = {}
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise TypeError(f"{name}: parameter {parameter.name} must be named")
+            hint = hints.get(parameter.name)
+            given = {Run: "run", Here: "here", Wanted: "wanted"}
+            if hint is None:
+                raise TypeError(f"{name}: parameter {parameter.name} has no annotation")
+            if inspect.isclass(hint) and issubclass(hint, State):
+                states[parameter.name] = hint
+            elif hint in given:
+                asks[parameter.name] = given[hint]
+            else:
+                inputs[parameter.name] = _input(name, parameter, hint, docs)
+        if "return" not in hints:
+            raise TypeError(f"{name}: no return annotation")
+        outputs, tuple_result = _outputs(name, hints["return"], docs)
+        function.node = NodeType(  # type: ignore[attr-defined]
+            name,
+            version,
+            function,
+            inputs,
+            outputs,
+            tuple_result,
+            effect,
+            states,
+            asks,
+            summary,
+            doc,
+            reads,
+            describe,
+            check,
+        )
+        return function
+
+    return make
+
+
+def _input(node_name: str, parameter: inspect.Parameter, hint: Any, docs: Mapping[str, str]) -> Input:
+    try:
+        read = from_annotation(hint)
+    except TypeError as error:
+        raise TypeError(f"{node_name}: parameter {parameter.name}: {error}") from None
+    required = parameter.default is parameter.empty
+    reads = next((e.parts for e in read.extras if isinstance(e, Reads)), None)
+    role = next((e.role for e in read.extras if isinstance(e, PathRole)), "read" if read.type.kind == "path" else None)
+    return Input(
+        parameter.name,
+        hint,
+        read.type,
+        read.optional,
+        required,
+        None if required else parameter.default,
+        docs.get(parameter.name, ""),
+        reads,
+        any(isinstance(e, Passes) for e in read.extras),
+        role,
+    )
+
+
+def _outputs(node_name: str, hint: Any, docs: Mapping[str, str]) -> tuple[tuple[Output, ...], bool]:
+    if hint is type(None):
+        return (), False
+    if inspect.isclass(hint) and issubclass(hint, tuple) and hasattr(hint, "_fields"):
+        fields = typing.get_type_hints(hint, include_extras=True)
+        return tuple(_output(n, from_annotation(h), docs) for n, h in fields.items()), True
+    try:
+        read = from_annotation(hint)
+    except TypeError as error:
+        raise TypeError(f"{node_name}: returns {error}") from None
+    base = read.type.item if read.type.kind == "list" and read.type.item else read.type
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", base.name).lower() if base.kind == "port" else "value"
+    return (_output(name, read, docs),), False
+
+
+def _output(name: str, read: Annotation, docs: Mapping[str, str]) -> Output:
+    return Output(name, read.type, read.optional, docs.get(name, docs.get("return", "")))
+
+
+def read_docstring(text: str) -> tuple[str, str, dict[str, str]]:
+    """Split a Google-style docstring into its summary, the whole, and a text per argument (`return` for the result)."""
+    summary = " ".join(text.split("\n\n", 1)[0].split())
+    docs: dict[str, str] = {}
+    section = current = ""
+    for line in text.splitlines():
+        heading = re.fullmatch(r"(Args|Returns|Raises):", line.strip())
+        entry = re.match(r" {2,4}(\w+): (.*)", line)
+        if heading:
+            section, current = heading[1], ""
+        elif section == "Args" and entry and not line.startswith(" " * 5):
+            current = entry[1]
+            docs[current] = entry[2].strip()
+        elif section == "Args" and current and line.strip():
+            docs[current] += " " + line.strip()
+        elif section == "Returns" and line.strip():
+            docs["return"] = (docs.get("return", "") + " " + line.strip()).strip()
+    return summary, text, docs

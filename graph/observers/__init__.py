@@ -1,0 +1,1 @@
+"""Observers: what listens to a run. The executor knows none of them."""

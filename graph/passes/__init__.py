@@ -1,0 +1,1 @@
+"""Compiler passes: small pure functions from graph to graph."""

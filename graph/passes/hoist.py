@@ -1,0 +1,49 @@
+"""hoist: what does not change from turn to turn runs once, before the loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir import Call, Graph, Index, Item, Loop, Ref, Var, has_effect, used
+
+
+def hoist(graph: Graph) -> Graph:
+    """Move pure items without state out of every loop they do not depend on.
+
+    A loop has at least one turn (an empty one is an error), so what is hoisted would have run anyway. A nested
+    loop counts as pure: the state in it lives and ends with its own run.
+    """
+    items: dict[str, Item] = {}
+    for id, item in graph.items.items():
+        if isinstance(item, Loop):
+            outside, loop = _split(replace(item, body=hoist(item.body)))
+            items.update(outside)
+            items[id] = loop
+        else:
+            items[id] = item
+    return replace(graph, items=items)
+
+
+def _split(loop: Loop) -> tuple[dict[str, Item], Loop]:
+    """What leaves the loop, and the loop without it."""
+    inside = dict(loop.body.items)
+    outside: dict[str, Item] = {}
+    moved = True
+    while moved:
+        moved = False
+        for id, item in list(inside.items()):
+            if _fixed(item, loop, inside):
+                outside[id] = inside.pop(id)
+                moved = True
+    return outside, replace(loop, body=replace(loop.body, items=inside))
+
+
+def _fixed(item: Item, loop: Loop, inside: dict[str, Item]) -> bool:
+    if has_effect(item) or (isinstance(item, Call) and not item.type.mergeable):
+        return False
+    for leaf in used(item):
+        if isinstance(leaf, Var | Index) and leaf.loop == loop.id:
+            return False
+        if isinstance(leaf, Ref) and leaf.node in inside and leaf.node != item.id:
+            return False
+    return True

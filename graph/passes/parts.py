@@ -1,0 +1,135 @@
+"""parts: one backward pass that gives every output the union of what is read of it.
+
+So a negative prompt is not encoded when nothing reads it, and only the components of a model that some node
+reads are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..ir import Arg, Call, Graph, Item, Loop, Ref, Source, Var, leaves
+from ..node import ALL
+from .check import known_arguments
+
+Edge = Ref | Var
+Demand = dict[Edge, frozenset[str]]
+
+
+def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
+    """The graph with `wanted` on every call. `descriptions` is what node types said of outputs before the run."""
+    demand = demands(graph, descriptions)
+
+    def level(graph: Graph) -> Graph:
+        items: dict[str, Item] = {}
+        for id, item in graph.items.items():
+            if isinstance(item, Loop):
+                items[id] = replace(item, body=level(item.body))
+            else:
+                wanted = {o.name: demand.get(Ref(id, o.name), frozenset()) for o in item.type.outputs}
+                items[id] = replace(item, wanted=wanted)
+        return replace(graph, items=items)
+
+    return level(graph)
+
+
+def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
+    """What a call itself reads of each parameter that comes over an edge; nothing of one it passes on."""
+    found: dict[str, frozenset[str]] = {}
+    narrowed = call.type.reads(**known_arguments(call, descriptions)) if call.type.reads is not None else {}
+    for name in call.args:
+        parameter = call.type.inputs[name]
+        if parameter.passes:
+            found[name] = frozenset()
+        elif name in narrowed:
+            found[name] = frozenset(narrowed[name])
+        else:
+            found[name] = frozenset({ALL}) if parameter.reads is None else parameter.reads
+    return found
+
+
+def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
+    """The parts read of every edge, loop variables and state included; a fixed point, since state goes round."""
+    items = {item.id: item for item, _ in graph.walk()}
+    demand: Demand = {}
+    own = {item.id: reads(item, descriptions) for item in items.values() if isinstance(item, Call)}
+    work: list[Edge] = []
+
+    def want(arg: Arg, parts: frozenset[str]) -> None:
+        for leaf in leaves(arg.source):
+            if isinstance(leaf, Ref | Var):
+                before = demand.get(leaf)
+                if before is None or not parts <= before:
+                    demand[leaf] = (before or frozenset()) | parts
+                    work.append(leaf)
+
+    for arg in graph.outputs.values():
+        want(arg, frozenset({ALL}))
+    for id, read in own.items():
+        for name, parts in read.items():
+            call = items[id]
+            assert isinstance(call, Call)
+            want(call.args[name], parts)
+    while work:
+        edge = work.pop()
+        for arg in behind(edge, items):
+            want(arg, demand[edge])
+    return demand
+
+
+def behind(edge: Source, items: Mapping[str, Item]) -> Iterator[Arg]:
+    """What an edge hands on unchanged: state and what a loop yields, and arguments a node passes on."""
+    if isinstance(edge, Var):
+        loop = items[edge.loop]
+        assert isinstance(loop, Loop)
+        if edge.name in loop.carry:
+            yield loop.carry[edge.name]
+            yield loop.body.outputs[edge.name]
+        else:
+            yield loop.over[edge.name]
+    elif isinstance(edge, Ref):
+        item = items[edge.node]
+        if isinstance(item, Loop):
+            yield item.body.outputs[edge.port]
+            if edge.port in item.carry:
+                yield item.carry[edge.port]
+        else:
+            yield from (arg for name, arg in item.args.items() if item.type.inputs[name].passes)
+
+
+def roots(arg: Arg, items: Mapping[str, Item]) -> set[Ref]:
+    """The calls' outputs that an argument's value may really be, seen through loops and nodes that pass it on."""
+    found: set[Ref] = set()
+    seen: set[Source] = set()
+    work: list[Source] = list(leaves(arg.source))
+    while work:
+        edge = work.pop()
+        if not isinstance(edge, Ref | Var) or edge in seen:
+            continue
+        seen.add(edge)
+        further = list(behind(edge, items))
+        if not further and isinstance(edge, Ref):
+            found.add(edge)
+        work += [leaf for a in further for leaf in leaves(a.source)]
+    return found
+
+
+def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
+    """Per call, the components (output that holds it, part) that have to be in memory while it runs.
+
+    Only outputs whose port type has parts to bring in (`acquire`) count.
+    """
+    items = {item.id: item for item, _ in graph.walk()}
+    result: dict[str, set[tuple[Ref, str]]] = {}
+    for item in items.values():
+        if not isinstance(item, Call):
+            continue
+        for name, parts in reads(item, descriptions).items():
+            type = item.type.inputs[name].type
+            if not hasattr(type.cls, "acquire"):
+                continue
+            for root in roots(item.args[name], items):
+                result.setdefault(item.id, set()).update((root, part) for part in parts)
+    return result

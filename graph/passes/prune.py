@@ -1,0 +1,70 @@
+"""prune: leave out what no output and no effect needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from ..ir import Arg, Call, Graph, Item, Loop, Ref, leaves
+
+
+def live(graph: Graph) -> set[str]:
+    """Paths of the items that run: effects, and everything that outputs or effects read."""
+    return reached(graph)[0]
+
+
+def reached(graph: Graph) -> tuple[set[str], set[tuple[str, str]]]:
+    """The items that run, and the ports of loops that are read.
+
+    What a loop yields but nothing reads keeps nothing alive if the loop maps; carried state is always read.
+    """
+    items = {item.id: item for item, _ in graph.walk()}
+    loops = {item.id: around for item, around in graph.walk()}
+    needed: set[str] = set()
+    read: set[tuple[str, str]] = set()
+    work: list[Ref | str] = [item.id for item in items.values() if isinstance(item, Call) and item.type.effect]
+    work += _refs(graph.outputs.values())
+    while work:
+        entry = work.pop()
+        id = entry if isinstance(entry, str) else entry.node
+        item = items.get(id)
+        if item is None:
+            continue
+        if isinstance(item, Loop) and isinstance(entry, Ref) and (id, entry.port) not in read:
+            read.add((id, entry.port))
+            if item.mapping and entry.port in item.body.outputs:
+                work += _refs([item.body.outputs[entry.port]])
+        if id in needed:
+            continue
+        needed.add(id)
+        work += _refs(item.sources)
+        work += [loop.id for loop in loops[id]]
+        if isinstance(item, Loop) and item.carry:
+            work += _refs(item.body.outputs.values())
+    return needed, read
+
+
+def _refs(args: Iterable[Arg]) -> list[Ref | str]:
+    return [leaf for arg in args for leaf in leaves(arg.source) if isinstance(leaf, Ref)]
+
+
+def prune(graph: Graph) -> Graph:
+    """The graph without the items that nothing needs, and without a map's outputs that nothing reads."""
+    needed, read = reached(graph)
+
+    def level(graph: Graph) -> Graph:
+        items: dict[str, Item] = {}
+        for id, item in graph.items.items():
+            if id not in needed:
+                continue
+            if isinstance(item, Loop):
+                body = level(item.body)
+                if item.mapping:
+                    outputs = {n: a for n, a in body.outputs.items() if (id, n) in read}
+                    body = replace(body, outputs=outputs)
+                items[id] = replace(item, body=body)
+            else:
+                items[id] = item
+        return replace(graph, items=items)
+
+    return level(graph)

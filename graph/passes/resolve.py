@@ -1,0 +1,404 @@
+"""resolve: names become edges. A tree of instances becomes one graph in which every source is known.
+
+Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
+file; a composite's file sees its own inputs and nodes only. A name that cannot be resolved is reported and
+stands as `BROKEN`, so that everything else can still be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..document import Document, Entry, LoopPart, NodePart, kind_of
+from ..ir import (
+    Arg,
+    Call,
+    Const,
+    Constraint,
+    Declared,
+    Format,
+    Graph,
+    Index,
+    Input,
+    Item,
+    Items,
+    Loop,
+    Ref,
+    Source,
+    Var,
+    rewrite,
+)
+from ..library import Library
+from ..literals import REFERENCE, Given, declare, split
+from ..ports import Type
+from ..source import Diagnostic, Related, Span, Value, did_you_mean
+from .expand import Instance
+
+BROKEN = Const(object())
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """A node, loop or composite in scope: its path, its output ports (None: unknown), where it is named."""
+
+    path: str
+    ports: tuple[str, ...] | None
+    span: Span
+    what: str
+
+
+class Scope:
+    """Names visible at one level of one file."""
+
+    def __init__(self, outer: Scope | None, loop: str | None = None) -> None:
+        self.outer, self.loop = outer, loop
+        self.names: dict[str, tuple[Source | Outlet, Span]] = {}
+
+    def find(self, name: str) -> tuple[Source | Outlet, Span] | None:
+        return self.names.get(name) or (self.outer.find(name) if self.outer else None)
+
+    def all(self) -> Iterator[str]:
+        yield from self.names
+        if self.outer:
+            yield from self.outer.all()
+
+    def innermost_loop(self) -> str | None:
+        return self.loop or (self.outer.innermost_loop() if self.outer else None)
+
+
+class Resolver:
+    """Resolves one workflow; `problems` collects what is wrong."""
+
+    def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
+        self.library = library
+        self.given = given
+        self.used: set[str] = set()
+        self.settable: dict[str, None] = {}
+        self.problems: list[Diagnostic] = []
+        self.aliases: dict[tuple[str, str], Arg] = {}
+        self.constraints: list[Constraint] = []
+        self.composites: list[tuple[str, str]] = []
+
+    def report(self, code: str, message: str, span: Span | None, **more: Any) -> None:
+        self.problems.append(Diagnostic(code, message, span, **more))
+
+    def resolve(self, root: Instance) -> Graph:
+        """The graph of a workflow; its inputs stay inputs."""
+        document = root.document
+        inputs = self.declared(document)
+        scope = Scope(None)
+        for name in document.inputs:
+            source: Source = Input(name) if name in inputs else BROKEN
+            scope.names[name] = (source, document.inputs[name][0])
+        items, outputs = self.file(root, scope, "")
+        for path, given in self.given.items():
+            if path not in self.used:
+                self.unknown_setting(path, given, items)
+        graph = Graph(items, outputs, inputs, tuple(self.constraints), document.name, tuple(self.composites))
+        return rewrite(graph, self.through_aliases)
+
+    def declared(self, document: Document) -> dict[str, Declared]:
+        found = {
+            name: declare(name, key, part, self.library.ports, document.folder, self.problems.append)
+            for name, (key, part) in document.inputs.items()
+        }
+        return {name: d for name, d in found.items() if d is not None}
+
+    def file(self, instance: Instance, scope: Scope, prefix: str) -> tuple[dict[str, Item], dict[str, Arg]]:
+        document = instance.document
+        items = self.level(document.entries, instance, scope, prefix, prefix)
+        outputs = {}
+        for name, value in document.outputs.items():
+            arg = self.arg(value, scope, instance)
+            if not (isinstance(value.data, str) and REFERENCE.fullmatch(value.data)):
+                self.report("bad-value", f"output `{name}` must be a reference such as `$name`", value.span)
+                arg = replace(arg, source=BROKEN)
+            outputs[name] = arg
+        return items, outputs
+
+    def level(
+        self, entries: Mapping[str, Entry], instance: Instance, scope: Scope, prefix: str, file_prefix: str
+    ) -> dict[str, Item]:
+        """The items of one level. `prefix` is the path so far, `file_prefix` that of the file's own top level."""
+        for name, entry in entries.items():
+            self.bind(scope, name, self.outlet(entry, instance, prefix, file_prefix), entry.key)
+        items: dict[str, Item] = {}
+        for name, entry in entries.items():
+            path = prefix + name
+            if isinstance(entry.part, LoopPart):
+                items[path] = self.loop(path, entry, entry.part, instance, scope, file_prefix)
+            elif kind_of(entry.part.uses.data) == "node":
+                call = self.call(path, entry.part, instance, scope, file_prefix)
+                if call is not None:
+                    items[path] = call
+            else:
+                items.update(self.composite(path, entry.part, instance, scope, file_prefix))
+        return items
+
+    def bind(self, scope: Scope, name: str, what: Source | Outlet, span: Span) -> None:
+        before = scope.find(name)
+        if before is not None:
+            first = Related("first meaning here", before[1])
+            self.report("shadowed-name", f"`{name}` already has a meaning here", span, related=(first,))
+        scope.names[name] = (what, span)
+
+    def outlet(self, entry: Entry, instance: Instance, prefix: str, file_prefix: str) -> Outlet:
+        path = prefix + entry.name
+        if isinstance(entry.part, LoopPart):
+            yields = entry.part.yield_
+            return Outlet(path, tuple(yields.data) if yields is not None else (), entry.key, "loop")
+        uses = entry.part.uses.data
+        if kind_of(uses) != "node":
+            child = instance.children.get(path.removeprefix(file_prefix))
+            return Outlet(path, tuple(child.document.outputs) if child else None, entry.key, uses)
+        node_type = self.library.nodes.get(uses)
+        return Outlet(path, tuple(o.name for o in node_type.outputs) if node_type else None, entry.key, uses)
+
+    def call(self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str) -> Call | None:
+        name = part.uses.data
+        node_type = self.library.nodes.get(name)
+        written = part.with_.data if part.with_ is not None else {}
+        if node_type is None:
+            for value in written.values():
+                self.source(value, scope, instance)
+            help = did_you_mean(name, self.library.nodes) or "`sgd nodes` lists what is installed"
+            self.report("unknown-node-type", f"no node type `{name}`", part.uses.span, help=help)
+            self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            return None
+        args: dict[str, Arg] = {}
+        for parameter, value in written.items():
+            if parameter not in node_type.inputs:
+                assert part.with_ is not None
+                help = did_you_mean(parameter, node_type.inputs) or _known(node_type.inputs)
+                span = part.with_.keys[parameter]
+                self.report("unknown-parameter", f"{name} has no parameter `{parameter}`", span, help=help)
+                self.source(value, scope, instance)
+                continue
+            args[parameter] = self.arg(value, scope, instance)
+        for parameter, declared in node_type.inputs.items():
+            setting = f"{path}.{parameter}"
+            if not declared.is_port:
+                self.settable[setting] = None
+            value = written.get(parameter)
+            set_to = self.setting(setting, value, declared.type, instance.document, file_prefix)
+            if set_to is not None:
+                args[parameter] = set_to
+            arg = args.get(parameter)
+            if arg is not None and isinstance(arg.source, Format) and declared.path == "write":
+                args[parameter] = replace(arg, source=replace(arg.source, safe=True))
+            if declared.required and (arg is None or arg.source == Const(None)):
+                args[parameter] = Arg(BROKEN, part.uses.span)
+                message = f"{name} needs `{parameter}`" + (f": {declared.doc}" if declared.doc else "")
+                self.report("missing-parameter", message.rstrip("."), part.uses.span)
+        return Call(path, node_type, args, part.uses.span, (path,))
+
+    def setting(self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str) -> Arg | None:
+        """The argument that `--set path=…` gives, None if there is none, or it was refused."""
+        given = self.given.get(path)
+        if given is None:
+            return None
+        self.used.add(path)
+        name = _wire(written)
+        if name is not None and written is not None:
+            if name in document.inputs:
+                help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
+            else:
+                help = f"set a parameter of `{name}`, or edit the file"
+            related = (Related(f"wired to `{name}` here", written.span),)
+            self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
+            return None
+        if type.is_port:
+            self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
+            return None
+        span = written.span if written is not None else None
+        return Arg(Const(given.read(type), given.base), span, given=f"--set {path}")
+
+    def composite(
+        self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str
+    ) -> dict[str, Item]:
+        child = instance.children.get(path.removeprefix(file_prefix))
+        written = part.with_.data if part.with_ is not None else {}
+        sources = {n: self.arg(v, scope, instance) for n, v in written.items()}
+        if child is None:
+            self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            return {}
+        name = part.uses.data
+        declared = self.declared(child.document)
+        for parameter in written:
+            if parameter not in child.document.inputs:
+                assert part.with_ is not None
+                help = did_you_mean(parameter, declared) or _known(declared)
+                span = part.with_.keys[parameter]
+                self.report("unknown-parameter", f"{name} has no input `{parameter}`", span, help=help)
+        inner = Scope(None)
+        for parameter, (key, _) in child.document.inputs.items():
+            found = declared.get(parameter)
+            if found is None:
+                inner.names[parameter] = (BROKEN, key)
+                continue
+            arg = sources.get(parameter)
+            setting = f"{path}.{parameter}"
+            if not found.type.is_port:
+                self.settable[setting] = None
+            arg = self.setting(setting, written.get(parameter), found.type, instance.document, file_prefix) or arg
+            if arg is not None and arg.source != Const(None):
+                self.constraints.append(Constraint(f"`{parameter}` of {name}", found, arg))
+            elif found.default is not None:
+                arg = Arg(found.default, key)
+            else:
+                what = f"{name} needs `{parameter}`" + (f": {found.about}" if found.about else "")
+                self.report("missing-parameter", what.rstrip("."), part.uses.span)
+                arg = Arg(BROKEN, key)
+            inner.names[parameter] = (arg.source, key)
+        self.composites.append((path, name))
+        items, outputs = self.file(child, inner, f"{path}.")
+        for output, arg in outputs.items():
+            self.aliases[path, output] = arg
+        return items
+
+    def loop(self, path: str, entry: Entry, part: LoopPart, instance: Instance, scope: Scope, file_prefix: str) -> Loop:
+        over = {n: self.arg(v, scope, instance) for n, v in part.for_.data.items()}
+        carried = part.carry.data if part.carry is not None else {}
+        carry = {n: self.arg(v, scope, instance) for n, v in carried.items()}
+        inner = Scope(scope, path)
+        for names in (part.for_, part.carry):
+            for name, span in names.keys.items() if names is not None else ():
+                self.bind(inner, name, Var(path, name), span)
+        items = self.level(entry.body, instance, inner, f"{path}.", file_prefix)
+        yielded = part.yield_.data if part.yield_ is not None else {}
+        outputs = {n: self.arg(v, inner, instance) for n, v in yielded.items()}
+        where = part.yield_.span if part.yield_ is not None else entry.key
+        for name in carry:
+            if name not in outputs:
+                related = (Related("carried here", part.carry.keys[name]),) if part.carry else ()
+                message = f"loop `{entry.name}` carries `{name}` but does not yield it"
+                self.report("yield-mismatch", message, where, related=related)
+                outputs[name] = Arg(BROKEN, where)
+        if carry:
+            for name in [n for n in outputs if n not in carry]:
+                assert part.yield_ is not None
+                message = f"loop `{entry.name}` yields `{name}` but does not carry it"
+                help = did_you_mean(name, carry) or "add it to `carry`, with its first value"
+                self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
+                del outputs[name]
+        return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
+
+    def arg(self, value: Value, scope: Scope, instance: Instance) -> Arg:
+        text = value.data if isinstance(value.data, str) else ""
+        return Arg(self.source(value, scope, instance), value.span, text)
+
+    def source(self, value: Value, scope: Scope, instance: Instance) -> Source:
+        """What a value in the file stands for."""
+        folder = instance.document.folder
+        if isinstance(value.data, list):
+            items = tuple(self.source(v, scope, instance) for v in value.data)
+            if all(isinstance(i, Const) and i is not BROKEN for i in items):
+                return Const([i.value for i in items], folder)  # type: ignore[union-attr]
+            return Items(items)
+        if not isinstance(value.data, str):
+            return Const(value.plain(), folder)
+        try:
+            parts = split(value.data)
+        except ValueError as error:
+            self.report("bad-value", str(error), value.span)
+            return BROKEN
+        if isinstance(parts, str):
+            return Const(parts, folder)
+        if isinstance(parts, tuple):
+            return self.reference(parts[0], parts[1], value.span, scope, instance)
+        found = tuple(p if isinstance(p, str) else self.interpolated(p[0], value.span, scope, instance) for p in parts)
+        return BROKEN if BROKEN in found else Format(found, base=folder)
+
+    def reference(self, name: str, port: str | None, span: Span, scope: Scope, instance: Instance) -> Source:
+        found = scope.find(name)
+        if found is None:
+            help = self.hint(name, scope, instance)
+            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
+            return BROKEN
+        what, where = found
+        if not isinstance(what, Outlet):
+            if port is not None:
+                related = (Related("declared here", where),)
+                self.report("unknown-reference", f"`{name}` has no ports: write `${name}`", span, related=related)
+                return BROKEN
+            return what
+        if what.ports is None:
+            return BROKEN
+        if not what.ports:
+            help = "add a `yield` to it" if what.what == "loop" else None
+            related = (Related(what.what, what.span),)
+            self.report("unknown-reference", f"`{name}` has no outputs", span, related=related, help=help)
+            return BROKEN
+        if port is not None and port not in what.ports:
+            related = (Related(what.what, what.span),)
+            help = did_you_mean(port, what.ports) or "outputs: " + ", ".join(f"`{p}`" for p in what.ports)
+            self.report("unknown-reference", f"`{name}` has no output `{port}`", span, related=related, help=help)
+            return BROKEN
+        return Ref(what.path, port or what.ports[0])
+
+    def hint(self, name: str, scope: Scope, instance: Instance) -> str | None:
+        for entry in instance.document.entries.values():
+            if name in entry.body:
+                return f"`{name}` is inside loop `{entry.name}`: name it under `yield`, and read `${entry.name}.{name}`"
+        return did_you_mean(name, scope.all(), "`${}`")
+
+    def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:
+        if name == "name":
+            return Const(instance.document.name)
+        if name == "index":
+            loop = scope.innermost_loop()
+            if loop is None:
+                self.report("unknown-reference", "${index} is the number of a loop's turn; there is no loop here", span)
+                return BROKEN
+            return Index(loop)
+        found = scope.find(name)
+        if found is None:
+            help = did_you_mean(name, scope.all(), "`${{{}}}`")
+            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
+            return BROKEN
+        if isinstance(found[0], Outlet | Ref):
+            related = (Related("a node's output", found[1]),)
+            message = f"`{name}` is a node's output and cannot be interpolated"
+            self.report("bad-value", message, span, related=related)
+            return BROKEN
+        return found[0]
+
+    def through_aliases(self, source: Source) -> Source:
+        """Follow outputs of composites to the nodes that make them."""
+        seen: list[tuple[str, str]] = []
+        while isinstance(source, Ref) and (source.node, source.port) in self.aliases:
+            step = (source.node, source.port)
+            arg = self.aliases[step]
+            if step in seen:
+                message = "outputs of composites that only pass each other on: " + ", ".join(n for n, _ in seen)
+                if all(d.message != message for d in self.problems):
+                    self.report("cycle", message, arg.span)
+                return BROKEN
+            seen.append(step)
+            source = arg.source
+        return source
+
+    def unknown_setting(self, path: str, given: Given, items: Mapping[str, Item]) -> None:
+        help = did_you_mean(path, self.settable) or "paths look like `node.parameter`, `loop.node.parameter`"
+        self.report("unknown-parameter", f"--set {path}: no such parameter in this workflow", None, help=help)
+
+
+def _known(names: Mapping[str, Any]) -> str:
+    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
+
+
+def _wire(value: Value | None) -> str | None:
+    """The first name that a value in the file is wired to, None for a literal."""
+    if value is None:
+        return None
+    if isinstance(value.data, list):
+        return next((w for w in map(_wire, value.data) if w is not None), None)
+    try:
+        parts = split(value.data) if isinstance(value.data, str) else ""
+    except ValueError:
+        return None
+    if isinstance(parts, tuple):
+        return parts[0]
+    return next((p[0] for p in parts if isinstance(p, tuple)), None) if isinstance(parts, list) else None

@@ -1,0 +1,120 @@
+"""The compiled plan: what runs in which order, when components come and go, when values are freed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from .ir import Arg, Call, Const, Declared, Loop, Ref, Var
+
+Value = Ref | Var
+
+
+@dataclass(frozen=True)
+class Acquire:
+    """Bring in a part of a value before its first reader."""
+
+    holder: Ref
+    part: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """Let a part of a value go after its last reader."""
+
+    holder: Ref
+    part: str
+
+
+@dataclass(frozen=True)
+class CallStep:
+    """Run a call, then free the values it was the last to read."""
+
+    call: Call
+    free: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoopStep:
+    """Run a loop. `free_first`: values that only start it, freed once it has them; `free`: after it."""
+
+    loop: Loop
+    body: tuple[Step, ...]
+    free_first: tuple[Value, ...] = ()
+    free: tuple[Value, ...] = ()
+
+
+Step = Acquire | Release | CallStep | LoopStep
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled workflow.
+
+    Attributes:
+        name: The workflow's name.
+        steps: What to do, in order; loops are nested.
+        outputs: Where each workflow output comes from.
+        names: Every node, loop and composite of the file by path: its node type, `loop`, or the file it uses.
+        inputs: The values of the workflow's inputs.
+        settings: What `--set` set, by path.
+        libraries: The modules whose nodes the plan uses.
+        file: The workflow file and the SHA-256 of its text.
+        warnings: Diagnostics that did not stop compilation, as text.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    outputs: Mapping[str, Arg]
+    names: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    libraries: tuple[ModuleType, ...] = ()
+    file: Path | None = None
+    sha256: str = ""
+    warnings: tuple[str, ...] = ()
+    declared: Mapping[str, Declared] = field(default_factory=dict)
+
+    def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
+        """Every step with the loops around it."""
+        yield from _walk(self.steps, ())
+
+    def calls(self) -> Iterator[Call]:
+        return (step.call for step, _ in self.walk() if isinstance(step, CallStep))
+
+    def __str__(self) -> str:
+        return "\n".join(_lines(self.steps, ""))
+
+
+def _walk(steps: tuple[Step, ...], around: tuple[Loop, ...]) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
+    for step in steps:
+        yield step, around
+        if isinstance(step, LoopStep):
+            yield from _walk(step.body, (*around, step.loop))
+
+
+def _lines(steps: tuple[Step, ...], indent: str) -> Iterator[str]:
+    for step in steps:
+        if isinstance(step, Acquire | Release):
+            sign = "+" if isinstance(step, Acquire) else "-"
+            yield f"{indent}{sign} {step.part} of {step.holder.node}"
+        elif isinstance(step, CallStep):
+            also = f" (also {', '.join(step.call.names[1:])})" if step.call.names[1:] else ""
+            yield f"{indent}{step.call.id}: {step.call.type.name}{also}"
+        else:
+            over = ", ".join(f"{n} in {_source(a)}" for n, a in step.loop.over.items())
+            yield f"{indent}{step.loop.id}: for {over}"
+            yield from _lines(step.body, indent + "  ")
+
+
+def _source(arg: Arg) -> str:
+    if isinstance(arg.source, Ref):
+        return f"{arg.source.node}.{arg.source.port}"
+    return (
+        f"{len(arg.source.value)} values"
+        if isinstance(arg.source, Const) and isinstance(arg.source.value, list)
+        else "…"
+    )

@@ -1,0 +1,240 @@
+"""Types of parameters and ports, and which may be connected to which.
+
+A value on an edge is either *plain* (str, int, float, bool, path, an enumeration, a list of these), which can
+also be written in a file, or an instance of a `Port` subclass, which only a node can make. `Type` describes
+both; `accepts` is the whole of the typing rules.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
+
+PLAIN = ("str", "int", "float", "bool", "path")
+
+
+class Port:
+    """Base class of values that flow along edges and cannot be written in a file.
+
+    `item` is the port type that a loop over the value yields; a class that sets it has `__len__` and
+    `__iter__`. `partial` says that readers may read named parts of a value (`Reads`); a class whose parts
+    have to be brought in defines `acquire(part)`, `prefetch(part)` and `release(part)`.
+    """
+
+    item: ClassVar[type[Port] | None] = None
+    partial: ClassVar[bool] = False
+
+    def facts(self) -> dict[str, Any]:
+        """Plain facts for tables and records, such as `shape` and `dtype`; cheap, and without device work."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Type:
+    """The type of a parameter, a port, an input or a loop variable."""
+
+    kind: Literal["port", "str", "int", "float", "bool", "path", "enum", "list", "var", "null", "unknown"]
+    name: str = ""
+    choices: tuple[str | int | float, ...] = ()
+    item: Type | None = None
+    cls: type | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        if self.kind == "list":
+            return f"list[{self.item}]"
+        if self.kind == "enum":
+            return " | ".join(map(str, self.choices))
+        return self.name if self.kind in ("port", "var") else self.kind
+
+    @property
+    def is_port(self) -> bool:
+        """True where a literal cannot stand: ports, lists of ports, and type variables."""
+        if self.kind == "list":
+            assert self.item is not None
+            return self.item.is_port
+        return self.kind in ("port", "var")
+
+    @property
+    def element(self) -> Type | None:
+        """What a loop over this type yields, None if it cannot be looped over."""
+        if self.kind == "list":
+            return self.item
+        if self.cls is not None and issubclass(self.cls, Port) and self.cls.item is not None:
+            return port_type(self.cls.item)
+        return None
+
+
+STR, INT, FLOAT, BOOL, PATH = (Type(k) for k in ("str", "int", "float", "bool", "path"))
+NULL, UNKNOWN = Type("null"), Type("unknown")
+
+
+def port_type(cls: type[Port]) -> Type:
+    return Type("port", cls.__name__, cls=cls)
+
+
+def list_of(item: Type) -> Type:
+    return Type("list", item=item)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """A Python annotation read as a sgd type: the type, whether None is allowed, and its `Annotated` extras."""
+
+    type: Type
+    optional: bool
+    extras: tuple[Any, ...] = ()
+
+
+def from_annotation(annotation: Any) -> Annotation:
+    """Read a Python annotation.
+
+    Raises:
+        TypeError: If the annotation is none of the supported forms.
+    """
+    extras: tuple[Any, ...] = ()
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *rest = typing.get_args(annotation)
+        extras = tuple(rest)
+    origin = typing.get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        members = [a for a in typing.get_args(annotation) if a is not type(None)]
+        if len(members) == len(typing.get_args(annotation)) or len(members) != 1:
+            raise TypeError(f"unions other than `X | None` are not supported: {annotation}")
+        inner = from_annotation(members[0])
+        return Annotation(inner.type, True, extras + inner.extras)
+    return Annotation(_read(annotation), False, extras)
+
+
+def _read(annotation: Any) -> Type:
+    plain = {str: STR, int: INT, float: FLOAT, bool: BOOL, Path: PATH}
+    origin = typing.get_origin(annotation)
+    if isinstance(annotation, TypeVar):
+        return Type("var", annotation.__name__)
+    if origin is Literal:
+        return Type("enum", choices=typing.get_args(annotation))
+    if origin in (list, tuple):
+        return list_of(from_annotation(typing.get_args(annotation)[0]).type)
+    if annotation in plain:
+        return plain[annotation]
+    if inspect.isclass(annotation) and issubclass(annotation, enum.Enum):
+        return Type("enum", choices=tuple(m.value for m in annotation), cls=annotation)
+    if inspect.isclass(annotation) and issubclass(annotation, Port):
+        return port_type(annotation)
+    raise TypeError(f"not a type a node can take or return: {annotation!r}")
+
+
+def from_name(name: str, ports: Mapping[str, type[Port]]) -> Type | None:
+    """Read a type name written in a file (`int`, `list[str]`, `Latents`), None if there is no such type."""
+    name = name.strip()
+    if name.startswith("list[") and name.endswith("]"):
+        inner = from_name(name[5:-1], ports)
+        return list_of(inner) if inner is not None else None
+    if name in PLAIN:
+        return Type(name)  # type: ignore[arg-type]
+    return port_type(ports[name]) if name in ports else None
+
+
+def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) -> bool:
+    """Whether a value of type `source` may be given where `target` is expected.
+
+    Ints are floats; strings are paths; a scalar is taken for a list of one; an enumeration takes an
+    enumeration whose choices are all its own; a type variable takes anything, but the same everywhere
+    (`bound` collects what it was).
+    """
+    if "unknown" in (target.kind, source.kind) or source.kind == "null":
+        return True
+    if target.kind == "var":
+        if bound is None:
+            return True
+        known = bound.setdefault(target.name, source)
+        if accepts(known, source):
+            return True
+        if accepts(source, known):
+            bound[target.name] = source
+            return True
+        return False
+    if target.kind == "list":
+        assert target.item is not None
+        return accepts(target.item, source.item if source.kind == "list" and source.item else source, bound)
+    if target.kind == "port":
+        if target.cls is not None and source.cls is not None and source.kind == "port":
+            return issubclass(source.cls, target.cls)
+        return source.kind == "port" and source.name == target.name
+    if target.kind == "enum":
+        return source.kind == "enum" and set(source.choices) <= set(target.choices)
+    if target.kind == "str":
+        return source.kind == "str" or (source.kind == "enum" and all(isinstance(c, str) for c in source.choices))
+    widened = {"float": ("float", "int"), "path": ("path", "str")}
+    return source.kind in widened.get(target.kind, (target.kind,))
+
+
+def type_of(value: Any) -> Type:
+    """The type of a literal."""
+    if value is None:
+        return NULL
+    if isinstance(value, bool):
+        return BOOL
+    for cls, result in ((int, INT), (float, FLOAT), (str, STR), (Path, PATH)):
+        if isinstance(value, cls):
+            return result
+    if isinstance(value, list | tuple):
+        return list_of(join(map(type_of, value)))
+    if isinstance(value, Port):
+        return port_type(type(value))
+    return UNKNOWN
+
+
+def join(members: Iterable[Type]) -> Type:
+    """The narrowest type that takes all of `members`; `unknown` where there is none."""
+    result: Type | None = None
+    for member in members:
+        if result is None or accepts(member, result):
+            result = member
+        elif not accepts(result, member):
+            return UNKNOWN
+    return result or UNKNOWN
+
+
+def misfit(type: Type, value: Any) -> str | None:
+    """Why the literal `value` is not of `type`, in words, or None if it is."""
+    if type.is_port:
+        return f"{type} comes from a node: write a reference such as `$name`"
+    if type.kind == "list":
+        assert type.item is not None
+        for entry in value if isinstance(value, list | tuple) else [value]:
+            problem = misfit(type.item, entry)
+            if problem:
+                return problem
+        return None
+    if type.kind == "enum":
+        if isinstance(value, bool) or value not in type.choices:
+            return f"{show(value)} is none of {', '.join(show(c) for c in type.choices)}"
+        return None
+    if accepts(type, type_of(value)) and value is not None:
+        return None
+    return f"{show(value)} is not {ARTICLE[type.kind]}"
+
+
+ARTICLE = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "path": "a path",
+    "unknown": "a value",
+    "null": "null",
+}
+
+
+def show(value: Any) -> str:
+    """A literal as it would be written in a file, shortened."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,220 @@
+"""`cfg.split` and `cfg.merge`: classifier-free guidance, on the guiders of diffusers.
+
+`cfg.split` describes: which branches run at which step, and how they become one. `cfg.merge` does it. A guider's
+momentum is kept in the state of `cfg.merge`, so that no run of a loop feels another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from ..graph.node import NodeError, Problem, Reads, State, node
+from .families import by_name
+from .lazy import lazy
+from .values import Branches, Conditioning, Predictions, Velocity
+
+if TYPE_CHECKING:
+    from diffusers import guiders
+else:
+    guiders = lazy("diffusers.guiders")
+
+
+@dataclass(frozen=True)
+class Guider:
+    """A guider of diffusers: its class, by what names it takes our parameters, and whether it needs flat tensors."""
+
+    name: str
+    options: Mapping[str, str]
+    flat: bool = False
+
+
+GUIDERS = {
+    "cfg": Guider("ClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
+    "apg": Guider(
+        "AdaptiveProjectedGuidance",
+        {
+            "rescale": "guidance_rescale",
+            "momentum": "adaptive_projected_guidance_momentum",
+            "norm_threshold": "adaptive_projected_guidance_rescale",
+            "eta": "eta",
+        },
+    ),
+    "cfg_zero_star": Guider(
+        "ClassifierFreeZeroStarGuidance", {"rescale": "guidance_rescale", "zero_init_steps": "zero_init_steps"}
+    ),
+    "tcfg": Guider("TangentialClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
+    # Its norm over all but the batch is a matrix norm to torch, which takes two dimensions only.
+    "mag": Guider("MagnitudeAwareGuidance", {"rescale": "guidance_rescale", "alpha": "alpha"}, flat=True),
+}
+OPTIONS = ("rescale", "momentum", "norm_threshold", "eta", "zero_init_steps", "alpha")
+
+
+def _reads(**known: Any) -> Mapping[str, tuple[str, ...]]:
+    """The negative prompt is not read where the scale is known and guides nothing."""
+    family = by_name((known.get("conditioning") or {}).get("family"))
+    scale, start, stop = (known.get(name) for name in ("scale", "start", "stop"))
+    neutral = family is not None and scale is not None and scale <= family.neutral_scale
+    never = start is not None and stop is not None and start >= stop
+    return {"conditioning": ("positive",) if neutral or never else ("positive", "negative")}
+
+
+def _describe(**known: Any) -> dict[str, Any]:
+    return {key: known["conditioning"][key] for key in ("family", "prompts") if key in known.get("conditioning", {})}
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    guider = known.get("guider")
+    if guider in GUIDERS:
+        for name in OPTIONS:
+            if known.get(name) is not None and name not in GUIDERS[guider].options:
+                users = " and ".join(repr(other) for other, entry in GUIDERS.items() if name in entry.options)
+                yield Problem("bad-value", name, f"guider {guider!r} has no {name}", f"{users} take it")
+    start, stop = known.get("start"), known.get("stop")
+    if start is not None and stop is not None and stop < start:
+        yield Problem("bad-value", "stop", f"guidance cannot stop at {stop}, before it starts at {start}")
+    if guider == "cfg_zero_star" and known.get("rescale") and known.get("zero_init_steps", 0) != 0:
+        message = "a prediction of zeros cannot be rescaled: its deviation is 0"
+        yield Problem("unsupported", "rescale", message, "set `zero_init_steps: 0`, or leave `rescale` out")
+    family = by_name((known.get("conditioning") or {}).get("family"))
+    if known.get("embedded") is not None and family is not None and not family.embedded_guidance:
+        yield Problem("unsupported", "embedded", f"models of {family.name} take no guidance scale as an input")
+
+
+@node("cfg.split", reads=_reads, describe=_describe, check=_check)
+def split(
+    conditioning: Annotated[Conditioning, Reads("positive", "negative")],
+    *,
+    scale: float,
+    embedded: float | None = None,
+    start: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+    stop: Annotated[float, Field(ge=0, le=1)] = 1.0,
+    guider: Literal["cfg", "apg", "cfg_zero_star", "tcfg", "mag"] = "cfg",
+    batched: bool = False,
+    rescale: Annotated[float | None, Field(ge=0, le=1)] = None,
+    momentum: float | None = None,
+    norm_threshold: Annotated[float | None, Field(ge=0)] = None,
+    eta: float | None = None,
+    zero_init_steps: Annotated[int | None, Field(ge=0)] = None,
+    alpha: float | None = None,
+) -> Branches:
+    """Say which guidance branches run at which step, and how their predictions are merged.
+
+    Where guidance does nothing (a neutral scale, or outside of `start` and `stop`) only the positive branch runs,
+    which halves the work of those steps. If that is known before the run, the negative prompt is not even encoded.
+    An option that is not given has the default of the guider in diffusers.
+
+    Args:
+        conditioning: Encoded prompts.
+        scale: Guidance scale as the family's pipeline means it. Wan guides over 1: 1 and less switch guidance off.
+        embedded: Guidance scale fed to the model, for families whose transformer takes one.
+        start: Fraction of the steps after which guidance starts, in [0, 1).
+        stop: Fraction of the steps after which it stops, in [start, 1].
+        guider: The rule. `cfg`: classifier-free guidance (2207.12598). `apg`: adaptive projected guidance
+            (2410.02416). `cfg_zero_star`: CFG-Zero* (2503.18886). `tcfg`: tangential damping (2503.18137).
+            `mag`: magnitude-aware (2508.03442).
+        batched: Evaluate both branches in one call: more memory, often faster for small clips.
+        rescale: Share in [0, 1] of rescaling to the deviation of the positive prediction (2305.08891, 3.4).
+        momentum: `apg` only. Weight of earlier differences, usually negative; without it there is no momentum.
+        norm_threshold: `apg` only. Largest norm of the difference, 0 for no limit.
+        eta: `apg` only. Weight of the part of the difference that is parallel to the positive prediction.
+        zero_init_steps: `cfg_zero_star` only. Number of first steps that predict zero.
+        alpha: `mag` only. How fast the scale falls with the relative size of the difference.
+
+    Returns:
+        A description, without state.
+
+    Raises:
+        NodeError: If an option is not one of the guider's, or a value is out of its range.
+    """
+    given = {
+        "rescale": rescale,
+        "momentum": momentum,
+        "norm_threshold": norm_threshold,
+        "eta": eta,
+        "zero_init_steps": zero_init_steps,
+        "alpha": alpha,
+    }
+    literals = {"guider": guider, "start": start, "stop": stop, "embedded": embedded, **given}
+    for problem in _check(conditioning={"family": conditioning.family}, **literals):
+        raise NodeError(problem.message, help=problem.help)
+    family = by_name(conditioning.family)
+    if family is None:
+        raise NodeError(f"there is no model family {conditioning.family!r}")
+    options = {GUIDERS[guider].options[name]: value for name, value in given.items() if value is not None}
+    return Branches(conditioning, scale, family.neutral_scale, guider, options, start, stop, batched, embedded)
+
+
+class GuiderState(State):
+    """The guider of one run of a loop; its momentum outlives a change of scale within the loop."""
+
+    def __init__(self) -> None:
+        self.key: tuple[Any, ...] | None = None
+        self.guider: Any = None
+
+    def use(self, branches: Branches) -> Any:
+        options = dict(branches.options)
+        key = (branches.guider, branches.scale, branches.neutral, branches.start, branches.stop, options)
+        if key != self.key:
+            before = getattr(self.guider, "momentum_buffer", None)
+            self.key, self.guider = key, _make(branches)
+            if before is not None and getattr(self.guider, "momentum_buffer", None) is not None:
+                self.guider.momentum_buffer.running_average = before.running_average
+        return self.guider
+
+
+def _make(branches: Branches) -> Any:
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
+
+    # Every guider announces at every construction that guiders are experimental; we pin diffusers for that reason.
+    announcer = logging.getLogger("diffusers.guiders.guider_utils")
+    level = announcer.level
+    announcer.setLevel(logging.ERROR)
+    try:
+        guider = getattr(guiders, GUIDERS[branches.guider].name)(
+            guidance_scale=branches.scale,
+            start=branches.start,
+            stop=branches.stop,
+            # Families whose neutral scale is 0 mean positive + scale * (positive - negative).
+            use_original_formulation=branches.neutral == 0,
+            **branches.options,
+        )
+    finally:
+        announcer.setLevel(level)
+    momentum = getattr(guider, "adaptive_projected_guidance_momentum", None)
+    if momentum is not None:
+        guider.momentum_buffer = MomentumBuffer(momentum)
+    return guider
+
+
+@node("cfg.merge")
+def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> Velocity:
+    """Merge the predictions of the guidance branches into one.
+
+    Args:
+        predictions: What the denoiser predicted, per branch.
+        branches: How to merge them.
+
+    Returns:
+        One prediction, shape and dtype as given. At a neutral scale that is the positive one, unchanged.
+
+    Raises:
+        NodeError: If a branch that runs at this step is missing.
+    """
+    step = predictions.step
+    missing = [name for name in branches.active(step) if name not in predictions.branches]
+    if missing:
+        raise NodeError(f"the {missing[0]} branch was not predicted", help="give both nodes the same `branches`")
+    if not branches.guided:
+        return Velocity(predictions.branches["positive"])
+    guider = state.use(branches)
+    guider.set_state(step=step.index, num_inference_steps=step.count, timestep=step.value)
+    chosen = [predictions.branches[name] for name in branches.active(step)]
+    shape = chosen[0].shape
+    if GUIDERS[branches.guider].flat:
+        chosen = [prediction.flatten(1) for prediction in chosen]
+    return Velocity(guider.forward(*chosen).pred.reshape(shape))

@@ -1,0 +1,102 @@
+"""`denoiser.predict`: one evaluation of the transformer, for each guidance branch that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from ..graph.node import NodeError, Problem, Reads, node
+from .lazy import lazy
+from .models.model import Model
+from .values import Branches, Gate, ImageCondition, Latents, Predictions, Step
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+Tensors = Mapping[str, "torch.Tensor"]
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    wanted = known.get("model", {}).get("family")
+    for name in ("latents", "branches", "image"):
+        family = (known.get(name) or {}).get("family")
+        if wanted and family and family != wanted:
+            yield Problem("unsupported", name, f"{name} made for {family} cannot be used with a model of {wanted}")
+    prompts, batch = known.get("branches", {}).get("prompts"), known.get("latents", {}).get("batch")
+    if prompts and batch and batch % prompts:
+        yield Problem("bad-value", "branches", _uneven(prompts, batch), f"give latents.noise `batch: {prompts}`")
+
+
+@node("denoiser.predict", check=_check)
+def predict(
+    model: Annotated[Model, Reads("transformer")],
+    latents: Latents,
+    step: Step,
+    branches: Branches,
+    *,
+    image: ImageCondition | None = None,
+    gate: Gate | None = None,
+) -> Predictions:
+    """Evaluate the transformer at one step, for each guidance branch that runs there.
+
+    Args:
+        model: A loaded model; its transformer is used.
+        latents: Latents at the noise level of the step.
+        step: The step.
+        branches: What the branches are conditioned on, and which of them run.
+        image: What the model needs of a first frame, where it takes one.
+        gate: Whether blocks may be reused from earlier steps; without one, everything is computed.
+
+    Returns:
+        A prediction per branch, in the layout of the latents and the dtype of the transformer.
+
+    Raises:
+        NodeError: If the values are made for different families, or the latents' batch is no multiple of the
+            number of prompts, or the kind of gate is not known.
+    """
+    if gate is not None and gate.kind != "none":
+        raise NodeError(f"there is no cache gate of kind {gate.kind!r}")
+    conditioning = branches.conditioning
+    families = {"latents": latents.family, "branches": conditioning.family}
+    if image is not None:
+        families["image"] = image.family
+    for name, family in families.items():
+        if family != model.family.name:
+            raise NodeError(f"{name} made for {family} cannot be used with a model of {model.family.name}")
+    batch = latents.tensor.shape[0]
+    texts = {name: _text(getattr(conditioning, name), name, batch) for name in branches.active(step)}
+    pictures = None if image is None else {name: _spread(t, batch, "image") for name, t in image.tensors.items()}
+    transformer = model.component("transformer")
+
+    def evaluate(noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
+        return model.family.predict(model, transformer, noisy, step, text, picture, branches.embedded)
+
+    if branches.batched and len(texts) > 1:
+        noisy = torch.cat([latents.tensor] * len(texts))
+        joined = {key: torch.cat([text[key] for text in texts.values()]) for key in texts["positive"]}
+        doubled = None if pictures is None else {key: torch.cat([t] * len(texts)) for key, t in pictures.items()}
+        parts = evaluate(noisy, joined, doubled).chunk(len(texts))
+        return Predictions(dict(zip(texts, parts, strict=True)), step)
+    return Predictions({name: evaluate(latents.tensor, text, pictures) for name, text in texts.items()}, step)
+
+
+def _text(tensors: Tensors | None, branch: str, batch: int) -> Tensors:
+    if tensors is None:
+        raise NodeError(f"the {branch} prompt was not encoded", help="encode it with `text.encode`")
+    return {key: _spread(tensor, batch, "prompt") for key, tensor in tensors.items()}
+
+
+def _spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
+    """Repeat each row for the clips made of it, in the order of diffusers' `num_videos_per_prompt`."""
+    rows = tensor.shape[0]
+    if rows == batch:
+        return tensor
+    if batch % rows:
+        raise NodeError(_uneven(rows, batch, what), help=f"give latents.noise `batch: {rows}`")
+    return tensor.repeat_interleave(batch // rows, dim=0)
+
+
+def _uneven(rows: int, batch: int, what: str = "prompt") -> str:
+    return f"{rows} {what}{'s' * (rows != 1)} cannot be shared out evenly to {batch} clip{'s' * (batch != 1)}"

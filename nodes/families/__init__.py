@@ -1,0 +1,20 @@
+"""Model families, one module each, found by their name or by the pipeline class a repository names."""
+
+from __future__ import annotations
+
+from .base import Configs, Family
+from .wan import WAN
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (WAN,)}
+
+__all__ = ["FAMILIES", "Configs", "Family", "by_name", "by_pipeline"]
+
+
+def by_name(name: str | None) -> Family | None:
+    """The family of that name, None if there is none."""
+    return FAMILIES.get(name) if name is not None else None
+
+
+def by_pipeline(class_name: str) -> Family | None:
+    """The family whose repositories name this diffusers pipeline class (`_class_name` in model_index.json)."""
+    return next((family for family in FAMILIES.values() if class_name in family.pipelines), None)

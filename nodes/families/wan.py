@@ -1,0 +1,148 @@
+"""Wan 2.1 and 2.2, as diffusers' `WanPipeline` and `WanImageToVideoPipeline` run them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...graph.node import NodeError
+from ..lazy import lazy
+from ..values import Size, Step
+from .base import Configs, Family
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.model import Model
+else:
+    torch = lazy("torch")
+
+
+class Wan:
+    """The Wan family; see `Family` for what each member means."""
+
+    name = "wan"
+    pipelines: tuple[str, ...] = ("WanPipeline", "WanImageToVideoPipeline")
+    neutral_scale = 1.0  # WanPipeline.do_classifier_free_guidance: guidance_scale > 1
+    embedded_guidance = False
+    max_length = 512  # WanPipeline.__call__(max_sequence_length=512)
+
+    def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
+        spatial, temporal = _factors(configs)
+        _, patch_height, patch_width = _patch(configs)
+        multiple_height, multiple_width = spatial * patch_height, spatial * patch_width
+        if frames % temporal != 1:
+            frames = frames // temporal * temporal + 1
+        width, height = width // multiple_width * multiple_width, height // multiple_height * multiple_height
+        return Size(width, height, max(frames, 1))
+
+    def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
+        spatial, temporal = _factors(configs)
+        channels = configs.get("vae", {}).get("z_dim", 16)
+        frames = (size.frames - 1) // temporal + 1
+        return (batch, channels, frames, size.height // spatial, size.width // spatial)
+
+    def tokens(self, size: Size, configs: Configs) -> int:
+        _, _, frames, height, width = self.latent_shape(size, 1, configs)
+        patch_frames, patch_height, patch_width = _patch(configs)
+        return (frames // patch_frames) * (height // patch_height) * (width // patch_width)
+
+    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+        from diffusers import WanPipeline
+
+        pipeline = WanPipeline(
+            tokenizer=model.component("tokenizer"),
+            text_encoder=model.component("text_encoder"),
+            vae=None,
+            scheduler=None,
+        )
+        embeddings, _ = pipeline.encode_prompt(
+            prompt=list(prompts),
+            do_classifier_free_guidance=False,
+            max_sequence_length=max_length,
+            device=torch.device(model.device),
+        )
+        return {"encoder_hidden_states": embeddings}
+
+    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        tokenizer = model.component("tokenizer")
+        ids = tokenizer(prompt_clean(prompt), verbose=False).input_ids
+        # The last place of a truncated prompt is taken by the end-of-sequence token.
+        return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
+
+    def predict(
+        self,
+        model: Model,
+        transformer: Any,
+        latents: torch.Tensor,
+        step: Step,
+        text: Mapping[str, torch.Tensor],
+        image: Mapping[str, torch.Tensor] | None,
+        embedded: float | None,
+    ) -> torch.Tensor:
+        dtype = transformer.dtype
+        hidden = latents.to(dtype)  # [B, C, F, H, W]
+        value = step.value.to(latents.device)
+        arguments = {name: tensor.to(dtype) for name, tensor in text.items()}
+        if image is not None:
+            # Mask and latents of the first frame go in as channels; Wan 2.1 takes CLIP's embedding too.
+            hidden = torch.cat([hidden, image["latents"].to(dtype)], dim=1)
+            if "embedding" in image:
+                arguments["encoder_hidden_states_image"] = image["embedding"].to(dtype)
+        channels = transformer.config.in_channels
+        if hidden.shape[1] != channels:
+            with_image = "with" if image is not None else "without"
+            message = f"this model takes {channels} channels, but {hidden.shape[1]} were given {with_image} an image"
+            raise NodeError(message, help="models for image to video need `image`, others take none")
+        if _expands_timesteps(model):
+            # Wan 2.2 TI2V takes one timestep per token: text to video gives them all the same one.
+            tokens = torch.ones(latents.shape[2:], device=latents.device)[:, ::2, ::2]
+            timestep = (tokens * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)
+        else:
+            timestep = value.expand(latents.shape[0])
+        return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0]
+
+    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+        from diffusers.video_processor import VideoProcessor
+
+        vae = model.component("vae")
+        latents = latents.to(vae.dtype)
+        mean, inverse_std = _statistics(vae, latents)
+        video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
+        frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
+        return frames.permute(0, 1, 3, 4, 2).float()
+
+    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+        vae = model.component("vae")
+        video = (frames.permute(0, 4, 1, 2, 3) * 2.0 - 1.0).to(vae.dtype)
+        latents = vae.encode(video).latent_dist.mode().float()
+        mean, inverse_std = _statistics(vae, latents)
+        return (latents - mean) * inverse_std
+
+
+def _factors(configs: Configs) -> tuple[int, int]:
+    """How many pixels and frames one latent stands for; the defaults are those of `AutoencoderKLWan`."""
+    vae = configs.get("vae", {})
+    return vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
+
+
+def _patch(configs: Configs) -> tuple[int, int, int]:
+    frames, height, width = configs.get("transformer", {}).get("patch_size", (1, 2, 2))
+    return frames, height, width
+
+
+def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and inverse standard deviation of the VAE's latents, rounded as the pipelines round them."""
+    shape = (1, vae.config.z_dim, 1, 1, 1)
+    mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)
+    std = torch.tensor(vae.config.latents_std).view(shape).to(latents.device, latents.dtype)
+    return mean, 1.0 / std
+
+
+def _expands_timesteps(model: Model) -> bool:
+    return bool(model.config("model_index").get("expand_timesteps", False))
+
+
+WAN: Family = Wan()

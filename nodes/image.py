@@ -1,0 +1,110 @@
+"""`image.load` and `image.save`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from ..graph.node import NodeError, OutPath, Problem, Run, node
+from .files import numbered, written
+from .lazy import lazy
+from .pixels import from_bytes, to_bytes
+from .values import File, Frames
+
+if TYPE_CHECKING:
+    import numpy
+else:
+    numpy = lazy("numpy")
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+def _check_save(**known: Any) -> Iterator[Problem]:
+    if known.get("path") is None:
+        return
+    suffix = Path(known["path"]).suffix.lower()
+    if suffix not in FORMATS:
+        message = f"no image format has the extension {suffix!r}" if suffix else "the file name has no extension"
+        yield Problem("bad-value", "path", message, f"use one of {', '.join(FORMATS)}")
+    elif known.get("quality") is not None and suffix == ".png":
+        yield Problem("bad-value", "quality", "PNG loses nothing and has no quality", "leave it out, or use .webp")
+
+
+@node("image.save", effect=True, check=_check_save)
+def save(
+    run: Run,
+    frames: Frames,
+    path: OutPath,
+    *,
+    frame: int | None = None,
+    quality: Annotated[int | None, Field(ge=1, le=100)] = None,
+) -> list[File]:
+    """Save one frame of each clip as an image: PNG, JPEG or WebP.
+
+    A batch of one gets the name that is given; of more, the name with -0, -1, … before the extension.
+
+    Args:
+        frames: Frames in [0, 1], [B, F, H, W, 3]; images have one frame.
+        path: File name ending in .png, .jpg, .jpeg or .webp.
+        frame: Which frame, from 0, or from -1 backwards. Needed if there are several.
+        quality: 1 to 100, for JPEG and WebP. Without it, 95.
+
+    Returns:
+        One file per image.
+
+    Raises:
+        NodeError: If there are several frames and `frame` is not given or not one of them, the extension is
+            unknown, or the file cannot be written.
+    """
+    for problem in _check_save(path=path, quality=quality):
+        raise NodeError(problem.message, help=problem.help)
+    from PIL import Image
+
+    count = frames.tensor.shape[1]
+    if frame is None and count > 1:
+        raise NodeError(
+            f"there are {count} frames and an image is one", help="say which with `frame`, or lay them out: frames.grid"
+        )
+    index = frame or 0
+    if not -count <= index < count:
+        raise NodeError(f"there is no frame {index}: there are {count}")
+    format = FORMATS[Path(path).suffix.lower()]
+    options = {} if format == "PNG" else {"quality": quality or 95}
+    files = []
+    for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
+        target = run.output(name)
+        with written(target) as part:
+            Image.fromarray(to_bytes(clip[index])).save(part, format=format, **options)
+        files.append(File(target))
+    return files
+
+
+@node("image.load")
+def load(run: Run, path: Path) -> Frames:
+    """Load an image.
+
+    Args:
+        path: A file in any format Pillow reads. It is turned as its EXIF data say; transparency becomes white.
+
+    Returns:
+        A clip of one frame: float32 in [0, 1], [1, 1, H, W, 3], on the run's device.
+
+    Raises:
+        NodeError: If the file is missing or no image.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            pixels = numpy.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise NodeError(f"there is no file {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise NodeError(f"{path} cannot be read as an image: {error}") from None
+    return Frames(from_bytes(pixels)[None, None].to(run.device))

@@ -1,0 +1,222 @@
+"""`schedule.make`, `schedule.step`, `schedule.choose`: noise levels, one step down, and choosing by noise level.
+
+The schedulers are those of diffusers. A `Schedule` says how to make one; the instance, with its history, lives in
+the state of `schedule.step`, so that no run of a loop sees the history of another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from pydantic import Field
+
+from ..graph.node import NodeError, Passes, Problem, Reads, State, node
+from .lazy import lazy
+from .models.model import Model
+from .values import Latents, Schedule, Step, Velocity
+
+if TYPE_CHECKING:
+    import diffusers
+else:
+    diffusers = lazy("diffusers")
+
+T = TypeVar("T")
+
+CLASSES = {
+    "unipc": "UniPCMultistepScheduler",
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+}
+
+
+def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
+    """Class and configuration of the scheduler that is asked for, from the repository's own configuration."""
+    own = config.get("_class_name", "")
+    name = own if scheduler == "auto" else CLASSES[scheduler]
+    made = dict(config)
+    if scheduler != "auto" and name != own:
+        # What `from_config` cannot know: the shift has another name, and the multistep solvers were
+        # written for other noise schedules first, so flow matching is an option there.
+        inherited = config.get("shift" if _flow_match(own) else "flow_shift", 1.0)
+        made |= _shifted(name, inherited)
+        if not _flow_match(name):
+            made |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+        if scheduler == "deis":
+            made |= {"algorithm_type": "deis", "solver_type": "logrho"}
+    if shift is not None:
+        made |= _shifted(name, shift) | {"use_dynamic_shifting": False}
+    return name, made
+
+
+def _flow_match(name: str) -> bool:
+    return name.startswith("FlowMatch")
+
+
+def _shifted(name: str, shift: float) -> dict[str, Any]:
+    return {"shift" if _flow_match(name) else "flow_shift": shift}
+
+
+def _describe(**known: Any) -> dict[str, Any]:
+    description: dict[str, Any] = {}
+    if "steps" in known:
+        description["steps"] = known["steps"]
+    config = known.get("model", {}).get("configs", {}).get("scheduler")
+    if config and "scheduler" in known and "shift" in known:
+        name, made = _configure(config, known["scheduler"], known["shift"])
+        description["scheduler"] = name
+        if not made.get("use_dynamic_shifting"):
+            description["shift"] = made.get("shift" if _flow_match(name) else "flow_shift", 1.0)
+    return description
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    config = known.get("model", {}).get("configs", {}).get("scheduler")
+    if config and known.get("scheduler") in ("auto", *CLASSES):
+        name, made = _configure(config, known["scheduler"], known.get("shift"))
+        problem = _unusable(name, made)
+        if problem:
+            yield Problem("unsupported", "scheduler", problem, f"choose one of {', '.join(CLASSES)}")
+
+
+def _unusable(name: str, config: Mapping[str, Any]) -> str | None:
+    """Why a scheduler cannot drive these loops, None if it can."""
+    if name.startswith("FlowMatchHeun"):
+        return f"{name} evaluates the model twice per step, which a loop over steps cannot do"
+    if config.get("stochastic_sampling") or "LCM" in name or str(config.get("algorithm_type", "")).startswith("sde"):
+        return f"{name} as configured adds fresh noise at every step, and no seed would reach it"
+    if not _flow_match(name) and config.get("prediction_type") != "flow_prediction":
+        return f"{name} as configured is not for flow matching"
+    return None
+
+
+@node("schedule.make", describe=_describe, check=_check)
+def make(
+    model: Annotated[Model, Reads("scheduler")],
+    *,
+    steps: Annotated[int, Field(ge=1)] = 50,
+    shift: Annotated[float | None, Field(gt=0)] = None,
+    scheduler: Literal["auto", "unipc", "euler", "dpm++", "deis"] = "auto",
+    latents: Annotated[Latents | None, Reads()] = None,
+) -> Schedule:
+    """Make the noise levels of a run.
+
+    Args:
+        model: A loaded model; its scheduler's configuration is used.
+        steps: Number of denoising steps.
+        shift: Shift of the noise levels towards noise, 1 for none (Wan: 3 for 480p, 5 for 720p). Without it, the
+            repository's own.
+        scheduler: The solver. `auto` is the repository's own; the others are made from its configuration, for
+            flow matching. `unipc`, `dpm++` and `deis` are multistep solvers of second order, `euler` is of first.
+        latents: Needed only if the repository's shift depends on the size and `shift` is not given.
+
+    Returns:
+        One entry per step: index, sigma in [0, 1] and timestep as plain numbers, and the scheduler's own timestep
+        (0-dimensional, int64 or float32, on the model's device).
+
+    Raises:
+        NodeError: If the scheduler is not a deterministic one for flow matching, or its shift needs `latents`.
+    """
+    own = model.component("scheduler")
+    name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
+    problem = _unusable(name, config)
+    if problem:
+        raise NodeError(problem, help=f"choose one of {', '.join(CLASSES)}")
+    arguments: dict[str, Any] = {"num_inference_steps": steps}
+    if config.get("use_dynamic_shifting"):
+        arguments["mu"] = _dynamic_shift(model, config, latents)
+    # Planning runs on meta tensors, but the noise levels themselves are always computed.
+    device = "cpu" if model.device == "meta" else model.device
+    instance = _instance(name, config, arguments, device)
+    sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
+    training = instance.config.num_train_timesteps
+    entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
+    made = tuple(
+        Step(index, len(timesteps), sigma, float(timestep), value, training)
+        for index, (sigma, timestep, value) in enumerate(entries)
+    )
+    return Schedule(made, name, config, arguments)
+
+
+def _dynamic_shift(model: Model, config: Mapping[str, Any], latents: Latents | None) -> float:
+    """The exponent of a shift that grows linearly with the length of the sequence (FLUX)."""
+    if latents is None:
+        raise NodeError("this model's noise levels depend on the size", help="wire `latents`, or give a `shift`")
+    configs = {part: model.config(part) for part in ("vae", "transformer")}
+    first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+    return low + (high - low) / (last - first) * (model.family.tokens(latents.size, configs) - first)
+
+
+def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:
+    scheduler = getattr(diffusers, name).from_config(dict(config))
+    scheduler.set_timesteps(**arguments, device=device)
+    return scheduler
+
+
+class SchedulerState(State):
+    """The scheduler of one run of a loop, with the history its solver keeps."""
+
+    def __init__(self) -> None:
+        self.schedule: Schedule | None = None
+        self.scheduler: Any = None
+
+
+@node("schedule.step")
+def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, state: SchedulerState) -> Latents:
+    """Take one step of the schedule: from this noise level to the next.
+
+    Args:
+        schedule: The schedule the loop runs over.
+        step: The step to take.
+        latents: Latents at the noise level of the step.
+        velocity: What the denoiser predicted there, guided.
+
+    Returns:
+        Latents at the next noise level, the last time without noise; shape as given.
+
+    Raises:
+        NodeError: If the steps do not come one after the other.
+    """
+    if state.schedule is not schedule:
+        state.schedule = schedule
+        state.scheduler = _instance(schedule.scheduler, schedule.config, schedule.arguments, step.value.device)
+        # With the index given, no scheduler searches for the timestep, which would wait for the device.
+        state.scheduler.set_begin_index(step.index)
+    elif state.scheduler.step_index != step.index:
+        raise NodeError(
+            f"step {step.index} came where {state.scheduler.step_index} was due: the solver builds on the steps before",
+            help="run the loop over `$schedule`, in order, with one `schedule.step`",
+        )
+    tensor = state.scheduler.step(velocity.tensor, step.value, latents.tensor, return_dict=False)[0]
+    return Latents(tensor, latents.family, latents.size)
+
+
+def _describe_choice(**known: Any) -> Any:
+    above, below = known.get("above"), known.get("below")
+    if isinstance(above, dict) and isinstance(below, dict):
+        return {key: value for key, value in above.items() if below.get(key) == value}
+    return above if above == below else None
+
+
+@node("schedule.choose", describe=_describe_choice)
+def choose(
+    step: Step,
+    *,
+    boundary: Annotated[float, Field(ge=0, le=1)],
+    above: Annotated[T, Passes()],
+    below: Annotated[T, Passes()],
+) -> T:
+    """Choose by noise level: two models (Wan 2.2), two gates, two guidance scales.
+
+    Args:
+        step: The step of the loop.
+        boundary: Share of the training timesteps, in [0, 1] (`boundary_ratio` of Wan 2.2's repositories).
+        above: Used while the timestep is at or over the boundary: the noisy steps.
+        below: Used after that.
+
+    Returns:
+        One of the two.
+    """
+    return above if step.timestep >= boundary * step.train_timesteps else below

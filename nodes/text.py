@@ -1,0 +1,82 @@
+"""`text.encode`: prompts into conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from ..graph.node import NodeError, Problem, Reads, Run, Wanted, node
+from .models.model import Model
+from .values import Conditioning
+
+
+def _describe(**known: Any) -> dict[str, Any]:
+    description = {"family": known.get("model", {}).get("family")}
+    if "prompt" in known:
+        description["prompts"] = len(_listed(known["prompt"]))
+    return {key: value for key, value in description.items() if value is not None}
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    prompts, negative = _listed(known.get("prompt")), _listed(known.get("negative"))
+    if "prompt" in known and not prompts:
+        yield Problem("bad-value", "prompt", "there is no prompt in the list")
+    elif prompts and len(negative) not in (0, 1, len(prompts)):
+        yield Problem("bad-value", "negative", _unequal(len(prompts), len(negative)))
+
+
+@node("text.encode", describe=_describe, check=_check)
+def encode(
+    run: Run,
+    wanted: Wanted,
+    model: Annotated[Model, Reads("tokenizer", "text_encoder")],
+    prompt: list[str],
+    *,
+    negative: list[str] = [""],  # noqa: B006 - never changed
+    max_length: Annotated[int | None, Field(ge=1)] = None,
+) -> Conditioning:
+    """Encode prompts with the model's text encoder.
+
+    Cleaning, padding and truncation are those of the family's diffusers pipeline. The negative prompt is
+    encoded only if something reads it. What does not fit into `max_length` tokens is cut, with a warning that
+    quotes it.
+
+    Args:
+        model: A loaded model; its tokenizer and text encoder are used.
+        prompt: One prompt, or one for each clip.
+        negative: What to steer away from: one text for all prompts, or one for each.
+        max_length: Tokens kept of a prompt; shorter ones are padded to it. Without it, what the family's
+            pipeline keeps (Wan: 512).
+
+    Returns:
+        Named tensors for the transformer, one row per prompt (Wan: [prompts, max_length, text width], in the
+        dtype of the text encoder).
+
+    Raises:
+        NodeError: If there is no prompt, or neither one negative prompt nor one for each.
+    """
+    for problem in _check(prompt=prompt, negative=negative):
+        raise NodeError(problem.message)
+    length = max_length or model.family.max_length
+    texts = {"positive": _listed(prompt)}
+    if "negative" in wanted:
+        against = _listed(negative) or [""]
+        # One row for each prompt, as the pipelines do: a batch of another size may round differently.
+        texts["negative"] = against * len(texts["positive"]) if len(against) == 1 else against
+    for name, entries in texts.items():
+        for text in dict.fromkeys(entries):
+            cut = model.family.cut_words(model, text, length)
+            if cut:
+                run.warn(f"the {name} prompt is longer than {length} tokens; this has no effect: “{cut}”")
+    encoded = {name: model.family.encode_text(model, entries, length) for name, entries in texts.items()}
+    return Conditioning(encoded["positive"], encoded.get("negative"), model.family.name)
+
+
+def _listed(texts: list[str] | str | None) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts or [])
+
+
+def _unequal(prompts: int, negative: int) -> str:
+    return f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}: give one, or as many as prompts"

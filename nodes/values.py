@@ -1,0 +1,220 @@
+"""The values that flow between nodes. Torch-free at import; tensors are named in annotations only.
+
+A value is immutable by convention and holds no state of a run: residuals, scheduler history and momentum live
+in the `State` of the node that uses them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..graph.ports import Port
+
+if TYPE_CHECKING:
+    import torch
+
+
+def tensor_facts(tensor: torch.Tensor) -> dict[str, Any]:
+    """Shape and dtype of a tensor as plain values."""
+    return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Size of a clip in pixels and frames; an image has one frame."""
+
+    width: int
+    height: int
+    frames: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}" + (f", {self.frames} frames" if self.frames > 1 else "")
+
+
+@dataclass(frozen=True)
+class Latents(Port):
+    """Latents in the layout of the family's transformer (Wan: [B, C, F, H, W]), normalised as in the denoise loop."""
+
+    tensor: torch.Tensor
+    family: str
+    size: Size
+
+    def facts(self) -> dict[str, Any]:
+        return tensor_facts(self.tensor)
+
+
+@dataclass(frozen=True)
+class Frames(Port):
+    """Pixels: float32 [B, F, H, W, 3] in [0, 1]; an image has F = 1."""
+
+    tensor: torch.Tensor
+
+    def facts(self) -> dict[str, Any]:
+        return tensor_facts(self.tensor)
+
+
+@dataclass(frozen=True)
+class Conditioning(Port):
+    """What a prompt means to a model: named tensors for the positive and, where it was asked for, the negative prompt.
+
+    Attributes:
+        positive: Keyword tensors of the family's transformer, batch first; None if nothing reads them.
+        negative: The same for the negative prompt, None if it was not encoded.
+        family: Name of the family whose encoders made it.
+    """
+
+    partial: ClassVar[bool] = True
+
+    positive: Mapping[str, torch.Tensor] | None
+    negative: Mapping[str, torch.Tensor] | None
+    family: str
+
+    def facts(self) -> dict[str, Any]:
+        tensors = self.positive or self.negative or {}
+        return tensor_facts(next(iter(tensors.values()))) if tensors else {}
+
+
+@dataclass(frozen=True)
+class Step(Port):
+    """One step of a schedule: index, noise level and timestep as plain numbers, and the scheduler's own timestep.
+
+    Attributes:
+        index: 0 for the first step.
+        count: Steps in the whole schedule.
+        sigma: Noise level in [0, 1] before this step.
+        timestep: The same on the training scale, 0 to `train_timesteps`.
+        value: 0-dimensional tensor, the scheduler's own timestep, on the device of the run.
+        train_timesteps: Length of the training scale.
+    """
+
+    index: int
+    count: int
+    sigma: float
+    timestep: float
+    value: torch.Tensor = field(compare=False, repr=False)
+    train_timesteps: int = 1000
+
+    def facts(self) -> dict[str, Any]:
+        return {"step": self.index, "sigma": self.sigma, "timestep": self.timestep}
+
+
+@dataclass(frozen=True)
+class Schedule(Port):
+    """Noise levels of a run and how to make the scheduler that goes with them (`schedule.step` keeps its own copy).
+
+    Attributes:
+        steps: The steps in the order in which they are taken.
+        scheduler: Name of the scheduler class in diffusers.
+        config: What the scheduler is made from (`from_config`).
+        arguments: Keyword arguments of its `set_timesteps`.
+    """
+
+    item: ClassVar[type[Port] | None] = Step
+
+    steps: tuple[Step, ...]
+    scheduler: str
+    config: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    def facts(self) -> dict[str, Any]:
+        return {"steps": len(self.steps), "scheduler": self.scheduler}
+
+
+@dataclass(frozen=True)
+class Gate(Port):
+    """Description of a cache gate; holds no state. `kind` none computes every block at every step."""
+
+    kind: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.options}
+
+
+@dataclass(frozen=True)
+class ImageCondition(Port):
+    """What a family needs of a first frame, as named tensors (CLIP embedding, VAE latents, mask), batch first."""
+
+    tensors: Mapping[str, torch.Tensor]
+    family: str
+
+
+@dataclass(frozen=True)
+class Branches(Port):
+    """Which guidance branches run at which step, and how their predictions become one; holds no state.
+
+    Attributes:
+        conditioning: What the branches are conditioned on.
+        scale: Guidance scale, as the family's own pipeline means it.
+        neutral: The scale at and below which that pipeline does not guide.
+        guider: Name of the rule that merges the branches.
+        options: What the guider takes besides the scale, by diffusers' names.
+        start: Fraction of the steps after which guidance starts.
+        stop: Fraction of the steps after which it stops.
+        batched: Evaluate both branches in one call of the transformer.
+        embedded: Guidance scale fed to the model itself, None if it takes none.
+    """
+
+    conditioning: Conditioning
+    scale: float
+    neutral: float
+    guider: str = "cfg"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    start: float = 0.0
+    stop: float = 1.0
+    batched: bool = False
+    embedded: float | None = None
+
+    @property
+    def guided(self) -> bool:
+        """Whether any step can be guided."""
+        return self.scale > self.neutral
+
+    def active(self, step: Step) -> tuple[str, ...]:
+        """Names of the branches that run at this step, `positive` first."""
+        # The rounding of the interval is that of diffusers' guiders (`_is_cfg_enabled`).
+        within = int(self.start * step.count) <= step.index < int(self.stop * step.count)
+        return ("positive", "negative") if self.guided and within else ("positive",)
+
+    def facts(self) -> dict[str, Any]:
+        return {"scale": self.scale, "guider": self.guider, "start": self.start, "stop": self.stop}
+
+
+@dataclass(frozen=True)
+class Predictions(Port):
+    """What the denoiser predicted at one step, per guidance branch by name."""
+
+    branches: Mapping[str, torch.Tensor]
+    step: Step
+
+    def facts(self) -> dict[str, Any]:
+        return tensor_facts(next(iter(self.branches.values())))
+
+
+@dataclass(frozen=True)
+class Velocity(Port):
+    """One prediction for the scheduler, in the layout of the latents."""
+
+    tensor: torch.Tensor
+
+    def facts(self) -> dict[str, Any]:
+        return tensor_facts(self.tensor)
+
+
+@dataclass(frozen=True)
+class File(Port):
+    """A file a node wrote, as an absolute path."""
+
+    path: Path
+
+    def facts(self) -> dict[str, Any]:
+        return {"path": str(self.path)}

@@ -1,0 +1,198 @@
+"""`video.save`, `video.load`, `frames.grid`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import Field
+
+from ..graph.node import NodeError, OutPath, Problem, Run, node
+from .files import numbered, written
+from .lazy import lazy
+from .pixels import from_bytes, to_bytes
+from .values import File, Frames
+
+if TYPE_CHECKING:
+    import av
+    import numpy
+    import PIL.Image
+    import torch
+else:
+    av, numpy, torch = lazy("av"), lazy("numpy"), lazy("torch")
+    PIL = lazy("PIL")
+
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Fps = Annotated[float, Field(gt=0, le=1000)]
+
+# Container and encoder by extension; a GIF is written by Pillow, which makes better palettes.
+FORMATS = {
+    ".mp4": ("mp4", "libx264"),
+    ".mov": ("mov", "libx264"),
+    ".mkv": ("matroska", "libx264"),
+    ".webm": ("webm", "libvpx-vp9"),
+    ".gif": ("gif", "pillow"),
+}
+CRF = {"libx264": (18, 51), "libvpx-vp9": (24, 63)}  # default and largest
+
+
+def _check_save(**known: Any) -> Iterator[Problem]:
+    crf = known.get("crf")
+    if known.get("path") is None:
+        return
+    suffix = Path(known["path"]).suffix.lower()
+    if suffix not in FORMATS:
+        message = f"no video format has the extension {suffix!r}" if suffix else "the file name has no extension"
+        yield Problem("bad-value", "path", message, f"use one of {', '.join(FORMATS)}")
+        return
+    encoder = FORMATS[suffix][1]
+    if crf is not None and encoder not in CRF:
+        yield Problem("bad-value", "crf", f"{suffix} has no quality setting")
+    elif crf is not None and crf > CRF[encoder][1]:
+        yield Problem("bad-value", "crf", f"for {suffix} it lies between 0 (best) and {CRF[encoder][1]}, not at {crf}")
+
+
+@node("video.save", effect=True, check=_check_save)
+def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natural | None = None) -> list[File]:
+    """Save clips as video files: H.264 in .mp4, .mov and .mkv, VP9 in .webm, or .gif.
+
+    A batch of one clip gets the name that is given; of more, the name with -0, -1, … before the extension. Colours
+    are stored as yuv420p, which every player shows and which needs even sizes: an odd one is made even by
+    repeating its last row or column. A GIF counts time in hundredths of a second, so its speed is rounded.
+
+    Args:
+        frames: Frames in [0, 1], [B, F, H, W, 3].
+        path: File name, with one of the extensions above.
+        fps: Frames per second (Wan: 16).
+        crf: Constant rate factor: 0 is best, larger is smaller. Without it, 18 for H.264 and 24 for VP9.
+
+    Returns:
+        One file per clip.
+
+    Raises:
+        NodeError: If the extension is unknown, or the file cannot be written.
+    """
+    for problem in _check_save(path=path, crf=crf):
+        raise NodeError(problem.message, help=problem.help)
+    container, encoder = FORMATS[Path(path).suffix.lower()]
+    files = []
+    for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
+        target = run.output(name)
+        pixels = to_bytes(clip)
+        with written(target) as part:
+            if encoder == "pillow":
+                _write_gif(part, pixels, fps)
+            else:
+                if pixels.shape[1] % 2 or pixels.shape[2] % 2:
+                    run.warn(f"{pixels.shape[2]}x{pixels.shape[1]} is odd: the last row or column is repeated")
+                _write(part, pixels, fps, container, encoder, CRF[encoder][0] if crf is None else crf)
+        files.append(File(target))
+    return files
+
+
+def _write(path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: str, encoder: str, crf: int) -> None:
+    _, height, width, _ = pixels.shape
+    pixels = numpy.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    try:
+        with av.open(str(path), "w", format=container) as output:
+            stream: Any = output.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
+            stream.height, stream.width = pixels.shape[1:3]
+            stream.pix_fmt = "yuv420p"
+            # VP9 keeps to a constant quality only without a target bit rate.
+            stream.options = {"crf": str(crf)} | ({"b": "0"} if encoder == "libvpx-vp9" else {})
+            for image in pixels:
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            output.mux(stream.encode(None))
+    except av.error.FFmpegError as error:
+        raise NodeError(f"{encoder} failed: {error}") from error
+
+
+def _write_gif(path: Path, pixels: numpy.ndarray[Any, Any], fps: float) -> None:
+    from PIL import Image
+
+    first, *rest = [Image.fromarray(image) for image in pixels]
+    first.save(path, format="GIF", save_all=True, append_images=rest, duration=max(10, round(100 / fps) * 10), loop=0)
+
+
+class Clip(NamedTuple):
+    """What `video.load` returns."""
+
+    frames: Frames
+    fps: float
+
+
+@node("video.load")
+def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = None) -> Clip:
+    """Load frames of a video file.
+
+    Args:
+        path: Any format that FFmpeg reads.
+        first: Number of the first frame to take, from 0.
+        count: How many frames to take; without it, all that follow.
+
+    Returns:
+        The frames in [0, 1], float32, [1, F, H, W, 3] on the run's device, and the frames per second of the file.
+
+    Raises:
+        NodeError: If the file is missing or no video, or has fewer frames than are asked for.
+    """
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise NodeError(f"{path} has no video stream")
+            stream: Any = container.streams.video[0]
+            fps, taken = float(stream.average_rate or 0), []
+            for index, image in enumerate(container.decode(stream)):
+                if index >= first:
+                    taken.append(image.to_ndarray(format="rgb24"))
+                if len(taken) == count:
+                    break
+    except FileNotFoundError:
+        raise NodeError(f"there is no file {path}") from None
+    except av.error.FFmpegError as error:
+        raise NodeError(f"{path} cannot be read as a video: {error}") from None
+    if not taken or (count is not None and len(taken) < count):
+        wanted = f"{count} frames" if count is not None else "a frame"
+        raise NodeError(f"{path} ends before {wanted} from number {first} on")
+    return Clip(Frames(from_bytes(numpy.stack(taken)).unsqueeze(0).to(run.device)), fps)
+
+
+def _check_grid(**known: Any) -> Iterator[Problem]:
+    if known.get("columns") is not None and known.get("every") is not None:
+        yield Problem("bad-value", "every", "`columns` and `every` both say which frames are shown: give one")
+
+
+@node("frames.grid", check=_check_grid)
+def grid(frames: Frames, *, columns: Positive | None = None, every: Positive | None = None, gap: Natural = 4) -> Frames:
+    """Lay frames out on a contact sheet: one row for each clip, time from left to right.
+
+    Args:
+        frames: Frames in [0, 1], [B, F, H, W, 3].
+        columns: Frames shown of each clip, evenly spread from the first to the last; at most 8 unless given.
+        every: Instead: show every n-th frame, starting with the first.
+        gap: White pixels between and around the frames.
+
+    Returns:
+        One image, [1, 1, H, W, 3].
+
+    Raises:
+        NodeError: If both `columns` and `every` are given.
+    """
+    for problem in _check_grid(columns=columns, every=every):
+        raise NodeError(problem.message)
+    batch, count, height, width, channels = frames.tensor.shape
+    if every is not None:
+        shown = list(range(0, count, every))
+    else:
+        cells = min(columns or 8, count)
+        shown = [round(i * (count - 1) / (cells - 1)) for i in range(cells)] if cells > 1 else [0]
+    size = (batch * (height + gap) + gap, len(shown) * (width + gap) + gap)
+    sheet = torch.ones((1, 1, *size, channels), dtype=frames.tensor.dtype, device=frames.tensor.device)
+    for row in range(batch):
+        for column, index in enumerate(shown):
+            top, left = gap + row * (height + gap), gap + column * (width + gap)
+            sheet[0, 0, top : top + height, left : left + width] = frames.tensor[row, index]
+    return Frames(sheet)

@@ -1,0 +1,111 @@
+"""Node functions called directly, without a workflow file: the loop of a workflow written in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from sgd.graph.node import Run, Wanted
+from sgd.nodes import cfg, denoiser, latents, schedule, text, vae
+from sgd.nodes.cfg import GuiderState
+from sgd.nodes.families import by_pipeline
+from sgd.nodes.models.model import Model
+from sgd.nodes.models.repository import find
+from sgd.nodes.models.weights import Weights
+from sgd.nodes.schedule import SchedulerState
+from sgd.nodes.values import Branches, Conditioning, Frames, Latents, Schedule
+
+BOTH = Wanted({"positive", "negative"})
+
+
+class DirectRun(Run):
+    """A run that keeps what nodes tell it, and writes into one folder."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder
+        self.warnings: list[str] = []
+        self.details: dict[str, Any] = {}
+
+    def output(self, path: Path | str) -> Path:
+        assert self.folder is not None
+        target = self.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+    def detail(self, **values: Any) -> None:
+        self.details |= values
+
+
+def model_of(folder: Path, *parts: str, run: Run | None = None, kind: str = "real", device: str = "cpu") -> Model:
+    """The model in a folder, with components in memory: all of them, or the `parts` named."""
+    repository = find(str(folder))
+    assert repository is not None
+    family = by_pipeline(repository.pipeline)
+    assert family is not None
+    model = Model(Weights(repository, "float32", device, kind=kind), family)
+    for part in parts or repository.components:
+        model.acquire(part, run or DirectRun())
+    return model
+
+
+def sample(
+    model: Model,
+    plan: Schedule,
+    start: Latents,
+    branches: Branches,
+    *,
+    model_below: Model | None = None,
+    boundary: float = 0.0,
+) -> list[Latents]:
+    """Denoise with fresh states, as one run of a loop; the latents after every step."""
+    scheduler, guider = SchedulerState(), GuiderState()
+    states, now = [], start
+    for step in plan:
+        expert = schedule.choose(step, boundary=boundary, above=model, below=model_below or model)
+        predictions = denoiser.predict(expert, now, step, branches)
+        velocity = cfg.merge(predictions, branches, guider)
+        now = schedule.step(plan, step, now, velocity, scheduler)
+        states.append(now)
+    guider.end()
+    scheduler.end()
+    return states
+
+
+class Result(NamedTuple):
+    states: list[Latents]
+    frames: Frames
+
+
+def generate(
+    model: Model,
+    prompt: list[str],
+    *,
+    negative: str = "",
+    width: int = 32,
+    height: int = 32,
+    frames: int = 9,
+    batch: int | None = None,
+    seed: list[int] | None = None,
+    steps: int = 4,
+    scheduler: str = "auto",
+    scale: float = 5.0,
+    max_length: int = 16,
+    model_below: Model | None = None,
+    boundary: float = 0.0,
+    **split: Any,
+) -> Result:
+    """The whole text-to-video workflow."""
+    with torch.no_grad():
+        conditioning: Conditioning = text.encode(
+            DirectRun(), BOTH, model, prompt, negative=[negative], max_length=max_length
+        )
+        count = batch or len(prompt)
+        start = latents.noise(model, width=width, height=height, frames=frames, batch=count, seed=seed or [0])
+        plan = schedule.make(model, steps=steps, scheduler=scheduler)
+        branches = cfg.split(conditioning, scale=scale, **split)
+        states = sample(model, plan, start, branches, model_below=model_below, boundary=boundary)
+        return Result(states, vae.decode(model, states[-1]))

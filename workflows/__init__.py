@@ -1,0 +1,1 @@
+"""Runnable workflow files, reusable parts and the embedded model, as package data."""

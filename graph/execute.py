@@ -236,7 +236,8 @@ class Executor:
                 environment[Ref(loop.id, name)] = value
         environment.pop(Index(loop.id), None)
         for name, values in collected.items():
-            environment[Ref(loop.id, name)] = values
+            # Turns that a plan leaves out count as the last one, so that loops over the result have their length.
+            environment[Ref(loop.id, name)] = values + values[-1:] * (total - len(values))
         self.observer.loop_finished(loop)
         for value in step.free:
             environment.pop(value, None)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..graph.node import NodeError, Passes, Reads, Run, State, node
+from . import planning
 
 NODE_MODULES = (
     "models.load",
@@ -24,11 +25,41 @@ NODE_MODULES = (
 
 @contextmanager
 def runtime(run: Run) -> Iterator[None]:
-    """What surrounds a run that uses these nodes: gradients are off; while planning, work is metered."""
-    from . import planning
+    """What surrounds a run that uses these nodes: gradients are off; while planning, attention is one operation.
+
+    The libraries that every model needs are imported here, so that no node is charged for them.
+    """
+    import diffusers.utils.torch_utils
+    import transformers  # noqa: F401
 
     with planning.runtime(run):
         yield
 
 
-__all__ = ["NODE_MODULES", "NodeError", "Passes", "Reads", "Run", "State", "node", "runtime"]
+def doctor() -> dict[str, dict[str, str]]:
+    """Facts about this machine, for `sgd doctor`."""
+    from .doctor import doctor
+
+    return doctor()
+
+
+def starter(source: str) -> tuple[str, str]:
+    """Name and text of a first workflow for a model, for `sgd init`."""
+    from .starter import starter
+
+    return starter(source)
+
+
+__all__ = [
+    "NODE_MODULES",
+    "NodeError",
+    "Passes",
+    "Reads",
+    "Run",
+    "State",
+    "doctor",
+    "node",
+    "planning",
+    "runtime",
+    "starter",
+]

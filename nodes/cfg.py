@@ -72,8 +72,8 @@ def _check(**known: Any) -> Iterator[Problem]:
     if guider in GUIDERS:
         for name in OPTIONS:
             if known.get(name) is not None and name not in GUIDERS[guider].options:
-                users = " and ".join(repr(other) for other, entry in GUIDERS.items() if name in entry.options)
-                yield Problem("bad-value", name, f"guider {guider!r} has no {name}", f"{users} take it")
+                owners = ", ".join(other for other, entry in GUIDERS.items() if name in entry.options)
+                yield Problem("bad-value", name, f"guider {guider!r} has no {name}", f"a guider that has it: {owners}")
     start, stop = known.get("start"), known.get("stop")
     if start is not None and stop is not None and stop < start:
         yield Problem("bad-value", "stop", f"guidance cannot stop at {stop}, before it starts at {start}")

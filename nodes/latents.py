@@ -51,11 +51,12 @@ def _check(**known: Any) -> Iterator[Problem]:
     size = _size(**known)
     if size is None:
         return
+    empty = [name for name in ("width", "height") if getattr(size, name) == 0]
+    for name in empty:
+        yield Problem("bad-value", name, f"a {name} of {known[name]} is smaller than one patch of this model")
     for name in ("width", "height", "frames"):
         made = getattr(size, name)
-        if made == 0:
-            yield Problem("bad-value", name, f"a {name} of {known[name]} is smaller than one patch of this model")
-        elif made != known[name]:
+        if made != known[name] and not empty:
             message = f"{name} {known[name]} is not a size of this model: {made} will be made ({size})"
             yield Problem("bad-value", name, message, severity="warning")
 

@@ -36,6 +36,7 @@ FORMATS = {
     ".webm": ("webm", "libvpx-vp9"),
     ".gif": ("gif", "pillow"),
 }
+BT709 = 1  # in FFmpeg's enumerations of colour spaces, primaries and transfer functions
 CRF = {"libx264": (18, 51), "libvpx-vp9": (24, 63)}  # default and largest
 
 
@@ -60,7 +61,7 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     """Save clips as video files: H.264 in .mp4, .mov and .mkv, VP9 in .webm, or .gif.
 
     A batch of one clip gets the name that is given; of more, the name with -0, -1, … before the extension. Colours
-    are stored as yuv420p, which every player shows and which needs even sizes: an odd one is made even by
+    are stored as BT.709 yuv420p, which every player shows and which needs even sizes: an odd one is made even by
     repeating its last row or column. A GIF counts time in hundredths of a second, so its speed is rounded.
 
     Args:
@@ -95,16 +96,26 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
 
 def _write(path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: str, encoder: str, crf: int) -> None:
     _, height, width, _ = pixels.shape
+    from av.video.reformatter import ColorRange, Colorspace
+
     pixels = numpy.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     try:
         with av.open(str(path), "w", format=container) as output:
             stream: Any = output.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
             stream.height, stream.width = pixels.shape[1:3]
             stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.colorspace, context.color_primaries, context.color_trc = BT709, BT709, BT709
+            context.color_range = ColorRange.MPEG
             # VP9 keeps to a constant quality only without a target bit rate.
             stream.options = {"crf": str(crf)} | ({"b": "0"} if encoder == "libvpx-vp9" else {})
             for image in pixels:
-                output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+                # Converted to the colours that the file names: players guess by height where it names none.
+                frame = frame.reformat(
+                    format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                )
+                output.mux(stream.encode(frame))
             output.mux(stream.encode(None))
     except av.error.FFmpegError as error:
         raise NodeError(f"{encoder} failed: {error}") from error

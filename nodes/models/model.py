@@ -29,6 +29,10 @@ class Model(Port):
     weights: Weights
     family: Family
 
+    def parts(self) -> tuple[str, ...]:
+        """Names of the components the repository has."""
+        return tuple(self.weights.repository.components)
+
     def acquire(self, part: str, run: Run) -> None:
         """Bring a component in: load it to the run's device, or build it (dummy weights, meta while planning)."""
         self.weights.acquire(part, run)

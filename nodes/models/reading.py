@@ -52,17 +52,15 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     """
     library, name = repository.entry(part)
     folder, weights, variant = bring(repository, part, variant, run)
+    config = repository.config_file(part)
+    if not weights and config is not None and config.name == "config.json":  # a module, told without importing it
+        raise _no_weights(repository, part, folder, variant)
     cls = component_class(repository.source, part, library, name, folder, run)
     if not is_module(cls):
         return read_small(repository, part, cls, folder, run)
+    repository.config(part)  # says so if it is missing or no JSON
     if not weights:
-        names = [f.name for f in folder.iterdir()]
-        if repository.kind == "hub":
-            listed = hub.file_names(repository.source, repository.commit)
-            names = [n.removeprefix(f"{part}/") for n in listed if n.startswith(f"{part}/")]
-        raise files.no_weights(repository.source, part, names, variant, files.variants(folder))
-    if repository.config_file(part) is None:
-        repository.config(part)  # raises: says which file is missing
+        raise _no_weights(repository, part, folder, variant)
     options = _options(library, run) | {
         "dtype": dtype,
         "use_safetensors": True,
@@ -100,6 +98,14 @@ def warm(paths: list[Path], stop: Any) -> None:
             while stream.readinto(block):
                 if stop():
                     return
+
+
+def _no_weights(repository: Repository, part: str, folder: Path, variant: str | None) -> NodeError:
+    names = [f.name for f in folder.iterdir()]
+    if repository.kind == "hub":
+        listed = hub.file_names(repository.source, repository.commit)
+        names = [n.removeprefix(f"{part}/") for n in listed if n.startswith(f"{part}/")]
+    return files.no_weights(repository.source, part, names, variant, files.variants(folder))
 
 
 def _options(library: str, run: Run) -> dict[str, Any]:

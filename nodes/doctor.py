@@ -1,0 +1,110 @@
+"""`sgd doctor`: what this machine has of what the node library can use, and why not what it has not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ..graph.device import memory_bytes
+from ..graph.report import count
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "av", "cache-dit")
+
+# Package, smallest compute capability, and what it needs, of each optional attention backend.
+BACKENDS = {
+    "flash-attn": ("flash_attn", (8, 0), "FlashAttention 2: Ampere or newer, float16 or bfloat16"),
+    "sageattention": ("sageattention", (8, 0), "SageAttention: Ampere or newer, float16 or bfloat16"),
+    "xformers": ("xformers", (7, 0), "xformers: Volta or newer"),
+}
+
+
+def doctor() -> dict[str, dict[str, str]]:
+    """Facts about this machine by section."""
+    return {
+        "Machine": _machine(),
+        "Libraries": {name: _version(name) or "not installed" for name in LIBRARIES},
+        "Attention": _attention(),
+        "Model hub": _hub(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _machine() -> dict[str, str]:
+    import torch
+
+    found = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads",
+        "memory": f"{count(memory_bytes('cpu'), 'B', 1024)} available",
+        "disk here": f"{count(shutil.disk_usage(Path.cwd()).free, 'B', 1024)} free",
+    }
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            found[f"gpu {index}"] = (
+                f"{device.name}, {count(device.total_memory, 'B', 1024)}, compute capability {device.major}.{device.minor}"
+            )
+    elif torch.version.cuda is None:
+        found["gpu"] = "none: this torch was built without CUDA"
+    else:
+        found["gpu"] = f"none: torch (CUDA {torch.version.cuda}) finds no NVIDIA GPU or driver"
+    return found
+
+
+def _attention() -> dict[str, str]:
+    import torch
+
+    found = {"sdpa": "available (part of torch)"}
+    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
+    for package, (module, least, needs) in BACKENDS.items():
+        installed = _version(package) if importlib.util.find_spec(module) is not None else None
+        if installed is None:
+            found[package] = f"not installed ({needs}); pip install 'sgd[gpu]'"
+        elif capability is None:
+            found[package] = f"{installed} installed, needs an NVIDIA GPU ({needs})"
+        elif capability < least:
+            found[package] = f"{installed} installed, but this GPU is too old ({needs})"
+        else:
+            found[package] = f"{installed} installed; no node of this version selects it yet"
+    return found
+
+
+def _hub() -> dict[str, str]:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    found = {"endpoint": constants.ENDPOINT, "cache": str(cache)}
+    if cache.is_dir():
+        models = [p for p in cache.iterdir() if p.name.startswith("models--")]
+        found["cached models"] = str(len(models))
+        found["disk of the cache"] = f"{count(shutil.disk_usage(cache).free, 'B', 1024)} free"
+    if constants.HF_HUB_OFFLINE:
+        found["access"] = "offline (HF_HUB_OFFLINE is set)"
+        return found
+    found["access"] = _reach(constants.ENDPOINT)
+    return found
+
+
+def _reach(endpoint: str) -> str:
+    """Whether the hub answers, in words."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    try:
+        with urlopen(Request(endpoint, method="HEAD"), timeout=5) as answer:
+            return f"reachable ({answer.status})"
+    except HTTPError as error:
+        return f"reachable ({error.code})"
+    except (URLError, OSError, ValueError) as error:
+        return f"not reachable: {getattr(error, 'reason', error)}"

@@ -30,6 +30,8 @@ CLASSES = {
     "deis": "DEISMultistepScheduler",
 }
 
+NEEDS_SIZE, SIZE_HELP = "this model's noise levels depend on the size", "wire `latents`, or give a `shift`"
+
 
 def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
     """Class and configuration of the scheduler that is asked for, from the repository's own configuration."""
@@ -78,6 +80,8 @@ def _check(**known: Any) -> Iterator[Problem]:
         problem = _unusable(name, made)
         if problem:
             yield Problem("unsupported", "scheduler", problem, f"choose one of {', '.join(CLASSES)}")
+        elif made.get("use_dynamic_shifting") and "latents" in known and known["latents"] is None:
+            yield Problem("missing-parameter", "latents", NEEDS_SIZE, SIZE_HELP)
 
 
 def _unusable(name: str, config: Mapping[str, Any]) -> str | None:
@@ -123,9 +127,8 @@ def make(
     problem = _unusable(name, config)
     if problem:
         raise NodeError(problem, help=f"choose one of {', '.join(CLASSES)}")
-    arguments: dict[str, Any] = {"num_inference_steps": steps}
-    if config.get("use_dynamic_shifting"):
-        arguments["mu"] = _dynamic_shift(model, config, latents)
+    tokens = _tokens(model, latents) if config.get("use_dynamic_shifting") else None
+    arguments = model.family.schedule_arguments(steps, config, tokens)
     # Planning runs on meta tensors, but the noise levels themselves are always computed.
     device = "cpu" if model.device == "meta" else model.device
     instance = _instance(name, config, arguments, device)
@@ -139,14 +142,11 @@ def make(
     return Schedule(made, name, config, arguments)
 
 
-def _dynamic_shift(model: Model, config: Mapping[str, Any], latents: Latents | None) -> float:
-    """The exponent of a shift that grows linearly with the length of the sequence (FLUX)."""
+def _tokens(model: Model, latents: Latents | None) -> int:
+    """Length of the transformer's sequence, on which a dynamic shift depends."""
     if latents is None:
-        raise NodeError("this model's noise levels depend on the size", help="wire `latents`, or give a `shift`")
-    configs = {part: model.config(part) for part in ("vae", "transformer")}
-    first, last = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
-    low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
-    return low + (high - low) / (last - first) * (model.family.tokens(latents.size, configs) - first)
+        raise NodeError(NEEDS_SIZE, help=SIZE_HELP)
+    return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
 def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:

@@ -18,11 +18,9 @@ from .values import File, Frames
 if TYPE_CHECKING:
     import av
     import numpy
-    import PIL.Image
     import torch
 else:
     av, numpy, torch = lazy("av"), lazy("numpy"), lazy("torch")
-    PIL = lazy("PIL")
 
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
@@ -89,15 +87,17 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
             else:
                 if pixels.shape[1] % 2 or pixels.shape[2] % 2:
                     run.warn(f"{pixels.shape[2]}x{pixels.shape[1]} is odd: the last row or column is repeated")
-                _write(part, pixels, fps, container, encoder, CRF[encoder][0] if crf is None else crf)
+                _write(run, part, pixels, fps, container, encoder, CRF[encoder][0] if crf is None else crf)
         files.append(File(target))
     return files
 
 
-def _write(path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: str, encoder: str, crf: int) -> None:
-    _, height, width, _ = pixels.shape
+def _write(
+    run: Run, path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: str, encoder: str, crf: int
+) -> None:
     from av.video.reformatter import ColorRange, Colorspace
 
+    _, height, width, _ = pixels.shape
     pixels = numpy.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     try:
         with av.open(str(path), "w", format=container) as output:
@@ -107,15 +107,15 @@ def _write(path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: s
             context = stream.codec_context
             context.colorspace, context.color_primaries, context.color_trc = BT709, BT709, BT709
             context.color_range = ColorRange.MPEG
-            # VP9 keeps to a constant quality only without a target bit rate.
-            stream.options = {"crf": str(crf)} | ({"b": "0"} if encoder == "libvpx-vp9" else {})
-            for image in pixels:
+            stream.options = {"crf": str(crf)}
+            for index, image in enumerate(pixels):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 # Converted to the colours that the file names: players guess by height where it names none.
                 frame = frame.reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
                 )
                 output.mux(stream.encode(frame))
+                run.progress(index + 1, len(pixels), "frames")
             output.mux(stream.encode(None))
     except av.error.FFmpegError as error:
         raise NodeError(f"{encoder} failed: {error}") from error

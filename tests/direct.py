@@ -40,13 +40,18 @@ class DirectRun(Run):
         self.details |= values
 
 
-def model_of(folder: Path, *parts: str, run: Run | None = None, kind: str = "real", device: str = "cpu") -> Model:
-    """The model in a folder, with components in memory: all of them, or the `parts` named."""
+def model_of(
+    folder: Path, *parts: str, run: Run | None = None, kind: str = "real", device: str = "cpu", **dtypes: str
+) -> Model:
+    """The model in a folder, with components in memory: all of them, or the `parts` named.
+
+    In float32, but for components that are given another dtype by name.
+    """
     repository = find(str(folder))
     assert repository is not None
     family = by_pipeline(repository.pipeline)
     assert family is not None
-    model = Model(Weights(repository, "float32", device, kind=kind), family)
+    model = Model(Weights(repository, "float32", device, dtypes, kind=kind), family)
     for part in parts or repository.components:
         model.acquire(part, run or DirectRun())
     return model

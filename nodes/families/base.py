@@ -18,6 +18,17 @@ if TYPE_CHECKING:
 Configs = Mapping[str, Mapping[str, Any]]
 
 
+def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
+    """The exponent `mu` of a shift that grows linearly with the length of the sequence.
+
+    The formula and its defaults are those of `calculate_shift` in diffusers' pipelines/flux/pipeline_flux.py.
+    """
+    first, last = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
+    low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
+    slope = (high - low) / (last - first)
+    return tokens * slope + (low - slope * first)
+
+
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
@@ -45,6 +56,16 @@ class Family(Protocol):
 
     def tokens(self, size: Size, configs: Configs) -> int:
         """Length of the transformer's sequence for a clip of this size, where a dynamic shift depends on it."""
+        ...
+
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        """What the family's pipeline gives to the scheduler's `set_timesteps`, beside the device.
+
+        Args:
+            steps: Number of denoising steps.
+            scheduler: The scheduler's configuration, with its `_class_name`.
+            tokens: Length of the transformer's sequence, None where the shift does not depend on it.
+        """
         ...
 
     def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:

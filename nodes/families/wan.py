@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...graph.node import NodeError
 from ..lazy import lazy
 from ..values import Size, Step
-from .base import Configs, Family
+from .base import Configs, Family, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,12 @@ class Wan:
         patch_frames, patch_height, patch_width = _patch(configs)
         return (frames // patch_frames) * (height // patch_height) * (width // patch_width)
 
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"num_inference_steps": steps}
+        if tokens is not None:
+            arguments["mu"] = dynamic_shift(scheduler, tokens)
+        return arguments
+
     def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         from diffusers import WanPipeline
 
@@ -82,7 +88,7 @@ class Wan:
         image: Mapping[str, torch.Tensor] | None,
         embedded: float | None,
     ) -> torch.Tensor:
-        dtype = transformer.dtype
+        dtype = model.dtype("transformer")  # the module's own `dtype` walks all its parameters
         hidden = latents.to(dtype)  # [B, C, F, H, W]
         value = step.value.to(latents.device)
         arguments = {name: tensor.to(dtype) for name, tensor in text.items()}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...graph.node import NodeError, Problem, Run, Source, node
 from .model import Model
 from .repository import Repository, find, open_repository
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..families import Family
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -94,7 +97,11 @@ def load(
         vae = vae_dtype
     kind = "meta" if run.planning else "dummy" if dummy else "real"
     weights = Weights(repository, wanted, run.device, {"vae": vae}, variant, kind)
-    run.detail(dtype=wanted, vae_dtype=vae, **({"commit": repository.commit} if repository.commit else {}))
+    run.detail(dtype=wanted, vae_dtype=vae)
+    if repository.commit:
+        run.detail(commit=repository.commit)
+    if dummy:
+        run.detail(weights="dummy")  # what comes out of this run means nothing
     return Model(weights, family)
 
 
@@ -106,7 +113,7 @@ def _auto(dtype: str, run: Run) -> str:
     return "float32" if device == "cpu" else "bfloat16"
 
 
-def _family(repository: Repository) -> Any:
+def _family(repository: Repository) -> Family:
     from ..families import FAMILIES, by_pipeline
 
     family = by_pipeline(repository.pipeline)

@@ -64,4 +64,4 @@ class Model(Port):
 
     def facts(self) -> dict[str, Any]:
         """Source, commit, dtype, family, and the number of parameters of each component known so far."""
-        return {"family": getattr(self.family, "name", None), **self.weights.facts()}
+        return {"family": self.family.name, **self.weights.facts()}

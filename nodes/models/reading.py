@@ -44,7 +44,8 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         part: Its name in model_index.json.
         variant: Variant of the weight files, such as `fp16`.
         dtype: Of floating-point parameters, but for those the class keeps in float32.
-        device: `cpu`, or a CUDA device, to which weights go shard by shard (`device_map`).
+        device: `cpu`, or a CUDA device, to which weights go shard by shard (`device_map`; tested only where there is
+            a GPU, tests/nodes/models/test_cuda.py).
         run: Told of progress and warnings.
 
     Raises:

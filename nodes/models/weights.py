@@ -77,8 +77,6 @@ class Weights:
             count, size = self._sizes[part] = dummy.size(value)
             facts |= {"parameters": count, "bytes": size, "dtype": self.dtype_name(part)}
         run.detail(**{part: facts})
-        if self.kind == "dummy":
-            run.detail(weights="dummy")
 
     def prefetch(self, part: str, run: Run) -> None:
         """Bring a component's files near: download them, read them into the page cache. Never raises."""
@@ -165,8 +163,8 @@ class Weights:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
         if self.repository.commit:
             facts["commit"] = self.repository.commit
-        if self.kind != "real":
-            facts["weights"] = self.kind
+        if self.kind == "dummy":
+            facts["weights"] = "dummy"
         if self._sizes:
             facts["parameters"] = {part: count for part, (count, _) in sorted(self._sizes.items()) if count}
         return facts

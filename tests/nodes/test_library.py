@@ -1,0 +1,117 @@
+"""What holds for every node type of the library."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+
+import pytest
+from sgd.graph.node import NodeType
+
+MODULES = ("text", "latents", "schedule", "cfg", "denoiser", "vae", "image", "video", "metrics", "cache.none")
+
+
+def node_types():
+    found = {}
+    for name in MODULES:
+        for value in vars(importlib.import_module(f"sgd.nodes.{name}")).values():
+            if callable(value) and isinstance(getattr(value, "node", None), NodeType):
+                found[value.node.name] = value.node
+    return found
+
+
+TYPES = node_types()
+
+
+def test_names():
+    assert set(TYPES) == {
+        "text.encode",
+        "latents.noise",
+        "latents.save",
+        "latents.load",
+        "schedule.make",
+        "schedule.step",
+        "schedule.choose",
+        "cfg.split",
+        "cfg.merge",
+        "denoiser.predict",
+        "vae.decode",
+        "vae.encode",
+        "image.save",
+        "image.load",
+        "video.save",
+        "video.load",
+        "frames.grid",
+        "metrics.compare",
+        "cache.none",
+    }
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_everything_is_documented(name):
+    node = TYPES[name]
+    assert node.summary.endswith(".")
+    assert [i.name for i in node.inputs.values() if not i.doc] == []
+    assert [o.name for o in node.outputs if not o.doc] == []
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_defaults_are_values_of_their_parameters(name):
+    from sgd.graph.passes.values import value_problem
+
+    for parameter in TYPES[name].inputs.values():
+        if not parameter.required and not parameter.is_port:
+            assert value_problem(parameter, parameter.default) is None, parameter.name
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_nothing_known_is_nothing_said(name):
+    node = TYPES[name]
+    assert list(node.check() if node.check else ()) == []
+    if node.describe:
+        node.describe()
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_defaults_alone_are_no_problem(name):
+    node = TYPES[name]
+    known = {i.name: i.default for i in node.inputs.values() if not i.required}
+    assert list(node.check(**known) if node.check else ()) == []
+
+
+def test_errors_of_the_run_are_documented():
+    for node in TYPES.values():
+        if "raise NodeError" in inspect.getsource(node.function):
+            assert "Raises:" in node.doc, node.name
+
+
+def test_importing_imports_nothing_heavy():
+    code = f"""
+import importlib, sys
+for name in {MODULES!r}:
+    importlib.import_module("sgd.nodes." + name)
+heavy = [m for m in ("torch", "diffusers", "transformers", "numpy", "av", "PIL", "safetensors") if m in sys.modules]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_checks_and_descriptions_import_nothing_heavy():
+    code = f"""
+import importlib, sys
+from sgd.graph.node import NodeType
+model = {{"family": "wan", "configs": {{"scheduler": {{"_class_name": "UniPCMultistepScheduler"}}, "vae": {{}}}}}}
+for name in {MODULES!r}:
+    for value in list(vars(importlib.import_module("sgd.nodes." + name)).values()):
+        node = getattr(value, "node", None) if callable(value) else None
+        if isinstance(node, NodeType):
+            known = {{i.name: i.default for i in node.inputs.values() if not i.required}} | {{"model": model}}
+            known |= {{"width": 33, "height": 33, "steps": 3, "scale": 1.0, "path": "a.mp4", "prompt": ["a"]}}
+            known |= {{"conditioning": {{"family": "wan"}}}}
+            list(node.check(**known) if node.check else ())
+            node.describe and node.describe(**known)
+            node.reads and node.reads(**known)
+heavy = [m for m in ("torch", "diffusers", "transformers", "numpy", "av", "PIL", "safetensors") if m in sys.modules]
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

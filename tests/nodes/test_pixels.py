@@ -1,0 +1,282 @@
+"""Files of frames read back with the libraries that others read them with, contact sheets, and errors."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sgd.graph.node import NodeError
+from sgd.nodes import image, video
+from sgd.nodes.values import Frames
+
+
+def clip(batch=1, frames=5, height=48, width=64):
+    """A red square on a gradient, one step further right in every frame."""
+    made = torch.zeros(batch, frames, height, width, 3)
+    made[..., 1] = torch.linspace(0, 1, height).view(1, 1, height, 1)
+    for b in range(batch):
+        made[b, ..., 2] = b / max(batch - 1, 1)
+        for f in range(frames):
+            made[b, f, 10:22, 4 + 8 * f : 16 + 8 * f, 0] = 1.0
+    return Frames(made)
+
+
+def names(run):
+    return sorted(path.name for path in run.folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "container"),
+    [
+        ("a.mp4", "h264", "mp4"),
+        ("a.mov", "h264", "mov"),
+        ("a.mkv", "h264", "matroska"),
+        ("a.webm", "vp9", "webm"),
+        ("a.MP4", "h264", "mp4"),
+    ],
+)
+def test_a_video_is_what_it_says(run, name, codec, container):
+    given = clip()
+    (file,) = video.save(run, given, name, fps=12, crf=8)
+    assert names(run) == [name]
+    with av.open(str(file.path)) as opened:
+        stream = opened.streams.video[0]
+        assert container in opened.format.name.split(",")
+        assert stream.codec_context.codec.canonical_name == codec
+        assert stream.codec_context.pix_fmt == "yuv420p"
+        assert stream.average_rate == 12
+        pixels = np.stack([f.to_ndarray(format="rgb24") for f in opened.decode(stream)])
+    assert pixels.shape == (5, 48, 64, 3)
+    # Chroma is stored at half the resolution, so single pixels beside an edge are far off; most are near.
+    assert np.abs(pixels / 255 - given.tensor[0].numpy()).mean() < 0.03
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
+def test_colours_are_what_the_file_says(run, name):
+    """BT.709, limited range: ITU-R BT.709-6, sections 3 and 4."""
+    colour = torch.tensor([0.9, 0.2, 0.4])
+    (file,) = video.save(run, Frames(colour.expand(1, 3, 32, 32, 3)), name, crf=1)
+    with av.open(str(file.path)) as opened:
+        context = opened.streams.video[0].codec_context
+        assert (context.colorspace, context.color_range) == (1, 1)
+        luma = next(opened.decode(video=0)).to_ndarray()[8, 8]
+    expected = 16 + 219 * (torch.tensor([0.2126, 0.7152, 0.0722]) * colour).sum()
+    assert abs(int(luma) - expected) <= 1.5
+    assert (video.load(run, file.path).frames.tensor - colour).abs().max() < 3 / 255
+
+
+def test_a_smaller_crf_is_nearer_to_the_frames(run):
+    noisy = Frames(torch.rand(1, 5, 48, 64, 3, generator=torch.Generator().manual_seed(0)))
+    sizes = [video.save(run, noisy, f"{crf}.mp4", crf=crf)[0].path.stat().st_size for crf in (10, 30, 50)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 2 * sizes[2]
+
+
+def test_a_rate_that_is_no_whole_number(run):
+    (file,) = video.save(run, clip(), "a.mp4", fps=23.976)
+    with av.open(str(file.path)) as opened:
+        assert float(opened.streams.video[0].average_rate) == pytest.approx(23.976, abs=1e-3)
+
+
+def test_a_gif(run):
+    (file,) = video.save(run, clip(), "a.gif", fps=10)
+    with Image.open(file.path) as opened:
+        assert opened.n_frames == 5
+        assert opened.size == (64, 48)
+        assert opened.info["duration"] == 100
+        assert opened.info["loop"] == 0
+        opened.seek(2)
+        red = np.asarray(opened.convert("RGB"))[16, 26]
+    assert red[0] > 200
+
+
+def test_odd_sizes_are_made_even_with_a_warning(run):
+    given = clip(height=47, width=63)
+    (file,) = video.save(run, given, "a.mp4", crf=4)
+    assert "63x47 is odd" in run.warnings[0]
+    back = video.load(run, file.path).frames.tensor
+    assert back.shape == (1, 5, 48, 64, 3)
+    assert (back[0, :, :47, :63] - given.tensor[0]).abs().mean() < 0.03
+
+
+def test_each_clip_of_a_batch_has_a_file(run):
+    files = video.save(run, clip(batch=3), "deep/clip.mp4", crf=4)
+    assert [f.path.name for f in files] == ["clip-0.mp4", "clip-1.mp4", "clip-2.mp4"]
+    blues = [video.load(run, f.path).frames.tensor[..., 2].mean().item() for f in files]
+    assert blues == pytest.approx([0, 0.5, 1], abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("known", "parameter"),
+    [
+        ({"path": "a.avi"}, "path"),
+        ({"path": "a"}, "path"),
+        ({"path": "a.gif", "crf": 3}, "crf"),
+        ({"path": "a.mp4", "crf": 60}, "crf"),
+    ],
+)
+def test_what_a_video_file_cannot_be(run, known, parameter):
+    (problem,) = video.save.node.check(**known)
+    assert (problem.code, problem.parameter) == ("bad-value", parameter)
+    with pytest.raises(NodeError):
+        video.save(run, clip(), **known)
+    assert not run.folder.exists()
+
+
+def test_what_a_video_file_can_be():
+    for known in ({"path": "a.webm", "crf": 60}, {"path": "a.mp4"}, {"crf": 3}, {}):
+        assert not list(video.save.node.check(**known))
+
+
+def test_an_interrupted_save_leaves_nothing(run, monkeypatch):
+    made = av.VideoFrame.from_ndarray
+    calls = []
+
+    def interrupted(*args, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return made(*args, **options)
+
+    class Frame:
+        from_ndarray = staticmethod(interrupted)
+
+    monkeypatch.setattr(video.av, "VideoFrame", Frame, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        video.save(run, clip(), "a.mp4")
+    assert names(run) == []
+
+
+def test_a_file_that_cannot_be_written_is_an_error_in_words(run):
+    run.folder.mkdir()
+    (run.folder / "a.mp4").mkdir()
+    with pytest.raises(NodeError, match="cannot be written"):
+        video.save(run, clip(), "a.mp4")
+    assert names(run) == ["a.mp4"]
+
+
+def test_loading_part_of_a_video(run):
+    (file,) = video.save(run, clip(frames=6), "a.mp4", fps=10, crf=4)
+    whole, fps = video.load(run, file.path)
+    assert fps == 10
+    assert whole.tensor.shape == (1, 6, 48, 64, 3)
+    part = video.load(run, file.path, first=2, count=3).frames.tensor
+    assert torch.equal(part, whole.tensor[:, 2:5])
+    with pytest.raises(NodeError, match="ends before 3 frames from number 4"):
+        video.load(run, file.path, first=4, count=3)
+    with pytest.raises(NodeError, match="ends before a frame"):
+        video.load(run, file.path, first=9)
+
+
+def test_no_videos(run, tmp_path):
+    with pytest.raises(NodeError, match="there is no file"):
+        video.load(run, tmp_path / "none.mp4")
+    (tmp_path / "text.mp4").write_text("this is text")
+    with pytest.raises(NodeError, match="cannot be read as a video"):
+        video.load(run, tmp_path / "text.mp4")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
+def test_an_image_is_what_was_saved(run, name):
+    given = clip(frames=1)
+    (file,) = image.save(run, given, name)
+    with Image.open(file.path) as opened:
+        pixels = np.asarray(opened.convert("RGB"))
+    expected = np.round(given.tensor[0, 0].numpy() * 255)
+    back = image.load(run, file.path).tensor
+    assert back.shape == (1, 1, 48, 64, 3)
+    assert torch.equal(back[0, 0], torch.from_numpy(pixels.copy()) / 255)
+    if name == "a.png":
+        assert np.array_equal(pixels, expected)
+    else:
+        assert np.abs(pixels - expected).mean() < 6
+
+
+def test_pixels_are_rounded_as_diffusers_rounds_them(run):
+    from diffusers.image_processor import VaeImageProcessor
+
+    given = torch.rand(1, 1, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    (file,) = image.save(run, Frames(given), "a.png")
+    (expected,) = VaeImageProcessor.numpy_to_pil(given[0].numpy())
+    with Image.open(file.path) as opened:
+        assert np.array_equal(np.asarray(opened), np.asarray(expected))
+
+
+def test_quality_is_that_of_pillow(run):
+    noisy = Frames(torch.rand(1, 1, 48, 64, 3, generator=torch.Generator().manual_seed(0)))
+    sizes = [image.save(run, noisy, f"{q}.jpg", quality=q)[0].path.stat().st_size for q in (20, 60, 95)]
+    assert sizes == sorted(sizes)
+
+
+def test_which_frame_becomes_the_image(run):
+    given = clip(batch=2)
+    with pytest.raises(NodeError, match="5 frames and an image is one"):
+        image.save(run, given, "a.png")
+    with pytest.raises(NodeError, match="there is no frame 5"):
+        image.save(run, given, "a.png", frame=5)
+    files = image.save(run, given, "a.png", frame=-1)
+    assert [f.path.name for f in files] == ["a-0.png", "a-1.png"]
+    for index, file in enumerate(files):
+        assert torch.allclose(image.load(run, file.path).tensor[0, 0], given.tensor[index, 4], atol=0.5 / 255 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("known", "parameter"), [({"path": "a.bmp"}, "path"), ({"path": "a.png", "quality": 5}, "quality")]
+)
+def test_what_an_image_file_cannot_be(run, known, parameter):
+    (problem,) = image.save.node.check(**known)
+    assert (problem.code, problem.parameter) == ("bad-value", parameter)
+    with pytest.raises(NodeError):
+        image.save(run, clip(frames=1), **known)
+
+
+def test_transparency_becomes_white_and_exif_turns(run, tmp_path):
+    Image.new("RGBA", (3, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert torch.equal(image.load(run, tmp_path / "clear.png").tensor, torch.ones(1, 1, 2, 3, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
+    assert image.load(run, tmp_path / "turned.jpg").tensor.shape == (1, 1, 30, 20, 3)
+    with pytest.raises(NodeError, match="there is no file"):
+        image.load(run, tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("this is text")
+    with pytest.raises(NodeError, match="cannot be read as an image"):
+        image.load(run, tmp_path / "text.png")
+
+
+def cell(sheet, row, column, height, width, gap):
+    top, left = gap + row * (height + gap), gap + column * (width + gap)
+    return sheet[0, 0, top : top + height, left : left + width]
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "shown"),
+    [
+        (9, {"every": 4}, [0, 4, 8]),
+        (10, {"every": 4}, [0, 4, 8]),
+        (9, {"columns": 3}, [0, 4, 8]),
+        (9, {"columns": 1}, [0]),
+        (3, {"columns": 7}, [0, 1, 2]),
+        (81, {}, [0, 11, 23, 34, 46, 57, 69, 80]),
+        (1, {}, [0]),
+    ],
+)
+@pytest.mark.parametrize("gap", [0, 3])
+def test_a_contact_sheet(frames, options, shown, gap):
+    given = Frames(torch.rand(2, frames, 6, 8, 3))
+    sheet = video.grid(given, gap=gap, **options).tensor
+    assert sheet.shape == (1, 1, 2 * (6 + gap) + gap, len(shown) * (8 + gap) + gap, 3)
+    covered = torch.zeros(sheet.shape[2:4], dtype=torch.bool)
+    for row in range(2):
+        for column, index in enumerate(shown):
+            assert torch.equal(cell(sheet, row, column, 6, 8, gap), given.tensor[row, index])
+            cell(covered[None, None], row, column, 6, 8, gap)[:] = True
+    assert (sheet[0, 0][~covered] == 1).all()
+    assert video.grid(Frames(given.tensor.to("meta")), gap=gap, **options).tensor.shape == sheet.shape
+
+
+def test_a_contact_sheet_has_one_rule():
+    with pytest.raises(NodeError, match="give one"):
+        video.grid(clip(), columns=2, every=2)
+    assert [p.parameter for p in video.grid.node.check(columns=2, every=2)] == ["every"]
+    assert not list(video.grid.node.check(columns=2, every=None))

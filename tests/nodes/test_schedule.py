@@ -1,0 +1,224 @@
+"""Schedules: steps as diffusers' schedulers have them, and one step at a time."""
+
+import pytest
+import torch
+from sgd.graph.node import NodeError
+from sgd.nodes import schedule
+from sgd.nodes.schedule import SchedulerState
+from sgd.nodes.values import Latents, Size, Step, Velocity
+
+WAN = {
+    "_class_name": "UniPCMultistepScheduler",
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": 3.0,
+}
+EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 5.0, "num_train_timesteps": 1000}
+
+
+class Repository:
+    """A model of which only the scheduler matters."""
+
+    device = "cpu"
+
+    def __init__(self, config):
+        import diffusers
+
+        config = dict(config)
+        self.scheduler = getattr(diffusers, config.pop("_class_name"))(**config)
+
+    def component(self, name):
+        assert name == "scheduler"
+        return self.scheduler
+
+
+@pytest.mark.parametrize("steps", [1, 4, 30])
+@pytest.mark.parametrize("name", ["unipc", "euler", "dpm++", "deis"])
+@pytest.mark.parametrize("config", [WAN, EULER], ids=["from-unipc", "from-euler"])
+def test_solvers_made_from_another_keep_the_shift(config, name, steps):
+    """Whatever the repository has, a solver made from it works on the noise levels of its own shift."""
+    import diffusers
+
+    shift = config.get("shift") or config["flow_shift"]
+    own = {
+        "unipc": lambda: diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=shift),
+        "euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=shift),
+        "dpm++": lambda: diffusers.DPMSolverMultistepScheduler(**FLOW, flow_shift=shift),
+        "deis": lambda: diffusers.DEISMultistepScheduler(**FLOW, flow_shift=shift),
+    }[name]()
+    own.set_timesteps(steps)
+    made = schedule.make(Repository(config), steps=steps, scheduler=name)
+    assert made.scheduler == type(own).__name__
+    assert [s.sigma for s in made] == own.sigmas[:-1].tolist()
+    assert torch.equal(torch.stack([s.value for s in made]), own.timesteps)
+    assert [s.timestep for s in made] == own.timesteps.tolist()
+    assert [s.index for s in made] == list(range(steps))
+    assert {s.count for s in made} == {steps}
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
+
+@pytest.mark.parametrize("name", ["auto", "euler", "dpm++"])
+def test_shift_moves_the_noise_levels_up(name):
+    low, high = (schedule.make(Repository(WAN), steps=8, shift=s, scheduler=name) for s in (1.0, 8.0))
+    assert all(a.sigma <= b.sigma for a, b in zip(low, high, strict=True))
+    assert high.steps[4].sigma > low.steps[4].sigma + 0.2
+
+
+def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
+    from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+    from sgd.nodes.families.wan import WAN as family
+
+    model = Repository(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
+    model.family, model.config = family, lambda part: {}
+    with pytest.raises(NodeError, match="depend on the size"):
+        schedule.make(model, steps=4)
+    config = EULER | {"use_dynamic_shifting": True}
+    known = {"model": {"configs": {"scheduler": config}}, "steps": 4, "scheduler": "auto", "shift": None}
+    (problem,) = schedule.make.node.check(**known, latents=None)
+    assert (problem.code, problem.parameter) == ("missing-parameter", "latents")
+    assert not list(schedule.make.node.check(**known))  # wired, and not known yet
+    assert not list(schedule.make.node.check(**(known | {"shift": 2.0}), latents=None))
+    latents = Latents(torch.zeros(1), "wan", Size(512, 256, 1))
+    made = schedule.make(model, steps=4, latents=latents)
+    assert made.arguments["mu"] == calculate_shift(512 // 16 * (256 // 16))
+    model.scheduler.set_timesteps(4, mu=made.arguments["mu"])
+    assert [s.sigma for s in made] == model.scheduler.sigmas[:-1].tolist()
+    # A shift that is given wins, and needs no size.
+    plain = schedule.make(Repository(EULER), steps=4, shift=2.0)
+    assert [s.sigma for s in schedule.make(model, steps=4, shift=2.0)] == [s.sigma for s in plain]
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"_class_name": "FlowMatchHeunDiscreteScheduler"}, "twice per step"),
+        ({"_class_name": "FlowMatchLCMScheduler"}, "fresh noise"),
+        (EULER | {"stochastic_sampling": True}, "fresh noise"),
+        ({"_class_name": "DDIMScheduler"}, "not for flow matching"),
+    ],
+)
+def test_schedulers_that_cannot_drive_a_loop_are_refused(config, reason):
+    with pytest.raises(NodeError, match=reason):
+        schedule.make(Repository(config), steps=4)
+    known = {
+        "model": {"family": "wan", "configs": {"scheduler": config}},
+        "steps": 4,
+        "scheduler": "auto",
+        "shift": None,
+    }
+    (problem,) = schedule.make.node.check(**known)
+    assert (problem.code, problem.parameter) == ("unsupported", "scheduler")
+    assert reason in problem.message
+
+
+def test_description_without_torch():
+    known = {"model": {"family": "wan", "configs": {"scheduler": WAN}}, "steps": 30, "shift": None}
+    assert schedule.make.node.describe(**known, scheduler="auto") == {
+        "steps": 30,
+        "scheduler": "UniPCMultistepScheduler",
+        "shift": 3.0,
+    }
+    assert schedule.make.node.describe(**known, scheduler="euler")["shift"] == 3.0
+    assert schedule.make.node.describe(steps=30, scheduler="auto", shift=None) == {"steps": 30}
+    assert schedule.make.node.describe(scheduler="auto", shift=None) == {}
+
+
+def drive(made, tensor, state, turns=None):
+    for one in list(made)[:turns]:
+        velocity = Velocity(torch.sin(tensor.tensor * (1 + one.sigma)))
+        tensor = schedule.step(made, one, tensor, velocity, state)
+    return tensor.tensor
+
+
+def start():
+    return Latents(torch.randn(1, 2, 1, 4, 4, generator=torch.Generator().manual_seed(0)), "wan", Size(8, 8))
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++", "deis"])
+def test_history_does_not_leak_between_runs_of_a_loop(name):
+    made = schedule.make(Repository(WAN), steps=6, scheduler=name)
+    alone = drive(made, start(), SchedulerState())
+    drive(made, start(), SchedulerState(), turns=3)  # a run that was broken off
+    assert torch.equal(alone, drive(made, start(), SchedulerState()))
+
+
+def test_interleaved_runs_do_not_feel_each_other():
+    """As in two loops in one graph over one schedule."""
+    made = schedule.make(Repository(WAN), steps=5)
+    alone = drive(made, start(), SchedulerState())
+    states, tensors = [SchedulerState(), SchedulerState()], [start(), start()]
+    for one in made:
+        for i in range(2):
+            velocity = Velocity(torch.sin(tensors[i].tensor * (1 + one.sigma)))
+            tensors[i] = schedule.step(made, one, tensors[i], velocity, states[i])
+    assert torch.equal(tensors[0].tensor, alone)
+    assert torch.equal(tensors[1].tensor, alone)
+
+
+def test_steps_out_of_order_are_refused():
+    made = schedule.make(Repository(WAN), steps=5)
+    state, one = SchedulerState(), start()
+    schedule.step(made, made.steps[0], one, Velocity(one.tensor), state)
+    with pytest.raises(NodeError, match="step 3 came where 1 was due"):
+        schedule.step(made, made.steps[3], one, Velocity(one.tensor), state)
+
+
+def test_equal_timesteps_are_steps_of_their_own():
+    """Rounded timesteps repeat where the shift is large; looking one up would find the wrong one."""
+    import diffusers
+
+    made = schedule.make(Repository(WAN), steps=8, shift=500.0)
+    assert made.steps[0].timestep == made.steps[1].timestep
+    own = diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=500.0)
+    own.set_timesteps(8)
+    own.set_begin_index(0)
+    expected = start().tensor
+    for timestep, one in zip(own.timesteps, made, strict=True):
+        expected = own.step(torch.sin(expected * (1 + one.sigma)), timestep, expected).prev_sample
+    assert torch.equal(drive(made, start(), SchedulerState()), expected)
+
+
+def test_another_schedule_starts_anew():
+    first, second = (schedule.make(Repository(WAN), steps=3, scheduler=name) for name in ("unipc", "dpm++"))
+    state = SchedulerState()
+    drive(first, start(), state)
+    assert torch.equal(drive(second, start(), state), drive(second, start(), SchedulerState()))
+
+
+def test_starting_late_is_starting_late():
+    """A loop over the last steps only, as for image to image."""
+    made = schedule.make(Repository(EULER), steps=4)
+    one = schedule.step(made, made.steps[2], start(), Velocity(torch.ones_like(start().tensor)), SchedulerState())
+    expected = start().tensor + (made.steps[3].sigma - made.steps[2].sigma)
+    assert torch.allclose(one.tensor, expected)
+
+
+@pytest.mark.parametrize("name", ["unipc", "euler", "dpm++", "deis"])
+def test_planning_steps_meta_tensors(name):
+    model = Repository(WAN)
+    model.device = "meta"
+    made = schedule.make(model, steps=3, scheduler=name)
+    assert made.steps[0].value.device.type == "cpu"  # noise levels are computed even when planning
+    now, state = Latents(torch.empty(1, 2, 1, 4, 4, device="meta"), "wan", Size(8, 8)), SchedulerState()
+    for one in made:
+        now = schedule.step(made, one, now, Velocity(torch.empty(1, 2, 1, 4, 4, device="meta")), state)
+    assert now.tensor.is_meta
+    assert now.tensor.shape == (1, 2, 1, 4, 4)
+
+
+def test_choose_by_noise_level():
+    def chosen(timestep):
+        one = Step(0, 1, timestep / 1000, timestep, None)
+        return schedule.choose(one, boundary=0.875, above="high", below="low")
+
+    assert [chosen(t) for t in (1000.0, 876.0, 875.0, 874.9, 0.0)] == ["high", "high", "high", "low", "low"]
+
+
+def test_a_choice_is_described_by_what_both_have():
+    describe = schedule.choose.node.describe
+    assert describe(above={"family": "wan", "source": "a"}, below={"family": "wan", "source": "b"}) == {"family": "wan"}
+    assert describe(above=4.0, below=4.0) == 4.0
+    assert describe(above=4.0, below=3.0) is None
+    assert describe(above=4.0) is None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from sgd.graph.node import NodeError
 from sgd.nodes import schedule
+from sgd.nodes.families import by_name
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.values import Latents, Size, Step, Velocity
 
@@ -26,6 +27,8 @@ class Repository:
 
         config = dict(config)
         self.scheduler = getattr(diffusers, config.pop("_class_name"))(**config)
+
+    family = by_name("wan")
 
     def component(self, name):
         assert name == "scheduler"
@@ -68,10 +71,9 @@ def test_shift_moves_the_noise_levels_up(name):
 
 def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
-    from sgd.nodes.families.wan import WAN as family
 
     model = Repository(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
-    model.family, model.config = family, lambda part: {}
+    model.config = lambda part: {}
     with pytest.raises(NodeError, match="depend on the size"):
         schedule.make(model, steps=4)
     config = EULER | {"use_dynamic_shifting": True}

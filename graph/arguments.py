@@ -8,9 +8,9 @@ from typing import Any
 
 from .ir import Arg, Call, Const, Format, Items, Source
 from .node import Input, NodeError
-from .passes.check import value_problem
 from .passes.fold import format_text, locate
-from .ports import Port, type_of
+from .passes.values import value_problem
+from .ports import UNKNOWN, Port, Type, type_of
 
 Environment = dict[Any, Any]
 Getter = Callable[[Environment], Any]
@@ -35,9 +35,16 @@ def argument_getter(parameter: Input, arg: Arg) -> Getter:
     get = getter(arg.source)
     if isinstance(arg.source, Const):
         value = _typed(parameter, arg.source.value)
+        if isinstance(value, list):
+            return lambda environment: list(value)  # a node may change its list; the next call gets its own
         return lambda environment: value
     if parameter.type.kind == "list" and parameter.is_port:
-        return lambda environment: value if isinstance(value := get(environment), list | tuple) else [value]
+
+        def lifted(environment: Environment) -> Any:
+            value = get(environment)
+            return value if value is None or isinstance(value, list | tuple) else [value]
+
+        return lifted
     if parameter.is_port:
         return get
     base = arg.source.base if isinstance(arg.source, Format) else None
@@ -52,7 +59,8 @@ def argument_getter(parameter: Input, arg: Arg) -> Getter:
         if problem is not None:
             raise NodeError(f"`{parameter.name}`: {problem}")
         if parameter.path in ("read", "source"):
-            value = locate(value, base, parameter.path == "source")
+            role = parameter.path == "source"
+            value = [locate(v, base, role) for v in value] if isinstance(value, list) else locate(value, base, role)
         return _typed(parameter, value)
 
     return checked
@@ -60,12 +68,29 @@ def argument_getter(parameter: Input, arg: Arg) -> Getter:
 
 def _typed(parameter: Input, value: Any) -> Any:
     """A checked plain value as the Python type that the node's function declares."""
-    cls = parameter.type.cls
-    if parameter.type.kind == "path" and value is not None:
+    return _as(parameter.type, value)
+
+
+def _as(type: Type, value: Any) -> Any:
+    if value is None:
+        return None
+    if type.kind == "list" and type.item is not None and isinstance(value, list | tuple):
+        return [_as(type.item, v) for v in value]
+    if type.kind == "path":
         return Path(value)
-    if parameter.type.kind == "enum" and cls is not None and value is not None:
-        return cls(value)
+    if type.kind == "enum" and type.cls is not None:
+        return type.cls(value)
     return value
+
+
+def facts_of(value: Any) -> dict[str, Any]:
+    """What a value says of itself; a node library's mistake there must not cost a run its record."""
+    if not isinstance(value, Port):
+        return {}
+    try:
+        return dict(value.facts())
+    except Exception as error:
+        return {"facts": f"failed: {type(error).__name__}: {error}"}
 
 
 def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -73,9 +98,16 @@ def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
     found = {}
     for name in call.type.inputs:
         if name in arguments:
-            value = arguments[name]
-            facts = value.facts() if isinstance(value, Port) else {"value": value}
-            text = ", ".join(f"{v}" if k in ("value", "dtype") else f"{k} {v}" for k, v in facts.items())
-            kind = type(value).__name__ if isinstance(value, Port) else str(type_of(value))
-            found[name] = f"{kind} {text}"[:200].strip()
+            found[name] = in_words(arguments[name])[:200].strip()
     return found
+
+
+def in_words(value: Any) -> str:
+    """A value as one line: its type with its facts, or the literal; of a list of values its length and first."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Port) for v in value):
+        return f"{len(value)} x {in_words(value[0])}"
+    if not isinstance(value, Port):
+        return f"{type_of(value)} {value}" if type_of(value) is not UNKNOWN else type(value).__name__
+    facts = facts_of(value)
+    text = ", ".join(f"{v}" if k in ("value", "dtype") else f"{k} {v}" for k, v in facts.items())
+    return f"{type(value).__name__} {text}"

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 
     def workflow(to: argparse.ArgumentParser) -> None:
         to.add_argument("file", metavar="FILE", help="a workflow file, or the name of a bundled workflow")
-        to.add_argument("values", nargs="*", metavar="name=value", help="values of the workflow's inputs")
+        to.add_argument("values", nargs="*", default=[], metavar="name=value", help="values of the workflow's inputs")
         to.add_argument(
             "--set",
             action="append",
@@ -106,14 +106,18 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse; `name=value` may stand anywhere after the command."""
+    """Parse; `name=value`, and further files of `check`, may stand anywhere after the command."""
     root = parser()
     arguments, rest = root.parse_known_args(argv)
     extra = [a for a in rest if hasattr(arguments, "values") and VALUE.match(a)]
+    if hasattr(arguments, "files"):
+        further = [a for a in rest if not a.startswith("-")]
+        arguments.files += further
+        extra += further
     unknown = [a for a in rest if a not in extra]
     if unknown:
         root.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if extra:
+    if hasattr(arguments, "values"):
         arguments.values += extra
     return arguments
 
@@ -122,10 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The `sgd` command. Returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    from . import commands
-
-    run: Callable[[Any], int] = getattr(commands, f"{arguments.command}_")
     try:
+        from . import commands
+
+        run: Callable[[Any], int] = getattr(commands, f"{arguments.command}_")
         code = run(arguments)
         sys.stdout.flush()
         return code

@@ -7,7 +7,8 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
     return found
 
 
-def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library, dict[str, Given]] | int:
+def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | int:
     """Check the workflow of a command with its values; diagnostics go to stderr."""
     try:
         library = load_library(arguments)
@@ -64,7 +65,7 @@ def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library, dic
     result = check(arguments.file, inputs, settings, library, complete)
     if result.diagnostics:
         say(render(result.diagnostics, result.sources))
-    return WRONG if result.errors else (result, library, settings)
+    return WRONG if result.errors else (result, library)
 
 
 def options(arguments: Namespace, device: str) -> dict[str, Any]:
@@ -85,23 +86,24 @@ def exec_(arguments: Namespace) -> int:
     found = checked(arguments, complete=True)
     if isinstance(found, int):
         return found
-    result, library, settings = found
-    plan = plan_of(result, library, settings)
+    result, library = found
+    plan = plan_of(result, library)
     clock.compile_seconds = time.time() - began
     began = time.time()
     try:
         device = choose(arguments.device, plan.libraries)
         clock.import_seconds += time.time() - began
         progress = [] if arguments.quiet else [Progress()]
-        done = run(
-            plan,
-            out=arguments.out,
-            device=device,
-            options=options(arguments, device),
-            overwrite=arguments.overwrite,
-            observers=progress,
-            clock=clock,
-        )
+        with redirect_stdout(sys.stderr):  # what nodes print is no part of the result
+            done = run(
+                plan,
+                out=arguments.out,
+                device=device,
+                options=options(arguments, device),
+                overwrite=arguments.overwrite,
+                observers=progress,
+                clock=clock,
+            )
     except NodeError as error:
         return wrong(str(error), error.help)
     if arguments.json:
@@ -109,7 +111,7 @@ def exec_(arguments: Namespace) -> int:
     elif not arguments.quiet and done.status == "done":
         print(run_table(done.record))
         for name, value in done.record["outputs"].items():
-            for path in value if isinstance(value, list) else [value]:
+            for path in each(value):
                 print(f"{name}: {done.folder / path if isinstance(path, str) else path}")
         print(f"record: {done.folder / 'run.json'}")
     if done.status == "interrupted":
@@ -122,7 +124,7 @@ def exec_(arguments: Namespace) -> int:
             os._exit(INTERRUPTED)
         return INTERRUPTED
     if done.status == "failed":
-        say(f"error: {done.error or type(done.error).__name__}")
+        say(f"error: {str(done.error) or type(done.error).__name__}")
         if done.written:
             say("kept: " + ", ".join(str(p) for p in done.written))
         if does_not_fit(done.error):
@@ -130,6 +132,15 @@ def exec_(arguments: Namespace) -> int:
             return DOES_NOT_FIT
         return FAILED
     return DONE
+
+
+def each(value: Any) -> Iterator[Any]:
+    """What is in a list and the lists in it; the value itself if it is none."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from each(entry)
+    else:
+        yield value
 
 
 def process_start() -> float:
@@ -169,8 +180,8 @@ def plan_(arguments: Namespace) -> int:
     found = checked(arguments, complete=True)
     if isinstance(found, int):
         return found
-    result, library, settings = found
-    plan = plan_of(result, library, settings)
+    result, library = found
+    plan = plan_of(result, library)
     try:
         device = choose(arguments.device, plan.libraries)
         memory = memory_bytes(device)

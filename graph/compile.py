@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from .document import Document
-from .ir import Const, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
+from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
 from .library import Library, bundled_workflows, installed
 from .literals import Given, normalise, problem_with
-from .passes.check import facts, structure, types, unused, values
+from .passes.check import structure, types, unused
 from .passes.expand import Files, expand
+from .passes.facts import facts
+from .passes.files import files as written_files
 from .passes.fold import fold
 from .passes.hoist import hoist
 from .passes.lifetimes import lifetimes
@@ -22,6 +24,7 @@ from .passes.order import order
 from .passes.parts import components, parts
 from .passes.prune import prune
 from .passes.resolve import Resolver
+from .passes.values import values
 from .plan import Plan
 from .source import Diagnostic, Problems, Source, did_you_mean
 
@@ -35,6 +38,8 @@ class Checked:
         sources: Texts by name, for code frames.
         graph: The resolved graph with inputs folded in, None if there were errors.
         known: What node types said of outputs before anything runs.
+        values: Values of inputs, given or default.
+        settings: Values of parameters that were set by path, read as their types.
     """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -43,6 +48,7 @@ class Checked:
     known: Mapping[Ref, Any] = field(default_factory=dict)
     document: Document | None = None
     values: Mapping[str, Const] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -60,8 +66,12 @@ def find(file: str | Path) -> tuple[Path, str]:
         Problems: If there is neither.
     """
     path = Path(file)
-    if path.is_file():
-        return path, str(file)
+    try:
+        if path.is_file():
+            return path, str(file)
+    except OSError as error:
+        message = f"cannot read {str(file)[:200]}: {error.strerror}"
+        raise Problems([Diagnostic("composite-not-found", message)]) from None
     folder = bundled_workflows()
     name = str(file)
     if "/" not in name and (folder / f"{name}.yaml").is_file():
@@ -101,8 +111,8 @@ def check(
         if not fold_inputs:
             result.graph = written
     except Problems as problems:
-        result.diagnostics = files.problems + problems.diagnostics
-    result.diagnostics = _sorted(result.diagnostics)
+        result.diagnostics += files.problems + problems.diagnostics
+    result.diagnostics = _sorted(result.diagnostics, list(result.sources))
     if result.errors:
         result.graph = None
     return result
@@ -121,21 +131,26 @@ def _check(
     result.document = document
     instance = expand(document, files)
     resolver = Resolver(library, settings)
-    graph = resolver.resolve(instance)
-    found = files.problems + resolver.problems
+    declared = resolver.declared(document)
+    found = result.diagnostics
+    result.values = _inputs(declared, inputs, found, complete)
+    null = {name for name, value in result.values.items() if value.value is None}
+    graph = resolver.resolve(instance, declared, null)
+    result.settings = {n: given.value for n, given in settings.items()} | resolver.settings
+    found += files.problems + resolver.problems
     found += structure(graph)
-    cyclic = any(d.code == "cycle" for d in found)
-    if not cyclic:
-        found += types(graph)
-    result.values = _inputs(graph, inputs, found, complete)
+    if any(d.code == "cycle" for d in found):
+        return graph
+    found += types(graph)
     folded = fold(graph, result.values)
-    found += values(folded)
-    result.diagnostics = found
-    if cyclic or any(d.severity == "error" for d in found):
+    found += values(folded, {d.span for d in found if d.code == "type-mismatch"})
+    found += written_files(folded)
+    if not any(d.code in ("type-mismatch", "yield-mismatch") for d in found):
+        problems, result.known = facts(folded)
+        found += problems
+    if result.errors:
         return graph
     verify(folded, "fold")
-    problems, result.known = facts(folded)
-    found += problems
     found += unused(folded)
     found += _never_read(graph)
     result.graph = folded
@@ -151,13 +166,15 @@ def _never_read(graph: Graph) -> Iterable[Diagnostic]:
             yield Diagnostic("unused-node", message, declared.span, severity="warning")
 
 
-def _inputs(graph: Graph, given: Mapping[str, Given], found: list[Diagnostic], complete: bool) -> dict[str, Const]:
+def _inputs(
+    inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
+) -> dict[str, Const]:
     """Values of inputs: what was given, else the default."""
     result: dict[str, Const] = {}
     for name, value in given.items():
-        declared = graph.inputs.get(name)
+        declared = inputs.get(name)
         if declared is None:
-            help = did_you_mean(name, graph.inputs) or "inputs: " + (", ".join(graph.inputs) or "none")
+            help = did_you_mean(name, inputs) or "inputs: " + (", ".join(inputs) or "none")
             found.append(Diagnostic("unknown-input", f"this workflow has no input `{name}`", None, help=help))
             continue
         read = value.read(declared.type)
@@ -167,7 +184,7 @@ def _inputs(graph: Graph, given: Mapping[str, Given], found: list[Diagnostic], c
             found.append(Diagnostic("bad-value", f"input `{name}`: {problem}", span, help=declared.about or None))
         else:
             result[name] = Const(normalise(declared.type, read), value.base)
-    for name, declared in graph.inputs.items():
+    for name, declared in inputs.items():
         if name in given:
             continue
         if declared.default is not None:
@@ -184,11 +201,14 @@ def _inputs(graph: Graph, given: Mapping[str, Given], found: list[Diagnostic], c
     return result
 
 
-def _sorted(diagnostics: list[Diagnostic]) -> list[Diagnostic]:
-    """In file order, each once."""
-    unique: dict[Diagnostic, None] = dict.fromkeys(diagnostics)
-    names = {d.span.file: n for n, d in reversed(list(enumerate(unique))) if d.span}
-    return sorted(unique, key=lambda d: (names[d.span.file], d.span.line, d.span.column) if d.span else (-1, 0, 0))
+def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
+    """Each once: first what has no place, then the workflow from top to bottom, then the files it uses."""
+    order = {file: number for number, file in enumerate(files)}
+
+    def key(d: Diagnostic) -> tuple[int, int, int]:
+        return (order.get(d.span.file, len(files)), d.span.line, d.span.column) if d.span else (-1, 0, 0)
+
+    return sorted(dict.fromkeys(diagnostics), key=key)
 
 
 def compile_graph(
@@ -205,20 +225,20 @@ def compile_graph(
     return verify(order(graph, needs), "order", ordered=True), needs
 
 
-def plan_of(checked: Checked, library: Library, settings: Mapping[str, Given] | None = None) -> Plan:
+def plan_of(checked: Checked, library: Library) -> Plan:
     """The plan of a file that was checked without errors."""
     graph, document = checked.graph, checked.document
     assert graph is not None
     assert document is not None
     compiled, needs = compile_graph(graph, checked.known)
-    names = {item.id: _kind(item) for item, _ in graph.walk()} | dict(graph.composites)
+    names = {item.id: _kind(item) for item, _ in graph.walk()} | {p: n for p, n, _ in graph.composites}
     return Plan(
         name=graph.name,
         steps=lifetimes(compiled, needs),
         outputs=compiled.outputs,
         names=names,
         inputs={n: c.value for n, c in checked.values.items()},
-        settings={n: g.value for n, g in (settings or {}).items()},
+        settings=checked.settings,
         libraries=tuple(library.libraries_of({c.type.name for c in compiled.calls()})),
         file=document.path,
         sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
@@ -249,4 +269,4 @@ def compile(
     checked = check(file, given, settings, library, complete=True)
     if checked.errors:
         raise Problems(checked.diagnostics)
-    return plan_of(checked, library, settings)
+    return plan_of(checked, library)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from .events import Observer
 from .ir import Call
 from .node import NodeError, Run
+
+RECORD = "run.json"
 
 
 class Context(Run):
@@ -28,20 +31,52 @@ class Context(Run):
         self.overwrite, self.planning = overwrite, planning
         self.call: Call | None = None
         self.written: list[Path] = []
+        self.unfinished: dict[Path, object] = {}
         self._warned: set[str] = set()
 
     def output(self, path: Path | str) -> Path:
+        target = self.check(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.unfinished[target] = _signature(target)
+        return target
+
+    def check(self, path: Path | str) -> Path:
+        """Where an output file would be.
+
+        Raises:
+            NodeError: See `output`.
+        """
         root = self.out.resolve()
         target = (root / path).resolve()
         if not target.is_relative_to(root) or target == root:
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
-        if target.exists() and (not self.overwrite or target in self.written):
-            twice = target in self.written
-            message = f"{path} was already written by this run" if twice else f"{target} exists"
-            raise NodeError(message, help="give another path" if twice else "pass --overwrite, or another --out")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.written.append(target)
+        if target == root / RECORD:
+            raise NodeError(f"{RECORD} is the name of the run's record", help="give another path")
+        if target in self.written or target in self.unfinished:
+            raise NodeError(f"{path} was already written by this run", help="give another path")
+        if target.exists() and not self.overwrite:
+            raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
         return target
+
+    def keep(self) -> None:
+        """The node that asked for files has ended well."""
+        self.written += self.unfinished
+        self.unfinished.clear()
+
+    def discard(self) -> None:
+        """Remove what a node that did not end well may have left: its files, and parts of them by their usual name."""
+        for target, before in self.unfinished.items():
+            if before is None or _signature(target) != before:
+                target.unlink(missing_ok=True)
+            target.with_name(f".{target.name}.part").unlink(missing_ok=True)
+        self.unfinished.clear()
+
+    def silent(self, call: Call) -> Context:
+        """The same for another thread, about another call; what is said through it reaches nobody."""
+        other = copy.copy(self)
+        other.call, other.observer = call, Observer()
+        other._warned = set()
+        return other
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         self.observer.progress(self.call, done, total, label)
@@ -56,3 +91,12 @@ class Context(Run):
         if message not in self._warned:
             self._warned.add(message)
             self.observer.warned(self.call, message)
+
+
+def _signature(path: Path) -> object:
+    """What changes when a file is replaced or written to; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from .source import Diagnostic, Problems, Source, Span, Value, did_you_mean, parse, read
+from .source import Diagnostic, Problems, Source, Span, did_you_mean, read
+from .tree import Value, parse
 
 VERSION = 1
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -88,9 +89,11 @@ class FilePart(Part):
 
 
 class Entry:
-    """A node or loop of the document, under its name."""
+    """A node or loop of the document, under its name. `part` is None if it is too broken to use."""
 
-    def __init__(self, name: str, key: Span, part: NodePart | LoopPart, body: dict[str, Entry] | None = None) -> None:
+    def __init__(
+        self, name: str, key: Span, part: NodePart | LoopPart | None, body: dict[str, Entry] | None = None
+    ) -> None:
         self.name, self.key, self.part, self.body = name, key, part, body or {}
 
 
@@ -100,7 +103,7 @@ class Document:
     Attributes:
         source: Its text.
         name: The workflow's name: what the file says, else the file's stem.
-        inputs: Declared inputs by name, with the place of the name.
+        inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
         entries: Nodes and loops by name.
         outputs: What `outputs` says, by name.
     """
@@ -110,7 +113,7 @@ class Document:
         self.path: Path | None = source.path
         self.name = Path(source.name).stem
         self.about = ""
-        self.inputs: dict[str, tuple[Span, InputPart]] = {}
+        self.inputs: dict[str, tuple[Span, InputPart | None]] = {}
         self.entries: dict[str, Entry] = {}
         self.outputs: dict[str, Value] = {}
         self.output_keys: dict[str, Span] = {}
@@ -142,7 +145,7 @@ def document(source: Source) -> Document:
         )
     version = root.data.get("sgd")
     if version is not None and (version.data != VERSION or isinstance(version.data, bool)):
-        message = f"language version {version.data} is not known to this sgd, which reads version {VERSION}"
+        message = f"language version {_shown(version)} is not known to this sgd, which reads version {VERSION}"
         help = "write `sgd: 1`, or install the sgd that the file was written for"
         raise Problems([*result.problems, Diagnostic("version", message, version.span, help=help)])
     file = _part(FilePart, root, "the file", result.problems)
@@ -154,23 +157,34 @@ def document(source: Source) -> Document:
         key = root.data["inputs"].keys[name]
         if _named(name, key, "an input", result.problems):
             part = _part(InputPart, value, f"input `{name}`", result.problems)
-            if isinstance(part, InputPart):
-                result.inputs[name] = (key, part)
+            result.inputs[name] = (key, part if isinstance(part, InputPart) else None)
     result.entries = _body(root.data.get("nodes"), result.problems)
     outputs = root.data.get("outputs")
-    result.outputs = _entries(outputs)
-    result.output_keys = outputs.keys if outputs is not None else {}
+    for name, value in _entries(outputs).items():
+        assert outputs is not None
+        if _identifier(name, outputs.keys[name], "an output", result.problems):
+            result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
     return result
+
+
+def _shown(value: Value) -> str:
+    return f'"{value.data}"' if isinstance(value.data, str) else str(value.plain())
 
 
 def _entries(value: Value | None) -> dict[str, Value]:
     return value.data if value is not None and value.is_map else {}
 
 
-def _named(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
+def _identifier(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
     if not NAME.fullmatch(name):
-        help = "use letters, digits and underscores"
+        help = "a name is letters from a to z, digits and underscores, and does not begin with a digit"
         problems.append(Diagnostic("bad-value", f"`{name}` cannot be the name of {what}", span, help=help))
+        return False
+    return True
+
+
+def _named(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
+    if not _identifier(name, span, what, problems):
         return False
     if name in RESERVED:
         problems.append(Diagnostic("shadowed-name", f"`{name}` is taken: ${{{name}}} is {RESERVED[name]}", span))
@@ -188,15 +202,18 @@ def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
         is_loop = entry.is_map and bool({"for", "body", "carry", "yield"} & set(entry.data))
         what = f"loop `{name}`" if is_loop else f"node `{name}`"
         part = _part(LoopPart if is_loop else NodePart, entry, what, problems)
-        if isinstance(part, NodePart):
-            result[name] = Entry(name, key, part)
-        elif isinstance(part, LoopPart):
+        if isinstance(part, LoopPart):
             for kind, names in (("a loop variable", part.for_), ("carried state", part.carry)):
                 for variable, span in names.keys.items() if names is not None else ():
                     _named(variable, span, kind, problems)
+            for variable, span in part.yield_.keys.items() if part.yield_ is not None else ():
+                if part.carry is None or variable not in part.carry.data:
+                    _identifier(variable, span, "what a loop yields", problems)
             if not part.for_.data:
                 problems.append(Diagnostic("bad-value", "`for` names no loop variable", part.for_.span))
             result[name] = Entry(name, key, part, _body(part.body, problems))
+        else:
+            result[name] = Entry(name, key, part if isinstance(part, NodePart) else None)
     return result
 
 
@@ -216,11 +233,23 @@ def _part(model: type[Part], value: Value, what: str, problems: list[Diagnostic]
         for issue in error.errors():
             key = str(issue["loc"][0])
             if issue["type"] == "missing":
-                problems.append(Diagnostic("missing-key", f"{what} needs a key `{key}`", value.span))
+                message = f"{what} needs a key `{key}`"
+                problems.append(Diagnostic("missing-key", message, value.span, help=NEEDED.get(key)))
             else:
                 entry = value.data[key]
-                problems.append(Diagnostic("bad-value", f"`{key}` of {what} {issue['msg']}", entry.span))
+                message = f"`{key}` of {what} {issue['msg']}"
+                empty = "it is empty: write its value, or leave the key out" if entry.data is None else None
+                problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
         return None
+
+
+NEEDED = {
+    "sgd": f"begin the file with `sgd: {VERSION}`, the version of the language",
+    "nodes": "`nodes:` names the nodes and what they use",
+    "uses": "`uses:` names a node type or another file; a loop has `for` and `body` instead",
+    "for": "a loop has `for: {name: $list}` and `body`",
+    "body": "a loop has `for: {name: $list}` and `body`",
+}
 
 
 Kind = Literal["composite", "library", "node"]
@@ -228,6 +257,8 @@ Kind = Literal["composite", "library", "node"]
 
 def kind_of(uses: str) -> Kind:
     """Whether `uses` names a file, a workflow of an installed library, or a node type."""
+    if re.match(r"[A-Za-z][\w-]+:", uses):
+        return "library"
     if uses.startswith(("./", "../", "/")) or uses.endswith((".yaml", ".yml")):
         return "composite"
-    return "library" if ":" in uses else "node"
+    return "node"

@@ -17,7 +17,7 @@ from .events import Observer, Observers
 from .execute import Executor
 from .ir import Call, Loop
 from .observers.profile import described
-from .plan import CallStep, Plan
+from .plan import CallStep, Plan, after_effects
 from .run import runtimes
 
 TURNS = 2
@@ -112,7 +112,7 @@ def estimate(
                 take = stack.enter_context(planning.meter(context)).take
         counter = Counter(take)
         context.observer = counter
-        Executor(plan, context, counter, turns=TURNS, substitutes=substitutes, skip_effects=True).execute()
+        Executor(plan, context, counter, turns=TURNS, substitutes=substitutes, skip=after_effects(plan)).execute()
     peak = counter.peak
     return {
         "workflow": plan.name,

@@ -65,24 +65,42 @@ class Observer:
 class Observers(Observer):
     """Passes everything on to several observers.
 
-    Only observers that override a method are called for it, so that a plan with few listeners costs little.
+    Only observers that override a method are called for it, so that a plan with few listeners costs little. One
+    that raises does not end the run: it hears no more, and the others hear a warning.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = list(observers)
+        # A group answers every method in its instance, not in its class: take its members.
+        self.observers: list[Observer] = [
+            m for o in observers for m in (o.observers if isinstance(o, Observers) else [o])
+        ]
+        self._listening: dict[str, list[Any]] = {}
         for name in (n for n in vars(Observer) if not n.startswith("_")):
-            listening = [
-                getattr(o, name) for o in self.observers if getattr(type(o), name) is not getattr(Observer, name)
-            ]
-            setattr(self, name, _tell(listening))
+            own = getattr(Observer, name)
+            listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
+            self._listening[name] = listening
+            setattr(self, name, self._tell(listening))
 
+    def close(self) -> None:
+        """From now on nobody hears anything: the run is over, though a node may still be at work."""
+        for listening in self._listening.values():
+            listening.clear()
 
-def _tell(listening: list[Any]) -> Any:
-    if len(listening) == 1:
-        return listening[0]
+    def _tell(self, listening: list[Any]) -> Any:
+        def tell(*arguments: Any) -> None:
+            failed = None
+            for listener in listening:
+                try:
+                    listener(*arguments)
+                except Exception as error:
+                    failed = [*(failed or []), (listener.__self__, error)]
+            if failed is not None:
+                self._drop(failed)
 
-    def tell(*arguments: Any) -> None:
-        for listener in listening:
-            listener(*arguments)
+        return tell
 
-    return tell
+    def _drop(self, failed: list[tuple[Observer, Exception]]) -> None:
+        for listening in self._listening.values():
+            listening[:] = [m for m in listening if all(m.__self__ is not observer for observer, _ in failed)]
+        for observer, error in failed:
+            self.warned(None, f"{type(observer).__name__} failed and hears no more: {type(error).__name__}: {error}")

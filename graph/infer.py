@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from .ir import Call, Const, Format, Graph, Index, Input, Item, Items, Loop, Ref, Source, Var
+import networkx as nx
+
+from .ir import (
+    Call,
+    Const,
+    Format,
+    Graph,
+    Index,
+    Input,
+    Item,
+    Items,
+    Loop,
+    Ref,
+    Source,
+    Var,
+    dependencies,
+    output_ports,
+)
 from .literals import literal_type
-from .ports import INT, STR, UNKNOWN, Type, accepts, join, list_of
+from .ports import INT, STR, UNKNOWN, Type, accepts, join, list_of, show
 
 
 class Types:
@@ -15,6 +32,37 @@ class Types:
         self.items: dict[str, Item] = {item.id: item for item, _ in graph.walk()}
         self._of: dict[Source, Type] = {}
         self._active: set[Source] = set()
+        self._orders: dict[int, nx.DiGraph[str]] = {}
+        self.suggestions = 0
+        self._fill(graph)
+
+    def order(self, level: Graph) -> nx.DiGraph[str]:
+        """The dependencies of one level of the graph."""
+        if id(level) not in self._orders:
+            self._orders[id(level)] = dependencies(level)
+        return self._orders[id(level)]
+
+    def _fill(self, level: Graph) -> None:
+        """Find all types in the order of work, so that no question has to go down a long chain of nodes."""
+        order = self.order(level)
+        if not nx.is_directed_acyclic_graph(order):
+            return
+        for name in nx.topological_sort(order):
+            item = level.items[name]
+            if isinstance(item, Loop):
+                for variable in (*item.over, *item.carry):
+                    self.of(Var(name, variable))
+                self._fill(item.body)
+            for port in output_ports(item):
+                self.of(Ref(name, port))
+
+    def text(self, source: Source) -> str:
+        """A source in words, where the text of the file is not at hand."""
+        if isinstance(source, Const):
+            return show(source.value)
+        if isinstance(source, Ref):
+            return f"${source.node.rsplit('.', 1)[-1]}"
+        return f"${source.name}" if isinstance(source, Input | Var) else "it"
 
     def of(self, source: Source) -> Type:
         """The type of a source."""

@@ -68,9 +68,10 @@ class Format:
 
 @dataclass(frozen=True)
 class Items:
-    """A list written in a file, some of whose items are references."""
+    """A list written in a file, some of whose items are references. `spans` says where the items stand."""
 
     items: tuple[Source, ...]
+    spans: tuple[Span, ...] = field(default=(), compare=False)
 
 
 Source = Const | Ref | Input | Var | Index | Format | Items
@@ -164,7 +165,7 @@ class Graph:
     inputs: Mapping[str, Declared] = field(default_factory=dict)
     constraints: tuple[Constraint, ...] = ()
     name: str = ""
-    composites: tuple[tuple[str, str], ...] = ()
+    composites: tuple[tuple[str, str, Span], ...] = ()
 
     def walk(self) -> Iterator[tuple[Item, tuple[Loop, ...]]]:
         """Every item with the loops around it, outermost first; loops before what is in them."""
@@ -234,7 +235,7 @@ def rewrite_source(source: Source, change: Callable[[Source], Source]) -> Source
         parts = tuple(p if isinstance(p, str) else rewrite_source(p, change) for p in source.parts)
         return change(replace(source, parts=parts))
     if isinstance(source, Items):
-        return change(Items(tuple(rewrite_source(p, change) for p in source.items)))
+        return change(replace(source, items=tuple(rewrite_source(p, change) for p in source.items)))
     return change(source)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from .document import InputPart
 from .ir import Const, Declared
 from .ports import PLAIN, Port, Type, from_name, list_of, misfit, show, type_of
-from .source import Diagnostic, Problems, Source, Span, Value, did_you_mean, parse, scalar
+from .source import Diagnostic, Problems, Source, Span, did_you_mean
+from .tree import Value, parse, scalar
 
 REFERENCE = re.compile(r"\$([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?", re.ASCII)
 TOKEN = re.compile(r"\$\$|\$\{([^}]*)\}|\$(?=[A-Za-z_{])", re.ASCII)
@@ -36,17 +37,28 @@ def read_text(text: str, type: Type) -> Any:
     if type.kind == "list":
         assert type.item is not None
         if text.lstrip().startswith("["):
+            source = Source("<text>", None, text)
             try:
-                value, problems = parse(Source("<text>", None, text))
+                value, problems = parse(source)
             except Problems:
-                return text
-            return value.plain() if value is not None and not problems else text
+                value, problems = None, []
+            if value is not None and value.is_list and not problems:
+                return [_entry(v, type.item, source) for v in value.data]
+        elif type.item.kind not in ("str", "path") and scalar(text) is None:
+            return None
         return [read_text(text, type.item)]
     if type.kind in ("str", "path", "unknown"):
         return text
     if type.kind == "enum" and text in type.choices:
         return text
     return scalar(text)
+
+
+def _entry(value: Value, type: Type, source: Source) -> Any:
+    """An entry of a list on the command line: `1` is text where the list is one of strings."""
+    if type.kind not in ("str", "path") or isinstance(value.data, str | list | dict):
+        return value.plain()
+    return source.lines[value.span.line - 1][value.span.column - 1 : value.span.end_column - 1]
 
 
 def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | str:
@@ -70,6 +82,8 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
         if token[0] == "$$":
             literal += "$"
         elif token[0] == "$":
+            if re.fullmatch(r"\$[\w.-]+", text):
+                raise ValueError(f"`{text}` is no reference: that is $name or $name.port, in letters, digits and _")
             word = re.match(r"\$\{?(\w*)", text[token.start() :])
             name = word[1] if word else ""
             raise ValueError(f"write ${{{name}}} to insert `{name}` into a longer string, or $$ for a dollar sign")
@@ -83,10 +97,16 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
 
 
 def unescape(value: Value) -> Any:
-    """A literal without references as plain data, `$$` read as `$`."""
+    """A literal as plain data, `$$` read as `$`.
+
+    Raises:
+        ValueError: If it is, or contains, a reference.
+    """
     if isinstance(value.data, str):
         result = split(value.data)
-        return result if isinstance(result, str) else value.data
+        if not isinstance(result, str):
+            raise ValueError(f"{show(value.data)} refers to something, and only a value can stand here ($$ for a $)")
+        return result
     if isinstance(value.data, list):
         return [unescape(v) for v in value.data]
     return value.plain()
@@ -121,8 +141,15 @@ def normalise(type: Type, value: Any) -> Any:
         assert type.item is not None
         return [normalise(type.item, v) for v in (value if isinstance(value, list | tuple) else [value])]
     if type.kind == "float" and isinstance(value, int):
-        return float(value)
-    return value
+        return _float(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.inf if number > 0 else -math.inf
 
 
 def declare(
@@ -156,7 +183,7 @@ def declare(
             report(Diagnostic("bad-value", f"`{part.type.data}` is no type", part.type.span, help=help))
             return None
         type = found
-    low, high = (None if b is None else float(b.data) for b in (part.min, part.max))
+    low, high = (None if b is None else _float(b.data) for b in (part.min, part.max))
     numeric = type.item if type.kind == "list" and type.item else type
     for bound, value in (("min", part.min), ("max", part.max)):
         if value is not None and numeric.kind not in ("int", "float"):
@@ -167,12 +194,17 @@ def declare(
     about = part.about.data if part.about is not None else ""
     default = None
     if part.default is not None:
-        default = Const(unescape(part.default) if not type.is_port else part.default.plain(), base)
+        try:
+            default = Const(unescape(part.default), base)
+        except ValueError as error:
+            report(Diagnostic("bad-value", f"default of input `{name}`: {error}", part.default.span))
+            default = Const(None, base)
         if default.value is not None:
             draft = Declared(name, type, False, None, low, high)
             problem = problem_with(draft, default.value)
             if problem is not None:
                 report(Diagnostic("bad-value", f"default of input `{name}`: {problem}", part.default.span))
+                default = Const(None, base)
             else:
                 default = Const(normalise(type, default.value), base)
     return Declared(name, type, part.default is None, default, low, high, about, key)

@@ -176,6 +176,8 @@ class NodeType:
     reads: Callable[..., Mapping[str, Iterable[str]]] | None = None
     describe: Callable[..., Any] | None = None
     check: Callable[..., Iterable[Problem]] | None = None
+    renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None
+    notes: Callable[[], Mapping[str, str]] | None = None
     library: str = field(default="", compare=False)
 
     @property
@@ -201,6 +203,8 @@ def node(
     reads: Callable[..., Mapping[str, Iterable[str]]] | None = None,
     describe: Callable[..., Any] | None = None,
     check: Callable[..., Iterable[Problem]] | None = None,
+    renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None,
+    notes: Callable[[], Mapping[str, str]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a node type of a typed function.
 
@@ -212,6 +216,9 @@ def node(
         describe: `describe(**known)`: a plain description of each output (a mapping by port if there are
             several) from descriptions and literals of the inputs, as far as they are known. Without heavy imports.
         check: `check(**known)`: problems that can be told from the same. Without heavy imports.
+        renames: `renames(**known) -> {parameter: {part: name}}`: what parts of the output are called in a parameter
+            that is passed on (`Passes`), where that is another name. Parts that are left out keep theirs.
+        notes: `notes()`: what this machine has for the node, by name, for `sgd nodes NAME`. Without heavy imports.
 
     Raises:
         TypeError: If the signature is not one of a node.
@@ -256,6 +263,8 @@ def node(
             reads,
             describe,
             check,
+            renames,
+            notes,
         )
         return function
 
@@ -269,7 +278,8 @@ def _input(node_name: str, parameter: inspect.Parameter, hint: Any, docs: Mappin
         raise TypeError(f"{node_name}: parameter {parameter.name}: {error}") from None
     required = parameter.default is parameter.empty
     reads = next((e.parts for e in read.extras if isinstance(e, Reads)), None)
-    role = next((e.role for e in read.extras if isinstance(e, PathRole)), "read" if read.type.kind == "path" else None)
+    item = read.type.item or read.type
+    role = next((e.role for e in read.extras if isinstance(e, PathRole)), "read" if item.kind == "path" else None)
     return Input(
         parameter.name,
         hint,

@@ -89,7 +89,7 @@ def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
     def anchor(id: str) -> str:
         item = items[id]
-        while isinstance(item, Loop):
+        while isinstance(item, Loop) and item.body.items:
             item = next(iter(item.body.items.values()))
         return item.id
 
@@ -99,6 +99,8 @@ def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
         for item in graph.items.values():
             if isinstance(item, Loop):
                 lines.append(f'{indent}subgraph "cluster_{item.id}" {{ label="{item.id}";')
+                if not item.body.items:
+                    lines.append(f'{indent}  "{item.id}" [label="empty"];')
                 level(item.body, indent + "  ")
                 lines.append(f"{indent}}}")
             else:
@@ -121,7 +123,8 @@ def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def _id(path: str) -> str:
-    return path.replace(".", "__")
+    """An id that is a word of its own: `end` and `style` mean something in Mermaid, and `a__b` may be a node."""
+    return "n_" + path.replace("__", "_u_u").replace(".", "__")
 
 
 def _shade(share: float) -> str:
@@ -132,7 +135,7 @@ def _shade(share: float) -> str:
 
 def times_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Seconds per node from a run's record."""
-    return {row["name"]: row["seconds"] for row in record["nodes"] if row["calls"]}
+    return {row["name"]: float(row["seconds"]) for row in record["nodes"] if row["calls"]}
 
 
 FORMATS = {"text": text, "mermaid": mermaid, "dot": dot}

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .ir import Arg, Call, Const, Declared, Loop, Ref, Var
+from .ir import Arg, Call, Const, Declared, Loop, Ref, Var, edges, output_ports
 
 Value = Ref | Var
 
@@ -118,3 +118,26 @@ def _source(arg: Arg) -> str:
         if isinstance(arg.source, Const) and isinstance(arg.source.value, list)
         else "…"
     )
+
+
+def after_effects(plan: Plan) -> frozenset[str]:
+    """Calls with effects, and those that read what these return, through loops too."""
+    skipped: set[str] = set()
+    unknown: set[Ref | Var] = set()
+    before = -1
+    while before != len(unknown) + len(skipped):
+        before = len(unknown) + len(skipped)
+        for step, _ in plan.walk():
+            if isinstance(step, CallStep):
+                if step.call.type.effect or unknown.intersection(edges(step.call.sources)):
+                    skipped.add(step.call.id)
+                    unknown.update(Ref(step.call.id, port) for port in output_ports(step.call))
+            elif isinstance(step, LoopStep):
+                loop = step.loop
+                for name, arg in (*loop.over.items(), *loop.carry.items()):
+                    if unknown.intersection(edges([arg])):
+                        unknown.add(Var(loop.id, name))
+                for name, arg in loop.body.outputs.items():
+                    if unknown.intersection(edges([arg])):
+                        unknown.update([Ref(loop.id, name), *([Var(loop.id, name)] if loop.carry else [])])
+    return frozenset(skipped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -24,7 +25,7 @@ class Port:
 
     `item` is the port type that a loop over the value yields; a class that sets it has `__len__` and
     `__iter__`. `partial` says that readers may read named parts of a value (`Reads`); a class whose parts
-    have to be brought in defines `acquire(part)`, `prefetch(part)` and `release(part)`.
+    have to be brought in defines `parts()`, `acquire(part, run)`, `prefetch(part, run)` and `release(part)`.
     """
 
     item: ClassVar[type[Port] | None] = None
@@ -203,6 +204,10 @@ def join(members: Iterable[Type]) -> Type:
 
 def misfit(type: Type, value: Any) -> str | None:
     """Why the literal `value` is not of `type`, in words, or None if it is."""
+    if isinstance(value, dict):
+        return "a mapping is not a value"
+    if type.kind == "var":
+        return None
     if type.is_port:
         return f"{type} comes from a node: write a reference such as `$name`"
     if type.kind == "list":
@@ -216,6 +221,8 @@ def misfit(type: Type, value: Any) -> str | None:
         if isinstance(value, bool) or value not in type.choices:
             return f"{show(value)} is none of {', '.join(show(c) for c in type.choices)}"
         return None
+    if type.kind == "float" and isinstance(value, int) and abs(value) > sys.float_info.max:
+        return f"{show(value)} is too large for a number"
     if accepts(type, type_of(value)) and value is not None:
         return None
     return f"{show(value)} is not {ARTICLE[type.kind]}"
@@ -232,9 +239,21 @@ ARTICLE = {
 }
 
 
+def plain(value: Any) -> Any:
+    """A parameter's default as data: what would be written in a file."""
+    if isinstance(value, list | tuple):
+        return [plain(entry) for entry in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value
+
+
 def show(value: Any) -> str:
     """A literal as it would be written in a file, shortened."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    text = f'"{value}"' if isinstance(value, str) else str(value)
+    if isinstance(value, list | tuple):
+        text = f"[{', '.join(map(show, value))}]"
+    else:
+        text = f'"{value}"' if isinstance(value, str | Path) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -7,11 +7,13 @@ import math
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from .arguments import facts_of
 from .events import Observer
 from .ir import Call
 from .node import Run
@@ -82,11 +84,13 @@ class Recorder(Observer):
             "peak_bytes": self.profile.peak_bytes,
             "nodes": node_rows(plan, rows, seconds),
             "steps": self.turns.turns,
-            **{f"{kind}s": entries for kind, entries in self.events.items()},
+            "gates": [],
             "outputs": {name: plain_output(value, run) for name, value in outputs.items()},
             "warnings": [*plan.warnings, *self.warnings],
         }
-        found.setdefault("gates", [])
+        for kind, entries in self.events.items():
+            # What libraries call their events must not replace what the record says itself.
+            found[f"{kind}s" if f"{kind}s" not in found or kind == "gate" else f"{kind}_events"] = entries
         if error is not None:
             found["error"] = error
         return clean(found)
@@ -101,8 +105,9 @@ def environment(device: str) -> dict[str, Any]:
         except PackageNotFoundError:
             found[library] = None
     torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda") and torch.cuda.is_available():
-        found["device"] = torch.cuda.get_device_name()
+    if torch is not None and device.startswith("cuda"):
+        with suppress(Exception):  # interrupted while it was imported, or out of order
+            found["device"] = torch.cuda.get_device_name()
     return found
 
 
@@ -140,22 +145,22 @@ def plain_output(value: Any, run: Run) -> Any:
     """A workflow output in the record: files as paths below the output folder, other values as their facts."""
     if isinstance(value, list | tuple):
         return [plain_output(v, run) for v in value]
-    if isinstance(value, Port):
-        facts = value.facts()
-        path = facts.get("path")
-        if path is not None:
-            out = getattr(run, "out", None)
-            inside = out is not None and Path(path).is_relative_to(out.resolve())
-            return str(Path(path).relative_to(out.resolve())) if inside and out is not None else path
-        return {"type": type(value).__name__, **facts}
-    return value
+    facts = facts_of(value)
+    path = value if isinstance(value, Path) else facts.get("path")
+    if path is not None:
+        out = getattr(run, "out", None)
+        root = out.resolve() if out is not None else None
+        return str(Path(path).relative_to(root)) if root is not None and Path(path).is_relative_to(root) else str(path)
+    return {"type": type(value).__name__, **facts} if isinstance(value, Port) else value
 
 
 def clean(value: Any) -> Any:
     """The value as JSON can hold it: paths as text, numbers that are not finite as text."""
     if isinstance(value, Mapping):
         return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):
+        return sorted(map(clean, value), key=repr)
+    if isinstance(value, list | tuple):
         return [clean(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)

@@ -58,7 +58,11 @@ def indent(name: str) -> str:
 def tree(names: Iterable[str]) -> list[str]:
     """Paths sorted so that what stands in a loop or composite follows it, siblings in their given order."""
     names = list(names)
-    place = {name: n for n, name in enumerate(names)}
+    place: dict[str, int] = {}
+    for number, name in enumerate(names):
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            place.setdefault(".".join(parts[:length]), number)
 
     def key(name: str) -> tuple[int, ...]:
         parts = name.split(".")

@@ -8,17 +8,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .context import Context
+from .context import RECORD, Context
 from .events import Observer, Observers
 from .execute import Executor, Interrupted, NodeFailed
 from .ir import Const
 from .node import DoesNotFit, NodeError
+from .passes.fold import safe_name
 from .plan import Plan
 from .record import Clock, Recorder, write
 
@@ -49,21 +50,50 @@ class Result:
 
 def default_folder(name: str, base: Path = Path("outputs")) -> Path:
     """`outputs/<name>-<date>-<time>`, with a number behind it if that exists."""
-    stamp = base / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    stamp = base / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, number = stamp, 2
     while folder.exists():
         folder, number = stamp.with_name(f"{stamp.name}-{number}"), number + 1
     return folder
 
 
-def existing_outputs(plan: Plan, folder: Path) -> list[Path]:
-    """Files that the plan would write and that exist already, as far as their names are known before the run."""
-    found = [folder / "run.json"]
+def known_outputs(plan: Plan) -> list[str]:
+    """Paths that the plan would write, as far as they are known before the run."""
+    found = []
     for call in plan.calls():
-        for name, arg in call.args.items():
-            if call.type.inputs[name].path == "write" and isinstance(arg.source, Const) and arg.source.value:
-                found.append(folder / str(arg.source.value))
-    return [path for path in found if path.exists()]
+        for name, parameter in call.type.inputs.items():
+            if parameter.path == "write":
+                arg = call.args.get(name)
+                value = (
+                    parameter.default if arg is None else arg.source.value if isinstance(arg.source, Const) else None
+                )
+                if value is not None:
+                    found.append(str(value))
+    return found
+
+
+def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
+    """Make the output folder, if everything that the plan is known to write can go there.
+
+    Raises:
+        NodeError: If a file exists, would lie outside the folder or be written twice, or there can be no folder.
+    """
+    context = Context(folder, Observer(), overwrite=overwrite)
+    if not overwrite and (folder / RECORD).exists():
+        raise NodeError(f"{folder / RECORD} exists", help="pass --overwrite, or another --out")
+    seen: set[Path] = set()
+    for path in known_outputs(plan):
+        target = context.check(path)
+        if target in seen:
+            raise NodeError(f"{path} would be written twice", help="give each node that writes its own path")
+        seen.add(target)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".{RECORD}.part"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise NodeError(f"cannot write to {folder}: {error.strerror}", help="choose another --out") from error
 
 
 @contextmanager
@@ -99,53 +129,88 @@ def run(
         clock: When the process started and what went before, if the caller measured that.
 
     Raises:
-        NodeError: If the plan would write over files that exist.
+        NodeError: If the plan cannot write where it would: see `prepare_folder`. Nothing has run then.
     """
     folder = Path(out) if out is not None else default_folder(plan.name)
-    if not overwrite and (existing := existing_outputs(plan, folder)):
-        raise NodeError(f"{existing[0]} exists", help="pass --overwrite, or another --out")
+    prepare_folder(plan, folder, overwrite)
     clock = clock or Clock(time.time())
     recorder = Recorder()
     observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
     context = Context(folder, observer, device, options, overwrite)
-    stop, done = threading.Event(), threading.Event()
-    found: dict[str, Any] = {}
-
-    def work() -> None:
+    worker = Worker(plan, context, observer, clock)
+    interrupted = worker.wait()
+    while True:
+        # Nothing may keep the record from being written, not even a second interrupt.
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            began = time.time()
-            with runtimes(plan, context):
-                clock.import_seconds += time.time() - began
-                observer.run_started(plan, context)
-                found["outputs"] = Executor(plan, context, observer, stop).execute()
-        except BaseException as error:
-            found["error"] = error
-        finally:
-            done.set()
+            return worker.finish(recorder, interrupted)
+        except KeyboardInterrupt:
+            interrupted = True
 
-    worker = threading.Thread(target=work, name="sgd", daemon=True)
-    worker.start()
-    interrupted = False
-    try:
-        while not done.wait(0.1):
-            pass
-    except KeyboardInterrupt:
-        interrupted = True
-        stop.set()
-        done.wait(GRACE_SECONDS)
-    error = found.get("error")
-    if isinstance(error, Interrupted):
-        interrupted, error = True, None
-    status = "interrupted" if interrupted else "failed" if error is not None else "done"
-    observer.run_finished(status, error)
-    outputs = found.get("outputs", {}) if status == "done" else {}
-    text = str(error) if error is not None else None
-    record = recorder.record(plan, context, clock, time.time(), status, outputs, text)
-    written = [path for path in context.written if path.exists()]
-    if folder.is_dir():
-        write(record, folder / "run.json")
-    return Result(status, outputs, record, folder, error, not done.is_set(), written)
+
+class Worker:
+    """The thread that runs the plan, and what it found."""
+
+    def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock) -> None:
+        self.plan, self.context, self.observer, self.clock = plan, context, observer, clock
+        self.stop, self.done = threading.Event(), threading.Event()
+        self.outputs: dict[str, Any] | None = None
+        self.error: BaseException | None = None
+        self.told = False
+
+    def work(self) -> None:
+        try:
+            began = time.time()
+            with runtimes(self.plan, self.context):
+                self.clock.import_seconds += time.time() - began
+                self.observer.run_started(self.plan, self.context)
+                self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self.done.set()
+
+    def wait(self) -> bool:
+        """Run the plan to its end, or until an interrupt; whether there was one."""
+        try:
+            threading.Thread(target=self.work, name="sgd", daemon=True).start()
+            while not self.done.wait(0.1):
+                pass
+        except KeyboardInterrupt:
+            self.stop.set()
+            # A second one means that it should not even wait for this.
+            with suppress(KeyboardInterrupt):
+                self.done.wait(GRACE_SECONDS)
+            return True
+        return False
+
+    def finish(self, recorder: Recorder, interrupted: bool) -> Result:
+        """Tell the observers, write the record."""
+        stuck, error = not self.done.is_set(), self.error
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            interrupted, error = True, None
+        if error is not None:
+            status = "failed"
+        elif self.outputs is None:
+            assert interrupted, "the worker ended without outputs and without an error"
+            status = "interrupted"
+        else:
+            status = "done"
+        if not self.told:
+            self.told = True
+            self.observer.run_finished(status, error)
+        self.observer.close()
+        self.context.discard()
+        outputs = self.outputs if self.outputs is not None and status == "done" else {}
+        now, folder = time.time(), self.context.out
+        text = None if error is None else str(error) or type(error).__name__
+        record = recorder.record(self.plan, self.context, self.clock, now, status, outputs, text)
+        try:
+            write(record, folder / RECORD)
+        except OSError as problem:
+            if status == "done":
+                status, error = "failed", NodeError(f"{folder / RECORD} cannot be written: {problem.strerror}")
+        written = [path for path in self.context.written if path.exists()]
+        return Result(status, outputs, record, folder, error, stuck, written)
 
 
 def does_not_fit(error: BaseException | None) -> bool:

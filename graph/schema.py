@@ -10,11 +10,11 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from .document import NAME, RESERVED, VERSION
 from .library import Library
 from .node import Input, NodeType
-from .ports import PLAIN, Type
+from .ports import PLAIN, Type, plain
 
 REFERENCE = {
     "type": "string",
-    "pattern": r"^\$[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$",
+    "pattern": rf"^\${NAME.pattern}(\.{NAME.pattern})?$",
     "description": "A reference: $name or $name.port",
 }
 INTERPOLATED = {"type": "string", "pattern": r"\$", "description": "A string with ${name} in it"}
@@ -64,7 +64,7 @@ def schema(library: Library) -> dict[str, Any]:
                 "for": {"type": "object", "minProperties": 1, "propertyNames": NAMES},
                 "carry": {"type": "object", "propertyNames": NAMES},
                 "body": {"$ref": "#/definitions/entries"},
-                "yield": {"type": "object"},
+                "yield": {"type": "object", "propertyNames": {"pattern": f"^{NAME.pattern}$"}},
                 "about": {"type": "string"},
             },
             "additionalProperties": False,
@@ -92,7 +92,11 @@ def schema(library: Library) -> dict[str, Any]:
                 "additionalProperties": {"$ref": "#/definitions/input"},
             },
             "nodes": {"$ref": "#/definitions/entries"},
-            "outputs": {"type": "object", "additionalProperties": REFERENCE},
+            "outputs": {
+                "type": "object",
+                "propertyNames": {"pattern": f"^{NAME.pattern}$"},
+                "additionalProperties": REFERENCE,
+            },
         },
         "additionalProperties": False,
         "definitions": definitions,
@@ -138,12 +142,15 @@ def node(type: NodeType) -> dict[str, Any]:
 def parameter(parameter: Input) -> dict[str, Any]:
     """A parameter: a literal of its type, a reference, or for plain types a string with names in it."""
     about = {"description": parameter.doc} if parameter.doc else {}
+    if parameter.type.kind == "var":
+        literal = {"type": ["string", "number", "boolean"]}
+        return {**about, "anyOf": [REFERENCE, literal], "description": _what(parameter)}
     if parameter.is_port:
         many = [{"type": "array", "items": REFERENCE}] if parameter.type.kind == "list" else []
         null = [] if parameter.required else [{"type": "null"}]
         return {**about, "anyOf": [REFERENCE, *many, *null], "description": _what(parameter)}
     null = [] if parameter.required and not parameter.optional else [{"type": "null"}]
-    default = {} if parameter.required or parameter.default is None else {"default": _plain(parameter.default)}
+    default = {} if parameter.required or parameter.default is None else {"default": plain(parameter.default)}
     return {
         **about,
         **default,
@@ -153,10 +160,6 @@ def parameter(parameter: Input) -> dict[str, Any]:
 
 def _what(parameter: Input) -> str:
     return f"{parameter.type}: {parameter.doc}" if parameter.doc else str(parameter.type)
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else getattr(value, "value", value)
 
 
 def _literals(type: Type, annotation: Any) -> list[dict[str, Any]]:
@@ -169,11 +172,11 @@ def _literals(type: Type, annotation: Any) -> list[dict[str, Any]]:
         return [{"enum": list(type.choices)}]
     kinds = {"str": "string", "path": "string", "int": "integer", "float": "number", "bool": "boolean"}
     found: dict[str, Any] = {"type": kinds[type.kind]} if type.kind in kinds else {}
-    bounds = _bounds(annotation) if annotation is not None and type.kind in ("int", "float") else {}
-    return [{**found, **bounds}]
+    limits = bounds(annotation) if annotation is not None and type.kind in ("int", "float") else {}
+    return [{**found, **limits}]
 
 
-def _bounds(annotation: Any) -> dict[str, Any]:
+def bounds(annotation: Any) -> dict[str, Any]:
     """What pydantic says of a number's bounds."""
     try:
         found = TypeAdapter(annotation).json_schema()

@@ -6,8 +6,9 @@ from typing import Any
 
 from .library import Library
 from .node import Input, NodeType
-from .ports import show
+from .ports import plain, show
 from .report import columns
+from .schema import bounds
 
 
 def listing(library: Library) -> str:
@@ -21,11 +22,11 @@ def _signature(type: NodeType) -> str:
 
 
 def details(type: NodeType) -> str:
-    """One node type: ports, parameters, defaults, documentation, where it is defined."""
+    """One node type: ports, parameters, defaults, documentation, where it is defined, what this machine has for it."""
     lines = [f"{type.name}  (version {type.version}, {type.library}, {type.location})", "", type.summary]
     ports = [i for i in type.inputs.values() if i.is_port]
-    plain = [i for i in type.inputs.values() if not i.is_port]
-    for title, inputs in (("Ports", ports), ("Parameters", plain)):
+    parameters = [i for i in type.inputs.values() if not i.is_port]
+    for title, inputs in (("Ports", ports), ("Parameters", parameters)):
         if inputs:
             lines += ["", f"{title}:"]
             for entry in inputs:
@@ -34,23 +35,19 @@ def details(type: NodeType) -> str:
         lines += ["", "Outputs:"]
         for output in type.outputs:
             lines.append(f"  {output.name}: {output.type}" + (f"  {output.doc}" if output.doc else ""))
+    if type.notes is not None:
+        lines += ["", "On this machine:", *columns([[f"  {name}", text] for name, text in type.notes().items()])]
     body = _body(type.doc)
     return "\n".join(lines + (["", body] if body else []))
 
 
 def _input(entry: Input) -> list[str]:
-    default = "required" if entry.required else f"default {show(_plain(entry.default))}"
+    default = "required" if entry.required else f"default {show(plain(entry.default))}"
     head = f"  {entry.name}: {entry.type}, {default}{_bounds(entry)}"
     return [head, *([f"      {entry.doc}"] if entry.doc else [])]
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else getattr(value, "value", value)
-
-
 def _bounds(entry: Input) -> str:
-    from .schema import _bounds as bounds
-
     words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "above", "exclusiveMaximum": "below"}
     if entry.type.kind not in ("int", "float"):
         return ""
@@ -83,7 +80,7 @@ def as_json(type: NodeType) -> dict[str, Any]:
                 "name": i.name,
                 "type": str(i.type),
                 "required": i.required,
-                "default": None if i.required else _plain(i.default),
+                "default": None if i.required else plain(i.default),
                 "port": i.is_port,
                 "about": i.doc,
             }

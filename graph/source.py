@@ -1,25 +1,19 @@
-"""Text with positions: spans, diagnostics with code frames, and a YAML 1.2 tree in which every value knows its place.
-
-PyYAML supplies the event stream; the tree is ours, because a workflow file is data (no tags, no merge keys, no
-Python objects), its scalars follow YAML 1.2, and every problem in it must be reported with its position.
-"""
+"""Text with positions: spans, diagnostics with code frames, did-you-mean."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 50
-MAX_VALUES = 50_000
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# The line breaks of YAML, not those of str.splitlines (form feeds, separators).
+BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -95,22 +89,35 @@ class Source:
     lines: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        # The line breaks of YAML, not those of str.splitlines (form feeds, separators).
-        self.lines = re.split(r"\r\n|\r|\n|\x85|\u2028|\u2029", self.text)
+        self.lines = BREAK.split(self.text)
 
-    def frame(self, span: Span, label: str = "") -> list[str]:
-        """The line a span begins in, with a caret line under it. Tabs count as one column."""
+    def frame(self, span: Span, label: str = "", digits: int = 1) -> list[str]:
+        """The line a span begins in, its number `digits` wide, and carets under it. Tabs count as one column."""
         line = self.lines[span.line - 1] if 0 < span.line <= len(self.lines) else ""
         start = span.column - 1
         end = span.end_column - 1 if span.end_line == span.line else len(line.rstrip())
-        shown, caret = line.replace("\t", " "), "^" * max(1, end - start)
+        end = max(end, start + 1)
+        shown = printable(line.replace("\t", " "))
         if len(shown) > 160:
             cut = max(0, min(start - 60, len(shown) - 160))
-            shown, start = ("…" if cut else "") + shown[cut : cut + 160] + "…", start - cut + bool(cut)
-            caret = caret[: max(1, 161 - start)]
-        gutter = " " * len(str(span.line))
-        under = f"{gutter} | {' ' * start}{caret}"
-        return [f"{gutter} |", f"{span.line} | {shown}".rstrip(), f"{under} {label}" if label else under]
+            more = cut + 160 < len(shown)
+            shown = ("…" if cut else "") + shown[cut : cut + 160] + ("…" if more else "")
+            start, end = start - cut + bool(cut), min(end - cut + bool(cut), len(shown))
+        caret = "^" * max(1, width(shown[start:end]))
+        gutter = " " * digits
+        under = f"{gutter} | {' ' * width(shown[:start])}{' ' * (start - len(shown))}{caret}"
+        return [f"{gutter} |", f"{span.line:<{digits}} | {shown}".rstrip(), f"{under} {label}" if label else under]
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes: wide characters two, combining ones none."""
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
+    return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
+
+
+def printable(text: str) -> str:
+    """Text without what would move the cursor or colour the screen; a file must not talk to the terminal."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)
 
 
 def read(path: Path, name: str | None = None) -> Source:
@@ -145,17 +152,17 @@ def render(diagnostics: Iterable[Diagnostic], sources: dict[str, Source]) -> str
 
 
 def _render(d: Diagnostic, sources: dict[str, Source]) -> Iterator[str]:
-    yield f"{d.severity}[{d.code}]: {d.message}"
-    gutter = ""
-    places = [(d.span, d.label)] if d.span else []
-    for number, (span, label) in enumerate(places + [(r.span, r.message) for r in d.related]):
+    yield f"{d.severity}[{d.code}]: {printable(d.message)}"
+    places = ([(d.span, d.label)] if d.span else []) + [(r.span, r.message) for r in d.related]
+    digits = max((len(str(span.line)) for span, _ in places), default=0)
+    gutter = " " * digits
+    for number, (span, label) in enumerate(places):
         source = sources.get(span.file)
-        gutter = " " * len(str(span.line))
-        yield f"{gutter}{'-->' if number == 0 else ':::'} {span.file}:{span.line}:{span.column}"
+        yield f"{gutter}{'-->' if number == 0 else ':::'} {printable(span.file)}:{span.line}:{span.column}"
         if source is not None:
-            yield from source.frame(span, label)
+            yield from source.frame(span, printable(label), digits)
     if d.help:
-        yield f"{gutter} = help: {d.help}"
+        yield f"{gutter} = help: {printable(d.help)}"
     yield ""
 
 
@@ -170,173 +177,3 @@ def suggest(word: str, options: Iterable[str]) -> str | None:
 def did_you_mean(word: str, options: Iterable[str], quote: str = "`{}`") -> str | None:
     found = suggest(word, options)
     return f"did you mean {quote.format(found)}?" if found is not None else None
-
-
-@dataclass(frozen=True)
-class Value:
-    """A YAML value with its place: `data` is a scalar, a list of `Value`, or a dict of key to `Value`.
-
-    `keys` holds, for a mapping, where each key stands.
-    """
-
-    data: Any
-    span: Span
-    keys: dict[str, Span] = field(default_factory=dict)
-
-    @property
-    def is_map(self) -> bool:
-        return isinstance(self.data, dict)
-
-    @property
-    def is_list(self) -> bool:
-        return isinstance(self.data, list)
-
-    def plain(self) -> Any:
-        """The value without places."""
-        if isinstance(self.data, dict):
-            return {k: v.plain() for k, v in self.data.items()}
-        if isinstance(self.data, list):
-            return [v.plain() for v in self.data]
-        return self.data
-
-
-# The core schema of YAML 1.2.2, section 10.3.2.
-_NULL = re.compile(r"null|Null|NULL|~|")
-_TRUE, _FALSE = re.compile(r"true|True|TRUE"), re.compile(r"false|False|FALSE")
-_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_INF, _NAN = re.compile(r"([-+]?)\.(inf|Inf|INF)"), re.compile(r"\.(nan|NaN|NAN)")
-
-
-def scalar(text: str) -> Any:
-    """A plain scalar's value by YAML 1.2: `1e-3` is a number, `on` and `no` are strings."""
-    if _NULL.fullmatch(text):
-        return None
-    if _TRUE.fullmatch(text):
-        return True
-    if _FALSE.fullmatch(text):
-        return False
-    if _INT.fullmatch(text):
-        base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        # Python refuses to convert more digits than this; no parameter is that large.
-        return int(text, base) if len(text) < 400 else text
-    if _FLOAT.fullmatch(text):
-        return float(text)
-    if match := _INF.fullmatch(text):
-        return float(match[1] + "inf")
-    return float("nan") if _NAN.fullmatch(text) else text
-
-
-class _Reader:
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.problems: list[Diagnostic] = []
-        self.anchors: dict[str, tuple[Value, int]] = {}
-        self.count = 0
-        self.events = iter(yaml.parse(source.text, Loader=LOADER))
-
-    def span(self, start: Any, end: Any) -> Span:
-        return Span(self.source.name, start.line + 1, start.column + 1, end.line + 1, end.column + 1)
-
-    def fail(self, message: str, span: Span, help: str | None = None) -> None:
-        raise Problems([*self.problems, Diagnostic("yaml-syntax", message, span, help=help)])
-
-    def document(self) -> Value | None:
-        next(self.events)  # StreamStart
-        event = next(self.events)
-        if isinstance(event, yaml.StreamEndEvent):
-            return None
-        value = self.value(next(self.events), 0)
-        next(self.events)  # DocumentEnd
-        event = next(self.events)
-        if not isinstance(event, yaml.StreamEndEvent):
-            self.fail("a workflow file is one YAML document", self.span(event.start_mark, event.end_mark))
-        return value
-
-    def value(self, event: Any, depth: int) -> Value:
-        place = self.span(event.start_mark, event.end_mark)
-        before, self.count = self.count, self.count + 1
-        if depth > MAX_DEPTH:
-            self.fail(f"nested more than {MAX_DEPTH} deep", place)
-        if isinstance(event, yaml.AliasEvent):
-            if event.anchor not in self.anchors:
-                self.fail(f"alias *{event.anchor} has no anchor before it", place)
-            target, size = self.anchors[str(event.anchor)]
-            self.count += size
-            if self.count > MAX_VALUES:
-                self.fail(f"aliases expand to more than {MAX_VALUES} values", place)
-            return Value(target.data, place, target.keys)
-        if event.tag is not None and event.tag != "!":
-            self.fail(f"tag {event.tag}: a workflow file has no tags", place, "remove the tag")
-        if isinstance(event, yaml.ScalarEvent):
-            result = Value(scalar(event.value) if event.implicit[0] else event.value, place)
-        elif isinstance(event, yaml.SequenceStartEvent):
-            result = self.sequence(event, depth)
-        else:
-            result = self.mapping(event, depth)
-        if self.count > MAX_VALUES:
-            self.fail(f"more than {MAX_VALUES} values", place)
-        if event.anchor is not None:
-            self.anchors[event.anchor] = (result, self.count - before)
-        return result
-
-    def sequence(self, start: Any, depth: int) -> Value:
-        items: list[Value] = []
-        while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
-            items.append(self.value(event, depth + 1))
-        return Value(items, self.span(start.start_mark, event.end_mark))
-
-    def mapping(self, start: Any, depth: int) -> Value:
-        entries: dict[str, Value] = {}
-        keys: dict[str, Span] = {}
-        while not isinstance(event := next(self.events), yaml.MappingEndEvent):
-            key = self.value(event, depth + 1)
-            value = self.value(next(self.events), depth + 1)
-            if key.is_map or key.is_list:
-                self.problems.append(Diagnostic("yaml-syntax", "a key must be a plain name", key.span))
-                continue
-            name = key.data if isinstance(key.data, str) else self.text(key.span)
-            if name == "<<":
-                self.problems.append(Diagnostic("yaml-syntax", "merge keys (<<) are not part of YAML 1.2", key.span))
-            elif name in entries:
-                first = Related("first here", keys[name])
-                self.problems.append(
-                    Diagnostic("duplicate-key", f"key `{name}` stands twice", key.span, related=(first,))
-                )
-            else:
-                entries[name], keys[name] = value, key.span
-        return Value(entries, self.span(start.start_mark, event.end_mark), keys)
-
-    def text(self, span: Span) -> str:
-        return self.source.lines[span.line - 1][span.column - 1 : span.end_column - 1]
-
-
-def parse(source: Source) -> tuple[Value | None, list[Diagnostic]]:
-    """Parse a file into a tree of values with places, None if it is empty, and the problems that do not stop it.
-
-    Raises:
-        Problems: If the text is not YAML, or not the YAML of a workflow file.
-    """
-    try:
-        reader = _Reader(source)
-        return reader.document(), reader.problems
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        related: tuple[Related, ...] = ()
-        if error.context_mark and error.problem_mark and error.context_mark.line != error.problem_mark.line:
-            m = error.context_mark
-            place = Span(source.name, m.line + 1, m.column + 1, m.line + 1, m.column + 2)
-            related = (Related(error.context or "began here", place),)
-        message = " ".join(str(error.problem or error.context or "not YAML").split())
-        span = Span(source.name, line, column, line, column + 1)
-        raise Problems([Diagnostic("yaml-syntax", message, span, related=related)]) from None
-    except yaml.YAMLError as error:
-        message = str(getattr(error, "reason", None) or error).split("\n")[0]
-        position = getattr(error, "position", None)
-        place = None
-        if isinstance(position, int):
-            before = source.text[:position]
-            line, column = before.count("\n") + 1, position - (before.rfind("\n") + 1) + 1
-            place = Span(source.name, line, column, line, column + 1)
-        raise Problems([Diagnostic("yaml-syntax", message, place)]) from None

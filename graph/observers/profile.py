@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from ..arguments import facts_of
 from ..events import Observer
 from ..ir import Call, Loop, Ref
 from ..node import Run
@@ -16,6 +17,7 @@ from ..plan import Plan
 from ..ports import Port
 
 SAMPLE_SECONDS = 0.01
+SHORT_SECONDS = 0.001
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Profile(Observer):
         self._memory: Memory | None = None
         self._events: list[tuple[Row, Any, Any]] = []
         self._began: Any = None
+        self._running, self._started = "", 0.0
         self._cuda: Any = None
 
     def run_started(self, plan: Plan, run: Run) -> None:
@@ -62,12 +65,15 @@ class Profile(Observer):
             self._memory.close()
             self.peak_bytes = self._memory.highest or None
         if self._cuda is not None:
-            self._cuda.synchronize()
+            if status != "interrupted":  # the device may be busy for long; what it has finished is counted
+                self._cuda.synchronize()
             self.peak_bytes = max([self._cuda.max_memory_allocated(), *(r.peak_bytes or 0 for r in self.rows.values())])
             for row, start, end in self._events:
-                row.device_seconds = (row.device_seconds or 0.0) + start.elapsed_time(end) / 1000
+                if end.query():
+                    row.device_seconds = (row.device_seconds or 0.0) + start.elapsed_time(end) / 1000
 
     def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+        self._running, self._started = call.id, perf_counter()
         if self._memory is not None:
             self._memory.begin()
         if self._cuda is not None:
@@ -76,20 +82,27 @@ class Profile(Observer):
             self._began.record()
 
     def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+        self._running = ""
         row = self.rows.get(call.id)
         if row is None:
             row = self.rows[call.id] = Row(effect=call.type.effect)
             row.outputs = [described(port, value) for port, value in outputs.items()]
+        elif not row.calls:
+            row.outputs = [described(port, value) for port, value in outputs.items()]
         row.calls += 1
         row.seconds += seconds
-        self._measure(row)
+        self._measure(row, seconds)
 
     def node_failed(self, call: Call, error: BaseException) -> None:
-        self.rows.setdefault(call.id, Row(effect=call.type.effect))
+        row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
+        if self._running == call.id:
+            row.calls += 1
+            row.seconds += perf_counter() - self._started
+            self._running = ""
 
-    def _measure(self, row: Row) -> None:
+    def _measure(self, row: Row, seconds: float) -> None:
         if self._memory is not None:
-            row.peak_bytes = max(row.peak_bytes or 0, self._memory.end())
+            row.peak_bytes = max(row.peak_bytes or 0, self._memory.end(seconds))
         if self._cuda is not None:
             end = self._cuda.Event(enable_timing=True)
             end.record()
@@ -110,10 +123,9 @@ class Profile(Observer):
 def described(port: str, value: Any) -> dict[str, Any]:
     """An output as the record shows it."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], Port):
-        return {"port": port, "type": f"list[{type(value[0]).__name__}]", "count": len(value), **value[0].facts()}
-    if isinstance(value, Port):
-        return {"port": port, "type": type(value).__name__, **value.facts()}
-    return {"port": port, "type": type(value).__name__}
+        kind = f"list[{type(value[0]).__name__}]"
+        return {**facts_of(value[0]), "port": port, "type": kind, "count": len(value)}
+    return {**facts_of(value), "port": port, "type": type(value).__name__}
 
 
 class Memory:
@@ -123,7 +135,7 @@ class Memory:
         self._file = Path("/proc/self/statm")
         self._page = 4096
         self.highest = 0
-        self._window = 0
+        self._window = self._last = 0
         self._stop = threading.Event()
         if self._file.exists():
             import resource
@@ -137,6 +149,7 @@ class Memory:
             resident = int(self._file.read_bytes().split()[1]) * self._page
         except OSError:
             return 0
+        self._last = resident
         self._window = max(self._window, resident)
         self.highest = max(self.highest, resident)
         return resident
@@ -149,9 +162,14 @@ class Memory:
         """A new window begins."""
         self._window = 0
 
-    def end(self) -> int:
-        """The highest sample of the window, a new one if it was shorter than the sampling interval."""
-        return self._window or self._sample()
+    def end(self, seconds: float) -> int:
+        """The highest sample of a window of this length, with one more at its end; of a very short one, the last.
+
+        Reading a sample takes 10 µs or more, which a node of less than a millisecond is not worth.
+        """
+        if seconds > SHORT_SECONDS:
+            self._sample()
+        return self._window or self._last
 
     def close(self) -> None:
         self._stop.set()
@@ -163,15 +181,12 @@ class Turns(Observer):
     def __init__(self) -> None:
         self.turns: list[dict[str, Any]] = []
         self._current: dict[str, dict[str, Any]] = {}
-        self._loops: list[str] = []
-        self.started = perf_counter()
 
     def turn_started(self, loop: Loop, index: int, variables: Mapping[str, Any]) -> None:
         facts: dict[str, Any] = {}
         for value in variables.values():
-            if isinstance(value, Port):
-                facts.update(value.facts())
-        self._current[loop.id] = {"loop": loop.id, "turn": index, **facts}
+            facts.update(facts_of(value))
+        self._current[loop.id] = {"loop": loop.id, "turn": index, **facts} | {"loop": loop.id, "turn": index}
 
     def turn_finished(self, loop: Loop, index: int, seconds: float) -> None:
         self.turns.append({**self._current.pop(loop.id), "seconds": seconds})

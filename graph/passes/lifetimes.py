@@ -19,7 +19,7 @@ def lifetimes(graph: Graph, components: Components) -> tuple[Step, ...]:
 def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Var, ...]) -> tuple[Step, ...]:
     """The steps of one level. `own`: the variables of the loop whose body this is, freed here as well."""
     ids = list(graph.items)
-    last = _last_readers(graph, own)
+    last = _last_readers(graph, own, components)
     after: dict[str, list[Value]] = {id: [] for id in ids}
     for value, reader in last.items():
         if value not in kept:
@@ -45,8 +45,11 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
     return tuple(steps)
 
 
-def _last_readers(graph: Graph, own: tuple[Var, ...]) -> dict[Value, str]:
-    """The last item to read each value made at this level; its maker, if nothing reads it."""
+def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) -> dict[Value, str]:
+    """The last item to read each value made at this level; its maker, if nothing reads it.
+
+    Who needs a component of a value reads the value, even if what it is given was made of it by another node.
+    """
     last: dict[Value, str] = {}
     local: set[Value] = set(own)
     for id, item in graph.items.items():
@@ -56,6 +59,9 @@ def _last_readers(graph: Graph, own: tuple[Var, ...]) -> dict[Value, str]:
         for leaf in used(item):
             if isinstance(leaf, Ref | Var) and leaf in local:
                 last[leaf] = id
+        for holder, _ in needed(item, components):
+            if holder in local:
+                last[holder] = id
     return last
 
 

@@ -6,16 +6,18 @@ reads are loaded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..ir import Arg, Call, Graph, Item, Loop, Ref, Source, Var, leaves
 from ..node import ALL
-from .check import known_arguments
+from .facts import known_arguments
 
 Edge = Ref | Var
 Demand = dict[Edge, frozenset[str]]
+Names = Mapping[str, str]
+"""What parts are called further back, where that is another name."""
 
 
 def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
@@ -50,11 +52,21 @@ def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[st
     return found
 
 
+def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[str, Mapping[str, Names]]:
+    """Per call that renames parts of what it passes on, what they are called in each parameter."""
+    return {
+        item.id: item.type.renames(**known_arguments(item, descriptions))
+        for item in items.values()
+        if isinstance(item, Call) and item.type.renames is not None
+    }
+
+
 def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
     """The parts read of every edge, loop variables and state included; a fixed point, since state goes round."""
     items = {item.id: item for item, _ in graph.walk()}
     demand: Demand = {}
     own = {item.id: reads(item, descriptions) for item in items.values() if isinstance(item, Call)}
+    renamed = renames(items, descriptions)
     work: list[Edge] = []
 
     def want(arg: Arg, parts: frozenset[str]) -> None:
@@ -74,46 +86,65 @@ def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
             want(call.args[name], parts)
     while work:
         edge = work.pop()
-        for arg in behind(edge, items):
-            want(arg, demand[edge])
+        for arg, names in behind(edge, items, renamed):
+            want(arg, frozenset(names.get(part, part) for part in demand[edge]))
     return demand
 
 
-def behind(edge: Source, items: Mapping[str, Item]) -> Iterator[Arg]:
-    """What an edge hands on unchanged: state and what a loop yields, and arguments a node passes on."""
+def behind(
+    edge: Source, items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+) -> Iterator[tuple[Arg, Names]]:
+    """What an edge hands on: state and what a loop yields, and arguments a node passes on, with their parts' names."""
     if isinstance(edge, Var):
         loop = items[edge.loop]
         assert isinstance(loop, Loop)
         if edge.name in loop.carry:
-            yield loop.carry[edge.name]
-            yield loop.body.outputs[edge.name]
+            yield loop.carry[edge.name], {}
+            yield loop.body.outputs[edge.name], {}
         else:
-            yield loop.over[edge.name]
+            yield loop.over[edge.name], {}
     elif isinstance(edge, Ref):
         item = items[edge.node]
         if isinstance(item, Loop):
-            yield item.body.outputs[edge.port]
+            yield item.body.outputs[edge.port], {}
             if edge.port in item.carry:
-                yield item.carry[edge.port]
+                yield item.carry[edge.port], {}
         else:
-            yield from (arg for name, arg in item.args.items() if item.type.inputs[name].passes)
+            names = renamed.get(item.id, {})
+            yield from ((arg, names.get(n, {})) for n, arg in item.args.items() if item.type.inputs[n].passes)
 
 
-def roots(arg: Arg, items: Mapping[str, Item]) -> set[Ref]:
-    """The calls' outputs that an argument's value may really be, seen through loops and nodes that pass it on."""
-    found: set[Ref] = set()
-    seen: set[Source] = set()
-    work: list[Source] = list(leaves(arg.source))
+def roots(
+    arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+) -> set[tuple[Ref, str]]:
+    """The outputs that an argument's value may really be, seen through loops and nodes that pass it on, each with
+    what the parts are called there.
+
+    What is made inside a loop that the reader is not in, it finds among what the loop yields.
+    """
+    found: set[tuple[Ref, str]] = set()
+    seen: set[tuple[Source, str, tuple[Ref, str] | None]] = set()
+    work: list[tuple[Source, str, tuple[Ref, str] | None]]
+    work = [(leaf, part, None) for leaf in leaves(arg.source) for part in parts]
     while work:
-        edge = work.pop()
-        if not isinstance(edge, Ref | Var) or edge in seen:
+        edge, part, left = work.pop()
+        if not isinstance(edge, Ref | Var) or (edge, part, left) in seen:
             continue
-        seen.add(edge)
-        further = list(behind(edge, items))
+        seen.add((edge, part, left))
+        if isinstance(edge, Ref):
+            if left is not None and not _inside(edge.node, items[left[0].node]):
+                left = None
+            if left is None and isinstance(items[edge.node], Loop):
+                left = edge, part
+        further = list(behind(edge, items, renamed))
         if not further and isinstance(edge, Ref):
-            found.add(edge)
-        work += [leaf for a in further for leaf in leaves(a.source)]
+            found.add(left or (edge, part))
+        work += [(leaf, names.get(part, part), left) for a, names in further for leaf in leaves(a.source)]
     return found
+
+
+def _inside(id: str, loop: Item) -> bool:
+    return isinstance(loop, Loop) and any(item.id == id for item, _ in loop.body.walk())
 
 
 def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
@@ -122,14 +153,18 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
     Only outputs whose port type has parts to bring in (`acquire`) count.
     """
     items = {item.id: item for item, _ in graph.walk()}
+    renamed = renames(items, descriptions)
     result: dict[str, set[tuple[Ref, str]]] = {}
     for item in items.values():
         if not isinstance(item, Call):
             continue
         for name, parts in reads(item, descriptions).items():
             type = item.type.inputs[name].type
+            while type.item is not None:
+                type = type.item
             if not hasattr(type.cls, "acquire"):
                 continue
-            for root in roots(item.args[name], items):
-                result.setdefault(item.id, set()).update((root, part) for part in parts)
+            found = roots(item.args[name], parts, items, renamed)
+            if found:
+                result.setdefault(item.id, set()).update(found)
     return result

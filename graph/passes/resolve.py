@@ -7,11 +7,11 @@ stands as `BROKEN`, so that everything else can still be checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..document import Document, Entry, LoopPart, NodePart, kind_of
+from ..document import NAME, Document, Entry, LoopPart, NodePart, kind_of
 from ..ir import (
     Arg,
     Call,
@@ -31,12 +31,16 @@ from ..ir import (
     rewrite,
 )
 from ..library import Library
-from ..literals import REFERENCE, Given, declare, split
-from ..ports import Type
-from ..source import Diagnostic, Related, Span, Value, did_you_mean
+from ..literals import REFERENCE, Given, declare, normalise, split
+from ..ports import Type, misfit
+from ..source import Diagnostic, Related, Span, did_you_mean
+from ..tree import Value
 from .expand import Instance
 
 BROKEN = Const(object())
+
+# Looking for similar names takes time, and after so many mistakes nobody reads on.
+MAX_HINTS = 100
 
 
 @dataclass(frozen=True)
@@ -79,15 +83,24 @@ class Resolver:
         self.problems: list[Diagnostic] = []
         self.aliases: dict[tuple[str, str], Arg] = {}
         self.constraints: list[Constraint] = []
-        self.composites: list[tuple[str, str]] = []
+        self.composites: list[tuple[str, str, Span]] = []
+        self.settings: dict[str, Any] = {}
+        self.hints = 0
+        self.null: Set[str] = frozenset()
 
     def report(self, code: str, message: str, span: Span | None, **more: Any) -> None:
         self.problems.append(Diagnostic(code, message, span, **more))
 
-    def resolve(self, root: Instance) -> Graph:
-        """The graph of a workflow; its inputs stay inputs."""
+    def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
+        """The graph of a workflow; its inputs stay inputs.
+
+        Args:
+            root: The workflow.
+            inputs: What `declared` found in its document.
+            null: The inputs whose value is null: a composite they are passed on to takes its own default.
+        """
         document = root.document
-        inputs = self.declared(document)
+        self.null = null
         scope = Scope(None)
         for name in document.inputs:
             source: Source = Input(name) if name in inputs else BROKEN
@@ -103,6 +116,7 @@ class Resolver:
         found = {
             name: declare(name, key, part, self.library.ports, document.folder, self.problems.append)
             for name, (key, part) in document.inputs.items()
+            if part is not None
         }
         return {name: d for name, d in found.items() if d is not None}
 
@@ -112,7 +126,7 @@ class Resolver:
         outputs = {}
         for name, value in document.outputs.items():
             arg = self.arg(value, scope, instance)
-            if not (isinstance(value.data, str) and REFERENCE.fullmatch(value.data)):
+            if arg.source is not BROKEN and not REFERENCE.fullmatch(arg.text):
                 self.report("bad-value", f"output `{name}` must be a reference such as `$name`", value.span)
                 arg = replace(arg, source=BROKEN)
             outputs[name] = arg
@@ -127,7 +141,9 @@ class Resolver:
         items: dict[str, Item] = {}
         for name, entry in entries.items():
             path = prefix + name
-            if isinstance(entry.part, LoopPart):
+            if entry.part is None:
+                self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            elif isinstance(entry.part, LoopPart):
                 items[path] = self.loop(path, entry, entry.part, instance, scope, file_prefix)
             elif kind_of(entry.part.uses.data) == "node":
                 call = self.call(path, entry.part, instance, scope, file_prefix)
@@ -146,6 +162,8 @@ class Resolver:
 
     def outlet(self, entry: Entry, instance: Instance, prefix: str, file_prefix: str) -> Outlet:
         path = prefix + entry.name
+        if entry.part is None:
+            return Outlet(path, None, entry.key, "node")
         if isinstance(entry.part, LoopPart):
             yields = entry.part.yield_
             return Outlet(path, tuple(yields.data) if yields is not None else (), entry.key, "loop")
@@ -171,7 +189,7 @@ class Resolver:
         for parameter, value in written.items():
             if parameter not in node_type.inputs:
                 assert part.with_ is not None
-                help = did_you_mean(parameter, node_type.inputs) or _known(node_type.inputs)
+                help = _comma(value) or did_you_mean(parameter, node_type.inputs) or _known(node_type.inputs)
                 span = part.with_.keys[parameter]
                 self.report("unknown-parameter", f"{name} has no parameter `{parameter}`", span, help=help)
                 self.source(value, scope, instance)
@@ -179,7 +197,7 @@ class Resolver:
             args[parameter] = self.arg(value, scope, instance)
         for parameter, declared in node_type.inputs.items():
             setting = f"{path}.{parameter}"
-            if not declared.is_port:
+            if not declared.is_port or declared.type.kind == "var":
                 self.settable[setting] = None
             value = written.get(parameter)
             set_to = self.setting(setting, value, declared.type, instance.document, file_prefix)
@@ -191,7 +209,8 @@ class Resolver:
             if declared.required and (arg is None or arg.source == Const(None)):
                 args[parameter] = Arg(BROKEN, part.uses.span)
                 message = f"{name} needs `{parameter}`" + (f": {declared.doc}" if declared.doc else "")
-                self.report("missing-parameter", message.rstrip("."), part.uses.span)
+                span = written[parameter].span if parameter in written else part.uses.span
+                self.report("missing-parameter", message.rstrip("."), span)
         return Call(path, node_type, args, part.uses.span, (path,))
 
     def setting(self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str) -> Arg | None:
@@ -205,15 +224,18 @@ class Resolver:
             if name in document.inputs:
                 help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
             else:
-                help = f"set a parameter of `{name}`, or edit the file"
+                what = f"set a parameter of `{name}`, or " if _node(name, document.entries) else ""
+                help = f"{what}edit the file"
             related = (Related(f"wired to `{name}` here", written.span),)
             self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
             return None
-        if type.is_port:
+        if type.is_port and type.kind != "var":
             self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
             return None
         span = written.span if written is not None else None
-        return Arg(Const(given.read(type), given.base), span, given=f"--set {path}")
+        value = given.read(type)
+        self.settings[path] = normalise(type, value) if misfit(type, value) is None else value
+        return Arg(Const(value, given.base), span, given=f"--set {path}")
 
     def composite(
         self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str
@@ -226,10 +248,10 @@ class Resolver:
             return {}
         name = part.uses.data
         declared = self.declared(child.document)
-        for parameter in written:
+        for parameter, value in written.items():
             if parameter not in child.document.inputs:
                 assert part.with_ is not None
-                help = did_you_mean(parameter, declared) or _known(declared)
+                help = _comma(value) or did_you_mean(parameter, declared) or _known(declared)
                 span = part.with_.keys[parameter]
                 self.report("unknown-parameter", f"{name} has no input `{parameter}`", span, help=help)
         inner = Scope(None)
@@ -245,18 +267,24 @@ class Resolver:
             arg = self.setting(setting, written.get(parameter), found.type, instance.document, file_prefix) or arg
             if arg is not None and arg.source != Const(None):
                 self.constraints.append(Constraint(f"`{parameter}` of {name}", found, arg))
+            if arg is not None and not self.is_null(arg.source):
+                pass
             elif found.default is not None:
                 arg = Arg(found.default, key)
             else:
                 what = f"{name} needs `{parameter}`" + (f": {found.about}" if found.about else "")
-                self.report("missing-parameter", what.rstrip("."), part.uses.span)
+                span = written[parameter].span if parameter in written else part.uses.span
+                self.report("missing-parameter", what.rstrip("."), span, related=(Related("declared here", key),))
                 arg = Arg(BROKEN, key)
             inner.names[parameter] = (arg.source, key)
-        self.composites.append((path, name))
+        self.composites.append((path, name, part.uses.span))
         items, outputs = self.file(child, inner, f"{path}.")
         for output, arg in outputs.items():
             self.aliases[path, output] = arg
         return items
+
+    def is_null(self, source: Source) -> bool:
+        return source == Const(None) or (isinstance(source, Input) and source.name in self.null)
 
     def loop(self, path: str, entry: Entry, part: LoopPart, instance: Instance, scope: Scope, file_prefix: str) -> Loop:
         over = {n: self.arg(v, scope, instance) for n, v in part.for_.data.items()}
@@ -296,7 +324,7 @@ class Resolver:
             items = tuple(self.source(v, scope, instance) for v in value.data)
             if all(isinstance(i, Const) and i is not BROKEN for i in items):
                 return Const([i.value for i in items], folder)  # type: ignore[union-attr]
-            return Items(items)
+            return Items(items, tuple(v.span for v in value.data))
         if not isinstance(value.data, str):
             return Const(value.plain(), folder)
         try:
@@ -333,16 +361,28 @@ class Resolver:
             return BROKEN
         if port is not None and port not in what.ports:
             related = (Related(what.what, what.span),)
-            help = did_you_mean(port, what.ports) or "outputs: " + ", ".join(f"`{p}`" for p in what.ports)
+            help = did_you_mean(port, what.ports, f"`${name}.{{}}`") or "outputs: " + ", ".join(
+                f"`{p}`" for p in what.ports
+            )
             self.report("unknown-reference", f"`{name}` has no output `{port}`", span, related=related, help=help)
             return BROKEN
         return Ref(what.path, port or what.ports[0])
 
-    def hint(self, name: str, scope: Scope, instance: Instance) -> str | None:
+    def hint(self, name: str, scope: Scope, instance: Instance, quote: str = "`${}`") -> str | None:
+        self.hints += 1
+        if self.hints > MAX_HINTS:
+            return None
         for entry in instance.document.entries.values():
+            if not isinstance(entry.part, LoopPart):
+                continue
             if name in entry.body:
-                return f"`{name}` is inside loop `{entry.name}`: name it under `yield`, and read `${entry.name}.{name}`"
-        return did_you_mean(name, scope.all(), "`${}`")
+                yields = entry.part.yield_.data if entry.part.yield_ is not None else {}
+                found = next((y for y, value in yields.items() if value.data == f"${name}"), None)
+                do = f"read `${entry.name}.{found or name}`" if found else f"yield it, and read `${entry.name}.{name}`"
+                return f"`{name}` is inside loop `{entry.name}`: {do}"
+            if name in entry.part.for_.data:
+                return f"`{name}` is a variable of loop `{entry.name}`, and seen only inside it"
+        return did_you_mean(name, scope.all(), quote)
 
     def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:
         if name == "name":
@@ -353,15 +393,19 @@ class Resolver:
                 self.report("unknown-reference", "${index} is the number of a loop's turn; there is no loop here", span)
                 return BROKEN
             return Index(loop)
-        found = scope.find(name)
-        if found is None:
-            help = did_you_mean(name, scope.all(), "`${{{}}}`")
+        whole, _, port = name.partition(".")
+        found = scope.find(whole)
+        if found is None or (port and not isinstance(found[0], Outlet | Ref)):
+            help = self.hint(name, scope, instance, "`${{{}}}`")
+            if not NAME.fullmatch(name):
+                help = "${…} takes the name of an input, or of a loop variable; $$ is a dollar sign"
             self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
             return BROKEN
         if isinstance(found[0], Outlet | Ref):
             related = (Related("a node's output", found[1]),)
             message = f"`{name}` is a node's output and cannot be interpolated"
-            self.report("bad-value", message, span, related=related)
+            help = f"a value that is exactly ${name} is an edge; only plain values go into longer strings"
+            self.report("bad-value", message, span, related=related, help=help)
             return BROKEN
         return found[0]
 
@@ -372,7 +416,8 @@ class Resolver:
             step = (source.node, source.port)
             arg = self.aliases[step]
             if step in seen:
-                message = "outputs of composites that only pass each other on: " + ", ".join(n for n, _ in seen)
+                names = ", ".join(f"`{n}`" for n, _ in seen)
+                message = f"{names} only hands on what it is given, and is given itself"
                 if all(d.message != message for d in self.problems):
                     self.report("cycle", message, arg.span)
                 return BROKEN
@@ -385,12 +430,30 @@ class Resolver:
         self.report("unknown-parameter", f"--set {path}: no such parameter in this workflow", None, help=help)
 
 
+def passed_on(arg: Arg, refused: list[Arg]) -> bool:
+    """Whether an argument in a composite's file is what the composite was given and was refused already."""
+    return any(
+        r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
+        for r in refused
+    )
+
+
+def _node(name: str, entries: Mapping[str, Entry]) -> bool:
+    return name in entries or any(_node(name, entry.body) for entry in entries.values())
+
+
+def _comma(value: Value) -> str | None:
+    """What to say of a name without a value inside { }: it was probably meant as text after a comma."""
+    empty = (value.span.line, value.span.column) == (value.span.end_line, value.span.end_column)
+    return "text that contains a comma needs quotes inside { }" if value.data is None and empty else None
+
+
 def _known(names: Mapping[str, Any]) -> str:
     return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
 
 
 def _wire(value: Value | None) -> str | None:
-    """The first name that a value in the file is wired to, None for a literal."""
+    """The first name that a value in the file is wired to, None for a literal or text with names in it."""
     if value is None:
         return None
     if isinstance(value.data, list):
@@ -399,6 +462,4 @@ def _wire(value: Value | None) -> str | None:
         parts = split(value.data) if isinstance(value.data, str) else ""
     except ValueError:
         return None
-    if isinstance(parts, tuple):
-        return parts[0]
-    return next((p[0] for p in parts if isinstance(p, tuple)), None) if isinstance(parts, list) else None
+    return parts[0] if isinstance(parts, tuple) else None

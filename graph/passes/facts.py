@@ -1,0 +1,82 @@
+"""facts: what node types themselves say before anything runs (`describe`), and what they find wrong (`check`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import networkx as nx
+
+from ..ir import Arg, Call, Const, Graph, Loop, Ref, Var, dependencies
+from ..source import Diagnostic
+from .prune import live
+from .resolve import BROKEN
+from .values import value_problem
+
+
+def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
+    """Run the node types' own `describe` and `check` on what is known; their problems, and the descriptions.
+
+    The graph may have other problems, as long as every edge is of the right type: what is broken is not known.
+    """
+    known: dict[Ref | Var, Any] = {}
+    found: list[Diagnostic] = []
+    needed = live(graph)
+
+    def level(graph: Graph) -> None:
+        for id in nx.topological_sort(dependencies(graph)):
+            item = graph.items[id]
+            if isinstance(item, Loop):
+                for name, arg in item.carry.items():
+                    description = _known(arg, known)
+                    if description is not None:
+                        known[Var(id, name)] = description
+                level(item.body)
+                for name, arg in item.body.outputs.items():
+                    description = _known(arg, known)
+                    if description is not None and item.carry:
+                        known[Ref(id, name)] = description
+            elif id in needed:
+                call(item)
+
+    def call(item: Call) -> None:
+        arguments = known_arguments(item, known)
+        if item.type.check is not None:
+            for problem in item.type.check(**arguments):
+                arg = item.args.get(problem.parameter)
+                span = arg.span if arg is not None and arg.span is not None else item.span
+                given = f" (from {arg.given})" if arg is not None and arg.given else ""
+                found.append(
+                    Diagnostic(
+                        problem.code, problem.message + given, span, help=problem.help, severity=problem.severity
+                    )
+                )
+        if item.type.describe is not None:
+            described = item.type.describe(**arguments)
+            if described is not None:
+                several = len(item.type.outputs) > 1
+                for output in item.type.outputs:
+                    value = described.get(output.name) if several else described
+                    if value is not None:
+                        known[Ref(item.id, output.name)] = value
+
+    level(graph)
+    return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
+
+
+def known_arguments(call: Call, known: Mapping[Any, Any]) -> dict[str, Any]:
+    """A call's arguments as far as they are known: literals, defaults and descriptions."""
+    result: dict[str, Any] = {n: p.default for n, p in call.type.inputs.items() if not p.required}
+    for name, arg in call.args.items():
+        result.pop(name, None)
+        value = _known(arg, known)
+        literal = isinstance(arg.source, Const)
+        if value is not None and not (literal and value_problem(call.type.inputs[name], value)):
+            result[name] = value
+    return result
+
+
+def _known(arg: Arg, known: Mapping[Any, Any]) -> Any:
+    if isinstance(arg.source, Const):
+        return None if arg.source is BROKEN else arg.source.value
+    return known.get(arg.source) if isinstance(arg.source, Ref | Var) else None

@@ -1,0 +1,243 @@
+"""The record: a row for everything in the file, what rows sum up, and what JSON can hold."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import machines
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+from machines import Cell, call, graph, loop, plan_of
+from sgd.graph.compile import compile
+from sgd.graph.context import Context
+from sgd.graph.ir import Format, Graph, Index, Var
+from sgd.graph.observers.profile import Row
+from sgd.graph.plan import Plan
+from sgd.graph.ports import Port
+from sgd.graph.record import Clock, Recorder, clean, environment, node_rows, plain_output, write
+from sgd.graph.run import run
+
+SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
+
+
+def recorded(given: Graph, out: Path, **options: Any) -> dict[str, Any]:
+    run(plan_of(given), out=out, **options)
+    record = json.loads((out / "run.json").read_text())
+    SCHEMA.validate(record)
+    return record
+
+
+def rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in record["nodes"]}
+
+
+def test_every_item_has_a_row_and_loops_sum_what_stands_in_them(tmp_path: Path) -> None:
+    body = graph(
+        call("l.fixed", "m.const", value=5),
+        call("l.x", "m.add", a=Var("l", "c"), b="$l.fixed"),
+        call("l.same", "m.add", a=Var("l", "c"), b="$l.fixed"),
+        call("l.y", "m.add", a="$l.x", b="$l.same"),
+        o="$l.y",
+    )
+    given = graph(
+        call("cs", "m.cells"),
+        loop("l", {"c": "$cs"}, body),
+        call("dead", "m.const", value=9),
+        call("s", "m.split", a="$dead"),
+        out="$l:o",
+    )
+    record = recorded(given, tmp_path)
+    found = rows(record)
+    assert list(found) == [item.id for item, _ in given.walk()]
+    assert {n: r["calls"] for n, r in found.items()} == {
+        "cs": 1, "l": 7, "l.fixed": 1, "l.x": 3, "l.same": 0, "l.y": 3, "dead": 0, "s": 0,
+    }  # fmt: skip
+    assert found["l.same"]["detail"] == {"same_as": "l.x"}
+    inside = [r["seconds"] for n, r in found.items() if n.startswith("l.")]
+    assert found["l"]["seconds"] == pytest.approx(sum(inside))
+    assert found["l"]["peak_bytes"] == max(
+        r["peak_bytes"] for n, r in found.items() if n.startswith("l.") and r["calls"]
+    )
+    assert found["cs"]["outputs"] == [
+        {"port": "cell", "type": "list[Cell]", "count": 3, "shape": [1], "dtype": "whole", "value": 0}
+    ]
+    assert found["l"]["type"] == "loop"
+    shares = sum(r["share"] for n, r in found.items() if "." not in n)
+    assert 0 < shares <= 1
+
+
+def test_turns_say_what_their_variables_say(tmp_path: Path) -> None:
+    inner = graph(call("l.m.x", "m.scale", a=Var("l.m", "c")), o="$l.m.x")
+    body = graph(
+        loop("l.m", {"c": "$l.cs"}, inner),
+        call("l.cs", "m.cells", count=Var("l", "i")),
+        call("l.t", "m.parse", text=Format((Index("l"),))),
+        o="$l.m:o",
+        p="$l.t",
+    )
+    record = recorded(graph(loop("l", {"i": [2, 1]}, body), out="$l:o", p="$l:p"), tmp_path)
+    seconds = [step.pop("seconds") for step in record["steps"]]
+    cell = {"shape": [1], "dtype": "whole"}
+    assert record["steps"] == [
+        {"loop": "l.m", "turn": 0, **cell, "value": 0},
+        {"loop": "l.m", "turn": 1, **cell, "value": 1},
+        {"loop": "l", "turn": 0},
+        {"loop": "l.m", "turn": 0, **cell, "value": 0},
+        {"loop": "l", "turn": 1},
+    ]
+    assert all(s >= 0 for s in seconds)
+
+
+def test_composites_have_rows_and_merged_nodes_say_with_whom(tmp_path: Path) -> None:
+    (tmp_path / "part.yaml").write_text(
+        "sgd: 1\ninputs: {n: {type: int}}\nnodes:\n  one: {uses: m.const, with: {value: $n}}\n"
+        "  two: {uses: m.scale, with: {a: $one}}\noutputs: {o: $two}\n"
+    )
+    (tmp_path / "w.yaml").write_text(
+        "sgd: 1\nname: w\ninputs: {k: {type: int, default: 2}}\nnodes:\n  p: {uses: ./part.yaml, with: {n: $k}}\n"
+        "  q: {uses: ./part.yaml, with: {n: 2}}\n  z: {uses: m.add, with: {a: $p, b: $q}}\noutputs: {z: $z}\n"
+    )
+    plan = compile(tmp_path / "w.yaml", set={"p.two.by": 2}, library=machines.library())
+    run(plan, out=tmp_path / "out")
+    record = json.loads((tmp_path / "out/run.json").read_text())
+    SCHEMA.validate(record)
+    found = rows(record)
+    assert {n: (r["type"], r["calls"]) for n, r in found.items()} == {
+        "p": ("./part.yaml", 2), "p.one": ("m.const", 1), "p.two": ("m.scale", 1),
+        "q": ("./part.yaml", 1), "q.one": ("m.const", 0), "q.two": ("m.scale", 1), "z": ("m.add", 1),
+    }  # fmt: skip
+    assert found["q.one"]["detail"] == {"same_as": "p.one"}
+    assert record["inputs"] == {"k": 2}
+    assert record["set"] == {"p.two.by": 2}
+    assert record["workflow"]["name"] == "w"
+    assert len(record["workflow"]["sha256"]) == 64
+    assert record["outputs"]["z"]["type"] == "Cell"
+
+
+def test_phases_tell_load_and_save_from_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def acquire(self: machines.Machine, part: str, run: Any) -> None:
+        run.detail(**{part: {"bytes": 12}})
+        time.sleep(0.05)
+
+    monkeypatch.setattr(machines.Machine, "acquire", acquire)
+    monkeypatch.setattr(machines.Machine, "release", lambda self, part: None)
+    monkeypatch.setattr(machines.Machine, "read", lambda self, part: time.sleep(0.03))
+    given = graph(
+        call("m", "m.machine"), call("e", "m.encode", machine="$m:machine"), call("s", "m.save", a="$e"), out="$s:value"
+    )
+    record = recorded(given, tmp_path)
+    phases, found = record["phases"], rows(record)
+    assert 0.05 <= phases["load"] < 0.2
+    assert 0.03 <= found["e"]["seconds"] < 0.05 + 0.03
+    assert phases["save"] == found["s"]["seconds"]
+    assert found["m"]["detail"]["encoder"] == {"bytes": 12}
+    assert found["m"]["detail"]["loaded"]["encoder"] == pytest.approx(phases["load"])
+    assert sum(phases.values()) == pytest.approx(record["seconds"], abs=1e-6)
+    assert record["unaccounted_seconds"] == pytest.approx(
+        phases["run"] - sum(found[n]["seconds"] for n in ("m", "e")), abs=1e-6
+    )
+
+
+def test_events_are_lists_of_their_kind_and_replace_nothing(tmp_path: Path) -> None:
+    recorder = Recorder()
+    for kind in ("gate", "trace", "node", "output", "gate"):
+        recorder.event(None, kind, {"n": len(recorder.events)})
+    plan = plan_of(graph(call("a", "m.const", value=1), out="$a"))
+    context = Context(tmp_path, recorder)
+    record = recorder.record(plan, context, Clock(time.time()), time.time(), "done", {}, None)
+    SCHEMA.validate(record)
+    assert record["gates"] == [{"n": 0}, {"n": 4}]
+    assert record["traces"] == [{"n": 1}]
+    assert record["node_events"] == [{"n": 2}]
+    assert record["output_events"] == [{"n": 3}]
+    assert [row["name"] for row in record["nodes"]] == ["a"]
+
+
+@dataclass(eq=False)
+class Odd(Port):
+    """Its facts are not what JSON holds."""
+
+    given: Any
+
+    def facts(self) -> dict[str, Any]:
+        return self.given
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (math.inf, "inf"),
+        (-math.inf, "-inf"),
+        (math.nan, "nan"),
+        (Path("a/b"), "a/b"),
+        ({1: (2, {3})}, {"1": [2, [3]]}),
+        ({"b", "a", "c"}, ["a", "b", "c"]),
+        (None, None),
+        (True, True),
+        ("é\ud800", "é\ud800"),
+    ],
+)
+def test_everything_becomes_what_json_holds(tmp_path: Path, value: Any, expected: Any) -> None:
+    assert clean(value) == expected
+    write({"value": clean(value)}, tmp_path / "x.json")
+    assert json.loads((tmp_path / "x.json").read_text()) == {"value": expected}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_outputs_are_relative_to_the_folder_where_they_are_in_it(tmp_path: Path) -> None:
+    context = Context(tmp_path / "out", Recorder())
+    inside, outside = tmp_path / "out" / "a.txt", tmp_path / "b.txt"
+    assert plain_output([inside, outside, 3, None], context) == ["a.txt", str(outside), 3, None]
+    assert plain_output(Odd({"path": str(inside)}), context) == "a.txt"
+    assert plain_output(Odd({"n": 1}), context) == {"type": "Odd", "n": 1}
+
+
+def test_facts_that_fail_cost_a_line_and_not_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Cell, "facts", lambda self: 1 / 0)
+    record = recorded(graph(call("a", "m.const", value=1), out="$a"), tmp_path)
+    said = {"facts": "failed: ZeroDivisionError: division by zero"}
+    assert record["outputs"] == {"out": {"type": "Cell", **said}}
+    assert record["nodes"][0]["outputs"] == [{**said, "port": "cell", "type": "Cell"}]
+
+
+def test_a_library_that_is_half_imported_does_not_cost_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
+    assert environment("cuda")["device"] == "cuda"
+
+
+def test_names_that_begin_alike_are_not_one_in_the_other() -> None:
+    plan = Plan("t", (), {}, names={"a": "loop", "a.x": "m.const", "ab": "loop", "ab.x": "m.const"})
+    done = node_rows(plan, {"a.x": Row(1, 1.0), "ab.x": Row(2, 4.0, peak_bytes=3)}, 10.0)
+    assert [(r["name"], r["calls"], r["seconds"], r["share"], r["peak_bytes"]) for r in done] == [
+        ("a", 1, 1.0, 0.1, None),
+        ("a.x", 1, 1.0, 0.1, None),
+        ("ab", 2, 4.0, 0.4, 3),
+        ("ab.x", 2, 4.0, 0.4, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda r: r.pop("phases"),
+        lambda r: r.update(status="perhaps"),
+        lambda r: r.update(record=2),
+        lambda r: r["nodes"][0].pop("share"),
+        lambda r: r["nodes"][0].update(calls=-1),
+        lambda r: r["phases"].update(wait=1.0),
+        lambda r: r.update(status="failed"),
+        lambda r: r.update(error="it is done all the same"),
+        lambda r: r["steps"].append({"loop": "l"}),
+    ],
+)
+def test_the_schema_refuses_what_is_no_record(tmp_path: Path, spoil: Any) -> None:
+    record = recorded(graph(call("a", "m.const", value=1), out="$a"), tmp_path)
+    spoil(record)
+    with pytest.raises(ValidationError):
+        SCHEMA.validate(record)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def exec_(arguments: Namespace) -> int:
     from .device import choose
     from .observers.progress import Progress
     from .record import Clock
-    from .report import run_table
+    from .report import each, run_table
     from .run import does_not_fit, run
 
     clock = Clock(process_start())
@@ -132,15 +132,6 @@ def exec_(arguments: Namespace) -> int:
             return DOES_NOT_FIT
         return FAILED
     return DONE
-
-
-def each(value: Any) -> Iterator[Any]:
-    """What is in a list and the lists in it; the value itself if it is none."""
-    if isinstance(value, list):
-        for entry in value:
-            yield from each(entry)
-    else:
-        yield value
 
 
 def process_start() -> float:

@@ -40,6 +40,14 @@ class Passes:
 
 
 @dataclass(frozen=True)
+class Shares:
+    """`Annotated[Model, Reads(), Shares()]`: the node's output holds its parts together with this parameter's value.
+
+    A part that several such values need one after the other stays in memory between them.
+    """
+
+
+@dataclass(frozen=True)
 class PathRole:
     """How a path parameter is resolved: `read` and `write` are paths; a `source` is a folder or a name elsewhere."""
 
@@ -141,6 +149,7 @@ class Input:
     doc: str = ""
     reads: frozenset[str] | None = None
     passes: bool = False
+    shares: bool = False
     path: Literal["read", "write", "source"] | None = None
 
     @property
@@ -290,6 +299,7 @@ def _input(node_name: str, parameter: inspect.Parameter, hint: Any, docs: Mappin
         docs.get(parameter.name, ""),
         reads,
         any(isinstance(e, Passes) for e in read.extras),
+        any(isinstance(e, Shares) for e in read.extras),
         role,
     )
 

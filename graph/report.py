@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -70,6 +70,15 @@ def tree(names: Iterable[str]) -> list[str]:
         return tuple(place.get(p, len(names)) for p in prefixes)
 
     return sorted(names, key=key)
+
+
+def each(value: Any) -> Iterator[Any]:
+    """What is in a list and the lists in it; the value itself if it is none."""
+    if isinstance(value, list):
+        for entry in value:
+            yield from each(entry)
+    else:
+        yield value
 
 
 def run_table(record: Mapping[str, Any]) -> str:

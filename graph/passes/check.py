@@ -14,8 +14,9 @@ from ..infer import Types, bind
 from ..ir import Arg, Call, Const, Format, Graph, Input, Item, Items, Loop, Ref, Source, Var, dependencies, leaves
 from ..ports import PLAIN, Type, accepts, misfit
 from ..source import Diagnostic, Related, Span
+from .names import BROKEN, MAX_HINTS
 from .prune import live
-from .resolve import BROKEN, MAX_HINTS, passed_on
+from .resolve import passed_on
 
 
 def structure(graph: Graph) -> Iterator[Diagnostic]:

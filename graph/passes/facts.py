@@ -9,8 +9,8 @@ import networkx as nx
 
 from ..ir import Arg, Call, Const, Graph, Loop, Ref, Var, dependencies
 from ..source import Diagnostic
+from .names import BROKEN
 from .prune import live
-from .resolve import BROKEN
 from .values import value_problem
 
 

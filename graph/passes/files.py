@@ -9,7 +9,7 @@ from typing import Any
 from ..ir import Arg, Call, Const, Format, Graph, Index, Loop, Ref, Source, Var, leaves
 from ..source import Diagnostic, Related
 from .fold import format_text
-from .resolve import BROKEN
+from .names import BROKEN
 
 
 def files(graph: Graph) -> Iterator[Diagnostic]:

@@ -15,7 +15,7 @@ from ..ir import Arg, Call, Const, Declared, Format, Graph, Input, Item, Items, 
 from ..literals import normalise
 from ..node import Input as Parameter
 from ..ports import misfit
-from .resolve import BROKEN
+from .names import BROKEN
 
 
 class PathText(str):
@@ -116,7 +116,7 @@ def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path
     if str(text).startswith("~"):
         with suppress(RuntimeError):  # of a user who does not exist
             path = path.expanduser()
-    absolute = path if path.is_absolute() else (base or Path.cwd()) / path
+    absolute = Path.cwd() / (base or "") / path
     if not may_be_name:
         return absolute
     try:

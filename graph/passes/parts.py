@@ -166,5 +166,25 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
                 continue
             found = roots(item.args[name], parts, items, renamed)
             if found:
-                result.setdefault(item.id, set()).update(found)
+                result.setdefault(item.id, set()).update(found, origins(found, items, renamed))
     return result
+
+
+def origins(
+    found: Iterable[tuple[Ref, str]], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+) -> set[tuple[Ref, str]]:
+    """What the values of `found` hold their parts together with, at the far end (`Shares`)."""
+    ends: set[tuple[Ref, str]] = set()
+    work = list(found)
+    while work:
+        ref, part = work.pop()
+        maker = items[ref.node]
+        further: set[tuple[Ref, str]] = set()
+        if isinstance(maker, Call):
+            for name, arg in maker.args.items():
+                if maker.type.inputs[name].shares:
+                    further |= roots(arg, {part}, items, renamed)
+        work += further
+        if not further:
+            ends.add((ref, part))
+    return ends

@@ -7,11 +7,11 @@ stands as `BROKEN`, so that everything else can still be checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
-from ..document import NAME, Document, Entry, LoopPart, NodePart, kind_of
+from ..document import Document, Entry, LoopPart, NodePart, kind_of
 from ..ir import (
     Arg,
     Call,
@@ -20,10 +20,8 @@ from ..ir import (
     Declared,
     Format,
     Graph,
-    Index,
     Input,
     Item,
-    Items,
     Loop,
     Ref,
     Source,
@@ -33,63 +31,26 @@ from ..ir import (
 from ..library import Library
 from ..literals import REFERENCE, Given, declare, normalise, split
 from ..ports import Type, misfit
-from ..source import Diagnostic, Related, Span, did_you_mean
+from ..source import Related, Span, did_you_mean
 from ..tree import Value
 from .expand import Instance
-
-BROKEN = Const(object())
-
-# Looking for similar names takes time, and after so many mistakes nobody reads on.
-MAX_HINTS = 100
+from .names import BROKEN, Names, Outlet, Scope
 
 
-@dataclass(frozen=True)
-class Outlet:
-    """A node, loop or composite in scope: its path, its output ports (None: unknown), where it is named."""
-
-    path: str
-    ports: tuple[str, ...] | None
-    span: Span
-    what: str
-
-
-class Scope:
-    """Names visible at one level of one file."""
-
-    def __init__(self, outer: Scope | None, loop: str | None = None) -> None:
-        self.outer, self.loop = outer, loop
-        self.names: dict[str, tuple[Source | Outlet, Span]] = {}
-
-    def find(self, name: str) -> tuple[Source | Outlet, Span] | None:
-        return self.names.get(name) or (self.outer.find(name) if self.outer else None)
-
-    def all(self) -> Iterator[str]:
-        yield from self.names
-        if self.outer:
-            yield from self.outer.all()
-
-    def innermost_loop(self) -> str | None:
-        return self.loop or (self.outer.innermost_loop() if self.outer else None)
-
-
-class Resolver:
+class Resolver(Names):
     """Resolves one workflow; `problems` collects what is wrong."""
 
     def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
+        super().__init__()
         self.library = library
         self.given = given
         self.used: set[str] = set()
         self.settable: dict[str, None] = {}
-        self.problems: list[Diagnostic] = []
         self.aliases: dict[tuple[str, str], Arg] = {}
         self.constraints: list[Constraint] = []
         self.composites: list[tuple[str, str, Span]] = []
         self.settings: dict[str, Any] = {}
-        self.hints = 0
         self.null: Set[str] = frozenset()
-
-    def report(self, code: str, message: str, span: Span | None, **more: Any) -> None:
-        self.problems.append(Diagnostic(code, message, span, **more))
 
     def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
         """The graph of a workflow; its inputs stay inputs.
@@ -312,102 +273,6 @@ class Resolver:
                 self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
                 del outputs[name]
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
-
-    def arg(self, value: Value, scope: Scope, instance: Instance) -> Arg:
-        text = value.data if isinstance(value.data, str) else ""
-        return Arg(self.source(value, scope, instance), value.span, text)
-
-    def source(self, value: Value, scope: Scope, instance: Instance) -> Source:
-        """What a value in the file stands for."""
-        folder = instance.document.folder
-        if isinstance(value.data, list):
-            items = tuple(self.source(v, scope, instance) for v in value.data)
-            if all(isinstance(i, Const) and i is not BROKEN for i in items):
-                return Const([i.value for i in items], folder)  # type: ignore[union-attr]
-            return Items(items, tuple(v.span for v in value.data))
-        if not isinstance(value.data, str):
-            return Const(value.plain(), folder)
-        try:
-            parts = split(value.data)
-        except ValueError as error:
-            self.report("bad-value", str(error), value.span)
-            return BROKEN
-        if isinstance(parts, str):
-            return Const(parts, folder)
-        if isinstance(parts, tuple):
-            return self.reference(parts[0], parts[1], value.span, scope, instance)
-        found = tuple(p if isinstance(p, str) else self.interpolated(p[0], value.span, scope, instance) for p in parts)
-        return BROKEN if BROKEN in found else Format(found, base=folder)
-
-    def reference(self, name: str, port: str | None, span: Span, scope: Scope, instance: Instance) -> Source:
-        found = scope.find(name)
-        if found is None:
-            help = self.hint(name, scope, instance)
-            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
-            return BROKEN
-        what, where = found
-        if not isinstance(what, Outlet):
-            if port is not None:
-                related = (Related("declared here", where),)
-                self.report("unknown-reference", f"`{name}` has no ports: write `${name}`", span, related=related)
-                return BROKEN
-            return what
-        if what.ports is None:
-            return BROKEN
-        if not what.ports:
-            help = "add a `yield` to it" if what.what == "loop" else None
-            related = (Related(what.what, what.span),)
-            self.report("unknown-reference", f"`{name}` has no outputs", span, related=related, help=help)
-            return BROKEN
-        if port is not None and port not in what.ports:
-            related = (Related(what.what, what.span),)
-            help = did_you_mean(port, what.ports, f"`${name}.{{}}`") or "outputs: " + ", ".join(
-                f"`{p}`" for p in what.ports
-            )
-            self.report("unknown-reference", f"`{name}` has no output `{port}`", span, related=related, help=help)
-            return BROKEN
-        return Ref(what.path, port or what.ports[0])
-
-    def hint(self, name: str, scope: Scope, instance: Instance, quote: str = "`${}`") -> str | None:
-        self.hints += 1
-        if self.hints > MAX_HINTS:
-            return None
-        for entry in instance.document.entries.values():
-            if not isinstance(entry.part, LoopPart):
-                continue
-            if name in entry.body:
-                yields = entry.part.yield_.data if entry.part.yield_ is not None else {}
-                found = next((y for y, value in yields.items() if value.data == f"${name}"), None)
-                do = f"read `${entry.name}.{found or name}`" if found else f"yield it, and read `${entry.name}.{name}`"
-                return f"`{name}` is inside loop `{entry.name}`: {do}"
-            if name in entry.part.for_.data:
-                return f"`{name}` is a variable of loop `{entry.name}`, and seen only inside it"
-        return did_you_mean(name, scope.all(), quote)
-
-    def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:
-        if name == "name":
-            return Const(instance.document.name)
-        if name == "index":
-            loop = scope.innermost_loop()
-            if loop is None:
-                self.report("unknown-reference", "${index} is the number of a loop's turn; there is no loop here", span)
-                return BROKEN
-            return Index(loop)
-        whole, _, port = name.partition(".")
-        found = scope.find(whole)
-        if found is None or (port and not isinstance(found[0], Outlet | Ref)):
-            help = self.hint(name, scope, instance, "`${{{}}}`")
-            if not NAME.fullmatch(name):
-                help = "${…} takes the name of an input, or of a loop variable; $$ is a dollar sign"
-            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
-            return BROKEN
-        if isinstance(found[0], Outlet | Ref):
-            related = (Related("a node's output", found[1]),)
-            message = f"`{name}` is a node's output and cannot be interpolated"
-            help = f"a value that is exactly ${name} is an edge; only plain values go into longer strings"
-            self.report("bad-value", message, span, related=related, help=help)
-            return BROKEN
-        return found[0]
 
     def through_aliases(self, source: Source) -> Source:
         """Follow outputs of composites to the nodes that make them."""

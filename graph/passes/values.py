@@ -12,7 +12,8 @@ from ..literals import problem_with
 from ..node import Input as Parameter
 from ..ports import misfit, show
 from ..source import Diagnostic, Span
-from .resolve import BROKEN, passed_on
+from .names import BROKEN
+from .resolve import passed_on
 
 
 def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[Diagnostic]:

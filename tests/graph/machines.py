@@ -6,6 +6,7 @@ happens is written to `LOG` in order. `naive` evaluates a graph as it stands, by
 
 from __future__ import annotations
 
+import enum
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -162,6 +163,19 @@ def numbers(count: int = 3) -> list[int]:
 def cells(count: int = 3) -> list[Cell]:
     """A list of values."""
     return [Cell(n) for n in range(count)]
+
+
+class Colour(enum.Enum):
+    """A choice."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+@node("m.kinds")
+def kinds(file: Path | None = None, files: list[Path] | None = None, colours: list[Colour] | None = None) -> str:
+    """What its arguments are in Python."""
+    return repr([file, files, colours])
 
 
 @node("m.here")

@@ -14,6 +14,7 @@ from typing import Any
 import machines
 import pytest
 from machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
+from sgd.graph.compile import compile
 from sgd.graph.context import Context
 from sgd.graph.events import Observer, Observers
 from sgd.graph.execute import Executor, Interrupted, NodeFailed
@@ -179,6 +180,27 @@ def test_plain_values_over_edges_keep_to_the_bounds() -> None:
     )
     with pytest.raises(NodeFailed, match=r"bad \(m.scale\) failed: `by`: 200 is out of bounds"):
         run(given)
+
+
+def test_paths_of_a_loop_are_relative_to_the_file_that_says_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "flow").mkdir()
+    (tmp_path / "flow" / "w.yaml").write_text(
+        "sgd: 1\nnodes:\n  l:\n    for: {f: [a.txt, b.txt]}\n    body: {k: {uses: m.kinds, with: {file: $f}}}\n"
+        "    yield: {k: $k}\n  one: {uses: m.kinds, with: {file: c.txt}}\noutputs: {l: $l, one: $one}\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    plan = compile("flow/w.yaml", library=machines.library())
+    places = [repr([tmp_path / "flow" / name, None, None]) for name in ("a.txt", "b.txt", "c.txt")]
+    found = execute(plan)
+    assert [*found["l"], found["one"]] == places
+
+
+def test_lists_hold_what_their_parameter_declares() -> None:
+    given = graph(call("k", "m.kinds", files=["a", "b"], colours=["red"]), out="$k:value")
+    paths, colours = [Path("a"), Path("b")], [machines.Colour.RED]
+    assert run(given) == {"out": repr([None, paths, colours])}
 
 
 def test_a_node_that_changes_its_list_changes_it_for_nobody_else(patched: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 from machines import call, graph, loop, plan_of
 from sgd.graph.estimate import estimate
 from sgd.graph.ir import Var
-from sgd.graph.report import columns, count, plan_table, run_table, seconds, shape, tree
+from sgd.graph.report import columns, count, each, plan_table, run_table, seconds, shape, tree
 from sgd.graph.run import run
 
 
@@ -41,6 +41,11 @@ def test_counts(value: float | None, unit: str, base: int, text: str) -> None:
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     assert columns([["a", "1"], ["long", "200"]], right=[1]) == ["a       1", "long  200"]
     assert columns([]) == []
+
+
+def test_lists_in_lists_are_gone_through() -> None:
+    assert list(each([["a"], [], ["b", ["c"]]])) == ["a", "b", "c"]
+    assert list(each("abc")) == ["abc"]
 
 
 def test_rows_follow_what_they_stand_in() -> None:

@@ -74,7 +74,7 @@ def test_shipped_model_follows_held_out_prompts(pipe):
 
 @pytest.mark.slow
 def test_shipped_model_meets_its_table(pipe):
-    combos = choose(24, HELD_OUT)
+    combos = choose(48, HELD_OUT)
     table = score(make_clips(pipe, [caption(*c) for c in combos], steps=20, guidance=4.0), combos)
     assert table["attributes"] >= 0.95
     assert table["shape"] >= 0.9

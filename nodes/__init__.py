@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..graph.node import NodeError, Passes, Reads, Run, State, node
+from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
 
 NODE_MODULES = (
     "models.load",
+    "models.lora",
+    "models.attention",
+    "models.compile",
+    "models.expert",
     "text",
     "latents",
     "schedule",
@@ -18,6 +22,7 @@ NODE_MODULES = (
     "vae",
     "video",
     "image",
+    "image_condition",
     "metrics",
     "cache.none",
 )
@@ -56,6 +61,7 @@ __all__ = [
     "Passes",
     "Reads",
     "Run",
+    "Shares",
     "State",
     "doctor",
     "node",

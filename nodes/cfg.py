@@ -77,10 +77,14 @@ def _check(**known: Any) -> Iterator[Problem]:
     start, stop = known.get("start"), known.get("stop")
     if start is not None and stop is not None and stop < start:
         yield Problem("bad-value", "stop", f"guidance cannot stop at {stop}, before it starts at {start}")
-    if guider == "cfg_zero_star" and known.get("rescale") and known.get("zero_init_steps", 0) != 0:
-        message = "a prediction of zeros cannot be rescaled: its deviation is 0"
-        yield Problem("unsupported", "rescale", message, "set `zero_init_steps: 0`, or leave `rescale` out")
     family = by_name((known.get("conditioning") or {}).get("family"))
+    if guider == "cfg_zero_star" and known.get("zero_init_steps", 0) != 0:
+        if known.get("rescale"):
+            message = "a prediction of zeros cannot be rescaled: its deviation is 0"
+            yield Problem("unsupported", "rescale", message, "set `zero_init_steps: 0`, or leave `rescale` out")
+        if family is not None and family.normalises:
+            message = f"{family.name} rescales guided predictions, and one of zeros has no norm"
+            yield Problem("unsupported", "guider", message, "set `zero_init_steps: 0`")
     if known.get("embedded") is not None and family is not None and not family.embedded_guidance:
         yield Problem("unsupported", "embedded", f"models of {family.name} take no guidance scale as an input")
 
@@ -110,7 +114,8 @@ def split(
 
     Args:
         conditioning: Encoded prompts.
-        scale: Guidance scale as the family's pipeline means it. Wan guides over 1: 1 and less switch guidance off.
+        scale: Guidance scale as the family's pipeline means it. Wan guides over 1: 1 and less switch guidance off;
+            Z-Image over 0.
         embedded: Guidance scale fed to the model, for families whose transformer takes one.
         start: Fraction of the steps after which guidance starts, in [0, 1).
         stop: Fraction of the steps after which it stops, in [start, 1].
@@ -200,7 +205,8 @@ def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> V
         branches: How to merge them.
 
     Returns:
-        One prediction, shape and dtype as given. At a neutral scale that is the positive one, unchanged.
+        One prediction, shape and dtype as given, normalised as the family's pipeline does after guidance
+        (Qwen-Image: each token to the norm of the positive one). At a neutral scale the positive one, unchanged.
 
     Raises:
         NodeError: If a branch that runs at this step is missing.
@@ -217,4 +223,8 @@ def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> V
     shape = chosen[0].shape
     if GUIDERS[branches.guider].flat:
         chosen = [prediction.flatten(1) for prediction in chosen]
-    return Velocity(guider.forward(*chosen).pred.reshape(shape))
+    merged = guider.forward(*chosen).pred.reshape(shape)
+    family = by_name(branches.conditioning.family)
+    if family is not None and len(chosen) > 1:
+        merged = family.normalise(merged, predictions.branches["positive"])
+    return Velocity(merged)

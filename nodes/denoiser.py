@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..graph.node import NodeError, Problem, Reads, node
+from .families import by_name
 from .lazy import lazy
 from .models.model import Model
-from .values import Branches, Gate, ImageCondition, Latents, Predictions, Step
+from .values import Branches, Gate, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
     import torch
@@ -16,6 +17,8 @@ else:
     torch = lazy("torch")
 
 Tensors = Mapping[str, "torch.Tensor"]
+NEEDS_IMAGE, IMAGE_HELP = "this model makes clips from an image", "give it one: `image: $first`, from image.encode"
+SIZE_HELP = "give image.encode and latents.noise the same width, height and frames"
 
 
 def _check(**known: Any) -> Iterator[Problem]:
@@ -24,6 +27,12 @@ def _check(**known: Any) -> Iterator[Problem]:
         family = (known.get(name) or {}).get("family")
         if wanted and family and family != wanted:
             yield Problem("unsupported", name, f"{name} made for {family} cannot be used with a model of {wanted}")
+    family, configs = by_name(wanted), known.get("model", {}).get("configs", {})
+    if family is not None and known.get("image", "wired") is None and family.needs_image(configs):
+        yield Problem("missing-parameter", "image", NEEDS_IMAGE, IMAGE_HELP)
+    made, clip = ((known.get(name) or {}).get("size") for name in ("image", "latents"))
+    if made and clip and list(made) != list(clip):
+        yield Problem("bad-value", "image", _other_size(Size(*made), Size(*clip)), SIZE_HELP)
     prompts, batch = known.get("branches", {}).get("prompts"), known.get("latents", {}).get("batch")
     if prompts and batch and batch % prompts:
         yield Problem("bad-value", "branches", _uneven(prompts, batch), f"give latents.noise `batch: {prompts}`")
@@ -65,17 +74,19 @@ def predict(
     for name, family in families.items():
         if family != model.family.name:
             raise NodeError(f"{name} made for {family} cannot be used with a model of {model.family.name}")
+    if image is not None and image.size not in (None, latents.size):
+        raise NodeError(_other_size(image.size, latents.size), help=SIZE_HELP)
     batch = latents.tensor.shape[0]
     texts = {name: _text(getattr(conditioning, name), name, batch) for name in branches.active(step)}
-    pictures = None if image is None else {name: _spread(t, batch, "image") for name, t in image.tensors.items()}
+    pictures = None if image is None else {name: spread(t, batch, "image") for name, t in image.tensors.items()}
     transformer = model.component("transformer")
 
     def evaluate(noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
-        return model.family.predict(model, transformer, noisy, step, text, picture, branches.embedded)
+        return model.family.predict(model, transformer, noisy, latents.size, step, text, picture, branches.embedded)
 
     if branches.batched and len(texts) > 1:
         noisy = torch.cat([latents.tensor] * len(texts))
-        joined = {key: torch.cat([text[key] for text in texts.values()]) for key in texts["positive"]}
+        joined = model.family.join(list(texts.values()))
         doubled = None if pictures is None else {key: torch.cat([t] * len(texts)) for key, t in pictures.items()}
         parts = evaluate(noisy, joined, doubled).chunk(len(texts))
         return Predictions(dict(zip(texts, parts, strict=True)), step)
@@ -85,10 +96,10 @@ def predict(
 def _text(tensors: Tensors | None, branch: str, batch: int) -> Tensors:
     if tensors is None:
         raise NodeError(f"the {branch} prompt was not encoded", help="encode it with `text.encode`")
-    return {key: _spread(tensor, batch, "prompt") for key, tensor in tensors.items()}
+    return {key: spread(tensor, batch, "prompt") for key, tensor in tensors.items()}
 
 
-def _spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
+def spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
     """Repeat each row for the clips made of it, in the order of diffusers' `num_videos_per_prompt`."""
     rows = tensor.shape[0]
     if rows == batch:
@@ -96,6 +107,10 @@ def _spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
     if batch % rows:
         raise NodeError(_uneven(rows, batch, what), help=f"give latents.noise `batch: {rows}`")
     return tensor.repeat_interleave(batch // rows, dim=0)
+
+
+def _other_size(image: Size | None, latents: Size) -> str:
+    return f"the image was encoded for a clip of {image}, and this one is of {latents}"
 
 
 def _uneven(rows: int, batch: int, what: str = "prompt") -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import shutil
@@ -11,15 +10,12 @@ from pathlib import Path
 
 from ..graph.device import memory_bytes
 from ..graph.report import count
+from .models import backends
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "av", "cache-dit")
-
-# Package, smallest compute capability, and what it needs, of each optional attention backend.
-BACKENDS = {
-    "flash-attn": ("flash_attn", (8, 0), "FlashAttention 2: Ampere or newer, float16 or bfloat16"),
-    "sageattention": ("sageattention", (8, 0), "SageAttention: Ampere or newer, float16 or bfloat16"),
-    "xformers": ("xformers", (7, 0), "xformers: Volta or newer"),
-}
+LIBRARIES = (
+    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "av"),
+    *("peft", "cache-dit"),  # optional
+)
 
 
 def doctor() -> dict[str, dict[str, str]]:
@@ -27,7 +23,7 @@ def doctor() -> dict[str, dict[str, str]]:
     return {
         "Machine": _machine(),
         "Libraries": {name: _version(name) or "not installed" for name in LIBRARIES},
-        "Attention": _attention(),
+        "Attention": backends.notes(),
         "Model hub": _hub(),
     }
 
@@ -52,31 +48,12 @@ def _machine() -> dict[str, str]:
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             device = torch.cuda.get_device_properties(index)
-            found[f"gpu {index}"] = (
-                f"{device.name}, {count(device.total_memory, 'B', 1024)}, compute capability {device.major}.{device.minor}"
-            )
+            memory = count(device.total_memory, "B", 1024)
+            found[f"gpu {index}"] = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
     elif torch.version.cuda is None:
         found["gpu"] = "none: this torch was built without CUDA"
     else:
         found["gpu"] = f"none: torch (CUDA {torch.version.cuda}) finds no NVIDIA GPU or driver"
-    return found
-
-
-def _attention() -> dict[str, str]:
-    import torch
-
-    found = {"sdpa": "available (part of torch)"}
-    capability = torch.cuda.get_device_capability() if torch.cuda.is_available() else None
-    for package, (module, least, needs) in BACKENDS.items():
-        installed = _version(package) if importlib.util.find_spec(module) is not None else None
-        if installed is None:
-            found[package] = f"not installed ({needs}); pip install 'sgd[gpu]'"
-        elif capability is None:
-            found[package] = f"{installed} installed, needs an NVIDIA GPU ({needs})"
-        elif capability < least:
-            found[package] = f"{installed} installed, but this GPU is too old ({needs})"
-        else:
-            found[package] = f"{installed} installed; no node of this version selects it yet"
     return found
 
 

@@ -24,6 +24,7 @@ else:
 
 Positive = Annotated[int, Field(ge=1)]
 FORMAT = "sgd-latents-1"
+UNHEARD = Run()  # for calls outside of any run
 
 
 def _describe(**known: Any) -> dict[str, Any]:
@@ -57,8 +58,11 @@ def _check(**known: Any) -> Iterator[Problem]:
     for name in ("width", "height", "frames"):
         made = getattr(size, name)
         if made != known[name] and not empty:
-            message = f"{name} {known[name]} is not a size of this model: {made} will be made ({size})"
-            yield Problem("bad-value", name, message, severity="warning")
+            message, family = f"{name} {known[name]} is not a size of this model", by_name(known["model"]["family"])
+            if family is not None and (family.rounds or (name == "frames" and family.rounds_frames)):
+                yield Problem("bad-value", name, f"{message}: {made} will be made ({size})", severity="warning")
+            else:
+                yield Problem("bad-value", name, message, f"the next one down is {size}")
 
 
 @node("latents.noise", describe=_describe, check=_check)
@@ -71,11 +75,13 @@ def noise(
     batch: Positive = 1,
     seed: list[Annotated[int, Field(ge=-(2**63), lt=2**64)]] = [0],  # noqa: B006 - never changed
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    run: Run = UNHEARD,
 ) -> Latents:
     """Draw the noise a run starts from; equal seeds give the noise of the family's diffusers pipeline.
 
     Drawn on the CPU, so that a seed means the same on every device. A size that is not one of the model's is
-    rounded down to one, as the pipeline does (Wan: width and height to whole patches, frames to 4k + 1).
+    rounded down to one, as the pipeline does (Wan: width and height to whole patches, frames to 4k + 1); where the
+    pipeline refuses it (Z-Image, HunyuanVideo's width and height), so does this node.
 
     Args:
         model: The model the noise is for; only its configuration is read.
@@ -84,22 +90,26 @@ def noise(
         frames: Number of frames.
         batch: Number of clips.
         seed: One seed for the whole batch, or one for each clip (a clip then does not depend on its batch).
-        dtype: Precision of the noise; the video pipelines of diffusers use float32.
+        dtype: Precision of the noise. diffusers' pipelines use float32, but for FLUX and Qwen-Image that of the text
+            encoder; other numbers are drawn for the same seed in another precision.
 
     Returns:
-        Normal noise in the layout of the transformer (Wan: [B, C, F, H, W]) on the model's device.
+        Normal noise in the layout of the transformer (Wan: [B, C, F, H, W]; FLUX, Qwen-Image: [B, tokens, 4 C]) on
+        the model's device.
 
     Raises:
-        NodeError: If the size is smaller than one patch, or there are neither one seed nor as many as clips.
+        NodeError: If the size is smaller than one patch or one that the family refuses, or there are neither one
+            seed nor as many as clips.
     """
     configs = {part: model.config(part) for part in ("vae", "transformer")}
     asked = {"width": width, "height": height, "frames": frames, "batch": batch, "seed": seed}
     for problem in _check(model={"family": model.family.name, "configs": configs}, **asked):
         if problem.severity == "error":
-            raise NodeError(problem.message)
+            raise NodeError(problem.message, help=problem.help)
     from diffusers.utils.torch_utils import randn_tensor
 
     size = model.family.size(width, height, frames, configs)
+    run.detail(tokens=model.family.tokens(size, configs))
     generators = [torch.Generator("cpu").manual_seed(value) for value in _seeds(seed)]
     tensor = randn_tensor(
         model.family.latent_shape(size, batch, configs),
@@ -107,7 +117,7 @@ def noise(
         device=torch.device(model.device),
         dtype=getattr(torch, dtype),
     )
-    return Latents(tensor, model.family.name, size)
+    return Latents(model.family.pack(tensor), model.family.name, size)
 
 
 def _seeds(seed: list[int] | int | None) -> list[int]:

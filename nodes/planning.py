@@ -133,6 +133,42 @@ def building() -> Iterator[Callable[[torch.nn.Module], None]]:
 
 
 @contextmanager
+def alike(owner: Any, name: str) -> Iterator[None]:
+    """Trace a method once for each shape it is given: further calls add what the first one cost.
+
+    For a pure function of one tensor, called hundreds of times for tiles of few shapes.
+
+    Args:
+        owner: The object whose method it is; put back at the end.
+        name: Name of the method.
+    """
+    original = getattr(owner, name)
+    seen: dict[Any, tuple[Any, int, int]] = {}
+
+    def traced(given: torch.Tensor) -> Any:
+        counter, key = _METER.get(), (given.shape, given.dtype)
+        if counter is None:
+            return original(given)
+        if key not in seen:
+            flops, live, peak = counter.flops, counter.live, counter.peak
+            counter.peak = live
+            made = original(given)
+            seen[key] = (made.shape, counter.flops - flops, counter.peak - live)
+            counter.peak = max(counter.peak, peak)
+            return made
+        shape, flops, above = seen[key]
+        counter.flops += flops
+        counter.peak = max(counter.peak, counter.live + above)
+        return given.new_empty(shape)
+
+    setattr(owner, name, traced)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+@contextmanager
 def runtime(run: Run) -> Iterator[None]:
     """What a run with this library needs around it: no gradients; while planning, attention as one operation.
 

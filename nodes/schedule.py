@@ -6,6 +6,7 @@ the state of `schedule.step`, so that no run of a loop sees the history of anoth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -37,7 +38,7 @@ def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -
     """Class and configuration of the scheduler that is asked for, from the repository's own configuration."""
     own = config.get("_class_name", "")
     name = own if scheduler == "auto" else CLASSES[scheduler]
-    made = dict(config)
+    made = {**config, "_class_name": name}
     if scheduler != "auto" and name != own:
         # What `from_config` cannot know: the shift has another name, and the multistep solvers were
         # written for other noise schedules first, so flow matching is an option there.
@@ -120,7 +121,8 @@ def make(
         (0-dimensional, int64 or float32, on the model's device).
 
     Raises:
-        NodeError: If the scheduler is not a deterministic one for flow matching, or its shift needs `latents`.
+        NodeError: If the scheduler is not a deterministic one for flow matching, its shift needs `latents`, or it
+            has no noise levels for so few steps.
     """
     own = model.component("scheduler")
     name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
@@ -133,6 +135,8 @@ def make(
     device = "cpu" if model.device == "meta" else model.device
     instance = _instance(name, config, arguments, device)
     sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
+    if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by what one step does not have
+        raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
     entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
     made = tuple(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from ..graph.node import NodeError, Problem, Reads, Run, Wanted, node
-from .models.model import Model
+from .models.model import SECOND_ENCODER, Model
 from .values import Conditioning
+
+PARTS = ("tokenizer", "text_encoder", *SECOND_ENCODER)
 
 
 def _describe(**known: Any) -> dict[str, Any]:
@@ -27,15 +29,22 @@ def _check(**known: Any) -> Iterator[Problem]:
         yield Problem("bad-value", "negative", _unequal(len(prompts), len(negative)))
 
 
-@node("text.encode", describe=_describe, check=_check)
+def _reads(**known: Any) -> Mapping[str, tuple[str, ...]]:
+    """The text encoders that the model has, where that is known."""
+    components = (known.get("model") or {}).get("components")
+    return {} if components is None else {"model": tuple(part for part in PARTS if part in components)}
+
+
+@node("text.encode", reads=_reads, describe=_describe, check=_check)
 def encode(
     run: Run,
     wanted: Wanted,
-    model: Annotated[Model, Reads("tokenizer", "text_encoder")],
+    model: Annotated[Model, Reads(*PARTS)],
     prompt: list[str],
     *,
     negative: list[str] = [""],  # noqa: B006 - never changed
     max_length: Annotated[int | None, Field(ge=1)] = None,
+    padding: Literal["cut", "keep"] = "cut",
 ) -> Conditioning:
     """Encode prompts with the model's text encoder.
 
@@ -44,11 +53,14 @@ def encode(
     quotes it.
 
     Args:
-        model: A loaded model; its tokenizer and text encoder are used.
+        model: A loaded model; its tokenizers and text encoders are used.
         prompt: One prompt, or one for each clip.
         negative: What to steer away from: one text for all prompts, or one for each.
         max_length: Tokens kept of a prompt; shorter ones are padded to it. Without it, what the family's
-            pipeline keeps (Wan: 512).
+            pipeline keeps (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
+        padding: `cut` leaves out what the family's pipeline pads prompts with and then masks in the transformer
+            (HunyuanVideo), which is faster and allows attention without a mask; results differ in the last bits.
+            `keep` does as the pipeline does. Padding that is not masked (Wan) always stays.
 
     Returns:
         Named tensors for the transformer, one row per prompt (Wan: [prompts, max_length, text width], in the
@@ -71,6 +83,8 @@ def encode(
             if cut:
                 run.warn(f"the {name} prompt is longer than {length} tokens; this has no effect: “{cut}”")
     encoded = {name: model.family.encode_text(model, entries, length) for name, entries in texts.items()}
+    if padding == "cut":
+        encoded = {name: model.family.cut_padding(tensors) for name, tensors in encoded.items()}
     return Conditioning(encoded["positive"], encoded.get("negative"), model.family.name)
 
 

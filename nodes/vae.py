@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 from ..graph.node import NodeError, Problem, Reads, node
+from .families import Configs
 from .models.model import Model
 from .values import Frames, Latents, Size
 
@@ -40,7 +41,8 @@ def decode(model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: b
     for problem in _check_decode(latents={"family": latents.family}, model={"family": model.family.name}):
         raise NodeError(problem.message)
     with _tiling(model.component("vae"), tiling):
-        return Frames(model.family.decode(model, latents.tensor))
+        tensor = model.family.unpack(latents.tensor, latents.size, _configs(model))
+        return Frames(model.family.decode(model, tensor))
 
 
 def _describe_latents(**known: Any) -> dict[str, Any]:
@@ -65,12 +67,16 @@ def encode(model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: boo
     """
     _, count, height, width, _ = frames.tensor.shape
     size = Size(width, height, count)
-    configs = {part: model.config(part) for part in ("vae", "transformer")}
-    made = model.family.size(width, height, count, configs)
+    made = model.family.size(width, height, count, _configs(model))
     if made != size:
         raise NodeError(f"frames of {size} are none of this model's sizes", help=f"the next one down is {made}")
     with _tiling(model.component("vae"), tiling):
-        return Latents(model.family.encode(model, frames.tensor), model.family.name, size)
+        tensor = model.family.pack(model.family.encode(model, frames.tensor))
+        return Latents(tensor, model.family.name, size)
+
+
+def _configs(model: Model) -> Configs:
+    return {part: model.config(part) for part in ("vae", "transformer")}
 
 
 @contextmanager

@@ -142,10 +142,21 @@ class Gate(Port):
 
 @dataclass(frozen=True)
 class ImageCondition(Port):
-    """What a family needs of a first frame, as named tensors (CLIP embedding, VAE latents, mask), batch first."""
+    """What a family needs of a first frame, as named tensors (CLIP embedding, VAE latents, mask), batch first.
+
+    Attributes:
+        tensors: Named as the family names them.
+        family: Name of the family whose encoders made them.
+        size: Size of the clips they are for, None if they fit any.
+    """
 
     tensors: Mapping[str, torch.Tensor]
     family: str
+    size: Size | None = None
+
+    def facts(self) -> dict[str, Any]:
+        tensors = {name: list(tensor.shape) for name, tensor in self.tensors.items()}
+        return {**tensor_facts(next(iter(self.tensors.values()))), "tensors": tensors}
 
 
 @dataclass(frozen=True)

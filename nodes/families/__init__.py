@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from .base import Configs, Family
+from .flux import FLUX
+from .hunyuan_video import HUNYUAN_VIDEO
+from .qwen_image import QWEN_IMAGE
 from .wan import WAN
+from .z_image import Z_IMAGE
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (WAN,)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (HUNYUAN_VIDEO, WAN, Z_IMAGE, FLUX, QWEN_IMAGE)}
 
 __all__ = ["FAMILIES", "Configs", "Family", "by_name", "by_pipeline"]
 

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ...graph.node import NodeError
+from ..lazy import lazy
+
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from ..models.model import Model
     from ..values import Size, Step
+else:
+    torch = lazy("torch")
 
 Configs = Mapping[str, Mapping[str, Any]]
 
@@ -32,12 +38,18 @@ def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
+    A family is a subclass; members with a body are defaults for families that do nothing special there.
+
     Attributes:
         name: Short name, as in descriptions, records and files of latents.
         pipelines: Class names of the diffusers pipelines whose repositories belong to the family.
         neutral_scale: The guidance scale at and below which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
         max_length: Tokens of a prompt that the family's pipeline keeps unless told otherwise.
+        rounds: Whether a size that is not one of the model's is rounded down; else it is an error, as it is in the
+            family's pipeline.
+        rounds_frames: Whether the number of frames is rounded down even if width and height are not.
+        normalises: Whether `normalise` changes a guided prediction; one of zeros has no norm to keep.
     """
 
     name: str
@@ -45,14 +57,25 @@ class Family(Protocol):
     neutral_scale: float
     embedded_guidance: bool
     max_length: int
+    rounds: bool = True
+    rounds_frames: bool = False
+    normalises: bool = False
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         """The size that is made when this one is asked for, rounded as the family's pipeline rounds."""
         ...
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
-        """Shape of the latents of a clip of this (rounded) size."""
+        """Shape of the latents of a clip of this (rounded) size, in which noise is drawn and the VAE decodes."""
         ...
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents of `latent_shape` in the layout of the denoise loop; by default that is the same."""
+        return latents
+
+    def unpack(self, latents: torch.Tensor, size: Size, configs: Configs) -> torch.Tensor:
+        """The reverse of `pack`: latents of the loop in the layout of `latent_shape`."""
+        return latents
 
     def tokens(self, size: Size, configs: Configs) -> int:
         """Length of the transformer's sequence for a clip of this size, where a dynamic shift depends on it."""
@@ -69,18 +92,56 @@ class Family(Protocol):
         ...
 
     def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
-        """Encode prompts with the family's text encoders into keyword tensors of the transformer, batch first."""
+        """Encode prompts with the family's text encoders into named tensors for `predict`, batch first."""
         ...
+
+    def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Encoded prompts without the padding that the family's pipeline masks; by default there is none."""
+        return dict(text)
+
+    def join(self, texts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Several encoded prompts as one batch, for `predict`; by default all are of one length."""
+        return {name: torch.cat([text[name] for text in texts]) for name in texts[0]}
 
     def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
         """The end of a prompt that does not fit into `max_length` tokens, empty if all of it does."""
         ...
+
+    def image_parts(self, configs: Configs) -> tuple[str, ...]:
+        """Components that `encode_image` uses; by default none, for families that take no image."""
+        return ()
+
+    def needs_image(self, configs: Configs) -> bool:
+        """Whether a model of these configurations cannot predict without an image; by default none takes one."""
+        return False
+
+    def image_problem(self, configs: Configs, last: bool) -> str | None:
+        """Why a model of these configurations cannot be given a first frame (and a last one), None if it can."""
+        return f"models of {self.name} take no first frame"
+
+    def encode_image(
+        self, model: Model, image: Image.Image, last: Image.Image | None, size: Size
+    ) -> dict[str, torch.Tensor]:
+        """Encode a first (and last) frame into named tensors for `predict` and `keep_image`, one row each.
+
+        Args:
+            model: Its `image_parts` have been acquired; `image_problem` found nothing.
+            image: The first frame, of any size.
+            last: The last frame.
+            size: Size of the clip.
+        """
+        raise NodeError(f"models of {self.name} take no first frame")
+
+    def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Latents in which what an image condition keeps of the clip is put back; by default it keeps nothing."""
+        return latents
 
     def predict(
         self,
         model: Model,
         transformer: Any,
         latents: torch.Tensor,
+        size: Size,
         step: Step,
         text: Mapping[str, torch.Tensor],
         image: Mapping[str, torch.Tensor] | None,
@@ -89,10 +150,14 @@ class Family(Protocol):
         """Call the transformer once; everything is batch first and of one batch size."""
         ...
 
+    def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        """What the family's pipeline does to a guided prediction, given the positive one; by default nothing."""
+        return guided
+
     def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
-        """Decode normalised latents into frames, float32 [B, F, H, W, 3] in [0, 1]."""
+        """Decode normalised latents of `latent_shape` into frames, float32 [B, F, H, W, 3] in [0, 1]."""
         ...
 
     def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
-        """Encode frames [B, F, H, W, 3] in [0, 1] into normalised latents: the mode of the VAE's distribution."""
+        """Encode frames [B, F, H, W, 3] in [0, 1] into normalised latents of `latent_shape`: the mode of the VAE's."""
         ...

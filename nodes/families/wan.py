@@ -12,13 +12,14 @@ from .base import Configs, Family, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from ..models.model import Model
 else:
     torch = lazy("torch")
 
 
-class Wan:
+class Wan(Family):
     """The Wan family; see `Family` for what each member means."""
 
     name = "wan"
@@ -78,34 +79,116 @@ class Wan:
         # The last place of a truncated prompt is taken by the end-of-sequence token.
         return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
 
+    def image_parts(self, configs: Configs) -> tuple[str, ...]:
+        return ("vae", "image_processor", "image_encoder") if _reads_clip(configs["transformer"]) else ("vae",)
+
+    def needs_image(self, configs: Configs) -> bool:
+        transformer = configs.get("transformer", {})
+        # Mask and latents of the image are further channels; without a configuration, the class's defaults.
+        return bool(transformer.get("in_channels", 16) != transformer.get("out_channels", 16))
+
+    def image_problem(self, configs: Configs, last: bool) -> str | None:
+        transformer = configs.get("transformer", {})
+        expands = configs.get("model_index", {}).get("expand_timesteps")
+        if not expands and not self.needs_image(configs):
+            return "this model makes clips from text alone; image to video needs one that takes an image (I2V, TI2V)"
+        if expands and last:
+            return "this model takes a first frame only"
+        # A table of positions of two images means training on both (FLF2V); without CLIP any number goes.
+        if _reads_clip(transformer) and last != (transformer.get("pos_embed_seq_len") is not None):
+            return f"this model takes {'a first frame only' if last else 'a first and a last frame'}"
+        return None
+
+    def encode_image(
+        self, model: Model, image: Image.Image, last: Image.Image | None, size: Size
+    ) -> dict[str, torch.Tensor]:
+        from ..models.classes import quiet
+
+        with quiet():  # diffusers names image processors, which say so if torchvision is missing
+            from diffusers import WanImageToVideoPipeline
+
+        pictures = [image] if last is None else [image, last]
+        configs = {part: model.config(part) for part in ("model_index", "vae", "transformer")}
+        clip = _reads_clip(configs["transformer"])
+        device = torch.device(model.device)
+        pipeline = WanImageToVideoPipeline(
+            tokenizer=None,
+            text_encoder=None,
+            vae=model.component("vae"),
+            scheduler=None,
+            image_processor=model.component("image_processor") if clip else None,
+            image_encoder=model.component("image_encoder") if clip else None,
+            expand_timesteps=_expands_timesteps(model),
+        )
+        shape = self.latent_shape(size, 1, configs)
+        first, *final = (
+            pipeline.video_processor.preprocess(picture, height=size.height, width=size.width).to(device, torch.float32)
+            for picture in pictures
+        )
+        # The pipeline would draw the noise of the loop here too; latents of our own keep it from that.
+        _, condition, *mask = pipeline.prepare_latents(
+            image=first,
+            batch_size=1,
+            num_channels_latents=shape[1],
+            height=size.height,
+            width=size.width,
+            num_frames=size.frames,
+            dtype=torch.float32,
+            device=device,
+            latents=torch.empty(shape, device=device),
+            last_image=final[0] if final else None,
+        )
+        if mask:
+            return {"kept": condition, "mask": mask[0]}  # [1, C, 1, H, W], [1, 1, F, H, W]
+        tensors = {"latents": condition}  # [1, 4 + C, F, H, W]
+        if clip:
+            # [1, tokens, width]: of two images, the tokens of both.
+            tensors["embedding"] = pipeline.encode_image(pictures, device).flatten(0, 1).unsqueeze(0)
+        return tensors
+
+    def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        if "kept" not in image:
+            return latents
+        return (1 - image["mask"]) * image["kept"] + image["mask"] * latents
+
     def predict(
         self,
         model: Model,
         transformer: Any,
         latents: torch.Tensor,
+        size: Size,
         step: Step,
         text: Mapping[str, torch.Tensor],
         image: Mapping[str, torch.Tensor] | None,
         embedded: float | None,
     ) -> torch.Tensor:
         dtype = model.dtype("transformer")  # the module's own `dtype` walks all its parameters
-        hidden = latents.to(dtype)  # [B, C, F, H, W]
+        hidden = latents if image is None else self.keep_image(latents, image)
+        hidden = hidden.to(dtype)  # [B, C, F, H, W]
         value = step.value.to(latents.device)
         arguments = {name: tensor.to(dtype) for name, tensor in text.items()}
-        if image is not None:
+        if image is not None and "latents" in image:
             # Mask and latents of the first frame go in as channels; Wan 2.1 takes CLIP's embedding too.
             hidden = torch.cat([hidden, image["latents"].to(dtype)], dim=1)
             if "embedding" in image:
-                arguments["encoder_hidden_states_image"] = image["embedding"].to(dtype)
+                # The attention of WanTransformer3DModel tells text from image by this length.
+                length = arguments["encoder_hidden_states"].shape[1]
+                if length != self.max_length:
+                    message = f"this model takes prompts of {self.max_length} tokens beside an image, not of {length}"
+                    raise NodeError(message, help="leave `max_length` of text.encode out")
+                embedding = image["embedding"].to(dtype)
+                if transformer.config.pos_embed_seq_len is not None:  # first and last frame, one after the other
+                    embedding = embedding.unflatten(1, (2, -1)).flatten(0, 1)
+                arguments["encoder_hidden_states_image"] = embedding
         channels = transformer.config.in_channels
         if hidden.shape[1] != channels:
             with_image = "with" if image is not None else "without"
             message = f"this model takes {channels} channels, but {hidden.shape[1]} were given {with_image} an image"
             raise NodeError(message, help="models for image to video need `image`, others take none")
         if _expands_timesteps(model):
-            # Wan 2.2 TI2V takes one timestep per token: text to video gives them all the same one.
-            tokens = torch.ones(latents.shape[2:], device=latents.device)[:, ::2, ::2]
-            timestep = (tokens * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)
+            # Wan 2.2 TI2V takes one timestep per token: 0 for those of a first frame, which has no noise.
+            noisy = torch.ones(latents.shape[2:], device=latents.device) if image is None else image["mask"][0, 0]
+            timestep = (noisy[:, ::2, ::2] * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)
         else:
             timestep = value.expand(latents.shape[0])
         return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0]
@@ -115,7 +198,7 @@ class Wan:
 
         vae = model.component("vae")
         latents = latents.to(vae.dtype)
-        mean, inverse_std = _statistics(vae, latents)
+        mean, inverse_std = statistics(vae, latents)
         video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
         frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
         return frames.permute(0, 1, 3, 4, 2).float()
@@ -124,7 +207,7 @@ class Wan:
         vae = model.component("vae")
         video = (frames.permute(0, 4, 1, 2, 3) * 2.0 - 1.0).to(vae.dtype)
         latents = vae.encode(video).latent_dist.mode().float()
-        mean, inverse_std = _statistics(vae, latents)
+        mean, inverse_std = statistics(vae, latents)
         return (latents - mean) * inverse_std
 
 
@@ -139,7 +222,11 @@ def _patch(configs: Configs) -> tuple[int, int, int]:
     return frames, height, width
 
 
-def _statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _reads_clip(transformer: Mapping[str, Any]) -> bool:
+    return transformer.get("image_dim") is not None
+
+
+def statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and inverse standard deviation of the VAE's latents, rounded as the pipelines round them."""
     shape = (1, vae.config.z_dim, 1, 1, 1)
     mean = torch.tensor(vae.config.latents_mean).view(shape).to(latents.device, latents.dtype)

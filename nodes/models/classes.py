@@ -50,7 +50,8 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         except Exception as error:
             raise NodeError(f"{source}: the code of {part} ({library}.py) fails: {error}") from error
     try:
-        cls = getattr(importlib.import_module(library), name)
+        with quiet():  # an image processor says so if torchvision, which it can do without, is missing
+            cls = getattr(importlib.import_module(library), name)
     except AttributeError as error:
         version = importlib.import_module(library).__version__
         raise NodeError(

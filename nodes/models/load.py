@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-# Families whose documentation keeps the VAE in float32 for quality: diffusers, docs/source/en/api/pipelines/wan.md
+# Families whose documentation keeps the VAE, and the image encoder, in float32 for quality: diffusers,
+# docs/source/en/api/pipelines/wan.md
 FLOAT32_VAE = ("wan",)
 
 
@@ -37,9 +38,11 @@ def _describe(**known: Any) -> dict[str, Any]:
         configs = {part: repository.config(part) for part in repository.components if repository.config_file(part)}
     except NodeError:
         return {}  # `check` says why
+    dtype = known.get("dtype", "auto")  # `auto` depends on the device
     return {
         "family": family.name,
         "source": repository.source,
+        **({} if dtype == "auto" else {"dtype": dtype}),
         "components": {part: name for part, (_, name) in repository.components.items()},
         "configs": {"model_index": dict(repository.index), **configs},
     }
@@ -74,7 +77,8 @@ def load(
         source: A folder that holds model_index.json, or `owner/name` on the hub.
         revision: Branch, tag or commit on the hub; without it, the default branch. Name a commit to get the
             same weights every time.
-        dtype: Of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU.
+        dtype: Of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU; the image encoder
+            of the Wan family is float32 then, as its documentation has it.
         vae_dtype: The same for the VAE. `auto` is float32 for the Wan family, as its documentation has it, else
             what `dtype` says.
         variant: Variant of the weight files, such as `fp16`; a component without it is read from its ordinary
@@ -96,12 +100,18 @@ def load(
     else:
         vae = vae_dtype
     kind = "meta" if run.planning else "dummy" if dummy else "real"
-    weights = Weights(repository, wanted, run.device, {"vae": vae}, variant, kind)
+    dtypes = {"vae": vae}
+    if dtype == "auto" and family.name in FLOAT32_VAE:
+        dtypes["image_encoder"] = "float32"
+    weights = Weights(repository, wanted, run.device, dtypes, variant, kind)
     run.detail(dtype=wanted, vae_dtype=vae)
     if repository.commit:
         run.detail(commit=repository.commit)
     if dummy:
-        run.detail(weights="dummy")  # what comes out of this run means nothing
+        run.detail(weights="dummy")
+        run.warn(
+            "the weights are random: what is generated means nothing, and neither does any decision of a cache gate"
+        )
     return Model(weights, family)
 
 

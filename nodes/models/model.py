@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...graph.node import Run
+from ...graph.node import NodeError, Run
 from ...graph.ports import Port
+from .views import Recipe, Transform, misplaced
 
 if TYPE_CHECKING:
     import torch
 
     from ..families.base import Family
     from .weights import Weights
+
+SECOND_ENCODER = ("tokenizer_2", "text_encoder_2")
+IMAGE_ENCODER = ("image_processor", "image_encoder")
+"""Components that some models lack: who asks for them before the repository is known gets none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,40 +27,92 @@ class Model(Port):
 
     The executor calls `acquire` before the first reader of a component and `release` after its last;
     `prefetch` may bring the next one in from another thread. Nodes use `component`, `config`, `dtype`.
+
+    Attributes:
+        weights: The components in memory; values made from one another share it.
+        family: How models of this family are used.
+        names: Component of the repository that stands for a role, where it is not the one of that name:
+            `{"transformer": "transformer_2"}`.
+        transforms: Changes to components, in the order in which they are applied.
     """
 
     partial: ClassVar[bool] = True
 
     weights: Weights
     family: Family
+    names: Mapping[str, str] = field(default_factory=dict)
+    transforms: tuple[Transform, ...] = ()
+
+    def name(self, role: str) -> str:
+        """Name in the repository of the component that plays a role, such as `transformer`."""
+        return self.names.get(role, role)
 
     def parts(self) -> tuple[str, ...]:
         """Names of the components the repository has."""
         return tuple(self.weights.repository.components)
 
+    def recipe(self, part: str) -> Recipe:
+        """The transforms of a component; while planning none, since they change no shapes."""
+        if self.weights.kind == "meta":
+            return ()
+        name = self.name(part)
+        return tuple(transform for transform in self.transforms if transform.component == name)
+
+    def transformed(self, transform: Transform) -> Model:
+        """The value with one more transform.
+
+        Raises:
+            NodeError: If it cannot follow the transforms its component already has.
+        """
+        before = [t.kind for t in self.transforms if t.component == transform.component]
+        problem = misplaced(transform.kind, before)
+        if problem is not None:
+            raise NodeError(problem[0], help=problem[1])
+        return replace(self, transforms=(*self.transforms, transform))
+
     def acquire(self, part: str, run: Run) -> None:
         """Bring a component in: load it to the run's device, or build it (dummy weights, meta while planning)."""
-        self.weights.acquire(part, run)
+        if self._lacks(part):
+            return
+        name, recipe = self.name(part), self.recipe(part)
+        self.weights.acquire(name, run)
+        if recipe:
+            try:
+                self.weights.views.acquire(name, recipe, self.weights.component(name), run)
+            except BaseException:
+                self.weights.release(name)
+                raise
 
     def prefetch(self, part: str, run: Run) -> None:
         """Bring a component's bytes near, from another thread; an error shows at `acquire`."""
-        self.weights.prefetch(part, run)
+        if not self._lacks(part):
+            self.weights.prefetch(self.name(part), run)
 
     def release(self, part: str) -> None:
         """Drop a component and the memory it holds."""
-        self.weights.release(part)
+        if self._lacks(part):
+            return
+        name, recipe = self.name(part), self.recipe(part)
+        if recipe:
+            self.weights.views.release(name, recipe)
+        self.weights.release(name)
+
+    def _lacks(self, part: str) -> bool:
+        return part in (*SECOND_ENCODER, *IMAGE_ENCODER) and part not in self.parts()
 
     def component(self, name: str) -> Any:
-        """The module, tokenizer or scheduler of that name, which has been acquired."""
-        return self.weights.component(name)
+        """The module, tokenizer or scheduler of that name, which has been acquired; a module as transforms made it."""
+        recipe = self.recipe(name)
+        component = self.weights.component(self.name(name))
+        return self.weights.views.get(self.name(name), recipe) if recipe else component
 
     def config(self, name: str) -> Mapping[str, Any]:
         """The configuration of a component, known without its weights."""
-        return self.weights.config(name)
+        return self.weights.config(self.name(name))
 
     def dtype(self, name: str) -> torch.dtype:
         """The dtype of a component's parameters and of the tensors it takes."""
-        return self.weights.torch_dtype(name)
+        return self.weights.torch_dtype(self.name(name))
 
     @property
     def device(self) -> str:
@@ -64,4 +121,7 @@ class Model(Port):
 
     def facts(self) -> dict[str, Any]:
         """Source, commit, dtype, family, and the number of parameters of each component known so far."""
-        return {"family": self.family.name, **self.weights.facts()}
+        facts = {"family": self.family.name, **self.weights.facts()}
+        if self.transforms:
+            facts["transforms"] = [f"{t.kind} of {t.component}" for t in self.transforms]
+        return facts

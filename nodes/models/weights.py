@@ -13,6 +13,7 @@ from ...graph.node import DoesNotFit, NodeError, Run
 from . import dummy, reading
 from .classes import component_class, is_module
 from .repository import Repository
+from .views import Views
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +43,7 @@ class Weights:
         device: Where components go: `cpu`, `cuda` or, while planning, `meta`.
         variant: Variant of the weight files, such as `fp16`.
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
+        views: What transformed values of the model have in place of a component.
     """
 
     repository: Repository
@@ -52,6 +54,7 @@ class Weights:
     kind: str = "real"
 
     def __post_init__(self) -> None:
+        self.views = Views()
         self._held: dict[str, _Held] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._configs: dict[str, dict[str, Any]] = {}

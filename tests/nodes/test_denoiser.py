@@ -118,7 +118,8 @@ def test_a_first_frame_reaches_the_transformer_as_in_the_pipeline(wan_model, wan
     pipeline.encode_image = lambda image, device: embeds  # in place of CLIP
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     embeds = torch.randn(1, 257, 4, generator=torch.Generator().manual_seed(1)) if embedding else None
-    given = {"height": 32, "width": 32, "num_frames": 9, "output_type": "latent", "max_sequence_length": 16}
+    length = 512 if embedding else 16  # beside an embedding the transformer takes no other
+    given = {"height": 32, "width": 32, "num_frames": 9, "output_type": "latent", "max_sequence_length": length}
     expected = pipeline(
         picture,
         ["a cat", "a dog"],
@@ -128,7 +129,10 @@ def test_a_first_frame_reaches_the_transformer_as_in_the_pipeline(wan_model, wan
         **given,
     ).frames
 
-    conditioning, noise, _ = parts
+    _, noise, _ = parts
+    with torch.no_grad():
+        prompts, run = ["a cat", "a dog"], DirectRun()
+        conditioning = text.encode(run, BOTH, wan_model, prompts, negative=["dark"], max_length=length)
     _, condition = pipeline.prepare_latents(picture * 2 - 1, 1, 16, 32, 32, 9, torch.float32, torch.device("cpu"))
     tensors = {"latents": condition} | ({"embedding": embeds} if embedding else {})
     model = _Image(wan_model, transformer)

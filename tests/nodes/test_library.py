@@ -8,7 +8,20 @@ import sys
 import pytest
 from sgd.graph.node import NodeType
 
-MODULES = ("text", "latents", "schedule", "cfg", "denoiser", "vae", "image", "video", "metrics", "cache.none")
+MODULES = (
+    "models.expert",
+    "text",
+    "latents",
+    "schedule",
+    "cfg",
+    "denoiser",
+    "vae",
+    "image",
+    "image_condition",
+    "video",
+    "metrics",
+    "cache.none",
+)
 
 
 def node_types():
@@ -25,6 +38,7 @@ TYPES = node_types()
 
 def test_names():
     assert set(TYPES) == {
+        "model.expert",
         "text.encode",
         "latents.noise",
         "latents.save",
@@ -37,6 +51,8 @@ def test_names():
         "denoiser.predict",
         "vae.decode",
         "vae.encode",
+        "image.encode",
+        "image.keep",
         "image.save",
         "image.load",
         "video.save",

@@ -158,7 +158,8 @@ def test_shipped_configurations(name, plan_run):
     assert {part: count for part, count in counts.items() if count} == INDEX[name]["parameters"]
     for part in ("scheduler", "tokenizer"):
         model.acquire(part, plan_run)
-    assert model.component("scheduler").config.prediction_type == "flow_prediction"
+    # Schedulers for flow matching alone have no other prediction, and do not say so.
+    assert model.component("scheduler").config.get("prediction_type", "flow_prediction") == "flow_prediction"
 
 
 def test_every_folder_is_in_the_index():
@@ -169,6 +170,9 @@ def test_published_sizes():
     billions = {name: entry["parameters"]["transformer"] / 1e9 for name, entry in INDEX.items()}
     assert billions["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"] == pytest.approx(1.419, rel=1e-4)
     assert billions["Wan-AI/Wan2.1-T2V-14B-Diffusers"] == pytest.approx(14.289, rel=1e-4)
+    assert billions["Tongyi-MAI/Z-Image-Turbo"] == pytest.approx(6, rel=0.03)
+    assert billions["black-forest-labs/FLUX.1-dev"] == pytest.approx(12, rel=0.01)
+    assert billions["Qwen/Qwen-Image"] == pytest.approx(20, rel=0.03)
 
 
 def test_stand_in_tokenizer():

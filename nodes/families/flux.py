@@ -1,0 +1,130 @@
+"""FLUX.1, as diffusers' `FluxPipeline` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...graph.node import NodeError
+from ..lazy import lazy
+from ..models.classes import quiet
+from ..values import Size, Step
+from . import images
+from .base import Configs, Family, dynamic_shift
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from ..models.model import Model
+else:
+    numpy, torch = lazy("numpy"), lazy("torch")
+
+
+class Flux(Family):
+    """The FLUX.1 family; see `Family` for what each member means.
+
+    `embedded` is the pipeline's `guidance_scale` and `scale` its `true_cfg_scale`. FLUX.1-dev takes the first;
+    FLUX.1-schnell takes none.
+    """
+
+    name = "flux"
+    pipelines: tuple[str, ...] = ("FluxPipeline",)
+    neutral_scale = 1.0  # FluxPipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
+    embedded_guidance = True
+    max_length = 512  # FluxPipeline.__call__(max_sequence_length=512); T5's, CLIP keeps 77
+
+    def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
+        return images.whole(width, height, images.scale_factor(configs.get("vae", {})))
+
+    def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
+        factor = images.scale_factor(configs.get("vae", {}))
+        channels = configs.get("transformer", {}).get("in_channels", 64) // images.PATCH**2
+        return (batch, channels, size.height // factor, size.width // factor)
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return images.pack(latents)
+
+    def unpack(self, latents: torch.Tensor, size: Size, configs: Configs) -> torch.Tensor:
+        _, _, height, width = self.latent_shape(size, 1, configs)
+        return images.unpack(latents, height, width)
+
+    def tokens(self, size: Size, configs: Configs) -> int:
+        _, _, height, width = self.latent_shape(size, 1, configs)
+        return height // images.PATCH * (width // images.PATCH)
+
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        sigmas = numpy.linspace(1.0, 1 / steps, steps).tolist()
+        mu = None if tokens is None else dynamic_shift(scheduler, tokens)
+        return images.schedule_arguments(steps, sigmas, scheduler, mu)
+
+    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+        """Encode prompts.
+
+        Returns:
+            `embeddings`: T5's, [prompts, max_length, width]; `pooled`: CLIP's summary of each, [prompts, width].
+        """
+        names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+        parts = {name: model.component(name) for name in names}
+        with quiet():  # it warns of what CLIP does not see, which T5 does, and of image processors it does not use here
+            from diffusers import FluxPipeline
+
+            pipeline = FluxPipeline(**parts, vae=None, scheduler=None, transformer=None)
+            embeddings, pooled, _ = pipeline.encode_prompt(
+                prompt=list(prompts), prompt_2=None, device=torch.device(model.device), max_sequence_length=max_length
+            )
+        return {"embeddings": embeddings, "pooled": pooled}
+
+    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+        tokenizer = model.component("tokenizer_2")
+        ids = tokenizer(prompt, verbose=False).input_ids
+        # The last place of a truncated prompt is taken by the end-of-sequence token.
+        return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
+
+    def predict(
+        self,
+        model: Model,
+        transformer: Any,
+        latents: torch.Tensor,
+        size: Size,
+        step: Step,
+        text: Mapping[str, torch.Tensor],
+        image: Mapping[str, torch.Tensor] | None,
+        embedded: float | None,
+    ) -> torch.Tensor:
+        dtype, device = model.dtype("transformer"), latents.device
+        embeddings = text["embeddings"].to(dtype)
+        configs = {part: model.config(part) for part in ("vae", "transformer")}
+        _, _, height, width = self.latent_shape(size, 1, configs)
+        rows, columns = (torch.arange(n // images.PATCH, device=device) for n in (height, width))
+        positions = torch.cartesian_prod(torch.zeros(1, dtype=rows.dtype, device=device), rows, columns)
+        return transformer(
+            hidden_states=latents.to(dtype),
+            timestep=step.value.to(device).expand(latents.shape[0]).to(latents.dtype) / 1000,
+            guidance=_guidance(transformer, embedded, latents),
+            pooled_projections=text["pooled"].to(dtype),
+            encoder_hidden_states=embeddings,
+            txt_ids=torch.zeros(embeddings.shape[1], 3, device=device, dtype=dtype),
+            img_ids=positions.to(dtype),
+            return_dict=False,
+        )[0]
+
+    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+        return images.decode(model.component("vae"), latents)
+
+    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+        return images.encode(model.component("vae"), frames)
+
+
+def _guidance(transformer: Any, embedded: float | None, latents: torch.Tensor) -> torch.Tensor | None:
+    """The guidance scale as the transformer takes it, one for each image."""
+    if transformer.config.guidance_embeds:
+        if embedded is None:
+            raise NodeError("this model takes a guidance scale as an input", help="give cfg.split `embedded`, e.g. 3.5")
+        return torch.full([1], embedded, device=latents.device, dtype=torch.float32).expand(latents.shape[0])
+    if embedded is not None:
+        raise NodeError("this model takes no guidance scale as an input", help="leave `embedded` of cfg.split out")
+    return None
+
+
+FLUX: Family = Flux()

@@ -1,0 +1,266 @@
+"""HunyuanVideo, as diffusers' `HunyuanVideoPipeline` runs it.
+
+The pipeline pads every prompt to 256 tokens and has each attention mask the padding, which rules out the kernels that
+take no mask, among them the fastest. Here the padding is cut where the prompt is encoded, and the transformer's blocks
+are called without a mask when none is left (`Unmasked`). Nothing is lost that could reach a frame: masked keys get no
+weight, and the refiner's mean is one over the words alone. Sums are made in another order, so that results differ in
+the last bits; `padding: keep` of text.encode keeps the padding and the mask, bit for bit as in the pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from ...graph.node import NodeError
+from .. import planning
+from ..lazy import lazy
+from ..models.classes import quiet
+from ..values import Size, Step
+from .base import Configs, Family
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.model import Model
+else:
+    torch = lazy("torch")
+
+MASK = "encoder_attention_mask"
+MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, whatever the patches of the transformer
+SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # `set_timesteps` takes `sigmas`
+
+
+class HunyuanVideo(Family):
+    """The HunyuanVideo family (text to video); see `Family` for what each member means."""
+
+    name = "hunyuan-video"
+    pipelines = ("HunyuanVideoPipeline",)
+    neutral_scale = 1.0  # HunyuanVideoPipeline.__call__: true_cfg_scale > 1
+    embedded_guidance = True
+    max_length = 256  # HunyuanVideoPipeline.__call__(max_sequence_length=256), the template not counted
+    rounds = False  # HunyuanVideoPipeline.check_inputs refuses other widths and heights
+    rounds_frames = True
+
+    def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
+        _, temporal = _factors(configs)
+        return Size(
+            width // MULTIPLE * MULTIPLE, height // MULTIPLE * MULTIPLE, (frames - 1) // temporal * temporal + 1
+        )
+
+    def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
+        spatial, temporal = _factors(configs)
+        channels = configs.get("transformer", {}).get("in_channels", 16)
+        frames = (size.frames - 1) // temporal + 1
+        return (batch, channels, frames, size.height // spatial, size.width // spatial)
+
+    def tokens(self, size: Size, configs: Configs) -> int:
+        _, _, frames, height, width = self.latent_shape(size, 1, configs)
+        transformer = configs.get("transformer", {})
+        patch, patch_frames = transformer.get("patch_size", 2), transformer.get("patch_size_t", 1)
+        return int((frames // patch_frames) * (height // patch) * (width // patch))
+
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        if scheduler.get("_class_name") not in SIGMAS:
+            return {"num_inference_steps": steps}
+        import numpy as np
+
+        return {"sigmas": np.linspace(1.0, 0.0, steps + 1)[:-1]}
+
+    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+        """Llama's embeddings of the prompt in its template, the template cut off, and CLIP's pooled one.
+
+        Returns:
+            `encoder_hidden_states` [B, max_length, 4096], `encoder_attention_mask` [B, max_length] (0 for padding)
+            and `pooled_projections` [B, 768]. The mask stays on the CPU: its values decide how the transformer is
+            called, and reading them must not wait for the device.
+        """
+        from diffusers import HunyuanVideoPipeline
+
+        parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
+        pipeline = HunyuanVideoPipeline(
+            **{part: model.component(part) for part in parts}, transformer=None, vae=None, scheduler=None
+        )
+        with quiet():  # CLIP's 77 tokens are fewer than most prompts; the pipeline warns each time
+            embeddings, pooled, mask = pipeline.encode_prompt(
+                prompt=list(prompts), device=torch.device(model.device), max_sequence_length=max_length
+            )
+        if mask.is_meta:
+            mask = _tokenized(model, prompts, max_length)
+        return {"encoder_hidden_states": embeddings, MASK: mask.cpu(), "pooled_projections": pooled}
+
+    def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Cut what is padding in all rows; rows that are shorter than the longest stay padded and masked."""
+        used = text[MASK].any(dim=0).nonzero()
+        length = int(used[-1]) + 1 if len(used) else 1
+        cut = {name: text[name][:, :length] for name in ("encoder_hidden_states", MASK)}
+        return {**text, **cut}
+
+    def join(self, texts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        length = max(text[MASK].shape[1] for text in texts)
+        padded = []
+        for text in texts:
+            missing = length - text[MASK].shape[1]
+            embeddings = torch.nn.functional.pad(text["encoder_hidden_states"], (0, 0, 0, missing))
+            mask = torch.nn.functional.pad(text[MASK], (0, missing))
+            padded.append({**text, "encoder_hidden_states": embeddings, MASK: mask})
+        return super().join(padded)
+
+    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+        start, text = _in_template(prompt)
+        tokenizer = model.component("tokenizer")
+        ids = tokenizer(text, verbose=False).input_ids
+        return str(tokenizer.decode(ids[max_length + start :], skip_special_tokens=True))
+
+    def predict(
+        self,
+        model: Model,
+        transformer: Any,
+        latents: torch.Tensor,
+        size: Size,
+        step: Step,
+        text: Mapping[str, torch.Tensor],
+        image: Mapping[str, torch.Tensor] | None,
+        embedded: float | None,
+    ) -> torch.Tensor:
+        if image is not None:
+            raise NodeError("this model makes videos from text: it takes no image", help="leave `image` out")
+        dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
+        mask = text[MASK]
+        with nullcontext() if (mask == 0).any() else unmasked(transformer):
+            return transformer(
+                hidden_states=latents.to(dtype),  # [B, C, F, H, W]
+                timestep=step.value.to(device).expand(batch).to(latents.dtype),
+                encoder_hidden_states=text["encoder_hidden_states"].to(dtype),
+                encoder_attention_mask=mask.to(device, dtype),
+                pooled_projections=text["pooled_projections"].to(dtype),
+                guidance=_guidance(transformer, embedded, batch, dtype, device),
+                return_dict=False,
+            )[0]
+
+    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+        from diffusers.video_processor import VideoProcessor
+
+        vae = model.component("vae")
+        with _tiles_on_meta(vae) if latents.is_meta else nullcontext():
+            video = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
+        frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
+        return frames.permute(0, 1, 3, 4, 2).float()
+
+    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+        vae = model.component("vae")
+        video = (frames.permute(0, 4, 1, 2, 3) * 2.0 - 1.0).to(vae.dtype)
+        with _tiles_on_meta(vae) if frames.is_meta else nullcontext():
+            return vae.encode(video).latent_dist.mode().float() * vae.config.scaling_factor
+
+
+class Unmasked:
+    """An attention processor that is not told of a mask which masks nothing.
+
+    Its backend is that of the processor, which `set_attention_backend` may change while the transformer is called.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        self.processor = processor
+
+    @property
+    def _attention_backend(self) -> Any:
+        return self.processor._attention_backend
+
+    @_attention_backend.setter
+    def _attention_backend(self, backend: Any) -> None:
+        self.processor._attention_backend = backend
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: Any = None,
+    ) -> Any:
+        position = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
+        return self.processor(attn, hidden_states, encoder_hidden_states, None, **position)
+
+
+@contextmanager
+def unmasked(transformer: Any) -> Iterator[None]:
+    """Call the transformer's attention without a mask: its forward makes one even if nothing is padded."""
+    refiner = transformer.context_embedder.token_refiner.refiner_blocks
+    blocks = (*refiner, *transformer.transformer_blocks, *transformer.single_transformer_blocks)
+    attentions = [block.attn for block in blocks]
+    processors = [attention.processor for attention in attentions]
+    for attention, processor in zip(attentions, processors, strict=True):
+        attention.processor = Unmasked(processor)
+    try:
+        yield
+    finally:
+        for attention, processor in zip(attentions, processors, strict=True):
+            attention.processor = processor
+
+
+@contextmanager
+def _tiles_on_meta(vae: Any) -> Iterator[None]:
+    """Plan tiles of one shape once, and leave out their blending: it writes each row into the tile it returns.
+
+    At 720p the VAE works in 308 tiles of eight shapes, and plans would take most of their time there.
+    """
+    blends = ("blend_v", "blend_h", "blend_t")
+    with ExitStack() as stack:
+        for part in (vae.encoder, vae.decoder):
+            stack.enter_context(planning.alike(part, "forward"))
+        for name in blends:
+            setattr(vae, name, _second)
+        try:
+            yield
+        finally:
+            for name in blends:
+                delattr(vae, name)
+
+
+def _second(above: Any, tile: Any, extent: int) -> Any:
+    return tile
+
+
+def _guidance(transformer: Any, embedded: float | None, batch: int, dtype: torch.dtype, device: Any) -> Any:
+    """The embedded guidance scale of each clip, in thousandths, rounded as the pipeline rounds it."""
+    if not transformer.config.guidance_embeds:
+        if embedded is not None:
+            raise NodeError("this model takes no guidance scale as an input", help="leave `embedded` of cfg.split out")
+        return None
+    if embedded is None:
+        raise NodeError(
+            "this model takes a guidance scale as an input, and cfg.split was given none",
+            help="set `embedded` of cfg.split; the family's pipeline takes 6.0 unless told otherwise",
+        )
+    return torch.tensor([embedded] * batch, dtype=dtype, device=device) * 1000.0
+
+
+def _factors(configs: Configs) -> tuple[int, int]:
+    """How many pixels and frames one latent stands for; the defaults are those of `AutoencoderKLHunyuanVideo`."""
+    vae = configs.get("vae", {})
+    return vae.get("spatial_compression_ratio", 8), vae.get("temporal_compression_ratio", 4)
+
+
+def _in_template(prompt: str) -> tuple[int, str]:
+    """How many tokens of the template come first, and the prompt in it."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE as template
+
+    return template["crop_start"], template["template"].format(prompt)
+
+
+def _tokenized(model: Model, prompts: Sequence[str], max_length: int) -> torch.Tensor:
+    """The pipeline's attention mask, on the CPU: in a plan its own is on the meta device and has no values."""
+    start, _ = _in_template("")
+    tokens = model.component("tokenizer")(
+        [_in_template(prompt)[1] for prompt in prompts],
+        max_length=max_length + start,
+        padding="max_length",
+        truncation=True,
+        return_tensors="pt",
+    )
+    return tokens.attention_mask[:, start:]
+
+
+HUNYUAN_VIDEO: Family = HunyuanVideo()

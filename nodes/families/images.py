@@ -1,0 +1,110 @@
+"""What image families share: sizes in whole patches, packing by 2 x 2, calls of the VAE, planning of encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..lazy import lazy
+from ..values import Size
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.model import Model
+else:
+    torch = lazy("torch")
+
+PATCH = 2  # latents to the side of a patch, in Z-Image, FLUX and Qwen-Image
+
+
+def whole(width: int, height: int, factor: int) -> Size:
+    """The largest image of whole patches within this size; `factor` is how many pixels one latent stands for."""
+    multiple = factor * PATCH
+    return Size(width // multiple * multiple, height // multiple * multiple, 1)
+
+
+def scale_factor(vae: Mapping[str, Any]) -> int:
+    """How many pixels one latent of an `AutoencoderKL` stands for; 8 where its configuration is not known."""
+    return 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else 8
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """[B, C, H, W] -> [B, H/2 * W/2, 4 C], a token for each patch, as `_pack_latents` of diffusers' pipelines does."""
+    batch, channels, height, width = latents.shape
+    latents = latents.view(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return latents.reshape(batch, height // 2 * (width // 2), channels * 4)
+
+
+def unpack(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The reverse of `pack`: [B, H/2 * W/2, 4 C] -> [B, C, H, W]; height and width in latents."""
+    batch, _, channels = latents.shape
+    latents = latents.view(batch, height // 2, width // 2, channels // 4, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return latents.reshape(batch, channels // 4, height, width)
+
+
+def schedule_arguments(steps: int, sigmas: Any, scheduler: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
+    """What the image pipelines give to `set_timesteps`: noise levels of their own, and the shift's exponent.
+
+    Solvers that were written for other noise schedules (`use_flow_sigmas`) make their own levels, as in FluxPipeline.
+    """
+    given = {"num_inference_steps": steps} if scheduler.get("use_flow_sigmas") else {"sigmas": sigmas}
+    return given if mu is None else {**given, "mu": mu}
+
+
+def to_frames(images: torch.Tensor) -> torch.Tensor:
+    """Images of a VAE, [B, 3, H, W] in [-1, 1], as frames: float32 [B, 1, H, W, 3] in [0, 1]."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    pixels = VaeImageProcessor().postprocess(images, output_type="pt")
+    return pixels.permute(0, 2, 3, 1).unsqueeze(1).float()
+
+
+def to_images(frames: torch.Tensor) -> torch.Tensor:
+    """The reverse of `to_frames`, for frames of one image each."""
+    return frames[:, 0].permute(0, 3, 1, 2) * 2.0 - 1.0
+
+
+def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Decode latents [B, C, H, W] with an `AutoencoderKL` into frames."""
+    latents = latents.to(vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return to_frames(vae.decode(latents, return_dict=False)[0])
+
+
+def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
+    """Encode frames with an `AutoencoderKL`: the mode of its distribution, normalised, float32 [B, C, H, W]."""
+    latents = vae.encode(to_images(frames).to(vae.dtype)).latent_dist.mode().float()
+    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
+    """The end of a prompt in a chat template (`text`) that lies beyond `max_length` tokens."""
+    cut = tokenizer.decode(tokenizer(text, verbose=False).input_ids[max_length:])
+    # Behind the prompt stands the end of the template, which is no word of the user's.
+    end = text[text.rindex(prompt) + len(prompt) :] if prompt else text
+    return "" if end.endswith(cut) else cut.removesuffix(end)
+
+
+def text_device(model: Model) -> torch.device:
+    """Where a pipeline is told to encode prompts; see `planned`."""
+    return torch.device("cpu" if model.device == "meta" else model.device)
+
+
+def planned(model: Model, encoder: Any) -> Any:
+    """A text encoder for pipelines that select tokens by the values of a mask, which a plan does not have.
+
+    While planning the encoder runs on the meta device, so that its cost is counted, and the pipeline gets zeros of the
+    same shapes on the CPU (views of one number), where the tokenizer's mask is.
+    """
+    return _Planned(encoder) if model.device == "meta" else encoder
+
+
+class _Planned:
+    def __init__(self, encoder: Any) -> None:
+        self.encoder, self.dtype = encoder, encoder.dtype
+
+    def __call__(self, **arguments: Any) -> Any:
+        from torch.utils._pytree import tree_map_only
+
+        made = self.encoder(**tree_map_only(torch.Tensor, lambda t: t.to("meta"), arguments))
+        return tree_map_only(torch.Tensor, lambda t: torch.zeros((), dtype=t.dtype).expand(t.shape), made)

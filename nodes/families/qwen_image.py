@@ -1,0 +1,140 @@
+"""Qwen-Image, as diffusers' `QwenImagePipeline` runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..lazy import lazy
+from ..values import Size, Step
+from . import images
+from .base import Configs, Family, dynamic_shift
+from .wan import statistics
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+    from ..models.model import Model
+else:
+    numpy, torch = lazy("numpy"), lazy("torch")
+
+
+class QwenImage(Family):
+    """The Qwen-Image family; see `Family` for what each member means.
+
+    Its VAE is one for video, so that latents have a dimension of frames of length 1 outside of the denoise loop.
+    """
+
+    name = "qwen-image"
+    pipelines: tuple[str, ...] = ("QwenImagePipeline",)
+    neutral_scale = 1.0  # QwenImagePipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
+    embedded_guidance = False
+    max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
+    normalises = True
+
+    def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
+        return images.whole(width, height, _factor(configs))
+
+    def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
+        factor = _factor(configs)
+        channels = configs.get("transformer", {}).get("in_channels", 64) // images.PATCH**2
+        return (batch, channels, 1, size.height // factor, size.width // factor)
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return images.pack(latents[:, :, 0])
+
+    def unpack(self, latents: torch.Tensor, size: Size, configs: Configs) -> torch.Tensor:
+        *_, height, width = self.latent_shape(size, 1, configs)
+        return images.unpack(latents, height, width).unsqueeze(2)
+
+    def tokens(self, size: Size, configs: Configs) -> int:
+        *_, height, width = self.latent_shape(size, 1, configs)
+        return height // images.PATCH * (width // images.PATCH)
+
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        sigmas = numpy.linspace(1.0, 1 / steps, steps).tolist()
+        mu = None if tokens is None else dynamic_shift(scheduler, tokens)
+        return images.schedule_arguments(steps, sigmas, scheduler, mu)
+
+    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+        """Encode prompts.
+
+        Returns:
+            `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
+            int64, on the CPU whatever the device, because shapes depend on them.
+        """
+        pipeline = _pipeline(model.component("tokenizer"), images.planned(model, model.component("text_encoder")))
+        embeddings, mask = pipeline.encode_prompt(
+            prompt=list(prompts), device=images.text_device(model), max_sequence_length=max_length
+        )
+        rows, length, _ = embeddings.shape
+        padded = torch.nn.functional.pad(embeddings, (0, 0, 0, max_length - length))
+        lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
+        return {"embeddings": padded.to(model.device), "lengths": lengths}
+
+    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+        tokenizer = model.component("tokenizer")
+        pipeline = _pipeline(tokenizer, None)
+        text = pipeline.prompt_template_encode.format(prompt)
+        kept = pipeline.prompt_template_encode_start_idx + min(max_length, pipeline.tokenizer_max_length)
+        return images.cut_words(tokenizer, text, prompt, kept)
+
+    def predict(
+        self,
+        model: Model,
+        transformer: Any,
+        latents: torch.Tensor,
+        size: Size,
+        step: Step,
+        text: Mapping[str, torch.Tensor],
+        image: Mapping[str, torch.Tensor] | None,
+        embedded: float | None,
+    ) -> torch.Tensor:
+        dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
+        lengths = text["lengths"]
+        longest = int(lengths.max())
+        # As in the pipeline: padded to the longest prompt of the batch, and no mask where all are as long.
+        mask = None if bool((lengths == longest).all()) else torch.arange(longest) < lengths[:, None]
+        configs = {part: model.config(part) for part in ("vae", "transformer")}
+        *_, height, width = self.latent_shape(size, 1, configs)
+        return transformer(
+            hidden_states=latents.to(dtype),
+            timestep=step.value.to(device).expand(batch).to(latents.dtype) / 1000,
+            encoder_hidden_states=text["embeddings"][:, :longest].to(dtype),
+            encoder_hidden_states_mask=None if mask is None else mask.to(device),
+            img_shapes=[[(1, height // images.PATCH, width // images.PATCH)]] * batch,
+            return_dict=False,
+        )[0]
+
+    def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
+        """Give each token's prediction the norm it has without guidance."""
+        wanted = torch.norm(positive, dim=-1, keepdim=True)
+        return guided * (wanted / torch.norm(guided, dim=-1, keepdim=True))
+
+    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+        vae = model.component("vae")
+        latents = latents.to(vae.dtype)
+        mean, inverse_std = statistics(vae, latents)
+        return images.to_frames(vae.decode(latents / inverse_std + mean, return_dict=False)[0][:, :, 0])
+
+    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+        vae = model.component("vae")
+        made = vae.encode(images.to_images(frames).unsqueeze(2).to(vae.dtype)).latent_dist.mode().float()
+        mean, inverse_std = statistics(vae, made)
+        return (made - mean) * inverse_std
+
+
+def _pipeline(tokenizer: Any, text_encoder: Any) -> Any:
+    from diffusers import QwenImagePipeline
+
+    return QwenImagePipeline(tokenizer=tokenizer, text_encoder=text_encoder, vae=None, scheduler=None, transformer=None)
+
+
+def _factor(configs: Configs) -> int:
+    """How many pixels one latent stands for, as in QwenImagePipeline; 8 where the VAE is not known."""
+    vae = configs.get("vae", {})
+    return 2 ** len(vae["temperal_downsample"]) if "temperal_downsample" in vae else 8
+
+
+QWEN_IMAGE: Family = QwenImage()

@@ -1,0 +1,112 @@
+"""Z-Image and Z-Image-Turbo, as diffusers' `ZImagePipeline` runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..lazy import lazy
+from ..values import Size, Step
+from . import images
+from .base import Configs, Family, dynamic_shift
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.model import Model
+else:
+    torch = lazy("torch")
+
+
+class ZImage(Family):
+    """The Z-Image family; see `Family` for what each member means.
+
+    Prompts differ in length and its transformer takes a list of them. A batch of both branches is what the pipeline
+    evaluates, so `batched: true` in `cfg.split` gives its numbers to the last bit.
+    """
+
+    name = "z-image"
+    pipelines: tuple[str, ...] = ("ZImagePipeline",)
+    neutral_scale = 0.0  # ZImagePipeline.do_classifier_free_guidance: guidance_scale > 0
+    embedded_guidance = False
+    max_length = 512  # ZImagePipeline.__call__(max_sequence_length=512)
+    rounds = False  # ZImagePipeline.__call__ raises ValueError
+
+    def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
+        return images.whole(width, height, images.scale_factor(configs.get("vae", {})))
+
+    def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
+        factor = images.scale_factor(configs.get("vae", {}))
+        channels = configs.get("transformer", {}).get("in_channels", 16)
+        return (batch, channels, size.height // factor, size.width // factor)
+
+    def tokens(self, size: Size, configs: Configs) -> int:
+        _, _, height, width = self.latent_shape(size, 1, configs)
+        return height // images.PATCH * (width // images.PATCH)
+
+    def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
+        sigmas = torch.linspace(1.0, 1 / steps, steps).tolist()  # float32, as get_default_z_image_sigmas has them
+        mu = None if tokens is None else dynamic_shift(scheduler, tokens)
+        return images.schedule_arguments(steps, sigmas, scheduler, mu)
+
+    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+        """Encode prompts.
+
+        Returns:
+            `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
+            int64, on the CPU whatever the device, because shapes depend on them.
+        """
+        from diffusers import ZImagePipeline
+
+        pipeline = ZImagePipeline(
+            tokenizer=model.component("tokenizer"),
+            text_encoder=images.planned(model, model.component("text_encoder")),
+            vae=None,
+            scheduler=None,
+            transformer=None,
+        )
+        encoded, _ = pipeline.encode_prompt(
+            prompt=list(prompts),
+            do_classifier_free_guidance=False,
+            max_sequence_length=max_length,
+            device=images.text_device(model),
+        )
+        padded = [torch.nn.functional.pad(rows, (0, 0, 0, max_length - len(rows))) for rows in encoded]
+        lengths = torch.tensor([len(rows) for rows in encoded])
+        return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
+
+    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+        tokenizer = model.component("tokenizer")
+        message = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
+        return images.cut_words(tokenizer, text, prompt, max_length)
+
+    def predict(
+        self,
+        model: Model,
+        transformer: Any,
+        latents: torch.Tensor,
+        size: Size,
+        step: Step,
+        text: Mapping[str, torch.Tensor],
+        image: Mapping[str, torch.Tensor] | None,
+        embedded: float | None,
+    ) -> torch.Tensor:
+        dtype = model.dtype("transformer")
+        hidden = latents.to(dtype).unsqueeze(2)  # [B, C, 1, H, W]: one frame
+        # Its time runs from 0 (noise) to 1, and its velocity points from noise to the image.
+        time = (1000 - step.value.to(latents.device).expand(latents.shape[0])) / 1000
+        lengths = text["lengths"].tolist()
+        prompts = [rows[:length] for rows, length in zip(text["embeddings"].to(dtype), lengths, strict=True)]
+        made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]
+        # float32 before guidance, as in the pipeline; both signs commute with every guider.
+        return -torch.stack([image.float() for image in made]).squeeze(2)
+
+    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+        return images.decode(model.component("vae"), latents)
+
+    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+        return images.encode(model.component("vae"), frames)
+
+
+Z_IMAGE: Family = ZImage()

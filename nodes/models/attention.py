@@ -1,0 +1,146 @@
+"""`model.attention`: how a transformer computes attention."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from ...graph.node import NodeError, Problem, Reads, Run, Shares, node
+from . import backends, transforms
+from .backends import BACKENDS, MASKS, Masks, Reason
+from .classes import quiet
+from .model import Model
+from .transforms import Denoiser
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The transform: one backend for every attention of a component, or the fastest of several.
+
+    Attributes:
+        component: Name in the repository.
+        candidates: Names of backends in diffusers; with more than one they are measured, the first is the reference.
+    """
+
+    kind: ClassVar[str] = "attention"
+
+    component: str
+    candidates: tuple[str, ...]
+
+    def apply(self, module: Any, run: Run) -> None:
+        choose(module, self.candidates[0])
+        if len(self.candidates) > 1:
+            from .tuning import Tuner
+
+            Tuner(module, self.candidates, run)
+
+
+def choose(module: Any, backend: str) -> None:
+    """Give a view's attention a backend, by diffusers' name.
+
+    diffusers makes it the default of the process as well, which is put back.
+
+    Raises:
+        NodeError: If nothing in the module can be given a backend, or the backend cannot be used after all.
+    """
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    if not hasattr(module, "set_attention_backend"):
+        raise NodeError(f"{type(module).__name__} has no choice of attention")
+    before, _ = Registry.get_active_backend()
+    try:
+        with quiet():
+            module.set_attention_backend(backend)
+    except Exception as error:
+        raise NodeError(f"attention cannot be {backend}: {error}") from error
+    finally:
+        Registry.set_active_backend(before)
+    if backend not in chosen(module):
+        raise NodeError(f"{type(module).__name__} has no attention that can be given a backend")
+
+
+def chosen(module: Any) -> set[str]:
+    """The backends that the attention of a module was given, by diffusers' names."""
+    found = (getattr(getattr(m, "processor", None), "_attention_backend", None) for m in module.modules())
+    return {str(getattr(backend, "value", backend)) for backend in found if backend is not None}
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    yield from transforms.problems("attention", **known)
+    backend = BACKENDS.get(known.get("backend", "auto"))
+    if backend is None:
+        return
+    reason = backends.machine(backend)
+    description: Mapping[str, Any] = known.get("model") or {}
+    if reason is None and "component" in known:
+        name = transforms.repository_name(description, known["component"])
+        reason = _misfit(
+            backend.name,
+            description.get("configs", {}).get(known["component"], {}),
+            description.get("components", {}).get(name, ""),
+            description.get("dtype"),
+        )
+    if reason is not None:
+        yield Problem(reason.code, "backend", reason.why, reason.help)
+
+
+def _misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Reason | None:
+    masks: Masks = MASKS.get(class_name, "sometimes") if class_name else "never"
+    return backends.model(BACKENDS[backend], dtype=dtype, head=backends.head_size(config), masks=masks)
+
+
+@node(
+    "model.attention",
+    describe=partial(transforms.described, "attention"),
+    check=_check,
+    notes=backends.notes,
+)
+def attention(
+    run: Run,
+    model: Annotated[Model, Reads(), Shares()],
+    *,
+    backend: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "sage", "xformers"] = "auto",
+    component: Denoiser = "transformer",
+) -> Model:
+    """Choose how the transformer computes attention.
+
+    Only this value of the model is changed; one that goes past this node keeps what it has. A backend that this
+    machine or this model cannot use is an error, before any weights are loaded; none is replaced by another.
+
+    `auto` is `sdpa` on a CPU. On a GPU it measures: the first call of the transformer runs with `sdpa` and shows the
+    shapes; then every exact backend that is available is timed on them, and the fastest that agrees with `sdpa` is
+    used from the next call on. The choice is remembered for the device, dtype and shapes until the process ends, and
+    stands in the details of the node that called the transformer. Backends other than `sdpa`, and `auto` on a GPU,
+    have not been run on a GPU yet.
+
+    Args:
+        model: The model.
+        backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper) and
+            `xformers` compute the same to rounding. `sage` (SageAttention 2) rounds queries and keys to 8 bits.
+        component: The transformer to change; `transformer_2` is the second expert of Wan 2.2.
+
+    Returns:
+        The model with that attention.
+
+    Raises:
+        NodeError: If the backend cannot be used here, or the model's attention is chosen or compiled already.
+    """
+    name, config = transforms.target(model, component)
+    device = str(run.options.get("device", "auto")) if run.planning else run.device
+    dtype = str(model.weights.dtype_name(name))
+    fits = partial(_misfit, config=config, class_name=transforms.class_name(model, name), dtype=dtype)
+    where = None if device == "auto" else device
+    if backend == "auto":
+        names = ["sdpa"]
+        if device.startswith("cuda"):
+            exact = [b for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
+            names += [b.name for b in exact if backends.machine(b, where) is None and fits(b.name) is None]
+    else:
+        reason = backends.machine(BACKENDS[backend], where) or fits(backend)
+        if reason is not None:
+            raise NodeError(reason.why, help=reason.help)
+        names = [backend]
+    run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
+    return model.transformed(Attention(name, tuple(BACKENDS[n].library for n in names)))

@@ -1,0 +1,50 @@
+"""What the documentation shows is what the project does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def test_node_reference_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    missing = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_named_files_exist(page: Path) -> None:
+    named = re.findall(r"`((?:docs|workflows|training|tests|graph|nodes)/[\w./-]+)`", page.read_text())
+    assert [n for n in named if not (ROOT / n).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_whole_workflows_in_the_documentation_pass_the_check(page: Path, tmp_path: Path) -> None:
+    from sgd.graph.compile import check
+
+    for number, block in enumerate(re.findall(r"```yaml\n(sgd: 1\n.*?)```", page.read_text(), re.DOTALL)):
+        file = ROOT / "workflows" / f".doc-{page.stem}-{number}.yaml"
+        file.write_text(block)
+        try:
+            assert [d.message for d in check(file).errors] == []
+        finally:
+            file.unlink()
+
+
+def test_readme_names_the_two_commands_first() -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert "sgd exec quickstart" in blocks[0]
+    assert blocks[1].rstrip().endswith("pytest")

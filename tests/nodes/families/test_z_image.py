@@ -1,0 +1,140 @@
+"""The nodes make what diffusers' ZImagePipeline makes, on the same weights."""
+
+import pytest
+import tiny_z_image
+import torch
+from diffusers import ZImagePipeline
+from direct import BOTH, DirectRun, model_of
+from imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
+from sgd.graph.node import NodeError
+from sgd.nodes import latents, schedule, text, vae
+
+SCHEDULERS = {"fixed": {}, "dynamic": {"use_dynamic_shifting": True, "shift": 1.0}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    made = {}
+    for name, options in SCHEDULERS.items():
+        made[name] = tmp_path_factory.mktemp("z-image") / name
+        tiny_z_image.build(**options).save_pretrained(made[name])
+    return made
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    return {name: model_of(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def model(models):
+    return models["fixed"]
+
+
+def pipeline_of(model):
+    made = ZImagePipeline(**{name: model.component(name) for name in model.parts()})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 32)], ids=["square", "wide"])
+@pytest.mark.parametrize("prompts", [1, 2])
+@pytest.mark.parametrize("scale", [0.0, 4.0], ids=["unguided", "guided"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_latents_and_frames_are_those_of_the_pipeline(models, scheduler, scale, prompts, size):
+    model, (width, height) = models[scheduler], size
+    expected = reference(
+        pipeline_of(model),
+        PROMPTS[:prompts],
+        negative_prompt=["dark"] * prompts,
+        guidance_scale=scale,
+        width=width,
+        height=height,
+        seed=3,
+    )
+    given = {"negative": "dark", "scale": scale, "width": width, "height": height, "seed": [3]}
+    assert_same(generate(model, PROMPTS[:prompts], batched=True, **given), expected)
+    if scale:  # one branch after the other: prompts are padded otherwise, and sums have another order
+        assert_close(generate(model, PROMPTS[:prompts], **given), expected)
+
+
+def test_guidance_and_prompts_change_the_result(model):
+    results = [generate(model, [p], scale=s).frames.tensor for p, s in ((PROMPTS[0], 0.0), (PROMPTS[0], 4.0), ("b", 0))]
+    assert (results[0] - results[1]).abs().max() > 1e-3
+    assert (results[0] - results[2]).abs().max() > 1e-3
+
+
+def test_several_images_of_each_prompt_with_a_seed_each(model):
+    expected = reference(pipeline_of(model), PROMPTS, guidance_scale=0.0, num_images_per_prompt=2, seed=[1, 2, 3, 4])
+    assert_same(generate(model, PROMPTS, batch=4, seed=[1, 2, 3, 4]), expected)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_other_numbers_of_steps(models, steps):
+    expected = reference(pipeline_of(models["dynamic"]), PROMPTS[:1], guidance_scale=0.0, num_inference_steps=steps)
+    assert_same(generate(models["dynamic"], PROMPTS[:1], steps=steps), expected)
+
+
+def test_a_part_of_the_steps_is_guided(model):
+    """`stop` stands for the pipeline's `cfg_truncation`: both end guidance towards the image."""
+    plan = schedule.make(model, steps=4)
+    guided = sum(1 - step.timestep / 1000 <= 0.4 for step in plan)
+    assert 0 < guided < 4
+    expected = reference(
+        pipeline_of(model), PROMPTS, guidance_scale=4.0, cfg_truncation=0.4, num_inference_steps=4, seed=1
+    )
+    assert_same(generate(model, PROMPTS, scale=4.0, steps=4, batched=True, stop=guided / 4, seed=[1]), expected)
+
+
+def test_bfloat16_keeps_the_casts_of_the_pipeline(folders):
+    parts = ("transformer", "text_encoder", "vae")
+    model = model_of(folders["fixed"], **dict.fromkeys(parts, "bfloat16"))
+    expected = reference(pipeline_of(model), PROMPTS, guidance_scale=4.0)
+    assert_same(generate(model, PROMPTS, scale=4.0, batched=True), expected)
+
+
+def test_a_pipeline_loaded_by_itself(model, folders):
+    pipeline = ZImagePipeline.from_pretrained(folders["fixed"])
+    pipeline.set_progress_bar_config(disable=True)
+    assert_close(generate(model, PROMPTS[:1]), reference(pipeline, PROMPTS[:1], guidance_scale=0.0))
+
+
+@pytest.mark.parametrize("width", [46, 47])
+def test_a_size_that_the_pipeline_refuses_is_refused(model, width):
+    with pytest.raises(ValueError, match="Width must be divisible"):
+        reference(pipeline_of(model), PROMPTS[:1], width=width)
+    with pytest.raises(NodeError, match=f"width {width} is not a size") as caught:
+        latents.noise(model, width=width, height=32)
+    assert caught.value.help == "the next one down is 44x32"
+    (problem,) = latents.noise.node.check(model={"family": "z-image"}, width=width, height=32, frames=1)
+    assert (problem.parameter, problem.severity) == ("width", "error")
+
+
+@pytest.mark.parametrize("scale", [0.0, 4.0])
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_plan_has_the_shapes_of_a_run(models, folders, scale, batched):
+    options = {"scale": scale, "batched": batched, "width": 48}
+    made = generate(models["dynamic"], PROMPTS, **options)
+    assert shapes(planned(folders["dynamic"], PROMPTS, **options)) == shapes(made)
+
+
+def test_what_does_not_fit_is_quoted(model):
+    run = DirectRun()
+    text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=64)
+    assert run.warnings == []
+    with torch.no_grad():
+        made = text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=32)
+    assert made.positive["embeddings"].shape == (1, 32, 16)
+    assert len(run.warnings) == 1
+    assert run.warnings[0].endswith("“uare”")  # 26 letters fit behind the 6 tokens that open the template
+
+
+def test_encoding_an_image_and_decoding_it(model):
+    frames = vae.Frames(torch.rand(2, 1, 32, 48, 3))
+    with torch.no_grad():
+        made = vae.encode(model, frames)
+        expected = model.component("vae").encode(frames.tensor[:, 0].permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode()
+    assert torch.allclose(made.tensor, (expected - 0.1159) * 0.3611)
+    assert (made.size.width, made.size.height) == (48, 32)
+    with torch.no_grad():
+        assert vae.decode(model, made).tensor.shape == frames.tensor.shape

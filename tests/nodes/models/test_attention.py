@@ -1,0 +1,416 @@
+"""`model.attention`: what is refused and why, that values stay apart, and how `auto` measures.
+
+There is no GPU here: backends other than torch's own are checked up to the point where they would run. What `auto`
+does on a GPU is run on the CPU, between two of torch's own kernels.
+"""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from direct import DirectRun, generate, model_of
+from sgd.graph.node import NodeError
+from sgd.nodes.models import backends, tuning
+from sgd.nodes.models.attention import Attention, attention, choose, chosen
+from sgd.nodes.models.backends import BACKENDS, MASKS
+
+GPU_ONLY = [name for name, backend in BACKENDS.items() if backend.capability is not None]
+FULL = {
+    "components": {"transformer": "WanTransformer3DModel", "transformer_2": "WanTransformer3DModel", "vae": "V"},
+    "configs": {"transformer": {"attention_head_dim": 128}},
+    "source": "owner/name",
+}
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine with an H100 and every package."""
+    return machine(monkeypatch, (9, 0))
+
+
+def machine(monkeypatch, capability, **versions):
+    packages = {"flash-attn": "2.8.3", "flash_attn_3": "3.0.0b1", "sageattention": "2.2.0", "xformers": "0.0.35"}
+    monkeypatch.setattr(backends, "gpu", lambda: capability)
+    monkeypatch.setattr(backends, "_installed", lambda package, module: {**packages, **versions}.get(package))
+
+
+@pytest.fixture
+def model(wan_folder):
+    return model_of(wan_folder, "scheduler")
+
+
+def acquired(value):
+    for part in ("transformer", "text_encoder", "tokenizer", "vae", "scheduler"):
+        value.acquire(part, DirectRun())
+    return value
+
+
+def latents(value):
+    return generate(value, ["a red circle"], steps=2).states[-1].tensor
+
+
+def problems(backend, **description):
+    return list(attention.node.check(backend=backend, component="transformer", model={**FULL, **description}))
+
+
+def test_the_names_are_those_of_diffusers():
+    from diffusers.models.attention_dispatch import (
+        _REQUIRED_FLASH_VERSION,
+        _REQUIRED_SAGE_VERSION,
+        _REQUIRED_XFORMERS_VERSION,
+        AttentionBackendName,
+    )
+
+    values = {name.value for name in AttentionBackendName}
+    assert {backend.library for backend in BACKENDS.values()} <= values
+    assert BACKENDS["flash"].least == _REQUIRED_FLASH_VERSION
+    assert BACKENDS["sage"].least == _REQUIRED_SAGE_VERSION
+    assert BACKENDS["xformers"].least == _REQUIRED_XFORMERS_VERSION
+    choices = attention.node.inputs["backend"].type.choices
+    assert choices == ("auto", *BACKENDS)
+
+
+def test_the_masking_transformers_are_those_of_diffusers():
+    import diffusers
+
+    for name in MASKS:
+        assert hasattr(diffusers, name)
+
+
+@pytest.mark.parametrize("backend", ["auto", "sdpa"])
+def test_works_everywhere(backend, run, model):
+    assert problems(backend) == []
+    plain = latents(acquired(model))
+    value = acquired(attention(run, model, backend=backend))
+    assert run.details["attention"] == "sdpa"
+    assert chosen(value.component("transformer")) == {"native"}
+    assert torch.equal(latents(value), plain)
+
+
+def test_values_of_one_model_do_not_see_each_other(model, run):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    before = Registry.get_active_backend()
+    math = acquired(model.transformed(Attention("transformer", ("_native_math",))))
+    sdpa = acquired(attention(run, model, backend="sdpa"))
+    acquired(model)
+    assert Registry.get_active_backend() == before
+    assert chosen(math.component("transformer")) == {"_native_math"}
+    assert chosen(sdpa.component("transformer")) == {"native"}
+    assert chosen(model.component("transformer")) == set()
+    seen = []
+    for value in (math, model, sdpa):
+        seen.append(latents(value))
+        assert Registry.get_active_backend() == before
+    assert torch.equal(seen[1], seen[2])
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
+    assert math.component("transformer") is not model.component("transformer")
+
+
+def test_the_default_of_the_process_is_put_back_after_an_error(wan_model):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+    from sgd.nodes.models.views import view
+
+    before = Registry.get_active_backend()
+    made = view(wan_model.component("transformer"))
+    with pytest.raises(NodeError, match="flash"):
+        choose(made, "flash")
+    with pytest.raises(NodeError):
+        choose(made, "nonsense")
+    with pytest.raises(NodeError, match="no choice of attention"):
+        choose(torch.nn.Linear(1, 1), "native")
+    assert Registry.get_active_backend() == before
+    assert chosen(made) == set()
+
+
+@pytest.mark.parametrize("backend", GPU_ONLY)
+def test_what_this_machine_cannot_do_is_unavailable(backend, model, run, monkeypatch):
+    monkeypatch.setattr(backends, "gpu", lambda: None)
+    [problem] = problems(backend)
+    assert (problem.code, problem.parameter) == ("unavailable", "backend")
+    assert problem.help
+    with pytest.raises(NodeError, match=backend):
+        attention(run, model, backend=backend)
+
+
+@pytest.mark.parametrize("backend", GPU_ONLY)
+def test_a_run_on_the_cpu_of_a_machine_with_a_gpu(backend, model, run, hopper):
+    assert problems(backend) == []
+    with pytest.raises(NodeError, match="the run is on the CPU"):
+        attention(run, model, backend=backend)
+
+
+@pytest.mark.parametrize(
+    ("backend", "capability", "works"),
+    [
+        ("cudnn", (8, 0), True),
+        ("cudnn", (7, 5), False),
+        ("flash", (8, 6), True),
+        ("flash", (7, 0), False),
+        ("flash3", (9, 0), True),
+        ("flash3", (8, 9), False),
+        ("flash3", (10, 0), False),
+        ("xformers", (7, 0), True),
+        ("sage", (12, 0), True),
+    ],
+)
+def test_the_gpu_decides(monkeypatch, backend, capability, works):
+    machine(monkeypatch, capability)
+    found = problems(backend)
+    assert [p.code for p in found] == ([] if works else ["unavailable"])
+    if not works:
+        assert f"{capability[0]}.{capability[1]}" in found[0].message
+
+
+def test_the_version_decides(monkeypatch):
+    machine(monkeypatch, (9, 0), sageattention="1.0.6")
+    [problem] = problems("sage")
+    assert problem.message == "sage needs sageattention 2.1.1 or newer, and 1.0.6 is installed"
+    machine(monkeypatch, (9, 0), **{"flash-attn": None})
+    assert "not installed" in problems("flash")[0].message
+
+
+@pytest.mark.parametrize("backend", GPU_ONLY)
+def test_dtype_and_head_size_decide(hopper, backend):
+    assert problems(backend, dtype="bfloat16") == []
+    halves = BACKENDS[backend].dtypes
+    assert [p.code for p in problems(backend, dtype="float32")] == (["unsupported"] if halves else [])
+    [problem] = problems(backend, configs={"transformer": {"attention_head_dim": 12}})
+    assert (problem.code, "12" in problem.message) == ("unsupported", True)
+    assert problems(backend, configs={"transformer": {"dim": 3840, "n_heads": 30}}) == []
+
+
+@pytest.mark.parametrize("backend", GPU_ONLY)
+def test_masks_decide(hopper, backend):
+    masked = problems(backend, components={"transformer": "LTXVideoTransformer3DModel"})
+    perhaps = problems(backend, components={"transformer": "QwenImageTransformer2DModel"})
+    takes = BACKENDS[backend].masks
+    assert [p.code for p in masked] == ([] if takes == "applied" else ["unsupported"])
+    assert [p.code for p in perhaps] == (["unsupported"] if takes == "wrong" else [])
+    if masked:
+        assert "cudnn" in masked[0].help
+
+
+def test_wan_gives_attention_no_mask(model):
+    """Otherwise MASKS would be wrong: a backend that takes none would fail in the middle of a run."""
+    transformer = acquired(model).component("transformer")
+    with tuning.watching() as seen, torch.no_grad():
+        transformer(torch.randn(2, 16, 2, 4, 4), torch.tensor([500, 500]), torch.randn(2, 8, 32))
+    assert seen().masked is False
+    assert MASKS["WanTransformer3DModel"] == "never"
+
+
+def test_a_component_the_model_lacks():
+    [problem] = list(
+        attention.node.check(component="transformer_2", model={**FULL, "components": {"transformer": "T"}})
+    )
+    assert problem.code == "bad-value"
+    described = attention.node.describe(component="transformer", model=FULL)
+    assert described["transforms"] == [["attention", "transformer"]]
+    [problem] = list(attention.node.check(component="transformer", model=described))
+    assert problem.code == "unsupported"
+    assert list(attention.node.check(component="transformer_2", model=described)) == []
+    from sgd.nodes.models.expert import expert
+
+    below = expert.node.describe(model=described, component="transformer_2")
+    assert list(attention.node.check(component="transformer", model=below)) == []
+    below = attention.node.describe(component="transformer", model=below)
+    assert below["transforms"] == [["attention", "transformer"], ["attention", "transformer_2"]]
+
+
+def test_decided_without_torch():
+    code = (
+        "import sys; from sgd.nodes.models.attention import attention as a; from sgd.nodes.models.lora import lora;"
+        "from sgd.nodes.models.compile import compile as c;"
+        "m={'components': {'transformer': 'T'}, 'configs': {}};"
+        "[list(a.node.check(backend=b, component='transformer', model=m)) for b in ('auto', 'cudnn', 'flash')];"
+        "list(c.node.check(component='transformer', model=m)); list(lora.node.check(source='a/b')); a.node.notes();"
+        "assert not {'torch', 'diffusers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_notes_say_of_each_whether_it_works(monkeypatch):
+    monkeypatch.setattr(backends, "gpu", lambda: None)
+    notes = backends.notes()
+    assert list(notes) == list(BACKENDS)
+    assert notes["sdpa"].startswith("available")
+    assert all(notes[name].startswith("not available: ") for name in GPU_ONLY)
+    from sgd.graph.show import details
+    from sgd.nodes.doctor import doctor
+
+    text = details(attention.node)
+    assert "On this machine:" in text
+    assert notes["cudnn"] in text
+    assert doctor()["Attention"] == notes
+    machine(monkeypatch, (9, 0))
+    assert all(note.startswith("available") for note in backends.notes().values())
+
+
+def test_planning_changes_nothing(wan_folder, run):
+    run.planning = True
+    run.device = "meta"
+    run.options = {"device": "cpu"}
+    planned = model_of(wan_folder, "scheduler", kind="meta", device="meta")
+    value = attention(run, planned)
+    value.acquire("transformer", run)
+    assert value.component("transformer") is value.weights.component("transformer")
+    with pytest.raises(NodeError, match=r"not installed|there is none|on the CPU"):
+        attention(run, planned, backend="flash")
+
+
+# What `auto` does on a GPU, with torch's own kernels on the CPU as candidates.
+
+
+@pytest.fixture
+def forgotten(monkeypatch):
+    monkeypatch.setattr(tuning, "_REMEMBERED", {})
+    return tuning._REMEMBERED
+
+
+def timed(monkeypatch, seconds, calls=None):
+    """Make measuring report these seconds, by backend, in the order of candidates that agree."""
+    left = iter(seconds)
+
+    def measure(call, device):
+        call()
+        if calls is not None:
+            calls.append(device)
+        return next(left)
+
+    monkeypatch.setattr(tuning, "measure", measure)
+
+
+CANDIDATES = ("native", "_native_math")
+
+
+def test_auto_measures_once_and_takes_the_fastest(model, run, monkeypatch, forgotten):
+    calls = []
+    timed(monkeypatch, [2e-3, 1e-3], calls)
+    plain = latents(acquired(model))
+    value = model.transformed(Attention("transformer", CANDIDATES))
+    for part in ("transformer", "text_encoder", "tokenizer", "vae", "scheduler"):
+        value.acquire(part, run)
+    made = latents(value)
+    assert chosen(value.component("transformer")) == {"_native_math"}
+    assert len(calls) == 2
+    assert run.details["attention"] == "_native_math"
+    assert run.details["attention_milliseconds"] == {"sdpa": 2.0, "_native_math": 1.0}
+    assert torch.allclose(made, plain, atol=1e-5)
+    [shapes] = [key[1] for key in forgotten]
+    assert shapes.query == (1, 12, 2, 12), "the self-attention of a clip of 3 x 2 x 2 tokens"
+    assert tuning.fastest(CANDIDATES, shapes)[0] == "_native_math"
+    assert len(calls) == 2, "remembered"
+
+
+def test_auto_keeps_sdpa_when_it_is_fastest(model, run, monkeypatch, forgotten):
+    timed(monkeypatch, [1e-3, 2e-3])
+    value = acquired(model.transformed(Attention("transformer", CANDIDATES)))
+    assert torch.equal(latents(value), latents(acquired(model)))
+    assert chosen(value.component("transformer")) == {"native"}
+
+
+def test_auto_measures_each_size(model, run, monkeypatch, forgotten):
+    timed(monkeypatch, [2e-3, 1e-3, 1e-3, 2e-3])
+    value = acquired(model.transformed(Attention("transformer", CANDIDATES)))
+    generate(value, ["a"], steps=1, scale=1.0)
+    assert chosen(value.component("transformer")) == {"_native_math"}
+    generate(value, ["a"], steps=1, scale=1.0, width=64)
+    assert chosen(value.component("transformer")) == {"native"}
+    generate(value, ["a"], steps=1, scale=1.0)
+    assert chosen(value.component("transformer")) == {"_native_math"}
+    assert len(forgotten) == 2
+
+
+def shapes(masked=False):
+    return tuning.Shapes((1, 16, 2, 8), (1, 16, 2, 8), masked, torch.float32, torch.device("cpu"))
+
+
+def test_auto_leaves_out_what_disagrees(monkeypatch, forgotten):
+    timed(monkeypatch, [2e-3, 1e-3])
+    monkeypatch.setattr(
+        tuning,
+        "attend",
+        lambda backend, q, k, v: q * (1.0 if backend == "native" else 1.2 if backend == "off" else 1.01),
+    )
+    assert tuning.fastest(("native", "off", "near"), shapes()) == ("near", {"native": 2e-3, "near": 1e-3})
+
+
+def test_auto_leaves_out_what_fails_and_what_takes_no_mask(monkeypatch, forgotten):
+    timed(monkeypatch, [2e-3])
+    assert tuning.fastest(("native", "_flash_3"), shapes())[0] == "native"  # not installed: raises when called
+    tried = []
+
+    def attend(backend, query, key, value):
+        tried.append(backend)
+        return query
+
+    timed(monkeypatch, [3e-3, 1e-3])
+    monkeypatch.setattr(tuning, "attend", attend)
+    assert tuning.fastest(("native", "flash", "_native_cudnn"), shapes(masked=True))[0] == "_native_cudnn"
+    assert "flash" not in tried
+
+
+def test_measuring(forgotten):
+    name, timings = tuning.fastest(CANDIDATES, shapes())
+    assert set(timings) == set(CANDIDATES)
+    assert name == min(timings, key=timings.get)
+    assert all(0 < seconds < 1 for seconds in timings.values())
+
+
+def test_candidates_of_auto(hopper, wan_folder, monkeypatch):
+    """On a GPU: the exact ones that fit. Without one here, only the choice of candidates can be looked at."""
+
+    class OnGpu(DirectRun):
+        device = "cuda"
+
+    wan = model_of(wan_folder, "scheduler", transformer="bfloat16")
+    run = OnGpu()
+    [transform] = attention(run, wan).transforms
+    assert transform.candidates == ("native",), "heads of 12 fit none of the others"
+    monkeypatch.setattr(backends, "head_size", lambda config: 128)
+    [transform] = attention(run, wan).transforms
+    assert transform.candidates == ("native", "_native_cudnn", "flash", "_flash_3", "xformers")
+    assert "cudnn" in run.details["attention"]
+    [transform] = attention(run, model_of(wan_folder, "scheduler")).transforms
+    assert transform.candidates == ("native", "xformers"), "float32"
+
+
+@pytest.mark.parametrize(("family", "builder"), [("tiny_flux", "build"), ("tiny_hunyuan_video", "hunyuan_video")])
+def test_masks_of_other_families(monkeypatch, family, builder):
+    import importlib
+    from pathlib import Path
+
+    from sgd.nodes.models.views import entrance
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
+    pipeline = getattr(importlib.import_module(family), builder)()
+    pipeline.set_progress_bar_config(disable=True)
+    seen = []
+
+    def around(call, *args, **kwargs):
+        with tuning.watching() as largest:
+            result = call(*args, **kwargs)
+        seen.append(largest())
+        return result
+
+    entrance(pipeline.transformer).layers.append(around)
+    more = {"num_frames": 5, "prompt_template": {"template": "{}", "crop_start": 0}} if "video" in family else {}
+    pipeline("a", width=32, height=32, num_inference_steps=1, max_sequence_length=16, output_type="latent", **more)
+    masks = MASKS[type(pipeline.transformer).__name__]
+    assert {shapes.masked for shapes in seen} == {masks != "never"}  # the pipeline of HunyuanVideo keeps its padding
+
+
+def test_auto_tells_calls_with_other_processors_apart(model, run, monkeypatch, forgotten):
+    """HunyuanVideo is called with its mask and, where that masks nothing, without: shapes alone do not tell."""
+    timed(monkeypatch, [2e-3, 1e-3])
+    value = acquired(model.transformed(Attention("transformer", CANDIDATES)))
+    [tuner] = [layer.__self__ for layer in value.component("transformer").forward.layers]
+    generate(value, ["a"], steps=2, scale=1.0)
+    assert len(tuner.chosen) == 1
+    other = type("Other", (type(tuner.attentions[0].processor),), {})
+    for module in tuner.attentions:
+        module.processor.__class__ = other
+    generate(value, ["a"], steps=2, scale=1.0)
+    assert [key[1:] for key in tuner.chosen] == [next(iter(tuner.chosen))[1:]] * 2

@@ -1,0 +1,133 @@
+"""`model.compile`. What compiles takes half a minute and is marked slow."""
+
+import pytest
+import torch
+from direct import DirectRun, model_of
+from sgd.graph.node import NodeError
+from sgd.nodes.models import compile as module
+from sgd.nodes.models.attention import attention
+from sgd.nodes.models.compile import compile, compiling
+
+
+@pytest.fixture
+def model(wan_folder):
+    return model_of(wan_folder, "scheduler")
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """Compile without a compiler: torch's `eager` backend traces and then runs what it traced."""
+    real = torch.compile
+    calls = []
+
+    def stand_in(function, *args, mode=None, **options):
+        calls.append({"mode": mode, **options})
+        return real(function, *args, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", stand_in)
+    torch._dynamo.reset()
+    yield calls
+    torch._dynamo.reset()
+
+
+def predict(value, batch=1):
+    generator = torch.Generator().manual_seed(0)
+    inputs = {
+        "hidden_states": torch.randn(batch, 16, 2, 4, 4, generator=generator),
+        "timestep": torch.tensor([500] * batch),
+        "encoder_hidden_states": torch.randn(batch, 8, 32, generator=generator),
+    }
+    with torch.no_grad():
+        return value.component("transformer")(**inputs, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("region", ["blocks", "whole"])
+def test_only_this_value_is_compiled(model, run, compiled, region):
+    value = compile(run, attention(run, model), region=region, mode="max-autotune-no-cudagraphs")
+    for one in (model, value):
+        one.acquire("transformer", run)
+    plain = predict(model)
+    assert "compile_seconds" not in run.details
+    assert torch.allclose(predict(value), plain, atol=1e-5)
+    assert {call["mode"] for call in compiled} == {"max-autotune-no-cudagraphs"}
+    assert len(compiled) == (2 if region == "blocks" else 1)
+    assert 0 < run.details["compile_seconds"] < 60
+    first = run.details["compile_seconds"]
+    predict(value)
+    assert run.details["compile_seconds"] == first, "the second call compiles nothing"
+    predict(value, batch=2)
+    assert run.details["compile_seconds"] > first, "another size is compiled anew"
+    assert torch.equal(predict(model), plain)
+    blocks = model.component("transformer").blocks
+    assert all(block._compiled_call_impl is None for block in blocks)
+    assert run.details["compile"] == f"{region}, max-autotune-no-cudagraphs"
+
+
+def test_with_measured_attention(model, run, compiled, monkeypatch):
+    from sgd.nodes.models import tuning
+    from sgd.nodes.models.attention import Attention, chosen
+
+    monkeypatch.setattr(tuning, "_REMEMBERED", {})
+    times = iter([2e-3, 1e-3])
+    monkeypatch.setattr(tuning, "measure", lambda call, device: next(times))
+    value = model.transformed(Attention("transformer", ("native", "_native_math")))
+    value = compile(run, value)
+    for one in (model, value):
+        one.acquire("transformer", run)
+    plain = predict(model)
+    assert torch.equal(predict(value), plain), "the call that is watched is not compiled"
+    assert "compile_seconds" not in run.details
+    assert chosen(value.component("transformer")) == {"_native_math"}
+    assert torch.allclose(predict(value), plain, atol=1e-5)
+    assert run.details["compile_seconds"] > 0
+
+
+def test_comes_last(model, run):
+    value = compile(run, model)
+    for node, arguments in ((attention, {}), (compile, {})):
+        with pytest.raises(NodeError, match=r"cannot come after model\.compile|already went through"):
+            node(run, value, **arguments)
+
+
+def test_blocks_need_a_name(wan_folder, run, monkeypatch):
+    from diffusers import WanTransformer3DModel
+
+    monkeypatch.setattr(WanTransformer3DModel, "_repeated_blocks", None)
+    value = compile(run, model_of(wan_folder, "scheduler"))
+    with pytest.raises(NodeError, match="which of its blocks repeat") as error:
+        value.acquire("transformer", run)
+    assert error.value.help == "set region: whole"
+
+
+def test_without_a_compiler(model, run, monkeypatch):
+    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(module, "gpu", lambda: None)
+    [problem] = compile.node.check(model={"components": {"transformer": "T"}}, component="transformer")
+    assert problem.code == "unavailable"
+    with pytest.raises(NodeError, match=r"C\+\+ compiler"):
+        compile(run, model)
+    run.planning = True
+    compile(run, model)
+
+
+def test_callbacks_are_taken_back():
+    from torch._dynamo.callback import callback_handler
+
+    before = len(callback_handler.start_callbacks)
+    with compiling() as seconds:
+        pass
+    assert seconds() == 0
+    assert len(callback_handler.start_callbacks) == len(callback_handler.end_callbacks) == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("region", ["blocks", "whole"])
+def test_really_compiled(wan_folder, region):
+    torch._dynamo.reset()
+    run = DirectRun()
+    model = model_of(wan_folder, "transformer")
+    value = compile(run, model, region=region)
+    value.acquire("transformer", run)
+    assert torch.allclose(predict(value), predict(model), atol=1e-5)
+    assert run.details["compile_seconds"] > 0.1

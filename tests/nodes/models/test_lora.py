@@ -1,0 +1,339 @@
+"""`model.lora`, compared with `load_lora_weights` of diffusers' pipeline on the same random adapters."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from direct import DirectRun, generate, model_of
+from sgd.graph.node import NodeError
+from sgd.nodes.models import lora as module
+from sgd.nodes.models.lora import lora
+
+pytest.importorskip("peft")
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj"]
+
+
+def adapters(folder: Path, name: str, seed: int, rank: int = 4, alpha: int | None = None) -> Path:
+    """A file of random adapters for the tiny Wan transformer, as diffusers' training scripts write it."""
+    import tiny
+    from diffusers import WanPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    transformer = tiny.wan_transformer()
+    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=TARGETS)
+    transformer.add_adapter(config)
+    generator = torch.Generator().manual_seed(seed)
+    for key, parameter in transformer.named_parameters():
+        if "lora_" in key:
+            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(transformer))
+    metadata = None if alpha is None else config.to_dict()
+    WanPipeline.save_lora_weights(
+        folder, transformer_lora_layers=layers, weight_name=name, transformer_lora_adapter_metadata=metadata
+    )
+    return folder / name
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lora")
+    return [
+        adapters(folder, "one.safetensors", 1),
+        adapters(folder, "two.safetensors", 2, rank=2),
+        adapters(folder, "scaled.safetensors", 3, alpha=8),
+    ]
+
+
+@pytest.fixture
+def model(wan_folder):
+    return model_of(wan_folder, "scheduler")
+
+
+def acquired(value, *parts):
+    for part in parts or ("transformer", "text_encoder", "tokenizer", "vae", "scheduler"):
+        value.acquire(part, DirectRun())
+    return value
+
+
+def latents(value):
+    return generate(value, ["a red circle"], steps=3).states[-1].tensor
+
+
+def expected(wan_folder, loras):
+    """What diffusers' pipeline makes with these files and scales."""
+    from diffusers import WanPipeline
+
+    pipeline = WanPipeline.from_pretrained(wan_folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    for part in (pipeline.transformer, pipeline.text_encoder, pipeline.vae):
+        for parameter in part.parameters():
+            parameter.data = parameter.data.clone()
+    for number, (file, _) in enumerate(loras):
+        pipeline.load_lora_weights(file, adapter_name=str(number))
+    pipeline.set_adapters([str(n) for n in range(len(loras))], [scale for _, scale in loras])
+    return pipeline(
+        prompt=["a red circle"],
+        negative_prompt=[""],
+        width=32,
+        height=32,
+        num_frames=9,
+        num_inference_steps=3,
+        max_sequence_length=16,
+        generator=torch.Generator("cpu").manual_seed(0),
+        output_type="latent",
+    ).frames
+
+
+@pytest.mark.parametrize("chosen", [[(0, 1.0)], [(0, 0.4)], [(0, 0.7), (1, -0.5)], [(2, 1.0)]])
+def test_is_what_the_pipeline_makes(wan_folder, files, model, run, chosen):
+    loras = [(files[number], scale) for number, scale in chosen]
+    value = model
+    for file, scale in loras:
+        value = lora(run, value, str(file), scale=scale)
+    made = latents(acquired(value))
+    assert torch.equal(made, expected(wan_folder, loras))
+    assert not torch.equal(made, latents(acquired(model)))
+
+
+def test_values_with_and_without_do_not_see_each_other(wan_folder, files, model, run):
+    weights = {k: t.clone() for k, t in acquired(model).component("transformer").state_dict().items()}
+    plain = latents(model)
+    first = acquired(lora(run, model, str(files[0])))
+    second = acquired(lora(run, model, str(files[1])))
+    both = acquired(lora(run, lora(run, model, str(files[0])), str(files[1])))
+    made = {name: latents(value) for name, value in (("first", first), ("second", second), ("both", both))}
+    assert torch.equal(latents(model), plain)
+    assert torch.equal(latents(first), made["first"])
+    assert len({t.sum().item() for t in (*made.values(), plain)}) == 4
+    after = model.component("transformer").state_dict()
+    assert after.keys() == weights.keys()
+    assert all(torch.equal(after[key], tensor) for key, tensor in weights.items())
+    shared = {p.data_ptr() for p in model.component("transformer").parameters()}
+    assert shared <= {p.data_ptr() for p in both.component("transformer").parameters()}
+
+
+def test_scale_zero_is_without(files, model, run):
+    assert torch.equal(latents(acquired(lora(run, model, str(files[0]), scale=0.0))), latents(acquired(model)))
+
+
+def test_adapters_have_the_dtype_of_the_model(wan_folder, files, run):
+    value = model_of(wan_folder, "scheduler", transformer="bfloat16")
+    value = acquired(lora(run, value, str(files[0])), "transformer")
+    parameters = dict(value.component("transformer").named_parameters())
+    found = {p.dtype for key, p in parameters.items() if "lora_" in key}
+    assert found == {torch.bfloat16}
+    assert not any(p.requires_grad for p in parameters.values())
+
+
+def test_folder_and_file_name(files, model, run):
+    folder = str(files[0].parent)
+    with pytest.raises(NodeError, match="3 safetensors files"):
+        lora(run, model, folder)
+    named = acquired(lora(run, model, folder, weight_name="one.safetensors"), "transformer")
+    direct = acquired(lora(run, model, str(files[0])), "transformer")
+    assert named.component("transformer") is direct.component("transformer")
+    with pytest.raises(NodeError, match="no file four") as error:
+        lora(run, model, folder, weight_name="four.safetensors")
+    assert "one.safetensors" in error.value.help
+
+
+def save(path, tensors):
+    from safetensors.torch import save_file
+
+    save_file(tensors, path)
+    return str(path)
+
+
+def test_a_lora_for_another_model_is_an_error(tmp_path, model, run):
+    key = "transformer.single_blocks.0.attn.to_q"
+    tensors = {f"{key}.lora_A.weight": torch.ones(4, 24), f"{key}.lora_B.weight": torch.ones(24, 4)}
+    value = lora(run, model, save(tmp_path / "other.safetensors", tensors))
+    with pytest.raises(NodeError, match="transformer") as error:
+        value.acquire("transformer", run)
+    assert "another model" in error.value.help
+    key = "transformer.blocks.0.attn1.to_q"
+    tensors = {f"{key}.lora_A.weight": torch.ones(4, 48), f"{key}.lora_B.weight": torch.ones(48, 4)}
+    value = lora(run, model, save(tmp_path / "larger.safetensors", tensors))
+    with pytest.raises(NodeError, match="size mismatch"):
+        value.acquire("transformer", run)
+
+
+def test_what_fits_no_layer_is_said(tmp_path, files, model):
+    from safetensors.torch import load_file
+
+    tensors = load_file(files[0])
+    extra = "transformer.blocks.9.attn1.to_q"
+    tensors |= {f"{extra}.lora_A.weight": torch.ones(4, 24), f"{extra}.lora_B.weight": torch.ones(24, 4)}
+    tensors |= {"text_encoder.layer.0.q.lora_A.weight": torch.ones(4, 24)}
+    run = DirectRun()
+    value = lora(run, model, save(tmp_path / "more.safetensors", tensors))
+    value.acquire("transformer", run)
+    assert any("2 of" in w and "fit no layer" in w for w in run.warnings)
+    assert any("text encoder" in w for w in run.warnings)
+    same = acquired(lora(run, model, str(files[0])))
+    assert torch.equal(latents(acquired(value)), latents(same))
+
+
+def test_whole_weights_are_refused(tmp_path, files, model, run):
+    from safetensors.torch import load_file
+
+    tensors = load_file(files[0]) | {"transformer.scale_shift_table": torch.ones(1, 2, 24)}
+    value = lora(run, model, save(tmp_path / "whole.safetensors", tensors))
+    with pytest.raises(NodeError, match=r"no LoRA only: it holds transformer\.scale_shift_table"):
+        value.acquire("transformer", run)
+
+
+def test_wrong_sources(tmp_path, model, run):
+    pickled = tmp_path / "lora.bin"
+    pickled.write_bytes(b"\x80")
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"\xff" * 20)
+    for source, why in ((pickled, "no safetensors file"), (broken, "truncated"), (tmp_path / "none.x", "no file")):
+        with pytest.raises(NodeError, match=why):
+            lora(run, model, str(source))
+        [problem] = lora.node.check(source=str(source))
+        assert problem.code == "bad-value"
+    assert list(lora.node.check(source="owner/name")) == []
+
+
+def test_without_peft(monkeypatch, files, model, run):
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    [problem] = lora.node.check(source=str(files[0]))
+    assert problem.code == "unavailable"
+    assert "sgd[lora]" in problem.help
+    with pytest.raises(NodeError, match="peft"):
+        lora(run, model, str(files[0]))
+
+
+FAMILIES = {
+    "tiny_flux": ("build", ["to_q", "to_k", "to_v", "ff.net.2"]),
+    "tiny_hunyuan_video": ("hunyuan_video", ["to_q", "to_k", "to_v"]),
+    "tiny_qwen_image": ("build", ["to_q", "to_k", "to_v"]),
+    "tiny_z_image": ("build", ["to_q", "to_k", "to_v"]),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(monkeypatch, tmp_path, run, family):
+    """Their pipelines' loaders differ: what is loaded is compared with them tensor by tensor."""
+    import importlib
+
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+    from sgd.nodes.models.views import view
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
+    builder, targets = FAMILIES[family]
+    pipeline = getattr(importlib.import_module(family), builder)()
+    trained, plain = view(pipeline.transformer), view(pipeline.transformer)
+    trained.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=targets))
+    for key, parameter in trained.named_parameters():
+        if "lora_" in key:
+            parameter.data = torch.randn_like(parameter)
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(trained))
+    type(pipeline).save_lora_weights(tmp_path, transformer_lora_layers=layers, weight_name="a.safetensors")
+    module.Lora("transformer", tmp_path / "a.safetensors", 0.5, type(pipeline).__name__).apply(plain, run)
+    pipeline.load_lora_weights(tmp_path / "a.safetensors", adapter_name="lora_0")
+    pipeline.set_adapters(["lora_0"], [0.5])
+    expected, loaded = dict(pipeline.transformer.named_parameters()), dict(plain.named_parameters())
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.items())
+    assert sum("lora_" in key for key in loaded) == run.details["lora_tensors"] == len(layers)
+    scales = {layer.scaling["lora_0"] for layer in plain.modules() if hasattr(layer, "scaling") and layer.scaling}
+    assert scales == {0.5}
+    assert run.warnings == []
+
+
+FILE = """
+sgd: 1
+name: views
+inputs:
+  source: {type: str}
+  lora: {type: str}
+  backend: {enum: [auto, sdpa, flash], default: auto}
+nodes:
+  model: {uses: model.load, with: {source: $source, dtype: float32}}
+  styled: {uses: model.lora, with: {model: $model, source: $lora, scale: 0.5}}
+  chosen: {uses: model.attention, with: {model: $styled, backend: $backend}}
+  text: {uses: text.encode, with: {model: $model, prompt: a red circle, max_length: 16}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5, seed: 3}}
+  schedule: {uses: schedule.make, with: {model: $chosen, steps: 2}}
+  split: {uses: cfg.split, with: {conditioning: $text, scale: 1.0}}
+  with:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      velocity: {uses: denoiser.predict, with: {model: $chosen, latents: $latents, step: $step, branches: $split}}
+      guided:   {uses: cfg.merge,        with: {predictions: $velocity, branches: $split}}
+      next:     {uses: schedule.step,    with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  without:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      velocity: {uses: denoiser.predict, with: {model: $model, latents: $latents, step: $step, branches: $split}}
+      guided:   {uses: cfg.merge,        with: {predictions: $velocity, branches: $split}}
+      next:     {uses: schedule.step,    with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  one: {uses: latents.save, with: {latents: $with, path: with.safetensors}}
+  two: {uses: latents.save, with: {latents: $without, path: without.safetensors}}
+outputs: {one: $one, two: $two}
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "views.yaml"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_workflow_with_two_values_of_one_model(wan_folder, file, files, tmp_path, monkeypatch):
+    import sgd
+    from diffusers import WanTransformer3DModel
+    from safetensors.torch import load_file
+
+    built, make = [], WanTransformer3DModel.from_pretrained.__func__
+    monkeypatch.setattr(
+        WanTransformer3DModel, "from_pretrained", classmethod(lambda c, *a, **k: built.append(c) or make(c, *a, **k))
+    )
+    plan = sgd.compile(file, inputs={"source": str(wan_folder), "lora": str(files[0])})
+    done = sgd.run(plan, out=tmp_path / "out", device="cpu")
+    assert done.status == "done"
+    assert len(built) == 1, "the weights are loaded once for both values"
+    model = model_of(wan_folder)
+    value = lora(DirectRun(), model, str(files[0]), scale=0.5)
+    for part in ("transformer", "text_encoder", "tokenizer", "scheduler", "vae"):
+        value.acquire(part, DirectRun())
+    for name, one in (("with", value), ("without", model)):
+        expected = generate(one, ["a red circle"], frames=5, seed=[3], steps=2, scale=1.0).states[-1].tensor
+        assert torch.equal(load_file(done.folder / f"{name}.safetensors")["latents"], expected)
+    details = {row["name"]: row.get("detail", {}) for row in done.record["nodes"]}
+    assert details["chosen"]["attention"] == "sdpa"
+    assert details["styled"]["lora"] == "one.safetensors"
+
+
+def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file, files, monkeypatch):
+    import sgd
+    from sgd.nodes.models import backends
+
+    monkeypatch.setattr(backends, "gpu", lambda: None)
+    with pytest.raises(sgd.Problems) as error:
+        sgd.compile(file, inputs={"source": str(wan_folder), "lora": str(files[0]), "backend": "flash"})
+    [problem] = error.value.diagnostics
+    assert problem.code == "unavailable"
+    assert "flash" in problem.message
+    text = FILE.replace("{model: $model, source: $lora", "{model: $chosen, source: $lora")
+    file.write_text(
+        text.replace("{model: $styled, backend", "{model: $model, backend").replace(
+            "{model: $chosen, latents", "{model: $styled, latents"
+        )
+    )
+    with pytest.raises(sgd.Problems) as error:
+        sgd.compile(file, inputs={"source": str(wan_folder), "lora": str(files[0])})
+    [problem] = error.value.diagnostics
+    assert (problem.code, problem.message) == ("unsupported", "model.lora cannot come after model.attention")

@@ -15,7 +15,8 @@ TARGET = Path(__file__).parent / "nodes.md"
 def text() -> str:
     """The reference of the standard node library."""
     library = standard()
-    lines = ["# Node types", "", "Made by `python docs/generate.py`; `sgd nodes NAME` prints the same for what is installed.", ""]
+    made = "Made by `python docs/generate.py`; `sgd nodes NAME` prints the same for what is installed."
+    lines = ["# Node types", "", made, ""]
     for name in sorted(library.nodes):
         lines += entry(library.nodes[name])
     return "\n".join(lines)
@@ -23,7 +24,8 @@ def text() -> str:
 
 def entry(type: NodeType) -> list[str]:
     """One node type: summary, table of parameters, outputs."""
-    lines = [f"## {type.name}", "", type.summary, "", "| parameter | type | default | about |", "| --- | --- | --- | --- |"]
+    lines = [f"## {type.name}", "", type.summary, ""]
+    lines += ["| parameter | type | default | about |", "| --- | --- | --- | --- |"]
     lines += [row(parameter) for parameter in type.inputs.values()]
     if not type.inputs:
         lines = lines[:-2]

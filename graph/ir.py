@@ -158,7 +158,11 @@ class Constraint:
 
 @dataclass(frozen=True)
 class Graph:
-    """Items by id, in file order until ordered, and outputs. The root also has inputs and constraints."""
+    """Items by id, in file order until ordered, and outputs. The root also has inputs and constraints.
+
+    Of the composites that were in the file it remembers path, file and place (`composites`), and for an output
+    inside one the composites through which it can be read, with how that is written (`exposed`).
+    """
 
     items: Mapping[str, Item]
     outputs: Mapping[str, Arg] = field(default_factory=dict)
@@ -166,6 +170,7 @@ class Graph:
     constraints: tuple[Constraint, ...] = ()
     name: str = ""
     composites: tuple[tuple[str, str, Span], ...] = ()
+    exposed: Mapping[Ref, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def walk(self) -> Iterator[tuple[Item, tuple[Loop, ...]]]:
         """Every item with the loops around it, outermost first; loops before what is in them."""

@@ -50,6 +50,11 @@ def shape(outputs: Sequence[Mapping[str, Any]]) -> str:
     return f"{first['steps']} steps" if "steps" in first else ""
 
 
+def facts(detail: Mapping[str, Any]) -> str:
+    """What a node said about itself in single values: `tokens 118800`."""
+    return ", ".join(f"{name} {value}" for name, value in detail.items() if isinstance(value, str | int | float))
+
+
 def indent(name: str) -> str:
     """A path as a name under its loop or composite."""
     return "  " * name.count(".") + name.rsplit(".", 1)[-1]
@@ -119,7 +124,7 @@ def plan_table(estimate: Mapping[str, Any]) -> str:
                 parameters,
                 flops,
                 count(row["peak_bytes"], "B", 1024),
-                shape(row["outputs"]),
+                "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t),
             ]
         )
     text = columns(lines, right=range(2, 6))

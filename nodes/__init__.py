@@ -34,7 +34,7 @@ def runtime(run: Run) -> Iterator[None]:
 
     The libraries that every model needs are imported here, so that no node is charged for them.
     """
-    import diffusers.utils.torch_utils
+    import diffusers.utils.torch_utils  # noqa: F401
     import transformers  # noqa: F401
 
     with planning.runtime(run):

@@ -148,9 +148,24 @@ def _better(target: Type, call: Call | None, around: tuple[Loop, ...], known: Ty
                     and known.of(Ref(id, port)).kind != "unknown"
                     and accepts(target, known.of(Ref(id, port)))
                 ):
-                    name = id.rsplit(".", 1)[-1]
-                    names.append(name if position == 0 else f"{name}.{port}")
+                    shown = _visible(Ref(id, port), position == 0, call.id, known.graph)
+                    names += [shown] if shown is not None else []
     return names[-1] if names else None
+
+
+def _visible(ref: Ref, is_first: bool, reader: str, graph: Graph) -> str | None:
+    """How a node may write a reference, None if it cannot: what is in a composite is seen through its outputs."""
+    composites = {path for path, *_ in graph.composites}
+    here = _file(reader, composites)
+    if _file(ref.node, composites) == here:
+        name = ref.node.rsplit(".", 1)[-1]
+        return name if is_first else f"{name}.{ref.port}"
+    return next((text for path, text in graph.exposed.get(ref, ()) if _file(path, composites) == here), None)
+
+
+def _file(path: str, composites: set[str]) -> str:
+    """The composite that an item stands in, empty for the root file."""
+    return max((c for c in composites if path.startswith(f"{c}.")), key=len, default="")
 
 
 def _loop(loop: Loop, known: Types) -> Iterator[Diagnostic]:

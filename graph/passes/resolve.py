@@ -70,7 +70,9 @@ class Resolver(Names):
         for path, given in self.given.items():
             if path not in self.used:
                 self.unknown_setting(path, given, items)
-        graph = Graph(items, outputs, inputs, tuple(self.constraints), document.name, tuple(self.composites))
+        graph = Graph(
+            items, outputs, inputs, tuple(self.constraints), document.name, tuple(self.composites), self.exposed()
+        )
         return rewrite(graph, self.through_aliases)
 
     def declared(self, document: Document) -> dict[str, Declared]:
@@ -273,6 +275,19 @@ class Resolver(Names):
                 self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
                 del outputs[name]
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
+
+    def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
+        """Per output of a node in a composite, the composites that offer it and how it is written there."""
+        found: dict[Ref, tuple[tuple[str, str], ...]] = {}
+        named: set[str] = set()
+        for path, output in self.aliases:
+            name = path.rsplit(".", 1)[-1]
+            text = f"{name}.{output}" if path in named else name
+            named.add(path)
+            source = self.through_aliases(Ref(path, output))
+            if isinstance(source, Ref):
+                found[source] = (*found.get(source, ()), (path, text))
+        return found
 
     def through_aliases(self, source: Source) -> Source:
         """Follow outputs of composites to the nodes that make them."""

@@ -1,126 +1,83 @@
-"""`sgd init`: a first workflow for a model, from what its repository says it is."""
+"""`sgd init`: a first workflow for a model: the bundled workflow of its kind, for this model."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ..graph.library import bundled_workflows
 from ..graph.node import NodeError, Run
+from .models.repository import Repository
 
-TEXT_TO_VIDEO = """\
-sgd: 1
-name: {name}
-about: "Text to video with {source}."
-
-inputs:
-  prompt: {{type: str, about: What to show.}}
-  negative: {{type: str, default: "", about: What to avoid.}}
-  width: {{type: int, default: {width}, min: 16}}
-  height: {{type: int, default: {height}, min: 16}}
-  frames: {{type: int, default: {frames}, min: 1}}
-  steps: {{type: int, default: {steps}, min: 1}}
-  scale: {{type: float, default: {scale}, about: Guidance scale.}}
-  seed: {{type: int, default: 0}}
-
-nodes:
-  model: {{uses: model.load, with: {{source: "{source}"}}}}
-  text: {{uses: text.encode, with: {{model: $model, prompt: $prompt, negative: $negative}}}}
-  noise: {{uses: latents.noise, with: {{model: $model, width: $width, height: $height, frames: $frames, seed: $seed}}}}
-  schedule: {{uses: schedule.make, with: {{model: $model, steps: $steps}}}}
-  denoise:
-    uses: sgd:parts/cfg_denoise
-    with: {{model: $model, text: $text, latents: $noise, schedule: $schedule, scale: $scale}}
-  decoded: {{uses: vae.decode, with: {{model: $model, latents: $denoise}}}}
-  video: {{uses: video.save, with: {{frames: $decoded, fps: {fps}, path: "${{name}}-${{seed}}.mp4"}}}}
-
-outputs: {{video: $video}}
-"""
-
-TEXT_TO_IMAGE = """\
-sgd: 1
-name: {name}
-about: "Text to image with {source}."
-
-inputs:
-  prompt: {{type: str, about: What to show.}}
-  negative: {{type: str, default: "{negative}", about: What to avoid.}}
-  width: {{type: int, default: {size}, min: 16}}
-  height: {{type: int, default: {size}, min: 16}}
-  steps: {{type: int, default: {steps}, min: 1}}{note}
-  scale: {{type: float, default: {scale}, about: "Guidance scale; {neutral} and less turn guidance off."}}
-  seed: {{type: int, default: 0}}
-
-nodes:
-  model: {{uses: model.load, with: {{source: "{source}"}}}}
-  image:
-    uses: sgd:parts/text_to_image
-    with:
-      model: $model
-      prompt: $prompt
-      negative: $negative
-      width: $width
-      height: $height
-      steps: $steps
-      scale: $scale{embedded}
-      seed: $seed
-  file: {{uses: image.save, with: {{frames: $image, path: "${{name}}-${{seed}}.png"}}}}
-
-outputs: {{image: $file}}
-"""
-
-# Defaults of WanPipeline.__call__ (diffusers 0.42, pipelines/wan/pipeline_wan.py) and the frame rate of Wan 2.1.
-WAN: dict[str, Any] = {"width": 832, "height": 480, "frames": 81, "steps": 50, "scale": 5.0, "fps": 16}
-# Of the examples and defaults of the pipelines in diffusers 0.42, and of the documentation of FLUX.1-dev.
-IMAGE: dict[str, Any] = {
-    "negative": "",
-    "size": 1024,
-    "steps": 50,
-    "scale": 1.0,
-    "neutral": 1,
-    "note": "",
-    "embedded": "",
-}
-Z_IMAGE = IMAGE | {"steps": 8, "scale": 0.0, "neutral": 0, "note": "  # Z-Image-Turbo; Z-Image: 50, and a scale of 4"}
-QWEN_IMAGE = IMAGE | {"negative": " ", "size": 1328, "scale": 4.0}
-FLUX_DEV = IMAGE | {"embedded": "\n      embedded: 3.5  # guidance scale that is an input of the model"}
-FLUX_SCHNELL = IMAGE | {"steps": 4}
-
-Template = tuple[str, Mapping[str, Any]]
-TEMPLATES: Mapping[str, Template] = {
-    "wan": (TEXT_TO_VIDEO, WAN),
-    "z-image": (TEXT_TO_IMAGE, Z_IMAGE),
-    "flux": (TEXT_TO_IMAGE, FLUX_DEV),
-    "qwen-image": (TEXT_TO_IMAGE, QWEN_IMAGE),
+# By pipeline class, and for classes that run several kinds of model by what the repository says of itself.
+WORKFLOWS = {
+    "WanPipeline": "wan2_1_t2v",
+    "WanPipeline with two experts": "wan2_2_t2v_a14b",
+    "WanPipeline with expanded timesteps": "wan2_2_ti2v_5b",
+    "WanImageToVideoPipeline": "wan2_1_i2v",
+    "WanImageToVideoPipeline with two experts": "wan2_2_i2v_a14b",
+    "WanImageToVideoPipeline with expanded timesteps": "wan2_2_ti2v_5b_image",
+    "HunyuanVideoPipeline": "hunyuan_video",
+    "ZImagePipeline": "z_image_turbo",
+    "QwenImagePipeline": "qwen_image",
+    "FluxPipeline": "flux_dev",
 }
 
 
 def starter(source: str) -> tuple[str, str]:
     """A name and the text of a workflow for the model at `source`, a folder or a name on the hub.
 
+    Sizes, steps and scales are those of the bundled workflow, that is of the model it was written for.
+
     Raises:
-        NodeError: If there is no such model, or it is of no known family.
+        NodeError: If there is no such model, or it is of no known kind.
     """
-    from .families import by_pipeline
     from .models.repository import open_repository
 
     local = Path(source).expanduser()
     given = str(local.resolve()) if local.exists() else source
     repository = open_repository(given, None, Run(), configs_only=True)
-    family = by_pipeline(repository.pipeline)
-    if family is None or family.name not in TEMPLATES:
+    workflow = WORKFLOWS.get(kind(repository))
+    if workflow is None:
         raise NodeError(
-            f"{source} is for {repository.pipeline}, which is of no family that sgd can write a workflow for",
-            help="families: " + ", ".join(TEMPLATES),
+            f"{source} is for {repository.pipeline}, which sgd has no workflow for",
+            help="known pipelines: " + ", ".join(dict.fromkeys(k.split()[0] for k in WORKFLOWS)),
         )
-    text, values = TEMPLATES[family.name]
-    if values is FLUX_DEV and not repository.config("transformer").get("guidance_embeds"):
-        values = FLUX_SCHNELL
-    name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or family.name
-    return name, text.format(name=name, source=_quoted(given), **values)
+    name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or workflow
+    text = (bundled_workflows() / f"{workflow}.yaml").read_text()
+    if repository.pipeline == "FluxPipeline" and not repository.config("transformer").get("guidance_embeds"):
+        # FLUX.1-schnell takes no guidance scale.
+        text = "".join(
+            line for line in text.splitlines(keepends=True) if not re.search("guidance:|guidance$|The model was", line)
+        )
+    return name, adapt(text, name, given, workflow)
 
 
-def _quoted(text: str) -> str:
-    """Text as it stands between double quotes in a workflow file."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$")
+def kind(repository: Repository) -> str:
+    """A key of `WORKFLOWS`."""
+    index = repository.index
+    if index.get("expand_timesteps"):
+        return f"{repository.pipeline} with expanded timesteps"
+    experts = "transformer_2" in repository.components and index.get("boundary_ratio") is not None
+    return f"{repository.pipeline} with two experts" if experts else repository.pipeline
+
+
+def adapt(text: str, name: str, source: str, workflow: str) -> str:
+    """A bundled workflow's text for another model, to stand in another folder."""
+    about = f"After sgd's workflow {workflow}, for {source}. Sizes, steps and scales may want a change."
+    text = re.sub(r"^name: .*$", lambda _: f"name: {name}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^about: .*$", lambda _: f"about: {quoted(about)}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(
+        r"(\{source: |source: \{type: str, default: )[\w.-]+/[\w.-]+",
+        lambda m: m[1] + quoted(source.replace("$", "$$")),
+        text,
+    )
+    text = re.sub(r"\./(parts/\w+)\.yaml", r"sgd:\1", text)
+    # The picture that the bundled workflow falls back to does not come along.
+    return re.sub(r"(type: path), default: images/[\w.]+", r"\1", text)
+
+
+def quoted(text: str) -> str:
+    """Text as a double-quoted YAML scalar."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

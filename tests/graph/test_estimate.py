@@ -157,10 +157,8 @@ def runnable(name: str) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("name", [name for name in BUNDLED if runnable(name)])
 def test_a_bundled_workflow_runs_as_it_is_planned(name: str, tmp_path: Path) -> None:
-    if not runnable(name):
-        pytest.skip("its model is not in this repository")
     plan = compile(name, inputs={"steps": 2})
     planned, result = estimate(plan), run(plan, out=tmp_path)
     assert result.status == "done", result.error
@@ -171,5 +169,13 @@ def test_a_bundled_workflow_runs_as_it_is_planned(name: str, tmp_path: Path) -> 
         for before, after in zip(row["outputs"], ran[name]["outputs"], strict=False):
             for fact in ("port", "type", "shape", "dtype", "count"):
                 assert before.get(fact) == after.get(fact), (name, fact)
+    loaded = {
+        part: facts["parameters"]
+        for row in result.record["nodes"]
+        for part, facts in row["detail"].items()
+        if isinstance(facts, dict) and "parameters" in facts
+    }
+    assert loaded == {c["part"]: c["parameters"] for c in planned["components"]}
+    assert loaded["transformer"] > 0
     compared = [n for n, row in rows(planned).items() if any("shape" in o for o in row["outputs"])]
     assert len(compared) >= 4

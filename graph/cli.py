@@ -140,6 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of a pipe has gone; Python would complain again when it closes stdout.
         sys.stdout = None  # type: ignore[assignment]
         return DONE
+    except OSError as error:
+        # What a command itself reads and writes it answers for; this is its output, such as a full disk behind a pipe.
+        sys.stdout = None  # type: ignore[assignment]
+        print(f"error: {error.strerror or error}", file=sys.stderr)
+        return FAILED
 
 
 def _terminated(*_: Any) -> None:

@@ -80,6 +80,8 @@ def exec_(arguments: Namespace) -> int:
     from .report import each, run_table
     from .run import does_not_fit, run
 
+    if arguments.out == "":
+        return wrong("--out is empty", "name a folder, or leave --out away")
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
@@ -197,7 +199,7 @@ def graph_(arguments: Namespace) -> int:
     if arguments.profile:
         try:
             times = times_of(json.loads(Path(arguments.profile).read_text()))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run ({error})")
     assert found[0].graph is not None
     print(FORMATS[arguments.format](found[0].graph, times))

@@ -46,15 +46,20 @@ class Context(Run):
         Raises:
             NodeError: See `output`.
         """
-        root = self.out.resolve()
-        target = (root / path).resolve()
+        try:
+            root = self.out.resolve()
+            target = (root / path).resolve()
+            exists = target.exists()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise NodeError(f"{str(path)[:60]} is no path for a file: {reason}", help="give another path") from error
         if not target.is_relative_to(root) or target == root:
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
         if target == root / RECORD:
             raise NodeError(f"{RECORD} is the name of the run's record", help="give another path")
         if target in self.written or target in self.unfinished:
             raise NodeError(f"{path} was already written by this run", help="give another path")
-        if target.exists() and not self.overwrite:
+        if exists and not self.overwrite:
             raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
         return target
 

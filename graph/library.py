@@ -74,7 +74,7 @@ class Library:
         sys.modules[name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise LibraryError(f"--library {path}: {type(error).__name__}: {error}") from error
         self.add(str(path), module)
@@ -116,7 +116,7 @@ def installed(files: tuple[Path, ...] = ()) -> Library:
             continue
         try:
             library.add(point.name, point.load())
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             library.warnings.append(
                 f"library {point.name} ({point.value}) was left out: {type(error).__name__}: {error}"
             )

@@ -79,7 +79,14 @@ def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
         NodeError: If a file exists, would lie outside the folder or be written twice, or there can be no folder.
     """
     context = Context(folder, Observer(), overwrite=overwrite)
-    if not overwrite and (folder / RECORD).exists():
+    try:
+        exists = (folder / RECORD).exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NodeError(
+            f"{str(folder)[:60]} is no folder to write to: {reason}", help="choose another --out"
+        ) from error
+    if exists and not overwrite:
         raise NodeError(f"{folder / RECORD} exists", help="pass --overwrite, or another --out")
     seen: set[Path] = set()
     for path in known_outputs(plan):
@@ -216,4 +223,7 @@ class Worker:
 def does_not_fit(error: BaseException | None) -> bool:
     """Whether a run failed because the work does not fit the device."""
     cause = error.__cause__ if isinstance(error, NodeFailed) else error
-    return isinstance(cause, DoesNotFit | MemoryError) or type(cause).__name__ == "OutOfMemoryError"
+    if isinstance(cause, DoesNotFit | MemoryError) or type(cause).__name__ == "OutOfMemoryError":
+        return True
+    # On a CPU torch has no exception class of its own for this.
+    return isinstance(cause, RuntimeError) and "DefaultCPUAllocator" in str(cause)

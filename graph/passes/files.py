@@ -27,7 +27,9 @@ def files(graph: Graph) -> Iterator[Diagnostic]:
             if arg.source in (BROKEN, Const(None)):
                 continue
             what = f"`{name}` of {item.type.name}"
-            if _outside(arg.source):
+            if (reason := _impossible(arg.source)) is not None:
+                yield Diagnostic("bad-value", f"{what}: {reason}", arg.span)
+            elif _outside(arg.source):
                 help = "it is relative to the run's folder, which --out chooses"
                 yield Diagnostic("bad-value", f"{what} lies outside the run's folder", arg.span, help=help)
             elif around:
@@ -43,6 +45,15 @@ def files(graph: Graph) -> Iterator[Diagnostic]:
 
 def _text(source: Source) -> Any:
     return str(source.value) if isinstance(source, Const) and source.value is not None else None
+
+
+def _impossible(source: Source) -> str | None:
+    """Why no file can have this name, None if one can."""
+    text = str(source.value) if isinstance(source, Const) else ""
+    if "\0" in text:
+        return "a file name has no NUL character"
+    longest = max((len(part.encode(errors="replace")) for part in text.split("/")), default=0)
+    return f"a file name is at most 255 bytes long, and this one {longest}" if longest > 255 else None
 
 
 def _outside(source: Source) -> bool:

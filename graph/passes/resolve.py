@@ -163,7 +163,7 @@ class Resolver(Names):
             if not declared.is_port or declared.type.kind == "var":
                 self.settable[setting] = None
             value = written.get(parameter)
-            set_to = self.setting(setting, value, declared.type, instance.document, file_prefix)
+            set_to = self.setting(setting, value, declared.type, instance.document, file_prefix, part.uses.span)
             if set_to is not None:
                 args[parameter] = set_to
             arg = args.get(parameter)
@@ -176,8 +176,13 @@ class Resolver(Names):
                 self.report("missing-parameter", message.rstrip("."), span)
         return Call(path, node_type, args, part.uses.span, (path,))
 
-    def setting(self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str) -> Arg | None:
-        """The argument that `--set path=…` gives, None if there is none, or it was refused."""
+    def setting(
+        self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
+    ) -> Arg | None:
+        """The argument that `--set path=…` gives, None if there is none, or it was refused.
+
+        `place` is where the node says what it uses, to point at for a parameter that is not written.
+        """
         given = self.given.get(path)
         if given is None:
             return None
@@ -195,7 +200,7 @@ class Resolver(Names):
         if type.is_port and type.kind != "var":
             self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
             return None
-        span = written.span if written is not None else None
+        span = written.span if written is not None else place
         value = given.read(type)
         self.settings[path] = normalise(type, value) if misfit(type, value) is None else value
         return Arg(Const(value, given.base), span, given=f"--set {path}")
@@ -227,7 +232,9 @@ class Resolver(Names):
             setting = f"{path}.{parameter}"
             if not found.type.is_port:
                 self.settable[setting] = None
-            arg = self.setting(setting, written.get(parameter), found.type, instance.document, file_prefix) or arg
+            value = written.get(parameter)
+            place = part.uses.span
+            arg = self.setting(setting, value, found.type, instance.document, file_prefix, place) or arg
             if arg is not None and arg.source != Const(None):
                 self.constraints.append(Constraint(f"`{parameter}` of {name}", found, arg))
             if arg is not None and not self.is_null(arg.source):

@@ -49,6 +49,7 @@ class Family(Protocol):
         rounds: Whether a size that is not one of the model's is rounded down; else it is an error, as it is in the
             family's pipeline.
         rounds_frames: Whether the number of frames is rounded down even if width and height are not.
+        float32: Components that the family's documentation keeps in float32 where no dtype is asked for.
         normalises: Whether `normalise` changes a guided prediction; one of zeros has no norm to keep.
     """
 
@@ -59,6 +60,7 @@ class Family(Protocol):
     max_length: int
     rounds: bool = True
     rounds_frames: bool = False
+    float32: tuple[str, ...] = ()
     normalises: bool = False
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

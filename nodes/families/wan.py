@@ -27,6 +27,7 @@ class Wan(Family):
     neutral_scale = 1.0  # WanPipeline.do_classifier_free_guidance: guidance_scale > 1
     embedded_guidance = False
     max_length = 512  # WanPipeline.__call__(max_sequence_length=512)
+    float32 = ("vae", "image_encoder")  # diffusers, docs/source/en/api/pipelines/wan.md
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         spatial, temporal = _factors(configs)

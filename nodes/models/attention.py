@@ -1,4 +1,4 @@
-"""`model.attention`: how a transformer computes attention."""
+"""`model.attention`: how a transformer, or a text encoder, computes attention."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from ...graph.node import NodeError, Problem, Reads, Run, Shares, node
-from . import backends, transforms
+from . import backends, encoders, transforms
 from .backends import BACKENDS, MASKS, Masks, Reason
 from .classes import quiet
+from .encoders import EncoderAttention
 from .model import Model
-from .transforms import Denoiser
+
+Component = Literal["transformer", "transformer_2", "text_encoder", "text_encoder_2"]
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,28 @@ def _check(**known: Any) -> Iterator[Problem]:
     backend = BACKENDS.get(known.get("backend", "auto"))
     if backend is None:
         return
-    reason = backends.machine(backend)
     description: Mapping[str, Any] = known.get("model") or {}
-    if reason is None and "component" in known:
+    if "component" in known:
         name = transforms.repository_name(description, known["component"])
-        reason = _misfit(
-            backend.name,
-            description.get("configs", {}).get(known["component"], {}),
-            description.get("components", {}).get(name, ""),
-            description.get("dtype"),
-        )
+        config = description.get("configs", {}).get(known["component"], {})
+        class_name = description.get("components", {}).get(name, "")
+        reason = _reason(backend.name, known["component"], None, config, class_name, description.get("dtype"))
+    else:
+        reason = backends.machine(backend)
     if reason is not None:
         yield Problem(reason.code, "backend", reason.why, reason.help)
 
 
-def _misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Reason | None:
+def _reason(
+    backend: str, component: str, device: str | None, config: Mapping[str, Any], class_name: str, dtype: str | None
+) -> Reason | None:
+    """Why a component cannot have a backend here, None if it can or what decides is not known."""
+    machine = backends.machine(BACKENDS[backend], device)
+    if component in encoders.ROLES:
+        return encoders.misfit(backend, config, class_name, dtype) or machine  # what no machine can do comes first
     masks: Masks = MASKS.get(class_name, "sometimes") if class_name else "never"
-    return backends.model(BACKENDS[backend], dtype=dtype, head=backends.head_size(config), masks=masks)
+    head = backends.head_size(config)
+    return machine or backends.model(BACKENDS[backend], dtype=dtype, head=head, masks=masks)
 
 
 @node(
@@ -102,9 +109,9 @@ def attention(
     model: Annotated[Model, Reads(), Shares()],
     *,
     backend: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "sage", "xformers"] = "auto",
-    component: Denoiser = "transformer",
+    component: Component = "transformer",
 ) -> Model:
-    """Choose how the transformer computes attention.
+    """Choose how the transformer, or a text encoder, computes attention.
 
     Only this value of the model is changed; one that goes past this node keeps what it has. A backend that this
     machine or this model cannot use is an error, before any weights are loaded; none is replaced by another.
@@ -115,11 +122,15 @@ def attention(
     stands in the details of the node that called the transformer. Backends other than `sdpa`, and `auto` on a GPU,
     have not been run on a GPU yet.
 
+    Text encoders run once, through transformers: they take `sdpa`, which `auto` is for them, and where their class
+    can do without a bias (CLIP, Llama and Qwen can, T5 and UMT5 not) `flash` and `flash3`.
+
     Args:
         model: The model.
         backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper) and
             `xformers` compute the same to rounding. `sage` (SageAttention 2) rounds queries and keys to 8 bits.
-        component: The transformer to change; `transformer_2` is the second expert of Wan 2.2.
+        component: What to change; `transformer_2` is the second expert of Wan 2.2. `text_encoder` and
+            `text_encoder_2` are changed by a node of their own.
 
     Returns:
         The model with that attention.
@@ -127,20 +138,23 @@ def attention(
     Raises:
         NodeError: If the backend cannot be used here, or the model's attention is chosen or compiled already.
     """
-    name, config = transforms.target(model, component)
+    encoder = component in encoders.ROLES
+    name, config = (encoders if encoder else transforms).target(model, component)
     device = str(run.options.get("device", "auto")) if run.planning else run.device
     dtype = str(model.weights.dtype_name(name))
-    fits = partial(_misfit, config=config, class_name=transforms.class_name(model, name), dtype=dtype)
     where = None if device == "auto" else device
+    known: dict[str, Any] = {"config": config, "class_name": transforms.class_name(model, name), "dtype": dtype}
     if backend == "auto":
         names = ["sdpa"]
-        if device.startswith("cuda"):
-            exact = [b for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
-            names += [b.name for b in exact if backends.machine(b, where) is None and fits(b.name) is None]
+        if device.startswith("cuda") and not encoder:
+            exact = [b.name for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
+            names += [b for b in exact if _reason(b, component, where, **known) is None]
     else:
-        reason = backends.machine(BACKENDS[backend], where) or fits(backend)
+        reason = _reason(backend, component, where, **known)
         if reason is not None:
             raise NodeError(reason.why, help=reason.help)
         names = [backend]
     run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
+    if encoder:
+        return model.transformed(EncoderAttention(name, encoders.IMPLEMENTATIONS[names[0]]))
     return model.transformed(Attention(name, tuple(BACKENDS[n].library for n in names)))

@@ -15,6 +15,17 @@ from ...graph.node import NodeError, Run
 
 LIBRARIES = ("diffusers", "transformers")
 
+# Base classes, in those libraries, of what a component may be.
+COMPONENTS = {
+    "ModelMixin",
+    "PreTrainedModel",
+    "SchedulerMixin",
+    "PreTrainedTokenizerBase",
+    "ProcessorMixin",
+    "ImageProcessingMixin",
+    "FeatureExtractionMixin",
+}
+
 
 def component_class(source: str, part: str, library: str, name: str, folder: Path, run: Run) -> Any:
     """The class of a component.
@@ -64,7 +75,8 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
     if type(cls).__name__ == "DummyObject":
         missing = ", ".join(cls._backends)
         raise NodeError(f"{source}: {library}.{name} needs packages that are not installed: {missing}")
-    if not (isinstance(cls, type) and hasattr(cls, "from_pretrained")):
+    # Pipelines and the Auto classes have `from_pretrained` too, and read whatever files they find.
+    if not (isinstance(cls, type) and any(base.__name__ in COMPONENTS for base in cls.__mro__)):
         raise NodeError(f"{source}: {part} names {library}.{name}, which is no kind of component")
     return cls
 

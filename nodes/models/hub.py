@@ -24,6 +24,12 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
+def is_revision(revision: str) -> bool:
+    """Whether this can be the name of a branch, a tag or a commit, and no path to somewhere else."""
+    parts = revision.split("/")
+    return len(revision) <= 255 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
+
+
 def cached(source: str, revision: str | None) -> Path | None:
     """The snapshot folder of `source` at `revision` in the local cache, None if its model_index.json is not there.
 
@@ -31,6 +37,8 @@ def cached(source: str, revision: str | None) -> Path | None:
     """
     if not is_hub_id(source):
         return None
+    if revision is not None and not is_revision(revision):
+        raise NodeError(f"{revision!r} is no revision", help="name a branch, a tag or a commit of the repository")
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE) / ("models--" + source.replace("/", "--"))

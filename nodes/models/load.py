@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
-# Families whose documentation keeps the VAE, and the image encoder, in float32 for quality: diffusers,
-# docs/source/en/api/pipelines/wan.md
-FLOAT32_VAE = ("wan",)
-
 
 def _find(known: dict[str, Any]) -> Repository | None:
     source = known.get("source")
@@ -96,13 +92,12 @@ def load(
     family = _family(repository)
     wanted = _auto(dtype, run)
     if vae_dtype == "auto":
-        vae = "float32" if family.name in FLOAT32_VAE else wanted
+        vae = "float32" if "vae" in family.float32 else wanted
     else:
         vae = vae_dtype
     kind = "meta" if run.planning else "dummy" if dummy else "real"
-    dtypes = {"vae": vae}
-    if dtype == "auto" and family.name in FLOAT32_VAE:
-        dtypes["image_encoder"] = "float32"
+    dtypes = dict.fromkeys(family.float32, "float32") if dtype == "auto" else {}
+    dtypes["vae"] = vae
     weights = Weights(repository, wanted, run.device, dtypes, variant, kind)
     run.detail(dtype=wanted, vae_dtype=vae)
     if repository.commit:

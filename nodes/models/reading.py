@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ...graph.node import NodeError, Run
 from . import files, hub
 from .classes import component_class, is_module, quiet
+from .memory import align
 from .repository import Repository
 
 if TYPE_CHECKING:
     import torch
-
-ALIGNMENT = 64
 
 
 def bring(repository: Repository, part: str, variant: str | None, run: Run) -> tuple[Path, list[Path], str | None]:
@@ -78,7 +77,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         module, info = _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **options))
     _complete(repository, part, info, run)
     if device == "cpu":
-        _align(module)
+        align(module, weights)
     return module.eval().requires_grad_(False)
 
 
@@ -148,14 +147,3 @@ def _complete(repository: Repository, part: str, info: Any, run: Run) -> None:
     if unexpected:
         some = ", ".join(unexpected[:2]) + (", …" if len(unexpected) > 2 else "")
         run.warn(f"{repository.source}: {len(unexpected)} tensors in the files of {part} are not used: {some}")
-
-
-def _align(module: torch.nn.Module) -> None:
-    """Copy parameters that lie at odd addresses of the mapped file.
-
-    CPU kernels take other paths on unaligned memory, so that a loaded model would differ in the last bits from
-    the same model built in memory.
-    """
-    for parameter in module.parameters():
-        if parameter.data_ptr() % ALIGNMENT:
-            parameter.data = parameter.data.clone()

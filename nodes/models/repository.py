@@ -114,10 +114,14 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
     Raises:
         NodeError: If `source` is a folder but not that of a model.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    try:
+        folder = Path(source).expanduser()
+        is_folder, is_file = folder.is_dir(), folder.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise NodeError(f"{source[:60]}… is no path", help="give a folder, or the name of a repository") from error
+    if is_folder:
         return _read(source, revision, "folder", folder)
-    if folder.is_file():
+    if is_file:
         raise NodeError(
             f"{source} is a file; a model is a folder in diffusers' layout",
             help="give the folder that holds model_index.json",
@@ -170,7 +174,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise NodeError(f"cannot read {path}: {error}", help="the copy is damaged: download the model again") from error
     if not isinstance(content, dict):
         raise NodeError(f"{path} does not hold a JSON object", help="the copy is damaged: download the model again")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import DoesNotFit, NodeError, Run
-from . import dummy, reading
+from . import dummy, memory, reading
 from .classes import component_class, is_module
 from .repository import Repository
 from .views import Views
@@ -115,6 +115,8 @@ class Weights:
             import torch
 
             torch.cuda.empty_cache()
+        elif self.device == "cpu":
+            memory.trim()
 
     def component(self, name: str) -> Any:
         """The component itself.

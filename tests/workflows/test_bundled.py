@@ -129,14 +129,12 @@ def test_the_record_says_that_dummy_weights_mean_nothing(tmp_path: Path) -> None
     assert any("gate" in w and "nothing" in w for w in record["warnings"])
 
 
-def test_a_suggestion_is_a_name_that_the_file_can_use() -> None:
-    text = (FOLDER / "quickstart.yaml").read_text()
-    file = FOLDER / ".mistaken.yaml"
-    file.write_text(text.replace("latents: $denoise}", "latents: $text}"))
-    try:
-        done = sgd("check", str(file))
-    finally:
-        file.unlink()
+def test_a_suggestion_is_a_name_that_the_file_can_use(tmp_path: Path) -> None:
+    for part in ("parts", "models"):
+        (tmp_path / part).symlink_to(FOLDER / part)
+    file = tmp_path / "mistaken.yaml"
+    file.write_text((FOLDER / "quickstart.yaml").read_text().replace("latents: $denoise}", "latents: $text}"))
+    done = sgd("check", str(file))
     assert done.returncode == 2
     # `loop`, which makes the latents, stands in the part and has no name here.
     assert "did you mean `$denoise`?" in done.stderr

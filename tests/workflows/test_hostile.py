@@ -1,0 +1,115 @@
+"""Input that no honest user gives, and some that they do: an answer in words and the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+LONG = "x" * 5000
+SAVE = """
+sgd: 1
+nodes:
+  a: {{uses: image.load, with: {{path: a.png}}}}
+  b: {{uses: image.save, with: {{frames: $a, path: "{path}"}}}}
+"""
+
+
+def sgd(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sgd.graph.cli", *arguments]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.returncode == code, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def model(source: str, more: str = "") -> str:
+    return f'sgd: 1\nnodes:\n  m: {{uses: model.load, with: {{source: "{source}"{more}}}}}\noutputs: {{m: $m}}\n'
+
+
+@pytest.mark.parametrize("revision", ["/bin/ls", "../../../tmp", "a/../../b", LONG, "a\\0b"])
+def test_a_revision_is_no_path(tmp_path: Path, revision: str) -> None:
+    (tmp_path / "w.yaml").write_text(model("org/name", f', revision: "{revision}"'))
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is no revision")
+
+
+def test_a_source_too_long_for_a_path(tmp_path: Path) -> None:
+    (tmp_path / "w.yaml").write_text(model(LONG))
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is no path")
+
+
+def test_a_model_index_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model_index.json").write_text("[" * 100_000)
+    (tmp_path / "w.yaml").write_text(model("./m"))
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "model_index.json")
+
+
+@pytest.mark.parametrize(("path", "word"), [(f"{LONG}.png", "255 bytes"), ("x\\0.png", "NUL")])
+def test_file_names_that_cannot_be(tmp_path: Path, path: str, word: str) -> None:
+    (tmp_path / "w.yaml").write_text(SAVE.format(path=path))
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, word, "w.yaml:5:")
+
+
+@pytest.mark.parametrize("out", [LONG, ""])
+def test_output_folders_that_cannot_be(tmp_path: Path, out: str) -> None:
+    (tmp_path / "w.yaml").write_text(SAVE.format(path="b.png"))
+    refused(sgd("exec", "w.yaml", "--out", out, cwd=tmp_path), 2, "--out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.yaml"]
+
+
+def test_a_profile_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    refused(sgd("graph", "quickstart", "--profile", "run.json", cwd=tmp_path), 2, "not the record")
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_library_that_exits(tmp_path: Path, code: int) -> None:
+    (tmp_path / "l.py").write_text(f"raise SystemExit({code})\n")
+    refused(sgd("check", "quickstart", "--library", "l.py", cwd=tmp_path), 2, "SystemExit")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_that_cannot_be_written(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "sgd.graph.cli", "schema"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    refused(done, 1, "No space left")
+
+
+def test_a_setting_of_a_parameter_that_is_not_written_has_a_place(tmp_path: Path) -> None:
+    refused(sgd("exec", "quickstart", "--set", "sheet.columns=0", cwd=tmp_path), 2, "quickstart.yaml:19:")
+
+
+def test_what_does_not_fit_says_so(tmp_path: Path) -> None:
+    huge = ["--set", "noise.width=100000000", "--set", "noise.height=100000000"]
+    refused(sgd("exec", "quickstart", *huge, "--out", "o", "--device", "cpu", cwd=tmp_path), 4, "less memory")
+
+
+def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
+    """Pipelines would read files that the rules for weights never see, pickles among them."""
+    source = Path(__file__).parents[2] / "workflows" / "models" / "tiny-wan"
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for part in source.iterdir():
+        if part.is_dir() and part.name != "tokenizer":
+            (folder / part.name).symlink_to(part)
+    index = json.loads((source / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer": ["diffusers", "DiffusionPipeline"]}))
+    (folder / "tokenizer" / "vae").mkdir(parents=True)
+    nested = {"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}
+    (folder / "tokenizer" / "model_index.json").write_text(json.dumps(nested))
+    (folder / "tokenizer" / "vae" / "config.json").write_text((source / "vae" / "config.json").read_text())
+    (folder / "tokenizer" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+    done = sgd("exec", "quickstart", "steps=1", "--set", f"model.source={folder}", "--out", "o", cwd=tmp_path)
+    refused(done, 1, "DiffusionPipeline, which is no kind of component")
+    assert not (tmp_path / "pwned").exists()

@@ -75,7 +75,10 @@ def find(file: str | Path) -> tuple[Path, str]:
     folder = bundled_workflows()
     name = str(file)
     if "/" not in name and (folder / f"{name}.yaml").is_file():
-        return folder / f"{name}.yaml", f"{name}.yaml"
+        path = folder / f"{name}.yaml"
+        # Diagnostics show a path that can be opened, the short one below the current folder.
+        here = Path.cwd()
+        return path, str(path.relative_to(here) if path.is_relative_to(here) else path)
     bundled = sorted(p.stem for p in folder.glob("*.yaml"))
     what = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
     help = did_you_mean(name, bundled) or "bundled workflows: " + ", ".join(bundled)

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from ..graph.node import NodeError, Passes, Problem, Reads, State, node
 from .lazy import lazy
+from .models.classes import quiet
 from .models.model import Model
 from .values import Latents, Schedule, Step, Velocity
 
@@ -154,7 +155,8 @@ def _tokens(model: Model, latents: Latents | None) -> int:
 
 
 def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:
-    scheduler = getattr(diffusers, name).from_config(dict(config))
+    with quiet():  # a solver made from another's configuration ignores what only that one knows
+        scheduler = getattr(diffusers, name).from_config(dict(config))
     scheduler.set_timesteps(**arguments, device=device)
     return scheduler
 

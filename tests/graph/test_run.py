@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -214,6 +214,15 @@ class Ends(Observer):
         self.heard.append(status)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises here too, where these tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_a_node_that_outlives_an_interrupt_is_heard_of_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go_on, left = threading.Event(), threading.Event(), threading.Event()
 
@@ -321,7 +330,17 @@ def started(folder: Path, flow: str, *more: str) -> subprocess.Popen[str]:
         "out",
         *more,
     ]
-    return subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return launch(words, folder)
+
+
+def launch(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    """A process that hears Ctrl-C, even if these tests run in the background of a shell, where it is ignored."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=folder, text=True, preexec_fn=hear_interrupts, **pipes)  # noqa: PLW1509 - it starts no thread
+
+
+def hear_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def interrupted(process: subprocess.Popen[str], number: signal.Signals, again: float = 0) -> tuple[str, str, float]:
@@ -372,7 +391,7 @@ def test_an_interrupt_while_compiling_gives_no_traceback(tmp_path: Path) -> None
     )
     (tmp_path / "w.yaml").write_text("sgd: 1\nnodes: {}\n")
     words = [sys.executable, "-m", "sgd.graph.cli", "exec", "w.yaml", "--library", "slow_import.py"]
-    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = launch(words, tmp_path)
     out, err, seconds = interrupted(process, signal.SIGINT)
     assert (process.returncode, out, err) == (3, "", "asleep\ninterrupted\n")
     assert seconds < 1

@@ -43,14 +43,14 @@ def runtime(run: Run) -> Iterator[None]:
 
 def doctor() -> dict[str, dict[str, str]]:
     """Facts about this machine, for `sgd doctor`."""
-    from .doctor import doctor
+    from .machine import doctor
 
     return doctor()
 
 
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
-    from .starter import starter
+    from .initial import starter
 
     return starter(source)
 

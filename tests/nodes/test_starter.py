@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sgd.graph.compile import check
 from sgd.graph.node import NodeError
-from sgd.nodes import starter as module
+from sgd.nodes.initial import starter as module
 from sgd.nodes.models.repository import BUNDLED
 
 MODELS = sorted(p.parent.relative_to(BUNDLED).as_posix() for p in BUNDLED.rglob("model_index.json"))
@@ -58,3 +58,11 @@ def test_an_unknown_pipeline_is_refused_with_what_is_known(tmp_path: Path) -> No
     with pytest.raises(NodeError, match="StableDiffusionPipeline") as error:
         module(str(tmp_path))
     assert "WanPipeline" in (error.value.help or "")
+
+
+def test_what_the_command_line_calls_can_be_called_again() -> None:
+    import sgd.nodes
+
+    first, second = (sgd.nodes.starter(MODELS[0]) for _ in range(2))
+    assert first == second
+    assert sgd.nodes.doctor().keys() == sgd.nodes.doctor().keys()

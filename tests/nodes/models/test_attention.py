@@ -238,7 +238,7 @@ def test_notes_say_of_each_whether_it_works(monkeypatch):
     assert notes["sdpa"].startswith("available")
     assert all(notes[name].startswith("not available: ") for name in GPU_ONLY)
     from sgd.graph.show import details
-    from sgd.nodes.doctor import doctor
+    from sgd.nodes.machine import doctor
 
     text = details(attention.node)
     assert "On this machine:" in text

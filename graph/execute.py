@@ -94,10 +94,10 @@ class Executor:
     def end(self, states: States) -> None:
         """End every state, even if ending one raises."""
         for (id, name), state in states.items():
+            self.run.call = self.prepared[id].call
             try:
                 state.end()
             except Exception as error:
-                self.run.call = self.prepared[id].call
                 self.run.warn(f"its state `{name}` did not end well: {reason(error)}")
 
     def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:

@@ -24,7 +24,10 @@ NODE_MODULES = (
     "image",
     "image_condition",
     "metrics",
-    "cache.none",
+    "cache.simple",
+    "cache.dbcache",
+    "cache.teacache",
+    "cache.custom",
 )
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.node import NodeError, Problem, Reads, node
+from ..graph.node import NodeError, Problem, Reads, Run, node
+from .cache.gate import Gate
+from .cache.resolve import GateProblem, Place, resolve
+from .cache.state import GateState
 from .families import by_name
 from .lazy import lazy
 from .models.model import Model
-from .values import Branches, Gate, ImageCondition, Latents, Predictions, Size, Step
+from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +39,37 @@ def _check(**known: Any) -> Iterator[Problem]:
     prompts, batch = known.get("branches", {}).get("prompts"), known.get("latents", {}).get("batch")
     if prompts and batch and batch % prompts:
         yield Problem("bad-value", "branches", _uneven(prompts, batch), f"give latents.noise `batch: {prompts}`")
+    yield from _check_gate(known)
 
 
-@node("denoiser.predict", check=_check)
+def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
+    """Whether the gate can work with this model and number of steps, as far as they are known."""
+    described, model = known.get("gate") or {}, known.get("model") or {}
+    gates: list[Gate] = described.get("gates") or ([described["gate"]] if "gate" in described else [])
+    family = by_name(model.get("family"))
+    if family is None or not gates:
+        return
+    # How many steps each of two chosen models or gates gets is known when the schedule is.
+    steps = None if model.get("chosen") or described.get("chosen") else known.get("step", {}).get("steps")
+    place = Place(family, model.get("configs", {}), model.get("source"), steps)
+    for gate in gates:
+        try:
+            resolve(gate, place)
+        except GateProblem as problem:
+            yield Problem(problem.code, "gate", str(problem), problem.help)
+    if model.get("compiled_whole") and any(gate.active for gate in gates):
+        message = "a gate cannot reach the blocks of a transformer that is compiled whole"
+        yield Problem("unsupported", "gate", message, "set `region: blocks` of model.compile")
+
+
+@node("denoiser.predict", check=_check, version=2)
 def predict(
     model: Annotated[Model, Reads("transformer")],
     latents: Latents,
     step: Step,
     branches: Branches,
+    state: GateState,
+    run: Run,
     *,
     image: ImageCondition | None = None,
     gate: Gate | None = None,
@@ -63,10 +89,8 @@ def predict(
 
     Raises:
         NodeError: If the values are made for different families, or the latents' batch is no multiple of the
-            number of prompts, or the kind of gate is not known.
+            number of prompts, or the gate cannot work with this model or schedule.
     """
-    if gate is not None and gate.kind != "none":
-        raise NodeError(f"there is no cache gate of kind {gate.kind!r}")
     conditioning = branches.conditioning
     families = {"latents": latents.family, "branches": conditioning.family}
     if image is not None:
@@ -80,17 +104,24 @@ def predict(
     texts = {name: _text(getattr(conditioning, name), name, batch) for name in branches.active(step)}
     pictures = None if image is None else {name: spread(t, batch, "image") for name, t in image.tensors.items()}
     transformer = model.component("transformer")
+    opened = None
+    if gate is not None and gate.active:
+        opened = state.open(gate, model, transformer, step, branches, run)
 
-    def evaluate(noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
-        return model.family.predict(model, transformer, noisy, latents.size, step, text, picture, branches.embedded)
+    def evaluate(names: Sequence[str], noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
+        def call(gated: Any) -> torch.Tensor:
+            return model.family.predict(model, gated, noisy, latents.size, step, text, picture, branches.embedded)
+
+        return call(transformer) if opened is None else opened.evaluate(names, noisy, call)
 
     if branches.batched and len(texts) > 1:
         noisy = torch.cat([latents.tensor] * len(texts))
         joined = model.family.join(list(texts.values()))
         doubled = None if pictures is None else {key: torch.cat([t] * len(texts)) for key, t in pictures.items()}
-        parts = evaluate(noisy, joined, doubled).chunk(len(texts))
+        parts = evaluate(tuple(texts), noisy, joined, doubled).chunk(len(texts))
         return Predictions(dict(zip(texts, parts, strict=True)), step)
-    return Predictions({name: evaluate(latents.tensor, text, pictures) for name, text in texts.items()}, step)
+    made = {name: evaluate((name,), latents.tensor, text, pictures) for name, text in texts.items()}
+    return Predictions(made, step)
 
 
 def _text(tensors: Tensors | None, branch: str, batch: int) -> Tensors:

@@ -140,8 +140,9 @@ def make(
         raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
     entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
+    whole = tuple(map(float, timesteps))
     made = tuple(
-        Step(index, len(timesteps), sigma, float(timestep), value, training)
+        Step(index, len(timesteps), sigma, float(timestep), value, training, whole)
         for index, (sigma, timestep, value) in enumerate(entries)
     )
     return Schedule(made, name, config, arguments)
@@ -202,7 +203,9 @@ def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, s
 def _describe_choice(**known: Any) -> Any:
     above, below = known.get("above"), known.get("below")
     if isinstance(above, dict) and isinstance(below, dict):
-        return {key: value for key, value in above.items() if below.get(key) == value}
+        common = {key: value for key, value in above.items() if below.get(key) == value}
+        gates = [description["gate"] for description in (above, below) if "gate" in description]
+        return {**common, **({"gates": gates} if len(gates) == 2 else {}), "chosen": True}
     return above if above == below else None
 
 
@@ -225,4 +228,9 @@ def choose(
     Returns:
         One of the two.
     """
-    return above if step.timestep >= boundary * step.train_timesteps else below
+    over = [timestep >= boundary * step.train_timesteps for timestep in step.schedule]
+    chosen, side = (above, True) if step.timestep >= boundary * step.train_timesteps else (below, False)
+    if isinstance(chosen, Model):
+        # Gates count the steps of their own component.
+        chosen = chosen.during([index for index, is_over in enumerate(over) if is_over == side])
+    return chosen

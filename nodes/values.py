@@ -88,6 +88,7 @@ class Step(Port):
         timestep: The same on the training scale, 0 to `train_timesteps`.
         value: 0-dimensional tensor, the scheduler's own timestep, on the device of the run.
         train_timesteps: Length of the training scale.
+        schedule: Timesteps of all steps of the schedule, on the training scale.
     """
 
     index: int
@@ -96,6 +97,7 @@ class Step(Port):
     timestep: float
     value: torch.Tensor = field(compare=False, repr=False)
     train_timesteps: int = 1000
+    schedule: tuple[float, ...] = field(default=(), compare=False, repr=False)
 
     def facts(self) -> dict[str, Any]:
         return {"step": self.index, "sigma": self.sigma, "timestep": self.timestep}
@@ -127,17 +129,6 @@ class Schedule(Port):
 
     def facts(self) -> dict[str, Any]:
         return {"steps": len(self.steps), "scheduler": self.scheduler}
-
-
-@dataclass(frozen=True)
-class Gate(Port):
-    """Description of a cache gate; holds no state. `kind` none computes every block at every step."""
-
-    kind: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def facts(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.options}
 
 
 @dataclass(frozen=True)
@@ -192,8 +183,12 @@ class Branches(Port):
 
     def active(self, step: Step) -> tuple[str, ...]:
         """Names of the branches that run at this step, `positive` first."""
+        return self.active_at(step.index, step.count)
+
+    def active_at(self, index: int, count: int) -> tuple[str, ...]:
+        """The same for the step of that index of so many."""
         # The rounding of the interval is that of diffusers' guiders (`_is_cfg_enabled`).
-        within = int(self.start * step.count) <= step.index < int(self.stop * step.count)
+        within = int(self.start * count) <= index < int(self.stop * count)
         return ("positive", "negative") if self.guided and within else ("positive",)
 
     def facts(self) -> dict[str, Any]:

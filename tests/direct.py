@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 import torch
 from sgd.graph.node import Run, Wanted
 from sgd.nodes import cfg, denoiser, latents, schedule, text, vae
+from sgd.nodes.cache.gate import Gate
+from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.families import by_pipeline
 from sgd.nodes.models.model import Model
 from sgd.nodes.models.repository import find
 from sgd.nodes.models.weights import Weights
 from sgd.nodes.schedule import SchedulerState
-from sgd.nodes.values import Branches, Conditioning, Frames, Latents, Schedule
+from sgd.nodes.values import Branches, Conditioning, Frames, Latents, Predictions, Schedule
 
 BOTH = Wanted({"positive", "negative"})
 
@@ -26,6 +28,7 @@ class DirectRun(Run):
         self.folder = folder
         self.warnings: list[str] = []
         self.details: dict[str, Any] = {}
+        self.events: list[tuple[str, dict[str, Any]]] = []
 
     def output(self, path: Path | str) -> Path:
         assert self.folder is not None
@@ -38,6 +41,18 @@ class DirectRun(Run):
 
     def detail(self, **values: Any) -> None:
         self.details |= values
+
+    def event(self, kind: str, **data: Any) -> None:
+        self.events.append((kind, data))
+
+
+def predict(model: Model, now: Latents, step: Any, branches: Branches, **options: Any) -> Predictions:
+    """One evaluation by itself, with a state of its own."""
+    state, run = GateState(), DirectRun()
+    try:
+        return denoiser.predict(model, now, step, branches, state, run, **options)
+    finally:
+        state.end()
 
 
 def model_of(
@@ -65,18 +80,24 @@ def sample(
     *,
     model_below: Model | None = None,
     boundary: float = 0.0,
+    gate: Gate | None = None,
+    gate_below: Gate | None = None,
+    run: Run | None = None,
+    image: Any = None,
 ) -> list[Latents]:
     """Denoise with fresh states, as one run of a loop; the latents after every step."""
-    scheduler, guider = SchedulerState(), GuiderState()
+    scheduler, guider, gates = SchedulerState(), GuiderState(), GateState()
+    run = run or DirectRun()
     states, now = [], start
     for step in plan:
         expert = schedule.choose(step, boundary=boundary, above=model, below=model_below or model)
-        predictions = denoiser.predict(expert, now, step, branches)
+        chosen = schedule.choose(step, boundary=boundary, above=gate, below=gate_below or gate)
+        predictions = denoiser.predict(expert, now, step, branches, gates, run, image=image, gate=chosen)
         velocity = cfg.merge(predictions, branches, guider)
         now = schedule.step(plan, step, now, velocity, scheduler)
         states.append(now)
-    guider.end()
-    scheduler.end()
+    for state in (gates, guider, scheduler):
+        state.end()
     return states
 
 

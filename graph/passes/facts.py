@@ -27,6 +27,11 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
         for id in nx.topological_sort(dependencies(graph)):
             item = graph.items[id]
             if isinstance(item, Loop):
+                for name, arg in item.over.items():
+                    # What a value says of itself (a schedule's number of steps) holds for its entries.
+                    description = _known(arg, known)
+                    if isinstance(description, Mapping):
+                        known[Var(id, name)] = description
                 for name, arg in item.carry.items():
                     description = _known(arg, known)
                     if description is not None:

@@ -1,1 +1,1 @@
-"""Cache gates: whether a step computes the transformer's blocks or reuses what earlier steps computed."""
+"""Cache gates: when a transformer's blocks are computed, and what stands in for them when they are not."""

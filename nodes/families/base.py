@@ -7,7 +7,8 @@ the others get a `Model` whose components have been acquired.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ...graph.node import NodeError
 from ..lazy import lazy
@@ -35,6 +36,22 @@ def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
     return tokens * slope + (low - slope * first)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Where a transformer's repeated blocks are, and how its forward calls them.
+
+    Attributes:
+        lists: Attributes of the transformer that hold them, each with the key of its configuration that is their
+            number, in the order in which they run. All are called with the same arguments.
+        takes_text: The second argument is a stream of text (`encoder_hidden_states`).
+        returns: What a block returns.
+    """
+
+    lists: Mapping[str, str]
+    takes_text: bool
+    returns: tuple[Literal["hidden", "text"], ...]
+
+
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
@@ -51,6 +68,9 @@ class Family(Protocol):
         rounds_frames: Whether the number of frames is rounded down even if width and height are not.
         float32: Components that the family's documentation keeps in float32 where no dtype is asked for.
         normalises: Whether `normalise` changes a guided prediction; one of zeros has no norm to keep.
+        blocks: Where the transformer's blocks are, for cache gates.
+        time_modules: Submodules of the transformer that `time_signal` uses, outermost first; none if there is no
+            embedding of the timestep alone.
     """
 
     name: str
@@ -62,6 +82,8 @@ class Family(Protocol):
     rounds_frames: bool = False
     float32: tuple[str, ...] = ()
     normalises: bool = False
+    blocks: Blocks
+    time_modules: tuple[str, ...] = ()
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         """The size that is made when this one is asked for, rounded as the family's pipeline rounds."""
@@ -151,6 +173,26 @@ class Family(Protocol):
     ) -> torch.Tensor:
         """Call the transformer once; everything is batch first and of one batch size."""
         ...
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        """The normed and modulated input of a block's first attention, for gates that compare it.
+
+        Args:
+            block: The first block.
+            hidden: Its input.
+            call: Its other arguments by name.
+        """
+        ...
+
+    def time_signal(self, transformer: Any, timesteps: torch.Tensor, projected: bool) -> torch.Tensor:
+        """Embeddings of timesteps [steps] as the transformer makes them, [steps, width].
+
+        Args:
+            transformer: What has the `time_modules` as attributes.
+            timesteps: The scheduler's own timesteps.
+            projected: The projection that modulates the blocks, six times as wide.
+        """
+        raise NodeError(f"models of {self.name} have no embedding of the timestep alone")
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """What the family's pipeline does to a guided prediction, given the positive one; by default nothing."""

@@ -10,7 +10,7 @@ from ..lazy import lazy
 from ..models.classes import quiet
 from ..values import Size, Step
 from . import images
-from .base import Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, dynamic_shift
 
 if TYPE_CHECKING:
     import numpy
@@ -33,6 +33,11 @@ class Flux(Family):
     neutral_scale = 1.0  # FluxPipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = True
     max_length = 512  # FluxPipeline.__call__(max_sequence_length=512); T5's, CLIP keeps 77
+    blocks = Blocks(
+        {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
+        takes_text=True,
+        returns=("text", "hidden"),
+    )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, images.scale_factor(configs.get("vae", {})))
@@ -108,6 +113,9 @@ class Flux(Family):
             img_ids=positions.to(dtype),
             return_dict=False,
         )[0]
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        return block.norm1(hidden, emb=call["temb"])[0]
 
     def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
         return images.decode(model.component("vae"), latents)

@@ -18,7 +18,7 @@ from .. import planning
 from ..lazy import lazy
 from ..models.classes import quiet
 from ..values import Size, Step
-from .base import Configs, Family
+from .base import Blocks, Configs, Family
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,11 @@ class HunyuanVideo(Family):
     max_length = 256  # HunyuanVideoPipeline.__call__(max_sequence_length=256), the template not counted
     rounds = False  # HunyuanVideoPipeline.check_inputs refuses other widths and heights
     rounds_frames = True
+    blocks = Blocks(
+        {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
+        takes_text=True,
+        returns=("hidden", "text"),
+    )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         _, temporal = _factors(configs)
@@ -138,6 +143,9 @@ class HunyuanVideo(Family):
                 guidance=_guidance(transformer, embedded, batch, dtype, device),
                 return_dict=False,
             )[0]
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        return block.norm1(hidden, emb=call["temb"])[0]
 
     def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
         from diffusers.video_processor import VideoProcessor

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..lazy import lazy
 from ..values import Size, Step
 from . import images
-from .base import Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, dynamic_shift
 from .wan import statistics
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class QwenImage(Family):
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
     normalises = True
+    blocks = Blocks({"transformer_blocks": "num_layers"}, takes_text=True, returns=("text", "hidden"))
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, _factor(configs))
@@ -106,6 +107,10 @@ class QwenImage(Family):
             img_shapes=[[(1, height // images.PATCH, width // images.PATCH)]] * batch,
             return_dict=False,
         )[0]
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        first, _ = block.img_mod(call["temb"]).chunk(2, dim=-1)
+        return block._modulate(block.img_norm1(hidden), first, call.get("modulate_index"))[0]
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """Give each token's prediction the norm it has without guidance."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...graph.node import NodeError
 from ..lazy import lazy
 from ..values import Size, Step
-from .base import Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ class Wan(Family):
     embedded_guidance = False
     max_length = 512  # WanPipeline.__call__(max_sequence_length=512)
     float32 = ("vae", "image_encoder")  # diffusers, docs/source/en/api/pipelines/wan.md
+    blocks = Blocks({"blocks": "num_layers"}, takes_text=True, returns=("hidden",))
+    time_modules = tuple(f"condition_embedder.{name}" for name in ("timesteps_proj", "time_embedder", "time_proj"))
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         spatial, temporal = _factors(configs)
@@ -193,6 +195,26 @@ class Wan(Family):
         else:
             timestep = value.expand(latents.shape[0])
         return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0]
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        temb = call["temb"].float()
+        table = block.scale_shift_table.unsqueeze(0) if temb.ndim == 4 else block.scale_shift_table
+        shift, scale = (table + temb).unbind(-2)[:2]
+        if temb.ndim == 3:
+            shift, scale = shift.unsqueeze(1), scale.unsqueeze(1)
+        return (block.norm1(hidden.float()) * (1 + scale) + shift).type_as(hidden)
+
+    def time_signal(self, transformer: Any, timesteps: torch.Tensor, projected: bool) -> torch.Tensor:
+        from torch.func import functional_call
+
+        def whole(module: Any, given: torch.Tensor) -> torch.Tensor:
+            # float32 as in Wan's own code, where the polynomials were fitted; diffusers rounds to the model's dtype.
+            state = {name: tensor.float() for name, tensor in module.state_dict().items()}
+            return functional_call(module, state, (given,))
+
+        embedder = transformer.condition_embedder
+        embedded = whole(embedder.time_embedder, embedder.timesteps_proj(timesteps).float())
+        return whole(embedder.time_proj, torch.nn.functional.silu(embedded)) if projected else embedded
 
     def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
         from diffusers.video_processor import VideoProcessor

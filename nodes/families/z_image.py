@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..lazy import lazy
 from ..values import Size, Step
 from . import images
-from .base import Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
@@ -31,6 +31,7 @@ class ZImage(Family):
     embedded_guidance = False
     max_length = 512  # ZImagePipeline.__call__(max_sequence_length=512)
     rounds = False  # ZImagePipeline.__call__ raises ValueError
+    blocks = Blocks({"layers": "n_layers"}, takes_text=False, returns=("hidden",))  # text and image are one sequence
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, images.scale_factor(configs.get("vae", {})))
@@ -101,6 +102,10 @@ class ZImage(Family):
         made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]
         # float32 before guidance, as in the pipeline; both signs commute with every guider.
         return -torch.stack([image.float() for image in made]).squeeze(2)
+
+    def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
+        scale = block.adaLN_modulation(call["adaln_input"]).unsqueeze(1).chunk(4, dim=2)[0]
+        return block.attention_norm1(hidden) * (1 + scale)
 
     def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
         return images.decode(model.component("vae"), latents)

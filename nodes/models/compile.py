@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from time import perf_counter
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -111,7 +110,12 @@ def _lacking(on_gpu: bool) -> tuple[str, str] | None:
     return "compiling for a CPU needs a C++ compiler, and there is none", "install g++ or clang++, or name one in CXX"
 
 
-@node("model.compile", describe=partial(transforms.described, "compile"), check=_check)
+def _describe(**known: Any) -> dict[str, Any]:
+    whole = known.get("region") == "whole" and known.get("component") == "transformer"
+    return transforms.described("compile", **known) | ({"compiled_whole": True} if whole else {})
+
+
+@node("model.compile", describe=_describe, check=_check)
 def compile(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],

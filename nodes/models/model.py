@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,7 @@ class Model(Port):
         names: Component of the repository that stands for a role, where it is not the one of that name:
             `{"transformer": "transformer_2"}`.
         transforms: Changes to components, in the order in which they are applied.
+        steps: Indices of the steps of the schedule at which this value is in use; None for all.
     """
 
     partial: ClassVar[bool] = True
@@ -42,6 +43,7 @@ class Model(Port):
     family: Family
     names: Mapping[str, str] = field(default_factory=dict)
     transforms: tuple[Transform, ...] = ()
+    steps: tuple[int, ...] | None = None
 
     def name(self, role: str) -> str:
         """Name in the repository of the component that plays a role, such as `transformer`."""
@@ -69,6 +71,11 @@ class Model(Port):
         if problem is not None:
             raise NodeError(problem[0], help=problem[1])
         return replace(self, transforms=(*self.transforms, transform))
+
+    def during(self, steps: Iterable[int]) -> Model:
+        """The value, in use at these steps of the schedule only (of those that it had)."""
+        kept = tuple(index for index in steps if self.steps is None or index in self.steps)
+        return replace(self, steps=kept)
 
     def acquire(self, part: str, run: Run) -> None:
         """Bring a component in: load it to the run's device, or build it (dummy weights, meta while planning)."""

@@ -20,7 +20,7 @@ MODULES = (
     "image_condition",
     "video",
     "metrics",
-    "cache.none",
+    "cache.simple",
 )
 
 
@@ -59,7 +59,7 @@ def test_names():
         "video.load",
         "frames.grid",
         "metrics.compare",
-        "cache.none",
+        "cache.simple",
     }
 
 

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 
+import direct
 import pytest
 import tiny_hunyuan_video
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, UniPCMultistepScheduler
 from direct import BOTH, DirectRun, Result, model_of, sample
 from sgd.graph.node import NodeError
-from sgd.nodes import cfg, denoiser, latents, schedule, text, vae
+from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked
 from sgd.nodes.models.attention import choose
 from sgd.nodes.models.load import load
@@ -282,7 +283,7 @@ def test_a_backend_can_be_chosen_while_the_transformer_is_called(folder):
     noise, step = latents.noise(model, width=32, height=32), schedule.make(model, steps=1).steps[0]
     transformer.register_forward_pre_hook(lambda module, _: choose(module, "_native_math"))
     with torch.no_grad():
-        denoiser.predict(model, noise, step, cfg.split(conditioning, scale=1.0, embedded=6.0))
+        direct.predict(model, noise, step, cfg.split(conditioning, scale=1.0, embedded=6.0))
     blocks = (*transformer.transformer_blocks, *transformer.single_transformer_blocks)
     assert {block.attn.processor._attention_backend.value for block in blocks} == {"_native_math"}
 
@@ -298,7 +299,7 @@ def test_processors_are_put_back(model):
     failing = transformer.single_transformer_blocks[-1].register_forward_pre_hook(lambda *_: 1 / 0)
     try:
         with torch.no_grad(), pytest.raises(ZeroDivisionError):
-            denoiser.predict(model, noise, step, cfg.split(conditioning, scale=1.0, embedded=6.0))
+            direct.predict(model, noise, step, cfg.split(conditioning, scale=1.0, embedded=6.0))
     finally:
         hook.remove()
         failing.remove()
@@ -323,7 +324,7 @@ def test_it_takes_no_image(model):
     branches = cfg.split(encode(model, PROMPTS[:1]), scale=1.0, embedded=6.0)
     noise, step = latents.noise(model, width=32, height=32), schedule.make(model, steps=1).steps[0]
     with pytest.raises(NodeError, match="takes no image"):
-        denoiser.predict(model, noise, step, branches, image=ImageCondition({}, "hunyuan-video"))
+        direct.predict(model, noise, step, branches, image=ImageCondition({}, "hunyuan-video"))
 
 
 @pytest.mark.parametrize("options", [{}, {"padding": "cut"}, {"padding": "cut", "batched": True, "scale": 4.0}])

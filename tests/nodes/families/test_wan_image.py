@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import direct
 import pytest
 import tiny_wan_image
 import torch
@@ -211,7 +212,7 @@ def test_an_image_for_another_size_is_an_error(models):
 
 def _predict(model, width, height, max_length=512):
     from direct import BOTH
-    from sgd.nodes import cfg, denoiser, schedule, text
+    from sgd.nodes import cfg, schedule, text
 
     with torch.no_grad():
         condition = image_condition.encode(
@@ -220,7 +221,7 @@ def _predict(model, width, height, max_length=512):
         texts = text.encode(DirectRun(), BOTH, model, PROMPTS[:1], max_length=max_length)
         noise = latents.noise(model, width=32, height=32, frames=9)
         step = schedule.make(model, steps=2).steps[0]
-        return denoiser.predict(model, noise, step, cfg.split(texts, scale=1.0), image=condition)
+        return direct.predict(model, noise, step, cfg.split(texts, scale=1.0), image=condition)
 
 
 def test_clip_needs_prompts_of_full_length(models):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import direct
 import numpy
 import torch
 from direct import BOTH, DirectRun, Result
 from peer import PROMPTS, SCHEDULERS
-from sgd.nodes import cfg, denoiser, image_condition, latents, schedule, text, vae
+from sgd.nodes import cfg, image_condition, latents, schedule, text, vae
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.models.expert import expert
 from sgd.nodes.pixels import from_bytes
@@ -54,7 +55,7 @@ def generate(
             choice = {"boundary": boundary, "above": scale, "below": scale if scale_below is None else scale_below}
             branches = cfg.split(texts, scale=schedule.choose(step, **choice), **split)
             chosen = schedule.choose(step, boundary=boundary, above=model, below=below)
-            predictions = denoiser.predict(chosen, now, step, branches, image=condition)
+            predictions = direct.predict(chosen, now, step, branches, image=condition)
             now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), solver)
             states.append(now)
         kept = now if condition is None else image_condition.keep(now, condition)

@@ -1,0 +1,150 @@
+"""From a gate as it was written to a gate for one model and number of steps; or why there is none. Torch-free.
+
+The same code runs in `sgd check`, on descriptions, and before the first step of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from ..families.base import Family
+from . import coefficients, ratios
+from .gate import SIGNALS, Gate
+from .masks import mask_of
+
+FEW_BLOCKS = 16
+FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig
+THRESHOLDS = ("change", "polynomial", "magnitude")
+
+
+class GateProblem(Exception):
+    """Why a gate cannot work: a diagnostic's code, a sentence for the user, and what to do."""
+
+    def __init__(self, code: Literal["bad-value", "unsupported"], message: str, help: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.help = code, help
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a gate needs to know of where it works.
+
+    Attributes:
+        family: The model's family.
+        configs: Configurations of its components; may be incomplete before they are at hand.
+        source: The model's repository or folder, None if it is not known.
+        steps: Number of steps of the component, None if it is not known.
+        counts: Blocks in each of the transformer's lists; None if its configuration is not known.
+    """
+
+    family: Family
+    configs: Mapping[str, Mapping[str, Any]]
+    source: str | None = None
+    steps: int | None = None
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        config = self.configs.get("transformer", {})
+        keys = self.family.blocks.lists.values()
+        return tuple(config[key] for key in keys) if all(key in config for key in keys) else None
+
+
+def resolve(gate: Gate, place: Place) -> Gate:
+    """The gate with everything filled in that is known of its place.
+
+    Raises:
+        GateProblem: If it cannot work there.
+    """
+    if not gate.active or gate.kind == "library":
+        return gate
+    if gate.signal == "auto":
+        gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
+    _signal(gate, place)
+    gate = _spans(gate, place)
+    gate = _published(gate, place)
+    if gate.rule in THRESHOLDS and gate.threshold is None:
+        raise GateProblem("bad-value", f"{gate.kind} has no threshold for this model", "set `threshold`")
+    if gate.mask is not None and place.steps is not None:
+        try:
+            mask = mask_of(gate.mask, place.steps)
+        except ValueError as error:
+            raise GateProblem("bad-value", str(error), "give bins or a mask for the number of steps") from error
+        if mask[:1] == "0":
+            raise GateProblem("bad-value", "the mask reuses the first step, and there is nothing to reuse yet")
+    return gate
+
+
+def _signal(gate: Gate, place: Place) -> None:
+    family = place.family
+    if gate.signal in ("time", "time_projection") and not family.time_modules:
+        message = f"models of {family.name} have no embedding of the timestep alone to compare"
+        raise GateProblem("unsupported", message, "set `signal: modulated`, with coefficients of your own")
+    needs = gate.rule in ("change", "polynomial")
+    if needs and gate.signal == "none":
+        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares a signal", _signals())
+    if not needs and gate.signal not in ("none", "model") and (gate.mask is None or gate.mask.policy == "static"):
+        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares no signal", "leave `signal` out")
+    if gate.signal == "front" and gate.front == 0:
+        raise GateProblem("bad-value", "the signal `front` is what the first blocks add", "set `front_blocks`")
+    if gate.signal == "model" and (gate.front or gate.back):
+        raise GateProblem("bad-value", "with the signal `model` no block runs when a step is reused")
+    if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
+        raise GateProblem("unsupported", f"models of {family.name} have one list of blocks", "leave `stacks` out")
+
+
+def _signals() -> str:
+    return "set `signal`: " + "; ".join(f"`{name}`, {about}" for name, about in SIGNALS.items() if name != "none")
+
+
+def _spans(gate: Gate, place: Place) -> Gate:
+    """Fill in the number of first blocks, and see that something is left between first and last."""
+    counts = place.counts
+    if counts is None:
+        return gate
+    groups = counts if gate.stacks == "separate" else (sum(counts),)
+    front = gate.front
+    if front is None:
+        front = FRONT if min(groups) >= FEW_BLOCKS else FRONT_OF_FEW
+    for blocks in groups:
+        if front + gate.back >= blocks:
+            message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
+            raise GateProblem("bad-value", message, "leave some between them: lower front_blocks or back_blocks")
+    return replace(gate, front=front)
+
+
+def _published(gate: Gate, place: Place) -> Gate:
+    """Fill in coefficients and ratios that were published for the model."""
+    if gate.rule == "polynomial" and gate.coefficients is None and gate.table is None:
+        known = coefficients.published(place.family.name, place.configs, place.source)
+        entry = next((e for e in known if e.signal == gate.signal), None)
+        if entry is None:
+            if not _identified(place):
+                return gate
+            message = (
+                f"no coefficients were published for this model ({place.family.name}) and the signal {gate.signal}"
+            )
+            help = "fit a `table` with `sgd calibrate`, or give `coefficients`; those of another model are wrong"
+            raise GateProblem("unsupported", message, help)
+        threshold = gate.threshold if gate.threshold is not None else entry.threshold
+        gate = replace(gate, coefficients=entry.coefficients, threshold=threshold)
+    if gate.rule == "magnitude" and gate.ratios is None and gate.table is None:
+        table = ratios.published(place.family.name, place.configs, place.source)
+        if table is None:
+            if not _identified(place):
+                return gate
+            message = f"no ratios were published for this model ({place.family.name})"
+            raise GateProblem("unsupported", message, "fit a table with `sgd calibrate` and give `table`")
+        threshold = gate.threshold if gate.threshold is not None else table.threshold
+        run = gate.limits.max_consecutive
+        limits = replace(gate.limits, max_consecutive=table.max_consecutive if run is None else run)
+        gate = replace(gate, ratios=table.ratios, threshold=threshold, limits=limits)
+    if gate.ratios is not None and place.steps is not None:
+        gate = replace(gate, ratios={b: ratios.interpolated(r, place.steps) for b, r in gate.ratios.items()})
+    return gate
+
+
+def _identified(place: Place) -> bool:
+    """Whether enough is known of the model to say that nothing was published for it."""
+    return "transformer" in place.configs

@@ -1,0 +1,211 @@
+"""What `denoiser.predict` keeps of its gates during one run of a loop, and what it says of them. Torch-free at import.
+
+State belongs to the run of the loop, the predict node, the component of the model and the guidance branch by name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...graph.node import NodeError, Run, State
+from ..models.model import Model
+from ..values import Branches, Step
+from .decide import Decision
+from .gate import Gate
+from .resolve import GateProblem, Place, resolve
+
+if TYPE_CHECKING:
+    import torch
+
+    from .engine import Engine
+
+Call = Callable[[Any], "torch.Tensor"]
+
+
+class GateState(State):
+    """The gates of one run of a loop, one for each component that the loop's model had."""
+
+    def __init__(self) -> None:
+        self.gates: dict[str, tuple[Gate, Engine]] = {}
+        self.run: Run | None = None
+
+    def open(self, gate: Gate, model: Model, transformer: Any, step: Step, branches: Branches, run: Run) -> Opened:
+        """The gate at work on the model's transformer, at one step.
+
+        Raises:
+            NodeError: If the gate cannot work with this model or schedule.
+        """
+        self.run = run
+        component = model.name("transformer")
+        held = self.gates.get(component)
+        window = tuple(range(step.count)) if model.steps is None else model.steps
+        if held is None or held[0] is not gate:
+            self._close(component)
+            held = (gate, _engine(gate, model, transformer, step, branches, window, run))
+            self.gates[component] = held
+        return Opened(held[1], gate.name, component, window.index(step.index), step, run)
+
+    def end(self) -> None:
+        for component in list(self.gates):
+            self._close(component)
+
+    def _close(self, component: str) -> None:
+        """Say what a gate did in all, and forget it."""
+        held = self.gates.pop(component, None)
+        if held is None or self.run is None or self.run.planning:
+            return
+        (gate, engine), run = held, self.run
+        ended = reused_any = False
+        decisions: list[Decision] = []
+        for branch, tracks in engine.tracks.items():
+            for number, track in enumerate(tracks):
+                taken = track.taken
+                reused = sum(not decision.computed for decision in taken.values())
+                run.event(
+                    "gate_total",
+                    gate=gate.name,
+                    kind=gate.kind,
+                    component=component,
+                    branch=branch,
+                    stack=number if len(tracks) > 1 else None,
+                    computed=len(taken) - reused,
+                    reused=reused,
+                    ratio=reused / len(taken) if taken else 0.0,
+                    steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
+                )
+                ended = len(taken) == len(engine.active(branch))
+                reused_any = reused_any or bool(reused)
+                decisions += taken.values()
+        if ended and not reused_any:
+            run.warn(_idle(engine.gate, component, decisions))
+
+
+class Opened:
+    """A gate at one step: evaluates branches and reports what was decided."""
+
+    def __init__(self, engine: Engine, name: str, component: str, index: int, step: Step, run: Run) -> None:
+        self.engine, self.name, self.component = engine, name, component
+        self.index, self.step, self.run = index, step, run
+
+    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Call) -> torch.Tensor:
+        """The prediction of a branch, or of several in one batch.
+
+        Args:
+            names: The branches.
+            given: The latents that are given to the transformer.
+            call: Calls the transformer that it is given.
+        """
+        branch, engine = "+".join(names), self.engine
+        made = engine.evaluate(branch, self.index, given, call)
+        if self.run.planning:
+            self._say(branch)
+            return made
+        for number, decision in engine.decided(branch, self.index):
+            stack = {"stack": number} if len(engine.tracks[branch]) > 1 else {}
+            value = {} if decision.value == decision.distance else {"value": decision.value}
+            self.run.event(
+                "gate",
+                gate=self.name,
+                component=self.component,
+                step=self.step.index,
+                branch=branch,
+                computed=decision.computed,
+                distance=decision.distance,
+                threshold=engine.gate.threshold,
+                reason=decision.reason,
+                **stack,
+                **value,
+            )
+        return made
+
+    def _say(self, branch: str) -> None:
+        """Tell the plan what is known of a branch."""
+        engine = self.engine
+        digits = engine.digits(branch)
+        suffix = "" if branch == "positive" else f"_{branch}"
+        self.run.detail(**{"gate": engine.gate.kind, f"computed{suffix}": digits})
+        share = 1.0 if "?" in digits else digits.count("1") / len(digits)
+        self.run.event("turns", like_first=share)
+
+
+def _engine(
+    gate: Gate, model: Model, transformer: Any, step: Step, branches: Branches, window: tuple[int, ...], run: Run
+) -> Engine:
+    from .engine import Engine
+
+    place = Place(
+        model.family,
+        {"transformer": model.config("transformer"), "model_index": model.config("model_index")},
+        model.weights.repository.source,
+        len(window),
+    )
+    for transform in model.transforms:
+        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
+            raise NodeError(
+                "a gate cannot reach the blocks of a transformer that is compiled whole",
+                help="set `region: blocks` of model.compile",
+            )
+    try:
+        resolved = resolve(gate, place)
+    except GateProblem as problem:
+        raise NodeError(f"gate {gate.name}: {problem}", help=problem.help) from problem
+    if not step.schedule and resolved.signal in ("time", "time_projection"):
+        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
+
+    def active(branch: str) -> list[int]:
+        wanted = set(branch.split("+"))
+        joined = branches.batched
+        found = []
+        for number, index in enumerate(window):
+            running = branches.active_at(index, step.count)
+            if (set(running) == wanted) if joined else wanted <= set(running):
+                found.append(number)
+        return found
+
+    distances = None
+    if resolved.signal in ("time", "time_projection"):
+        distances = _time_distances(resolved, model, transformer, step, window, run)
+    return Engine(resolved, transformer, model.family, len(window), active, distances, trial=run.planning)
+
+
+def _time_distances(
+    gate: Gate, model: Model, transformer: Any, step: Step, window: tuple[int, ...], run: Run
+) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
+    """How to measure the changes of the timestep's embedding; None where its weights are not at hand while planning."""
+    import torch
+
+    from .signals import changes
+
+    projected = gate.signal == "time_projection"
+    device, holder = step.value.device, transformer
+    if run.planning:
+        from ..models import peek
+
+        names = model.family.time_modules if projected else model.family.time_modules[:-1]
+        holder = peek.submodules(model, "transformer", transformer, names, run)
+        device = torch.device("cpu")
+        if holder is None:
+            return None
+    times = torch.tensor([step.schedule[index] for index in window], device=device).to(step.value.dtype)
+    rows = model.family.time_signal(holder, times, projected)
+    return lambda pairs: changes(rows, pairs)
+
+
+def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
+    """Why a gate reused nothing, and what would have changed that."""
+    ruled = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
+    head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
+    if ruled:
+        # A little over the smallest, so that the comparison holds after the number was written down.
+        least = max(min(ruled), 0.0) * 1.001
+        return f"{head}: the smallest threshold that would have is {least:.4g}, and it is {gate.threshold:g}"
+    reasons = sorted({decision.reason for decision in decisions})
+    return f"{head}: every step was computed because of {', '.join(reasons)}; {json.dumps(_limits(gate))}"
+
+
+def _limits(gate: Gate) -> dict[str, Any]:
+    limits = gate.limits
+    found = {"warmup_steps": limits.warmup_steps, "max_reused": limits.max_reused, "threshold": gate.threshold}
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,0 +1,108 @@
+"""EasyCache on the outputs of a pipeline's transformer, from the paper (2507.02860) and its code's behaviour.
+
+x is what the transformer takes and y what it makes, both raw. At a computed step that is not the first, how much the
+output changed for a change of the input since the step computed before: k = mean|y - y_c| / mean|x - x_c|. At
+every later step the output is taken to change by k * mean|x_t - x_(t-1)|, relative to mean|y_c| of the last computed
+one; these are added up. While the sum is below the threshold, y = x + (y_c - x_c); else the step is computed and the
+sum starts at 0. Forced steps at both ends set the sum to 0 too; k is learnt from them all the same.
+
+The authors' code lets the positive branch decide for both; `together` does so, else every branch has its own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from gate_pipelines import STEPS, Decisions, Outcome, named, sample, untouched
+
+
+class Branch:
+    """What is kept of one guidance branch."""
+
+    def __init__(self) -> None:
+        self.step = 0
+        self.sum = 0.0
+        self.rate: float | None = None
+        self.before: torch.Tensor | None = None  # the input of the step before, computed or not
+        self.input: torch.Tensor | None = None  # of the last computed step
+        self.output: torch.Tensor | None = None
+        self.computed: list[bool] = []
+        self.distances: list[float | None] = []
+
+
+def run(
+    pipeline: Any,
+    threshold: float,
+    *,
+    first: int = 2,
+    last: int = 1,
+    together: bool = False,
+    steps: int = STEPS,
+    scale: float | None = 5.0,
+    **options: Any,
+) -> Outcome:
+    """Sample with EasyCache.
+
+    Args:
+        pipeline: A pipeline of `gate_pipelines.build`.
+        threshold: Of the accumulated relative change. The authors have 0.05 for Wan, 0.025 for HunyuanVideo.
+        first: Steps computed at the start. The authors have 10 for Wan, 5 for HunyuanVideo.
+        last: Steps computed at the end; 1 with the authors.
+        together: Whether the positive branch decides for the negative one.
+        steps: Number of steps.
+        scale: Guidance scale; None guides nothing.
+        options: Further arguments of `gate_pipelines.sample`.
+
+    Returns:
+        Latents and decisions; a decision's distance is the sum that was compared.
+    """
+    transformer, all_branches = pipeline.transformer, {}
+    forced = {*range(first), *range(steps - last, steps)}
+    original = transformer.forward
+
+    with untouched(pipeline), named(pipeline, scale) as branch:
+
+        def forward(*arguments: Any, **given: Any) -> Any:
+            state = all_branches.setdefault(branch(), Branch())
+            taken = given["hidden_states"] if "hidden_states" in given else arguments[0]
+            x = torch.stack(taken) if isinstance(taken, list) else taken
+            leader = all_branches.get("positive")
+            if together and leader is not None and leader is not state:
+                computes, distance = leader.computed[state.step], None
+            else:
+                computes, distance = _decide(state, x, threshold, state.step in forced)
+            state.computed.append(computes)
+            state.distances.append(distance)
+            state.step += 1
+            state.before = x.clone()
+            if not computes:
+                y = x + (state.output - state.input)
+                return (list(y) if isinstance(taken, list) else y,)
+            made = original(*arguments, **given)[0]
+            y = torch.stack(made) if isinstance(made, list) else made
+            if state.output is not None:
+                state.rate = ((y - state.output).abs().mean() / (x - state.input).abs().mean()).item()
+            state.input, state.output = x.clone(), y.clone()
+            return (made,)
+
+        transformer.forward = forward
+        latents = sample(pipeline, steps=steps, scale=scale, **options)
+    return Outcome(
+        latents, {name: Decisions(tuple(b.computed), tuple(b.distances)) for name, b in all_branches.items()}
+    )
+
+
+def _decide(state: Branch, x: torch.Tensor, threshold: float, forced: bool) -> tuple[bool, float | None]:
+    if forced:
+        state.sum = 0.0
+        return True, None
+    if state.rate is None:  # two computed steps are needed
+        return True, None
+    change = (x - state.before).abs().mean() / state.output.abs().mean()
+    state.sum += state.rate * change.item()
+    distance = state.sum
+    if distance < threshold:
+        return False, distance
+    state.sum = 0.0
+    return True, distance

@@ -1,0 +1,101 @@
+"""MagCache: diffusers' hook on a pipeline, and the rule of the paper (2506.09045) in plain Python.
+
+Three versions of the rule exist, which differ at its edges only:
+
+- diffusers: int(retention * steps + 0.5) steps are computed at the start; reuse while err <= threshold.
+- The origin for HunyuanVideo: int(retention * steps); err <= threshold.
+- The origin for Wan and Qwen-Image: int(retention * calls) where two branches are two calls a step, so that an odd
+  number leaves the branches at different steps; err < threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gate_pipelines import STEPS, Decisions, Outcome, family_of, named, sample, untouched
+
+
+def schedule(
+    ratios: Sequence[float], threshold: float, longest: int, retained: int, *, inclusive: bool = True
+) -> Decisions:
+    """The rule for one branch.
+
+    Args:
+        ratios: One for each step: the mean norm of its residual by that of the step before.
+        threshold: Of the accumulated error.
+        longest: Longest run of reused steps (K).
+        retained: Steps computed at the start.
+        inclusive: Whether an error equal to the threshold reuses.
+
+    Returns:
+        Decisions, with the accumulated error of each step that had to be decided.
+    """
+    computed: list[bool] = []
+    errors: list[float | None] = []
+    ratio, error, run = 1.0, 0.0, 0
+    for step, own in enumerate(ratios):
+        if step < retained:
+            computed.append(True)
+            errors.append(None)
+            continue
+        ratio, run = ratio * own, run + 1
+        error += abs(1.0 - ratio)
+        within = error <= threshold if inclusive else error < threshold
+        reuses = step > 0 and within and run <= longest
+        computed.append(not reuses)
+        errors.append(error)
+        if not reuses:
+            ratio, error, run = 1.0, 0.0, 0
+    return Decisions(tuple(computed), tuple(errors))
+
+
+def run(
+    pipeline: Any,
+    ratios: Sequence[float],
+    *,
+    threshold: float = 0.06,
+    longest: int = 3,
+    retention: float = 0.2,
+    steps: int = STEPS,
+    scale: float | None = 5.0,
+    **options: Any,
+) -> Outcome:
+    """Sample with diffusers' hook, all of the transformer's blocks behind it.
+
+    Args:
+        pipeline: Of a family whose transformer diffusers can cache: not Z-Image.
+        ratios: As many as steps, for every branch the same: diffusers has one table.
+        threshold: Of the accumulated error.
+        longest: Longest run of reused steps.
+        retention: Share of the steps computed at the start; diffusers rounds it.
+        steps: Number of steps.
+        scale: Guidance scale; None guides nothing.
+        options: Further arguments of `gate_pipelines.sample`.
+    """
+    from diffusers.hooks.mag_cache import MagCacheConfig
+
+    assert len(ratios) == steps, "diffusers would interpolate"
+    cache = MagCacheConfig(
+        threshold=threshold,
+        max_skip_steps=longest,
+        retention_ratio=retention,
+        num_inference_steps=steps,
+        mag_ratios=list(ratios),
+    )
+    decisions: dict[str, list[bool]] = {}
+    transformer = pipeline.transformer
+    head = getattr(transformer, family_of(pipeline).lists[0])[0]
+    with untouched(pipeline), named(pipeline, scale) as branch:
+        transformer.enable_cache(cache)
+        hook = head._diffusers_hook.get_hook("mag_cache_leader_block_hook")
+        watch = head.register_forward_hook(
+            lambda *_: decisions.setdefault(branch(), []).append(hook.state_manager.get_state().should_compute)
+        )
+        try:
+            latents = sample(pipeline, steps=steps, scale=scale, **options)
+        finally:
+            watch.remove()
+            transformer.disable_cache()
+    # The hook keeps no record of its errors.
+    return Outcome(latents, {name: Decisions(tuple(made), (None,) * len(made)) for name, made in decisions.items()})

@@ -66,7 +66,7 @@ class GateState(State):
                 run.event(
                     "gate_total",
                     gate=gate.name,
-                    kind=gate.kind,
+                    method=gate.kind,
                     component=component,
                     branch=branch,
                     stack=number if len(tracks) > 1 else None,

@@ -1,0 +1,94 @@
+"""Our nodes on the same modules as a pipeline of `gate_pipelines`: the same latents without a gate, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gate_pipelines
+import torch
+from direct import BOTH, DirectRun, model_of, sample
+from gate_pipelines import NEGATIVE, PROMPT, STEPS, Decisions, Outcome
+from sgd.nodes import cfg, latents, schedule, text
+from sgd.nodes.cache.gate import Gate
+from sgd.nodes.models.model import Model
+from sgd.nodes.values import Branches, Latents, Schedule
+
+MAX_LENGTH = {"wan": 16, "hunyuan-video": 64, "flux": 64, "qwen-image": 178, "z-image": 64}
+EMBEDDED = {"hunyuan-video": 6.0, "flux": 3.5}
+
+
+class Pair:
+    """A pipeline and our model of the same modules."""
+
+    def __init__(self, family: str, folder: Path, layers: int = 6) -> None:
+        self.family = family
+        made = gate_pipelines.build(family, layers)
+        made.save_pretrained(folder)
+        self.model: Model = model_of(folder)
+        parts = {part: self.model.component(part) for part in self.model.parts() if part != "scheduler"}
+        self.pipeline = type(made)(**parts, scheduler=made.scheduler)
+        self.pipeline.set_progress_bar_config(disable=True)
+
+    def prepare(
+        self, *, steps: int = STEPS, scale: float | None = 5.0, seed: int = 0, size: int = 32, **split: Any
+    ) -> tuple[Schedule, Latents, Branches]:
+        family = gate_pipelines.FAMILIES[self.family]
+        neutral = family.scale[1]
+        length = MAX_LENGTH[self.family]
+        with torch.no_grad():
+            conditioning = text.encode(
+                DirectRun(), BOTH, self.model, [PROMPT], negative=[NEGATIVE], max_length=length, padding="keep"
+            )
+            frames = family.call.get("num_frames", 1)
+            start = latents.noise(self.model, width=size, height=size, frames=frames, seed=[seed])
+            plan = schedule.make(self.model, steps=steps, latents=start)
+            split.setdefault("embedded", EMBEDDED.get(self.family))
+            split.setdefault("batched", family.together)
+            branches = cfg.split(conditioning, scale=neutral if scale is None else scale, **split)
+        return plan, start, branches
+
+    def run(self, gate: Gate | None = None, *, run: DirectRun | None = None, **options: Any) -> list[torch.Tensor]:
+        """Latents after every step."""
+        plan, start, branches = self.prepare(**options)
+        with torch.no_grad():
+            return [state.tensor for state in sample(self.model, plan, start, branches, gate=gate, run=run)]
+
+    def outcome(self, gate: Gate, **options: Any) -> Outcome:
+        """Latents and decisions; those of separate stacks by (branch, number of the stack)."""
+        run = DirectRun()
+        states = self.run(gate, run=run, **options)
+        return Outcome(states, decisions(run))
+
+
+def decisions(run: DirectRun) -> dict[Any, Decisions]:
+    """What the gates of a run said they decided."""
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for kind, data in run.events:
+        if kind == "gate":
+            key = (data["branch"], data["stack"]) if "stack" in data else data["branch"]
+            found.setdefault(key, []).append(data)
+    return {
+        key: Decisions(tuple(row["computed"] for row in rows), tuple(row.get("value", row["distance"]) for row in rows))
+        for key, rows in found.items()
+    }
+
+
+@contextmanager
+def counted(model: Model) -> Iterator[list[int]]:
+    """How often blocks of the transformer ran inside."""
+    calls = [0]
+
+    def hook(*_: Any) -> None:
+        calls[0] += 1
+
+    transformer = model.component("transformer")
+    names = model.family.blocks.lists
+    handles = [block.register_forward_hook(hook) for name in names for block in getattr(transformer, name)]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()

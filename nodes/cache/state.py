@@ -51,7 +51,8 @@ class GateState(State):
         component = model.name("transformer")
         held = self.gates.get(component)
         window = tuple(range(step.count)) if model.steps is None else model.steps
-        if held is None or held[0] is not gate:
+        # Equal gates are one: a gate that stands in the loop is made anew at every step.
+        if held is None or held[0] != gate or held[1].transformer is not transformer:
             self._close(component)
             place = _place(model, len(window), size, image)
             held = (gate, _engine(gate, place, model, transformer, step, branches, window, run))
@@ -86,7 +87,7 @@ class GateState(State):
                     ratio=reused / len(taken) if taken else 0.0,
                     steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
                 )
-                ended = len(taken) == len(engine.active(branch))
+                ended = len(taken) == len(engine.indices[branch])
                 reused_any = reused_any or bool(reused)
                 decisions += taken.values()
         if ended and not reused_any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
@@ -12,6 +13,7 @@ NODE_MODULES = (
     "models.load",
     "models.lora",
     "models.attention",
+    "models.offload",
     "models.compile",
     "models.expert",
     "text",
@@ -48,6 +50,13 @@ def doctor() -> dict[str, dict[str, str]]:
     return doctor()
 
 
+def lighter(estimate: Mapping[str, Any]) -> list[str]:
+    """What would make a plan fit the device that does not, for `sgd plan` and runs that failed for want of memory."""
+    from .lighter import lighter
+
+    return lighter(estimate)
+
+
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
     from .initial import starter
@@ -64,6 +73,7 @@ __all__ = [
     "Shares",
     "State",
     "doctor",
+    "lighter",
     "node",
     "planning",
     "runtime",

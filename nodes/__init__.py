@@ -52,9 +52,9 @@ def doctor() -> dict[str, dict[str, str]]:
 
 def lighter(estimate: Mapping[str, Any]) -> list[str]:
     """What would make a plan fit the device that does not, for `sgd plan` and runs that failed for want of memory."""
-    from .lighter import lighter
+    from .advice import advice_for
 
-    return lighter(estimate)
+    return advice_for(estimate)
 
 
 def starter(source: str) -> tuple[str, str]:

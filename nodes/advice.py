@@ -59,7 +59,7 @@ class Change:
         return max(peaks)
 
 
-def lighter(estimate: Mapping[str, Any]) -> list[str]:
+def advice_for(estimate: Mapping[str, Any]) -> list[str]:
     """Lines of advice: one change after the other, the one that helps most first, until the plan fits or none helps.
 
     Args:

@@ -10,6 +10,9 @@ from .room import size
 
 OFFLOADABLE = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "vae")
 
+WORTH = 0.99
+"""A change that leaves more of the peak than this is not worth a line."""
+
 Entry = Mapping[str, Any]
 """A component or a node of an estimate."""
 
@@ -75,7 +78,7 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
     while left and peak > memory:
         best = min(left, key=lambda change: made.and_(change).peak(rows, components))
         after = made.and_(best).peak(rows, components)
-        if after >= peak:
+        if after > WORTH * peak:
             break
         left.remove(best)
         verdict = "which fits" if after <= memory else "which does not fit yet"

@@ -26,6 +26,8 @@ PLENTY = 16384
 """Bytes for each pixel of a clip that are enough for the VAE of any family, in float32: more than twice the most that
 was counted. What fits by this is not traced (tests/nodes/test_tiling.py holds it above what is counted)."""
 
+NO_LESS = "off: tiles would take no less"
+
 Work = Callable[[Model, "torch.Tensor"], Any]
 
 _COUNTED: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDictionary()
@@ -65,9 +67,12 @@ def _needed(run: Run, model: Model, given: torch.Tensor, pixels: int, do: Work, 
     if free is None or PLENTY * pixels <= free:
         run.detail(tiling="off" if free is None else "off: it fits")
         return False
-    needs = _bytes(model, given, do, what)
+    needs = _bytes(model, given, do, what, False)
     if HEADROOM * needs <= free:
         run.detail(tiling=f"off: it fits, taking {size(needs)} of {size(free)}")
+        return False
+    if _bytes(model, given, do, what, True) >= needs:
+        run.detail(tiling=NO_LESS)
         return False
     _say(run, what, needs, free)
     return True
@@ -81,10 +86,10 @@ def _say(run: Run, what: str, needs: int, free: int) -> None:
     )
 
 
-def _bytes(model: Model, given: torch.Tensor, do: Work, what: str) -> int:
-    """Bytes that the work takes in one piece beside the VAE and what it is given, as a plan counts them."""
+def _bytes(model: Model, given: torch.Tensor, do: Work, what: str, tiled: bool) -> int:
+    """Bytes that the work takes beside the VAE and what it is given, as a plan counts them."""
     known = _COUNTED.setdefault(model.weights, {})
-    key = (what, tuple(given.shape), given.dtype)
+    key = (what, tiled, tuple(given.shape), given.dtype)
     if key not in known:
         run = Run()
         run.device, run.planning = "meta", True
@@ -94,7 +99,7 @@ def _bytes(model: Model, given: torch.Tensor, do: Work, what: str) -> int:
             twin.acquire("vae", run)
             traced = given.to("meta")
             with planning.attempt() as attempt:
-                _traced(twin, traced, do, False, hasattr(twin.component("vae"), "use_tiling"))
+                _traced(twin, traced, do, tiled, hasattr(twin.component("vae"), "use_tiling"))
         known[key] = attempt.above
     placed = model.offload("vae")
     return known[key] + (placed.resident(model.component("vae")) if placed is not None else 0)
@@ -115,14 +120,18 @@ def _planned(
         if tiling == "auto":
             run.detail(tiling="off: it fits" if fits and free is not None else "off")
         return made
+    with planning.attempt() as parts:
+        _traced(model, given, do, True, able)
+    parts.undo()
+    if parts.above >= whole.above:
+        if tiling == "auto":
+            run.detail(tiling=NO_LESS)
+        return made
     if tiling == "auto":
         del made
         whole.undo()
         _say(run, what, whole.above, free or 0)
         return _traced(model, given, do, True, able)
-    with planning.attempt() as parts:
-        _traced(model, given, do, True, able)
-    parts.undo()
     run.detail(tiled_peak_bytes=whole.live + parts.above)
     run.warn(
         f"{what} takes {size(whole.above)}, and {size(free or 0)} of the device are free; "
@@ -153,7 +162,7 @@ def _fitting(run: Run, model: Model, given: torch.Tensor, do: Work, tiled: bool,
     except Exception as error:
         if not room.exhausted(error):
             raise
-        needs = f" takes {size(_bytes(model, given, do, what))} in one piece, which" if not tiled else ""
+        needs = "" if tiled else f" takes {size(_bytes(model, given, do, what, False))} in one piece, which"
         here = f": {size(free)} were free" if free is not None else ""
         tiles = "" if tiled or not able else "set `tiling: on`, or choose "
         raise DoesNotFit(

@@ -10,14 +10,15 @@ import ctypes
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 Capability = tuple[int, int]
 HALF = ("float16", "bfloat16")
-ARCHITECTURES = {(7, 0): "Volta", (8, 0): "Ampere", (9, 0): "Hopper"}
+ARCHITECTURES = {(7, 0): "Volta", (8, 0): "Ampere", (8, 9): "Ada", (9, 0): "Hopper"}
 
 
 class Reason(NamedTuple):
@@ -34,15 +35,16 @@ class Backend:
 
     Attributes:
         name: As files have it.
-        library: Its name in diffusers' `AttentionBackendName`.
+        library: Its name in diffusers' `AttentionBackendName`, or in `kernels.KERNELS`.
         about: What it is.
         package: Distribution that has to be installed, and the module it brings; None if torch brings it.
-        least: Smallest version that diffusers takes (models/attention_dispatch.py).
+        least: Smallest version, from diffusers (models/attention_dispatch.py) or that which `kernels` was written for.
         install: How to get the package.
         capability: Smallest compute capability of the GPU; None if it also runs on a CPU.
-        only: The one major compute capability it has kernels for, None if newer ones do.
+        only: The major compute capabilities it has kernels for, if not all from `capability` on.
         dtypes: Names of dtypes; empty if all.
         heads: Largest size of a head, which must be a multiple of 8; 0 if any size will do.
+        sizes: The sizes of a head it has, instead of a largest one.
         masks: `applied`; `refused` (a call with a mask fails); or `wrong`, for xformers: diffusers 0.42.1 adds a
             boolean mask of four dimensions to the scores as zeros and ones.
         exact: Computes the same function as SDPA, to rounding: `auto` may choose it.
@@ -55,9 +57,10 @@ class Backend:
     least: str = ""
     install: str = ""
     capability: Capability | None = None
-    only: int | None = None
+    only: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ()
     heads: int = 0
+    sizes: tuple[int, ...] = ()
     masks: Literal["applied", "refused", "wrong"] = "applied"
     exact: bool = True
 
@@ -90,9 +93,23 @@ BACKENDS: Mapping[str, Backend] = {
             package=("flash_attn_3", "flash_attn_interface"),
             install="build the folder hopper/ of https://github.com/Dao-AILab/flash-attention (not on PyPI)",
             capability=(9, 0),
-            only=9,
+            only=(9,),
             dtypes=HALF,
             heads=256,
+            masks="refused",
+        ),
+        # Capability and head sizes: flash_attn/cute/interface.py of the package, `_flash_attn_fwd` and
+        # `_validate_head_dims` (256 on Hopper; no model of this library has larger heads than 128).
+        Backend(
+            "flash4",
+            "_sgd_flash_4",
+            "FlashAttention 4",
+            package=("flash-attn-4", "flash_attn.cute"),
+            least="4.0.0b36",
+            install="pip install 'flash-attn-4[cu13]>=4.0.0b36' (without [cu13] for a torch of CUDA 12)",
+            capability=(8, 0),
+            dtypes=HALF,
+            heads=128,
             masks="refused",
         ),
         Backend(
@@ -103,6 +120,7 @@ BACKENDS: Mapping[str, Backend] = {
             least="2.1.1",
             install="build https://github.com/thu-ml/SageAttention (PyPI has version 1 only)",
             capability=(8, 0),
+            only=(8, 9, 12),
             dtypes=HALF,
             heads=128,
             masks="refused",
@@ -122,6 +140,30 @@ BACKENDS: Mapping[str, Backend] = {
     )
 }
 
+SAGE_1 = Backend(
+    "sage",
+    "_sgd_sage_1",
+    "SageAttention 1: queries and keys in int8, not exact",
+    package=("sageattention", "sageattention"),
+    least="1.0.6",
+    install="pip install sageattention",
+    capability=(8, 0),
+    dtypes=(*HALF, "float32"),
+    sizes=(64, 96, 128),  # sageattention/core.py
+    masks="refused",
+    exact=False,
+)
+"""What `sage` is where version 1 of the package is installed, or none: PyPI has no other."""
+
+# As the package names them, after the precision of the values. Which GPU each is for: `sageattn` in core.py of
+# https://github.com/thu-ml/SageAttention, which chooses among them (the one in Triton does not work on 12.0).
+SAGE_KERNELS: Mapping[str, tuple[Capability, tuple[int, ...]]] = {
+    "fp16_triton": ((8, 0), (8, 9)),
+    "fp16_cuda": ((8, 0), (8, 9, 12)),
+    "fp8_cuda": ((8, 9), (8, 9, 12)),
+    "fp8_cuda_sm90": ((9, 0), (9,)),
+}
+
 Masks = Literal["never", "sometimes", "always"]
 
 MASKS: Mapping[str, Masks] = {
@@ -134,6 +176,25 @@ MASKS: Mapping[str, Masks] = {
 """Whether transformers of diffusers 0.42 give attention a mask for the padding of prompts (models/transformers/).
 
 Others may, where prompts of several lengths share a batch."""
+
+
+def chosen(name: str, kernel: str = "auto") -> Backend:
+    """The backend that a name of files stands for here: `sage` depends on the version that is installed.
+
+    Args:
+        name: One of `BACKENDS`.
+        kernel: One of `SAGE_KERNELS`, which only version 2 has, or `auto`.
+    """
+    backend = BACKENDS[name]
+    if name != "sage":
+        return backend
+    if kernel == "auto":
+        assert backend.package is not None
+        installed = _installed(*backend.package)
+        return SAGE_1 if installed is None or _older(installed, "2") else backend
+    capability, only = SAGE_KERNELS[kernel]
+    about = f"{backend.about}; the kernel {kernel}"
+    return replace(backend, library=f"_sage_qk_int8_pv_{kernel}", about=about, capability=capability, only=only)
 
 
 def machine(backend: Backend, device: str | None = None) -> Reason | None:
@@ -160,7 +221,7 @@ def machine(backend: Backend, device: str | None = None) -> Reason | None:
     if found is None:
         where = "the run is on the CPU" if device == "cpu" else "there is none"
         return Reason("unavailable", f"{backend.name} needs {least}, and {where}", instead)
-    if found < backend.capability or (backend.only is not None and found[0] != backend.only):
+    if found < backend.capability or (backend.only and found[0] not in backend.only):
         why = f"{backend.name} needs {least}, and this one has {found[0]}.{found[1]}"
         return Reason("unavailable", why, instead)
     return None
@@ -186,6 +247,10 @@ def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks
     if head is not None and backend.heads and (head > backend.heads or head % 8):
         why = f"{backend.name} takes heads of a multiple of 8 up to {backend.heads}, and this model's have {head}"
         return Reason("unsupported", why, "`sdpa` takes any size")
+    if head is not None and backend.sizes and head not in backend.sizes:
+        wanted = " or ".join(map(str, backend.sizes))
+        why = f"{backend.name} takes heads of {wanted}, and this model's have {head}"
+        return Reason("unsupported", why, "`sdpa` takes any size")
     if masks == "always" and backend.masks != "applied":
         why = f"{backend.name} takes no mask, and this model masks the padding of its prompt"
         return Reason("unsupported", why, f"masks are applied by {takers}")
@@ -207,7 +272,7 @@ def head_size(config: Mapping[str, Any]) -> int | None:
 def notes() -> dict[str, str]:
     """Each backend with whether this machine can use it, and why not."""
     found = {}
-    for backend in BACKENDS.values():
+    for backend in map(chosen, BACKENDS):
         reason = machine(backend)
         if reason is None:
             installed = _installed(*backend.package) if backend.package else None
@@ -239,9 +304,16 @@ def gpu() -> Capability | None:
 
 
 def _installed(package: str, module: str) -> str | None:
-    """Version of an installed package whose module can be found."""
+    """Version of an installed package whose module can be found.
+
+    A module in another is looked for as a folder: finding it would import the other, which may import torch.
+    """
+    outer, *inner = module.split(".")
     try:
-        if importlib.util.find_spec(module) is None:
+        spec = importlib.util.find_spec(outer)
+        if spec is None:
+            return None
+        if inner and not any(Path(at, *inner).is_dir() for at in spec.submodule_search_locations or ()):
             return None
         return version(package)
     except (PackageNotFoundError, ValueError):
@@ -265,6 +337,8 @@ def _wanted(backend: Backend) -> str:
 def _words(backend: Backend) -> str:
     assert backend.capability is not None
     name = ARCHITECTURES[backend.capability]
-    if backend.only is not None:
-        return f"{backend.only}.x ({name})"
-    return f"{backend.capability[0]}.{backend.capability[1]} or higher ({name} or newer)"
+    major, minor = backend.capability
+    if backend.only == (major,) and not minor:
+        return f"{major}.x ({name})"
+    but = f", but only {', '.join(f'{m}.x' for m in backend.only)}" if backend.only else ""
+    return f"{major}.{minor} or higher ({name} or newer){but}"

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import Run
-from . import attention
+from . import attention, kernels
 from .views import entrance
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Tuner:
 
     Args:
         view: The module; its attention has the first candidate.
-        candidates: Names of backends in diffusers; the first is the reference.
+        candidates: Names of backends in diffusers or `kernels`; the first is the reference.
         run: Told of the choice, where the call was made.
     """
 
@@ -149,9 +149,9 @@ def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
 
 def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention by one backend, as diffusers calls it; all [B, tokens, heads, width]."""
-    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-    result = dispatch_attention_fn(query, key, value, backend=AttentionBackendName(backend))
+    result = dispatch_attention_fn(query, key, value, backend=kernels.name(backend))
     return result[0] if isinstance(result, tuple) else result
 
 

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from ...graph.node import NodeError, Problem, Reads, Run, Shares, node
 from . import backends, encoders, kernels, transforms
-from .backends import BACKENDS, MASKS, Backend, Masks, Reason
+from .backend_table import BACKENDS, MASKS, Backend, Masks
+from .backends import Reason
 from .classes import quiet
 from .encoders import EncoderAttention
 from .model import Model

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from ...graph.node import NodeError, Run
 from . import backends
-from .backends import BACKENDS, Reason
+from .backend_table import BACKENDS
+from .backends import Reason
 from .classes import quiet
 from .model import Model
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 REPEATS = 3
+CALLS = 4
+"""Calls between two looks at the clock, so that the next is prepared while a GPU still works, as it is in a run."""
 TOLERANCE = 2.0**-5
 """Largest difference from SDPA, relative to SDPA's largest value. Two roundings of bfloat16 are 2^-7; what differs by
 more than this is not the same function."""
@@ -156,7 +158,7 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: the least of several, after one that does not count."""
+    """Seconds of one call: the mean of a few, the least of several times, after one that does not count."""
     import torch
 
     def wait() -> None:
@@ -168,20 +170,21 @@ def measure(call: Callable[[], Any], device: torch.device) -> float:
     for _ in range(REPEATS):
         wait()
         began = perf_counter()
-        call()
+        for _ in range(CALLS):
+            call()
         wait()
-        seconds.append(perf_counter() - began)
+        seconds.append((perf_counter() - began) / CALLS)
     return min(seconds)
 
 
 def takes_masks(backend: str) -> bool:
-    from .backends import BACKENDS
+    from .backend_table import BACKENDS
 
     return all(b.masks == "applied" for b in BACKENDS.values() if b.library == backend)
 
 
 def _words(backend: str) -> str:
     """What files call a backend of diffusers."""
-    from .backends import BACKENDS
+    from .backend_table import BACKENDS
 
     return next((b.name for b in BACKENDS.values() if b.library == backend), backend)

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from sgd.nodes.models import backends, tuning
+from sgd.nodes.models import backend_table, backends, tuning
 
 SHAPES = {
     # [batch, tokens, heads, width]; tokens of the image and of the prompt
@@ -81,7 +81,7 @@ def _timed(backend: str, tensors: list[torch.Tensor]) -> float:
 
 def rows(only: list[str]) -> list[dict[str, Any]]:
     found = []
-    for name in backends.BACKENDS:
+    for name in backend_table.BACKENDS:
         backend = backends.chosen(name)
         if only and name not in only:
             continue

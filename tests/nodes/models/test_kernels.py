@@ -11,7 +11,7 @@ import pytest
 import torch
 from direct import DirectRun, generate, model_of
 from sgd.graph.node import NodeError
-from sgd.nodes.models import backends, kernels, tuning
+from sgd.nodes.models import backend_table, backends, kernels, tuning
 from sgd.nodes.models.attention import Attention, choose, chosen
 from sgd.nodes.models.compile import Compile
 from sgd.nodes.models.views import view
@@ -138,11 +138,11 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 def usable(name):
     """Skip where the machine cannot use one of our kernels; the kernel's name in diffusers if it can."""
-    backend = {b.library: b for b in (backends.SAGE_1, *backends.BACKENDS.values())}[name]
+    backend = {b.library: b for b in (backend_table.SAGE_1, *backend_table.BACKENDS.values())}[name]
     reason = backends.machine(backend)
     if reason is not None:
         pytest.skip(reason.why)
-    if name == backends.SAGE_1.library and backends.chosen("sage") is not backends.SAGE_1:
+    if name == backend_table.SAGE_1.library and backends.chosen("sage") is not backend_table.SAGE_1:
         pytest.skip("version 2 is installed")
     return name
 

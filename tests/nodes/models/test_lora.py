@@ -91,6 +91,23 @@ def test_values_with_and_without_do_not_see_each_other(wan_folder, files, model,
     assert shared <= {p.data_ptr() for p in both.component("transformer").parameters()}
 
 
+def test_with_a_kernel_that_diffusers_lacks(files, model, run, monkeypatch):
+    """torch's own attention stands in for it."""
+    from sgd.nodes.models import kernels
+    from sgd.nodes.models.attention import Attention
+
+    def kernel(query, key, value, scale, causal):
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        made = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
+        return made.transpose(1, 2).contiguous()
+
+    monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, "_sgd_with_lora": kernel})
+    adapted = lora(run, model, str(files[0]))
+    made = latents(acquired(adapted.transformed(Attention("transformer", ("_sgd_with_lora",)))))
+    assert torch.allclose(made, latents(acquired(adapted)), atol=1e-5)
+    assert not torch.allclose(made, latents(acquired(model)), atol=1e-5)
+
+
 def test_scale_zero_is_without(files, model, run):
     assert torch.equal(latents(acquired(lora(run, model, str(files[0]), scale=0.0))), latents(acquired(model)))
 

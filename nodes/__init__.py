@@ -16,6 +16,7 @@ NODE_MODULES = (
     "models.load",
     "models.lora",
     "models.attention",
+    "models.offload",
     "models.compile",
     "models.expert",
     "text",
@@ -62,6 +63,13 @@ def report(record: Mapping[str, Any]) -> str:
     return report(record)
 
 
+def lighter(estimate: Mapping[str, Any]) -> list[str]:
+    """What would make a plan fit the device that does not, for `sgd plan` and runs that failed for want of memory."""
+    from .advice import advice_for
+
+    return advice_for(estimate)
+
+
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
     from .initial import starter
@@ -86,6 +94,7 @@ __all__ = [
     "State",
     "calibrate",
     "doctor",
+    "lighter",
     "node",
     "planning",
     "report",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from ..graph.node import NodeError, Problem, Reads, Run, node
 from .cache.gate import Gate
 from .cache.resolve import GateProblem, Place, resolve
-from .cache.state import GateState, Metered, Opened
+from .cache.state import GateState
 from .cache.table import are_put_aside, problem
 from .cache.use import of_descriptions
 from .families import by_name
@@ -20,6 +20,9 @@ from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
     import torch
+
+    from .cache.measure import Metered
+    from .cache.state import Opened
 else:
     torch = lazy("torch")
 

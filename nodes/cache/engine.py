@@ -46,6 +46,7 @@ class Engine:
         self.distances, self.trial, self.sign = distances, trial, family.sign
         self.gated = Gated(transformer, family, gate) if gate.signal != "model" else None
         self.tracks: dict[str, list[Track]] = {}
+        self.indices: dict[str, Sequence[int]] = {}
         self.drifts: dict[str, Drift] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
@@ -59,6 +60,9 @@ class Engine:
         """
         tracks = self.tracks.get(branch)
         if tracks is None:
+            expected = self.active(branch)
+            # Who changes the scale within the loop brings in branches that were not to be expected.
+            self.indices[branch] = expected if index in expected else range(index, self.steps)
             tracks = self.tracks[branch] = self._tracks(branch)
         if self.gated is not None:
             self.gated.use(tracks, index)
@@ -100,12 +104,12 @@ class Engine:
         """The decisions of a branch, where they are known ahead."""
         if self.trial:
             reuses = "0" in self.digits(branch)
-            first, *_ = active = self.active(branch)
-            return {index: Decision(index == first or not reuses, "trial") for index in active}
+            indices = self.indices[branch]
+            return {index: Decision(index == indices[0] or not reuses, "trial") for index in indices}
         return self._schedule(branch)
 
     def _schedule(self, branch: str) -> dict[int, Decision] | None:
-        active = self.active(branch)
+        active = self.indices[branch]
         if not known_ahead(self.gate):
             return None
         if self.gate.signal not in ("time", "time_projection"):
@@ -120,7 +124,7 @@ class Engine:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         known = self._schedule(branch)
         if known is None:
-            return outlook(self.gate, self.steps, branch, self.active(branch))
+            return outlook(self.gate, self.steps, branch, self.indices[branch])
         return "".join(str(int(decision.computed)) for decision in known.values())
 
     def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:

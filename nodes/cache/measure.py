@@ -99,6 +99,17 @@ class Meter:
         return found
 
 
+class Metered:
+    """A meter at one step, in the place of a gate."""
+
+    def __init__(self, meter: Meter, index: int, step: Step, run: Run) -> None:
+        self.meter, self.index, self.step, self.run = meter, index, step, run
+
+    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """The prediction of a branch, or of several in one batch, measured; see `Meter.evaluate`."""
+        return self.meter.evaluate(names, self.index, self.step, call, self.run)
+
+
 def ratio(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
     """How much larger a residual [..., tokens, width] is than the one before: the mean over tokens of |now| / |before|.
 

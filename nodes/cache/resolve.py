@@ -111,6 +111,9 @@ def _signal(gate: Gate, place: Place) -> None:
         raise GateProblem("bad-value", "with the signal `model` no block runs when a step is reused")
     if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
         raise GateProblem("unsupported", f"models of {family.name} have one list of blocks", "leave `stacks` out")
+    if gate.stacks == "separate" and gate.signal == "modulated":
+        message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
+        raise GateProblem("unsupported", message, "leave `stacks` out, or compare what the first blocks add: `front`")
 
 
 def _signals() -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from .engine import Engine
-    from .measure import Meter
+    from .measure import Meter, Metered
 
 Call = Callable[[Any], "torch.Tensor"]
 
@@ -55,7 +55,8 @@ class GateState(State):
         component = model.name("transformer")
         held = self.gates.get(component)
         window = tuple(range(step.count)) if model.steps is None else model.steps
-        if held is None or held[0] is not gate:
+        # Equal gates are one: a gate that stands in the loop is made anew at every step.
+        if held is None or held[0] != gate or held[1].transformer is not transformer:
             self._close(component)
             place = _place(model, len(window), size, image)
             held = (gate, _engine(gate, place, model, transformer, step, branches, window, run))
@@ -68,6 +69,8 @@ class GateState(State):
         Raises:
             NodeError: If what is measured would say nothing of the model.
         """
+        from .measure import Metered
+
         component = model.name("transformer")
         window = tuple(range(step.count)) if model.steps is None else model.steps
         if component not in self.meters:
@@ -102,22 +105,11 @@ class GateState(State):
                     ratio=reused / len(taken) if taken else 0.0,
                     steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
                 )
-                ended = len(taken) == len(engine.active(branch))
+                ended = len(taken) == len(engine.indices[branch])
                 reused_any = reused_any or bool(reused)
                 decisions += taken.values()
         if ended and not reused_any:
             run.warn(_idle(engine.gate, component, decisions))
-
-
-class Metered:
-    """A meter at one step, in the place of a gate."""
-
-    def __init__(self, meter: Meter, index: int, step: Step, run: Run) -> None:
-        self.meter, self.index, self.step, self.run = meter, index, step, run
-
-    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Call) -> torch.Tensor:
-        """The prediction of a branch, or of several in one batch; see `Opened.evaluate`."""
-        return self.meter.evaluate(names, self.index, self.step, call, self.run)
 
 
 class Opened:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from .gate import Gate
 VERSION = 1
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
 LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one
+BRANCHES = ("positive", "negative", "positive+negative")
 AGAIN = "make one for this with `sgd calibrate`"
 
 Row = list[FiniteFloat | None]
@@ -243,8 +245,11 @@ def filled(gate: Gate, use: Use) -> Gate:
             has = f"it has {', '.join(component.polynomials)}" if component.polynomials else "it has none"
             raise TableProblem(f"{name} has no polynomial for the signal {gate.signal}: {has}")
         return replace(gate, coefficients=tuple(fit.coefficients))
-    branches = use.branches or dict.fromkeys(component.branches, ())
-    return replace(gate, ratios={branch: _ratios(component, name, branch, at) for branch, at in branches.items()})
+    ratios = {branch: _ratios(component, branch, math.nan) for branch in BRANCHES}
+    for branch, steps in (use.branches or {}).items():
+        _measured(component, name, branch, steps)
+        ratios[branch] = _ratios(component, branch, 1.0)
+    return replace(gate, ratios=ratios)
 
 
 def _same_schedule(table: Table, name: str, use: Use) -> None:
@@ -278,17 +283,27 @@ def _same_model(component: Component, name: str, use: Use) -> None:
             raise TableProblem(f"{name} was made for other timesteps: step {step} is at {mine:g}, and here {theirs:g}")
 
 
-def _ratios(component: Component, name: str, branch: str, steps: Sequence[int]) -> tuple[float, ...]:
-    """The ratios of a branch; of branches in one batch the mean, as each has as many tokens."""
-    rows = []
+def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
+    """See that there is a ratio wherever a branch runs after its first step."""
     for part in branch.split("+"):
         if part not in component.branches:
             raise TableProblem(f"{name} has no ratios for the branch {part}: it was made without it")
-        row = component.branches[part].ratios
-        missing = [step for step in steps[1:] if row[step] is None]
+        missing = [step for step in steps[1:] if component.branches[part].ratios[step] is None]
         if missing:
             raise TableProblem(f"{name} has no ratio for step {missing[0]} of the branch {part}: it did not run then")
-        rows.append([1.0 if ratio is None else ratio for ratio in row])
+
+
+def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:
+    """The ratios of a branch; of branches in one batch the mean, as each has as many tokens.
+
+    `otherwise` stands for what was not measured: 1 where a step is passed over, as the next ratio counts from the last
+    step that ran; NaN, which computes, for branches that were not to be expected.
+    """
+    rows = []
+    for part in branch.split("+"):
+        known = component.branches.get(part)
+        row = known.ratios if known is not None else [None] * len(component.timesteps)
+        rows.append([otherwise if ratio is None else ratio for ratio in row])
     return tuple(sum(entries) / len(entries) for entries in zip(*rows, strict=True))
 
 

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from ..families.base import Family
 from . import coefficients, ratios
+from .fill import UNKNOWN, Use, filled
 from .gate import SIGNALS, Gate
 from .known import S, by_size
 from .masks import mask_of
-from .table import UNKNOWN, TableProblem, Use, filled
+from .table import TableProblem
 
 FEW_BLOCKS = 16
 FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig

@@ -12,7 +12,8 @@ from ..models import fingerprint
 from ..models.model import Model
 from ..models.transforms import repository_name
 from ..values import Branches, Step
-from .table import Use, digest
+from .fill import Use
+from .table import digest
 
 
 def of_descriptions(known: Mapping[str, Any]) -> Use:

@@ -311,6 +311,13 @@ def init_(arguments: Namespace) -> int:
     return DONE
 
 
+def calibrate_(arguments: Namespace) -> int:
+    """`sgd calibrate`."""
+    from .calibrate import command
+
+    return command(arguments)
+
+
 def doctor_(arguments: Namespace) -> int:
     """`sgd doctor`."""
     from .report import columns

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
+
+if TYPE_CHECKING:
+    from ..graph.calibrate import Calibration
 
 NODE_MODULES = (
     "models.load",
@@ -74,6 +77,13 @@ def starter(source: str) -> tuple[str, str]:
     return starter(source)
 
 
+def calibrate(order: int) -> Calibration:
+    """What `sgd calibrate` measures: the tables of cache gates, with polynomials of this order."""
+    from .cache.calibrate import Measurements
+
+    return Measurements(order)
+
+
 __all__ = [
     "NODE_MODULES",
     "NodeError",
@@ -82,6 +92,7 @@ __all__ = [
     "Run",
     "Shares",
     "State",
+    "calibrate",
     "doctor",
     "lighter",
     "node",

@@ -38,6 +38,8 @@ def _describe(**known: Any) -> dict[str, Any]:
     return {
         "family": family.name,
         "source": repository.source,
+        **({} if repository.kind == "bundled" else {"folder": str(repository.folder)}),
+        "variant": known.get("variant"),
         **({} if dtype == "auto" else {"dtype": dtype}),
         "components": {part: name for part, (_, name) in repository.components.items()},
         "configs": {"model_index": dict(repository.index), **configs},

@@ -1,4 +1,4 @@
-"""From a gate that names a calibration table to one with its numbers, if the table was made for this use. Torch-free."""
+"""From a gate that names a calibration table to one with its numbers, if it was made for this use. Torch-free."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ NODE_MODULES = (
     "cache.dbcache",
     "cache.teacache",
     "cache.custom",
+    "cache.library",
 )
 
 

@@ -112,6 +112,10 @@ def exec_(arguments: Namespace) -> int:
         print(json.dumps(done.record, indent=1))
     elif not arguments.quiet and done.status == "done":
         print(run_table(done.record))
+        for tell in (getattr(module, "report", None) for module in plan.libraries):
+            text = tell(done.record) if tell is not None else ""
+            if text:
+                print(f"\n{text}\n")
         for name, value in done.record["outputs"].items():
             for path in each(value):
                 print(f"{name}: {done.folder / path if isinstance(path, str) else path}")

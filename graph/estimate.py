@@ -35,6 +35,7 @@ class Counter(Observer):
         self.components: dict[tuple[str, str], dict[str, Any]] = {}
         self.warnings: list[str] = []
         self.peak = 0
+        self.shares: dict[str, list[float]] = {}
 
     def loop_started(self, loop: Loop, turns: int) -> None:
         self.turns[loop.id] = turns
@@ -64,6 +65,11 @@ class Counter(Observer):
             if isinstance(value, Mapping) and "parameters" in value:
                 self.components[call.id, name] = dict(value)
 
+    def event(self, call: Call | None, kind: str, data: Mapping[str, Any]) -> None:
+        """`turns`: the share of a call's turns that cost what its first did; the others cost what its second did."""
+        if kind == "turns" and call is not None:
+            self.shares.setdefault(call.id, []).append(float(data["like_first"]))
+
     def warned(self, call: Call | None, message: str) -> None:
         self.warnings.append(f"{call.id}: {message}" if call is not None else message)
 
@@ -74,9 +80,13 @@ class Counter(Observer):
         return total
 
     def flops(self, id: str) -> int:
-        """Over all turns: the first turn as it was, every further one as the second was."""
+        """Over all turns: the first as it was, every further one as the second was, unless the node says how many."""
         counted, calls = self.rows[id]["flops"], self.calls(id)
-        return int(counted[0] + counted[-1] * (calls - 1)) if counted else 0
+        if not counted:
+            return 0
+        shares = self.shares.get(id)
+        first = calls * sum(shares) / len(shares) if shares else 1
+        return int(counted[0] * first + counted[-1] * (calls - first))
 
 
 def _nothing() -> dict[str, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
@@ -52,6 +53,13 @@ def doctor() -> dict[str, dict[str, str]]:
     return doctor()
 
 
+def report(record: Mapping[str, Any]) -> str:
+    """What the table of a run says beside its nodes, for `sgd exec`: the decisions of cache gates."""
+    from .cache.report import report
+
+    return report(record)
+
+
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
     from .initial import starter
@@ -70,6 +78,7 @@ __all__ = [
     "doctor",
     "node",
     "planning",
+    "report",
     "runtime",
     "starter",
 ]

@@ -12,6 +12,7 @@ from .cache.state import GateState
 from .families import by_name
 from .lazy import lazy
 from .models.model import Model
+from .models.transforms import repository_name
 from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
@@ -51,7 +52,11 @@ def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
         return
     # How many steps each of two chosen models or gates gets is known when the schedule is.
     steps = None if model.get("chosen") or described.get("chosen") else known.get("step", {}).get("steps")
-    place = Place(family, model.get("configs", {}), model.get("source"), steps)
+    size, named = known.get("latents", {}).get("size"), repository_name(model, "transformer")
+    given = known.get("image", "wired") is not None
+    place = Place(
+        family, model.get("configs", {}), model.get("source"), steps, named, tuple(size[:2]) if size else None, given
+    )
     for gate in gates:
         try:
             resolve(gate, place)
@@ -106,7 +111,7 @@ def predict(
     transformer = model.component("transformer")
     opened = None
     if gate is not None and gate.active:
-        opened = state.open(gate, model, transformer, step, branches, run)
+        opened = state.open(gate, model, transformer, step, branches, latents.size, image is not None, run)
 
     def evaluate(names: Sequence[str], noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
         def call(gated: Any) -> torch.Tensor:

@@ -229,8 +229,9 @@ def choose(
         One of the two.
     """
     over = [timestep >= boundary * step.train_timesteps for timestep in step.schedule]
-    chosen, side = (above, True) if step.timestep >= boundary * step.train_timesteps else (below, False)
-    if isinstance(chosen, Model):
-        # Gates count the steps of their own component.
-        chosen = chosen.during([index for index, is_over in enumerate(over) if is_over == side])
-    return chosen
+    side = step.timestep >= boundary * step.train_timesteps
+    chosen = above if side else below
+    if not isinstance(chosen, Model):
+        return chosen
+    # Gates count the steps of their own component.
+    return chosen.during([index for index, is_over in enumerate(over) if is_over == side])  # type: ignore[return-value]

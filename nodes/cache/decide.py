@@ -69,7 +69,7 @@ class Decider:
             # The mask takes over from its first 0, as in cache-dit.
             steps = min(steps, (self.mask + "0").index("0"))
         share = range(int(limits.warmup_share * self.steps))
-        return {*range(0, min(steps, self.steps), limits.warmup_interval), *share}
+        return {*range(0, min(steps, self.steps), limits.warmup_interval), *share, *limits.always}
 
     def forced(self, index: int) -> Decision | None:
         """What is known without looking at the signal; None if the rule decides."""

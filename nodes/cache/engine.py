@@ -43,7 +43,7 @@ class Engine:
         trial: bool = False,
     ) -> None:
         self.gate, self.transformer, self.steps, self.active = gate, transformer, steps, active
-        self.distances, self.trial = distances, trial
+        self.distances, self.trial, self.sign = distances, trial, family.sign
         self.gated = Gated(transformer, family, gate) if gate.signal != "model" else None
         self.tracks: dict[str, list[Track]] = {}
         self.drifts: dict[str, Drift] = {}
@@ -80,12 +80,12 @@ class Engine:
         track.take(index, decision)
         if not decision.computed:
             assert track.compared is not None, "a step was computed before"
-            return (given + track.hidden.predict(index)).to(track.compared.dtype)
+            return (self.sign * given + track.hidden.predict(index)).to(track.compared.dtype)
         made = call(self.transformer)
         track.compared = made
         if track.known is None:
             drift.learned(given, made)
-        track.hidden.update(index, made - given)
+        track.hidden.update(index, made - self.sign * given)
         return made
 
     def _tracks(self, branch: str) -> list[Track]:

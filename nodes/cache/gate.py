@@ -34,6 +34,7 @@ class Limits:
         max_reused: Most reused steps in all, None for no limit.
         max_accumulated: When the measured changes have added up to this, everything is computed; None for no limit.
         last: The last step is computed. The first always is: there is nothing to reuse.
+        always: Further steps that are computed, by index.
     """
 
     warmup_steps: int = 0
@@ -43,6 +44,7 @@ class Limits:
     max_reused: int | None = None
     max_accumulated: float | None = None
     last: bool = False
+    always: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def checked(make: Callable[..., Gate], parameter: str, **known: Any) -> Iterator
     except TypeError:
         return  # something is not known
     except ValueError as error:
-        names = [name for name in known if f"`{name}`" in str(error)]
+        names = [name for name, value in known.items() if value is not None and f"`{name}`" in str(error)]
         yield Problem("bad-value", (names or [parameter])[0], str(error))
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..families.base import Family
 from . import coefficients, ratios
 from .gate import SIGNALS, Gate
+from .known import S, by_size
 from .masks import mask_of
 
 FEW_BLOCKS = 16
@@ -36,16 +37,31 @@ class Place:
         configs: Configurations of its components; may be incomplete before they are at hand.
         source: The model's repository or folder, None if it is not known.
         steps: Number of steps of the component, None if it is not known.
-        counts: Blocks in each of the transformer's lists; None if its configuration is not known.
+        component: The component's name in the repository.
+        size: Width and height of what is made, in pixels; None if they are not known.
+        image: Whether the model is given an image.
     """
 
     family: Family
     configs: Mapping[str, Mapping[str, Any]]
     source: str | None = None
     steps: int | None = None
+    component: str = "transformer"
+    size: tuple[int, int] | None = None
+    image: bool = False
+
+    @property
+    def identified(self) -> bool:
+        """Whether enough is known of the model to say that nothing was published for it."""
+        return "transformer" in self.configs
+
+    def sized(self, entries: tuple[S, ...]) -> tuple[S, ...]:
+        """Of what was published for several sizes, that for the nearest."""
+        return entries if self.size is None else by_size(entries, *self.size)
 
     @property
     def counts(self) -> tuple[int, ...] | None:
+        """Blocks in each of the transformer's lists; None if its configuration is not known."""
         config = self.configs.get("transformer", {})
         keys = self.family.blocks.lists.values()
         return tuple(config[key] for key in keys) if all(key in config for key in keys) else None
@@ -120,35 +136,50 @@ def _spans(gate: Gate, place: Place) -> Gate:
 
 def _published(gate: Gate, place: Place) -> Gate:
     """Fill in coefficients and ratios that were published for the model."""
-    if gate.rule == "polynomial" and gate.coefficients is None and gate.table is None:
-        known = coefficients.published(place.family.name, place.configs, place.source)
-        entry = next((e for e in known if e.signal == gate.signal), None)
-        if entry is None:
-            if not _identified(place):
-                return gate
-            message = (
-                f"no coefficients were published for this model ({place.family.name}) and the signal {gate.signal}"
-            )
-            help = "fit a `table` with `sgd calibrate`, or give `coefficients`; those of another model are wrong"
-            raise GateProblem("unsupported", message, help)
-        threshold = gate.threshold if gate.threshold is not None else entry.threshold
-        gate = replace(gate, coefficients=entry.coefficients, threshold=threshold)
-    if gate.rule == "magnitude" and gate.ratios is None and gate.table is None:
-        table = ratios.published(place.family.name, place.configs, place.source)
-        if table is None:
-            if not _identified(place):
-                return gate
-            message = f"no ratios were published for this model ({place.family.name})"
-            raise GateProblem("unsupported", message, "fit a table with `sgd calibrate` and give `table`")
-        threshold = gate.threshold if gate.threshold is not None else table.threshold
-        run = gate.limits.max_consecutive
-        limits = replace(gate.limits, max_consecutive=table.max_consecutive if run is None else run)
-        gate = replace(gate, ratios=table.ratios, threshold=threshold, limits=limits)
+    if gate.table is not None:
+        return gate
+    if gate.rule == "polynomial" and gate.coefficients is None:
+        return _polynomial(gate, place)
+    if gate.rule == "magnitude" and gate.ratios is None:
+        return _ratios(gate, place)
     if gate.ratios is not None and place.steps is not None:
-        gate = replace(gate, ratios={b: ratios.interpolated(r, place.steps) for b, r in gate.ratios.items()})
+        lengths = {len(ratios) for ratios in gate.ratios.values()}
+        if lengths != {place.steps}:
+            message = f"there are {max(lengths)} ratios, and the loop takes {place.steps} steps"
+            raise GateProblem("bad-value", message, "give one for each step")
     return gate
 
 
-def _identified(place: Place) -> bool:
-    """Whether enough is known of the model to say that nothing was published for it."""
-    return "transformer" in place.configs
+def _polynomial(gate: Gate, place: Place) -> Gate:
+    entries = coefficients.published(place.family.name, place.configs, place.source)
+    entry = next((e for e in place.sized(entries) if e.signal == gate.signal), None)
+    if entry is None:
+        if not place.identified:
+            return gate
+        message = f"no coefficients were published for this model and the signal {gate.signal}"
+        help = "fit a `table` with `sgd calibrate`, or give `coefficients`; those of another model are wrong"
+        raise GateProblem("unsupported", message, help)
+    threshold = gate.threshold if gate.threshold is not None else entry.thresholds[0]
+    return replace(gate, coefficients=entry.coefficients, threshold=threshold)
+
+
+def _ratios(gate: Gate, place: Place) -> Gate:
+    tables = place.sized(ratios.published(place.family.name, place.configs, place.source))
+    table = next((t for t in tables if t.image in (None, place.image) and place.component in t.ratios), None)
+    if table is None:
+        if not place.identified:
+            return gate
+        message = "no ratios were published for this model"
+        raise GateProblem("unsupported", message, "measure a `table` with `sgd calibrate`, or give `ratios`")
+    limits = gate.limits
+    run = table.longest if limits.max_consecutive is None else limits.max_consecutive
+    share = table.retention[place.component] if gate.options.get("retention") is None else limits.warmup_share
+    gate = replace(
+        gate,
+        threshold=gate.threshold if gate.threshold is not None else table.threshold,
+        limits=replace(limits, max_consecutive=run, warmup_share=share),
+    )
+    if place.steps is None:
+        return gate
+    branches = {branch: table.at(place.steps, place.component, branch) for branch in table.ratios[place.component]}
+    return replace(gate, ratios=branches, limits=replace(gate.limits, always=table.forced(place.steps)))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.node import NodeError, Run, State
 from ..models.model import Model
-from ..values import Branches, Step
+from ..values import Branches, Size, Step
 from .decide import Decision
 from .gate import Gate
 from .resolve import GateProblem, Place, resolve
@@ -35,7 +35,17 @@ class GateState(State):
         self.gates: dict[str, tuple[Gate, Working]] = {}
         self.run: Run | None = None
 
-    def open(self, gate: Gate, model: Model, transformer: Any, step: Step, branches: Branches, run: Run) -> Opened:
+    def open(
+        self,
+        gate: Gate,
+        model: Model,
+        transformer: Any,
+        step: Step,
+        branches: Branches,
+        size: Size,
+        image: bool,
+        run: Run,
+    ) -> Opened:
         """The gate at work on the model's transformer, at one step.
 
         Raises:
@@ -47,7 +57,8 @@ class GateState(State):
         window = tuple(range(step.count)) if model.steps is None else model.steps
         if held is None or held[0] is not gate:
             self._close(component)
-            held = (gate, _engine(gate, model, transformer, step, branches, window, run))
+            place = _place(model, len(window), size, image)
+            held = (gate, _engine(gate, place, model, transformer, step, branches, window, run))
             self.gates[component] = held
         return Opened(held[1], gate.name, component, window.index(step.index), step, run)
 
@@ -144,18 +155,28 @@ class Opened:
         self.run.event("turns", like_first=share)
 
 
+def _place(model: Model, steps: int, size: Size, image: bool) -> Place:
+    weights = model.weights
+    parts = [part for part in ("transformer", "transformer_2") if part in model.parts()]
+    configs = {part: weights.config(part) for part in ("model_index", *parts)}
+    component = model.name("transformer")
+    source = weights.repository.source
+    return Place(model.family, configs, source, steps, component, (size.width, size.height), image)
+
+
 def _engine(
-    gate: Gate, model: Model, transformer: Any, step: Step, branches: Branches, window: tuple[int, ...], run: Run
+    gate: Gate,
+    place: Place,
+    model: Model,
+    transformer: Any,
+    step: Step,
+    branches: Branches,
+    window: tuple[int, ...],
+    run: Run,
 ) -> Working:
     from .engine import Engine
     from .library_engine import LibraryEngine
 
-    place = Place(
-        model.family,
-        {"transformer": model.config("transformer"), "model_index": model.config("model_index")},
-        model.weights.repository.source,
-        len(window),
-    )
     for transform in model.transforms:
         if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
             raise NodeError(

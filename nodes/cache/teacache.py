@@ -125,6 +125,7 @@ def _magcache(
             max_reused=max_reused,
         ),
         table=None if table is None else str(table),
+        options={"retention": retention},
     )
 
 
@@ -152,7 +153,8 @@ def magcache(
     Args:
         threshold: What the error may add up to (magcache_thresh). Without it, that of the origin for the model.
         max_consecutive: Longest run of reused steps (K). Without it, that of the origin for the model.
-        retention: Share of first steps that are computed (retention_ratio). Without it 0.2.
+        retention: Share of first steps that are computed (retention_ratio). Without it that of the origin for
+            the model, and 0.2 with ratios of your own.
         ratios: A table of your own, one entry for each step, the first of which is not used.
         table: A table that `sgd calibrate` wrote for this model and schedule.
         max_reused: Most reused steps.

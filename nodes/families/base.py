@@ -71,6 +71,7 @@ class Family(Protocol):
         blocks: Where the transformer's blocks are, for cache gates.
         time_modules: Submodules of the transformer that `time_signal` uses, outermost first; none if there is no
             embedding of the timestep alone.
+        sign: -1 if `predict` returns the negative of what the transformer gives.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Family(Protocol):
     normalises: bool = False
     blocks: Blocks
     time_modules: tuple[str, ...] = ()
+    sign: int = 1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         """The size that is made when this one is asked for, rounded as the family's pipeline rounds."""

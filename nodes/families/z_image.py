@@ -32,6 +32,7 @@ class ZImage(Family):
     max_length = 512  # ZImagePipeline.__call__(max_sequence_length=512)
     rounds = False  # ZImagePipeline.__call__ raises ValueError
     blocks = Blocks({"layers": "n_layers"}, takes_text=False, returns=("hidden",))  # text and image are one sequence
+    sign = -1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, images.scale_factor(configs.get("vae", {})))

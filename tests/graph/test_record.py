@@ -144,15 +144,27 @@ def test_phases_tell_load_and_save_from_the_rest(tmp_path: Path, monkeypatch: py
     )
 
 
+DECISION = {
+    "gate": "gate",
+    "component": "transformer",
+    "step": 0,
+    "branch": "positive",
+    "computed": True,
+    "distance": None,
+    "threshold": 0.1,
+    "reason": "first",
+}
+
+
 def test_events_are_lists_of_their_kind_and_replace_nothing(tmp_path: Path) -> None:
     recorder = Recorder()
     for kind in ("gate", "trace", "node", "output", "gate"):
-        recorder.event(None, kind, {"n": len(recorder.events)})
+        recorder.event(None, kind, {"n": len(recorder.events)} | (DECISION if kind == "gate" else {}))
     plan = plan_of(graph(call("a", "m.const", value=1), out="$a"))
     context = Context(tmp_path, recorder)
     record = recorder.record(plan, context, Clock(time.time()), time.time(), "done", {}, None)
     SCHEMA.validate(record)
-    assert record["gates"] == [{"n": 0}, {"n": 4}]
+    assert record["gates"] == [{"n": 0} | DECISION, {"n": 4} | DECISION]
     assert record["traces"] == [{"n": 1}]
     assert record["node_events"] == [{"n": 2}]
     assert record["output_events"] == [{"n": 3}]

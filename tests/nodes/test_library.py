@@ -21,6 +21,10 @@ MODULES = (
     "video",
     "metrics",
     "cache.simple",
+    "cache.dbcache",
+    "cache.teacache",
+    "cache.custom",
+    "cache.library",
 )
 
 
@@ -59,7 +63,16 @@ def test_names():
         "video.load",
         "frames.grid",
         "metrics.compare",
-        "cache.simple",
+        "cache.none",
+        "cache.fora",
+        "cache.dbcache",
+        "cache.taylorseer",
+        "cache.scm",
+        "cache.teacache",
+        "cache.magcache",
+        "cache.easycache",
+        "cache.gate",
+        "cache.library",
     }
 
 

@@ -220,7 +220,10 @@ def test_choose_by_noise_level():
 
 def test_a_choice_is_described_by_what_both_have():
     describe = schedule.choose.node.describe
-    assert describe(above={"family": "wan", "source": "a"}, below={"family": "wan", "source": "b"}) == {"family": "wan"}
+    assert describe(above={"family": "wan", "source": "a"}, below={"family": "wan", "source": "b"}) == {
+        "family": "wan",
+        "chosen": True,
+    }
     assert describe(above=4.0, below=4.0) == 4.0
     assert describe(above=4.0, below=3.0) is None
     assert describe(above=4.0) is None

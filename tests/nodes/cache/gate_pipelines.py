@@ -59,7 +59,7 @@ class Family:
             TeaCache with P(x) = x, or EasyCache as they are. Nothing that was compared comes within 0.5% of it.
     """
 
-    build: Callable[[int], Any]
+    build: Callable[..., Any]
     lists: tuple[str, ...]
     scale: tuple[str, float]
     call: dict[str, Any] = field(default_factory=dict)
@@ -78,8 +78,8 @@ def deeper(transformer: Any, **config: Any) -> Any:
     return made
 
 
-def _wan(layers: int) -> Any:
-    return tiny.wan(layers=layers)
+def _wan(layers: int, **options: Any) -> Any:
+    return tiny.wan(layers=layers, **options)
 
 
 def _hunyuan_video(layers: int) -> Any:
@@ -159,9 +159,12 @@ PIPELINES = {
 }
 
 
-def build(family: str, layers: int = 6) -> Any:
-    """A tiny pipeline of a family, with `layers` blocks in each of its lists."""
-    made = FAMILIES[family].build(layers)
+def build(family: str, layers: int = 6, **options: Any) -> Any:
+    """A tiny pipeline of a family, with `layers` blocks in each of its lists.
+
+    Wan takes the options of `tiny.wan`: `experts=2, boundary_ratio=0.9` for the layout of Wan 2.2 A14B.
+    """
+    made = FAMILIES[family].build(layers, **options)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -188,15 +191,21 @@ def sample(
     negative: str = NEGATIVE,
     width: int = 32,
     height: int = 32,
+    unguided_from: int | None = None,
     **options: Any,
 ) -> list[torch.Tensor]:
-    """Latents after every step of the pipeline; None or a neutral scale guides nothing. Nothing is decoded."""
+    """Latents after every step of the pipeline; None or a neutral scale guides nothing. Nothing is decoded.
+
+    From step `unguided_from` on, the negative branch is not called: WanPipeline only, which looks at every step.
+    """
     family = family_of(pipeline)
     name, neutral = family.scale
     states: list[torch.Tensor] = []
 
     def keep(_: Any, index: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
         states.append(values["latents"].clone())
+        if unguided_from is not None and index + 1 == unguided_from:
+            pipeline._guidance_scale = neutral
         return {}
 
     with torch.no_grad():

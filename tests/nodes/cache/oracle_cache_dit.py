@@ -66,7 +66,7 @@ def run(
     with enabled(pipeline, cache, calibrator):
         latents = sample(pipeline, steps=steps, scale=scale, **options)
         decisions = {
-            branch: {name: _decisions(context, index) for name, context in _contexts(pipeline)}
+            branch: {name: _decisions(context, index) for name, context in contexts(pipeline)}
             for index, branch in enumerate(named if cache.enable_separate_cfg else named[:1])
         }
     return Outcome(latents, decisions)
@@ -89,7 +89,8 @@ def enabled(pipeline: Any, cache: Any, calibrator: Any = None) -> Iterator[None]
                     delattr(kind, leftover)
 
 
-def _contexts(pipeline: Any) -> Iterator[tuple[str, Any]]:
+def contexts(pipeline: Any) -> Iterator[tuple[str, Any]]:
+    """cache-dit's contexts, each by the name of its list of blocks; only while the cache is enabled."""
     for prefix in ("transformer", "transformer_2"):
         transformer = getattr(pipeline, prefix, None)
         for name in getattr(transformer, "_context_names", []):

@@ -11,6 +11,7 @@ The authors' code lets the positive branch decide for both; `together` does so, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ class Branch:
     """What is kept of one guidance branch."""
 
     def __init__(self) -> None:
-        self.step = 0
         self.sum = 0.0
         self.rate: float | None = None
         self.before: torch.Tensor | None = None  # the input of the step before, computed or not
@@ -29,6 +29,48 @@ class Branch:
         self.output: torch.Tensor | None = None
         self.computed: list[bool] = []
         self.distances: list[float | None] = []
+
+
+class Rule:
+    """EasyCache, with the state of every branch by its name."""
+
+    def __init__(self, threshold: float, steps: int, first: int, last: int, together: bool = False) -> None:
+        self.threshold, self.together = threshold, together
+        self.forced = {*range(first), *range(steps - last, steps)}
+        self.branches: dict[str, Branch] = {}
+
+    def __call__(self, name: str, x: torch.Tensor, model: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """The output for input `x` of the next step of a branch: `model`'s, or what stands in for it."""
+        state = self.branches.setdefault(name, Branch())
+        leader = self.branches["positive"] if self.together else state
+        if leader is state:
+            computes, distance = self._decide(state, x)
+        else:
+            computes, distance = leader.computed[len(state.computed)], None
+        state.computed.append(computes)
+        state.distances.append(distance)
+        state.before = x.clone()
+        if not computes:
+            return x + (state.output - state.input)
+        y = model()
+        if state.output is not None:
+            state.rate = ((y - state.output).abs().mean() / (x - state.input).abs().mean()).item()
+        state.input, state.output = x.clone(), y.clone()
+        return y
+
+    def _decide(self, state: Branch, x: torch.Tensor) -> tuple[bool, float | None]:
+        if len(state.computed) in self.forced:
+            state.sum = 0.0
+            return True, None
+        if state.rate is None:  # two computed steps are needed
+            return True, None
+        change = (x - state.before).abs().mean() / state.output.abs().mean()
+        state.sum += state.rate * change.item()
+        distance = state.sum
+        if distance < self.threshold:
+            return False, distance
+        state.sum = 0.0
+        return True, distance
 
 
 def run(
@@ -57,52 +99,26 @@ def run(
     Returns:
         Latents and decisions; a decision's distance is the sum that was compared.
     """
-    transformer, all_branches = pipeline.transformer, {}
-    forced = {*range(first), *range(steps - last, steps)}
+    assert getattr(pipeline, "transformer_2", None) is None, "one transformer only"
+    transformer, rule = pipeline.transformer, Rule(threshold, steps, first, last, together)
     original = transformer.forward
 
     with untouched(pipeline), named(pipeline, scale) as branch:
 
         def forward(*arguments: Any, **given: Any) -> Any:
-            state = all_branches.setdefault(branch(), Branch())
-            taken = given["hidden_states"] if "hidden_states" in given else arguments[0]
-            x = torch.stack(taken) if isinstance(taken, list) else taken
-            leader = all_branches.get("positive")
-            if together and leader is not None and leader is not state:
-                computes, distance = leader.computed[state.step], None
-            else:
-                computes, distance = _decide(state, x, threshold, state.step in forced)
-            state.computed.append(computes)
-            state.distances.append(distance)
-            state.step += 1
-            state.before = x.clone()
-            if not computes:
-                y = x + (state.output - state.input)
-                return (list(y) if isinstance(taken, list) else y,)
-            made = original(*arguments, **given)[0]
-            y = torch.stack(made) if isinstance(made, list) else made
-            if state.output is not None:
-                state.rate = ((y - state.output).abs().mean() / (x - state.input).abs().mean()).item()
-            state.input, state.output = x.clone(), y.clone()
-            return (made,)
+            x, listed = given["hidden_states"] if "hidden_states" in given else arguments[0], False
+            if isinstance(x, list):  # Z-Image takes and gives lists of images
+                x, listed = torch.stack(x), True
+
+            def model() -> torch.Tensor:
+                made = original(*arguments, **given)[0]
+                return torch.stack(made) if listed else made
+
+            y = rule(branch(), x, model)
+            return (list(y) if listed else y,)
 
         transformer.forward = forward
         latents = sample(pipeline, steps=steps, scale=scale, **options)
     return Outcome(
-        latents, {name: Decisions(tuple(b.computed), tuple(b.distances)) for name, b in all_branches.items()}
+        latents, {name: Decisions(tuple(b.computed), tuple(b.distances)) for name, b in rule.branches.items()}
     )
-
-
-def _decide(state: Branch, x: torch.Tensor, threshold: float, forced: bool) -> tuple[bool, float | None]:
-    if forced:
-        state.sum = 0.0
-        return True, None
-    if state.rate is None:  # two computed steps are needed
-        return True, None
-    change = (x - state.before).abs().mean() / state.output.abs().mean()
-    state.sum += state.rate * change.item()
-    distance = state.sum
-    if distance < threshold:
-        return False, distance
-    state.sum = 0.0
-    return True, distance

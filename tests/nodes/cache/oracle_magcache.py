@@ -75,6 +75,7 @@ def run(
     """
     from diffusers.hooks.mag_cache import MagCacheConfig
 
+    assert getattr(pipeline, "transformer_2", None) is None, "one transformer only"
     assert len(ratios) == steps, "diffusers would interpolate"
     cache = MagCacheConfig(
         threshold=threshold,

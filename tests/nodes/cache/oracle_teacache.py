@@ -91,6 +91,7 @@ def run(
     Returns:
         Latents and decisions; a decision's distance is the accumulated value that was compared.
     """
+    assert getattr(pipeline, "transformer_2", None) is None, "one transformer only"
     rule = Rule(coefficients, threshold, steps, first, last)
     with named(pipeline, scale) as branch, replaced(pipeline, rule, branch, signal):
         latents = sample(pipeline, steps=steps, scale=scale, **options)

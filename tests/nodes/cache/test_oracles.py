@@ -5,6 +5,7 @@ from __future__ import annotations
 import oracle_cache_dit
 import oracle_easycache
 import oracle_magcache
+import oracle_scm
 import oracle_teacache
 import pytest
 import torch
@@ -76,6 +77,19 @@ def test_cache_dit_names_each_list_of_blocks(pipelines):
     assert list(made.decisions["positive"]) == ["transformer_blocks", "single_transformer_blocks"]
     # One context holds both lists of FLUX.
     assert list(oracle_cache_dit.run(pipelines["flux"], config()).decisions["positive"]) == ["transformer_blocks"]
+
+
+def test_cache_dit_keeps_two_transformers_apart():
+    pipeline = build("wan", experts=2, boundary_ratio=0.9)
+    plain = sample(pipeline)
+    none = oracle_cache_dit.run(pipeline, config(residual_diff_threshold=1e-9))
+    assert same(none.latents, plain)
+    made = oracle_cache_dit.run(pipeline, config(residual_diff_threshold=1.0)).decisions
+    for branch in ("positive", "negative"):
+        above, below = (len(made[branch][name].computed) for name in ("blocks", "transformer_2.blocks"))
+        assert above + below == STEPS
+        assert min(above, below) > 3
+        assert made[branch]["transformer_2.blocks"].cached == tuple(range(3, below))  # counted from its own first
 
 
 METHODS = {
@@ -177,3 +191,34 @@ def test_easycache_where_one_branch_decides(pipelines):
     made = oracle_easycache.run(pipelines["wan"], 0.5, together=True).decisions
     assert made["positive"].computed == made["negative"].computed
     assert set(made["negative"].distances) == {None}
+
+
+def test_masks():
+    masks = oracle_scm.masks()
+    assert len(masks) == 4 * 93
+    assert all(len(mask) == steps and mask[0] == mask[-1] == "1" for (_, steps), mask in masks.items())
+    for steps in range(8, 101):
+        counts = [masks[preset, steps].count("1") for preset in oracle_scm.PRESETS]
+        assert counts == sorted(set(counts), reverse=True)
+    # The bins that cache-dit documents for 28 steps, by hand.
+    assert masks["slow", 28] == "11111111" + "0" + "111" + "00" + "111" + "00" + "11" + "00" + "1" + "000" + "1"
+    assert masks["ultra", 28] == "1111" + "00" + "1" + "00000" + "1" + "000000" + "1" + "0000000" + "1"
+
+
+def test_masks_of_bins():
+    assert oracle_scm.from_bins([8, 3, 3, 2, 2], [1, 2, 2, 2, 3]) == "1111111101110011100110011000"
+    assert oracle_scm.from_bins([2, 1], [1, 1], 4) == "1101"
+    with pytest.raises(AssertionError):
+        oracle_scm.from_bins([2, 1], [1, 1], 6)
+
+
+def test_guidance_that_stops(pipelines):
+    """Branches are told by their names: the positive one's decisions do not feel that the other is gone."""
+    pipeline = pipelines["wan"]
+    for made, threshold in ((oracle_teacache.run, 2.0), (oracle_easycache.run, 0.5)):
+        whole = made(pipeline, threshold=threshold).decisions
+        part = made(pipeline, threshold=threshold, unguided_from=6).decisions
+        assert len(part["negative"].computed) == 6
+        assert len(part["positive"].computed) == STEPS
+        assert part["negative"].computed == whole["negative"].computed[:6]
+        assert part["positive"].computed[:6] == whole["positive"].computed[:6]

@@ -1,0 +1,46 @@
+"""What gates did in a run, as text: totals by branch, and what was decided at which step. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+Key = tuple[str, str, str, int | None]
+
+
+def report(record: Mapping[str, Any]) -> str:
+    """Lines for people, from the record of a run; empty if there was no gate."""
+    totals = record.get("gate_totals", [])
+    if not totals:
+        return ""
+    decisions: dict[Key, list[Mapping[str, Any]]] = {}
+    for decision in record.get("gates", []):
+        decisions.setdefault(_key(decision), []).append(decision)
+    lines = []
+    for total in totals:
+        several = "" if total.get("stack") is None else f", stack {total['stack']}"
+        share = f"{total['computed']} computed, {total['reused']} reused ({total['ratio']:.0%})"
+        lines.append(
+            f"gate {total['gate']} ({total['method']}), {total['component']}, {total['branch']}{several}: {share}"
+        )
+        lines += [f"  {line}" for line in _steps(decisions.get(_key(total), []))]
+    return "\n".join(lines)
+
+
+def _key(row: Mapping[str, Any]) -> Key:
+    return row["gate"], row["component"], row["branch"], row.get("stack")
+
+
+def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Neighbouring steps of one outcome and reason on one line, with what was compared with the threshold."""
+    for (computed, reason), group in groupby(decisions, key=lambda d: (d["computed"], d["reason"])):
+        rows = list(group)
+        first, last = rows[0]["step"], rows[-1]["step"]
+        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        line = f"{steps:<16}{'computed' if computed else 'reused':<10}{reason:<12}"
+        values = [value for row in rows if (value := row.get("value", row["distance"])) is not None]
+        if values:
+            sign = ">=" if computed else "<"
+            line += f"{' '.join(f'{value:.4g}' for value in values)} {sign} {rows[0]['threshold']:g}"
+        yield line.rstrip()

@@ -1,0 +1,98 @@
+"""Gates on a GPU: nothing waits for the device that need not, and the decisions are those of the CPU."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from direct import DirectRun, model_of, sample
+from gate_pipelines import FAMILIES, STEPS
+from ours import Pair, decisions
+from sgd.graph.node import Here
+from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.simple import fora
+from sgd.nodes.cache.teacache import magcache, teacache
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+HERE = Here("gate")
+RATIOS = [1.0] + [0.99 - 0.02 * ((index * 7) % 5) for index in range(STEPS - 1)]
+
+
+class OnGpu(Pair):
+    """The same model on the GPU; the pipeline stays on the CPU."""
+
+    def __init__(self, family, folder):
+        super().__init__(family, folder)
+        self.slow, self.model = self.model, model_of(folder, device="cuda")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, tmp_path_factory):
+    return OnGpu(request.param, tmp_path_factory.mktemp("gates") / request.param)
+
+
+@contextmanager
+def waiting(mode):
+    torch.cuda.set_sync_debug_mode(mode)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def denoise(pair, gate, mode="default", run=None):
+    plan, start, branches = pair.prepare()
+    with torch.no_grad(), waiting(mode):
+        return sample(pair.model, plan, start, branches, gate=gate, run=run)
+
+
+def free_of_waits(pair):
+    """Whether the family's own loop waits for nothing; its gates cannot do better."""
+    denoise(pair, None)
+    try:
+        denoise(pair, None, "error")
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_schedules_known_ahead_wait_for_nothing(pair):
+    if not free_of_waits(pair):
+        pytest.skip("the family's transformer itself waits for the device")
+    for gate in (
+        scm(HERE, preset="fast", order=1),
+        fora(HERE, every=3),
+        magcache(HERE, ratios=RATIOS, threshold=0.1, max_consecutive=3),
+        dbcache(HERE, threshold=1.0, warmup_steps=3),
+    ):
+        denoise(pair, gate, "error")
+
+
+def test_decisions_are_those_of_the_cpu(pair):
+    threshold = FAMILIES[pair.family].mixed["dbcache"]
+    gates = [dbcache(HERE, threshold=threshold, warmup_steps=3), taylorseer(HERE, threshold=threshold, warmup_steps=5)]
+    if pair.family == "wan":
+        gates.append(teacache(HERE, coefficients=[1.0, 0.0], threshold=FAMILIES["wan"].mixed["time"]))
+    for gate in gates:
+        here, there = DirectRun(), DirectRun()
+        denoise(pair, gate, run=there)
+        plan, start, branches = Pair.prepare(_on_cpu(pair))
+        with torch.no_grad():
+            sample(pair.slow, plan, start, branches, gate=gate, run=here)
+        assert {name: d.computed for name, d in decisions(here).items()} == {
+            name: d.computed for name, d in decisions(there).items()
+        }
+
+
+def _on_cpu(pair):
+    other = object.__new__(Pair)
+    other.family, other.model = pair.family, pair.slow
+    return other
+
+
+def test_a_gate_that_always_computes_is_none(pair):
+    plain = denoise(pair, None)
+    for gate in (dbcache(HERE, threshold=0.0), taylorseer(HERE, threshold=1e-9, order=2)):
+        gated = denoise(pair, gate)
+        assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(plain, gated, strict=True))

@@ -1,0 +1,268 @@
+"""What every gate keeps: nothing of a run in another, nothing left in the model, nothing waited for without need."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import gate_pipelines
+import pytest
+import torch
+from direct import DirectRun, sample
+from gate_pipelines import FAMILIES, STEPS
+from ours import Pair, counted
+from sgd.graph.node import Here, NodeError
+from sgd.nodes.cache.custom import gate as custom
+from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.simple import fora, none
+from sgd.nodes.cache.teacache import easycache, magcache, teacache
+from torch.overrides import TorchFunctionMode
+
+HERE = Here("gate")
+RATIOS = [1.0] + [0.99 - 0.02 * ((index * 7) % 5) for index in range(STEPS - 1)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, tmp_path_factory):
+    return Pair(request.param, tmp_path_factory.mktemp("gates") / request.param)
+
+
+def ready(family):
+    """A gate of each method that reuses something with this family."""
+    threshold = FAMILIES[family].mixed["dbcache"]
+    signal = "time" if family == "wan" else "modulated"
+    return {
+        "dbcache": dbcache(HERE, threshold=threshold, warmup_steps=3),
+        "taylorseer": taylorseer(HERE, order=2, threshold=threshold, warmup_steps=4, back_blocks=1),
+        "scm": scm(HERE, preset="fast"),
+        "scm dynamic": scm(HERE, preset="fast", policy="dynamic", threshold=threshold),
+        "teacache": teacache(HERE, coefficients=[1.0, 0.0], threshold=2.0, signal=signal),
+        "magcache": magcache(HERE, ratios=RATIOS, threshold=0.1, max_consecutive=3),
+        "easycache": easycache(HERE, threshold=FAMILIES[family].mixed["easycache"], warmup_steps=2),
+        "fora": fora(HERE, every=3),
+        "gate": custom(HERE, signal="modulated", rule="change", threshold=0.5, order=1, last=True),
+    }
+
+
+def never(family):
+    """The same methods, set so that everything is computed."""
+    return {
+        "none": none(HERE),
+        "dbcache": dbcache(HERE, threshold=0.0),
+        "taylorseer": taylorseer(HERE, threshold=1e-9, order=2, back_blocks=1),
+        "scm": scm(HERE, mask="1" * STEPS, front_blocks=0),
+        "teacache": teacache(HERE, coefficients=[1.0, 0.0], threshold=0.0, signal="modulated"),
+        "magcache": magcache(HERE, ratios=RATIOS, threshold=0.1, max_consecutive=0),
+        "easycache": easycache(HERE, threshold=0.0),
+        "fora": fora(HERE, every=1),
+        "warm-up": dbcache(HERE, threshold=1.0, warmup_steps=STEPS),
+    }
+
+
+@pytest.mark.parametrize("method", sorted(never("wan")))
+def test_a_gate_that_always_computes_is_none(pair, method):
+    plain, gated = pair.run(), pair.run(never(pair.family)[method])
+    assert all(torch.equal(a, b) for a, b in zip(plain, gated, strict=True))
+
+
+@pytest.mark.parametrize("method", sorted(ready("wan")))
+def test_fewer_blocks_run_and_the_record_says_how_many(pair, method):
+    run = DirectRun()
+    with counted(pair.model) as plain:
+        pair.run()
+    with counted(pair.model) as gated:
+        pair.run(ready(pair.family)[method], run=run)
+    totals = [data for kind, data in run.events if kind == "gate_total"]
+    assert gated[0] < plain[0]
+    assert {total["branch"] for total in totals} == set(gate_pipelines_branches(pair))
+    for total in totals:
+        rows = [data for kind, data in run.events if kind == "gate" and data["branch"] == total["branch"]]
+        assert [row["step"] for row in rows] == list(range(STEPS))
+        assert "".join(str(int(row["computed"])) for row in rows) == total["steps"]
+        assert total["computed"] == total["steps"].count("1")
+        assert total["reused"] == total["steps"].count("0") > 0
+        assert total["ratio"] == total["reused"] / STEPS
+    assert not run.warnings
+
+
+def gate_pipelines_branches(pair):
+    return ("positive+negative",) if FAMILIES[pair.family].together else ("positive", "negative")
+
+
+@pytest.mark.parametrize("method", ["dbcache", "taylorseer", "easycache"])
+def test_a_run_is_the_same_after_one_of_another_size(pair, method):
+    gate = ready(pair.family)[method]
+    first = pair.run(gate)
+    pair.run(gate, size=64, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(first, pair.run(gate), strict=True))
+
+
+def test_two_runs_in_one_process_equal_two_processes(tmp_path):
+    """With sizes of their own, and a step interval without the negative branch."""
+    tests = Path(__file__).parents[2]
+    folders = [str(tests / folder) for folder in ("nodes/cache", "nodes/families", ".")]
+    program = f"""
+import sys
+sys.path[:0] = {folders!r}
+import torch
+from pathlib import Path
+torch.set_num_threads(1)
+from ours import Pair
+from test_rules import ready
+pair = Pair("wan", Path(sys.argv[1]) / "wan")
+for number, (size, seed) in enumerate(eval(sys.argv[2])):
+    for method in ("dbcache", "taylorseer", "easycache"):
+        made = pair.run(ready("wan")[method], size=size, seed=seed, start=0.25, stop=0.75)
+        torch.save(made[-1], Path(sys.argv[1]) / f"{{method}}-{{size}}.pt")
+"""
+
+    def process(folder, sizes):
+        (tmp_path / folder).mkdir()
+        subprocess.run(
+            [sys.executable, "-c", program, str(tmp_path / folder), json.dumps(sizes)], check=True, capture_output=True
+        )
+
+    process("both", [[32, 0], [48, 1]])
+    process("small", [[32, 0]])
+    process("large", [[48, 1]])
+    for method in ("dbcache", "taylorseer", "easycache"):
+        for folder, size in (("small", 32), ("large", 48)):
+            alone, after = (torch.load(tmp_path / name / f"{method}-{size}.pt") for name in (folder, "both"))
+            assert torch.equal(alone, after), (method, size)
+
+
+def test_an_interval_that_skips_a_branch(pair):
+    """The positive branch is not disturbed by where the negative one runs; each counts the steps of the schedule."""
+    if FAMILIES[pair.family].together:
+        pytest.skip("its branches are one batch")
+    run, always = DirectRun(), DirectRun()
+    gate = scm(HERE, mask="1111001100110011")
+    pair.run(gate, run=run, start=0.25, stop=0.75)
+    pair.run(gate, run=always)
+    steps = {data["branch"]: data["steps"] for kind, data in run.events if kind == "gate_total"}
+    # The negative branch has nothing to reuse at step 4, its first, where the mask would.
+    assert steps == {"positive": "1111001100110011", "negative": "10110011"}
+    rows = [data for kind, data in run.events if kind == "gate" and data["branch"] == "negative"]
+    assert [row["step"] for row in rows] == list(range(4, 12))
+    assert rows[0]["reason"] == "first"
+
+
+class Waits(TorchFunctionMode):
+    """Counts what would make a host wait for its device."""
+
+    NAMES = ("item", "tolist", "cpu", "numpy", "__bool__", "__float__", "__int__", "__index__", "nonzero")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        # HunyuanVideo's mask and the lengths of prompts are kept on the CPU, and reading them waits for nothing.
+        if getattr(func, "__name__", "") in self.NAMES and args[0].is_floating_point():
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def waits(pair, gate):
+    plan, start, branches = pair.prepare()
+    with torch.no_grad(), Waits() as seen:
+        sample(pair.model, plan, start, branches, gate=gate)
+    return seen.count
+
+
+def test_schedules_known_ahead_wait_for_nothing(pair):
+    plain = waits(pair, None)
+    for method in ("scm", "magcache", "fora"):
+        assert waits(pair, ready(pair.family)[method]) == plain, method
+    assert waits(pair, dbcache(HERE, threshold=1.0, warmup_steps=3)) == plain
+
+
+def test_a_time_embedding_is_read_once_for_each_branch_before_the_first_step(pair):
+    if pair.family != "wan":
+        pytest.skip("no embedding of the timestep alone")
+    plain = waits(pair, None)
+    assert waits(pair, ready("wan")["teacache"]) == plain + 2
+
+
+@pytest.mark.parametrize("method", ["dbcache", "taylorseer", "scm dynamic", "easycache", "gate"])
+def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair, method):
+    run, gate = DirectRun(), ready(pair.family)[method]
+    pair.run(gate, run=run)
+    measured = sum(data["distance"] is not None for kind, data in run.events if kind == "gate")
+    assert 0 < measured <= STEPS * len(gate_pipelines_branches(pair))
+    assert waits(pair, gate) == waits(pair, None) + measured
+
+
+def test_nothing_is_left_in_the_model_when_a_run_fails_half_way(pair):
+    transformer = pair.model.component("transformer")
+    modules = list(transformer.modules())
+    before = [(module, gate_pipelines.state(module)) for module in modules]
+    plain = pair.run()
+    last = getattr(transformer, list(pair.model.family.blocks.lists)[-1])[-1]
+    calls = [0]
+
+    def fail(*_):
+        calls[0] += 1
+        if calls[0] == 4:
+            raise RuntimeError("out of luck")
+
+    for gate in (ready(pair.family)["dbcache"], ready(pair.family)["scm"]):
+        calls[0] = 0
+        handle = last.register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            pair.run(gate)
+        handle.remove()
+        assert list(transformer.modules()) == modules
+        for module, (attributes, children) in before:
+            now, own = gate_pipelines.state(module)
+            assert list(own or ()) == list(children or ())
+            assert all(own[name] is child for name, child in (children or {}).items())
+            assert set(now) == set(attributes)
+        assert all(torch.equal(a, b) for a, b in zip(plain, pair.run(), strict=True))
+
+
+def test_a_gate_that_reused_nothing_names_the_threshold_that_would_have(pair):
+    for make in (
+        lambda threshold: dbcache(HERE, threshold=threshold, warmup_steps=3),
+        lambda threshold: easycache(HERE, threshold=threshold, warmup_steps=2),
+        lambda threshold: magcache(HERE, ratios=RATIOS, threshold=threshold, max_consecutive=3),
+    ):
+        run = DirectRun()
+        pair.run(make(1e-6), run=run)
+        [warning] = run.warnings
+        assert "reused nothing" in warning
+        least = float(warning.split("would have is ")[1].split(",")[0])
+        after, under = DirectRun(), DirectRun()
+        pair.run(make(least), run=after)
+        assert sum(data["reused"] for kind, data in after.events if kind == "gate_total") >= 1
+        pair.run(make(least * 0.99), run=under)
+        assert sum(data["reused"] for kind, data in under.events if kind == "gate_total") == 0
+
+
+def test_a_gate_whose_limits_forbid_everything_says_which(pair):
+    run = DirectRun()
+    pair.run(dbcache(HERE, threshold=0.5, warmup_steps=STEPS), run=run)
+    [warning] = run.warnings
+    assert "warm-up" in warning
+
+
+def test_what_cannot_work_is_said_before_the_first_block_runs(pair):
+    wrong = {
+        "digits": scm(HERE, mask="1100"),
+        "blocks": dbcache(HERE, front_blocks=40),
+        "ratios": magcache(HERE, ratios=[1.0, 1.0]),
+        "first step": scm(HERE, mask="0" + "1" * (STEPS - 1)),
+    }
+    for words, gate in wrong.items():
+        with counted(pair.model) as calls, pytest.raises(NodeError, match=words):
+            pair.run(gate)
+        assert calls[0] == 0
+
+
+def test_coefficients_of_another_model_are_not_borrowed(pair):
+    with pytest.raises(NodeError, match="no coefficients were published"):
+        pair.run(teacache(HERE, threshold=0.1))
+    with pytest.raises(NodeError, match="no ratios were published"):
+        pair.run(magcache(HERE))

@@ -33,6 +33,7 @@ NODE_MODULES = (
     "cache.dbcache",
     "cache.teacache",
     "cache.custom",
+    "cache.library",
 )
 
 

@@ -132,3 +132,6 @@ class Engine:
         for number, track in enumerate(self.tracks.get(branch, [])):
             if index in track.taken:
                 yield number, track.taken[index]
+
+    def close(self) -> None:
+        """Nothing is kept but by this object."""

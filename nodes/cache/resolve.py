@@ -77,8 +77,12 @@ def resolve(gate: Gate, place: Place) -> Gate:
     Raises:
         GateProblem: If it cannot work there.
     """
-    if not gate.active or gate.kind == "library":
+    if not gate.active:
         return gate
+    if gate.kind == "library":
+        from .library_options import settled
+
+        return settled(gate, place)
     if gate.signal == "auto":
         gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
     _signal(gate, place)

@@ -6,7 +6,7 @@ State belongs to the run of the loop, the predict node, the component of the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     import torch
 
     from .engine import Engine
+    from .library_engine import LibraryEngine, Taken
     from .measure import Meter, Metered
+    from .stack import Track
+
+    Working = Engine | LibraryEngine
 
 Call = Callable[[Any], "torch.Tensor"]
 
@@ -31,7 +35,7 @@ class GateState(State):
     """The gates of one run of a loop, one for each component that the loop's model had."""
 
     def __init__(self) -> None:
-        self.gates: dict[str, tuple[Gate, Engine]] = {}
+        self.gates: dict[str, tuple[Gate, Working]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
@@ -84,38 +88,48 @@ class GateState(State):
     def _close(self, component: str) -> None:
         """Say what a gate did in all, and forget it."""
         held = self.gates.pop(component, None)
-        if held is None or self.run is None or self.run.planning:
+        if held is None:
             return
-        (gate, engine), run = held, self.run
-        ended = reused_any = False
-        decisions: list[Decision] = []
-        for branch, tracks in engine.tracks.items():
-            for number, track in enumerate(tracks):
-                taken = track.taken
-                reused = sum(not decision.computed for decision in taken.values())
-                run.event(
-                    "gate_total",
-                    gate=gate.name,
-                    method=gate.kind,
-                    component=component,
-                    branch=branch,
-                    stack=number if len(tracks) > 1 else None,
-                    computed=len(taken) - reused,
-                    reused=reused,
-                    ratio=reused / len(taken) if taken else 0.0,
-                    steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
-                )
-                ended = len(taken) == len(engine.indices[branch])
-                reused_any = reused_any or bool(reused)
-                decisions += taken.values()
-        if ended and not reused_any:
-            run.warn(_idle(engine.gate, component, decisions))
+        gate, engine = held
+        try:
+            if self.run is not None and not self.run.planning:
+                _total(gate, engine, component, self.run)
+        finally:
+            engine.close()
+
+
+def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
+    """Say what a gate did in all, and why if that was nothing."""
+    ended = reused_any = False
+    decisions: list[Decision] = []
+    found: Mapping[str, Sequence[Track | Taken]] = engine.tracks
+    for branch, tracks in found.items():
+        for number, track in enumerate(tracks):
+            taken = track.taken
+            reused = sum(not decision.computed for decision in taken.values())
+            run.event(
+                "gate_total",
+                gate=gate.name,
+                method=gate.kind,
+                component=component,
+                branch=branch,
+                stack=number if len(tracks) > 1 else None,
+                computed=len(taken) - reused,
+                reused=reused,
+                ratio=reused / len(taken) if taken else 0.0,
+                steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
+            )
+            ended = len(taken) == len(engine.indices[branch])
+            reused_any = reused_any or bool(reused)
+            decisions += taken.values()
+    if ended and not reused_any:
+        run.warn(_idle(engine.gate, component, decisions))
 
 
 class Opened:
     """A gate at one step: evaluates branches and reports what was decided."""
 
-    def __init__(self, engine: Engine, name: str, component: str, index: int, step: Step, run: Run) -> None:
+    def __init__(self, engine: Working, name: str, component: str, index: int, step: Step, run: Run) -> None:
         self.engine, self.name, self.component = engine, name, component
         self.index, self.step, self.run = index, step, run
 
@@ -156,7 +170,7 @@ class Opened:
         digits = engine.digits(branch)
         suffix = "" if branch == "positive" else f"_{branch}"
         self.run.detail(**{"gate": engine.gate.kind, f"computed{suffix}": digits})
-        share = 1.0 if "?" in digits else digits.count("1") / len(digits)
+        share = 1.0 if "?" in digits or engine.gate.kind == "library" else digits.count("1") / len(digits)
         self.run.event("turns", like_first=share)
 
 
@@ -178,8 +192,9 @@ def _engine(
     branches: Branches,
     window: tuple[int, ...],
     run: Run,
-) -> Engine:
+) -> Working:
     from .engine import Engine
+    from .library_engine import LibraryEngine
 
     _reachable(model)
     if gate.table is not None:
@@ -206,6 +221,12 @@ def _engine(
                 found.append(number)
         return found
 
+    if resolved.kind == "library":
+        separate = not branches.batched and any(len(branches.active_at(i, step.count)) > 1 for i in window)
+        if separate and resolved.options.get("enable_separate_cfg") is False:
+            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
+            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
+        return LibraryEngine(resolved, transformer, len(window), active, trial=run.planning)
     distances = None
     if resolved.signal in ("time", "time_projection"):
         distances = _time_distances(resolved, model, transformer, step, window, run)

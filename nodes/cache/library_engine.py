@@ -74,7 +74,7 @@ class LibraryEngine:
     def _options(self, branch: str) -> dict[str, Any]:
         """The options for the steps at which a branch runs."""
         options = {name: value for name, value in self.gate.options.items() if name not in (MASK, POLICY)}
-        steps = self.indices[branch]
+        steps = self.indices.get(branch, self.active(branch))
         digits = self._digits(steps)
         if digits is not None:
             options[MASK] = [int(digit) for digit in digits]
@@ -90,7 +90,7 @@ class LibraryEngine:
 
     def digits(self, branch: str) -> str:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        steps = self.indices[branch]
+        steps = self.indices.get(branch, self.active(branch))
         picked, indices = self._digits(steps), range(len(steps))
         gate = self.gate
         if gate.mask is not None:

@@ -46,6 +46,7 @@ class Engine:
         self.distances, self.trial, self.sign = distances, trial, family.sign
         self.gated = Gated(transformer, family, gate) if gate.signal != "model" else None
         self.tracks: dict[str, list[Track]] = {}
+        self.indices: dict[str, Sequence[int]] = {}
         self.drifts: dict[str, Drift] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
@@ -59,6 +60,9 @@ class Engine:
         """
         tracks = self.tracks.get(branch)
         if tracks is None:
+            expected = self.active(branch)
+            # Who changes the scale within the loop brings in branches that were not to be expected.
+            self.indices[branch] = expected if index in expected else range(index, self.steps)
             tracks = self.tracks[branch] = self._tracks(branch)
         if self.gated is not None:
             self.gated.use(tracks, index)
@@ -92,34 +96,35 @@ class Engine:
         known = self._known(branch)
         count = len(self.gated.stacks) if self.gated is not None else 1
         order = self.gate.order
-        name = branch.partition("+")[0]
-        return [Track(Decider(self.gate, self.steps, name), known, Taylor(order), Taylor(order)) for _ in range(count)]
+        return [
+            Track(Decider(self.gate, self.steps, branch), known, Taylor(order), Taylor(order)) for _ in range(count)
+        ]
 
     def _known(self, branch: str) -> dict[int, Decision] | None:
         """The decisions of a branch, where they are known ahead."""
         if self.trial:
             reuses = "0" in self.digits(branch)
-            first, *_ = active = self.active(branch)
-            return {index: Decision(index == first or not reuses, "trial") for index in active}
+            indices = self.indices[branch]
+            return {index: Decision(index == indices[0] or not reuses, "trial") for index in indices}
         return self._schedule(branch)
 
     def _schedule(self, branch: str) -> dict[int, Decision] | None:
-        active, name = self.active(branch), branch.partition("+")[0]
+        active = self.indices[branch]
         if not known_ahead(self.gate):
             return None
         if self.gate.signal not in ("time", "time_projection"):
-            return schedule(self.gate, self.steps, name, active)
+            return schedule(self.gate, self.steps, branch, active)
         if self.distances is None:
             return None
         pairs = list(pairwise(active))
         found = dict(zip(pairs, self.distances(pairs), strict=True))
-        return schedule(self.gate, self.steps, name, active, lambda before, now: found[before, now])
+        return schedule(self.gate, self.steps, branch, active, lambda before, now: found[before, now])
 
     def digits(self, branch: str) -> str:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         known = self._schedule(branch)
         if known is None:
-            return outlook(self.gate, self.steps, branch.partition("+")[0], self.active(branch))
+            return outlook(self.gate, self.steps, branch, self.indices[branch])
         return "".join(str(int(decision.computed)) for decision in known.values())
 
     def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:

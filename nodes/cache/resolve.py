@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from ..families.base import Family
 from . import coefficients, ratios
+from .fill import UNKNOWN, Use, filled
 from .gate import SIGNALS, Gate
 from .known import S, by_size
 from .masks import mask_of
+from .table import TableProblem
 
 FEW_BLOCKS = 16
 FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig
@@ -40,6 +42,7 @@ class Place:
         component: The component's name in the repository.
         size: Width and height of what is made, in pixels; None if they are not known.
         image: Whether the model is given an image.
+        use: What a table is compared with.
     """
 
     family: Family
@@ -49,6 +52,7 @@ class Place:
     component: str = "transformer"
     size: tuple[int, int] | None = None
     image: bool = False
+    use: Use = UNKNOWN
 
     @property
     def identified(self) -> bool:
@@ -112,6 +116,9 @@ def _signal(gate: Gate, place: Place) -> None:
         raise GateProblem("bad-value", "with the signal `model` no block runs when a step is reused")
     if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
         raise GateProblem("unsupported", f"models of {family.name} have one list of blocks", "leave `stacks` out")
+    if gate.stacks == "separate" and gate.signal == "modulated":
+        message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
+        raise GateProblem("unsupported", message, "leave `stacks` out, or compare what the first blocks add: `front`")
 
 
 def _signals() -> str:
@@ -135,9 +142,12 @@ def _spans(gate: Gate, place: Place) -> Gate:
 
 
 def _published(gate: Gate, place: Place) -> Gate:
-    """Fill in coefficients and ratios that were published for the model."""
+    """Fill in coefficients and ratios of a table, or those that were published for the model."""
     if gate.table is not None:
-        return gate
+        try:
+            return filled(gate, place.use)
+        except TableProblem as problem:
+            raise GateProblem("bad-value", str(problem), problem.help) from problem
     if gate.rule == "polynomial" and gate.coefficients is None:
         return _polynomial(gate, place)
     if gate.rule == "magnitude" and gate.ratios is None:

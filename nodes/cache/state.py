@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import NodeError, Run, State
 from ..models.model import Model
 from ..values import Branches, Size, Step
 from .decide import Decision
-from .gate import Gate
+from .gate import Gate, Signal
 from .resolve import GateProblem, Place, resolve
+from .table import shown
 
 if TYPE_CHECKING:
     import torch
 
     from .engine import Engine
     from .library_engine import LibraryEngine, Taken
+    from .measure import Meter, Metered
     from .stack import Track
 
     Working = Engine | LibraryEngine
@@ -33,6 +36,7 @@ class GateState(State):
 
     def __init__(self) -> None:
         self.gates: dict[str, tuple[Gate, Working]] = {}
+        self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
     def open(
@@ -55,12 +59,27 @@ class GateState(State):
         component = model.name("transformer")
         held = self.gates.get(component)
         window = tuple(range(step.count)) if model.steps is None else model.steps
-        if held is None or held[0] is not gate:
+        # Equal gates are one: a gate that stands in the loop is made anew at every step.
+        if held is None or held[0] != gate or held[1].transformer is not transformer:
             self._close(component)
             place = _place(model, len(window), size, image)
             held = (gate, _engine(gate, place, model, transformer, step, branches, window, run))
             self.gates[component] = held
         return Opened(held[1], gate.name, component, window.index(step.index), step, run)
+
+    def measure(self, model: Model, transformer: Any, step: Step, size: Size, run: Run) -> Metered:
+        """The model's transformer at one step, computed and measured; no gate is at work.
+
+        Raises:
+            NodeError: If what is measured would say nothing of the model.
+        """
+        from .measure import Metered
+
+        component = model.name("transformer")
+        window = tuple(range(step.count)) if model.steps is None else model.steps
+        if component not in self.meters:
+            self.meters[component] = _meter(model, transformer, step, window, size, run)
+        return Metered(self.meters[component], window.index(step.index), step, run)
 
     def end(self) -> None:
         for component in list(self.gates):
@@ -100,7 +119,7 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
                 ratio=reused / len(taken) if taken else 0.0,
                 steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
             )
-            ended = len(taken) == len(engine.active(branch))
+            ended = len(taken) == len(engine.indices[branch])
             reused_any = reused_any or bool(reused)
             decisions += taken.values()
     if ended and not reused_any:
@@ -177,12 +196,14 @@ def _engine(
     from .engine import Engine
     from .library_engine import LibraryEngine
 
-    for transform in model.transforms:
-        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
-            raise NodeError(
-                "a gate cannot reach the blocks of a transformer that is compiled whole",
-                help="set `region: blocks` of model.compile",
-            )
+    _reachable(model)
+    if gate.table is not None:
+        from . import use
+
+        place = replace(place, use=use.of_model(model, step, window, branches, run))
+        if place.use.weights is None:
+            reason = "they are random" if use.random(model, run) else "they are not on this disk"
+            run.warn(f"whether {shown(gate.table)} was made for these weights cannot be told: {reason}")
     try:
         resolved = resolve(gate, place)
     except GateProblem as problem:
@@ -210,6 +231,46 @@ def _engine(
     if resolved.signal in ("time", "time_projection"):
         distances = _time_distances(resolved, model, transformer, step, window, run)
     return Engine(resolved, transformer, model.family, len(window), active, distances, trial=run.planning)
+
+
+def _reachable(model: Model) -> None:
+    for transform in model.transforms:
+        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
+            raise NodeError(
+                "a gate cannot reach the blocks of a transformer that is compiled whole",
+                help="set `region: blocks` of model.compile",
+            )
+
+
+def _meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], size: Size, run: Run) -> Meter:
+    from . import use
+    from .measure import Meter
+
+    if use.random(model, run):
+        raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
+    _reachable(model)
+    if not step.schedule:
+        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
+    component, weights = model.name("transformer"), model.weights
+    run.event(
+        "measured",
+        use=asdict(use.of_model(model, step, window, None, run)),
+        schedule=step.schedule,
+        dtype=weights.dtype_name(component),
+        size=[size.width, size.height, size.frames],
+        model={
+            "source": weights.repository.source,
+            "commit": weights.repository.commit,
+            "family": model.family.name,
+        },
+    )
+    signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
+    distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
+    for signal in signals:
+        found = _time_distances(Gate("measure", signal=signal), model, transformer, step, window, run)
+        assert found is not None, "the component is in memory"
+        distances[signal] = found
+    return Meter(transformer, model.family, component, len(window), distances)
 
 
 def _time_distances(

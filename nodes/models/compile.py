@@ -129,7 +129,7 @@ def compile(
 
     Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
     a minute and more; what of the calls was compiling stands in the details of the node that called the transformer,
-    as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU, where it has not been run yet.
+    as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
 
     Args:
         model: The model; adapters and the choice of attention come before.

@@ -14,10 +14,14 @@ from direct import DirectRun, sample
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair, counted
 from sgd.graph.node import Here, NodeError
+from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
 from sgd.nodes.cache.simple import fora, none
+from sgd.nodes.cache.state import GateState
 from sgd.nodes.cache.teacache import easycache, magcache, teacache
+from sgd.nodes.cfg import GuiderState
+from sgd.nodes.schedule import SchedulerState
 from torch.overrides import TorchFunctionMode
 
 HERE = Here("gate")
@@ -266,3 +270,49 @@ def test_coefficients_of_another_model_are_not_borrowed(pair):
         pair.run(teacache(HERE, threshold=0.1))
     with pytest.raises(NodeError, match="no ratios were published"):
         pair.run(magcache(HERE))
+
+
+def test_a_gate_that_stands_in_the_loop_is_one_gate(pair):
+    """It is made anew at each step; equal gates share their state."""
+    threshold = FAMILIES[pair.family].mixed["dbcache"]
+    plan, start, branches = pair.prepare()
+    states = []
+    scheduler, guider, gates, run = SchedulerState(), GuiderState(), GateState(), DirectRun()
+    now = start
+    with torch.no_grad():
+        for step in plan:
+            gate = dbcache(HERE, threshold=threshold, warmup_steps=3)
+            predictions = denoiser.predict(pair.model, now, step, branches, gates, run, gate=gate)
+            now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), scheduler)
+            states.append(now.tensor)
+    gates.end()
+    expected = pair.run(dbcache(HERE, threshold=threshold, warmup_steps=3))
+    assert all(torch.equal(a, b) for a, b in zip(states, expected, strict=True))
+
+
+def test_branches_that_come_unexpectedly(pair):
+    """A scale that changes within the loop: the negative branch is not foreseen at the first step."""
+    if FAMILIES[pair.family].together:
+        pytest.skip("its branches are one batch")
+    for gate in (scm(HERE, mask="1100110011001100"), ready(pair.family)["dbcache"]):
+        plan, start, guided = pair.prepare()
+        _, _, alone = pair.prepare(scale=None)
+        scheduler, guider, gates, run, now = SchedulerState(), GuiderState(), GateState(), DirectRun(), start
+        with torch.no_grad():
+            for step in plan:
+                branches = guided if 5 <= step.index < 12 else alone
+                predictions = denoiser.predict(pair.model, now, step, branches, gates, run, gate=gate)
+                now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), scheduler)
+        gates.end()
+        rows = [data for kind, data in run.events if kind == "gate" and data["branch"] == "negative"]
+        assert [row["step"] for row in rows] == list(range(5, 12))
+        assert rows[0]["reason"] == "first"
+        assert now.tensor.isfinite().all()
+
+
+def test_lists_that_decide_separately_compare_what_their_own_blocks_add(pair):
+    if len(FAMILIES[pair.family].lists) == 1:
+        pytest.skip("one list of blocks")
+    gate = custom(HERE, signal="modulated", rule="change", threshold=0.5, stacks="separate")
+    with pytest.raises(NodeError, match="first list of blocks"):
+        pair.run(gate)

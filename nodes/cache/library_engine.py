@@ -74,12 +74,13 @@ class LibraryEngine:
     def _options(self, branch: str) -> dict[str, Any]:
         """The options for the steps at which a branch runs."""
         options = {name: value for name, value in self.gate.options.items() if name not in (MASK, POLICY)}
-        steps = self.indices.get(branch, self.active(branch))
+        steps = self.indices[branch]
         digits = self._digits(steps)
         if digits is not None:
-            options[MASK] = [int(digit) for digit in digits]
-        # Each branch has a stand-in of its own, so that no call belongs to another.
-        return {**options, "num_inference_steps": len(steps), "enable_separate_cfg": False}
+            options[MASK] = [int(digit) for digit in digits.ljust(self.steps, "1")]
+        # Each branch has a stand-in of its own, so that no call belongs to another. No branch has more calls than the
+        # component has steps, so that cache-dit never takes one for the first of another run.
+        return {**options, "num_inference_steps": self.steps, "enable_separate_cfg": False}
 
     def _digits(self, steps: Sequence[int]) -> str | None:
         """The mask's entries of some steps; the first is computed, since there is nothing to reuse."""
@@ -90,7 +91,7 @@ class LibraryEngine:
 
     def digits(self, branch: str) -> str:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        steps = self.indices.get(branch, self.active(branch))
+        steps = self.indices[branch]
         picked, indices = self._digits(steps), range(len(steps))
         gate = self.gate
         if gate.mask is not None:

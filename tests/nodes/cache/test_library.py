@@ -339,6 +339,7 @@ def test_what_is_known_ahead_is_what_happens(pairs):
         engine = LibraryEngine(
             settled(made, Place(family, {}, None, STEPS)), transformer, STEPS, lambda _: range(STEPS), trial=True
         )
+        engine.indices["positive"] = range(STEPS)
         assert engine.digits("positive") == digits
         happened = pair.outcome(made).decisions["positive"].computed
         assert all(known in ("?", str(int(computed))) for known, computed in zip(digits, happened, strict=True))

@@ -267,6 +267,9 @@ def _measure(plan: Plan, device: str, options: Mapping[str, Any], calibration: C
     with tempfile.TemporaryDirectory(prefix="sgd-calibrate-") as folder, redirect_stdout(sys.stderr):
         heard: list[Observer] = [calibration, Progress()]
         done = run(plan, out=folder, device=device, options=options, overwrite=True, observers=heard)
+    if any(warning.startswith(f"{type(calibration).__name__} failed") for warning in done.record["warnings"]):
+        say("error: not everything that was measured was heard; no table was written")
+        return FAILED
     if done.status == "interrupted":
         say("interrupted; no table was written")
         if done.stuck:

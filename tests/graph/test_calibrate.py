@@ -278,6 +278,15 @@ def test_a_run_that_fails(sgd, prompt, code, says):
     assert files() == set()
 
 
+def test_what_was_heard_only_in_part_makes_no_table(sgd):
+    deaf = LIBRARY.replace('self.grams.append(data["grams"])', 'raise KeyError("grams")')
+    Path("shop.py").write_text(deaf)
+    code, out, err = sgd("shop.yaml")
+    assert (code, out) == (1, "")
+    assert "Weights failed and hears no more" in err
+    assert files() == set()
+
+
 def test_nothing_but_the_table_in_the_way_is_replaced(sgd):
     Path("shop-table.json").write_text("mine")
     assert sgd("shop.yaml")[0] == 2

@@ -251,11 +251,12 @@ def _target(arguments: Namespace, plan: Plan) -> Path:
             raise NodeError(f"{target} is a folder", help="name a file with --out")
         if target.exists() and not arguments.overwrite:
             raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
-        if not os.access(target.parent, os.W_OK):
-            raise NodeError(f"cannot write to the folder {target.parent}", help="choose another --out")
+        probe = target.with_suffix(".json.tmp")  # where it is written first
+        probe.touch()
+        probe.unlink()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise NodeError(f"{str(target)[:60]} is no path for a file: {reason}", help="choose another --out") from error
+        raise NodeError(f"cannot write to {str(target)[:60]}: {reason}", help="choose another --out") from error
     return target
 
 
@@ -266,6 +267,9 @@ def _measure(plan: Plan, device: str, options: Mapping[str, Any], calibration: C
     with tempfile.TemporaryDirectory(prefix="sgd-calibrate-") as folder, redirect_stdout(sys.stderr):
         heard: list[Observer] = [calibration, Progress()]
         done = run(plan, out=folder, device=device, options=options, overwrite=True, observers=heard)
+    if any(warning.startswith(f"{type(calibration).__name__} failed") for warning in done.record["warnings"]):
+        say("error: not everything that was measured was heard; no table was written")
+        return FAILED
     if done.status == "interrupted":
         say("interrupted; no table was written")
         if done.stuck:

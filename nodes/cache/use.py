@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,11 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
     Raises:
         NodeError: If weight files are damaged.
     """
-    weights, name = model.weights, model.name("transformer")
-    known = weights.repository.kind != "bundled" and not random(model, run)
+    weights, name, known = model.weights, model.name("transformer"), None
+    if weights.repository.kind != "bundled" and not random(model, run):
+        # A plan does without weights, and without the rest of a download that broke off.
+        with suppress(NodeError) if run.planning else nullcontext():
+            known = fingerprint.of_weights(weights.repository.folder / name, weights.variant)
     loras: list[Any] = [t for t in model.transforms if t.kind == "lora" and t.component == name]
     active: dict[str, list[int]] = {}
     if branches is not None:
@@ -63,7 +66,7 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
         component=name,
         class_name=weights.repository.entry(name)[1],
         config=digest(model.config("transformer")),
-        weights=fingerprint.of_weights(weights.repository.folder / name, weights.variant) if known else None,
+        weights=known,
         adapters=tuple(f"{fingerprint.of_files([t.file])} x {t.scale:g}" for t in loras),
         adapted=len(loras),
         scheduler=step.scheduler or None,

@@ -330,3 +330,25 @@ def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file
         sgd.compile(file, inputs={"source": str(wan_folder), "lora": str(files[0])})
     [problem] = error.value.diagnostics
     assert (problem.code, problem.message) == ("unsupported", "model.lora cannot come after model.attention")
+
+
+def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
+    from sgd.nodes import schedule
+    from sgd.nodes.cache.fill import Use
+    from sgd.nodes.cache.use import of_descriptions, of_model
+
+    plan = schedule.make(model, steps=2)
+
+    def of(*chosen) -> Use:
+        value = model
+        for number, scale in chosen:
+            value = lora(run, value, str(files[number]), scale=scale)
+        return of_model(value, plan.steps[0], (0, 1), None, run)
+
+    found = [of(), of((0, 1.0)), of((0, 0.5)), of((1, 1.0)), of((0, 1.0), (1, 1.0)), of((1, 1.0), (0, 1.0))]
+    assert len({use.adapters for use in found}) == len(found)
+    assert [use.adapted for use in found] == [0, 1, 1, 1, 2, 2]
+    assert of((0, 1.0)) == found[1]
+    assert len({use.weights for use in found}) == 1
+    known = {"transforms": [["lora", "transformer"], ["lora", "transformer_2"], ["attention", "transformer"]]}
+    assert of_descriptions({"model": known}).adapted == 1

@@ -60,6 +60,7 @@ def waits(pair, gate, run=None):
 
 
 def test_schedules_known_ahead_wait_for_nothing(pair):
+    denoise(pair, None)  # what is made once and kept is made
     plain = waits(pair, None)
     for gate in (
         fora(HERE, every=1),
@@ -79,6 +80,7 @@ def test_schedules_known_ahead_wait_for_nothing(pair):
 
 def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair):
     run, gate = DirectRun(), dbcache(HERE, threshold=1e-9, warmup_steps=3)  # measures, and reuses nothing
+    denoise(pair, None)  # what is made once and kept is made
     plain = waits(pair, None)
     seen = waits(pair, gate, run)
     measured = sum(data["distance"] is not None for kind, data in run.events if kind == "gate")

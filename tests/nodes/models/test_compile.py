@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from direct import DirectRun, model_of
+from direct import BOTH, DirectRun, model_of
 from sgd.graph.node import NodeError
 from sgd.nodes.models import compile as module
 from sgd.nodes.models.attention import attention
@@ -61,6 +61,55 @@ def test_only_this_value_is_compiled(model, run, compiled, region):
     blocks = model.component("transformer").blocks
     assert all(block._compiled_call_impl is None for block in blocks)
     assert run.details["compile"] == f"{region}, max-autotune-no-cudagraphs"
+
+
+def test_every_size_is_compiled(model, run, compiled):
+    """torch by itself stops at the limit, and runs what comes then as it is."""
+    from torch._dynamo import config
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    value = compile(run, model)
+    value.acquire("transformer", run)
+    before, limit = (config.recompile_limit, config.fail_on_recompile_limit_hit), config.recompile_limit
+    seconds = 0.0
+    for batch in range(1, limit + 3):
+        predict(value, batch)
+        assert run.details["compile_seconds"] > seconds
+        seconds = run.details["compile_seconds"]
+    assert counters["stats"]["unique_graphs"] == limit + 2
+    with config.patch(accumulated_recompile_limit=limit + 3):
+        predict(value, batch=limit + 3)
+        with pytest.raises(NodeError, match=f"for {limit + 3} sizes") as error:
+            predict(value, batch=limit + 4)
+        assert "dynamic: true" in error.value.help
+    assert (config.recompile_limit, config.fail_on_recompile_limit_hit) == before
+
+
+@pytest.mark.parametrize(("dynamic", "clips", "anew"), [(False, 1, True), (True, 1, True), (True, 2, False)])
+def test_where_batched_guidance_ends(wan_folder, run, compiled, dynamic, clips, anew):
+    """Half as much comes in from there on: compiled anew, and said, unless it was compiled for any size (but 1)."""
+    from sgd.nodes import cfg, denoiser, latents, schedule, text
+    from sgd.nodes.cache.state import GateState
+
+    model = model_of(wan_folder)
+    value = compile(run, model, dynamic=dynamic)
+    value.acquire("transformer", run)
+    with torch.no_grad():
+        texts = text.encode(DirectRun(), BOTH, model, ["a red circle"], negative=["dark"], max_length=16)
+        now = latents.noise(model, width=32, height=32, frames=5, batch=clips, seed=list(range(clips)))
+        branches = cfg.split(texts, scale=5.0, stop=0.5, batched=True)
+        gates, seconds, names = GateState(), [0.0], []
+        for step in schedule.make(model, steps=4):
+            expected = denoiser.predict(model, now, step, branches, gates, DirectRun()).branches
+            made = denoiser.predict(value, now, step, branches, gates, run).branches
+            names.append(set(made))
+            for name, tensor in expected.items():
+                assert torch.allclose(made[name], tensor, rtol=0, atol=1e-5 * tensor.abs().max().item())
+            seconds.append(run.details["compile_seconds"])
+    assert names == [{"positive", "negative"}] * 2 + [{"positive"}] * 2
+    grew = [later > earlier for earlier, later in zip(seconds, seconds[1:], strict=False)]
+    assert grew == [True, False, anew, False]
 
 
 def test_with_measured_attention(model, run, compiled, monkeypatch):

@@ -24,7 +24,7 @@ HERE = Here("gate")
 
 def built(family, folder, layers):
     made = Pair(family, folder / family, layers)
-    made.files = [adapters(made.pipeline, folder, seed) for seed in (1, 2)]
+    made.file = adapters(made.pipeline, folder)
     return made
 
 
@@ -54,9 +54,9 @@ def acquired(value):
     return value
 
 
-def styled(pair, number=0, scale=0.7):
+def styled(pair, scale=0.7):
     """A value with adapters and an attention that rounds differently from the default."""
-    value = lora(DirectRun(), pair.model, str(pair.files[number]), scale=scale)
+    value = lora(DirectRun(), pair.model, str(pair.file), scale=scale)
     return acquired(value.transformed(Attention("transformer", ("_native_math",))))
 
 
@@ -73,7 +73,7 @@ def test_predicts_as_without_compiling(pair, counters):
 def test_values_of_one_source_do_not_see_each_other(pair, counters):
     """Compiled code belongs to the class of a block, which all values have in common; its guards tell them apart."""
     plain = pair.model
-    values = [plain, styled(pair), styled(pair, scale=-0.4), styled(pair, number=1)]
+    values = [plain, styled(pair), styled(pair, scale=-0.4)]
     compiled = [acquired(compile(DirectRun(), value)) for value in values]
     for _ in range(2):
         for value, same in zip(values, compiled, strict=True):

@@ -108,7 +108,7 @@ def _all_compiled() -> Iterator[None]:
         yield
     except FailOnRecompileLimitHit as error:
         raise NodeError(
-            f"torch has compiled this for {config.accumulated_recompile_limit} sizes, and compiles no more in a process",
+            f"torch has compiled this for {config.accumulated_recompile_limit} sizes, the most in one process",
             help="set `dynamic: true` of model.compile: one for all sizes",
         ) from error
     finally:

@@ -47,16 +47,19 @@ def parser() -> argparse.ArgumentParser:
         )
         libraries(to)
 
-    def running(to: argparse.ArgumentParser) -> None:
+    def device(to: argparse.ArgumentParser) -> None:
         to.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        to.add_argument(
+            "--trust-remote-code", action="store_true", help="let a model repository run its own Python code"
+        )
+
+    def running(to: argparse.ArgumentParser) -> None:
+        device(to)
         to.add_argument(
             "--weights",
             choices=["real", "dummy"],
             default="real",
             help="dummy: random weights of the model's size, for benchmarks and dry runs",
-        )
-        to.add_argument(
-            "--trust-remote-code", action="store_true", help="let a model repository run its own Python code"
         )
         to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
@@ -99,6 +102,16 @@ def parser() -> argparse.ArgumentParser:
     init.add_argument("source", metavar="SOURCE")
     init.add_argument("--out", metavar="FILE", help="where to write it (default: <model>.yaml here; - for stdout)")
     init.add_argument("--overwrite", action="store_true")
+
+    calibrate = command("calibrate", "measure a workflow's model and schedule, and write a table that cache gates take")
+    workflow(calibrate)
+    device(calibrate)
+    calibrate.add_argument("--prompts", metavar="FILE", help="texts to measure with, one on each line")
+    calibrate.add_argument("--input", default="prompt", metavar="NAME", help="the input that takes them (prompt)")
+    calibrate.add_argument("--order", type=int, default=4, metavar="N", help="order of the polynomials (4)")
+    calibrate.add_argument("--out", metavar="TABLE", help="where to write it (default: <name>-table.json here)")
+    calibrate.add_argument("--overwrite", action="store_true", help="replace a table that exists")
+    calibrate.add_argument("--json", action="store_true", help="print the table on stdout")
 
     doctor = command("doctor", "describe this machine: device, memory, libraries, attention backends, disk, hub")
     doctor.add_argument("--json", action="store_true")

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cli import DOES_NOT_FIT, DONE, FAILED, INTERRUPTED, WRONG
 from .compile import Checked, check, plan_of
@@ -18,6 +18,9 @@ from .library import Library, LibraryError, installed
 from .literals import Given
 from .node import NodeError
 from .source import Diagnostic, did_you_mean, render
+
+if TYPE_CHECKING:
+    from .plan import Plan
 
 
 def say(text: str) -> None:
@@ -135,9 +138,23 @@ def exec_(arguments: Namespace) -> int:
             say("kept: " + ", ".join(str(p) for p in done.written))
         if does_not_fit(done.error):
             say(" = help: a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much")
+            for line in lighter(plan, options(arguments, device), device):
+                say(f" = help: {line}")
             return DOES_NOT_FIT
         return FAILED
     return DONE
+
+
+def lighter(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
+    """What would make a run fit that did not, from a plan of it; nothing where it cannot be planned."""
+    from .device import memory_bytes
+    from .estimate import estimate
+
+    try:
+        found = estimate(plan, options=options, device=device, memory_bytes=memory_bytes(device))
+        return list(found["help"])
+    except Exception:
+        return []  # the failure itself was reported
 
 
 def process_start() -> float:
@@ -189,6 +206,9 @@ def plan_(arguments: Namespace) -> int:
     except NodeError as error:
         return wrong(str(error), error.help)
     print(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated))
+    if not arguments.json:
+        for line in estimated["help"]:
+            print(f"help: {line}")
     return DONE
 
 
@@ -289,6 +309,13 @@ def init_(arguments: Namespace) -> int:
         return wrong(f"cannot write {path}: {error.strerror}")
     say(f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`")
     return DONE
+
+
+def calibrate_(arguments: Namespace) -> int:
+    """`sgd calibrate`."""
+    from .calibrate import command
+
+    return command(arguments)
 
 
 def doctor_(arguments: Namespace) -> int:

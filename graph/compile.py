@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -215,12 +215,12 @@ def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]
 
 
 def compile_graph(
-    graph: Graph, known: Mapping[Ref, Any] | None = None
+    graph: Graph, known: Mapping[Ref, Any] | None = None, roots: Collection[str] = ()
 ) -> tuple[Graph, Mapping[str, set[tuple[Ref, str]]]]:
-    """Run the passes that follow the check, verifying the graph after each."""
+    """Run the passes that follow the check, verifying the graph after each. `roots`: see `prune`."""
     known = known or {}
     graph = replace(graph, constraints=())
-    graph = verify(prune(graph), "prune")
+    graph = verify(prune(graph, roots), "prune")
     graph = verify(parts(graph, known), "parts")
     graph = verify(hoist(graph), "hoist")
     graph = verify(merge(graph), "merge")
@@ -228,12 +228,18 @@ def compile_graph(
     return verify(order(graph, needs), "order", ordered=True), needs
 
 
-def plan_of(checked: Checked, library: Library) -> Plan:
-    """The plan of a file that was checked without errors."""
+def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> Plan:
+    """The plan of a file that was checked without errors.
+
+    Args:
+        checked: What checking it found.
+        library: Node types.
+        roots: Paths of calls: only these run, and what they need. None for the whole file.
+    """
     graph, document = checked.graph, checked.document
     assert graph is not None
     assert document is not None
-    compiled, needs = compile_graph(graph, checked.known)
+    compiled, needs = compile_graph(graph, checked.known, roots)
     names = {item.id: _kind(item) for item, _ in graph.walk()} | {p: n for p, n, _ in graph.composites}
     return Plan(
         name=graph.name,

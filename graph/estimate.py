@@ -1,7 +1,8 @@
 """What a plan would do: its own nodes, run on meta tensors for two turns of each loop, metered.
 
 A library says how through its attribute `planning`, a module with `SUBSTITUTES` (functions that stand in for
-some node types) and `meter(run)`, a context manager whose object counts operations and memory (`take()`).
+some node types) and `meter(run)`, a context manager whose object counts operations and memory (`take()`). Its
+attribute `lighter(estimate)` tells what would make a plan fit that does not.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from .context import Context
 from .events import Observer, Observers
 from .execute import Executor
-from .ir import Call, Loop
+from .ir import Call, Loop, Ref
 from .observers.profile import described
 from .plan import CallStep, Plan, after_effects
 from .run import runtimes
@@ -33,6 +34,7 @@ class Counter(Observer):
         self.loops: list[str] = []
         self.rows: dict[str, dict[str, Any]] = {}
         self.components: dict[tuple[str, str], dict[str, Any]] = {}
+        self.held: dict[tuple[str, str], int] = {}
         self.warnings: list[str] = []
         self.peak = 0
         self.shares: dict[str, list[float]] = {}
@@ -44,6 +46,12 @@ class Counter(Observer):
     def loop_finished(self, loop: Loop) -> None:
         self.loops.pop()
 
+    def part_acquired(self, holder: Ref, part: str, seconds: float) -> None:
+        self.held[holder.node, part] = self.held.get((holder.node, part), 0) + 1
+
+    def part_released(self, holder: Ref, part: str) -> None:
+        self.held[holder.node, part] -= 1
+
     def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
         self.peak = max(self.peak, self.take()["peak_bytes"])
 
@@ -54,6 +62,7 @@ class Counter(Observer):
         self.around[call.id] = list(self.loops)
         row["flops"].append(taken["flops"])
         row["peak_bytes"] = max(row["peak_bytes"], taken["peak_bytes"])
+        row["components"] = sorted(part for part, count in self.held.items() if count)
         row["outputs"] = [described(port, value) for port, value in outputs.items() if value is not None]
 
     def detail(self, call: Call | None, values: Mapping[str, Any]) -> None:
@@ -104,7 +113,8 @@ def estimate(
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all turns, peak bytes, outputs),
-        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`.
+        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines that say what would
+        make it fit, if it does not.
 
     Raises:
         NodeFailed: If a node cannot do what it is asked, before any weight is loaded.
@@ -112,7 +122,8 @@ def estimate(
     substitutes: dict[str, Callable[..., Any]] = {}
     with ExitStack() as stack:
         observers = Observers([])
-        context = Context(Path(gettempdir()), observers, "meta", options, planning=True)
+        known = {**(options or {}), "memory_bytes": memory_bytes}
+        context = Context(Path(gettempdir()), observers, "meta", known, planning=True)
         stack.enter_context(runtimes(plan, context))
         take: Callable[[], Mapping[str, int]] = _nothing
         for module in plan.libraries:
@@ -124,7 +135,7 @@ def estimate(
         context.observer = counter
         Executor(plan, context, counter, turns=TURNS, substitutes=substitutes, skip=after_effects(plan)).execute()
     peak = counter.peak
-    return {
+    found: dict[str, Any] = {
         "workflow": plan.name,
         "device": device,
         "nodes": [_row(step.call, counter) for step, _ in plan.walk() if isinstance(step, CallStep)],
@@ -134,7 +145,11 @@ def estimate(
         "memory_bytes": memory_bytes,
         "fits": peak <= memory_bytes if memory_bytes else None,
         "warnings": [*plan.warnings, *counter.warnings],
+        "help": [],
     }
+    if found["fits"] is False:
+        found["help"] = [line for m in plan.libraries if hasattr(m, "lighter") for line in m.lighter(found)]
+    return found
 
 
 def _row(call: Call, counter: Counter) -> dict[str, Any]:
@@ -149,6 +164,7 @@ def _row(call: Call, counter: Counter) -> dict[str, Any]:
         "parameters": sum(own),
         "flops": counter.flops(call.id) if ran else 0,
         "peak_bytes": row["peak_bytes"],
+        "components": [list(part) for part in row.get("components", ())],
         "detail": row["detail"],
         "outputs": row["outputs"],
     }

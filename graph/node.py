@@ -187,6 +187,7 @@ class NodeType:
     check: Callable[..., Iterable[Problem]] | None = None
     renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None
     notes: Callable[[], Mapping[str, str]] | None = None
+    own: Callable[..., Iterable[str]] | None = None
     library: str = field(default="", compare=False)
 
     @property
@@ -214,6 +215,7 @@ def node(
     check: Callable[..., Iterable[Problem]] | None = None,
     renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None,
     notes: Callable[[], Mapping[str, str]] | None = None,
+    own: Callable[..., Iterable[str]] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a node type of a typed function.
 
@@ -228,6 +230,8 @@ def node(
         renames: `renames(**known) -> {parameter: {part: name}}`: what parts of the output are called in a parameter
             that is passed on (`Passes`), where that is another name. Parts that are left out keep theirs.
         notes: `notes()`: what this machine has for the node, by name, for `sgd nodes NAME`. Without heavy imports.
+        own: `own(**known)`: parts that the output holds by itself, apart from the parameter it shares its other
+            parts with (`Shares`).
 
     Raises:
         TypeError: If the signature is not one of a node.
@@ -274,6 +278,7 @@ def node(
             check,
             renames,
             notes,
+            own,
         )
         return function
 

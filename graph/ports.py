@@ -50,7 +50,7 @@ class Type:
         if self.kind == "list":
             return f"list[{self.item}]"
         if self.kind == "enum":
-            return " | ".join(map(str, self.choices))
+            return " | ".join(c if isinstance(c, str) else show(c) for c in self.choices)
         return self.name if self.kind in ("port", "var") else self.kind
 
     @property
@@ -145,8 +145,8 @@ def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) ->
     """Whether a value of type `source` may be given where `target` is expected.
 
     Ints are floats; strings are paths; a scalar is taken for a list of one; an enumeration takes an
-    enumeration whose choices are all its own; a type variable takes anything, but the same everywhere
-    (`bound` collects what it was).
+    enumeration whose choices are all its own, and a bool where true and false are choices; a type variable
+    takes anything, but the same everywhere (`bound` collects what it was).
     """
     if "unknown" in (target.kind, source.kind) or source.kind == "null":
         return True
@@ -168,11 +168,17 @@ def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) ->
             return issubclass(source.cls, target.cls)
         return source.kind == "port" and source.name == target.name
     if target.kind == "enum":
-        return source.kind == "enum" and set(source.choices) <= set(target.choices)
+        wanted = source.choices if source.kind == "enum" else (False, True) if source.kind == "bool" else None
+        return wanted is not None and all(_chosen(choice, target.choices) for choice in wanted)
     if target.kind == "str":
         return source.kind == "str" or (source.kind == "enum" and all(isinstance(c, str) for c in source.choices))
     widened = {"float": ("float", "int"), "path": ("path", "str")}
     return source.kind in widened.get(target.kind, (target.kind,))
+
+
+def _chosen(value: Any, choices: Iterable[Any]) -> bool:
+    """Whether a value is one of the choices; `true` is not 1."""
+    return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in choices)
 
 
 def type_of(value: Any) -> Type:
@@ -218,7 +224,7 @@ def misfit(type: Type, value: Any) -> str | None:
                 return problem
         return None
     if type.kind == "enum":
-        if isinstance(value, bool) or value not in type.choices:
+        if not _chosen(value, type.choices):
             return f"{show(value)} is none of {', '.join(show(c) for c in type.choices)}"
         return None
     if type.kind == "float" and isinstance(value, int) and abs(value) > sys.float_info.max:

@@ -205,6 +205,8 @@ def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
     if problem and context and context.line != problem.line:
         related = (Related(error.context or "began here", _point(source, context.line, context.column)),)
     help = None
+    if "nesting depth" in message:  # PyYAML 6.0.4 and newer end at 1000 by themselves
+        message = f"nested more than {MAX_DEPTH} deep"
     if "cannot start any token" in message:
         message = "a tab cannot indent" if character == "\t" else f"text cannot begin with `{character}`"
         help = "indent with spaces" if character == "\t" else "put the text in quotes"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
+
+if TYPE_CHECKING:
+    from ..graph.calibrate import Calibration
 
 NODE_MODULES = (
     "models.load",
     "models.lora",
     "models.attention",
+    "models.offload",
     "models.compile",
     "models.expert",
     "text",
@@ -29,6 +33,7 @@ NODE_MODULES = (
     "cache.dbcache",
     "cache.teacache",
     "cache.custom",
+    "cache.library",
 )
 
 
@@ -59,11 +64,25 @@ def report(record: Mapping[str, Any]) -> str:
     return report(record)
 
 
+def lighter(estimate: Mapping[str, Any]) -> list[str]:
+    """What would make a plan fit the device that does not, for `sgd plan` and runs that failed for want of memory."""
+    from .advice import advice_for
+
+    return advice_for(estimate)
+
+
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
     from .initial import starter
 
     return starter(source)
+
+
+def calibrate(order: int) -> Calibration:
+    """What `sgd calibrate` measures: the tables of cache gates, with polynomials of this order."""
+    from .cache.calibrate import Measurements
+
+    return Measurements(order)
 
 
 __all__ = [
@@ -74,7 +93,9 @@ __all__ = [
     "Run",
     "Shares",
     "State",
+    "calibrate",
     "doctor",
+    "lighter",
     "node",
     "planning",
     "report",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..graph.node import NodeError, Problem, Reads, Run, node
 from .cache.gate import Gate
 from .cache.resolve import GateProblem, Place, resolve
 from .cache.state import GateState
+from .cache.table import are_put_aside, problem
+from .cache.use import of_descriptions
 from .families import by_name
 from .lazy import lazy
 from .models.model import Model
@@ -17,6 +20,9 @@ from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
     import torch
+
+    from .cache.measure import Metered
+    from .cache.state import Opened
 else:
     torch = lazy("torch")
 
@@ -48,7 +54,7 @@ def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
     described, model = known.get("gate") or {}, known.get("model") or {}
     gates: list[Gate] = described.get("gates") or ([described["gate"]] if "gate" in described else [])
     family = by_name(model.get("family"))
-    if family is None or not gates:
+    if family is None or not gates or are_put_aside():
         return
     # How many steps each of two chosen models or gates gets is known when the schedule is.
     steps = None if model.get("chosen") or described.get("chosen") else known.get("step", {}).get("steps")
@@ -57,11 +63,15 @@ def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
     place = Place(
         family, model.get("configs", {}), model.get("source"), steps, named, tuple(size[:2]) if size else None, given
     )
+    if any(gate.table for gate in gates):
+        place = replace(place, use=of_descriptions(known))
     for gate in gates:
+        if problem(gate.table) is not None:
+            continue  # the gate says so itself
         try:
             resolve(gate, place)
-        except GateProblem as problem:
-            yield Problem(problem.code, "gate", str(problem), problem.help)
+        except GateProblem as found:
+            yield Problem(found.code, "gate", str(found), found.help)
     if model.get("compiled_whole") and any(gate.active for gate in gates):
         message = "a gate cannot reach the blocks of a transformer that is compiled whole"
         yield Problem("unsupported", "gate", message, "set `region: blocks` of model.compile")
@@ -109,8 +119,10 @@ def predict(
     texts = {name: _text(getattr(conditioning, name), name, batch) for name in branches.active(step)}
     pictures = None if image is None else {name: spread(t, batch, "image") for name, t in image.tensors.items()}
     transformer = model.component("transformer")
-    opened = None
-    if gate is not None and gate.active:
+    opened: Opened | Metered | None = None
+    if run.options.get("calibrate") and not run.planning:
+        opened = state.measure(model, transformer, step, latents.size, run)
+    elif gate is not None and gate.active:
         opened = state.open(gate, model, transformer, step, branches, latents.size, image is not None, run)
 
     def evaluate(names: Sequence[str], noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..graph.node import Run
+from . import forms
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,14 @@ class Meter:
         self.live += size
         self.peak = max(self.peak, self.live)
 
+    def exempt(self, tensor: torch.Tensor) -> None:
+        """Do not count the storage of a tensor on the meta device, whatever is done with it."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if tensor.device.type == "meta" and key not in self._storages:
+            self._storages[key] = 0
+            self._finalizers[key] = weakref.finalize(storage, self._freed, key)
+
     def close(self) -> None:
         """Stop counting; storages that live on are no longer watched."""
         for finalizer in self._finalizers.values():
@@ -113,15 +122,65 @@ def meter(run: Run) -> Iterator[Meter]:
         counter.close()
 
 
+class Attempt:
+    """Something done on the meta device that may be undone; made by `attempt`.
+
+    Attributes:
+        live: Bytes that were live before.
+        above: The most bytes that were live beside them.
+    """
+
+    def __init__(self, counter: Meter) -> None:
+        self._counter = counter
+        self._flops, self.live, self._peak = counter.flops, counter.live, counter.peak
+        self.above = 0
+
+    def undo(self) -> None:
+        """Count it as not done, right after it. What it made should be gone: it counts as live as long as it is."""
+        self._counter.flops, self._counter.peak = self._flops, self._peak
+
+
 @contextmanager
-def building() -> Iterator[Callable[[torch.nn.Module], None]]:
-    """Build a module without counting how; call what is yielded with it, to count what it holds."""
+def attempt() -> Iterator[Attempt]:
+    """Do something on this thread that may turn out to take too much memory."""
+    counter = _METER.get() or Meter()  # without one, nothing is counted
+    made = Attempt(counter)
+    counter.peak = counter.live
+    try:
+        yield made
+    finally:
+        made.above = counter.peak - made.live
+        counter.peak = max(counter.peak, made._peak)
+
+
+def live_bytes() -> int:
+    """Bytes that are live in the plan being traced on this thread."""
+    counter = _METER.get()
+    return 0 if counter is None else counter.live
+
+
+@contextmanager
+def building() -> Iterator[Callable[..., None]]:
+    """Build a module without counting how; call what is yielded with it, to count what it holds.
+
+    With a number of bytes as well, that many are counted in place of its tensors, as long as the module lives.
+    """
     counter = _METER.get()
 
-    def count(module: torch.nn.Module) -> None:
-        if counter is not None:
-            for tensor in (*module.parameters(), *module.buffers()):
+    def count(module: torch.nn.Module, resident: int | None = None) -> None:
+        if counter is None:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            if resident is None:
                 counter.hold(tensor)
+            else:
+                counter.exempt(tensor)
+        if resident is not None:
+            import torch
+
+            place = torch.empty(resident, dtype=torch.uint8, device="meta")
+            counter.hold(place)
+            weakref.finalize(module, _keep, place).atexit = False
 
     if counter is not None:
         counter.paused += 1
@@ -132,40 +191,57 @@ def building() -> Iterator[Callable[[torch.nn.Module], None]]:
             counter.paused -= 1
 
 
+def _keep(place: torch.Tensor) -> None:
+    """Called when a module is gone; until then its finalizer keeps `place` alive."""
+
+
 @contextmanager
 def alike(owner: Any, name: str) -> Iterator[None]:
     """Trace a method once for each shape it is given: further calls add what the first one cost.
 
-    For a pure function of one tensor, called hundreds of times for tiles of few shapes.
+    For a function of tensors that changes nothing but lists it is given (caches of frames that went before), called
+    hundreds of times for tiles and chunks of few shapes.
 
     Args:
         owner: The object whose method it is; put back at the end.
         name: Name of the method.
     """
-    original = getattr(owner, name)
-    seen: dict[Any, tuple[Any, int, int]] = {}
+    original, own = getattr(owner, name), vars(owner).get(name)
+    seen: dict[Any, tuple[Any, list[Any], int, int]] = {}
 
-    def traced(given: torch.Tensor) -> Any:
-        counter, key = _METER.get(), (given.shape, given.dtype)
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        counter = _METER.get()
         if counter is None:
-            return original(given)
+            return original(*args, **kwargs)
+        lists = [value for value in (*args, *kwargs.values()) if isinstance(value, list)]
+        key = (tuple(map(forms.form, args)), tuple((word, forms.form(value)) for word, value in kwargs.items()))
         if key not in seen:
             flops, live, peak = counter.flops, counter.live, counter.peak
             counter.peak = live
-            made = original(given)
-            seen[key] = (made.shape, counter.flops - flops, counter.peak - live)
+            made = original(*args, **kwargs)
+            seen[key] = (
+                forms.form(made),
+                [forms.form(changed) for changed in lists],
+                counter.flops - flops,
+                counter.peak - live,
+            )
             counter.peak = max(counter.peak, peak)
             return made
-        shape, flops, above = seen[key]
+        form, after, flops, above = seen[key]
         counter.flops += flops
         counter.peak = max(counter.peak, counter.live + above)
-        return given.new_empty(shape)
+        for changed, entries in zip(lists, after, strict=True):
+            changed[:] = forms.formed(entries)
+        return forms.formed(form)
 
     setattr(owner, name, traced)
     try:
         yield
     finally:
-        delattr(owner, name)
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
 
 
 @contextmanager

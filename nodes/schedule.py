@@ -142,7 +142,7 @@ def make(
     entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
     whole = tuple(map(float, timesteps))
     made = tuple(
-        Step(index, len(timesteps), sigma, float(timestep), value, training, whole)
+        Step(index, len(timesteps), sigma, float(timestep), value, training, whole, name)
         for index, (sigma, timestep, value) in enumerate(entries)
     )
     return Schedule(made, name, config, arguments)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.node import NodeError, Problem, Reads, node
+from ..graph.node import NodeError, Problem, Reads, Run, node
+from . import tiling as tiles
 from .families import Configs
 from .models.model import Model
+from .tiling import Tiling
 from .values import Frames, Latents, Size
+
+if TYPE_CHECKING:
+    import torch
+
+UNHEARD = Run()  # for calls outside of any run
 
 
 def _check_decode(**known: Any) -> Iterator[Problem]:
@@ -24,25 +30,34 @@ def _describe_frames(**known: Any) -> dict[str, Any]:
 
 
 @node("vae.decode", describe=_describe_frames, check=_check_decode)
-def decode(model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: bool = False) -> Frames:
+def decode(
+    model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: Tiling = "auto", run: Run = UNHEARD
+) -> Frames:
     """Decode latents into frames, as the family's diffusers pipeline does.
 
     Args:
         model: A loaded model; only its VAE is used.
         latents: Normalised latents of this model, denoised.
-        tiling: Decode tile by tile: less memory, slower, and slightly different where tiles overlap.
+        tiling: Decode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
+            with a warning, only if the whole would not fit in what the device has free, as a plan counts it. True
+            and false are `on` and `off`.
 
     Returns:
         Frames in [0, 1], float32, [B, F, H, W, 3].
 
     Raises:
         NodeError: If the latents are of another family, or the VAE cannot work in tiles.
+        DoesNotFit: If the device has too little memory for it.
     """
     for problem in _check_decode(latents={"family": latents.family}, model={"family": model.family.name}):
         raise NodeError(problem.message)
-    with _tiling(model.component("vae"), tiling):
-        tensor = model.family.unpack(latents.tensor, latents.size, _configs(model))
-        return Frames(model.family.decode(model, tensor))
+    size = latents.size
+
+    def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
+        return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
+
+    pixels = len(latents.tensor) * size.frames * size.height * size.width
+    return Frames(tiles.work(run, model, latents.tensor, pixels, work, tiling=tiling, what="decoding"))
 
 
 def _describe_latents(**known: Any) -> dict[str, Any]:
@@ -51,45 +66,38 @@ def _describe_latents(**known: Any) -> dict[str, Any]:
 
 
 @node("vae.encode", describe=_describe_latents)
-def encode(model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: bool = False) -> Latents:
+def encode(
+    model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: Tiling = "auto", run: Run = UNHEARD
+) -> Latents:
     """Encode frames into latents: the mode of the VAE's distribution, normalised.
 
     Args:
         model: A loaded model; only its VAE is used.
         frames: Frames in [0, 1], [B, F, H, W, 3], of a size the model can make.
-        tiling: Encode tile by tile: less memory, slower, and slightly different where tiles overlap.
+        tiling: Encode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
+            with a warning, only if the whole would not fit in what the device has free, as a plan counts it. True
+            and false are `on` and `off`.
 
     Returns:
         Latents in the layout of the transformer, float32.
 
     Raises:
         NodeError: If the frames are of a size the model cannot make, or the VAE cannot work in tiles.
+        DoesNotFit: If the device has too little memory for it.
     """
-    _, count, height, width, _ = frames.tensor.shape
+    batch, count, height, width, _ = frames.tensor.shape
     size = Size(width, height, count)
     made = model.family.size(width, height, count, _configs(model))
     if made != size:
         raise NodeError(f"frames of {size} are none of this model's sizes", help=f"the next one down is {made}")
-    with _tiling(model.component("vae"), tiling):
-        tensor = model.family.pack(model.family.encode(model, frames.tensor))
-        return Latents(tensor, model.family.name, size)
+
+    def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
+        return model.family.pack(model.family.encode(model, tensor))
+
+    pixels = batch * count * height * width
+    tensor = tiles.work(run, model, frames.tensor, pixels, work, tiling=tiling, what="encoding")
+    return Latents(tensor, model.family.name, size)
 
 
 def _configs(model: Model) -> Configs:
     return {part: model.config(part) for part in ("vae", "transformer")}
-
-
-@contextmanager
-def _tiling(vae: Any, wanted: bool) -> Iterator[None]:
-    """Set tiling for one call and put it back: the VAE is shared by everything that uses the model."""
-    if not hasattr(vae, "use_tiling"):
-        if wanted:
-            raise NodeError("this model's VAE cannot work tile by tile", help="leave `tiling` out")
-        yield
-        return
-    before = vae.use_tiling
-    vae.use_tiling = wanted
-    try:
-        yield
-    finally:
-        vae.use_tiling = before

@@ -89,6 +89,7 @@ class Step(Port):
         value: 0-dimensional tensor, the scheduler's own timestep, on the device of the run.
         train_timesteps: Length of the training scale.
         schedule: Timesteps of all steps of the schedule, on the training scale.
+        scheduler: Name of the scheduler's class in diffusers; empty if it is not known.
     """
 
     index: int
@@ -98,6 +99,7 @@ class Step(Port):
     value: torch.Tensor = field(compare=False, repr=False)
     train_timesteps: int = 1000
     schedule: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    scheduler: str = field(default="", compare=False, repr=False)
 
     def facts(self) -> dict[str, Any]:
         return {"step": self.index, "sigma": self.sigma, "timestep": self.timestep}

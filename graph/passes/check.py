@@ -120,7 +120,8 @@ def _maker(arg: Arg, known: Types) -> tuple[str, Span | None]:
 def _redeclare(source: Source, expected: Type) -> str | None:
     if not isinstance(source, Input) or expected.is_port:
         return None
-    declaration = f"enum: [{', '.join(map(str, expected.choices))}]" if expected.kind == "enum" else f"type: {expected}"
+    choices = [str(choice) for choice in expected.choices if not isinstance(choice, bool)]  # no input has those
+    declaration = f"enum: [{', '.join(choices)}]" if expected.kind == "enum" else f"type: {expected}"
     return f"declare input `{source.name}` as `{declaration}`"
 
 

@@ -166,21 +166,24 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
                 continue
             found = roots(item.args[name], parts, items, renamed)
             if found:
-                result.setdefault(item.id, set()).update(found, origins(found, items, renamed))
+                result.setdefault(item.id, set()).update(found, origins(found, items, renamed, descriptions))
     return result
 
 
 def origins(
-    found: Iterable[tuple[Ref, str]], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+    found: Iterable[tuple[Ref, str]],
+    items: Mapping[str, Item],
+    renamed: Mapping[str, Mapping[str, Names]],
+    descriptions: Mapping[Ref, Any],
 ) -> set[tuple[Ref, str]]:
-    """What the values of `found` hold their parts together with, at the far end (`Shares`)."""
+    """What the values of `found` hold their parts together with, at the far end (`Shares`, but for `own` parts)."""
     ends: set[tuple[Ref, str]] = set()
     work = list(found)
     while work:
         ref, part = work.pop()
         maker = items[ref.node]
         further: set[tuple[Ref, str]] = set()
-        if isinstance(maker, Call):
+        if isinstance(maker, Call) and part not in _own(maker, descriptions):
             for name, arg in maker.args.items():
                 if maker.type.inputs[name].shares:
                     further |= roots(arg, {part}, items, renamed)
@@ -188,3 +191,10 @@ def origins(
         if not further:
             ends.add((ref, part))
     return ends
+
+
+def _own(call: Call, descriptions: Mapping[Ref, Any]) -> frozenset[str]:
+    """Parts that the output of a call holds by itself."""
+    if call.type.own is None:
+        return frozenset()
+    return frozenset(call.type.own(**known_arguments(call, descriptions)))

@@ -1,8 +1,8 @@
-"""prune: leave out what no output and no effect needs."""
+"""prune: leave out what no output and no effect needs, or what some calls do not need."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from ..ir import Arg, Call, Graph, Item, Loop, Ref, leaves
@@ -13,17 +13,20 @@ def live(graph: Graph) -> set[str]:
     return reached(graph)[0]
 
 
-def reached(graph: Graph) -> tuple[set[str], set[tuple[str, str]]]:
+def reached(graph: Graph, roots: Collection[str] = ()) -> tuple[set[str], set[tuple[str, str]]]:
     """The items that run, and the ports of loops that are read.
 
-    What a loop yields but nothing reads keeps nothing alive if the loop maps; carried state is always read.
+    What a loop yields but nothing reads keeps nothing alive if the loop maps; carried state is always read. With
+    `roots`, calls by path, only these and what they need run.
     """
     items = {item.id: item for item, _ in graph.walk()}
     loops = {item.id: around for item, around in graph.walk()}
     needed: set[str] = set()
     read: set[tuple[str, str]] = set()
-    work: list[Ref | str] = [item.id for item in items.values() if isinstance(item, Call) and item.type.effect]
-    work += _refs(graph.outputs.values())
+    work: list[Ref | str] = list(roots)
+    if not roots:
+        work += [item.id for item in items.values() if isinstance(item, Call) and item.type.effect]
+        work += _refs(graph.outputs.values())
     while work:
         entry = work.pop()
         id = entry if isinstance(entry, str) else entry.node
@@ -48,9 +51,12 @@ def _refs(args: Iterable[Arg]) -> list[Ref | str]:
     return [leaf for arg in args for leaf in leaves(arg.source) if isinstance(leaf, Ref)]
 
 
-def prune(graph: Graph) -> Graph:
-    """The graph without the items that nothing needs, and without a map's outputs that nothing reads."""
-    needed, read = reached(graph)
+def prune(graph: Graph, roots: Collection[str] = ()) -> Graph:
+    """The graph without the items that nothing needs, and without a map's outputs that nothing reads.
+
+    With `roots`, calls by path, it is what these need, and has no outputs.
+    """
+    needed, read = reached(graph, roots)
 
     def level(graph: Graph) -> Graph:
         items: dict[str, Item] = {}
@@ -67,4 +73,4 @@ def prune(graph: Graph) -> Graph:
                 items[id] = item
         return replace(graph, items=items)
 
-    return level(graph)
+    return level(replace(graph, outputs={}) if roots else graph)

@@ -47,7 +47,7 @@ class Decider:
     Args:
         gate: A resolved gate.
         steps: Number of steps of the component; masks and limits are over these.
-        branch: Name of the branch, for tables that have one per branch.
+        branch: Name of the branch, or names in one batch joined by +, for tables that have one per branch.
     """
 
     def __init__(self, gate: Gate, steps: int, branch: str = "positive") -> None:
@@ -131,10 +131,11 @@ class Decider:
 
 
 def table_of(gate: Gate, branch: str) -> tuple[float, ...] | None:
-    """The ratios of a branch; those of the positive one where the table has one for all."""
+    """The ratios of a branch, or of the first in a batch; those of the positive one where the table has one for all."""
     if gate.ratios is None:
         return None
-    return gate.ratios.get(branch, gate.ratios.get("positive"))
+    names = (branch, branch.partition("+")[0], "positive")
+    return next((gate.ratios[name] for name in names if name in gate.ratios), None)
 
 
 def known_ahead(gate: Gate) -> bool:

@@ -96,8 +96,9 @@ class Engine:
         known = self._known(branch)
         count = len(self.gated.stacks) if self.gated is not None else 1
         order = self.gate.order
-        name = branch.partition("+")[0]
-        return [Track(Decider(self.gate, self.steps, name), known, Taylor(order), Taylor(order)) for _ in range(count)]
+        return [
+            Track(Decider(self.gate, self.steps, branch), known, Taylor(order), Taylor(order)) for _ in range(count)
+        ]
 
     def _known(self, branch: str) -> dict[int, Decision] | None:
         """The decisions of a branch, where they are known ahead."""
@@ -108,22 +109,22 @@ class Engine:
         return self._schedule(branch)
 
     def _schedule(self, branch: str) -> dict[int, Decision] | None:
-        active, name = self.indices[branch], branch.partition("+")[0]
+        active = self.indices[branch]
         if not known_ahead(self.gate):
             return None
         if self.gate.signal not in ("time", "time_projection"):
-            return schedule(self.gate, self.steps, name, active)
+            return schedule(self.gate, self.steps, branch, active)
         if self.distances is None:
             return None
         pairs = list(pairwise(active))
         found = dict(zip(pairs, self.distances(pairs), strict=True))
-        return schedule(self.gate, self.steps, name, active, lambda before, now: found[before, now])
+        return schedule(self.gate, self.steps, branch, active, lambda before, now: found[before, now])
 
     def digits(self, branch: str) -> str:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         known = self._schedule(branch)
         if known is None:
-            return outlook(self.gate, self.steps, branch.partition("+")[0], self.indices[branch])
+            return outlook(self.gate, self.steps, branch, self.indices[branch])
         return "".join(str(int(decision.computed)) for decision in known.values())
 
     def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:
@@ -131,3 +132,6 @@ class Engine:
         for number, track in enumerate(self.tracks.get(branch, [])):
             if index in track.taken:
                 yield number, track.taken[index]
+
+    def close(self) -> None:
+        """Nothing is kept but by this object."""

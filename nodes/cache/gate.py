@@ -118,7 +118,7 @@ class Gate(Port):
 
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": self.kind}
-        for name in ("signal", "rule", "threshold", "order", "front", "back"):
+        for name in ("signal", "rule", "threshold", "order", "front", "back", "table"):
             value = getattr(self, name)
             if value not in (None, 0, "none"):
                 found[name] = value

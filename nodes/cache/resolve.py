@@ -11,9 +11,11 @@ from typing import Any, Literal
 
 from ..families.base import Family
 from . import coefficients, ratios
+from .fill import UNKNOWN, Use, filled
 from .gate import SIGNALS, Gate
 from .known import S, by_size
 from .masks import mask_of
+from .table import TableProblem
 
 FEW_BLOCKS = 16
 FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig
@@ -40,6 +42,7 @@ class Place:
         component: The component's name in the repository.
         size: Width and height of what is made, in pixels; None if they are not known.
         image: Whether the model is given an image.
+        use: What a table is compared with.
     """
 
     family: Family
@@ -49,6 +52,7 @@ class Place:
     component: str = "transformer"
     size: tuple[int, int] | None = None
     image: bool = False
+    use: Use = UNKNOWN
 
     @property
     def identified(self) -> bool:
@@ -73,8 +77,12 @@ def resolve(gate: Gate, place: Place) -> Gate:
     Raises:
         GateProblem: If it cannot work there.
     """
-    if not gate.active or gate.kind == "library":
+    if not gate.active:
         return gate
+    if gate.kind == "library":
+        from .library_options import settled
+
+        return settled(gate, place)
     if gate.signal == "auto":
         gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
     _signal(gate, place)
@@ -134,9 +142,12 @@ def _spans(gate: Gate, place: Place) -> Gate:
 
 
 def _published(gate: Gate, place: Place) -> Gate:
-    """Fill in coefficients and ratios that were published for the model."""
+    """Fill in coefficients and ratios of a table, or those that were published for the model."""
     if gate.table is not None:
-        return gate
+        try:
+            return filled(gate, place.use)
+        except TableProblem as problem:
+            raise GateProblem("bad-value", str(problem), problem.help) from problem
     if gate.rule == "polynomial" and gate.coefficients is None:
         return _polynomial(gate, place)
     if gate.rule == "magnitude" and gate.ratios is None:

@@ -181,10 +181,15 @@ class Gated:
             stack.track, stack.index = track, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        modules = self.transformer._modules
-        own = {name: modules[name] for name in self.stand_ins}
-        modules.update(self.stand_ins)
-        try:
-            return self.transformer(*args, **kwargs)
-        finally:
-            modules.update(own)
+        return exchanged(self.transformer, self.stand_ins, *args, **kwargs)
+
+
+def exchanged(transformer: Any, stand_ins: Mapping[str, torch.nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """Call a transformer while some of its children are others, of the same names."""
+    modules = transformer._modules
+    own = {name: modules[name] for name in stand_ins}
+    modules.update(stand_ins)
+    try:
+        return transformer(*args, **kwargs)
+    finally:
+        modules.update(own)

@@ -6,20 +6,27 @@ State belongs to the run of the loop, the predict node, the component of the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import NodeError, Run, State
 from ..models.model import Model
 from ..values import Branches, Size, Step
 from .decide import Decision
-from .gate import Gate
+from .gate import Gate, Signal
 from .resolve import GateProblem, Place, resolve
+from .table import shown
 
 if TYPE_CHECKING:
     import torch
 
     from .engine import Engine
+    from .library_engine import LibraryEngine, Taken
+    from .measure import Meter, Metered
+    from .stack import Track
+
+    Working = Engine | LibraryEngine
 
 Call = Callable[[Any], "torch.Tensor"]
 
@@ -28,7 +35,8 @@ class GateState(State):
     """The gates of one run of a loop, one for each component that the loop's model had."""
 
     def __init__(self) -> None:
-        self.gates: dict[str, tuple[Gate, Engine]] = {}
+        self.gates: dict[str, tuple[Gate, Working]] = {}
+        self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
     def open(
@@ -59,6 +67,20 @@ class GateState(State):
             self.gates[component] = held
         return Opened(held[1], gate.name, component, window.index(step.index), step, run)
 
+    def measure(self, model: Model, transformer: Any, step: Step, size: Size, run: Run) -> Metered:
+        """The model's transformer at one step, computed and measured; no gate is at work.
+
+        Raises:
+            NodeError: If what is measured would say nothing of the model.
+        """
+        from .measure import Metered
+
+        component = model.name("transformer")
+        window = tuple(range(step.count)) if model.steps is None else model.steps
+        if component not in self.meters:
+            self.meters[component] = _meter(model, transformer, step, window, size, run)
+        return Metered(self.meters[component], window.index(step.index), step, run)
+
     def end(self) -> None:
         for component in list(self.gates):
             self._close(component)
@@ -66,38 +88,48 @@ class GateState(State):
     def _close(self, component: str) -> None:
         """Say what a gate did in all, and forget it."""
         held = self.gates.pop(component, None)
-        if held is None or self.run is None or self.run.planning:
+        if held is None:
             return
-        (gate, engine), run = held, self.run
-        ended = reused_any = False
-        decisions: list[Decision] = []
-        for branch, tracks in engine.tracks.items():
-            for number, track in enumerate(tracks):
-                taken = track.taken
-                reused = sum(not decision.computed for decision in taken.values())
-                run.event(
-                    "gate_total",
-                    gate=gate.name,
-                    method=gate.kind,
-                    component=component,
-                    branch=branch,
-                    stack=number if len(tracks) > 1 else None,
-                    computed=len(taken) - reused,
-                    reused=reused,
-                    ratio=reused / len(taken) if taken else 0.0,
-                    steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
-                )
-                ended = len(taken) == len(engine.indices[branch])
-                reused_any = reused_any or bool(reused)
-                decisions += taken.values()
-        if ended and not reused_any:
-            run.warn(_idle(engine.gate, component, decisions))
+        gate, engine = held
+        try:
+            if self.run is not None and not self.run.planning:
+                _total(gate, engine, component, self.run)
+        finally:
+            engine.close()
+
+
+def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
+    """Say what a gate did in all, and why if that was nothing."""
+    ended = reused_any = False
+    decisions: list[Decision] = []
+    found: Mapping[str, Sequence[Track | Taken]] = engine.tracks
+    for branch, tracks in found.items():
+        for number, track in enumerate(tracks):
+            taken = track.taken
+            reused = sum(not decision.computed for decision in taken.values())
+            run.event(
+                "gate_total",
+                gate=gate.name,
+                method=gate.kind,
+                component=component,
+                branch=branch,
+                stack=number if len(tracks) > 1 else None,
+                computed=len(taken) - reused,
+                reused=reused,
+                ratio=reused / len(taken) if taken else 0.0,
+                steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
+            )
+            ended = len(taken) == len(engine.indices[branch])
+            reused_any = reused_any or bool(reused)
+            decisions += taken.values()
+    if ended and not reused_any:
+        run.warn(_idle(engine.gate, component, decisions))
 
 
 class Opened:
     """A gate at one step: evaluates branches and reports what was decided."""
 
-    def __init__(self, engine: Engine, name: str, component: str, index: int, step: Step, run: Run) -> None:
+    def __init__(self, engine: Working, name: str, component: str, index: int, step: Step, run: Run) -> None:
         self.engine, self.name, self.component = engine, name, component
         self.index, self.step, self.run = index, step, run
 
@@ -138,7 +170,7 @@ class Opened:
         digits = engine.digits(branch)
         suffix = "" if branch == "positive" else f"_{branch}"
         self.run.detail(**{"gate": engine.gate.kind, f"computed{suffix}": digits})
-        share = 1.0 if "?" in digits else digits.count("1") / len(digits)
+        share = 1.0 if "?" in digits or engine.gate.kind == "library" else digits.count("1") / len(digits)
         self.run.event("turns", like_first=share)
 
 
@@ -160,15 +192,18 @@ def _engine(
     branches: Branches,
     window: tuple[int, ...],
     run: Run,
-) -> Engine:
+) -> Working:
     from .engine import Engine
+    from .library_engine import LibraryEngine
 
-    for transform in model.transforms:
-        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
-            raise NodeError(
-                "a gate cannot reach the blocks of a transformer that is compiled whole",
-                help="set `region: blocks` of model.compile",
-            )
+    _reachable(model)
+    if gate.table is not None:
+        from . import use
+
+        place = replace(place, use=use.of_model(model, step, window, branches, run))
+        if place.use.weights is None:
+            reason = "they are random" if use.random(model, run) else "they are not on this disk"
+            run.warn(f"whether {shown(gate.table)} was made for these weights cannot be told: {reason}")
     try:
         resolved = resolve(gate, place)
     except GateProblem as problem:
@@ -186,10 +221,56 @@ def _engine(
                 found.append(number)
         return found
 
+    if resolved.kind == "library":
+        separate = not branches.batched and any(len(branches.active_at(i, step.count)) > 1 for i in window)
+        if separate and resolved.options.get("enable_separate_cfg") is False:
+            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
+            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
+        return LibraryEngine(resolved, transformer, len(window), active, trial=run.planning)
     distances = None
     if resolved.signal in ("time", "time_projection"):
         distances = _time_distances(resolved, model, transformer, step, window, run)
     return Engine(resolved, transformer, model.family, len(window), active, distances, trial=run.planning)
+
+
+def _reachable(model: Model) -> None:
+    for transform in model.transforms:
+        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
+            raise NodeError(
+                "a gate cannot reach the blocks of a transformer that is compiled whole",
+                help="set `region: blocks` of model.compile",
+            )
+
+
+def _meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], size: Size, run: Run) -> Meter:
+    from . import use
+    from .measure import Meter
+
+    if use.random(model, run):
+        raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
+    _reachable(model)
+    if not step.schedule:
+        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
+    component, weights = model.name("transformer"), model.weights
+    run.event(
+        "measured",
+        use=asdict(use.of_model(model, step, window, None, run)),
+        schedule=step.schedule,
+        dtype=weights.dtype_name(component),
+        size=[size.width, size.height, size.frames],
+        model={
+            "source": weights.repository.source,
+            "commit": weights.repository.commit,
+            "family": model.family.name,
+        },
+    )
+    signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
+    distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
+    for signal in signals:
+        found = _time_distances(Gate("measure", signal=signal), model, transformer, step, window, run)
+        assert found is not None, "the component is in memory"
+        distances[signal] = found
+    return Meter(transformer, model.family, component, len(window), distances)
 
 
 def _time_distances(

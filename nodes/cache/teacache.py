@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from ...graph.node import Here, node
+from ...graph.node import Here, Problem, node
 from .gate import Gate, Limits
 from .parameters import Count, Order, Share, Threshold, checked, described, made
+from .table import problem
 
 RETENTION = 0.2  # MagCache, magcache_generate.py: `--retention_ratio`
 RETENTION_STEPS = 5  # TeaCache4Wan2.1/teacache_generate.py: `ret_steps = 5*2` calls of two branches
@@ -51,7 +53,14 @@ def _teacache(
     )
 
 
-@node("cache.teacache", describe=partial(described, _teacache), check=partial(checked, _teacache, "threshold"))
+def _check(make: Callable[..., Gate], **known: Any) -> Iterator[Problem]:
+    yield from checked(make, "threshold", **known)
+    found = problem(known.get("table"))
+    if found is not None:
+        yield Problem("bad-value", "table", str(found), found.help)
+
+
+@node("cache.teacache", describe=partial(described, _teacache), check=partial(_check, _teacache))
 def teacache(
     here: Here,
     *,
@@ -77,7 +86,8 @@ def teacache(
     borrowed from another model: `sgd calibrate` fits one.
 
     Args:
-        threshold: What the estimated changes may add up to. Without it, the gentlest that was published for the model.
+        threshold: What the estimated changes may add up to. Without it, the gentlest that was published for the model;
+            a `table` has none.
         signal: What is compared. `time`: the embedding of the timestep (Wan). `modulated`: the first block's input,
             normed and modulated. `auto`: what was published for the family.
         retention_steps: Wan only: compare the embedding's projection, compute the first five steps and not necessarily
@@ -129,7 +139,7 @@ def _magcache(
     )
 
 
-@node("cache.magcache", describe=partial(described, _magcache), check=partial(checked, _magcache, "threshold"))
+@node("cache.magcache", describe=partial(described, _magcache), check=partial(_check, _magcache))
 def magcache(
     here: Here,
     *,
@@ -151,7 +161,8 @@ def magcache(
     entries are taken. `sgd calibrate` measures one.
 
     Args:
-        threshold: What the error may add up to (magcache_thresh). Without it, that of the origin for the model.
+        threshold: What the error may add up to (magcache_thresh). Without it, that of the origin for the model; a
+            `table` has none.
         max_consecutive: Longest run of reused steps (K). Without it, that of the origin for the model.
         retention: Share of first steps that are computed (retention_ratio). Without it that of the origin for
             the model, and 0.2 with ratios of your own.

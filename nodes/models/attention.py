@@ -8,8 +8,9 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from ...graph.node import NodeError, Problem, Reads, Run, Shares, node
-from . import backends, encoders, transforms
-from .backends import BACKENDS, MASKS, Masks, Reason
+from . import backends, encoders, kernels, transforms
+from .backend_table import BACKENDS, MASKS, Backend, Masks
+from .backends import Reason
 from .classes import quiet
 from .encoders import EncoderAttention
 from .model import Model
@@ -23,7 +24,8 @@ class Attention:
 
     Attributes:
         component: Name in the repository.
-        candidates: Names of backends in diffusers; with more than one they are measured, the first is the reference.
+        candidates: Names of backends in diffusers or `kernels`; with more than one they are measured, the first is
+            the reference.
     """
 
     kind: ClassVar[str] = "attention"
@@ -40,9 +42,9 @@ class Attention:
 
 
 def choose(module: Any, backend: str) -> None:
-    """Give a view's attention a backend, by diffusers' name.
+    """Give a view's attention a backend, by the name it has in diffusers or in `kernels`.
 
-    diffusers makes it the default of the process as well, which is put back.
+    diffusers makes its own the default of the process as well, which is put back.
 
     Raises:
         NodeError: If nothing in the module can be given a backend, or the backend cannot be used after all.
@@ -54,7 +56,12 @@ def choose(module: Any, backend: str) -> None:
     before, _ = Registry.get_active_backend()
     try:
         with quiet():
-            module.set_attention_backend(backend)
+            if backend in kernels.KERNELS:
+                member = kernels.name(backend)  # diffusers' method takes only names it knows
+                for processor in processors(module):
+                    processor._attention_backend = member
+            else:
+                module.set_attention_backend(backend)
     except Exception as error:
         raise NodeError(f"attention cannot be {backend}: {error}") from error
     finally:
@@ -65,21 +72,31 @@ def choose(module: Any, backend: str) -> None:
 
 def chosen(module: Any) -> set[str]:
     """The backends that the attention of a module was given, by diffusers' names."""
-    found = (getattr(getattr(m, "processor", None), "_attention_backend", None) for m in module.modules())
+    found = (processor._attention_backend for processor in processors(module))
     return {str(getattr(backend, "value", backend)) for backend in found if backend is not None}
+
+
+def processors(module: Any) -> list[Any]:
+    """The processors of the attention of a module that have a choice of backend."""
+    found = (getattr(part, "processor", None) for part in module.modules())
+    return [processor for processor in found if hasattr(processor, "_attention_backend")]
 
 
 def _check(**known: Any) -> Iterator[Problem]:
     yield from transforms.problems("attention", **known)
-    backend = BACKENDS.get(known.get("backend", "auto"))
-    if backend is None:
+    name, kernel = known.get("backend", "auto"), known.get("kernel", "auto")
+    if kernel != "auto" and name != "sage":
+        yield Problem("bad-value", "kernel", f"{name} has no choice of kernels", "kernels are those of backend: sage")
         return
+    if name not in BACKENDS:
+        return
+    backend = backends.chosen(name, kernel)
     description: Mapping[str, Any] = known.get("model") or {}
     if "component" in known:
-        name = transforms.repository_name(description, known["component"])
+        stored = transforms.repository_name(description, known["component"])
         config = description.get("configs", {}).get(known["component"], {})
-        class_name = description.get("components", {}).get(name, "")
-        reason = _reason(backend.name, known["component"], None, config, class_name, description.get("dtype"))
+        class_name = description.get("components", {}).get(stored, "")
+        reason = _reason(backend, known["component"], None, config, class_name, description.get("dtype"))
     else:
         reason = backends.machine(backend)
     if reason is not None:
@@ -87,15 +104,15 @@ def _check(**known: Any) -> Iterator[Problem]:
 
 
 def _reason(
-    backend: str, component: str, device: str | None, config: Mapping[str, Any], class_name: str, dtype: str | None
+    backend: Backend, component: str, device: str | None, config: Mapping[str, Any], class_name: str, dtype: str | None
 ) -> Reason | None:
     """Why a component cannot have a backend here, None if it can or what decides is not known."""
-    machine = backends.machine(BACKENDS[backend], device)
+    machine = backends.machine(backend, device)
     if component in encoders.ROLES:
-        return encoders.misfit(backend, config, class_name, dtype) or machine  # what no machine can do comes first
+        return encoders.misfit(backend.name, config, class_name, dtype) or machine  # what no machine can do comes first
     masks: Masks = MASKS.get(class_name, "sometimes") if class_name else "never"
     head = backends.head_size(config)
-    return machine or backends.model(BACKENDS[backend], dtype=dtype, head=head, masks=masks)
+    return machine or backends.model(backend, dtype=dtype, head=head, masks=masks)
 
 
 @node(
@@ -108,7 +125,8 @@ def attention(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],
     *,
-    backend: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "sage", "xformers"] = "auto",
+    backend: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "flash4", "sage", "xformers"] = "auto",
+    kernel: Literal["auto", "fp16_triton", "fp16_cuda", "fp8_cuda", "fp8_cuda_sm90"] = "auto",
     component: Component = "transformer",
 ) -> Model:
     """Choose how the transformer, or a text encoder, computes attention.
@@ -119,16 +137,18 @@ def attention(
     `auto` is `sdpa` on a CPU. On a GPU it measures: the first call of the transformer runs with `sdpa` and shows the
     shapes; then every exact backend that is available is timed on them, and the fastest that agrees with `sdpa` is
     used from the next call on. The choice is remembered for the device, dtype and shapes until the process ends, and
-    stands in the details of the node that called the transformer. Backends other than `sdpa`, and `auto` on a GPU,
-    have not been run on a GPU yet.
+    stands in the details of the node that called the transformer.
 
     Text encoders run once, through transformers: they take `sdpa`, which `auto` is for them, and where their class
-    can do without a bias (CLIP, Llama and Qwen can, T5 and UMT5 not) `flash` and `flash3`.
+    can do without a bias (CLIP, Llama and Qwen can, T5 and UMT5 not) `flash`, `flash3` and `flash4`.
 
     Args:
         model: The model.
-        backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper) and
-            `xformers` compute the same to rounding. `sage` (SageAttention 2) rounds queries and keys to 8 bits.
+        backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper), `flash4`
+            and `xformers` compute the same to rounding. `sage` (SageAttention, version 1 or 2, as installed) rounds
+            queries and keys to 8 bits.
+        kernel: Which kernel of SageAttention 2; the name says how it multiplies with the values. `auto` is what the
+            package chooses for the GPU. Other backends, and version 1, have no choice.
         component: What to change; `transformer_2` is the second expert of Wan 2.2. `text_encoder` and
             `text_encoder_2` are changed by a node of their own.
 
@@ -144,17 +164,20 @@ def attention(
     dtype = str(model.weights.dtype_name(name))
     where = None if device == "auto" else device
     known: dict[str, Any] = {"config": config, "class_name": transforms.class_name(model, name), "dtype": dtype}
+    if kernel != "auto" and backend != "sage":
+        raise NodeError(f"{backend} has no choice of kernels", help="kernels are those of backend: sage")
     if backend == "auto":
-        names = ["sdpa"]
+        found = [BACKENDS["sdpa"]]
         if device.startswith("cuda") and not encoder:
-            exact = [b.name for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
-            names += [b for b in exact if _reason(b, component, where, **known) is None]
+            exact = [b for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
+            found += [b for b in exact if _reason(b, component, where, **known) is None]
     else:
-        reason = _reason(backend, component, where, **known)
+        found = [backends.chosen(backend, kernel)]
+        reason = _reason(found[0], component, where, **known)
         if reason is not None:
             raise NodeError(reason.why, help=reason.help)
-        names = [backend]
+    names = [b.name for b in found]
     run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
     if encoder:
         return model.transformed(EncoderAttention(name, encoders.IMPLEMENTATIONS[names[0]]))
-    return model.transformed(Attention(name, tuple(BACKENDS[n].library for n in names)))
+    return model.transformed(Attention(name, tuple(b.library for b in found)))

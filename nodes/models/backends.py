@@ -1,4 +1,4 @@
-"""Attention backends: what each needs of the machine and of the model. Torch-free.
+"""Attention backends: which this machine and this model can use, and why not. Torch-free.
 
 `model.attention`, its notes in `sgd nodes model.attention`, and `sgd doctor` all ask here. A backend that is
 asked for and cannot work is an error; nothing falls back to another one.
@@ -7,17 +7,14 @@ asked for and cannot work is an error; nothing falls back to another one.
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, NamedTuple
 
-Capability = tuple[int, int]
-HALF = ("float16", "bfloat16")
-ARCHITECTURES = {(7, 0): "Volta", (8, 0): "Ampere", (9, 0): "Hopper"}
+from . import packages
+from .backend_table import ARCHITECTURES, BACKENDS, SAGE_1, SAGE_KERNELS, Backend, Capability, Masks
 
 
 class Reason(NamedTuple):
@@ -28,112 +25,23 @@ class Reason(NamedTuple):
     help: str
 
 
-@dataclass(frozen=True)
-class Backend:
-    """One attention backend.
+def chosen(name: str, kernel: str = "auto") -> Backend:
+    """The backend that a name of files stands for here: `sage` depends on the version that is installed.
 
-    Attributes:
-        name: As files have it.
-        library: Its name in diffusers' `AttentionBackendName`.
-        about: What it is.
-        package: Distribution that has to be installed, and the module it brings; None if torch brings it.
-        least: Smallest version that diffusers takes (models/attention_dispatch.py).
-        install: How to get the package.
-        capability: Smallest compute capability of the GPU; None if it also runs on a CPU.
-        only: The one major compute capability it has kernels for, None if newer ones do.
-        dtypes: Names of dtypes; empty if all.
-        heads: Largest size of a head, which must be a multiple of 8; 0 if any size will do.
-        masks: `applied`; `refused` (a call with a mask fails); or `wrong`, for xformers: diffusers 0.42.1 adds a
-            boolean mask of four dimensions to the scores as zeros and ones.
-        exact: Computes the same function as SDPA, to rounding: `auto` may choose it.
+    Args:
+        name: One of `BACKENDS`.
+        kernel: One of `SAGE_KERNELS`, which only version 2 has, or `auto`.
     """
-
-    name: str
-    library: str
-    about: str
-    package: tuple[str, str] | None = None
-    least: str = ""
-    install: str = ""
-    capability: Capability | None = None
-    only: int | None = None
-    dtypes: tuple[str, ...] = ()
-    heads: int = 0
-    masks: Literal["applied", "refused", "wrong"] = "applied"
-    exact: bool = True
-
-
-BACKENDS: Mapping[str, Backend] = {
-    b.name: b
-    for b in (
-        Backend("sdpa", "native", "torch's scaled_dot_product_attention"),
-        # Head sizes: torch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_cudnn_tensor_shapes
-        # (256 on Hopper with a recent cuDNN; no model of this library has larger heads than 128).
-        Backend(
-            "cudnn", "_native_cudnn", "cuDNN's attention, part of torch", capability=(8, 0), dtypes=HALF, heads=128
-        ),
-        Backend(
-            "flash",
-            "flash",
-            "FlashAttention 2",
-            package=("flash-attn", "flash_attn"),
-            least="2.6.3",
-            install="pip install flash-attn --no-build-isolation (builds from source, needs nvcc)",
-            capability=(8, 0),
-            dtypes=HALF,
-            heads=256,
-            masks="refused",
-        ),
-        Backend(
-            "flash3",
-            "_flash_3",
-            "FlashAttention 3",
-            package=("flash_attn_3", "flash_attn_interface"),
-            install="build the folder hopper/ of https://github.com/Dao-AILab/flash-attention (not on PyPI)",
-            capability=(9, 0),
-            only=9,
-            dtypes=HALF,
-            heads=256,
-            masks="refused",
-        ),
-        Backend(
-            "sage",
-            "sage",
-            "SageAttention 2: queries and keys in int8, not exact",
-            package=("sageattention", "sageattention"),
-            least="2.1.1",
-            install="build https://github.com/thu-ml/SageAttention (PyPI has version 1 only)",
-            capability=(8, 0),
-            dtypes=HALF,
-            heads=128,
-            masks="refused",
-            exact=False,
-        ),
-        Backend(
-            "xformers",
-            "xformers",
-            "memory-efficient attention of xformers",
-            package=("xformers", "xformers"),
-            least="0.0.29",
-            install="pip install xformers (a build for the CUDA version of your torch)",
-            capability=(7, 0),
-            heads=256,
-            masks="wrong",
-        ),
-    )
-}
-
-Masks = Literal["never", "sometimes", "always"]
-
-MASKS: Mapping[str, Masks] = {
-    "WanTransformer3DModel": "never",
-    "FluxTransformer2DModel": "never",
-    "HunyuanVideoTransformer3DModel": "sometimes",  # not where text.encode cut the padding
-    "HunyuanVideo15Transformer3DModel": "always",
-    "LTXVideoTransformer3DModel": "always",
-}
-"""Whether transformers of diffusers 0.42 give attention a mask for the padding of prompts (models/transformers/).
-
-Others may, where prompts of several lengths share a batch."""
+    backend = BACKENDS[name]
+    if name != "sage":
+        return backend
+    if kernel == "auto":
+        assert backend.package is not None
+        installed = packages.installed(*backend.package)
+        return SAGE_1 if installed is None or packages.older(installed, "2") else backend
+    capability, only = SAGE_KERNELS[kernel]
+    about = f"{backend.about}; the kernel {kernel}"
+    return replace(backend, library=f"_sage_qk_int8_pv_{kernel}", about=about, capability=capability, only=only)
 
 
 def machine(backend: Backend, device: str | None = None) -> Reason | None:
@@ -147,20 +55,23 @@ def machine(backend: Backend, device: str | None = None) -> Reason | None:
         return None
     instead = "`sdpa` works everywhere"
     if backend.package is not None:
-        installed = _installed(*backend.package)
+        installed = packages.installed(*backend.package)
         if installed is None:
             return Reason(
                 "unavailable", f"{backend.name} needs {_wanted(backend)}, which is not installed", backend.install
             )
-        if backend.least and _older(installed, backend.least):
+        if backend.least and packages.older(installed, backend.least):
             why = f"{backend.name} needs {_wanted(backend)}, and {installed} is installed"
             return Reason("unavailable", why, backend.install)
+        broken = _broken(backend.name)
+        if broken is not None:
+            return broken
     least = f"an NVIDIA GPU of compute capability {_words(backend)}"
     found = None if device == "cpu" else gpu()
     if found is None:
         where = "the run is on the CPU" if device == "cpu" else "there is none"
         return Reason("unavailable", f"{backend.name} needs {least}, and {where}", instead)
-    if found < backend.capability or (backend.only is not None and found[0] != backend.only):
+    if found < backend.capability or (backend.only and found[0] not in backend.only):
         why = f"{backend.name} needs {least}, and this one has {found[0]}.{found[1]}"
         return Reason("unavailable", why, instead)
     return None
@@ -186,6 +97,10 @@ def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks
     if head is not None and backend.heads and (head > backend.heads or head % 8):
         why = f"{backend.name} takes heads of a multiple of 8 up to {backend.heads}, and this model's have {head}"
         return Reason("unsupported", why, "`sdpa` takes any size")
+    if head is not None and backend.sizes and head not in backend.sizes:
+        wanted = " or ".join(map(str, backend.sizes))
+        why = f"{backend.name} takes heads of {wanted}, and this model's have {head}"
+        return Reason("unsupported", why, "`sdpa` takes any size")
     if masks == "always" and backend.masks != "applied":
         why = f"{backend.name} takes no mask, and this model masks the padding of its prompt"
         return Reason("unsupported", why, f"masks are applied by {takers}")
@@ -207,10 +122,10 @@ def head_size(config: Mapping[str, Any]) -> int | None:
 def notes() -> dict[str, str]:
     """Each backend with whether this machine can use it, and why not."""
     found = {}
-    for backend in BACKENDS.values():
+    for backend in map(chosen, BACKENDS):
         reason = machine(backend)
         if reason is None:
-            installed = _installed(*backend.package) if backend.package else None
+            installed = packages.installed(*backend.package) if backend.package else None
             state = f"available{f' ({installed})' if installed else ''}"
         else:
             state = f"not available: {reason.why}"
@@ -224,7 +139,7 @@ def gpu() -> Capability | None:
 
     A torch that was built for CPUs cannot use it, so that there is none then either.
     """
-    if "+cpu" in (_installed("torch", "torch") or ""):
+    if "+cpu" in (packages.installed("torch", "torch") or ""):
         return None
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
@@ -238,23 +153,21 @@ def gpu() -> Capability | None:
     return None if any(answers) else (major.value, minor.value)
 
 
-def _installed(package: str, module: str) -> str | None:
-    """Version of an installed package whose module can be found."""
-    try:
-        if importlib.util.find_spec(module) is None:
-            return None
-        return version(package)
-    except (PackageNotFoundError, ValueError):
-        return None
-
-
-def _older(installed: str, least: str) -> bool:
-    from packaging.version import InvalidVersion, Version
-
-    try:
-        return Version(installed) < Version(least)
-    except InvalidVersion:
-        return False
+def _broken(name: str) -> Reason | None:
+    """Why a package that is installed cannot be imported or has no kernels."""
+    if name in ("flash4", "xformers"):
+        both = [("xformers", "xformers"), ("flash-attn-4", "flash_attn.cute")]
+        if all(packages.installed(*each) for each in both) and not packages.installed("flash-attn", "flash_attn"):
+            # xformers/ops/fmha/flash.py (0.0.35) takes any module flash_attn for version 2, and fails to import;
+            # diffusers imports it where it is installed.
+            why = "xformers fails to import where flash-attn-4 is installed without flash-attn, and diffusers with it"
+            return Reason("unavailable", why, "pip uninstall xformers")
+    if name == "xformers":
+        built, torch = packages.built_for("xformers"), packages.built_for("torch")
+        if built and torch and built.split(".")[0] != torch.split(".")[0]:
+            why = f"this xformers was built for CUDA {built}, and torch for CUDA {torch}: its kernels do not load"
+            return Reason("unavailable", why, "install a build of xformers for the CUDA version of your torch")
+    return None
 
 
 def _wanted(backend: Backend) -> str:
@@ -265,6 +178,8 @@ def _wanted(backend: Backend) -> str:
 def _words(backend: Backend) -> str:
     assert backend.capability is not None
     name = ARCHITECTURES[backend.capability]
-    if backend.only is not None:
-        return f"{backend.only}.x ({name})"
-    return f"{backend.capability[0]}.{backend.capability[1]} or higher ({name} or newer)"
+    major, minor = backend.capability
+    if backend.only == (major,) and not minor:
+        return f"{major}.x ({name})"
+    but = f", but only {', '.join(f'{m}.x' for m in backend.only)}" if backend.only else ""
+    return f"{major}.{minor} or higher ({name} or newer){but}"

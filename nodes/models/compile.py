@@ -153,8 +153,7 @@ def compile(
 
     Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
     a minute and more; what of the calls through this value was compiling so far stands in the details of the node
-    that called the transformer, as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU, where it
-    has not been run yet.
+    that called the transformer, as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
 
     Sizes are those of all that goes into a block: width, height and frames, the batch, and the length of the text,
     which may be another one for each prompt. Where batched guidance ends before the last step (`start`, `stop` of

@@ -8,13 +8,19 @@ from typing import Any, ClassVar
 
 from ...graph.node import NodeError, Run
 from . import backends
-from .backends import BACKENDS, Reason
+from .backend_table import BACKENDS
+from .backends import Reason
 from .classes import quiet
 from .model import Model
 
 ROLES = ("text_encoder", "text_encoder_2")
 
-IMPLEMENTATIONS: Mapping[str, str] = {"sdpa": "sdpa", "flash": "flash_attention_2", "flash3": "flash_attention_3"}
+IMPLEMENTATIONS: Mapping[str, str] = {
+    "sdpa": "sdpa",
+    "flash": "flash_attention_2",
+    "flash3": "flash_attention_3",
+    "flash4": "flash_attention_4",
+}
 """Backends that transformers has too, and what it calls them."""
 
 FLASH: Mapping[str, bool] = {

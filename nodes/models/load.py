@@ -38,6 +38,8 @@ def _describe(**known: Any) -> dict[str, Any]:
     return {
         "family": family.name,
         "source": repository.source,
+        **({} if repository.kind == "bundled" else {"folder": str(repository.folder)}),
+        "variant": known.get("variant"),
         **({} if dtype == "auto" else {"dtype": dtype}),
         "components": {part: name for part, (_, name) in repository.components.items()},
         "configs": {"model_index": dict(repository.index), **configs},
@@ -62,6 +64,7 @@ def load(
     dtype: Dtype = "auto",
     vae_dtype: Dtype = "auto",
     variant: str | None = None,
+    offload: Literal["auto", "off"] = "auto",
 ) -> Model:
     """Name a model: a folder in diffusers' layout, or a repository on the Hugging Face hub.
 
@@ -79,6 +82,8 @@ def load(
             what `dtype` says.
         variant: Variant of the weight files, such as `fp16`; a component without it is read from its ordinary
             files, with a warning.
+        offload: `auto`: a component whose weights do not fit in what a GPU has free is offloaded as `model.offload`
+            does it, with a warning, where it would fail otherwise. `off` never.
 
     Returns:
         A model whose components are not in memory yet.
@@ -98,7 +103,7 @@ def load(
     kind = "meta" if run.planning else "dummy" if dummy else "real"
     dtypes = dict.fromkeys(family.float32, "float32") if dtype == "auto" else {}
     dtypes["vae"] = vae
-    weights = Weights(repository, wanted, run.device, dtypes, variant, kind)
+    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload)
     run.detail(dtype=wanted, vae_dtype=vae)
     if repository.commit:
         run.detail(commit=repository.commit)

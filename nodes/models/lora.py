@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from ...graph.node import NodeError, Problem, Reads, Run, Shares, Source, node
-from . import hub, lora_files, transforms
+from . import hub, lora_source, transforms
 from .classes import quiet
 from .model import Model
 from .transforms import Denoiser
@@ -126,9 +126,9 @@ def _check(**known: Any) -> Iterator[Problem]:
         yield Problem("unavailable", "source", missing, INSTALL)
     weight_name, revision = known.get("weight_name"), known.get("revision")
     for name, value, check in (
-        ("weight_name", weight_name, lora_files.check_name),
+        ("weight_name", weight_name, lora_source.check_name),
         ("revision", revision, hub.check_revision),
-        ("source", known.get("source"), lambda source: lora_files.local(source, weight_name)),
+        ("source", known.get("source"), lambda source: lora_source.local(source, weight_name)),
     ):
         if isinstance(value, str):
             try:
@@ -186,9 +186,9 @@ def lora(
     if missing is not None:
         raise NodeError(missing, help=INSTALL)
     name, _ = transforms.target(model, component)
-    file, commit = lora_files.local(source, weight_name), None
+    file, commit = lora_source.local(source, weight_name), None
     if file is None and not run.planning:
-        file, commit = lora_files.download(source, revision, weight_name, run)
+        file, commit = lora_source.download(source, revision, weight_name, run)
     run.detail(lora=source if file is None else file.name, scale=scale, **({"commit": commit} if commit else {}))
     # A plan does not read the file, and may be made before it is downloaded.
     return model.transformed(Lora(name, file or Path(source), scale, model.weights.repository.pipeline))

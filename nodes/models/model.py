@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...graph.node import NodeError, Run
 from ...graph.ports import Port
-from .views import Recipe, Transform, misplaced
+from .views import ORDER, Recipe, Transform, misplaced
 
 if TYPE_CHECKING:
     import torch
 
     from ..families.base import Family
+    from .offload import Offload
     from .weights import Weights
 
 SECOND_ENCODER = ("tokenizer_2", "text_encoder_2")
@@ -54,11 +55,19 @@ class Model(Port):
         return tuple(self.weights.repository.components)
 
     def recipe(self, part: str) -> Recipe:
-        """The transforms of a component; while planning none, since they change no shapes."""
+        """The transforms of a component as they are applied; while planning none, since they change no shapes."""
         if self.weights.kind == "meta":
             return ()
         name = self.name(part)
-        return tuple(transform for transform in self.transforms if transform.component == name)
+        own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
+        placed = self.offload(part)
+        return tuple(sorted([*own, placed] if placed is not None else own, key=lambda t: ORDER.index(t.kind)))
+
+    def offload(self, part: str) -> Offload | None:
+        """How a component is offloaded, by `model.offload` or because it did not fit; None if it is on the device."""
+        name = self.name(part)
+        found: list[Any] = [t for t in self.transforms if t.component == name and t.kind == "offload"]
+        return found[0] if found else self.weights.chosen(name)
 
     def transformed(self, transform: Transform) -> Model:
         """The value with one more transform.
@@ -81,13 +90,14 @@ class Model(Port):
         """Bring a component in: load it to the run's device, or build it (dummy weights, meta while planning)."""
         if self._lacks(part):
             return
-        name, recipe = self.name(part), self.recipe(part)
-        self.weights.acquire(name, run)
+        name = self.name(part)
+        self.weights.acquire(name, run, self.offload(part))
+        placed, recipe = self.offload(part), self.recipe(part)
         if recipe:
             try:
-                self.weights.views.acquire(name, recipe, self.weights.component(name), run)
+                self.weights.views.acquire(name, recipe, self.weights.component(name, placed), run)
             except BaseException:
-                self.weights.release(name)
+                self.weights.release(name, placed)
                 raise
 
     def prefetch(self, part: str, run: Run) -> None:
@@ -99,10 +109,10 @@ class Model(Port):
         """Drop a component and the memory it holds."""
         if self._lacks(part):
             return
-        name, recipe = self.name(part), self.recipe(part)
+        name, placed, recipe = self.name(part), self.offload(part), self.recipe(part)
         if recipe:
             self.weights.views.release(name, recipe)
-        self.weights.release(name)
+        self.weights.release(name, placed)
 
     def _lacks(self, part: str) -> bool:
         return part in (*SECOND_ENCODER, *IMAGE_ENCODER) and part not in self.parts()
@@ -110,7 +120,7 @@ class Model(Port):
     def component(self, name: str) -> Any:
         """The module, tokenizer or scheduler of that name, which has been acquired; a module as transforms made it."""
         recipe = self.recipe(name)
-        component = self.weights.component(self.name(name))
+        component = self.weights.component(self.name(name), self.offload(name))
         return self.weights.views.get(self.name(name), recipe) if recipe else component
 
     def config(self, name: str) -> Mapping[str, Any]:

@@ -9,13 +9,15 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import Run
-from . import attention
+from . import attention, kernels
 from .views import entrance
 
 if TYPE_CHECKING:
     import torch
 
 REPEATS = 3
+CALLS = 4
+"""Calls between two looks at the clock, so that the next is prepared while a GPU still works, as it is in a run."""
 TOLERANCE = 2.0**-5
 """Largest difference from SDPA, relative to SDPA's largest value. Two roundings of bfloat16 are 2^-7; what differs by
 more than this is not the same function."""
@@ -44,7 +46,7 @@ class Tuner:
 
     Args:
         view: The module; its attention has the first candidate.
-        candidates: Names of backends in diffusers; the first is the reference.
+        candidates: Names of backends in diffusers or `kernels`; the first is the reference.
         run: Told of the choice, where the call was made.
     """
 
@@ -149,14 +151,14 @@ def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
 
 def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """Attention by one backend, as diffusers calls it; all [B, tokens, heads, width]."""
-    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
 
-    result = dispatch_attention_fn(query, key, value, backend=AttentionBackendName(backend))
+    result = dispatch_attention_fn(query, key, value, backend=kernels.name(backend))
     return result[0] if isinstance(result, tuple) else result
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: the least of several, after one that does not count."""
+    """Seconds of one call: the mean of a few, the least of several times, after one that does not count."""
     import torch
 
     def wait() -> None:
@@ -168,20 +170,21 @@ def measure(call: Callable[[], Any], device: torch.device) -> float:
     for _ in range(REPEATS):
         wait()
         began = perf_counter()
-        call()
+        for _ in range(CALLS):
+            call()
         wait()
-        seconds.append(perf_counter() - began)
+        seconds.append((perf_counter() - began) / CALLS)
     return min(seconds)
 
 
 def takes_masks(backend: str) -> bool:
-    from .backends import BACKENDS
+    from .backend_table import BACKENDS
 
     return all(b.masks == "applied" for b in BACKENDS.values() if b.library == backend)
 
 
 def _words(backend: str) -> str:
     """What files call a backend of diffusers."""
-    from .backends import BACKENDS
+    from .backend_table import BACKENDS
 
     return next((b.name for b in BACKENDS.values() if b.library == backend), backend)

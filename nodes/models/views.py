@@ -27,6 +27,8 @@ class Transform(Protocol):
     Attributes:
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
+
+    One that has an `undo` is told when the view is dropped, or could not be finished.
     """
 
     @property
@@ -46,8 +48,12 @@ class Transform(Protocol):
 
 Recipe = tuple[Transform, ...]
 
-ORDER = ("lora", "attention", "compile")
-"""The order in which transforms are given: adapters bring layers in, and compiled code must contain all of it."""
+ORDER = ("lora", "attention", "offload", "compile")
+"""The order in which transforms are applied: adapters bring layers in, hooks that place layers must find them all, and
+compiled code must contain all of it. They are given in this order too, but for those of `ANYWHERE`."""
+
+ANYWHERE = ("offload",)
+"""Transforms that may be given anywhere: they say where a component is, and change nothing in it."""
 
 
 def misplaced(kind: str, before: list[str]) -> tuple[str, str] | None:
@@ -55,10 +61,10 @@ def misplaced(kind: str, before: list[str]) -> tuple[str, str] | None:
     repeated = kind in before and kind != "lora"
     if repeated:
         return f"this component already went through model.{kind}", "give it the settings it should have there"
-    late = [k for k in before if ORDER.index(k) > ORDER.index(kind)]
-    if not late:
+    late = [k for k in before if k not in ANYWHERE and ORDER.index(k) > ORDER.index(kind)]
+    if not late or kind in ANYWHERE:
         return None
-    order = ", ".join(f"model.{k}" for k in ORDER)
+    order = ", ".join(f"model.{k}" for k in ORDER if k not in ANYWHERE)
     return f"model.{kind} cannot come after model.{late[0]}", f"the order is {order}"
 
 
@@ -103,6 +109,14 @@ class _Held:
     count: int = 1
 
 
+def _undo(recipe: Recipe, made: Any) -> None:
+    """Let the transforms of a view undo what reaches beyond it."""
+    for transform in reversed(recipe):
+        undo = getattr(transform, "undo", None)
+        if undo is not None:
+            undo(made)
+
+
 class Views:
     """The views in memory, made when they are first acquired and dropped when they were released as often."""
 
@@ -123,8 +137,14 @@ class Views:
             held.count += 1
             return
         made = view(module)
-        for transform in recipe:
-            transform.apply(made, run)
+        try:
+            for transform in recipe:
+                transform.apply(made, run)
+        except BaseException:
+            _undo(recipe, made)
+            del made
+            gc.collect()  # entrances and hooks refer to their view, and would keep the weights
+            raise
         self._held[part, recipe] = _Held(made.eval().requires_grad_(False))
 
     def release(self, part: str, recipe: Recipe) -> None:
@@ -133,6 +153,7 @@ class Views:
         held.count -= 1
         if held.count:
             return
+        _undo(recipe, held.value)
         alive = weakref.ref(held.value)
         del self._held[part, recipe], held
         if alive() is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...graph.node import DoesNotFit, NodeError, Run
+from .. import room
 from . import dummy, memory, reading
 from .classes import component_class, is_module
 from .repository import Repository
@@ -18,7 +19,12 @@ from .views import Views
 if TYPE_CHECKING:
     import torch
 
+    from .offload import Offload
+
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+
+WORKING_ROOM = 0.9
+"""A component whose weights take more than this share of what the device has free leaves no room to work. A guess."""
 
 
 @dataclass
@@ -30,6 +36,8 @@ class _Held:
 @dataclass(eq=False)
 class Weights:
     """Loads, holds and drops the components of a repository.
+
+    A component is held once for each way in which it is placed: on the device, and in the host's memory (`Offload`).
 
     `acquire` and `release` count: a component is dropped when it was released as often as it was acquired. Both
     belong to the thread that runs the plan; `prefetch` may be called from one other thread at the same time. It
@@ -43,6 +51,7 @@ class Weights:
         device: Where components go: `cpu`, `cuda` or, while planning, `meta`.
         variant: Variant of the weight files, such as `fp16`.
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
+        offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
         views: What transformed values of the model have in place of a component.
     """
 
@@ -52,79 +61,134 @@ class Weights:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
     kind: str = "real"
+    offload: str = "off"
 
     def __post_init__(self) -> None:
         self.views = Views()
-        self._held: dict[str, _Held] = {}
+        self._held: dict[tuple[str, Offload | None], _Held] = {}
+        self._chosen: dict[str, Offload] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
 
-    def acquire(self, part: str, run: Run) -> None:
+    def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
         """Bring a component in, or count one more holder of it.
+
+        Args:
+            part: Name in the repository.
+            run: Told of it.
+            placed: How it is offloaded; None for a component on the device, unless it does not fit there (`chosen`).
 
         Raises:
             NodeError: If it cannot be loaded.
             DoesNotFit: If the device has too little memory for it.
         """
-        held = self._held.get(part)
+        from . import offload
+
+        self.repository.entry(part)
+        if placed is None and (part, None) not in self._held and part not in self._chosen:
+            self._choose(part, run)
+        placed = placed or self.chosen(part)
+        held = self._held.get((part, placed))
         if held is not None:
             held.count += 1
             return
-        self.repository.entry(part)
-        with self._locks[part]:  # a prefetch of the same component may be downloading its files
-            value = self._fitting(part, run)
-            self._held[part] = _Held(value)
+        try:
+            with self._locks[part]:  # a prefetch of the same component may be downloading its files
+                value = self._fitting(part, run, placed)
+                self._held[part, placed] = _Held(value)
+        except BaseException:
+            self._forget(part)
+            raise
         facts: dict[str, Any] = {"class": type(value).__name__}
         if hasattr(value, "parameters"):
             count, size = self._sizes[part] = dummy.size(value)
             facts |= {"parameters": count, "bytes": size, "dtype": self.dtype_name(part)}
+            if placed is not None:
+                facts |= {"offloaded": str(placed), "device_bytes": placed.resident(value)}
+            elif self.kind == "meta" and offload.misfit(type(value).__name__) is None:
+                facts["offload_bytes"] = offload.Offload(part).resident(value)
         run.detail(**{part: facts})
+
+    def chosen(self, part: str) -> Offload | None:
+        """How a component that was to be on the device is offloaded since it does not fit; None if it is not."""
+        return self._chosen.get(part)
+
+    def _choose(self, part: str, run: Run) -> None:
+        """Offload a component in place of failing, if its weights do not fit what a GPU has free."""
+        from . import offload
+
+        if self.offload != "auto" or not room.target(run).startswith("cuda"):
+            return
+        free, (_, size) = room.free(run), self.parameters(part)
+        if free is None or size <= WORKING_ROOM * free:
+            return
+        library, name = self.repository.entry(part)
+        if library not in ("diffusers", "transformers") or offload.misfit(name) is not None:
+            return
+        self._chosen[part] = placed = offload.Offload(part)
+        most = placed.resident(self._on_meta(part))
+        run.warn(
+            f"{part} takes {room.size(size)}, and {room.size(free)} of the device are free: it stays in the host's "
+            f"memory, and at most {room.size(most)} of it are on the device at a time, which is slow; `model.offload` "
+            "has settings for it, and `offload: off` of model.load forbids it"
+        )
+
+    def _forget(self, part: str) -> None:
+        """A component of which nothing is held any more may be placed in another way the next time."""
+        placed = self._chosen.get(part)
+        if placed is not None and (part, placed) not in self._held:
+            del self._chosen[part]
 
     def prefetch(self, part: str, run: Run) -> None:
         """Bring a component's files near: download them, read them into the page cache. Never raises."""
-        if self.kind != "real" or part in self._held or part not in self._locks:
+        if self.kind != "real" or self._holds(part) or part not in self._locks:
             return
         try:
             with self._locks[part]:
-                if part in self._held:
+                if self._holds(part):
                     return
                 _, paths, _ = reading.bring(self.repository, part, self.variant, run)
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
-            reading.warm(paths, stop=lambda: part in self._held or self._locks[part].locked())
+            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
         except Exception:
             return  # acquire meets the same error in the thread that can report it
 
-    def release(self, part: str) -> None:
+    def _holds(self, part: str) -> bool:
+        return any(held == part for held, _ in tuple(self._held))
+
+    def release(self, part: str, placed: Offload | None = None) -> None:
         """Drop a component, if this was its last holder, and the memory it holds.
 
         Raises:
             NodeError: If it was not acquired.
         """
-        held = self._held.get(part)
+        placed = placed or self.chosen(part)
+        held = self._held.get((part, placed))
         if held is None:
             raise NodeError(f"{part} of {self.repository.source} was released but not acquired")
         held.count -= 1
         if held.count:
             return
         alive = weakref.ref(held.value)
-        del self._held[part], held
+        del self._held[part, placed], held
+        self._forget(part)
         if alive() is not None:
             gc.collect()  # some modules hold reference cycles; a collection takes a quarter of a second
         if self.device.startswith("cuda"):
             import torch
 
             torch.cuda.empty_cache()
-        elif self.device == "cpu":
+        if self.device == "cpu" or placed is not None:
             memory.trim()
 
-    def component(self, name: str) -> Any:
+    def component(self, name: str, placed: Offload | None = None) -> Any:
         """The component itself.
 
         Raises:
             NodeError: If the repository has none of that name, or it was not acquired.
         """
-        held = self._held.get(name)
+        held = self._held.get((name, placed or self.chosen(name)))
         if held is None:
             self.repository.entry(name)
             raise NodeError(f"{name} of {self.repository.source} is not in memory: its reader does not declare it")
@@ -157,12 +221,20 @@ class Weights:
         Known without loading: if the component is not in memory it is built on the meta device.
         """
         if part not in self._sizes:
-            library, name = self.repository.entry(part)
-            cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
-            self._sizes[part] = (0, 0)
-            if is_module(cls):
-                self._sizes[part] = dummy.size(dummy.meta_module(cls, self.config(part), self.torch_dtype(part)))
+            module = self._on_meta(part)
+            self._sizes[part] = (0, 0) if module is None else dummy.size(module)
         return self._sizes[part]
+
+    def _on_meta(self, part: str) -> Any:
+        """A component on the meta device, whatever this holds; None for a tokenizer or a scheduler."""
+        from .. import planning
+
+        library, name = self.repository.entry(part)
+        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
+        if not is_module(cls):
+            return None
+        with planning.building():
+            return dummy.meta_module(cls, self.config(part), self.torch_dtype(part))
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
@@ -174,21 +246,36 @@ class Weights:
             facts["parameters"] = {part: count for part, (count, _) in sorted(self._sizes.items()) if count}
         return facts
 
-    def _fitting(self, part: str, run: Run) -> Any:
-        import torch
-
+    def _fitting(self, part: str, run: Run, placed: Offload | None) -> Any:
+        free = room.free(run)
         try:
-            return self._make(part, run)
-        except torch.OutOfMemoryError as error:
-            size = self.parameters(part)[1]
-            raise DoesNotFit(
-                f"{part} of {self.repository.source} needs {size / 1e9:.1f} GB and does not fit on the device",
-                help="choose a smaller dtype or a smaller model; other programs may hold memory of the device",
-            ) from error
+            return self._make(part, run, placed)
+        except Exception as error:
+            if not room.exhausted(error):
+                raise
+            raise self._too_large(part, free, placed) from error
 
-    def _make(self, part: str, run: Run) -> Any:
+    def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
+        from . import offload
+
+        size, module = self.parameters(part)[1], self._on_meta(part)
+        where = "on the device" if placed is None else "in the host's memory"
+        lighter = ["a smaller model"]
+        if self.dtype_name(part) == "float32":
+            lighter.insert(0, f"dtype bfloat16 ({size / 2e9:.1f} GB)")
+        elsewhere = placed is None and self.device != "cpu" and module is not None
+        if elsewhere and offload.misfit(type(module).__name__) is None:
+            lighter.insert(0, f"model.offload ({offload.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
+        known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB were free"
+        return DoesNotFit(
+            f"{part} of {self.repository.source} needs {size / 1e9:.1f} GB and does not fit {where}{known}",
+            help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
+        )
+
+    def _make(self, part: str, run: Run, placed: Offload | None) -> Any:
+        device = self.device if placed is None or self.kind == "meta" else "cpu"
         if self.kind == "real":
-            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), self.device, run)
+            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
         library, name = self.repository.entry(part)
         cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
         if not is_module(cls):
@@ -197,10 +284,10 @@ class Weights:
 
         dtype = self.torch_dtype(part)
         if self.kind == "dummy":
-            return dummy.dummy_module(cls, self.config(part), dtype, self.device)
+            return dummy.dummy_module(cls, self.config(part), dtype, device)
         with planning.building() as count:
             module = dummy.meta_module(cls, self.config(part), dtype)
-            count(module)
+            count(module, None if placed is None else placed.resident(module))
         return module
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:

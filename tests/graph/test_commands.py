@@ -332,7 +332,7 @@ def test_help_and_version(sgd):
     for words in (
         ["--help"],
         ["--version"],
-        *([c, "--help"] for c in ("exec", "check", "plan", "graph", "nodes", "schema", "diff")),
+        *([c, "--help"] for c in ("exec", "check", "plan", "graph", "nodes", "schema", "diff", "calibrate")),
     ):
         found = sgd(*words, toys=False)
         assert found.code == 0

@@ -166,7 +166,9 @@ def test_a_bundled_workflow_runs_as_it_is_planned(name: str, tmp_path: Path) -> 
     ran = rows(dict(result.record))
     for name, row in rows(planned).items():
         assert row["calls"] == ran[name]["calls"] or row["outputs"] == [], name
-        for before, after in zip(row["outputs"], ran[name]["outputs"], strict=False):
+        made = {output["port"]: output for output in ran[name]["outputs"]}
+        for before in row["outputs"]:  # a plan has no pixels to compare: what is null there is left out
+            after = made[before["port"]]
             for fact in ("port", "type", "shape", "dtype", "count"):
                 assert before.get(fact) == after.get(fact), (name, fact)
     loaded = {

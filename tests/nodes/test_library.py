@@ -24,6 +24,7 @@ MODULES = (
     "cache.dbcache",
     "cache.teacache",
     "cache.custom",
+    "cache.library",
 )
 
 
@@ -71,6 +72,7 @@ def test_names():
         "cache.magcache",
         "cache.easycache",
         "cache.gate",
+        "cache.library",
     }
 
 

@@ -10,10 +10,13 @@ Three versions of the rule exist, which differ at its edges only:
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
-from gate_pipelines import STEPS, Decisions, Outcome, family_of, named, sample, untouched
+from gate_pipelines import STEPS, Decisions, Outcome, branches, family_of, named, sample, untouched
 
 
 def schedule(
@@ -100,3 +103,24 @@ def run(
             transformer.disable_cache()
     # The hook keeps no record of its errors.
     return Outcome(latents, {name: Decisions(tuple(made), (None,) * len(made)) for name, made in decisions.items()})
+
+
+def calibrate(
+    pipeline: Any, *, steps: int = STEPS, scale: float | None = 5.0, **options: Any
+) -> dict[str, list[float]]:
+    """The ratios of each branch that diffusers' hook measures; its first is always 1.
+
+    The hook prints each branch's list after its last step, and forgets it.
+    """
+    from diffusers.hooks.mag_cache import MagCacheConfig
+
+    printed = io.StringIO()
+    with untouched(pipeline):
+        pipeline.transformer.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps))
+        try:
+            with redirect_stdout(printed):
+                sample(pipeline, steps=steps, scale=scale, **options)
+        finally:
+            pipeline.transformer.disable_cache()
+    lists = [json.loads(line) for line in printed.getvalue().splitlines() if line.startswith("[1.0")]
+    return dict(zip(branches(pipeline, scale), lists, strict=True))

@@ -288,6 +288,26 @@ def test_a_backend_can_be_chosen_while_the_transformer_is_called(folder):
     assert {block.attn.processor._attention_backend.value for block in blocks} == {"_native_math"}
 
 
+def test_a_kernel_that_takes_no_mask_works_where_none_is_left(folder, monkeypatch):
+    """torch's own attention stands in for a kernel that diffusers lacks."""
+    from sgd.nodes.models import kernels
+
+    def kernel(query, key, value, scale, causal):
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        made = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
+        return made.transpose(1, 2).contiguous()
+
+    monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, "_sgd_unmasked": kernel})
+    plain, model = model_of(folder), model_of(folder)
+    choose(model.component("transformer"), "_sgd_unmasked")
+    expected = generate(plain, PROMPTS[:1], padding="cut")
+    assert_close(
+        generate(model, PROMPTS[:1], padding="cut"), ([s.tensor for s in expected.states], expected.frames.tensor)
+    )
+    with pytest.raises(ValueError, match="takes no attention mask"):
+        generate(model, PROMPTS[:1], padding="keep")
+
+
 def test_processors_are_put_back(model):
     transformer = model.component("transformer")
     before = dict(transformer.attn_processors)

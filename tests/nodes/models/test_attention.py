@@ -1,6 +1,6 @@
 """`model.attention`: what is refused and why, that values stay apart, and how `auto` measures.
 
-There is no GPU here: backends other than torch's own are checked up to the point where they would run. What `auto`
+These tests need no GPU: backends other than torch's own are checked up to the point where they would run. What `auto`
 does on a GPU is run on the CPU, between two of torch's own kernels.
 """
 
@@ -11,9 +11,9 @@ import pytest
 import torch
 from direct import DirectRun, generate, model_of
 from sgd.graph.node import NodeError
-from sgd.nodes.models import backends, tuning
+from sgd.nodes.models import backends, kernels, packages, tuning
 from sgd.nodes.models.attention import Attention, attention, choose, chosen
-from sgd.nodes.models.backends import BACKENDS, MASKS
+from sgd.nodes.models.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
 
 GPU_ONLY = [name for name, backend in BACKENDS.items() if backend.capability is not None]
 FULL = {
@@ -30,14 +30,19 @@ def hopper(monkeypatch):
 
 
 def machine(monkeypatch, capability, **versions):
-    packages = {"flash-attn": "2.8.3", "flash_attn_3": "3.0.0b1", "sageattention": "2.2.0", "xformers": "0.0.35"}
+    found = {"flash-attn": "2.8.3", "flash_attn_3": "3.0.0b1", "flash-attn-4": "4.0.0b36"}
+    found |= {"sageattention": "2.2.0", "xformers": "0.0.35", **versions}
     monkeypatch.setattr(backends, "gpu", lambda: capability)
-    monkeypatch.setattr(backends, "_installed", lambda package, module: {**packages, **versions}.get(package))
+    monkeypatch.setattr(packages, "installed", lambda package, module: found.get(package))
 
 
 @pytest.fixture
 def model(wan_folder):
     return model_of(wan_folder, "scheduler")
+
+
+class OnGpu(DirectRun):
+    device = "cuda"
 
 
 def acquired(value):
@@ -50,8 +55,9 @@ def latents(value):
     return generate(value, ["a red circle"], steps=2).states[-1].tensor
 
 
-def problems(backend, **description):
-    return list(attention.node.check(backend=backend, component="transformer", model={**FULL, **description}))
+def problems(backend, kernel="auto", **description):
+    model = {**FULL, **description}
+    return list(attention.node.check(backend=backend, kernel=kernel, component="transformer", model=model))
 
 
 def test_the_names_are_those_of_diffusers():
@@ -63,7 +69,10 @@ def test_the_names_are_those_of_diffusers():
     )
 
     values = {name.value for name in AttentionBackendName}
-    assert {backend.library for backend in BACKENDS.values()} <= values
+    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1)}
+    assert libraries - values == set(kernels.KERNELS), "ours, and none of them a name that diffusers has"
+    assert {backends.chosen("sage", kernel).library for kernel in SAGE_KERNELS} <= values
+    assert attention.node.inputs["kernel"].type.choices == ("auto", *SAGE_KERNELS)
     assert BACKENDS["flash"].least == _REQUIRED_FLASH_VERSION
     assert BACKENDS["sage"].least == _REQUIRED_SAGE_VERSION
     assert BACKENDS["xformers"].least == _REQUIRED_XFORMERS_VERSION
@@ -151,8 +160,12 @@ def test_a_run_on_the_cpu_of_a_machine_with_a_gpu(backend, model, run, hopper):
         ("flash3", (9, 0), True),
         ("flash3", (8, 9), False),
         ("flash3", (10, 0), False),
+        ("flash4", (8, 0), True),
+        ("flash4", (12, 0), True),
+        ("flash4", (7, 5), False),
         ("xformers", (7, 0), True),
         ("sage", (12, 0), True),
+        ("sage", (10, 0), False),
     ],
 )
 def test_the_gpu_decides(monkeypatch, backend, capability, works):
@@ -164,11 +177,112 @@ def test_the_gpu_decides(monkeypatch, backend, capability, works):
 
 
 def test_the_version_decides(monkeypatch):
-    machine(monkeypatch, (9, 0), sageattention="1.0.6")
+    machine(monkeypatch, (9, 0), sageattention="2.0.1")
     [problem] = problems("sage")
-    assert problem.message == "sage needs sageattention 2.1.1 or newer, and 1.0.6 is installed"
+    assert problem.message == "sage needs sageattention 2.1.1 or newer, and 2.0.1 is installed"
+    machine(monkeypatch, (9, 0), sageattention="1.0.5")
+    [problem] = problems("sage")
+    assert problem.message == "sage needs sageattention 1.0.6 or newer, and 1.0.5 is installed"
+    machine(monkeypatch, (9, 0), **{"flash-attn-4": "4.0.0b3"})
+    [problem] = problems("flash4")
+    assert problem.message == "flash4 needs flash-attn-4 4.0.0b36 or newer, and 4.0.0b3 is installed"
     machine(monkeypatch, (9, 0), **{"flash-attn": None})
     assert "not installed" in problems("flash")[0].message
+
+
+def test_version_1_of_sage(monkeypatch, wan_folder):
+    """It has kernels for fewer head sizes than version 2, for float32 too, and no choice of them."""
+    machine(monkeypatch, (9, 0), sageattention="1.0.6")
+    assert problems("sage") == problems("sage", dtype="float32") == []
+    [problem] = problems("sage", configs={"transformer": {"attention_head_dim": 80}})
+    assert (problem.code, problem.message) == (
+        "unsupported",
+        "sage takes heads of 64 or 96 or 128, and this model's have 80",
+    )
+    [problem] = problems("sage", kernel="fp16_cuda")
+    assert problem.message == "sage needs sageattention 2.1.1 or newer, and 1.0.6 is installed"
+    assert "SageAttention 1" in backends.notes()["sage"]
+    monkeypatch.setattr(backends, "head_size", lambda config: 128)
+    run = OnGpu()
+    [transform] = attention(run, model_of(wan_folder, "scheduler"), backend="sage").transforms
+    assert (transform.candidates, run.details["attention"]) == (("_sgd_sage_1",), "sage")
+    machine(monkeypatch, (9, 0))
+    assert problems("sage", configs={"transformer": {"attention_head_dim": 80}}) == []
+    [transform] = attention(run, model_of(wan_folder, transformer="bfloat16"), backend="sage").transforms
+    assert transform.candidates == ("sage",)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "capability", "works"),
+    [
+        ("fp16_triton", (8, 6), True),
+        ("fp16_triton", (12, 0), False),
+        ("fp16_cuda", (12, 0), True),
+        ("fp8_cuda", (8, 9), True),
+        ("fp8_cuda", (8, 6), False),
+        ("fp8_cuda_sm90", (9, 0), True),
+        ("fp8_cuda_sm90", (8, 9), False),
+    ],
+)
+def test_the_gpu_decides_on_a_kernel_of_sage(monkeypatch, wan_folder, kernel, capability, works):
+    machine(monkeypatch, capability)
+    assert [p.code for p in problems("sage", kernel=kernel)] == ([] if works else ["unavailable"])
+    monkeypatch.setattr(backends, "head_size", lambda config: 128)
+    wan = model_of(wan_folder, "scheduler", transformer="bfloat16")
+    if works:
+        [transform] = attention(OnGpu(), wan, backend="sage", kernel=kernel).transforms
+        assert transform.candidates == (f"_sage_qk_int8_pv_{kernel}",)
+    else:
+        with pytest.raises(NodeError, match="compute capability"):
+            attention(OnGpu(), wan, backend="sage", kernel=kernel)
+
+
+@pytest.mark.parametrize("backend", ["auto", *(name for name in BACKENDS if name != "sage")])
+def test_only_sage_has_a_choice_of_kernels(hopper, model, run, backend):
+    [problem] = problems(backend, kernel="fp8_cuda")
+    assert (problem.code, problem.parameter) == ("bad-value", "kernel")
+    assert backend in problem.message
+    with pytest.raises(NodeError, match="kernels"):
+        attention(run, model, backend=backend, kernel="fp8_cuda")
+
+
+def test_a_build_of_xformers_for_another_cuda(monkeypatch, tmp_path):
+    """The wheel of 0.0.35 on PyPI is for CUDA 12.8; under a torch for CUDA 13 it imports, and has no kernels."""
+    machine(monkeypatch, (9, 0))
+    for name, file, text in (
+        ("torch", "version.py", "__version__ = '2.11.0'\ncuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n"),
+        ("xformers", "cpp_lib.json", '{"version": {"cuda": 1208, "torch": "2.10.0+cu128"}}'),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_text(text)
+    monkeypatch.setattr(packages, "_folders", lambda module: [str(tmp_path / module)])
+    [problem] = problems("xformers")
+    assert (problem.code, "CUDA 12.8, and torch for CUDA 13.0" in problem.message) == ("unavailable", True)
+    (tmp_path / "xformers" / "cpp_lib.json").write_text('{"version": {"cuda": 1300}}')
+    assert problems("xformers") == []
+
+
+@pytest.mark.parametrize("backend", ["flash4", "xformers"])
+def test_packages_that_cannot_be_imported_together(monkeypatch, backend):
+    machine(monkeypatch, (9, 0), **{"flash-attn": None})
+    [problem] = problems(backend)
+    assert (problem.code, problem.help) == ("unavailable", "pip uninstall xformers")
+    machine(monkeypatch, (9, 0), **{"flash-attn": None, "xformers": None})
+    assert problems("flash4") == []
+
+
+def test_a_module_inside_another_is_found_without_importing_it(monkeypatch, tmp_path):
+    for folder in ("outer/inner", "outer_only"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("outer", "outer_only"):
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('imported')")
+        (tmp_path / f"{name}-1.2.dist-info").mkdir()
+        (tmp_path / f"{name}-1.2.dist-info" / "METADATA").write_text(f"Name: {name}\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert packages.installed("outer", "outer.inner") == packages.installed("outer", "outer") == "1.2"
+    assert packages.installed("outer_only", "outer_only.inner") is None
+    assert packages.installed("no-such-package", "outer") is None
+    assert packages.installed("outer", "no_such_module") is None
 
 
 @pytest.mark.parametrize("backend", GPU_ONLY)
@@ -362,16 +476,13 @@ def test_measuring(forgotten):
 def test_candidates_of_auto(hopper, wan_folder, monkeypatch):
     """On a GPU: the exact ones that fit. Without one here, only the choice of candidates can be looked at."""
 
-    class OnGpu(DirectRun):
-        device = "cuda"
-
     wan = model_of(wan_folder, "scheduler", transformer="bfloat16")
     run = OnGpu()
     [transform] = attention(run, wan).transforms
     assert transform.candidates == ("native",), "heads of 12 fit none of the others"
     monkeypatch.setattr(backends, "head_size", lambda config: 128)
     [transform] = attention(run, wan).transforms
-    assert transform.candidates == ("native", "_native_cudnn", "flash", "_flash_3", "xformers")
+    assert transform.candidates == ("native", "_native_cudnn", "flash", "_flash_3", "_sgd_flash_4", "xformers")
     assert "cudnn" in run.details["attention"]
     [transform] = attention(run, model_of(wan_folder, "scheduler")).transforms
     assert transform.candidates == ("native", "xformers"), "float32"

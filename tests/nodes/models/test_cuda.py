@@ -1,5 +1,7 @@
 """Components on a GPU: where they are, what they cost, and that they are gone after release. Skipped without one."""
 
+import gc
+
 import pytest
 import torch
 from direct import BOTH, DirectRun
@@ -21,6 +23,7 @@ def run_on(device, **options):
 @pytest.fixture
 def allocated():
     """Bytes allocated since the test began."""
+    gc.collect()  # what tests before this one left in cycles would be freed in the middle of it
     torch.zeros(1, device="cuda")
     before = torch.cuda.memory_allocated()
     return lambda: torch.cuda.memory_allocated() - before

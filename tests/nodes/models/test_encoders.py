@@ -8,7 +8,7 @@ import sgd
 import torch
 from direct import DirectRun, generate, model_of
 from sgd.graph.node import NodeError
-from sgd.nodes.models import backends, encoders
+from sgd.nodes.models import backends, encoders, packages
 from sgd.nodes.models.attention import attention
 from sgd.nodes.models.encoders import FLASH, EncoderAttention, chosen
 
@@ -32,7 +32,7 @@ def problems(backend, model, component="text_encoder"):
 @pytest.fixture
 def hopper(monkeypatch):
     monkeypatch.setattr(backends, "gpu", lambda: (9, 0))
-    monkeypatch.setattr(backends, "_installed", lambda package, module: "9.0")
+    monkeypatch.setattr(packages, "installed", lambda package, module: "9.0")
 
 
 @pytest.fixture

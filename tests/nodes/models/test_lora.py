@@ -5,36 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from direct import DirectRun, generate, model_of
+from lora_files import adapters
 from sgd.graph.node import NodeError
 from sgd.nodes.models import lora as module
 from sgd.nodes.models.lora import lora
 
 pytest.importorskip("peft")
-
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj"]
-
-
-def adapters(folder: Path, name: str, seed: int, rank: int = 4, alpha: int | None = None) -> Path:
-    """A file of random adapters for the tiny Wan transformer, as diffusers' training scripts write it."""
-    import tiny
-    from diffusers import WanPipeline
-    from diffusers.utils import convert_state_dict_to_diffusers
-    from peft import LoraConfig
-    from peft.utils import get_peft_model_state_dict
-
-    transformer = tiny.wan_transformer()
-    config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=TARGETS)
-    transformer.add_adapter(config)
-    generator = torch.Generator().manual_seed(seed)
-    for key, parameter in transformer.named_parameters():
-        if "lora_" in key:
-            parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(transformer))
-    metadata = None if alpha is None else config.to_dict()
-    WanPipeline.save_lora_weights(
-        folder, transformer_lora_layers=layers, weight_name=name, transformer_lora_adapter_metadata=metadata
-    )
-    return folder / name
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +89,23 @@ def test_values_with_and_without_do_not_see_each_other(wan_folder, files, model,
     assert all(torch.equal(after[key], tensor) for key, tensor in weights.items())
     shared = {p.data_ptr() for p in model.component("transformer").parameters()}
     assert shared <= {p.data_ptr() for p in both.component("transformer").parameters()}
+
+
+def test_with_a_kernel_that_diffusers_lacks(files, model, run, monkeypatch):
+    """torch's own attention stands in for it."""
+    from sgd.nodes.models import kernels
+    from sgd.nodes.models.attention import Attention
+
+    def kernel(query, key, value, scale, causal):
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        made = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale)
+        return made.transpose(1, 2).contiguous()
+
+    monkeypatch.setattr(kernels, "KERNELS", {**kernels.KERNELS, "_sgd_with_lora": kernel})
+    adapted = lora(run, model, str(files[0]))
+    made = latents(acquired(adapted.transformed(Attention("transformer", ("_sgd_with_lora",)))))
+    assert torch.allclose(made, latents(acquired(adapted)), atol=1e-5)
+    assert not torch.allclose(made, latents(acquired(model)), atol=1e-5)
 
 
 def test_scale_zero_is_without(files, model, run):
@@ -356,3 +349,25 @@ def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file
         sgd.compile(file, inputs={"source": str(wan_folder), "lora": str(files[0])})
     [problem] = error.value.diagnostics
     assert (problem.code, problem.message) == ("unsupported", "model.lora cannot come after model.attention")
+
+
+def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
+    from sgd.nodes import schedule
+    from sgd.nodes.cache.fill import Use
+    from sgd.nodes.cache.use import of_descriptions, of_model
+
+    plan = schedule.make(model, steps=2)
+
+    def of(*chosen) -> Use:
+        value = model
+        for number, scale in chosen:
+            value = lora(run, value, str(files[number]), scale=scale)
+        return of_model(value, plan.steps[0], (0, 1), None, run)
+
+    found = [of(), of((0, 1.0)), of((0, 0.5)), of((1, 1.0)), of((0, 1.0), (1, 1.0)), of((1, 1.0), (0, 1.0))]
+    assert len({use.adapters for use in found}) == len(found)
+    assert [use.adapted for use in found] == [0, 1, 1, 1, 2, 2]
+    assert of((0, 1.0)) == found[1]
+    assert len({use.weights for use in found}) == 1
+    known = {"transforms": [["lora", "transformer"], ["lora", "transformer_2"], ["attention", "transformer"]]}
+    assert of_descriptions({"model": known}).adapted == 1

@@ -1,0 +1,195 @@
+"""Calibration tables: the file that `sgd calibrate` writes. Torch-free.
+
+docs/calibration.md describes the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+VERSION = 1
+LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one
+AGAIN = "make one for this with `sgd calibrate`"
+
+Row = list[FiniteFloat | None]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fit(Part):
+    """A fitted polynomial: coefficients, highest order first, and how well it fits."""
+
+    coefficients: list[FiniteFloat] = Field(min_length=1)
+    r2: FiniteFloat | None
+    rms: FiniteFloat
+    points: int
+    least: FiniteFloat
+    most: FiniteFloat
+
+
+class Branch(Part):
+    """What was measured of a guidance branch: one entry for each step of the component, null where there is none."""
+
+    ratios: Row
+    changes: dict[str, Row]
+
+
+class Component(Part):
+    """A transformer of the model: which it was, the timesteps of its own steps, and what was found."""
+
+    class_name: str
+    config: str
+    weights: str
+    dtype: str
+    adapters: list[str]
+    timesteps: list[FiniteFloat] = Field(min_length=1)
+    polynomials: dict[str, Fit]
+    branches: dict[str, Branch] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_entry_for_each_step(self) -> Component:
+        for branch in self.branches.values():
+            if any(len(row) != len(self.timesteps) for row in (branch.ratios, *branch.changes.values())):
+                raise ValueError("a list has not one entry for each timestep")
+        return self
+
+
+class Schedule(Part):
+    """The noise levels: class, configuration and arguments of the scheduler, and the number of steps of the loop."""
+
+    scheduler: str
+    shift: FiniteFloat | None
+    steps: int
+    config: dict[str, Any]
+    arguments: dict[str, Any]
+
+
+class Prompts(Part):
+    """What it was measured with.
+
+    The number of prompts, the SHA-256 of their texts, each followed by a line break (both null where the prompts are
+    no input of the workflow), the texts, and how often a component's first step was measured.
+    """
+
+    count: int | None
+    sha256: str | None
+    texts: list[str]
+    loops: int
+
+
+class Source(Part):
+    """Where the model came from."""
+
+    source: str
+    commit: str | None
+    family: str
+
+
+class Table(Part):
+    """The whole file."""
+
+    sgd_table: Literal[1]
+    made: dict[str, Any]
+    model: Source
+    size: list[int]
+    schedule: Schedule
+    prompts: Prompts
+    components: dict[str, Component] = Field(min_length=1)
+
+
+class TableProblem(Exception):
+    """Why a table cannot be used: a sentence for the user, and what to do."""
+
+    def __init__(self, message: str, help: str | None = AGAIN) -> None:
+        super().__init__(message)
+        self.help = help
+
+
+_PUT_ASIDE: ContextVar[bool] = ContextVar("tables_put_aside", default=False)
+
+
+@contextmanager
+def put_aside() -> Iterator[None]:
+    """Inside, gates of a workflow are not checked: it is compiled to be measured, maybe to make the table it names."""
+    token = _PUT_ASIDE.set(True)
+    try:
+        yield
+    finally:
+        _PUT_ASIDE.reset(token)
+
+
+def are_put_aside() -> bool:
+    return _PUT_ASIDE.get()
+
+
+def problem(path: str | Path | None) -> TableProblem | None:
+    """Why there is no table in a file, None if there is one or none is named."""
+    try:
+        if path is not None and not are_put_aside():
+            read(path)
+    except TableProblem as found:
+        return found
+    return None
+
+
+def read(path: str | Path) -> Table:
+    """A table from its file.
+
+    Raises:
+        TableProblem: If there is no such file, or it is no table of this version.
+    """
+    try:
+        found = Path(path).stat()
+        if found.st_size > LARGEST:
+            raise TableProblem(f"{shown(path)} is no table: {found.st_size} bytes")
+        return _read(str(path), found.st_mtime_ns, found.st_size)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TableProblem(f"cannot read the table {shown(path)}: {reason}") from error
+
+
+@lru_cache(maxsize=16)
+def _read(path: str, changed: int, size: int) -> Table:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise TableProblem(f"{shown(path)} is no table: it is not JSON ({_line(error)})") from error
+    version = content.get("sgd_table") if isinstance(content, dict) else None
+    if version is None:
+        raise TableProblem(f"{shown(path)} is no table: it has no `sgd_table`")
+    if version != VERSION:
+        raise TableProblem(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
+    try:
+        return Table.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TableProblem(f"{shown(path)} is a damaged table: {where}: {first['msg']}") from error
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """A short digest of a component's configuration, without what libraries note about themselves (`_…`)."""
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def shown(path: str | Path) -> str:
+    """A path as people wrote it: from the current folder, where it lies below."""
+    here = os.path.relpath(path)
+    return str(path) if here.startswith("..") else here
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

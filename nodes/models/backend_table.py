@@ -1,0 +1,160 @@
+"""The attention backends, as facts: what each needs of the machine and of the model. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Capability = tuple[int, int]
+HALF = ("float16", "bfloat16")
+ARCHITECTURES = {(7, 0): "Volta", (8, 0): "Ampere", (8, 9): "Ada", (9, 0): "Hopper"}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One attention backend.
+
+    Attributes:
+        name: As files have it.
+        library: Its name in diffusers' `AttentionBackendName`, or in `kernels.KERNELS`.
+        about: What it is.
+        package: Distribution that has to be installed, and the module it brings; None if torch brings it.
+        least: Smallest version, from diffusers (models/attention_dispatch.py) or that which `kernels` was written for.
+        install: How to get the package.
+        capability: Smallest compute capability of the GPU; None if it also runs on a CPU.
+        only: The major compute capabilities it has kernels for, if not all from `capability` on.
+        dtypes: Names of dtypes; empty if all.
+        heads: Largest size of a head, which must be a multiple of 8; 0 if any size will do.
+        sizes: The sizes of a head it has, instead of a largest one.
+        masks: `applied`; `refused` (a call with a mask fails); or `wrong`, for xformers: diffusers 0.42.1 adds a
+            boolean mask of four dimensions to the scores as zeros and ones.
+        exact: Computes the same function as SDPA, to rounding: `auto` may choose it.
+    """
+
+    name: str
+    library: str
+    about: str
+    package: tuple[str, str] | None = None
+    least: str = ""
+    install: str = ""
+    capability: Capability | None = None
+    only: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    heads: int = 0
+    sizes: tuple[int, ...] = ()
+    masks: Literal["applied", "refused", "wrong"] = "applied"
+    exact: bool = True
+
+
+BACKENDS: Mapping[str, Backend] = {
+    b.name: b
+    for b in (
+        Backend("sdpa", "native", "torch's scaled_dot_product_attention"),
+        # Head sizes: torch, aten/src/ATen/native/transformers/cuda/sdp_utils.cpp, check_cudnn_tensor_shapes
+        # (256 on Hopper with a recent cuDNN; no model of this library has larger heads than 128).
+        Backend(
+            "cudnn", "_native_cudnn", "cuDNN's attention, part of torch", capability=(8, 0), dtypes=HALF, heads=128
+        ),
+        Backend(
+            "flash",
+            "flash",
+            "FlashAttention 2",
+            package=("flash-attn", "flash_attn"),
+            least="2.6.3",
+            install="pip install flash-attn --no-build-isolation (builds from source, needs nvcc)",
+            capability=(8, 0),
+            dtypes=HALF,
+            heads=256,
+            masks="refused",
+        ),
+        Backend(
+            "flash3",
+            "_flash_3",
+            "FlashAttention 3",
+            package=("flash_attn_3", "flash_attn_interface"),
+            install="build the folder hopper/ of https://github.com/Dao-AILab/flash-attention (not on PyPI)",
+            capability=(9, 0),
+            only=(9,),
+            dtypes=HALF,
+            heads=256,
+            masks="refused",
+        ),
+        # Capability and head sizes: flash_attn/cute/interface.py of the package, `_flash_attn_fwd` and
+        # `_validate_head_dims` (256 on Hopper; no model of this library has larger heads than 128).
+        Backend(
+            "flash4",
+            "_sgd_flash_4",
+            "FlashAttention 4",
+            package=("flash-attn-4", "flash_attn.cute"),
+            least="4.0.0b36",
+            install="pip install 'flash-attn-4[cu13]>=4.0.0b36' (without [cu13] for a torch of CUDA 12)",
+            capability=(8, 0),
+            dtypes=HALF,
+            heads=128,
+            masks="refused",
+        ),
+        Backend(
+            "sage",
+            "sage",
+            "SageAttention 2: queries and keys in int8, not exact",
+            package=("sageattention", "sageattention"),
+            least="2.1.1",
+            install="build https://github.com/thu-ml/SageAttention (PyPI has version 1 only)",
+            capability=(8, 0),
+            only=(8, 9, 12),
+            dtypes=HALF,
+            heads=128,
+            masks="refused",
+            exact=False,
+        ),
+        Backend(
+            "xformers",
+            "xformers",
+            "memory-efficient attention of xformers",
+            package=("xformers", "xformers"),
+            least="0.0.29",
+            install="pip install xformers (a build for the CUDA version of your torch)",
+            capability=(7, 0),
+            heads=256,
+            masks="wrong",
+        ),
+    )
+}
+
+SAGE_1 = Backend(
+    "sage",
+    "_sgd_sage_1",
+    "SageAttention 1: queries and keys in int8, not exact",
+    package=("sageattention", "sageattention"),
+    least="1.0.6",
+    install="pip install sageattention",
+    capability=(8, 0),
+    dtypes=(*HALF, "float32"),
+    sizes=(64, 96, 128),  # sageattention/core.py
+    masks="refused",
+    exact=False,
+)
+"""What `sage` is where version 1 of the package is installed, or none: PyPI has no other."""
+
+# As the package names them, after the precision of the values. Which GPU each is for: `sageattn` in core.py of
+# https://github.com/thu-ml/SageAttention, which chooses among them (the one in Triton does not work on 12.0).
+SAGE_KERNELS: Mapping[str, tuple[Capability, tuple[int, ...]]] = {
+    "fp16_triton": ((8, 0), (8, 9)),
+    "fp16_cuda": ((8, 0), (8, 9, 12)),
+    "fp8_cuda": ((8, 9), (8, 9, 12)),
+    "fp8_cuda_sm90": ((9, 0), (9,)),
+}
+
+Masks = Literal["never", "sometimes", "always"]
+
+MASKS: Mapping[str, Masks] = {
+    "WanTransformer3DModel": "never",
+    "FluxTransformer2DModel": "never",
+    "HunyuanVideoTransformer3DModel": "sometimes",  # not where text.encode cut the padding
+    "HunyuanVideo15Transformer3DModel": "always",
+    "LTXVideoTransformer3DModel": "always",
+}
+"""Whether transformers of diffusers 0.42 give attention a mask for the padding of prompts (models/transformers/).
+
+Others may, where prompts of several lengths share a batch."""

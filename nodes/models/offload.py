@@ -1,0 +1,158 @@
+"""`model.offload`: a component in the host's memory, of which a few blocks at a time are on the GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from ...graph.node import NodeError, Problem, Reads, Run, Shares, node
+from .. import room
+from . import encoders, groups, transforms
+from .model import Model
+
+Component = Literal["transformer", "transformer_2", "text_encoder", "text_encoder_2", "vae"]
+COMPONENTS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "vae")
+REPEATED = ("transformer", "transformer_2")
+
+
+@dataclass(frozen=True)
+class Offload:
+    """The transform, and where its component is held: in the host's memory.
+
+    It changes no result, so it may be given anywhere among the others; its hooks go on after adapters and the choice
+    of attention and before compiling. Values of one source without it, or with it in another way, have the component
+    apart from this one.
+
+    Attributes:
+        component: Name in the repository.
+        granularity: `blocks` or `leaf`.
+        blocks: Blocks of a group.
+        stream: Bring the next group while this one computes.
+        low_memory: Pin the host's memory for each transfer only.
+    """
+
+    kind: ClassVar[str] = "offload"
+
+    component: str
+    granularity: str = "blocks"
+    blocks: int = 1
+    stream: bool = False
+    low_memory: bool = False
+
+    def apply(self, module: Any, run: Run) -> None:
+        groups.attach(module, self.granularity, self.blocks, run.device, stream=self.stream, low_memory=self.low_memory)
+
+    def undo(self, module: Any) -> None:
+        """Called when the view is dropped."""
+        groups.detach(module)
+
+    def resident(self, module: Any) -> int:
+        """The most bytes of the component that are on the device at a time.
+
+        Args:
+            module: The component, without hooks.
+        """
+        return groups.resident(module, self.granularity, self.blocks, stream=self.stream)
+
+    def __str__(self) -> str:
+        words = [
+            "leaf by leaf" if self.granularity == "leaf" else f"{self.blocks} block{'s' * (self.blocks > 1)} a time"
+        ]
+        words += ["with a stream"] if self.stream else []
+        words += ["low memory"] if self.low_memory else []
+        return ", ".join(words)
+
+
+def misfit(class_name: str) -> str | None:
+    """Why components of a class cannot be offloaded in groups, None if they can."""
+    if class_name in groups.COPIED_CACHES:
+        return f"{class_name} hands caches from layer to layer in a way that group offloading does not carry"
+    return None
+
+
+def _own(**known: Any) -> tuple[str, ...]:
+    return (known["component"],) if "component" in known else COMPONENTS
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    yield from transforms.problems("offload", **known)
+    model = known.get("model") or {}
+    if "component" in known:
+        class_name = model.get("components", {}).get(transforms.repository_name(model, known["component"]), "")
+        why = misfit(class_name)
+        if why is not None:
+            yield Problem("unsupported", "component", why, "it is small; leave it on the device")
+    yield from _settings(**known)
+
+
+def _settings(**known: Any) -> Iterator[Problem]:
+    """What is wrong with the settings by themselves."""
+    component, granularity = known.get("component"), known.get("granularity")
+    blocks, stream, low_memory = known.get("blocks", 1), known.get("stream", False), known.get("low_memory", False)
+    if granularity == "leaf" and blocks != 1:
+        yield Problem("bad-value", "blocks", "there are no blocks in groups of leaves", "leave `blocks` out")
+    elif stream and blocks != 1:
+        yield Problem("bad-value", "blocks", "with a stream, a group is one block", "leave `blocks` out")
+    if stream and component is not None and component not in REPEATED:
+        why = f"a stream learns the order of groups in a first call, and {component} is called once"
+        yield Problem("unsupported", "stream", why, "leave `stream` out; it is for the transformers")
+    if low_memory and stream is False:
+        yield Problem("bad-value", "low_memory", "`low_memory` says how a stream pins memory", "set `stream: true` too")
+
+
+@node("model.offload", describe=partial(transforms.described, "offload"), check=_check, own=_own)
+def offload(
+    run: Run,
+    model: Annotated[Model, Reads(), Shares()],
+    *,
+    component: Component = "transformer",
+    granularity: Literal["blocks", "leaf"] = "blocks",
+    blocks: Annotated[int, Field(ge=1)] = 1,
+    stream: bool = False,
+    low_memory: bool = False,
+) -> Model:
+    """Keep a component in the host's memory; what of it computes is on the GPU for that long (group offloading).
+
+    For models that do not fit: results are the same, and every call of the component brings all of it over the bus.
+    Only this value has it so. A value that goes past this node, or has other settings here, holds a component of its
+    own. The node may stand before or after the other transforms. On a CPU there is nothing to offload to: the
+    component is used as it is, with a warning. It has not been run on a GPU yet.
+
+    Args:
+        model: The model.
+        component: What to offload; each component has a node of its own. `transformer_2` is the second expert of
+            Wan 2.2.
+        granularity: `blocks` brings the blocks that repeat in groups; what is in none of them stays for the whole call.
+            `leaf` brings each linear layer and convolution alone, which takes the least memory.
+        blocks: Blocks of a group.
+        stream: Bring the next block or layer while this one computes. Faster, needs room for two of them, and pins as
+            much of the host's memory as the component takes. For the transformers.
+        low_memory: With a stream, pin memory for each transfer only. Slower.
+
+    Returns:
+        The model with that component offloaded.
+
+    Raises:
+        NodeError: If the model has no such component, it is offloaded already, it cannot be, or the settings do not
+            go together.
+    """
+    given = {"component": component, "granularity": granularity, "blocks": blocks, "stream": stream}
+    for problem in _settings(**given, low_memory=low_memory):
+        raise NodeError(problem.message, help=problem.help)
+    find = encoders if component in encoders.ROLES else transforms
+    name, _ = find.target(model, component)
+    why = misfit(transforms.class_name(model, name))
+    if why is not None:
+        raise NodeError(why, help="leave it on the device")
+    made = Offload(name, granularity, blocks, stream, low_memory)
+    changed = model.transformed(made)
+    if room.target(run) == "cpu":
+        run.detail(offload="nothing: the run is on a CPU")
+        run.warn(f"the run is on a CPU: there is nothing to offload {name} to, and it is used as it is")
+        return model
+    run.detail(offload=f"{name}: {made}")
+    return changed

@@ -1,0 +1,88 @@
+"""Every component of every family offloaded in groups: the same numbers, and each tensor there when it is read."""
+
+import pytest
+import tiny
+import tiny_flux
+import tiny_hunyuan_video
+import tiny_qwen_image
+import tiny_z_image
+import torch
+from direct import DirectRun, generate, model_of
+from offloading import watching
+from sgd.graph.node import NodeError
+from sgd.nodes import vae
+from sgd.nodes.models import groups
+from sgd.nodes.models.offload import Offload, offload
+from sgd.nodes.values import Frames
+
+BUILDERS = {
+    "wan": tiny.wan,
+    "hunyuan-video": lambda: None,
+    "qwen-image": tiny_qwen_image.build,
+    "z-image": tiny_z_image.build,
+    "flux": tiny_flux.build,
+}
+COMPONENTS = [
+    *((family, part) for family in BUILDERS for part in ("transformer", "text_encoder", "vae")),
+    ("flux", "text_encoder_2"),
+    ("hunyuan-video", "text_encoder_2"),
+]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    made = {}
+    for family, build in BUILDERS.items():
+        folder = tmp_path_factory.mktemp("offload") / family
+        if family == "hunyuan-video":
+            tiny_hunyuan_video.save(folder)
+        else:
+            build().save_pretrained(folder)
+        made[family] = model_of(folder)
+    return made
+
+
+def everything(model):
+    """What a text-to-image or -video workflow makes, and its frames encoded again."""
+    options: dict = {"frames": 9} if model.family.name in ("wan", "hunyuan-video") else {"frames": 1}
+    if model.config("transformer").get("guidance_embeds"):
+        options["embedded"] = 6.0
+    made = generate(model, ["a red circle"], steps=2, scale=3.0, width=32, height=48, **options)
+    with torch.no_grad():
+        return made.states[-1].tensor, made.frames.tensor, vae.encode(model, Frames(made.frames.tensor)).tensor
+
+
+@pytest.fixture(scope="module")
+def plain(models):
+    return {family: everything(model) for family, model in models.items()}
+
+
+@pytest.mark.parametrize("granularity", ["blocks", "leaf"])
+@pytest.mark.parametrize(("family", "part"), COMPONENTS, ids=["-".join(c) for c in COMPONENTS])
+def test_nothing_changes_and_tensors_are_there_in_time(models, plain, family, part, granularity):
+    model, transform = models[family], Offload(part, granularity)
+    if (family, part) == ("qwen-image", "vae"):
+        with pytest.raises(NodeError, match="hands caches from layer to layer"):
+            offload(DirectRun(), model, component="vae")
+        return
+    run = DirectRun()
+    value = model.transformed(transform)
+    for name in model.parts():
+        value.acquire(name, run)
+    view = value.component(part)
+    with watching(view) as watched:
+        made = everything(value)
+    assert all(torch.equal(a, b) for a, b in zip(made, plain[family], strict=True))
+    assert len(watched.onloads) == len(list(groups.groups(view))) - unused(watched, view)
+    assert watched.used, "nothing of the component was read"
+    assert watched.early == set()
+    total = sum(t.numel() * t.element_size() for t in (*view.parameters(), *view.buffers()))
+    assert watched.most < total, "all of it was there at once"
+    assert 0 < watched.most <= run.details[part]["device_bytes"]
+    for name in model.parts():
+        value.release(name)
+
+
+def unused(watched, view):
+    """Groups none of whose modules were called, such as the visual part of a language model."""
+    return sum(id(group) not in watched.onloads for _, group in groups.groups(view))

@@ -1,0 +1,135 @@
+"""What is said to make a plan fit, against plans in which it was done."""
+
+import re
+
+import pytest
+import sgd
+import torch
+from sgd.graph import device
+from sgd.graph.cli import main
+from sgd.graph.estimate import estimate
+from sgd.nodes import lighter
+from sgd.nodes.room import size
+
+GIB = 1 << 30
+
+FILE = """
+sgd: 1
+nodes:
+  loaded: {uses: model.load, with: {source: SOURCE, dtype: DTYPE, vae_dtype: DTYPE, offload: "off"}}
+  model: {uses: model.offload, with: {model: $loaded, component: text_encoder}}
+  text: {uses: text.encode, with: {model: $model, prompt: a, negative: b}}
+  noise: {uses: latents.noise, with: {model: $loaded, width: 832, height: 480, frames: FRAMES}}
+  schedule: {uses: schedule.make, with: {model: $loaded, steps: 2}}
+  split: {uses: cfg.split, with: {conditioning: $text, scale: 3.0}}
+  denoise:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      velocity: {uses: denoiser.predict, with: {model: $loaded, latents: $latents, step: $step, branches: $split}}
+      guided: {uses: cfg.merge, with: {predictions: $velocity, branches: $split}}
+      next: {uses: schedule.step, with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  decoded: {uses: vae.decode, with: {model: $loaded, latents: $denoise, tiling: "TILING"}}
+  sheet: {uses: frames.grid, with: {frames: $decoded}}
+  saved: {uses: image.save, with: {frames: $sheet, path: f.png}}
+outputs: {saved: $saved}
+"""
+
+
+def written(
+    tmp_path, source="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", *, offload=False, dtype="float32", tiling="off", frames="17"
+):
+    text = (
+        FILE.replace("SOURCE", str(source)).replace("TILING", tiling).replace("DTYPE", dtype).replace("FRAMES", frames)
+    )
+    if not offload:
+        text = re.sub(r"  model: .*\n", "", text).replace("$model", "$loaded")
+    file = tmp_path / "f.yaml"
+    file.write_text(text)
+    return file
+
+
+def planned(file, memory, on="cuda"):
+    options = {"weights": "dummy", "device": on}
+    return estimate(sgd.compile(file), options=options, device=on, memory_bytes=memory)
+
+
+def promised(lines):
+    """The peaks that lines of advice promise, in words."""
+    return [found[1] for line in lines if (found := re.search(r"at most (.*?), which", line))]
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """The plan of the file as it stands, for a GPU that is too small."""
+    return planned(written(tmp_path_factory.mktemp("given")), 3 * GIB)
+
+
+def test_the_advice_is_kept_by_plans_that_follow_it(tmp_path, given):
+    assert given["fits"] is False
+    first, *steps = given["help"]
+    assert first == f"text needs most: {size(given['peak_bytes'])}, and there are 3.00 GiB"
+    names = ["`model.offload` of text_encoder", "weights in bfloat16", "`model.offload` of transformer"]
+    assert [any(name in line for line in steps) for name in names] == [True] * 3
+    assert "`model.offload` of text_encoder" in steps[0]
+    followed = planned(written(tmp_path, offload=True), 3 * GIB)
+    assert size(followed["peak_bytes"]) == promised(steps)[0]
+    # From there on the same advice is given, for what is left.
+    assert promised(followed["help"]) == promised(steps)[1:]
+
+
+def test_tiles_are_advised_with_what_they_take(tmp_path, given):
+    (row,) = [row for row in given["nodes"] if row["name"] == "decoded"]
+    followed = planned(written(tmp_path, tiling="on"), 3 * GIB)
+    (tiled,) = [row for row in followed["nodes"] if row["name"] == "decoded"]
+    assert tiled["peak_bytes"] == row["detail"]["tiled_peak_bytes"] < row["peak_bytes"]
+    # With nothing else in the way, that is the first advice.
+    alone = {**given, "nodes": [row], "memory_bytes": tiled["peak_bytes"]}
+    _, line = lighter(alone)
+    assert line == f"`tiling: on` of decoded: at most {size(tiled['peak_bytes'])}, which fits"
+
+
+def test_a_plan_that_fits_is_given_none(tmp_path):
+    assert planned(written(tmp_path), 100 * GIB)["help"] == []
+
+
+def test_on_a_cpu_nothing_is_offloaded(given):
+    lines = lighter({**given, "device": "cpu"})
+    assert not any("offload" in line for line in lines)
+    assert any("bfloat16" in line for line in lines)
+
+
+def test_sgd_plan_prints_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(device, "memory_bytes", lambda name: 3 * GIB)
+    assert main(["plan", str(written(tmp_path)), "--weights", "dummy", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert "of 3.00 GiB on cpu: does not fit" in printed
+    assert "help: text needs most: " in printed
+    assert "help: weights in bfloat16 (`dtype` and `vae_dtype` of model.load): at most " in printed
+
+
+def test_a_run_that_does_not_fit_says_it_with_numbers(tmp_path, wan_folder, monkeypatch, capsys):
+    from diffusers import WanTransformer3DModel
+
+    def out_of_memory(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    file = written(tmp_path, wan_folder, frames="9")
+    file.write_text(file.read_text().replace("832", "320").replace("480", "288"))
+    whole = planned(file, None, on="cpu")["peak_bytes"]
+    real = WanTransformer3DModel.forward
+    monkeypatch.setattr(
+        WanTransformer3DModel,
+        "forward",
+        lambda self, hidden_states, *a, **k: (real if hidden_states.is_meta else out_of_memory)(
+            self, hidden_states, *a, **k
+        ),
+    )
+    monkeypatch.setattr(device, "memory_bytes", lambda name: int(0.9 * whole))
+    assert main(["exec", str(file), "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet"]) == 4
+    printed = capsys.readouterr().err
+    assert "denoise.velocity (denoiser.predict) failed: OutOfMemoryError" in printed
+    assert " = help: decoded needs most: " in printed
+    assert re.search(r" = help: `tiling: on` of decoded: at most \d.* MiB, which ", printed)
+    assert "Traceback" not in printed

@@ -56,7 +56,7 @@ class _Watch:
         self.seconds = 0.0
 
     def around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with compiling() as seconds:
+        with compiling() as seconds, _all_compiled():
             result = call(*args, **kwargs)
         if seconds():
             self.seconds += seconds()
@@ -89,6 +89,30 @@ def compiling() -> Iterator[Callable[[], float]]:
     finally:
         callback_handler.remove_start_callback(start)
         callback_handler.remove_end_callback(end)
+
+
+@contextmanager
+def _all_compiled() -> Iterator[None]:
+    """Compile whatever is called inside, for however many sizes.
+
+    Left to itself, torch compiles one function for 8 sizes (`recompile_limit`; all values of a model's class share
+    them) and runs every further one uncompiled. Its limit on what it keeps in a process (256) stays, as an error.
+    The settings are set by hand since `config.patch` takes a third of a millisecond, at each call.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    before = config.recompile_limit, config.fail_on_recompile_limit_hit
+    config.recompile_limit, config.fail_on_recompile_limit_hit = config.accumulated_recompile_limit, True
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        raise NodeError(
+            f"torch has compiled this for {config.accumulated_recompile_limit} sizes, the most in one process",
+            help="set `dynamic: true` of model.compile: one for all sizes",
+        ) from error
+    finally:
+        config.recompile_limit, config.fail_on_recompile_limit_hit = before
 
 
 def _check(**known: Any) -> Iterator[Problem]:
@@ -128,15 +152,20 @@ def compile(
     """Compile the transformer with torch.compile, when it is first called.
 
     Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
-    a minute and more; what of the calls was compiling stands in the details of the node that called the transformer,
-    as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
+    a minute and more; what of the calls through this value was compiling so far stands in the details of the node
+    that called the transformer, as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
+
+    Sizes are those of all that goes into a block: width, height and frames, the batch, and the length of the text,
+    which may be another one for each prompt. Where batched guidance ends before the last step (`start`, `stop` of
+    cfg.split), the batch changes, and the rest of the steps has another size.
 
     Args:
         model: The model; adapters and the choice of attention come before.
         region: `blocks` compiles the block that repeats once (`compile_repeated_blocks` of diffusers); `whole` the
             whole transformer at once, which takes longer.
         mode: Mode of torch.compile. `reduce-overhead` and `max-autotune` record CUDA graphs.
-        dynamic: Compile for any size: false compiles anew for each, null lets torch decide when a size changes.
+        dynamic: Compile for any size (torch takes a batch of 1 apart in any case): false compiles anew for each, null
+            lets torch decide when a size changes.
         component: The transformer to compile; `transformer_2` is the second expert of Wan 2.2.
 
     Returns:

@@ -30,6 +30,16 @@ def is_revision(revision: str) -> bool:
     return len(revision) <= 255 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
 
 
+def check_revision(revision: str) -> None:
+    """Refuse what can be no revision.
+
+    Raises:
+        NodeError: If it cannot be the name of a branch, a tag or a commit.
+    """
+    if not is_revision(revision):
+        raise NodeError(f"{revision!r} is no revision", help="name a branch, a tag or a commit of the repository")
+
+
 def cached(source: str, revision: str | None) -> Path | None:
     """The snapshot folder of `source` at `revision` in the local cache, None if its model_index.json is not there.
 
@@ -37,8 +47,8 @@ def cached(source: str, revision: str | None) -> Path | None:
     """
     if not is_hub_id(source):
         return None
-    if revision is not None and not is_revision(revision):
-        raise NodeError(f"{revision!r} is no revision", help="name a branch, a tag or a commit of the repository")
+    if revision is not None:
+        check_revision(revision)
     from huggingface_hub import constants
 
     repository = Path(constants.HF_HUB_CACHE) / ("models--" + source.replace("/", "--"))
@@ -79,11 +89,14 @@ def fetch(
 
 
 def file_names(source: str, commit: str | None) -> list[str]:
-    """Names of all files of a repository, empty if the hub cannot be asked; only to explain what is missing."""
+    """Names of all files of a repository, empty if the hub cannot be asked.
+
+    The client tries other lists of files again for half a minute where there is no network.
+    """
     import huggingface_hub
 
     try:
-        return huggingface_hub.HfApi().list_repo_files(source, revision=commit)
+        return [file.rfilename for file in huggingface_hub.HfApi().model_info(source, revision=commit).siblings or ()]
     except Exception:
         return []
 

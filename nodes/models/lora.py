@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from ...graph.node import NodeError, Problem, Reads, Run, Shares, Source, node
-from . import files, hub, transforms
+from . import hub, lora_source, transforms
 from .classes import quiet
 from .model import Model
 from .transforms import Denoiser
@@ -124,11 +124,18 @@ def _check(**known: Any) -> Iterator[Problem]:
     missing = _missing()
     if missing is not None and "source" in known:
         yield Problem("unavailable", "source", missing, INSTALL)
-    if isinstance(known.get("source"), str):
-        try:
-            local(known["source"], known.get("weight_name"))
-        except NodeError as error:
-            yield Problem("bad-value", "source", str(error), error.help)
+    weight_name, revision = known.get("weight_name"), known.get("revision")
+    for name, value, check in (
+        ("weight_name", weight_name, lora_source.check_name),
+        ("revision", revision, hub.check_revision),
+        ("source", known.get("source"), lambda source: lora_source.local(source, weight_name)),
+    ):
+        if isinstance(value, str):
+            try:
+                check(value)
+            except NodeError as error:
+                yield Problem("bad-value", name, str(error), error.help)
+                return
 
 
 def _missing() -> str | None:
@@ -141,62 +148,6 @@ def _missing() -> str | None:
     if Version(installed) < Version(LEAST_PEFT):
         return f"LoRA needs peft {LEAST_PEFT} or newer, and {installed} is installed"
     return None
-
-
-def local(source: str, weight_name: str | None) -> Path | None:
-    """The file of a LoRA on this disk, its header checked; None if `source` is the name of a hub repository.
-
-    Raises:
-        NodeError: If there is no such file, several to choose from, or it is no safetensors file.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _chosen(path, source, weight_name)
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise NodeError(
-                f"{source} is no safetensors file; other formats can run code when they are read",
-                help="get it as safetensors, or convert it on a machine you can lose",
-            )
-        files.check(path)
-        return path
-    if not hub.is_hub_id(source):
-        raise NodeError(f"there is no file or folder {source}", help="give one, or the name of a hub repository")
-    return None
-
-
-def _chosen(folder: Path, source: str, weight_name: str | None) -> Path:
-    names = sorted(file.name for file in folder.glob("*.safetensors"))
-    if weight_name is not None:
-        if weight_name not in names:
-            listed = ", ".join(names) or "none"
-            raise NodeError(f"{source} has no file {weight_name}", help=f"its safetensors files: {listed}")
-        names = [weight_name]
-    if not names:
-        raise NodeError(f"{source} holds no safetensors file", help="only safetensors are read")
-    if len(names) > 1:
-        raise NodeError(
-            f"{source} holds {len(names)} safetensors files", help=f"set weight_name: {' or '.join(names[:5])}"
-        )
-    files.check(folder / names[0])
-    return folder / names[0]
-
-
-def _bring(source: str, revision: str | None, weight_name: str | None, run: Run) -> Path:
-    """The file, downloaded if it is on the hub and not in the cache."""
-    found = local(source, weight_name)
-    if found is not None:
-        return found
-    if weight_name is None:
-        # Without the list (no network) the cached files decide.
-        names = [n for n in hub.file_names(source, revision) if "/" not in n and n.endswith(".safetensors")]
-        if len(names) > 1:
-            raise NodeError(
-                f"{source} holds {len(names)} safetensors files", help=f"set weight_name: {' or '.join(names[:5])}"
-            )
-        weight_name = names[0] if names else None
-    folder = hub.fetch(source, revision, [weight_name or "*.safetensors"], run.progress)
-    return _chosen(folder, source, weight_name)
 
 
 @node("model.lora", describe=partial(transforms.described, "lora"), check=_check)
@@ -220,7 +171,8 @@ def lora(
         model: The model.
         source: A safetensors file, a folder that holds one, or `owner/name` on the hub.
         scale: How strongly it acts: 0 is not at all, 1 is as it was trained.
-        weight_name: Name of the file, where a folder or repository holds several.
+        weight_name: Name of the file, where a folder or repository holds several: `name.safetensors`, or
+            `folder/name.safetensors` for one that lies deeper.
         revision: Branch, tag or commit on the hub; without it, the default branch.
         component: The transformer to change; `transformer_2` is the second expert of Wan 2.2.
 
@@ -234,7 +186,9 @@ def lora(
     if missing is not None:
         raise NodeError(missing, help=INSTALL)
     name, _ = transforms.target(model, component)
-    file = local(source, weight_name) if run.planning else _bring(source, revision, weight_name, run)
-    run.detail(lora=source if file is None else file.name, scale=scale)
+    file, commit = lora_source.local(source, weight_name), None
+    if file is None and not run.planning:
+        file, commit = lora_source.download(source, revision, weight_name, run)
+    run.detail(lora=source if file is None else file.name, scale=scale, **({"commit": commit} if commit else {}))
     # A plan does not read the file, and may be made before it is downloaded.
     return model.transformed(Lora(name, file or Path(source), scale, model.weights.repository.pipeline))

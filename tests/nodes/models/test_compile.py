@@ -1,8 +1,10 @@
 """`model.compile`. What compiles takes half a minute and is marked slow."""
 
+from itertools import pairwise
+
 import pytest
 import torch
-from direct import DirectRun, model_of
+from direct import BOTH, DirectRun, model_of
 from sgd.graph.node import NodeError
 from sgd.nodes.models import compile as module
 from sgd.nodes.models.attention import attention
@@ -61,6 +63,102 @@ def test_only_this_value_is_compiled(model, run, compiled, region):
     blocks = model.component("transformer").blocks
     assert all(block._compiled_call_impl is None for block in blocks)
     assert run.details["compile"] == f"{region}, max-autotune-no-cudagraphs"
+
+
+def test_every_size_is_compiled(model, run, compiled):
+    """torch by itself stops at the limit, and runs what comes then as it is."""
+    from torch._dynamo import config
+    from torch._dynamo.utils import counters
+
+    counters.clear()
+    value = compile(run, model)
+    value.acquire("transformer", run)
+    before, limit = (config.recompile_limit, config.fail_on_recompile_limit_hit), config.recompile_limit
+    seconds = 0.0
+    for batch in range(1, limit + 3):
+        predict(value, batch)
+        assert run.details["compile_seconds"] > seconds
+        seconds = run.details["compile_seconds"]
+    assert counters["stats"]["unique_graphs"] == limit + 2
+    with config.patch(accumulated_recompile_limit=limit + 3):
+        predict(value, batch=limit + 3)
+        with pytest.raises(NodeError, match=f"for {limit + 3} sizes") as error:
+            predict(value, batch=limit + 4)
+        assert "dynamic: true" in error.value.help
+    assert (config.recompile_limit, config.fail_on_recompile_limit_hit) == before
+
+
+@pytest.mark.parametrize(("dynamic", "clips", "anew"), [(False, 1, True), (True, 1, True), (True, 2, False)])
+def test_where_batched_guidance_ends(wan_folder, run, compiled, dynamic, clips, anew):
+    """Half as much comes in from there on: compiled anew, and said, unless it was compiled for any size (but 1)."""
+    from sgd.nodes import cfg, denoiser, latents, schedule, text
+    from sgd.nodes.cache.state import GateState
+
+    model = model_of(wan_folder)
+    value = compile(run, model, dynamic=dynamic)
+    value.acquire("transformer", run)
+    with torch.no_grad():
+        texts = text.encode(DirectRun(), BOTH, model, ["a red circle"], negative=["dark"], max_length=16)
+        now = latents.noise(model, width=32, height=32, frames=5, batch=clips, seed=list(range(clips)))
+        branches = cfg.split(texts, scale=5.0, stop=0.5, batched=True)
+        gates, seconds, names = GateState(), [0.0], []
+        for step in schedule.make(model, steps=4):
+            expected = denoiser.predict(model, now, step, branches, gates, DirectRun()).branches
+            made = denoiser.predict(value, now, step, branches, gates, run).branches
+            names.append(set(made))
+            for name, tensor in expected.items():
+                assert torch.allclose(made[name], tensor, rtol=0, atol=1e-5 * tensor.abs().max().item())
+            seconds.append(run.details["compile_seconds"])
+    assert names == [{"positive", "negative"}] * 2 + [{"positive"}] * 2
+    grew = [later > earlier for earlier, later in pairwise(seconds)]
+    assert grew == [True, False, anew, False]
+
+
+FILE = """
+sgd: 1
+name: compiled
+inputs: {source: {type: str}}
+nodes:
+  model: {uses: model.load, with: {source: $source, dtype: float32}}
+  quick: {uses: model.compile, with: {model: $model}}
+  text: {uses: text.encode, with: {model: $model, prompt: a red circle, negative: dark, max_length: 16}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5, seed: 3}}
+  schedule: {uses: schedule.make, with: {model: $model, steps: 4}}
+  split: {uses: cfg.split, with: {conditioning: $text, scale: 5.0, stop: 0.5, batched: true}}
+  gate: {uses: cache.fora}
+  denoise:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      velocity:
+        uses: denoiser.predict
+        with: {model: $quick, latents: $latents, step: $step, branches: $split, gate: $gate}
+      guided: {uses: cfg.merge, with: {predictions: $velocity, branches: $split}}
+      next: {uses: schedule.step, with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  kept: {uses: latents.save, with: {latents: $denoise, path: made.safetensors}}
+outputs: {kept: $kept}
+"""
+
+
+def test_a_workflow(wan_folder, tmp_path, compiled):
+    """With a gate, and guidance that ends half way: the same latents as without compiling, whose time is apart."""
+    import sgd
+    from safetensors.torch import load_file
+
+    made, details = [], {}
+    for name, text in (("compiled", FILE), ("plain", FILE.replace("$quick", "$model"))):
+        file = tmp_path / f"{name}.yaml"
+        file.write_text(text)
+        plan = sgd.compile(file, inputs={"source": str(wan_folder)})
+        done = sgd.run(plan, out=tmp_path / name, device="cpu")
+        assert done.status == "done"
+        made.append(load_file(done.folder / "made.safetensors")["latents"])
+        details[name] = {row["name"]: row.get("detail", {}) for row in done.record["nodes"]}
+    assert torch.allclose(*made, rtol=0, atol=1e-5 * made[1].abs().max().item())
+    told = [name for name, detail in details["compiled"].items() if "compile_seconds" in detail]
+    assert told == ["denoise.velocity"]
+    assert not any("compile_seconds" in detail for detail in details["plain"].values())
 
 
 def test_with_measured_attention(model, run, compiled, monkeypatch):

@@ -1,122 +1,11 @@
-"""The hub through its real client, against a server on this machine that answers as the hub does.
+"""Models from the hub, through its real client: against a server on this machine that answers as the hub does."""
 
-Each case runs in a process of its own, because the client reads its settings when it is imported.
-"""
-
-import hashlib
 import json
 import os
 import socket
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import unquote, urlsplit
 
 import pytest
-
-COMMIT = "a" * 40
-NAME = "owner/tiny-wan"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Serves `self.server.folder` as the repository `owner/tiny-wan`; see huggingface_hub's file_download.py."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-    def answer(self, status, body=b"", headers=()):
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), "X-Request-Id": "1", **dict(headers)}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def error(self, status, code, message):
-        self.answer(status, b"{}", {"X-Error-Code": code, "X-Error-Message": message})
-
-    def reply(self, content):
-        self.answer(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-    def do_HEAD(self):
-        self.do_GET()
-
-    def do_GET(self):
-        server, path = self.server, unquote(urlsplit(self.path).path)
-        server.requests.append((self.command, path, self.headers.get("Range")))
-        if "/private/" in path:
-            self.error(401, "RepoNotFound", "Repository not found")
-        elif "/gated/" in path and "/api/" not in path:
-            self.error(403, "GatedRepo", "Access to model is restricted")
-        elif "/forbidden/" in path:
-            self.error(403, "", "Forbidden")
-        elif "/broken/" in path:
-            self.error(500, "", "Internal error")
-        elif path.startswith("/api/models/") and "/tree/" in path:
-            self.reply([self.entry(f) for f in self.files()])
-        elif path.startswith("/api/models/"):
-            revision = path.partition("/revision/")[2] or "main"
-            if revision not in ("main", "v1", COMMIT):
-                self.error(404, "RevisionNotFound", "Invalid rev id")
-            else:
-                files = [{"rfilename": str(f.relative_to(server.folder))} for f in self.files()]
-                self.reply(
-                    {"id": NAME, "modelId": NAME, "sha": COMMIT, "siblings": files, "tags": [], "private": False}
-                )
-        elif "/resolve/" in path:
-            self.file(path.split(f"/resolve/{COMMIT}/")[-1])
-        else:
-            self.error(404, "RepoNotFound", "Repository not found")
-
-    def files(self):
-        return sorted(f for f in self.server.folder.rglob("*") if f.is_file())
-
-    def entry(self, file):
-        content = file.read_bytes()
-        path = str(file.relative_to(self.server.folder))
-        return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-
-    def file(self, name):
-        server, path = self.server, self.server.folder / name
-        if not path.is_file():
-            self.error(404, "EntryNotFound", "Entry not found")
-            return
-        content = path.read_bytes()
-        headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-        start, status = 0, 200
-        asked = self.headers.get("Range")
-        if asked and self.command == "GET":
-            start, status = int(asked.removeprefix("bytes=").split("-")[0]), 206
-            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        if server.cut and self.command == "GET" and path.name.endswith(".safetensors"):
-            server.cut -= 1  # break off in the middle of the file
-            self.send_response(status)
-            for key, value in {**headers, "Content-Length": str(len(content) - start)}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            self.wfile.write(content[start : start + len(content) * 3 // 4])
-            self.wfile.flush()
-            self.connection.shutdown(socket.SHUT_RDWR)
-            self.close_connection = True
-            return
-        self.answer(status, content[start:], headers)
-
-
-@pytest.fixture
-def hub(wan_folder):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    server.folder, server.requests, server.cut = wan_folder, [], 0
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
+from hub_server import COMMIT, NAME, address, ask, serving
 
 PROGRAM = """
 import json, sys
@@ -150,34 +39,19 @@ print(json.dumps(out))
 
 
 @pytest.fixture
+def hub(wan_folder):
+    with serving(wan_folder) as server:
+        yield server
+
+
+@pytest.fixture
 def sgd(tmp_path):
     def call(endpoint, *models, offline=False, **job):
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
-        environment |= {
-            "HF_ENDPOINT": endpoint,
-            "HF_HOME": str(tmp_path / "hub"),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": str(int(offline)),
-        }
         job["models"] = [m if isinstance(m, tuple) else (m, None) for m in models]
-        done = subprocess.run(
-            [sys.executable, "-c", PROGRAM, json.dumps(job)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout) | {"stderr": done.stderr}
+        return ask(PROGRAM, endpoint, tmp_path / "hub", job, offline)
 
     call.cache = tmp_path / "hub"
     return call
-
-
-def address(server):
-    return f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.mark.slow

@@ -131,6 +131,22 @@ def test_folder_and_file_name(files, model, run):
     with pytest.raises(NodeError, match="no file four") as error:
         lora(run, model, folder, weight_name="four.safetensors")
     assert "one.safetensors" in error.value.help
+    with pytest.raises(NodeError, match="is a file, and not two"):
+        lora(run, model, str(files[0]), weight_name="two.safetensors")
+
+
+def test_a_file_that_lies_deeper(tmp_path, files, model, run):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "one.safetensors").write_bytes(files[0].read_bytes())
+    with pytest.raises(NodeError, match="holds no safetensors file"):
+        lora(run, model, str(tmp_path))
+    value = lora(run, model, str(tmp_path), weight_name="deep/one.safetensors")
+    assert value.transforms[-1].file == tmp_path / "deep" / "one.safetensors"
+    for name in ("../one.safetensors", "/one.safetensors", "one.bin"):
+        with pytest.raises(NodeError, match=r"no name inside|no safetensors file"):
+            lora(run, model, str(tmp_path / "deep"), weight_name=name)
+        [problem] = lora.node.check(source=str(tmp_path), weight_name=name)
+        assert (problem.code, problem.parameter) == ("bad-value", "weight_name")
 
 
 def save(path, tensors):
@@ -190,6 +206,9 @@ def test_wrong_sources(tmp_path, model, run):
         [problem] = lora.node.check(source=str(source))
         assert problem.code == "bad-value"
     assert list(lora.node.check(source="owner/name")) == []
+    for source in ("owner/name.safetensors", "~nobody-of-this-name/lora", "a\0b", "long" * 2000):
+        [problem] = lora.node.check(source=source)
+        assert problem.code == "bad-value"
 
 
 def test_without_peft(monkeypatch, files, model, run):

@@ -1,0 +1,57 @@
+"""Every family through inductor, the real compiler of torch, with its block compiled as `model.compile` does.
+
+Not run unless asked for with `-m compiles`: together they take a minute and a half on two cores.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from changed import adapters, difference
+from direct import DirectRun
+from gate_pipelines import FAMILIES
+from ours import Pair
+from sgd.nodes.models.attention import attention
+from sgd.nodes.models.compile import compile
+from sgd.nodes.models.lora import lora
+
+pytestmark = [pytest.mark.slow, pytest.mark.compiles, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept(tmp_path_factory):
+    """What is compiled is kept in one new folder: a block that comes again is not compiled again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_model_predicts_the_same(family, tmp_path):
+    pair, run = Pair(family, tmp_path / family, layers=2), DirectRun()
+    value = compile(run, pair.model)
+    value.acquire("transformer", run)
+    assert "compile_seconds" not in run.details
+    assert 0 < difference(pair, pair.model, value, run=run) <= 1e-5, "compiled code rounds differently"
+    assert run.details["compile_seconds"] > 0.1
+
+
+def test_with_adapters_and_attention(tmp_path):
+    pytest.importorskip("peft")
+    pair, run = Pair("wan", tmp_path / "wan", layers=1), DirectRun()
+    styled = attention(run, lora(run, pair.model, str(adapters(pair.pipeline, tmp_path)), scale=0.7), backend="sdpa")
+    value, without = compile(run, styled), compile(run, pair.model)
+    for one in (styled, value, without):
+        one.acquire("transformer", run)
+    assert difference(pair, pair.model, styled) > 1e-2
+    assert 0 < difference(pair, styled, value, run=run) <= 1e-5
+    assert run.details["compile_seconds"] > 0.1
+    assert 0 < difference(pair, pair.model, without) <= 1e-5
+    assert difference(pair, styled, value) <= 1e-5

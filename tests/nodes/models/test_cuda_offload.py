@@ -1,6 +1,6 @@
 """Offloading and tiling on a GPU: what is on the device, when, and that results stay. Skipped without one.
 
-Written on a machine without a GPU and not run yet.
+Run on one NVIDIA H100 (torch 2.11), but for the slow ones and what is compared after a first call.
 """
 
 import gc
@@ -36,8 +36,7 @@ def run():
 @pytest.fixture
 def allocated():
     """Bytes allocated since the test began."""
-    _ = torch.ones(8, 8, device="cuda") @ torch.ones(8, 8, device="cuda")  # cuBLAS keeps what it works in
-    del _
+    torch.zeros(1, device="cuda")
     gc.collect()
     before = torch.cuda.memory_allocated()
     return lambda: torch.cuda.memory_allocated() - before
@@ -64,6 +63,10 @@ def predict(value, width=32):
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_the_same_numbers_and_nothing_stays(wan_folder, run, allocated, settings):
     model = load(run, str(wan_folder), dtype="float32")
+    model.acquire("transformer", run)
+    predict(model)  # libraries keep what they work in from their first call on
+    model.release("transformer")
+    before = allocated()
     value = offload(run, model, **settings)
     value.acquire("transformer", run)
     view = value.component("transformer")
@@ -77,7 +80,7 @@ def test_the_same_numbers_and_nothing_stays(wan_folder, run, allocated, settings
     del view
     value.release("transformer")
     model.release("transformer")
-    assert allocated() == 0
+    assert allocated() == before
 
 
 def interrupt(*_):

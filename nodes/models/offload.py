@@ -120,7 +120,7 @@ def offload(
     For models that do not fit: results are the same, and every call of the component brings all of it over the bus.
     Only this value has it so. A value that goes past this node, or has other settings here, holds a component of its
     own. The node may stand before or after the other transforms. On a CPU there is nothing to offload to: the
-    component is used as it is, with a warning. It has not been run on a GPU yet.
+    component is used as it is, with a warning. On a GPU results were compared (one H100), and speed was not measured.
 
     Args:
         model: The model.

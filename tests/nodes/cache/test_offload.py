@@ -13,6 +13,7 @@ from sgd.graph.node import Here, NodeError
 from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import scm
 from sgd.nodes.cache.gate import Gate
+from sgd.nodes.cache.library import library
 from sgd.nodes.cache.teacache import easycache
 from sgd.nodes.denoiser import predict
 from sgd.nodes.models.offload import Offload, offload
@@ -56,6 +57,28 @@ def test_a_parted_group_is_refused(pair, blocks, front, back):
     gate = scm(HERE, preset="fast", front_blocks=front, back_blocks=back)
     with pytest.raises(NodeError, match="a group would be parted"):
         gated(pair, gate, blocks)
+
+
+def handed(**options):
+    return library(HERE, max_warmup_steps=3, **options)
+
+
+def test_cache_dit_passes_over_whole_groups(pair):
+    """It decides for each of HunyuanVideo's lists."""
+    mixed = {"residual_diff_threshold": FAMILIES[pair.family].mixed["dbcache"]}
+    gate = handed(Fn_compute_blocks=2, Bn_compute_blocks=2, **mixed)
+    states, watched, most = gated(pair, gate, 2)
+    assert not watched.early
+    assert watched.most <= most
+    assert all(torch.equal(a, b) for a, b in zip(states, pair.run(gate), strict=True))
+    for wrong in ({"Fn_compute_blocks": 1}, {"Fn_compute_blocks": 2, "Bn_compute_blocks": 1}):
+        with pytest.raises(NodeError, match="a group would be parted"):
+            gated(pair, handed(**wrong), 2)
+    prune = handed(cache_type="DBPrune", Fn_compute_blocks=2, Bn_compute_blocks=2, **mixed)
+    with pytest.raises(NodeError, match="DBPrune decides for each block"):
+        gated(pair, prune, 2)
+    _, watched, _ = gated(pair, prune, 1)
+    assert not watched.early
 
 
 def test_a_gate_that_passes_over_the_whole_model_parts_none(pair):

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ...graph.node import Here, node
 from .gate import Gate, Limits, Policy, Preset
-from .parameters import Count, Order, Positive, Share, Stacks, Threshold, checked, described, made, mask_from
+from .parameters import Count, Order, Positive, Ratio, Share, Stacks, Threshold, checked, described, made, mask_from
 
 
 def _gate(
@@ -84,7 +84,7 @@ def gate(
     threshold: Threshold | None = None,
     coefficients: list[float] | None = None,
     clamp: bool = False,
-    ratios: list[float] | None = None,
+    ratios: list[Ratio] | None = None,
     order: Order = 0,
     front_blocks: Count = 0,
     back_blocks: Count = 0,

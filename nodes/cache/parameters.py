@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(ge=0)]
+Ratio = Annotated[float, Field(gt=0)]
 Order = Annotated[int, Field(ge=0, le=3)]
 Stacks = Literal["together", "separate"]
 
@@ -38,11 +39,11 @@ def mask_from(
         raise ValueError("`compute_bins` and `reuse_bins` belong together")
     if compute_bins and reuse_bins:
         if min(*compute_bins, *reuse_bins) < 1:
-            raise ValueError("the lengths in bins are 1 and more")
+            raise ValueError("the lengths in `compute_bins` and `reuse_bins` are 1 and more")
         return Mask(compute_bins=tuple(compute_bins), reuse_bins=tuple(reuse_bins), policy=policy)
     if mask:
         if set(mask) - set("01"):
-            raise ValueError("a mask is a string of 1 (compute) and 0 (reuse), one for each step")
+            raise ValueError("`mask` is text of 1 (compute) and 0 (reuse), one for each step, in quotes")
         return Mask(digits=mask, policy=policy)
     if preset:
         if preset not in NAMES:

@@ -6,6 +6,7 @@ State belongs to the run of the loop, the predict node, the component of the mod
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -298,8 +299,11 @@ def _time_distances(
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
     """Why a gate reused nothing, and what would have changed that."""
-    ruled = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
+    measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
+    ruled = [value for value in measured if math.isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
+    if measured and not ruled:
+        return f"{head}: no change that it measured is a finite number; something overflows in the model"
     if ruled:
         # A little over the smallest, so that the comparison holds after the number was written down.
         least = max(min(ruled), 0.0) * 1.001

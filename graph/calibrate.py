@@ -1,6 +1,6 @@
 """`sgd calibrate`: run the part of a workflow that a library measures, once for each prompt, and write its table.
 
-What is measured is the library's business. It defines `calibrate(order)`, which returns a `Calibration`.
+What is measured is the library's business (`calibration.py`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from .calibration import Calibration
 from .cli import DOES_NOT_FIT, DONE, FAILED, INTERRUPTED, WRONG
 from .compile import Checked, check, plan_of
 from .device import choose
@@ -30,45 +31,8 @@ from .record import write
 from .run import does_not_fit, run
 from .source import did_you_mean, render
 
-PROMPT = "prompt"
 FEW = 5
 LARGEST = 1 << 24  # bytes of a file of prompts
-
-
-class Calibration(Observer):
-    """What a library measures, over several runs, and the table that it makes of it. It hears every run.
-
-    Attributes:
-        nodes: The node types that measure; what they do not need is not run.
-        options: Options of the run that make them measure.
-    """
-
-    nodes: frozenset[str] = frozenset()
-    options: Mapping[str, Any] = {}
-
-    def compiling(self) -> AbstractContextManager[None]:
-        """Surrounds the check of the workflow."""
-        return nullcontext()
-
-    def check(self) -> None:
-        """See after a run that a table can be made of what was heard.
-
-        Raises:
-            NodeError: If not.
-        """
-
-    def table(self, prompts: Sequence[str], made: Mapping[str, Any]) -> dict[str, Any]:
-        """The table, as JSON has it.
-
-        Args:
-            prompts: The texts that were run.
-            made: Facts about the runs to keep in it.
-        """
-        raise NotImplementedError
-
-    def summary(self, table: Mapping[str, Any]) -> str:
-        """The table in words."""
-        return ""
 
 
 def command(arguments: Namespace) -> int:

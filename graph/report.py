@@ -97,7 +97,8 @@ def run_table(record: Mapping[str, Any]) -> str:
         extra = [seconds(row["device_seconds"])] if device else []
         calls = str(row["calls"]) if row["calls"] else "-"
         same = row["detail"].get("same_as")
-        output = f"same as {same}" if same else shape(row["outputs"])
+        said = "; ".join(text for text in (shape(row["outputs"]), facts(row["detail"])) if text)
+        output = f"same as {same}" if same else said
         peak = count(row["peak_bytes"], "B", 1024)
         lines.append(
             [indent(name), row["type"], calls, seconds(row["seconds"]), *extra, f"{row['share']:.0%}", peak, output]

@@ -10,7 +10,7 @@ from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
 from . import planning
 
 if TYPE_CHECKING:
-    from ..graph.calibrate import Calibration
+    from ..graph.calibration import Calibration
 
 NODE_MODULES = (
     "models.load",

@@ -61,7 +61,14 @@ def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
     size, named = known.get("latents", {}).get("size"), repository_name(model, "transformer")
     given = known.get("image", "wired") is not None
     place = Place(
-        family, model.get("configs", {}), model.get("source"), steps, named, tuple(size[:2]) if size else None, given
+        family,
+        model.get("configs", {}),
+        model.get("source"),
+        steps,
+        named,
+        tuple(size[:2]) if size else None,
+        given,
+        group=model.get("groups", {}).get(named) or 1,
     )
     if any(gate.table for gate in gates):
         place = replace(place, use=of_descriptions(known))

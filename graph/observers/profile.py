@@ -37,7 +37,7 @@ class Profile(Observer):
     """Measures every call.
 
     On a GPU device time is measured with events, without synchronising until the run is over, and memory is
-    what torch allocated (this part has not been tried on a GPU). On a CPU a thread samples the process's
+    what torch allocated. On a CPU a thread samples the process's
     resident memory every 10 ms.
     """
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-from ...graph.calibrate import Calibration
+from ...graph.calibration import Calibration
 from ...graph.ir import Call
 from ...graph.node import NodeError
 from ...graph.report import columns

@@ -7,7 +7,20 @@ from typing import Literal
 
 from ...graph.node import Here, node
 from .gate import Gate, Limits, Policy, Preset
-from .parameters import Count, Order, Positive, Ratio, Share, Stacks, Threshold, checked, described, made, mask_from
+from .parameters import (
+    Count,
+    Order,
+    Positive,
+    Ratio,
+    Share,
+    Stacks,
+    Threshold,
+    checked,
+    described,
+    made,
+    mask_from,
+    numbers,
+)
 
 
 def _gate(
@@ -43,6 +56,7 @@ def _gate(
             raise ValueError(f"`{parameter}` belong to the rule `{name}`")
     if clamp and rule != "polynomial":
         raise ValueError("`clamp` belongs to the rule `polynomial`")
+    own = numbers("ratios", ratios)
     steps = mask_from(preset, compute_bins, reuse_bins, mask, policy or ("static" if rule == "mask" else "dynamic"))
     if rule == "mask":
         if steps is None:
@@ -64,9 +78,9 @@ def _gate(
         rule=rule,
         threshold=threshold,
         mask=steps,
-        coefficients=None if coefficients is None else tuple(coefficients),
+        coefficients=numbers("coefficients", coefficients),
         clamp=clamp,
-        ratios=None if ratios is None else {"positive": tuple(ratios)},
+        ratios=None if own is None else {"positive": own},
         order=order,
         front=front_blocks,
         back=back_blocks,

@@ -31,7 +31,7 @@ def _dbcache(
     order: int = 0,
     kind: str = "dbcache",
 ) -> Gate:
-    if policy == "static" and not (preset or compute_bins or mask):
+    if policy == "static" and (preset, compute_bins, reuse_bins, mask) == (None, None, None, None):
         raise ValueError("`policy` static reuses where a mask says, and there is no mask")
     limits = Limits(warmup_steps, warmup_interval, 0.0, max_consecutive, max_reused, max_accumulated)
     return Gate(
@@ -176,7 +176,7 @@ def _scm(
     max_reused: int | None,
     stacks: Stacks,
 ) -> Gate:
-    if not (preset or compute_bins or reuse_bins or mask):
+    if (preset, compute_bins, reuse_bins, mask) == (None, None, None, None):
         preset = "medium"
     steps = mask_from(preset, compute_bins, reuse_bins, mask, policy)
     dynamic = policy == "dynamic"

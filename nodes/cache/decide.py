@@ -22,7 +22,8 @@ class Decision:
 
     Attributes:
         computed: The blocks are computed; else they are reused.
-        reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`.
+        reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`; `unforeseen`
+            where a schedule known ahead does not hold, since the branch ran at other steps.
         distance: The signal's relative change, where it was measured.
         value: What was compared with the threshold, where something was.
     """

@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
 
 
+def expected(active: Sequence[int], index: int, steps: int) -> Sequence[int]:
+    """The steps at which a branch that comes at `index` will run, as far as can be told.
+
+    Args:
+        active: The component's steps at which it should run. Earlier ones passed without this gate.
+        index: The first step at which it does.
+        steps: Number of steps of the component.
+    """
+    # Who changes the scale within the loop brings in branches that were not to be expected.
+    return [step for step in active if step >= index] if index in active else range(index, steps)
+
+
 class Engine:
     """Computes or reuses, per guidance branch.
 
@@ -60,9 +72,7 @@ class Engine:
         """
         tracks = self.tracks.get(branch)
         if tracks is None:
-            expected = self.active(branch)
-            # Who changes the scale within the loop brings in branches that were not to be expected.
-            self.indices[branch] = expected if index in expected else range(index, self.steps)
+            self.indices[branch] = expected(self.active(branch), index, self.steps)
             tracks = self.tracks[branch] = self._tracks(branch)
         if self.gated is not None:
             self.gated.use(tracks, index)
@@ -73,7 +83,7 @@ class Engine:
         self, drift: Drift, track: Track, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]
     ) -> torch.Tensor:
         """The whole transformer computed or not; what it adds to its input stands in for it."""
-        decision = track.known[index] if track.known is not None else track.decider.forced(index)
+        decision = track.forced(index)
         change = drift.measure(given) if track.known is None else None
         if decision is None and change is None:
             decision = Decision(True, "first")

@@ -11,7 +11,7 @@ from pydantic import Field
 from ...graph.node import Here, NodeError, NodeType, Problem, node
 from .gate import Gate
 from .library_options import gather
-from .parameters import Count, Positive, Threshold
+from .parameters import Count, Positive
 
 Limit = Annotated[int, Field(ge=-1)]
 Kept = Literal["residual", "hidden_states"]
@@ -36,7 +36,7 @@ def library(
     cache_type: Literal["DBCache", "DBPrune"] | None = None,
     Fn_compute_blocks: Positive | None = None,
     Bn_compute_blocks: Count | None = None,
-    residual_diff_threshold: Threshold | None = None,
+    residual_diff_threshold: Annotated[float | None, Field(ge=0)] = None,
     max_accumulated_residual_diff_threshold: Annotated[float | None, Field(gt=0)] = None,
     max_warmup_steps: Count | None = None,
     warmup_interval: Positive | None = None,
@@ -52,7 +52,7 @@ def library(
     force_refresh_step_hint: Positive | None = None,
     force_refresh_step_policy: Literal["once", "repeat"] | None = None,
     enable_dynamic_prune_threshold: bool | None = None,
-    max_dynamic_prune_threshold: Threshold | None = None,
+    max_dynamic_prune_threshold: Annotated[float | None, Field(ge=0)] = None,
     dynamic_prune_threshold_relax_ratio: Annotated[float | None, Field(gt=0)] = None,
     non_prune_block_ids: list[int] | None = None,
     force_reduce_calibrator_vram: bool | None = None,

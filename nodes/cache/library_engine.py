@@ -18,6 +18,7 @@ import torch
 
 from ...graph.node import NodeError
 from .decide import Decision, known_ahead, outlook, schedule
+from .engine import expected
 from .gate import Gate, Mask
 from .library_options import MASK, POLICY
 from .stack import exchanged
@@ -52,9 +53,7 @@ class LibraryEngine:
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
         """The prediction of a branch at a step; the parameters are those of `Engine.evaluate`."""
         if branch not in self.indices:
-            expected = self.active(branch)
-            # Who changes the scale within the loop brings in branches that were not to be expected.
-            self.indices[branch] = expected if index in expected else range(index, self.steps)
+            self.indices[branch] = expected(self.active(branch), index, self.steps)
         if self.trial:
             return call(self.transformer)
         cache = self.caches.get(branch)

@@ -32,24 +32,41 @@ def mask_from(
     Raises:
         ValueError: If it is asked for in several ways, or cannot be one. The message is for the user.
     """
-    given = [name for name, value in (("preset", preset), ("compute_bins", compute_bins), ("mask", mask)) if value]
+    choices = {"preset": preset, "compute_bins": compute_bins, "mask": mask}
+    given = [name for name, value in choices.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"`{given[0]}` and `{given[1]}` each say which steps are computed: give one of them")
-    if bool(compute_bins) != bool(reuse_bins):
+    if (compute_bins is None) != (reuse_bins is None):
         raise ValueError("`compute_bins` and `reuse_bins` belong together")
-    if compute_bins and reuse_bins:
+    if compute_bins is not None and reuse_bins is not None:
+        for name, lengths in (("compute_bins", compute_bins), ("reuse_bins", reuse_bins)):
+            if not lengths:
+                raise ValueError(f"`{name}` is empty")
         if min(*compute_bins, *reuse_bins) < 1:
             raise ValueError("the lengths in `compute_bins` and `reuse_bins` are 1 and more")
         return Mask(compute_bins=tuple(compute_bins), reuse_bins=tuple(reuse_bins), policy=policy)
-    if mask:
-        if set(mask) - set("01"):
-            raise ValueError("`mask` is text of 1 (compute) and 0 (reuse), one for each step, in quotes")
+    if mask is not None:
+        if not mask or set(mask) - set("01"):
+            raise ValueError("`mask` is a string of 1 (compute) and 0 (reuse), one for each step")
         return Mask(digits=mask, policy=policy)
-    if preset:
+    if preset is not None:
         if preset not in NAMES:
             raise ValueError(f"there is no preset {preset!r}")
         return Mask(preset=preset, policy=policy)
     return None
+
+
+def numbers(name: str, values: list[float] | None) -> tuple[float, ...] | None:
+    """The numbers of a parameter, None if it is not given.
+
+    Raises:
+        ValueError: If there are none in it. The message is for the user.
+    """
+    if values is None:
+        return None
+    if not values:
+        raise ValueError(f"`{name}` is empty")
+    return tuple(values)
 
 
 def described(make: Callable[..., Gate], **known: Any) -> dict[str, Any] | None:

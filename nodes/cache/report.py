@@ -50,9 +50,10 @@ def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         first, last = rows[0]["step"], rows[-1]["step"]
         steps = f"step {first}" if first == last else f"steps {first} to {last}"
         line = f"{steps:<16}{'computed' if computed else 'reused':<10}{reason:<11} "
-        values = [value for row in rows if (value := row.get("value", row["distance"])) is not None]
+        # The record has numbers that are not finite as text.
+        values = [float(value) for row in rows if (value := row.get("value", row["distance"])) is not None]
         if values:
-            # The record holds what is not finite as text.
+            # A number that is none computes, as one that is too large does.
             sign = ">=" if computed else "<"
-            line += f"{' '.join(f'{float(value):.4g}' for value in values)} {sign} {float(rows[0]['threshold']):g}"
+            line += f"{' '.join(f'{value:.4g}' for value in values)} {sign} {float(rows[0]['threshold']):g}"
         yield line.rstrip()

@@ -5,8 +5,9 @@ The same code runs in `sgd check`, on descriptions, and before the first step of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 from ..families.base import Family
@@ -43,6 +44,7 @@ class Place:
         size: Width and height of what is made, in pixels; None if they are not known.
         image: Whether the model is given an image.
         use: What a table is compared with.
+        group: Blocks that are brought to the device together, where the component is offloaded; 1 if that is not known.
     """
 
     family: Family
@@ -53,6 +55,7 @@ class Place:
     size: tuple[int, int] | None = None
     image: bool = False
     use: Use = UNKNOWN
+    group: int = 1
 
     @property
     def identified(self) -> bool:
@@ -138,7 +141,24 @@ def _spans(gate: Gate, place: Place) -> Gate:
         if front + gate.back >= blocks:
             message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
             raise GateProblem("bad-value", message, "leave some between them: lower front_blocks or back_blocks")
+    _groups(counts, front, gate.back, gate.stacks == "separate", place.group)
     return replace(gate, front=front)
+
+
+def _groups(counts: Sequence[int], front: int, back: int, separate: bool, group: int) -> None:
+    """See that no group of an offloaded model is parted: its first block brings it in, and its last lets it go."""
+    begins = list(accumulate(counts, initial=0))
+    spans = list(pairwise(begins)) if separate else [(0, begins[-1])]
+    edges = {edge for first, last in spans for edge in (first + front, last - back)} - set(begins)
+    for edge in edges:
+        within = edge - max(begin for begin in begins if begin < edge)
+        if within % group:
+            message = (
+                f"blocks are offloaded {group} at a time, and a group would be parted: {front} first and {back} last "
+                "blocks run where the others do not"
+            )
+            help = "set `blocks: 1` of model.offload, or front_blocks and back_blocks that leave groups whole"
+            raise GateProblem("unsupported", message, help)
 
 
 def _published(gate: Gate, place: Place) -> Gate:

@@ -42,10 +42,20 @@ class Track:
     compared: torch.Tensor | None = None
     taken: dict[int, Decision] = field(default_factory=dict)
 
-    def take(self, index: int, decision: Decision) -> Decision:
+    def forced(self, index: int) -> Decision | None:
+        """What is decided without looking at the signal; None if the rule decides."""
+        if self.known is None:
+            return self.decider.forced(index)
+        decision = self.known.get(index)
+        # Who changes which branches run within the loop lets steps pass that were to be computed.
+        if decision is None or not (decision.computed or self.hidden.derivatives):
+            return Decision(True, "unforeseen")
+        return decision
+
+    def take(self, index: int, decision: Decision) -> None:
+        """Take note of what happens at a step."""
         self.decider.follow(index, decision)
         self.taken[index] = decision
-        return decision
 
     def remembers(self, index: int) -> bool:
         """Whether what is computed at a step may be needed at a later one."""
@@ -84,7 +94,7 @@ class Stack(torch.nn.Module):
         assert track is not None, "a branch is chosen before each call"
         call = _Call(self.family.blocks, args, kwargs)
         given = call.given
-        decision = track.known[index] if track.known is not None else track.decider.forced(index)
+        decision = track.forced(index)
         signal = None
         if self.gate.signal == "modulated" and track.known is None:
             signal = self.family.modulated(self.first, given[0], call.named(self.first))

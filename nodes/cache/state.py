@@ -6,18 +6,16 @@ State belongs to the run of the loop, the predict node, the component of the mod
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import NodeError, Run, State
+from ...graph.node import Run, State
 from ..models.model import Model
 from ..values import Branches, Size, Step
+from . import begin
 from .decide import Decision
-from .gate import Gate, Signal
-from .resolve import GateProblem, Place, resolve
-from .table import shown
+from .gate import Gate
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +34,7 @@ class GateState(State):
     """The gates of one run of a loop, one for each component that the loop's model had."""
 
     def __init__(self) -> None:
-        self.gates: dict[str, tuple[Gate, Working]] = {}
+        self.gates: dict[str, tuple[Gate, tuple[int, ...], Working]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
@@ -61,12 +59,11 @@ class GateState(State):
         held = self.gates.get(component)
         window = tuple(range(step.count)) if model.steps is None else model.steps
         # Equal gates are one: a gate that stands in the loop is made anew at every step.
-        if held is None or held[0] != gate or held[1].transformer is not transformer:
+        if held is None or held[:2] != (gate, window) or held[2].transformer is not transformer:
             self._close(component)
-            place = _place(model, len(window), size, image)
-            held = (gate, _engine(gate, place, model, transformer, step, branches, window, run))
+            held = (gate, window, begin.engine(gate, model, transformer, step, branches, window, size, image, run))
             self.gates[component] = held
-        return Opened(held[1], gate.name, component, window.index(step.index), step, run)
+        return Opened(held[2], gate.name, component, window.index(step.index), step, run)
 
     def measure(self, model: Model, transformer: Any, step: Step, size: Size, run: Run) -> Metered:
         """The model's transformer at one step, computed and measured; no gate is at work.
@@ -79,7 +76,7 @@ class GateState(State):
         component = model.name("transformer")
         window = tuple(range(step.count)) if model.steps is None else model.steps
         if component not in self.meters:
-            self.meters[component] = _meter(model, transformer, step, window, size, run)
+            self.meters[component] = begin.meter(model, transformer, step, window, size, run)
         return Metered(self.meters[component], window.index(step.index), step, run)
 
     def end(self) -> None:
@@ -91,7 +88,7 @@ class GateState(State):
         held = self.gates.pop(component, None)
         if held is None:
             return
-        gate, engine = held
+        gate, _, engine = held
         try:
             if self.run is not None and not self.run.planning:
                 _total(gate, engine, component, self.run)
@@ -175,132 +172,10 @@ class Opened:
         self.run.event("turns", like_first=share)
 
 
-def _place(model: Model, steps: int, size: Size, image: bool) -> Place:
-    weights = model.weights
-    parts = [part for part in ("transformer", "transformer_2") if part in model.parts()]
-    configs = {part: weights.config(part) for part in ("model_index", *parts)}
-    component = model.name("transformer")
-    source = weights.repository.source
-    return Place(model.family, configs, source, steps, component, (size.width, size.height), image)
-
-
-def _engine(
-    gate: Gate,
-    place: Place,
-    model: Model,
-    transformer: Any,
-    step: Step,
-    branches: Branches,
-    window: tuple[int, ...],
-    run: Run,
-) -> Working:
-    from .engine import Engine
-    from .library_engine import LibraryEngine
-
-    _reachable(model)
-    if gate.table is not None:
-        from . import use
-
-        place = replace(place, use=use.of_model(model, step, window, branches, run))
-        if place.use.weights is None:
-            reason = "they are random" if use.random(model, run) else "they are not on this disk"
-            run.warn(f"whether {shown(gate.table)} was made for these weights cannot be told: {reason}")
-    try:
-        resolved = resolve(gate, place)
-    except GateProblem as problem:
-        raise NodeError(f"gate {gate.name}: {problem}", help=problem.help) from problem
-    if not step.schedule and resolved.signal in ("time", "time_projection"):
-        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
-
-    def active(branch: str) -> list[int]:
-        wanted = set(branch.split("+"))
-        joined = branches.batched
-        found = []
-        for number, index in enumerate(window):
-            running = branches.active_at(index, step.count)
-            if (set(running) == wanted) if joined else wanted <= set(running):
-                found.append(number)
-        return found
-
-    if resolved.kind == "library":
-        separate = not branches.batched and any(len(branches.active_at(i, step.count)) > 1 for i in window)
-        if separate and resolved.options.get("enable_separate_cfg") is False:
-            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
-            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
-        return LibraryEngine(resolved, transformer, len(window), active, trial=run.planning)
-    distances = None
-    if resolved.signal in ("time", "time_projection"):
-        distances = _time_distances(resolved, model, transformer, step, window, run)
-    return Engine(resolved, transformer, model.family, len(window), active, distances, trial=run.planning)
-
-
-def _reachable(model: Model) -> None:
-    for transform in model.transforms:
-        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
-            raise NodeError(
-                "a gate cannot reach the blocks of a transformer that is compiled whole",
-                help="set `region: blocks` of model.compile",
-            )
-
-
-def _meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], size: Size, run: Run) -> Meter:
-    from . import use
-    from .measure import Meter
-
-    if use.random(model, run):
-        raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
-    _reachable(model)
-    if not step.schedule:
-        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
-    component, weights = model.name("transformer"), model.weights
-    run.event(
-        "measured",
-        use=asdict(use.of_model(model, step, window, None, run)),
-        schedule=step.schedule,
-        dtype=weights.dtype_name(component),
-        size=[size.width, size.height, size.frames],
-        model={
-            "source": weights.repository.source,
-            "commit": weights.repository.commit,
-            "family": model.family.name,
-        },
-    )
-    signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
-    distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
-    for signal in signals:
-        found = _time_distances(Gate("measure", signal=signal), model, transformer, step, window, run)
-        assert found is not None, "the component is in memory"
-        distances[signal] = found
-    return Meter(transformer, model.family, component, len(window), distances)
-
-
-def _time_distances(
-    gate: Gate, model: Model, transformer: Any, step: Step, window: tuple[int, ...], run: Run
-) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
-    """How to measure the changes of the timestep's embedding; None where its weights are not at hand while planning."""
-    import torch
-
-    from .signals import changes
-
-    projected = gate.signal == "time_projection"
-    device, holder = step.value.device, transformer
-    if run.planning:
-        from ..models import peek
-
-        names = model.family.time_modules if projected else model.family.time_modules[:-1]
-        holder = peek.submodules(model, "transformer", transformer, names, run)
-        device = torch.device("cpu")
-        if holder is None:
-            return None
-    times = torch.tensor([step.schedule[index] for index in window], device=device).to(step.value.dtype)
-    rows = model.family.time_signal(holder, times, projected)
-    return lambda pairs: changes(rows, pairs)
-
-
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
     """Why a gate reused nothing, and what would have changed that."""
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
-    ruled = [value for value in measured if math.isfinite(value)]
+    ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
     if measured and not ruled:
         return f"{head}: no change that it measured is a finite number; something overflows in the model"

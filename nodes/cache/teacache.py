@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...graph.node import Here, Problem, node
 from .gate import Gate, Limits
-from .parameters import Count, Order, Ratio, Share, Threshold, checked, described, made
+from .parameters import Count, Order, Ratio, Share, Threshold, checked, described, made, numbers
 from .table import problem
 
 RETENTION = 0.2  # MagCache, magcache_generate.py: `--retention_ratio`
@@ -29,7 +29,7 @@ def _teacache(
     max_reused: int | None,
     order: int,
 ) -> Gate:
-    if coefficients and table:
+    if coefficients is not None and table is not None:
         raise ValueError("`coefficients` and `table` each say the polynomial: give one of them")
     if retention_steps and signal == "modulated":
         raise ValueError("`retention_steps` is a way to compare the embedding of the timestep: `signal` is `time` then")
@@ -45,7 +45,7 @@ def _teacache(
         signal="time_projection" if retention_steps else signal,
         rule="polynomial",
         threshold=threshold,
-        coefficients=tuple(coefficients) if coefficients else None,
+        coefficients=numbers("coefficients", coefficients),
         clamp=clamp,
         order=order,
         limits=limits,
@@ -121,13 +121,14 @@ def _magcache(
     max_reused: int | None,
     order: int,
 ) -> Gate:
-    if ratios and table:
+    if ratios is not None and table is not None:
         raise ValueError("`ratios` and `table` each say the ratios: give one of them")
+    own = numbers("ratios", ratios)
     return Gate(
         "magcache",
         rule="magnitude",
         threshold=threshold,
-        ratios={"positive": tuple(ratios)} if ratios else None,
+        ratios=None if own is None else {"positive": own},
         order=order,
         limits=Limits(
             warmup_share=RETENTION if retention is None else retention,

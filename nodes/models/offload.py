@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -78,6 +77,15 @@ def _own(**known: Any) -> tuple[str, ...]:
     return (known["component"],) if "component" in known else COMPONENTS
 
 
+def _describe(**known: Any) -> dict[str, Any]:
+    made = transforms.described("offload", **known)
+    if not made or "component" not in known:
+        return made
+    # The node's defaults are known; None stands for what is not.
+    blocks = known.get("blocks") if known.get("granularity") == "blocks" else 1
+    return {**made, "groups": {**made.get("groups", {}), transforms.repository_name(made, known["component"]): blocks}}
+
+
 def _check(**known: Any) -> Iterator[Problem]:
     yield from transforms.problems("offload", **known)
     model = known.get("model") or {}
@@ -104,7 +112,7 @@ def _settings(**known: Any) -> Iterator[Problem]:
         yield Problem("bad-value", "low_memory", "`low_memory` says how a stream pins memory", "set `stream: true` too")
 
 
-@node("model.offload", describe=partial(transforms.described, "offload"), check=_check, own=_own)
+@node("model.offload", describe=_describe, check=_check, own=_own)
 def offload(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],
@@ -120,7 +128,7 @@ def offload(
     For models that do not fit: results are the same, and every call of the component brings all of it over the bus.
     Only this value has it so. A value that goes past this node, or has other settings here, holds a component of its
     own. The node may stand before or after the other transforms. On a CPU there is nothing to offload to: the
-    component is used as it is, with a warning. It has not been run on a GPU yet.
+    component is used as it is, with a warning. On a GPU results were compared (one H100), and speed was not measured.
 
     Args:
         model: The model.

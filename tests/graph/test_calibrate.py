@@ -16,7 +16,7 @@ LIBRARY = '''
 from contextlib import contextmanager
 from pathlib import Path
 
-from sgd.graph.calibrate import Calibration
+from sgd.graph.calibration import Calibration
 from sgd.graph.node import NodeError, OutPath, Problem, Run, State, node
 
 aside = []

@@ -10,13 +10,14 @@ import sgd
 import torch
 from direct import BOTH, DirectRun, model_of, sample
 from sgd.graph.estimate import estimate
-from sgd.graph.node import Here
+from sgd.graph.node import Here, NodeError
 from sgd.nodes import cfg, latents, schedule, text
+from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import dbcache, scm
 from sgd.nodes.cache.decide import Decider, outlook, polynomial
 from sgd.nodes.cache.gate import Gate, Limits, Mask
 from sgd.nodes.cache.masks import from_bins, mask_of, preset_mask
-from sgd.nodes.cache.teacache import teacache
+from sgd.nodes.cache.teacache import magcache, teacache
 
 EMBEDDED = Path(sgd.__file__).parent / "workflows" / "models" / "tiny-wan"
 WORKFLOW = """
@@ -69,6 +70,34 @@ def test_masks_that_cannot_be_made():
             preset_mask("fast", steps)
     assert preset_mask("none", 3) == "111"
     assert mask_of(Mask(every=3), 8) == "10010010"
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (dbcache, {"mask": ""}),
+        (dbcache, {"mask": "", "policy": "static"}),
+        (scm, {"mask": ""}),
+        (scm, {"compute_bins": [], "reuse_bins": []}),
+        (scm, {"compute_bins": [3], "reuse_bins": []}),
+        (scm, {"preset": "fast", "mask": ""}),
+        (teacache, {"coefficients": []}),
+        (teacache, {"coefficients": [], "table": Path("table.json")}),
+        (magcache, {"ratios": []}),
+        (custom, {"rule": "polynomial", "signal": "modulated", "threshold": 0.1, "coefficients": []}),
+        (custom, {"rule": "magnitude", "threshold": 0.1, "ratios": []}),
+    ],
+    ids=str,
+)
+def test_what_is_given_and_empty_is_not_what_is_left_out(make, options):
+    """Without its digits or numbers a gate would take those of its defaults, or reuse everything."""
+    own = {name for name, value in options.items() if value in ("", [])}
+    defaults = {name: given.default for name, given in make.node.inputs.items()}
+    problem, *_ = make.node.check(**(defaults | options))
+    assert problem.code == "bad-value"
+    assert problem.parameter in {*own, "preset"}
+    with pytest.raises(NodeError):
+        make(Here("gate"), **options)
 
 
 def test_polynomials_are_those_of_numpy():
@@ -206,7 +235,6 @@ def test_what_was_published_is_found_for_the_bundled_models():
     import numpy
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
     from sgd.nodes.cache.resolve import Place, resolve
-    from sgd.nodes.cache.teacache import magcache
     from sgd.nodes.families import by_pipeline
     from sgd.nodes.models.repository import find
 

@@ -172,6 +172,7 @@ def test_a_calibrator_that_is_off_may_have_its_switches_off():
         ("Fn_compute_block: 1\n", ":1: cache-dit has no option `Fn_compute_block`"),
         ("cache_config: {}\ncache: {}\n", ":2: cache-dit has no option `cache`"),
         ("cache_config:\n  Fn_compute_blocks: 0\n", ":2: `Fn_compute_blocks`: 0 is out of bounds"),
+        ("cache_config:\n  residual_diff_threshold: -0.1\n", ":2: `residual_diff_threshold`: -0.1 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: high\n", ':2: `residual_diff_threshold`: "high" is not a number'),
         ("cache_config:\n  steps_computation_mask: quick\n", ':2: `steps_computation_mask`: "quick" is none of'),
         ("cache_config:\n  steps_computation_mask: 1101\n", "a mask is a list of 1"),

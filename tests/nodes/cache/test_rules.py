@@ -316,3 +316,55 @@ def test_lists_that_decide_separately_compare_what_their_own_blocks_add(pair):
     gate = custom(HERE, signal="modulated", rule="change", threshold=0.5, stacks="separate")
     with pytest.raises(NodeError, match="first list of blocks"):
         pair.run(gate)
+
+
+def in_turn(pair, gates):
+    """Steps in the loop of a workflow, each with the gate and the branches that `gates` gives for its index."""
+    plan, start, _ = pair.prepare()
+    scheduler, guider, states, run, now = SchedulerState(), GuiderState(), GateState(), DirectRun(), start
+    with torch.no_grad():
+        for step in plan:
+            gate, branches = gates(step.index)
+            predictions = denoiser.predict(pair.model, now, step, branches, states, run, gate=gate)
+            now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), scheduler)
+    states.end()
+    assert now.tensor.isfinite().all()
+    return run
+
+
+def test_a_gate_that_comes_later_has_nothing_to_reuse_yet(pair):
+    """`schedule.choose` exchanges gates on one model: the mask of the second would reuse where it begins."""
+    _, _, branches = pair.prepare()
+    early, late = dbcache(HERE, threshold=0.0), scm(Here("late"), mask="1111100000110011")
+    run = in_turn(pair, lambda index: (early if index < 7 else late, branches))
+    for branch in gate_pipelines_branches(pair):
+        rows = [d for kind, d in run.events if kind == "gate" and (d["gate"], d["branch"]) == ("late", branch)]
+        assert [row["step"] for row in rows] == list(range(7, STEPS))
+        assert "".join(str(int(row["computed"])) for row in rows) == "100110011"
+        assert rows[0]["reason"] == "first"
+
+
+def test_a_branch_that_rests_where_it_was_to_be_computed(pair):
+    """The scale is neutral for some steps within the loop, which nobody could know before the first."""
+    if FAMILIES[pair.family].together:
+        pytest.skip("its branches are one batch")
+    (_, _, guided), (_, _, alone) = pair.prepare(), pair.prepare(scale=None)
+    for order in (0, 2):
+        gate = scm(HERE, mask="1111000011110000", order=order)
+        run = in_turn(pair, lambda index, gate=gate: (gate, alone if 3 <= index < 6 else guided))
+        rows = [d for kind, d in run.events if kind == "gate" and d["branch"] == "negative"]
+        assert [row["step"] for row in rows] == [0, 1, 2, *range(6, STEPS)]
+        # Without an expansion step 2 keeps nothing, as step 3 was to be computed.
+        assert rows[3]["reason"] == ("unforeseen" if order == 0 else "mask")
+        assert "".join(str(int(row["computed"])) for row in rows[5:]) == "11110000"
+
+
+def test_a_branch_that_runs_longer_than_was_known(pair):
+    if FAMILIES[pair.family].together:
+        pytest.skip("its branches are one batch")
+    (_, _, early), (_, _, late) = pair.prepare(stop=0.25), pair.prepare(start=0.5)
+    gate = scm(HERE, mask="1111000011110000")
+    run = in_turn(pair, lambda index: (gate, early if index < 8 else late))
+    rows = [d for kind, d in run.events if kind == "gate" and d["branch"] == "negative"]
+    assert [row["step"] for row in rows] == [*range(4), *range(8, STEPS)]
+    assert all(row["computed"] and row["reason"] == "unforeseen" for row in rows[4:])

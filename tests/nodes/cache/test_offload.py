@@ -1,0 +1,95 @@
+"""Gates on a transformer whose blocks are brought to the device in groups. Where host and device are one,
+tests/offloading.py watches what would have moved; on a GPU: test_cuda.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from direct import DirectRun, model_of, sample
+from gate_pipelines import FAMILIES
+from offloading import watching
+from ours import Pair
+from sgd.graph.node import Here, NodeError
+from sgd.nodes.cache.dbcache import scm
+from sgd.nodes.cache.gate import Gate
+from sgd.nodes.cache.teacache import easycache
+from sgd.nodes.denoiser import predict
+from sgd.nodes.models.offload import Offload, offload
+
+HERE = Here("gate")
+
+
+@pytest.fixture(scope="module", params=["wan", "hunyuan-video"])
+def pair(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gates") / request.param
+    made = Pair(request.param, folder)
+    made.folder = folder
+    return made
+
+
+def gated(pair, gate, blocks):
+    """A gated run with groups of so many blocks: latents, what was watched, and the most bytes without a gate."""
+    model = model_of(pair.folder, "scheduler").transformed(Offload("transformer", "blocks", blocks))
+    model.acquire("transformer", DirectRun())
+    plan, start, branches = pair.prepare()
+    with torch.no_grad(), watching(model.component("transformer")) as plain:
+        sample(model, plan, start, branches)
+    with torch.no_grad(), watching(model.component("transformer")) as watched:
+        states = sample(model, plan, start, branches, gate=gate)
+    return [state.tensor for state in states], watched, plain.most
+
+
+# Lists of 6 blocks: Wan has one, HunyuanVideo two.
+@pytest.mark.parametrize(("blocks", "front", "back"), [(1, 1, 1), (2, 2, 2), (2, 0, 0), (3, 3, 0), (4, 4, 0)])
+def test_whole_groups_are_passed_over(pair, blocks, front, back):
+    gate = scm(HERE, preset="fast", front_blocks=front, back_blocks=back)
+    states, watched, most = gated(pair, gate, blocks)
+    assert not watched.early
+    assert watched.most <= most
+    assert not +watched.inside, "nothing stays on the device"
+    assert all(torch.equal(a, b) for a, b in zip(states, pair.run(gate), strict=True))
+
+
+@pytest.mark.parametrize(("blocks", "front", "back"), [(2, 0, 1), (4, 1, 1), (2, 1, 0), (4, 4, 1)])
+def test_a_parted_group_is_refused(pair, blocks, front, back):
+    gate = scm(HERE, preset="fast", front_blocks=front, back_blocks=back)
+    with pytest.raises(NodeError, match="a group would be parted"):
+        gated(pair, gate, blocks)
+
+
+def test_a_gate_that_passes_over_the_whole_model_parts_none(pair):
+    threshold = FAMILIES[pair.family].mixed["easycache"]
+    _, watched, most = gated(pair, easycache(HERE, threshold=threshold, warmup_steps=2), 4)
+    assert watched.most <= most
+    assert not watched.early
+
+
+def found(gate, **settings):
+    """What `denoiser.predict` has to say of a gate before anything loads."""
+    model = {
+        "family": "hunyuan-video",
+        "configs": {"transformer": {"num_layers": 6, "num_single_layers": 5}},
+        "components": {"transformer": "HunyuanVideoTransformer3DModel"},
+    }
+    component = settings.pop("component", "transformer")
+    defaults = {"granularity": "blocks", "blocks": 1, "stream": False, "low_memory": False}
+    model = offload.node.describe(model=model, component=component, **(defaults | settings))
+    return [(p.code, p.parameter) for p in predict.node.check(model=model, gate={"gate": gate})]
+
+
+def test_it_is_said_before_anything_loads():
+    def gate(**options) -> Gate:
+        return scm(HERE, mask="1100110011", **options)
+
+    wrong = [("unsupported", "gate")]
+    assert found(gate(front_blocks=1, back_blocks=1), blocks=2) == wrong  # the last list's groups are 2, 2 and 1
+    assert found(gate(front_blocks=2, back_blocks=1), blocks=2) == []
+    assert found(gate(front_blocks=2, back_blocks=2), blocks=2) == wrong
+    assert found(gate(front_blocks=7, back_blocks=1), blocks=2) == wrong
+    assert found(gate(front_blocks=8, back_blocks=1), blocks=2) == []
+    assert found(gate(front_blocks=6, back_blocks=5), blocks=2) == [("bad-value", "gate")]  # none between
+    assert found(gate(front_blocks=2, back_blocks=1, stacks="separate"), blocks=2) == wrong  # 1 of the first list's 6
+    assert found(gate(front_blocks=2, back_blocks=0, stacks="separate"), blocks=2) == []
+    assert found(gate(front_blocks=1, back_blocks=1)) == []
+    assert found(gate(front_blocks=1, back_blocks=1), granularity="leaf") == []
+    assert found(gate(front_blocks=1, back_blocks=1), component="text_encoder", blocks=2) == []

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...graph.literals import normalise
 from ...graph.node import Input, Problem
 from ...graph.passes.values import value_problem
 from ...graph.source import Problems, Span, did_you_mean, read
@@ -109,7 +108,8 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
             continue  # null stands for the default, as in cache-dit
         plain = value.plain()
         parameter = POLICY if name == MASK and isinstance(plain, str) else name
-        plain = normalise(inputs[parameter].type, plain)
+        if inputs[parameter].type.kind == "list" and not isinstance(plain, list):
+            plain = [plain]
         problem = value_problem(inputs[parameter], plain)
         if problem is not None:
             problems.append(Problem("bad-value", FILE, f"{_at(value.span, path)}`{name}`: {problem}"))

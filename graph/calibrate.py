@@ -31,6 +31,7 @@ from .run import does_not_fit, run
 from .source import did_you_mean, render
 
 FEW = 5
+LARGEST = 1 << 24  # bytes of a file of prompts
 
 
 def command(arguments: Namespace) -> int:
@@ -88,7 +89,11 @@ def read_prompts(path: str) -> list[str]:
         NodeError: If there is none, or no such file of text.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)  # a device may have no end
+        if len(content) > LARGEST:
+            raise NodeError(f"--prompts {path}: it is larger than {LARGEST >> 20} MiB", help="take fewer prompts")
+        lines = content.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise NodeError(f"--prompts {path}: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from error
     found = [line.strip() for line in lines if line.strip()]

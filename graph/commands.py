@@ -127,7 +127,8 @@ def exec_(arguments: Namespace) -> int:
     if done.status == "interrupted":
         kept = ", ".join(str(p) for p in done.written) or "no output yet"
         say(f"interrupted; kept: {kept}; record: {done.folder / 'run.json'}")
-        say("run the same command again to start over")
+        replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
+        say(f"run the same command again{replace} to start over")
         return interrupted(done)
     if done.status == "failed":
         say(f"error: {str(done.error) or type(done.error).__name__}")

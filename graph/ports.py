@@ -231,7 +231,9 @@ def misfit(type: Type, value: Any) -> str | None:
         return f"{show(value)} is too large for a number"
     if accepts(type, type_of(value)) and value is not None:
         return None
-    return f"{show(value)} is not {ARTICLE[type.kind]}"
+    # YAML reads 0110 and 1e5 as numbers, and `true` as a truth value; what stands in the file may look quite different.
+    quotes = ": put it in quotes" if type.kind == "str" and isinstance(value, bool | int | float) else ""
+    return f"{show(value)} is not {ARTICLE[type.kind]}{quotes}"
 
 
 ARTICLE = {

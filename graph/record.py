@@ -44,7 +44,8 @@ class Recorder(Observer):
     warnings: list[str] = field(default_factory=list)
 
     def event(self, call: Call | None, kind: str, data: Mapping[str, Any]) -> None:
-        self.events.setdefault(kind, []).append(dict(data))
+        node = {"node": call.id} if call is not None else {}
+        self.events.setdefault(kind, []).append({**node, **data})
 
     def warned(self, call: Call | None, message: str) -> None:
         self.warnings.append(f"{call.id}: {message}" if call is not None else message)

@@ -128,11 +128,13 @@ def read(path: Path, name: str | None = None) -> Source:
     """
     name = str(path) if name is None else name
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        with path.open("rb") as file:
+            # What is no ordinary file has no size, and may have no end.
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise Problems([Diagnostic("yaml-syntax", f"cannot read {name}: {reason}")]) from None
-    if data is None:
+    if len(data) > MAX_BYTES:
         raise Problems(
             [Diagnostic("yaml-syntax", f"{name} is larger than {MAX_BYTES >> 20} MiB, too large for a workflow")]
         )

@@ -8,7 +8,7 @@ from typing import Any
 import networkx as nx
 
 from ..ir import Arg, Call, Const, Graph, Loop, Ref, Var, dependencies
-from ..source import Diagnostic
+from ..source import Diagnostic, Related, Span
 from .names import BROKEN
 from .prune import live
 from .values import value_problem
@@ -22,6 +22,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []
     needed = live(graph)
+    made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
 
     def level(graph: Graph) -> None:
         for id in nx.topological_sort(dependencies(graph)):
@@ -51,9 +52,15 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
                 arg = item.args.get(problem.parameter)
                 span = arg.span if arg is not None and arg.span is not None else item.span
                 given = f" (from {arg.given})" if arg is not None and arg.given else ""
+                related = () if arg is None else _maker(arg, made)
                 found.append(
                     Diagnostic(
-                        problem.code, problem.message + given, span, help=problem.help, severity=problem.severity
+                        problem.code,
+                        problem.message + given,
+                        span,
+                        related=related,
+                        help=problem.help,
+                        severity=problem.severity,
                     )
                 )
         if item.type.describe is not None:
@@ -67,6 +74,13 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
 
     level(graph)
     return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
+
+
+def _maker(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
+    """Where the value of an edge comes from: often another file than the one that reads it."""
+    if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
+        return ()
+    return (Related("made here", made[arg.source.node]),)
 
 
 def known_arguments(call: Call, known: Mapping[Any, Any]) -> dict[str, Any]:

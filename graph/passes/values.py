@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Set
 from typing import Any
 
@@ -80,8 +81,9 @@ def value_problem(parameter: Parameter, value: Any) -> str | None:
     problem = misfit(parameter.type, value)
     if problem is not None:
         return problem
-    if any(isinstance(v, float) and v != v for v in (value if isinstance(value, list) else [value])):
-        return "not a number (NaN) is no value"
+    for entry in value if isinstance(value, list) else [value]:
+        if isinstance(entry, float) and not math.isfinite(entry):
+            return "not a number (NaN) is no value" if math.isnan(entry) else f"{show(entry)} is not a finite number"
     if id(parameter) not in _ADAPTERS:
         adapter = TypeAdapter(parameter.annotation, config={"arbitrary_types_allowed": True})
         _ADAPTERS[id(parameter)] = (parameter, adapter)

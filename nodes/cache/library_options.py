@@ -18,6 +18,7 @@ from ...graph.tree import Value, parse
 from .gate import Gate, Limits, Mask
 from .masks import preset_mask
 from .resolve import GateProblem, Place, whole_groups
+from .table import shown
 
 FILE, POLICY, MASK = "file", "mask_policy", "steps_computation_mask"
 CALIBRATORS = ("enable_taylorseer", "enable_dmd", "enable_foca")
@@ -80,13 +81,15 @@ def gather(inputs: Mapping[str, Input], known: Mapping[str, Any]) -> tuple[dict[
 
 def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any], list[Problem]]:
     try:
-        root, found = parse(read(path))
+        root, found = parse(read(path, shown(path)))
     except Problems as error:
         first = error.diagnostics[0]
-        return {}, [Problem("bad-value", FILE, _at(first.span, path) + first.message)]
+        # What could not be read is named in the message.
+        place = _at(first.span, path) if first.span is not None else ""
+        return {}, [Problem("bad-value", FILE, place + first.message, first.help)]
     problems = [Problem("bad-value", FILE, _at(d.span, path) + d.message, d.help) for d in found]
     if root is None or not root.is_map:
-        return {}, [*problems, Problem("bad-value", FILE, f"{path} holds no mapping of options")]
+        return {}, [*problems, Problem("bad-value", FILE, f"{shown(path)} holds no mapping of options")]
     for name, help in ELSEWHERE.items():
         if name in root.data:
             message = f"{_at(root.keys[name], path)}`{name}` is not about caching"
@@ -97,7 +100,7 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
         section = root.data[SECTION]
         problems += _unknown(root, {SECTION, *ELSEWHERE}, path)
         if not section.is_map:
-            return {}, [*problems, Problem("bad-value", FILE, f"{path}: `{SECTION}` is no mapping of options")]
+            return {}, [*problems, Problem("bad-value", FILE, f"{shown(path)}: `{SECTION}` is no mapping of options")]
     problems += _unknown(section, names | (set(ELSEWHERE) if section is root else set()), path)
     options = {}
     for name, value in section.data.items():
@@ -105,6 +108,8 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
             continue  # null stands for the default, as in cache-dit
         plain = value.plain()
         parameter = POLICY if name == MASK and isinstance(plain, str) else name
+        if inputs[parameter].type.kind == "list" and not isinstance(plain, list):
+            plain = [plain]
         problem = value_problem(inputs[parameter], plain)
         if problem is not None:
             problems.append(Problem("bad-value", FILE, f"{_at(value.span, path)}`{name}`: {problem}"))
@@ -121,7 +126,7 @@ def _unknown(section: Value, names: set[str], path: Path) -> Iterator[Problem]:
 
 
 def _at(span: Span | None, path: Path) -> str:
-    return f"{path}:{span.line}: " if span is not None else f"{path}: "
+    return f"{shown(path)}:{span.line}: " if span is not None else f"{shown(path)}: "
 
 
 def _conflicts(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str | None]]:

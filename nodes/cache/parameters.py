@@ -15,6 +15,7 @@ Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(ge=0)]
+Ratio = Annotated[float, Field(gt=0)]
 Order = Annotated[int, Field(ge=0, le=3)]
 Stacks = Literal["together", "separate"]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-Key = tuple[str, str, str, int | None]
+Key = tuple[str | None, str, str, str, int | None]
 
 
 def report(record: Mapping[str, Any]) -> str:
@@ -17,19 +18,29 @@ def report(record: Mapping[str, Any]) -> str:
     decisions: dict[Key, list[Mapping[str, Any]]] = {}
     for decision in record.get("gates", []):
         decisions.setdefault(_key(decision), []).append(decision)
+    runs = Counter(map(_key, totals))
+    nodes = {total.get("node") for total in totals}
+    told: Counter[Key] = Counter()
     lines = []
     for total in totals:
+        key = _key(total)
+        told[key] += 1
+        # A loop within a loop, or a loop that was run for each of several clips: each run of it has its own totals.
+        place = f" at {total['node']}" if len(nodes) > 1 else ""
+        place += f", run {told[key]} of {runs[key]}" if runs[key] > 1 else ""
         several = "" if total.get("stack") is None else f", stack {total['stack']}"
+        whose = f"{total['component']}, {total['branch']}{several}"
         share = f"{total['computed']} computed, {total['reused']} reused ({total['ratio']:.0%})"
-        lines.append(
-            f"gate {total['gate']} ({total['method']}), {total['component']}, {total['branch']}{several}: {share}"
-        )
-        lines += [f"  {line}" for line in _steps(decisions.get(_key(total), []))]
+        lines.append(f"gate {total['gate']} ({total['method']}){place}, {whose}: {share}")
+        mine = decisions.get(key, [])
+        taken = total["computed"] + total["reused"]
+        lines += [f"  {line}" for line in _steps(mine[:taken])]
+        decisions[key] = mine[taken:]
     return "\n".join(lines)
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return row["gate"], row["component"], row["branch"], row.get("stack")
+    return row.get("node"), row["gate"], row["component"], row["branch"], row.get("stack")
 
 
 def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -38,11 +49,11 @@ def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         rows = list(group)
         first, last = rows[0]["step"], rows[-1]["step"]
         steps = f"step {first}" if first == last else f"steps {first} to {last}"
-        line = f"{steps:<16}{'computed' if computed else 'reused':<10}{reason:<12}"
+        line = f"{steps:<16}{'computed' if computed else 'reused':<10}{reason:<11} "
         # The record has numbers that are not finite as text.
         values = [float(value) for row in rows if (value := row.get("value", row["distance"])) is not None]
         if values:
             # A number that is none computes, as one that is too large does.
             sign = ">=" if computed else "<"
-            line += f"{' '.join(f'{value:.4g}' for value in values)} {sign} {rows[0]['threshold']:g}"
+            line += f"{' '.join(f'{value:.4g}' for value in values)} {sign} {float(rows[0]['threshold']):g}"
         yield line.rstrip()

@@ -174,8 +174,11 @@ class Opened:
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
     """Why a gate reused nothing, and what would have changed that."""
-    ruled = [d.value for d in decisions if d.reason == "rule" and d.value is not None and isfinite(d.value)]
+    measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
+    ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
+    if measured and not ruled:
+        return f"{head}: no change that it measured is a finite number; something overflows in the model"
     if ruled:
         # A little over the smallest, so that the comparison holds after the number was written down.
         least = max(min(ruled), 0.0) * 1.001

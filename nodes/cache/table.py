@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -152,6 +153,8 @@ def read(path: str | Path) -> Table:
     """
     try:
         found = Path(path).stat()
+        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+            raise TableProblem(f"{shown(path)} is no table: it is no ordinary file")  # a device or a pipe may never end
         if found.st_size > LARGEST:
             raise TableProblem(f"{shown(path)} is no table: {found.st_size} bytes")
         return _read(str(path), found.st_mtime_ns, found.st_size)

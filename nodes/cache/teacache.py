@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...graph.node import Here, Problem, node
 from .gate import Gate, Limits
-from .parameters import Count, Order, Share, Threshold, checked, described, made, numbers
+from .parameters import Count, Order, Ratio, Share, Threshold, checked, described, made, numbers
 from .table import problem
 
 RETENTION = 0.2  # MagCache, magcache_generate.py: `--retention_ratio`
@@ -147,7 +147,7 @@ def magcache(
     threshold: Threshold | None = None,
     max_consecutive: Count | None = None,
     retention: Share | None = None,
-    ratios: list[float] | None = None,
+    ratios: list[Ratio] | None = None,
     table: Path | None = None,
     max_reused: Count | None = None,
     order: Order = 0,

@@ -212,6 +212,13 @@ def test_prompts_are_text_whatever_they_look_like(sgd):
     assert json.loads(out)["grams"] == [6, 7, 1, 7, 4]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(sgd):
+    Path("windows.txt").write_bytes(b"\xef\xbb\xbfab\r\ncde\r\n")
+    code, out, _ = sgd("shop.yaml", "--prompts", "windows.txt", "--json")
+    assert code == 0
+    assert json.loads(out)["grams"] == [2, 3]
+
+
 def test_values_and_settings_are_taken(sgd):
     assert json.loads(sgd("shop.yaml", "prompt=abc", "--json")[1])["grams"] == [3]
     code, _, err = sgd("shop.yaml", "--set", "weigh.before=2")
@@ -237,6 +244,7 @@ def test_what_waits_for_the_table_does_not_stand_in_its_way(sgd):
         (["shop.yaml", "--prompts", "p.txt", "--input", "size"], "is int, and prompts are text"),
         (["looped.yaml", "--prompts", "p.txt"], "no input `prompt`"),
         (["shop.yaml", "--order", "0"], "--order 0"),
+        (["shop.yaml", "--prompts", "/dev/zero"], "larger than 16 MiB"),
         (["shop.yaml", "--order", "x"], "invalid int"),
         (["shop.yaml", "--out", ""], "--out is empty"),
         (["shop.yaml", "--out", "."], "is a folder"),

@@ -175,6 +175,9 @@ def test_a_calibrator_that_is_off_may_have_its_switches_off():
         ("cache_config:\n  residual_diff_threshold: -0.1\n", ":2: `residual_diff_threshold`: -0.1 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: high\n", ':2: `residual_diff_threshold`: "high" is not a number'),
         ("cache_config:\n  steps_computation_mask: quick\n", ':2: `steps_computation_mask`: "quick" is none of'),
+        ("cache_config:\n  steps_computation_mask: 1101\n", "a mask is a list of 1"),
+        ("cache_config:\n  residual_diff_threshold: -0.1\n", "`residual_diff_threshold`: -0.1 is out of bounds"),
+        ("cache_config:\n  residual_diff_threshold: .inf\n", "`residual_diff_threshold`: inf is not a finite number"),
         ("cache_config: [1]\n", "`cache_config` is no mapping of options"),
         ("- 1\n", "holds no mapping of options"),
         ("", "holds no mapping of options"),
@@ -199,6 +202,7 @@ def test_what_is_wrong_with_a_file(tmp_path, text, message):
 
 def test_a_file_that_is_not_there(tmp_path):
     (problem,) = gather(INPUTS, {FILE: tmp_path / "none.yaml"})[1]
+    assert problem.message.count("none.yaml") == 1
     assert "cannot read" in problem.message
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (problem,) = gather(INPUTS, {FILE: tmp_path / "bytes.yaml"})[1]

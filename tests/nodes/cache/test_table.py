@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from types import SimpleNamespace
 
 import oracle_magcache
@@ -303,6 +304,13 @@ def test_a_damaged_table(tmp_path, table, edit):
 def test_a_path_that_is_no_file(tmp_path, name):
     with pytest.raises(TableProblem, match="cannot read the table"):
         module.read(f"{tmp_path}/{name}")
+
+
+def test_what_has_no_end_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(TableProblem, match="no ordinary file"):
+            module.read(path)
 
 
 def test_a_file_too_large_is_not_read(tmp_path):

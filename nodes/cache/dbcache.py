@@ -221,7 +221,7 @@ def scm(
 
     Args:
         preset: `slow`, `medium`, `fast` or `ultra` compute about 18, 15, 11 and 8 of 28 steps, and are scaled to other
-            numbers of 8 and more (and 4, and 6); the last step is computed. `none` computes all. Without any choice,
+            numbers of 8 and more; the last step is computed. `none` computes all. Without any choice,
             `medium`.
         compute_bins: Lengths of the runs of computed steps, such as [8, 3, 3, 2, 2].
         reuse_bins: Lengths of the runs of reused steps between them, such as [1, 2, 2, 2, 3].

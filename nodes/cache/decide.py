@@ -92,11 +92,10 @@ class Decider:
             return Decision(True, "longest run")
         if limits.max_accumulated is not None and self.measured >= limits.max_accumulated:
             return Decision(True, "accumulated")
-        if gate.rule == "change" and gate.threshold is not None:
-            if gate.threshold <= 0:
-                return Decision(True, "rule")
-            if gate.threshold >= ALWAYS:
-                return Decision(False, "rule")
+        if gate.off:
+            return Decision(True, "rule")
+        if gate.rule == "change" and gate.threshold is not None and gate.threshold >= ALWAYS:
+            return Decision(False, "rule")
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:
@@ -141,7 +140,7 @@ def table_of(gate: Gate, branch: str) -> tuple[float, ...] | None:
 
 def known_ahead(gate: Gate) -> bool:
     """Whether every decision follows from the schedule alone."""
-    if gate.rule == "mask" or gate.signal in ("time", "time_projection"):
+    if gate.rule == "mask" or gate.off or gate.signal in ("time", "time_projection"):
         return True
     if gate.rule == "magnitude":
         return True

@@ -116,6 +116,11 @@ class Gate(Port):
     def active(self) -> bool:
         return self.kind != "none"
 
+    @property
+    def off(self) -> bool:
+        """A threshold of 0: everything is computed, whatever the rule would say."""
+        return self.rule != "mask" and self.threshold is not None and self.threshold <= 0
+
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {"kind": self.kind}
         for name in ("signal", "rule", "threshold", "order", "front", "back", "table"):

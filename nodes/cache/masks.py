@@ -31,8 +31,6 @@ SHORT: dict[str, Bins] = {
 """For 15 steps, from which masks of 10 to 14 are cut."""
 
 EXACT: dict[int, dict[str, Bins]] = {
-    4: dict.fromkeys(PRESETS, ((2, 1), (1,))),
-    6: dict.fromkeys(PRESETS, ((3, 1), (2,))),
     8: {
         "slow": ((5, 1, 1), (1,)),
         "medium": ((4, 1, 1), (1, 1)),
@@ -87,14 +85,14 @@ def preset_mask(name: str, steps: int) -> str:
     """A preset scaled to the number of steps; its last step is computed.
 
     Raises:
-        ValueError: For fewer than 8 steps, other than 4 and 6.
+        ValueError: For fewer than 8 steps.
     """
     if name == "none":
         return "1" * steps
     if steps in EXACT:
         compute, reuse = EXACT[steps][name]
     elif steps < 8:
-        raise ValueError(f"the presets are for 8 steps and more (and 4, and 6), and the loop takes {steps}")
+        raise ValueError(f"the presets are for 8 steps and more, and the loop takes {steps}")
     elif steps < 16:
         compute, reuse = _cut(SHORT[name], steps)
     else:

@@ -120,7 +120,7 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
             ended = len(taken) == len(engine.indices[branch])
             reused_any = reused_any or bool(reused)
             decisions += taken.values()
-    if ended and not reused_any:
+    if ended and not reused_any and not engine.gate.off:
         run.warn(_idle(engine.gate, component, decisions))
 
 

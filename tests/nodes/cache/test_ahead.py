@@ -50,8 +50,6 @@ outputs: {{file: $file}}
 def test_masks_are_those_of_cache_dit():
     for (preset, steps), expected in oracle_scm.masks().items():
         assert preset_mask(preset, steps) == expected, (preset, steps)
-    for steps in (4, 6):
-        assert preset_mask("slow", steps) == oracle_scm.masks(steps, steps)["slow", steps]
 
 
 @pytest.mark.parametrize("bins", [([8, 3, 3, 2, 2], [1, 2, 2, 2, 3]), ([4, 1, 1], [3, 5]), ([3], [9])])
@@ -65,7 +63,7 @@ def test_masks_that_cannot_be_made():
         mask_of(Mask(digits="110"), 4)
     with pytest.raises(ValueError, match="of 5 steps, and the loop takes 9"):
         mask_of(Mask(compute_bins=(3, 1), reuse_bins=(1,)), 9)
-    for steps in (1, 2, 3, 5, 7):
+    for steps in range(1, 8):
         with pytest.raises(ValueError, match="8 steps and more"):
             preset_mask("fast", steps)
     assert preset_mask("none", 3) == "111"
@@ -87,7 +85,7 @@ def test_masks_that_cannot_be_made():
         (custom, {"rule": "polynomial", "signal": "modulated", "threshold": 0.1, "coefficients": []}),
         (custom, {"rule": "magnitude", "threshold": 0.1, "ratios": []}),
     ],
-    ids=str,
+    ids=lambda value: value.node.name if hasattr(value, "node") else str(value),
 )
 def test_what_is_given_and_empty_is_not_what_is_left_out(make, options):
     """Without its digits or numbers a gate would take those of its defaults, or reuse everything."""

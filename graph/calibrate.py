@@ -6,7 +6,6 @@ What is measured is the library's business (`calibration.py`).
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from argparse import Namespace
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .calibration import Calibration
-from .cli import DOES_NOT_FIT, DONE, FAILED, INTERRUPTED, WRONG
+from .cli import DOES_NOT_FIT, DONE, FAILED, WRONG
 from .compile import Checked, check, plan_of
 from .device import choose
 from .events import Observer
@@ -231,7 +230,7 @@ def _target(arguments: Namespace, plan: Plan) -> Path:
 
 def _measure(plan: Plan, device: str, options: Mapping[str, Any], calibration: Calibration) -> int:
     """Run a plan for what is heard of it, and keep none of its files."""
-    from .commands import say
+    from .commands import interrupted, say
 
     with tempfile.TemporaryDirectory(prefix="sgd-calibrate-") as folder, redirect_stdout(sys.stderr):
         heard: list[Observer] = [calibration, Progress()]
@@ -241,11 +240,7 @@ def _measure(plan: Plan, device: str, options: Mapping[str, Any], calibration: C
         return FAILED
     if done.status == "interrupted":
         say("interrupted; no table was written")
-        if done.stuck:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        return INTERRUPTED
+        return interrupted(done)
     if done.status == "failed":
         say(f"error: {str(done.error) or type(done.error).__name__}")
         return DOES_NOT_FIT if does_not_fit(done.error) else FAILED

@@ -21,6 +21,7 @@ from .source import Diagnostic, did_you_mean, render
 
 if TYPE_CHECKING:
     from .plan import Plan
+    from .run import Result
 
 
 def say(text: str) -> None:
@@ -128,11 +129,7 @@ def exec_(arguments: Namespace) -> int:
         say(f"interrupted; kept: {kept}; record: {done.folder / 'run.json'}")
         replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
         say(f"run the same command again{replace} to start over")
-        if done.stuck:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
-        return INTERRUPTED
+        return interrupted(done)
     if done.status == "failed":
         say(f"error: {str(done.error) or type(done.error).__name__}")
         if done.written:
@@ -144,6 +141,15 @@ def exec_(arguments: Namespace) -> int:
             return DOES_NOT_FIT
         return FAILED
     return DONE
+
+
+def interrupted(done: Result) -> int:
+    """The exit code of a run that was interrupted. If it does not stop, this does not return."""
+    if done.stuck:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    return INTERRUPTED
 
 
 def lighter(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:

@@ -15,7 +15,7 @@ from .cache.use import of_descriptions
 from .families import by_name
 from .lazy import lazy
 from .models.model import Model
-from .models.transforms import repository_name
+from .models.transforms import compiled_whole, repository_name
 from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
             resolve(gate, place)
         except GateProblem as found:
             yield Problem(found.code, "gate", str(found), found.help)
-    if model.get("compiled_whole") and any(gate.active for gate in gates):
+    if compiled_whole(model) and any(gate.active for gate in gates):
         message = "a gate cannot reach the blocks of a transformer that is compiled whole"
         yield Problem("unsupported", "gate", message, "set `region: blocks` of model.compile")
 

@@ -16,6 +16,7 @@ from ..graph.node import NodeError, Passes, Problem, Reads, State, node
 from .lazy import lazy
 from .models.classes import quiet
 from .models.model import Model
+from .models.transforms import compiled_whole
 from .values import Latents, Schedule, Step, Velocity
 
 if TYPE_CHECKING:
@@ -204,8 +205,11 @@ def _describe_choice(**known: Any) -> Any:
     above, below = known.get("above"), known.get("below")
     if isinstance(above, dict) and isinstance(below, dict):
         common = {key: value for key, value in above.items() if below.get(key) == value}
-        gates = [description["gate"] for description in (above, below) if "gate" in description]
-        return {**common, **({"gates": gates} if len(gates) == 2 else {}), "chosen": True}
+        sides = (above, below)
+        # What is to be checked of either stands beside what both have.
+        gates = [gate for side in sides for gate in side.get("gates", [side["gate"]] if "gate" in side else [])]
+        whole = sorted({name for side in sides for name in compiled_whole(side)})
+        return common | {"chosen": True} | ({"gates": gates} if gates else {}) | ({"whole": whole} if whole else {})
     return above if above == below else None
 
 
@@ -231,7 +235,7 @@ def choose(
     over = [timestep >= boundary * step.train_timesteps for timestep in step.schedule]
     side = step.timestep >= boundary * step.train_timesteps
     chosen = above if side else below
-    if not isinstance(chosen, Model):
+    if not isinstance(chosen, Model) or not step.schedule:
         return chosen
     # Gates count the steps of their own component.
     return chosen.during([index for index, is_over in enumerate(over) if is_over == side])  # type: ignore[return-value]

@@ -48,7 +48,9 @@ class Watched(TorchDispatchMode):
         self.moving = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not self.moving:
+        # Who copies to a device that is named may take it from the host.
+        copied = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
+        if not self.moving and not copied:
             for leaf in tree_leaves((args, kwargs)):
                 if isinstance(leaf, torch.Tensor):
                     address = leaf.untyped_storage().data_ptr()

@@ -17,7 +17,7 @@ from ...graph.source import Problems, Span, did_you_mean, read
 from ...graph.tree import Value, parse
 from .gate import Gate, Limits, Mask
 from .masks import preset_mask
-from .resolve import GateProblem, Place
+from .resolve import GateProblem, Place, whole_groups
 from .table import shown
 
 FILE, POLICY, MASK = "file", "mask_policy", "steps_computation_mask"
@@ -176,6 +176,11 @@ def settled(gate: Gate, place: Place) -> Gate:
         if front + back >= blocks:
             message = f"cache-dit computes {front} first and {back} last blocks at every step, and there are {blocks}"
             raise GateProblem("bad-value", message, "lower Fn_compute_blocks or Bn_compute_blocks")
+    if place.group > 1 and options.get("cache_type") == "DBPrune":
+        message = f"blocks are offloaded {place.group} at a time, and DBPrune decides for each block"
+        raise GateProblem("unsupported", message, "set `blocks: 1` of model.offload")
+    if counts:
+        whole_groups(counts, front, back, place.family.name not in JOINED, place.group)
     steps = options.get("num_inference_steps")
     if steps is not None and place.steps is not None and steps != place.steps:
         message = f"the options are for {steps} steps (num_inference_steps), and there are {place.steps}"

@@ -32,7 +32,6 @@ class Table:
         longest: Longest run of reused steps (K).
         retention: For each transformer, the share of its steps computed at the start: of `steps * share`, rounded
             down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
-        inclusive: Whether an error equal to the threshold still reuses: the origin's scripts differ.
         always: Steps computed whatever the rule says, as indices among the measured steps. FLUX.1-dev has one.
         pixels: Width times height it was measured at, where there are several.
         image: Whether an image conditions the model, where there is a table for either case.
@@ -44,7 +43,6 @@ class Table:
     threshold: float
     longest: int
     retention: Mapping[str, float]
-    inclusive: bool
     always: tuple[int, ...]
     pixels: int | None
     image: bool | None
@@ -105,7 +103,6 @@ def tables() -> tuple[Table, ...]:
             threshold=entry["threshold"],
             longest=entry["longest"],
             retention=entry["retention"],
-            inclusive=entry["inclusive"],
             always=tuple(entry.get("always", ())),
             pixels=entry.get("pixels"),
             image=entry.get("image"),

@@ -141,12 +141,23 @@ def _spans(gate: Gate, place: Place) -> Gate:
         if front + gate.back >= blocks:
             message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
             raise GateProblem("bad-value", message, "leave some between them: lower front_blocks or back_blocks")
-    _groups(counts, front, gate.back, gate.stacks == "separate", place.group)
+    whole_groups(counts, front, gate.back, gate.stacks == "separate", place.group)
     return replace(gate, front=front)
 
 
-def _groups(counts: Sequence[int], front: int, back: int, separate: bool, group: int) -> None:
-    """See that no group of an offloaded model is parted: its first block brings it in, and its last lets it go."""
+def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, group: int) -> None:
+    """See that no group of an offloaded model is parted: its first block brings it in, and its last lets it go.
+
+    Args:
+        counts: Blocks in each of the transformer's lists.
+        front: First blocks that are always computed.
+        back: Last ones.
+        separate: Of each list, and not of all together.
+        group: Blocks of a group; no group reaches over the end of a list.
+
+    Raises:
+        GateProblem: If there is one of which a part may be passed over.
+    """
     begins = list(accumulate(counts, initial=0))
     spans = list(pairwise(begins)) if separate else [(0, begins[-1])]
     edges = {edge for first, last in spans for edge in (first + front, last - back)} - set(begins)
@@ -157,7 +168,7 @@ def _groups(counts: Sequence[int], front: int, back: int, separate: bool, group:
                 f"blocks are offloaded {group} at a time, and a group would be parted: {front} first and {back} last "
                 "blocks run where the others do not"
             )
-            help = "set `blocks: 1` of model.offload, or front_blocks and back_blocks that leave groups whole"
+            help = "set `blocks: 1` of model.offload, or numbers of first and last blocks that leave groups whole"
             raise GateProblem("unsupported", message, help)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ..families.base import Blocks, Family
+from ..models.groups import brought_in
 from .decide import Decider, Decision
 from .gate import Gate
 from .predictors import Taylor
@@ -97,7 +98,8 @@ class Stack(torch.nn.Module):
         decision = track.forced(index)
         signal = None
         if self.gate.signal == "modulated" and track.known is None:
-            signal = self.family.modulated(self.first, given[0], call.named(self.first))
+            with brought_in(self.first):
+                signal = self.family.modulated(self.first, given[0], call.named(self.first))
         streams = call.through(self.front, given)
         if self.gate.signal == "front" and track.known is None:
             signal = streams[0] - given[0]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.node import NodeError
 from ..lazy import lazy
+from ..models import groups
 from ..values import Size, Step
 from .base import Blocks, Configs, Family, dynamic_shift
 
@@ -209,8 +210,11 @@ class Wan(Family):
 
         def whole(module: Any, given: torch.Tensor) -> torch.Tensor:
             # float32 as in Wan's own code, where the polynomials were fitted; diffusers rounds to the model's dtype.
-            state = {name: tensor.float() for name, tensor in module.state_dict().items()}
-            return functional_call(module, state, (given,))
+            # Copies, since the module may be offloaded.
+            own = (*module.named_parameters(), *module.named_buffers())
+            state = {name: tensor.to(given.device, torch.float32, copy=True) for name, tensor in own}
+            with groups.unhooked(module):
+                return functional_call(module, state, (given,))
 
         embedder = transformer.condition_embedder
         embedded = whole(embedder.time_embedder, embedder.timesteps_proj(timesteps).float())

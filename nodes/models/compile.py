@@ -135,8 +135,10 @@ def _lacking(on_gpu: bool) -> tuple[str, str] | None:
 
 
 def _describe(**known: Any) -> dict[str, Any]:
-    whole = known.get("region") == "whole" and known.get("component") == "transformer"
-    return transforms.described("compile", **known) | ({"compiled_whole": True} if whole else {})
+    made = transforms.described("compile", **known)
+    if not made or "component" not in known or known.get("region") != "whole":
+        return made
+    return {**made, "whole": [*made.get("whole", []), transforms.repository_name(made, known["component"])]}
 
 
 @node("model.compile", describe=_describe, check=_check)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from .. import planning
@@ -81,6 +82,44 @@ def detach(module: Any) -> None:
     module.to("cpu")
 
 
+@contextmanager
+def brought_in(module: torch.nn.Module) -> Iterator[None]:
+    """For those who use what is in a module without calling it: its group, if any, is on the device meanwhile."""
+    group = _group(module)
+    if group is None:
+        yield
+        return
+    group.onload_()
+    if group.stream is not None:
+        group.stream.synchronize()
+    try:
+        yield
+    finally:
+        group.offload_()
+
+
+@contextmanager
+def unhooked(module: torch.nn.Module) -> Iterator[None]:
+    """For those who call a module with tensors in place of its own: hooks in it move nothing meanwhile."""
+    hooked = {part: vars(part).pop("forward") for part in module.modules() if _group(part) is not None}
+    try:
+        yield
+    finally:
+        for part, forward in hooked.items():
+            part.forward = forward
+
+
+def _group(module: torch.nn.Module) -> Any:
+    """The group that a module's forward brings in, None without one."""
+    registry = getattr(module, "_diffusers_hook", None)
+    if registry is None:
+        return None
+    from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
+
+    hook = registry.get_hook(_GROUP_OFFLOADING)
+    return None if hook is None else hook.group
+
+
 def _inner(module: Any) -> list[str] | None:
     """Names of the modules to look into for blocks, None for what diffusers does without being told."""
     if hasattr(module, "decode") and hasattr(module, "encode"):
@@ -112,15 +151,12 @@ def _lead_to_blocks(module: torch.nn.Module, found: set[str]) -> bool:
 
 def groups(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
     """The groups of a view with hooks, each once, with the path of the module whose forward brings it in."""
-    from diffusers.hooks.group_offloading import _GROUP_OFFLOADING
-
     seen: set[int] = set()
     for path, part in module.named_modules():
-        registry = getattr(part, "_diffusers_hook", None)
-        hook = None if registry is None else registry.get_hook(_GROUP_OFFLOADING)
-        if hook is not None and id(hook.group) not in seen:
-            seen.add(id(hook.group))
-            yield path, hook.group
+        group = _group(part)
+        if group is not None and id(group) not in seen:
+            seen.add(id(group))
+            yield path, group
 
 
 def tensors(group: Any) -> Mapping[int, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ...graph.node import NodeError, Problem
@@ -24,6 +24,12 @@ def described(kind: str, **known: Any) -> dict[str, Any]:
 def repository_name(model: Mapping[str, Any], role: str) -> str:
     """Name in the repository of the component that plays a role, from a model's description."""
     return str(model.get("names", {}).get(role, role))
+
+
+def compiled_whole(model: Mapping[str, Any]) -> Sequence[str]:
+    """Transformers that a model's description says are compiled whole and in use, by their names in the repository."""
+    whole: Sequence[str] = model.get("whole", ())
+    return whole if model.get("chosen") else [name for name in whole if name == repository_name(model, "transformer")]
 
 
 def problems(kind: str, **known: Any) -> Iterator[Problem]:

@@ -227,3 +227,41 @@ def test_a_choice_is_described_by_what_both_have():
     assert describe(above=4.0, below=4.0) == 4.0
     assert describe(above=4.0, below=3.0) is None
     assert describe(above=4.0) is None
+
+
+def test_what_is_wrong_with_either_choice_is_found_in_the_description():
+    """Gates and compiled transformers of both are checked before the first step, however often was chosen."""
+    from sgd.graph.node import Here
+    from sgd.nodes.cache.dbcache import scm
+    from sgd.nodes.denoiser import predict
+    from sgd.nodes.models.compile import compile
+    from sgd.nodes.models.expert import expert
+
+    describe = schedule.choose.node.describe
+    short, many = ({"gate": scm(Here(name), mask="1100", front_blocks=n)} for name, n in (("a", 1), ("b", 9)))
+    blocks = {"num_layers": 6}
+    base = {
+        "family": "wan",
+        "components": {"transformer": "W", "transformer_2": "W"},
+        "configs": {"transformer": blocks, "transformer_2": blocks},
+    }
+
+    def found(model, gate):
+        return [p.message for p in predict.node.check(model=model, gate=gate)]
+
+    def whole(model, component="transformer"):
+        return compile.node.describe(model=model, component=component, region="whole")
+
+    second = expert.node.describe(model=base, component="transformer_2")
+    thrice = describe(above=short, below=describe(above=short, below=many))
+    assert [gate.name for gate in thrice["gates"]] == ["a", "a", "b"]
+    [message] = found(base, thrice)
+    assert "9 first" in message
+    assert found(base, describe(above=short, below=short)) == []
+    for below in (whole(second), expert.node.describe(model=whole(base, "transformer_2"), component="transformer_2")):
+        chosen = describe(above=base, below=below)
+        assert ["compiled whole" in message for message in found(chosen, short)] == [True]
+        assert ["compiled whole" in message for message in found(describe(above=chosen, below=base), short)] == [True]
+        assert ["compiled whole" in message for message in found(below, short)] == [True]
+    assert found(whole(base, "transformer_2"), short) == []  # that one does not run
+    assert found(describe(above=base, below=second), short) == []

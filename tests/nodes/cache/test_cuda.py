@@ -11,6 +11,7 @@ from direct import DirectRun, model_of, sample
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair, decisions
 from sgd.graph.node import Here
+from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
 from sgd.nodes.cache.simple import fora
 from sgd.nodes.cache.teacache import magcache, teacache
@@ -88,22 +89,28 @@ def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair):
     assert seen == plain + measured
 
 
-def test_a_gate_on_an_offloaded_transformer(pair):
+OFFLOADED = ({}, {"stream": True}, {"granularity": "leaf"}, {"granularity": "leaf", "stream": True})
+
+
+@pytest.mark.parametrize("settings", OFFLOADED, ids=str)
+def test_a_gate_on_an_offloaded_transformer(pair, settings):
     """Blocks that are not called are not brought in; those brought ahead for nothing do no harm."""
-    folder, gate = pair.folder, scm(HERE, preset="fast", front_blocks=1)
-    expected = denoise(pair, gate)
-    for settings in ({}, {"stream": True}):
-        run = DirectRun()
-        run.device = "cuda"
-        value = offload(run, load(run, str(folder), dtype="float32"), **settings)
-        for part in ("transformer", "scheduler"):
-            value.acquire(part, run)
+    gates = [scm(HERE, preset="fast", front_blocks=1)]
+    signals = ("modulated", "time", "time_projection") if pair.family == "wan" else ("modulated",)
+    gates += [custom(HERE, signal=signal, rule="change", threshold=0.5, warmup_steps=2) for signal in signals]
+    run = DirectRun()
+    run.device = "cuda"
+    value = offload(run, load(run, str(pair.folder), dtype="float32"), **settings)
+    for part in ("transformer", "scheduler"):
+        value.acquire(part, run)
+    for gate in gates:
+        expected = denoise(pair, gate)
         plan, start, branches = pair.prepare()
         with torch.no_grad():
             made = sample(value, plan, start, branches, gate=gate)
-        assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(made, expected, strict=True)), settings
-        assert {p.device.type for p in value.component("transformer").parameters()} == {"cpu"}, settings
-        value.release("transformer")
+        assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(made, expected, strict=True)), gate.signal
+        assert {p.device.type for p in value.component("transformer").parameters()} == {"cpu"}, gate.signal
+    value.release("transformer")
 
 
 def test_decisions_are_those_of_the_cpu(pair):

@@ -22,6 +22,7 @@ from sgd.nodes.cache.library import library
 from sgd.nodes.cache.library_engine import LibraryEngine
 from sgd.nodes.cache.library_options import JOINED, settled
 from sgd.nodes.cache.resolve import Place
+from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.families import by_name
 from sgd.nodes.models.expert import expert
@@ -234,6 +235,24 @@ def test_masks_are_by_the_schedule_where_a_branch_rests(pairs):
     assert made.decisions["positive"].computed == tuple(map(bool, mask))
     # It has nothing to reuse at its first step, whatever the mask says there.
     assert made.decisions["negative"].computed == (True, *map(bool, mask[5:12]))
+
+
+def test_a_mask_is_by_the_schedule_where_the_gate_comes_later(pairs):
+    """`schedule.choose` exchanges gates on one model."""
+    pair = pairs["wan"]
+    plan, start, branches = pair.prepare()
+    late = gate(steps_computation_mask=MASK, steps_computation_policy="static")
+    scheduler, guider, state, run, now = SchedulerState(), GuiderState(), GateState(), DirectRun(), start
+    with torch.no_grad():
+        for step in plan:
+            chosen = late if step.index >= 6 else None
+            predictions = denoiser.predict(pair.model, now, step, branches, state, run, gate=chosen)
+            now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), scheduler)
+    state.end()
+    totals = {data["branch"]: data["steps"] for kind, data in run.events if kind == "gate_total"}
+    steps = "".join(map(str, MASK[6:]))
+    assert steps[0] == "0"  # where there is nothing to reuse yet
+    assert totals == dict.fromkeys(("positive", "negative"), "1" + steps[1:])
 
 
 def test_no_run_feels_another(pairs):

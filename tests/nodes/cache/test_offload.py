@@ -8,10 +8,12 @@ import torch
 from direct import DirectRun, model_of, sample
 from gate_pipelines import FAMILIES
 from offloading import watching
-from ours import Pair
+from ours import Pair, decisions
 from sgd.graph.node import Here, NodeError
+from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import scm
 from sgd.nodes.cache.gate import Gate
+from sgd.nodes.cache.library import library
 from sgd.nodes.cache.teacache import easycache
 from sgd.nodes.denoiser import predict
 from sgd.nodes.models.offload import Offload, offload
@@ -57,11 +59,57 @@ def test_a_parted_group_is_refused(pair, blocks, front, back):
         gated(pair, gate, blocks)
 
 
+def handed(**options):
+    return library(HERE, max_warmup_steps=3, **options)
+
+
+def test_cache_dit_passes_over_whole_groups(pair):
+    """It decides for each of HunyuanVideo's lists."""
+    mixed = {"residual_diff_threshold": FAMILIES[pair.family].mixed["dbcache"]}
+    gate = handed(Fn_compute_blocks=2, Bn_compute_blocks=2, **mixed)
+    states, watched, most = gated(pair, gate, 2)
+    assert not watched.early
+    assert watched.most <= most
+    assert all(torch.equal(a, b) for a, b in zip(states, pair.run(gate), strict=True))
+    for wrong in ({"Fn_compute_blocks": 1}, {"Fn_compute_blocks": 2, "Bn_compute_blocks": 1}):
+        with pytest.raises(NodeError, match="a group would be parted"):
+            gated(pair, handed(**wrong), 2)
+    prune = handed(cache_type="DBPrune", Fn_compute_blocks=2, Bn_compute_blocks=2, **mixed)
+    with pytest.raises(NodeError, match="DBPrune decides for each block"):
+        gated(pair, prune, 2)
+    _, watched, _ = gated(pair, prune, 1)
+    assert not watched.early
+
+
 def test_a_gate_that_passes_over_the_whole_model_parts_none(pair):
     threshold = FAMILIES[pair.family].mixed["easycache"]
     _, watched, most = gated(pair, easycache(HERE, threshold=threshold, warmup_steps=2), 4)
     assert watched.most <= most
     assert not watched.early
+
+
+SIGNALS = [(family, "modulated") for family in FAMILIES] + [("wan", "time"), ("wan", "time_projection")]
+
+
+@pytest.mark.parametrize(("family", "signal"), SIGNALS, ids=[" ".join(case) for case in SIGNALS])
+def test_what_is_compared_is_brought_in(family, signal, tmp_path):
+    """Signals are taken from inside of the first block, or of the timestep's embedding, without calling either."""
+    pair = Pair(family, tmp_path)
+    gate = custom(HERE, signal=signal, rule="change", threshold=0.5, warmup_steps=2)
+    expected = pair.outcome(gate)
+    plan, start, branches = pair.prepare()
+    for granularity in ("blocks", "leaf"):
+        model, run = model_of(tmp_path, "scheduler").transformed(Offload("transformer", granularity)), DirectRun()
+        model.acquire("transformer", run)
+        view = model.component("transformer")
+        forwards = {part: part.forward for part in view.modules()}
+        with torch.no_grad(), watching(view) as watched:
+            states = sample(model, plan, start, branches, gate=gate, run=run)
+        assert not watched.early
+        assert not +watched.inside
+        assert all(part.forward == forward for part, forward in forwards.items()), "hooks are as they were"
+        assert decisions(run) == expected.decisions
+        assert all(torch.equal(a.tensor, b) for a, b in zip(states, expected.latents, strict=True))
 
 
 def found(gate, **settings):

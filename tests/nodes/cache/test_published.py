@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from sgd.graph.node import Here
 from sgd.nodes.cache import coefficients, ratios
 from sgd.nodes.cache.known import by_size, checkpoints
+from sgd.nodes.cache.teacache import teacache
 from sgd.nodes.models import load
 
 CONFIGS = Path(load.__file__).parent / "configs"
@@ -146,6 +148,13 @@ def test_polynomials_have_the_known_signs():
         ("Wan2.1-T2V-14B", "time_projection"): 0.0817,
     }.items():
         assert by_model[key](root * 1.03) < 0 < by_model[key](root * 0.97), key
+
+
+@pytest.mark.parametrize("entry", coefficients.ENTRIES, ids=lambda entry: f"{entry.model} {entry.signal}")
+def test_steps_that_are_computed_are_those_of_the_polynomial(entry):
+    """The gate has them of the signal alone; the origin, beside each polynomial."""
+    gate = teacache(Here("gate"), retention_steps=entry.signal == "time_projection")
+    assert (gate.limits.warmup_steps, int(gate.limits.last)) == (entry.first, entry.last)
 
 
 def test_flux_has_the_list_that_diffusers_ships():

@@ -153,6 +153,14 @@ def test_an_interval_that_skips_a_branch(pair):
     assert rows[0]["reason"] == "first"
 
 
+def test_a_batch_that_is_one_for_part_of_the_steps(pair):
+    """Both branches in one batch, and the positive one by itself, have states of their own."""
+    run = DirectRun()
+    pair.run(scm(HERE, mask="1111001100110011"), run=run, start=0.25, stop=0.75, batched=True)
+    steps = {data["branch"]: data["steps"] for kind, data in run.events if kind == "gate_total"}
+    assert steps == {"positive": "11110011", "positive+negative": "10110011"}
+
+
 class Waits(TorchFunctionMode):
     """Counts what would make a host wait for its device."""
 
@@ -373,3 +381,24 @@ def test_a_branch_that_runs_longer_than_was_known(pair):
     rows = [d for kind, d in run.events if kind == "gate" and d["branch"] == "negative"]
     assert [row["step"] for row in rows] == [*range(4), *range(8, STEPS)]
     assert all(row["computed"] and row["reason"] == "unforeseen" for row in rows[4:])
+
+
+def test_a_model_that_is_chosen_on_both_sides_has_a_gate_for_each(pair):
+    """The same transformer, with the gate's steps counted over each side of the boundary."""
+    plan, start, branches = pair.prepare()
+    boundary = plan.steps[7].timestep / plan.steps[0].train_timesteps
+    run = DirectRun()
+    with torch.no_grad():
+        sample(
+            pair.model,
+            plan,
+            start,
+            branches,
+            model_below=pair.model,
+            boundary=boundary,
+            gate=scm(HERE, mask="11100101"),
+            run=run,
+        )
+    for branch in gate_pipelines_branches(pair):
+        totals = [d["steps"] for kind, d in run.events if kind == "gate_total" and d["branch"] == branch]
+        assert totals == ["11100101", "11100101"]

@@ -66,7 +66,10 @@ def engine(
     try:
         resolved = resolve(gate, place)
     except GateProblem as problem:
-        raise NodeError(f"gate {gate.name}: {problem}", help=problem.help) from problem
+        message = f"gate {gate.name}: {problem}"
+        if len(window) < step.count:
+            message += f" ({len(window)} of {step.count} steps are those of {place.component})"
+        raise NodeError(message, help=problem.help) from problem
     if not step.schedule and resolved.signal in ("time", "time_projection"):
         raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
 

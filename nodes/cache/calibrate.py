@@ -77,10 +77,12 @@ class Measurements(Calibration):
         """See that a table can be made of what was measured.
 
         Raises:
-            NodeError: If nothing was, or of several models, schedules or sizes: a table is for one.
+            NodeError: If nothing was, or no change, or of several models, schedules or sizes: a table is for one.
         """
         if not self.components:
             raise NodeError("nothing was measured: no step was computed")
+        if all(len(found.facts["use"]["timesteps"] or ()) < 2 for found in self.components.values()):
+            raise NodeError("one step is no change that could be measured", help="take more steps")
         if self.others:
             first = next(iter(self.components.values())).facts
             message = f"the workflow denoises with {first['model']['source']} and then with another model, schedule, "

@@ -189,5 +189,10 @@ def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
 
 def _limits(gate: Gate) -> dict[str, Any]:
     limits = gate.limits
-    found = {"warmup_steps": limits.warmup_steps, "max_reused": limits.max_reused, "threshold": gate.threshold}
+    found = {
+        "warmup_steps": limits.warmup_steps,
+        "max_consecutive": limits.max_consecutive,
+        "max_reused": limits.max_reused,
+        "threshold": gate.threshold,
+    }
     return {name: value for name, value in found.items() if value is not None}

@@ -181,7 +181,7 @@ def test_a_plan_prints_the_schedule_that_the_run_follows(tmp_path, gate):
     followed = {total["branch"]: total["steps"] for total in record["gate_totals"]}
     assert detail["computed"] == followed["positive"]
     assert detail["computed_negative"] == followed["negative"]
-    assert len(followed["positive"]), len(followed["negative"]) == (12, 9)
+    assert (len(followed["positive"]), len(followed["negative"])) == (12, 9)
     assert "0" in followed["positive"]
 
 
@@ -218,6 +218,9 @@ def test_two_experts_with_a_gate_each(tmp_path):
         gates = [scm(Here(name), mask=mask, front_blocks=0) for name, mask in zip(("high", "low"), masks, strict=True)]
         options = {"model_below": low, "boundary": 0.9, "gate": gates[0], "gate_below": gates[1], "run": run}
         sample(high, plan, start, branches, **options)
+        whole = scm(Here("high"), mask="1" * 12, front_blocks=0)
+        with pytest.raises(NodeError, match=rf"{above} of 12 steps are those of transformer\)"):
+            sample(high, plan, start, branches, **{**options, "gate": whole, "gate_below": whole})
     totals = {(d["component"], d["gate"], d["branch"]): d["steps"] for kind, d in run.events if kind == "gate_total"}
     assert totals == {
         (component, gate, branch): mask

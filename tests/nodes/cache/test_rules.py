@@ -258,6 +258,11 @@ def test_a_gate_whose_limits_forbid_everything_says_which(pair):
     pair.run(dbcache(HERE, threshold=0.5, warmup_steps=STEPS), run=run)
     [warning] = run.warnings
     assert "warm-up" in warning
+    run = DirectRun()
+    pair.run(dbcache(HERE, threshold=0.5, warmup_steps=1, max_consecutive=0), run=run)
+    [warning] = run.warnings
+    assert "longest run" in warning
+    assert '"max_consecutive": 0' in warning
 
 
 def test_what_cannot_work_is_said_before_the_first_block_runs(pair):

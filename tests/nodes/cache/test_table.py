@@ -233,6 +233,13 @@ def test_several_runs_are_averaged(pair):
     assert module.Table.model_validate(table)
 
 
+def test_a_single_step_makes_no_table(pair):
+    run = Calibrating()
+    pair.run(run=run, steps=1)
+    with pytest.raises(NodeError, match="one step is no change"):
+        tabled([run], pair.prepare(steps=1)[0])
+
+
 def test_two_schedules_in_one_workflow_make_no_table(pair):
     runs = [Calibrating(), Calibrating()]
     for steps, run in zip((4, 5), runs, strict=True):

@@ -199,7 +199,7 @@ def _polynomial(gate: Gate, place: Place) -> Gate:
         if not place.identified:
             return gate
         message = f"no coefficients were published for this model and the signal {gate.signal}"
-        help = "fit a `table` with `sgd calibrate`, or give `coefficients`; those of another model are wrong"
+        help = "fit a `table` with `sgd calibrate`, or give `coefficients`; a threshold of 0 computes every step"
         raise GateProblem("unsupported", message, help)
     threshold = gate.threshold if gate.threshold is not None else entry.thresholds[0]
     return replace(gate, coefficients=entry.coefficients, threshold=threshold)
@@ -212,7 +212,11 @@ def _ratios(gate: Gate, place: Place) -> Gate:
         if not place.identified:
             return gate
         message = "no ratios were published for this model"
-        raise GateProblem("unsupported", message, "measure a `table` with `sgd calibrate`, or give `ratios`")
+        raise GateProblem(
+            "unsupported",
+            message,
+            "measure a `table` with `sgd calibrate`, or give `ratios`; a threshold of 0 computes every step",
+        )
     limits = gate.limits
     run = table.longest if limits.max_consecutive is None else limits.max_consecutive
     share = table.retention[place.component] if gate.options.get("retention") is None else limits.warmup_share

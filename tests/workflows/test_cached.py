@@ -49,7 +49,7 @@ def test_hunyuan_video_with_each_method(folder, tmp_path, capsys, method):
     text, exchanged = re.subn(
         r"gate: \{uses: .*\}\n",
         f"gate: {{{METHODS[method]}}}\n",
-        (ROOT / "workflows" / "hunyuan_video_cached.yaml").read_text(),
+        (ROOT / "workflows" / "hunyuan_video.yaml").read_text(),
     )
     assert exchanged == 1
     file.write_text(text)

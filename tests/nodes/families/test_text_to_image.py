@@ -42,7 +42,8 @@ def test_a_bundled_workflow_makes_the_image_of_the_pipeline(case, tmp_path):
     pipeline.save_pretrained(tmp_path / "model")
     plan = sgd.compile(
         WORKFLOWS / f"{case.split('-')[0]}.yaml",
-        inputs={"prompt": PROMPT, "negative": NEGATIVE, "width": 48, "height": 32, "steps": 3, "seed": 5} | inputs,
+        inputs={"prompt": PROMPT, "negative": NEGATIVE, "width": 48, "height": 32, "steps": 3, "seed": 5, "cache": 0}
+        | inputs,
         set={"model.source": str(tmp_path / "model"), "model.dtype": "float32"},
     )
     run = sgd.run(plan, out=tmp_path / "out", device="cpu")

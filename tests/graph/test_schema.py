@@ -19,6 +19,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 # Fixtures whose mistake stands in one place, so that a schema can see it.
 CAUGHT = [
+    "bad-value.gate-values",
     "bad-value.literals",
     "bad-value.standard-library",
     "bad-value.structure",

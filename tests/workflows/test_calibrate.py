@@ -197,7 +197,7 @@ def test_a_workflow_of_two_models_makes_no_table(tmp_path):
 def gated_text() -> str:
     text = (FOLDER / "quickstart.yaml").read_text()
     second = [
-        "  short: {uses: schedule.make, with: {model: $model, steps: 1}}",
+        "  short: {uses: schedule.make, with: {model: $model, steps: 3}}",
         "  again: {uses: ./parts/cfg_denoise.yaml, with: {model: $model, text: $text, latents: $noise, "
         "schedule: $short, scale: $scale}}",
         "  kept: {uses: latents.save, with: {latents: $again, path: again.safetensors}}",

@@ -87,7 +87,7 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_setting_of_a_parameter_that_is_not_written_has_a_place(tmp_path: Path) -> None:
-    refused(sgd("exec", "quickstart", "--set", "sheet.columns=0", cwd=tmp_path), 2, "quickstart.yaml:19:")
+    refused(sgd("exec", "quickstart", "--set", "sheet.columns=0", cwd=tmp_path), 2, "quickstart.yaml:22:")
 
 
 def test_what_does_not_fit_says_so(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ class Gate(Port):
 
     @property
     def off(self) -> bool:
-        """A threshold of 0: everything is computed, whatever the rule would say."""
+        """A threshold of 0: the rule reuses nothing (a static mask beside it still does)."""
         return self.rule != "mask" and self.threshold is not None and self.threshold <= 0
 
     def facts(self) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def resolve(gate: Gate, place: Place) -> Gate:
         gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
     _signal(gate, place)
     gate = _spans(gate, place)
-    # A gate that computes everything need know nothing of the model, so that any model can be run without one.
+    # A rule that reuses nothing need know nothing of the model, so that any model can be run without a gate.
     gate = replace(gate, signal="none", table=None) if gate.off else _published(gate, place)
     if gate.rule in THRESHOLDS and gate.threshold is None:
         raise GateProblem("bad-value", f"{gate.kind} has no threshold for this model", "set `threshold`")

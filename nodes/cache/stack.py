@@ -34,6 +34,7 @@ class Track:
         text: The same for the stream of text, where something after them reads it.
         compared: The signal that the next one is compared with.
         taken: Decisions of the run, by step.
+        latest: The last computed step, -1 before there is one.
     """
 
     decider: Decider
@@ -42,14 +43,17 @@ class Track:
     text: Taylor
     compared: torch.Tensor | None = None
     taken: dict[int, Decision] = field(default_factory=dict)
+    latest: int = -1
 
     def forced(self, index: int) -> Decision | None:
         """What is decided without looking at the signal; None if the rule decides."""
         if self.known is None:
             return self.decider.forced(index)
         decision = self.known.get(index)
-        # Who changes which branches run within the loop lets steps pass that were to be computed.
-        if decision is None or not (decision.computed or self.hidden.derivatives):
+        # Who changes which branches run within the loop lets steps pass that were to be computed; what was kept of
+        # the last computed one is then nothing, or older.
+        kept = self.latest >= 0 and self.hidden.step == self.latest
+        if decision is None or not (decision.computed or kept):
             return Decision(True, "unforeseen")
         return decision
 
@@ -57,6 +61,8 @@ class Track:
         """Take note of what happens at a step."""
         self.decider.follow(index, decision)
         self.taken[index] = decision
+        if decision.computed:
+            self.latest = index
 
     def remembers(self, index: int) -> bool:
         """Whether what is computed at a step may be needed at a later one."""

@@ -15,6 +15,7 @@ from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.custom import gate as custom
 from sgd.nodes.cache.dbcache import dbcache, scm
 from sgd.nodes.cache.decide import Decider, outlook, polynomial
+from sgd.nodes.cache.decide import schedule as ahead
 from sgd.nodes.cache.gate import Gate, Limits, Mask
 from sgd.nodes.cache.masks import from_bins, mask_of, preset_mask
 from sgd.nodes.cache.teacache import magcache, teacache
@@ -259,3 +260,21 @@ def test_what_was_published_is_found_for_the_bundled_models():
 
         with pytest.raises(GateProblem, match="no coefficients were published"):
             resolve(teacache(Here("g")), place(source))
+
+
+def test_a_residual_older_than_the_last_computed_step_is_not_reused():
+    """What step 0 added was kept for step 1, and nothing of step 2: with 3 left out, 4 has nothing to reuse."""
+    from sgd.nodes.cache.predictors import Taylor
+    from sgd.nodes.cache.stack import Track
+
+    gate = scm(Here("g"), mask="10110")
+    known = ahead(gate, 5, "positive", range(5))
+    track = Track(Decider(gate, 5), known, Taylor(0), Taylor(0))
+    reasons = []
+    for index in (0, 1, 2, 4):
+        decision = track.forced(index)
+        track.take(index, decision)
+        if decision.computed and track.remembers(index):
+            track.hidden.update(index, torch.zeros(1))
+        reasons.append((decision.computed, decision.reason))
+    assert reasons == [(True, "first"), (False, "mask"), (True, "mask"), (True, "unforeseen")]

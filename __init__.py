@@ -11,27 +11,27 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sgd.graph.compile import compile
-    from sgd.graph.execute import NodeFailed
-    from sgd.graph.node import NodeError, node
-    from sgd.graph.plan import Plan
-    from sgd.graph.run import Result, run
-    from sgd.graph.source import Diagnostic, Problems
+    from sgd.graph.compiler.compile import compile
+    from sgd.graph.compiler.plan import Plan
+    from sgd.graph.contract.diagnostics import Diagnostic, Problems
+    from sgd.graph.contract.node import NodeError, node
+    from sgd.graph.runtime.failure import NodeFailed
+    from sgd.graph.runtime.run import Result, run
 
 __version__ = "0.1.0"
 
 __all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Result", "compile", "node", "run"]
 
 _HOMES = {
-    "compile": "compile",
-    "NodeFailed": "execute",
-    "NodeError": "node",
-    "node": "node",
-    "Plan": "plan",
-    "Result": "run",
-    "run": "run",
-    "Diagnostic": "source",
-    "Problems": "source",
+    "compile": "compiler.compile",
+    "NodeFailed": "runtime.failure",
+    "NodeError": "contract.node",
+    "node": "contract.node",
+    "Plan": "compiler.plan",
+    "Result": "runtime.run",
+    "run": "runtime.run",
+    "Diagnostic": "contract.diagnostics",
+    "Problems": "contract.diagnostics",
 }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sgd.graph.library import standard
-from sgd.graph.node import Input, NodeType
-from sgd.graph.ports import show
+from sgd.graph.contract.node import Input, NodeType
+from sgd.graph.contract.ports import show
+from sgd.graph.language.registry import standard
 
 TARGET = Path(__file__).parent / "nodes.md"
 

@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..graph.node import NodeError, Passes, Reads, Run, Shares, State, node
-from . import planning
+from ..graph.contract.node import NodeError, Passes, Reads, Run, Shares, State, node
+from .support import planning_meter as planning
 
 if TYPE_CHECKING:
-    from ..graph.calibration import Calibration
+    from ..graph.contract.calibration_protocol import Calibration
 
 NODE_MODULES = (
-    "models.load",
-    "models.lora",
-    "models.attention",
-    "models.offload",
-    "models.compile",
-    "models.expert",
+    "models.nodes.model_load",
+    "models.nodes.model_lora",
+    "models.nodes.model_attention",
+    "models.nodes.model_offload",
+    "models.nodes.model_compile",
+    "models.nodes.model_expert",
     "text",
     "latents",
     "schedule",
@@ -29,11 +29,11 @@ NODE_MODULES = (
     "image",
     "image_condition",
     "metrics",
-    "cache.simple",
-    "cache.dbcache",
-    "cache.teacache",
-    "cache.custom",
-    "cache.library",
+    "cache.methods.fixed_steps",
+    "cache.methods.dbcache",
+    "cache.methods.teacache",
+    "cache.methods.custom",
+    "cache.methods.cache_dit_options",
 )
 
 
@@ -52,35 +52,35 @@ def runtime(run: Run) -> Iterator[None]:
 
 def doctor() -> dict[str, dict[str, str]]:
     """Facts about this machine, for `sgd doctor`."""
-    from .machine import doctor
+    from .library.machine_facts import doctor
 
     return doctor()
 
 
 def report(record: Mapping[str, Any]) -> str:
     """What the table of a run says beside its nodes, for `sgd exec`: the decisions of cache gates."""
-    from .cache.report import report
+    from .cache.decisions_table import report
 
     return report(record)
 
 
 def lighter(estimate: Mapping[str, Any]) -> list[str]:
     """What would make a plan fit the device that does not, for `sgd plan` and runs that failed for want of memory."""
-    from .advice import advice_for
+    from .library.memory_advice import advice_for
 
     return advice_for(estimate)
 
 
 def starter(source: str) -> tuple[str, str]:
     """Name and text of a first workflow for a model, for `sgd init`."""
-    from .initial import starter
+    from .library.starter_workflow import starter
 
     return starter(source)
 
 
 def calibrate(order: int) -> Calibration:
     """What `sgd calibrate` measures: the tables of cache gates, with polynomials of this order."""
-    from .cache.calibrate import Measurements
+    from .cache.calibration.measurements import Measurements
 
     return Measurements(order)
 

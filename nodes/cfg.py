@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.node import NodeError, Problem, Reads, State, node
+from ..graph.contract.node import NodeError, Problem, Reads, State, node
 from .families import by_name
-from .lazy import lazy
+from .support.lazy import lazy
 from .values import Branches, Conditioning, Predictions, Velocity
 
 if TYPE_CHECKING:

@@ -6,22 +6,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.node import NodeError, Problem, Reads, Run, node
+from ..graph.contract.node import NodeError, Problem, Reads, Run, node
+from .cache.calibration.table import are_put_aside, problem
 from .cache.gate import Gate
-from .cache.resolve import GateProblem, Place, resolve
+from .cache.place import GateProblem, Place
+from .cache.resolved_gate import resolve
 from .cache.state import GateState
-from .cache.table import are_put_aside, problem
-from .cache.use import of_descriptions
+from .cache.table_use import of_descriptions
 from .families import by_name
-from .lazy import lazy
 from .models.model import Model
-from .models.transforms import compiled_whole, repository_name
+from .models.transforms.transform_checks import compiled_whole, repository_name
+from .support.lazy import lazy
 from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
 
 if TYPE_CHECKING:
     import torch
 
-    from .cache.measure import Metered
+    from .cache.calibration.measure import Metered
     from .cache.state import Opened
 else:
     torch = lazy("torch")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from ..graph.node import NodeError, OutPath, Problem, Run, node
-from .files import numbered, written
-from .lazy import lazy
-from .pixels import from_bytes, to_bytes
+from ..graph.contract.node import NodeError, OutPath, Problem, Run, node
+from .support.lazy import lazy
+from .support.path_names import numbered, written
+from .support.pixels import from_bytes, to_bytes
 from .values import File, Frames
 
 if TYPE_CHECKING:

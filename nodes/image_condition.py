@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.node import NodeError, Problem, Reads, Run, node
+from ..graph.contract.node import NodeError, Problem, Reads, Run, node
 from .denoiser import spread
 from .families import Configs, Family, by_name
-from .lazy import lazy
 from .models.model import IMAGE_ENCODER, Model
-from .pixels import to_bytes
+from .support.lazy import lazy
+from .support.pixels import to_bytes
 from .values import Frames, ImageCondition, Latents, Size
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.node import NodeError, OutPath, Problem, Reads, Run, node
+from ..graph.contract.node import NodeError, OutPath, Problem, Reads, Run, node
 from .families import by_name
-from .files import written
-from .lazy import lazy
 from .models.model import Model
+from .support.lazy import lazy
+from .support.path_names import written
 from .values import File, Latents, Size
 
 if TYPE_CHECKING:

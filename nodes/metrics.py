@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..graph.node import NodeError, node
-from .lazy import lazy
+from ..graph.contract.node import NodeError, node
+from .support.lazy import lazy
 from .values import Frames
 
 if TYPE_CHECKING:

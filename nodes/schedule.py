@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from ..graph.node import NodeError, Passes, Problem, Reads, State, node
-from .lazy import lazy
-from .models.classes import quiet
+from ..graph.contract.node import NodeError, Passes, Problem, Reads, State, node
 from .models.model import Model
-from .models.transforms import compiled_whole
+from .models.transforms.transform_checks import compiled_whole
+from .support.lazy import lazy
+from .support.quiet import quiet
 from .values import Latents, Schedule, Step, Velocity
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.node import NodeError, Problem, Reads, Run, Wanted, node
+from ..graph.contract.node import NodeError, Problem, Reads, Run, Wanted, node
 from .models.model import SECOND_ENCODER, Model
 from .values import Conditioning
 

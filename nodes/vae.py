@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.node import NodeError, Problem, Reads, Run, node
-from . import tiling as tiles
+from ..graph.contract.node import NodeError, Problem, Reads, Run, node
 from .families import Configs
+from .models.memory import tiling as tiles
+from .models.memory.tiling import Tiling
 from .models.model import Model
-from .tiling import Tiling
 from .values import Frames, Latents, Size
 
 if TYPE_CHECKING:

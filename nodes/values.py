@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..graph.ports import Port
+from ..graph.contract.ports import Port
 
 if TYPE_CHECKING:
     import torch

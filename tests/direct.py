@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from sgd.graph.node import Run, Wanted
+from sgd.graph.contract.node import Run, Wanted
 from sgd.nodes import cfg, denoiser, latents, schedule, text, vae
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.families import by_pipeline
+from sgd.nodes.models.memory.weights import Weights
 from sgd.nodes.models.model import Model
-from sgd.nodes.models.repository import find
-from sgd.nodes.models.weights import Weights
+from sgd.nodes.models.repository.repository import find
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.values import Branches, Conditioning, Frames, Latents, Predictions, Schedule
 

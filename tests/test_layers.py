@@ -1,52 +1,91 @@
-"""Which way imports point: the node library needs the node contract, and nothing that compiles or runs a file."""
+"""Which way imports point, whether any go in a circle, and whether a module's name stands once.
+
+Imports inside functions and for type checkers count like the others.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import networkx as nx
 import sgd
 
 ROOT = Path(sgd.__file__).parent
-CONTRACT = {"calibration", "device", "ir", "node", "ports", "report", "source"}
-# cache.library reads configuration files of another package, as the language reads YAML; `sgd init` lists workflows.
-READERS = {"cache/library_options.py": {"passes", "tree"}, "initial.py": {"library"}}
+FILES = sorted(file for package in ("graph", "nodes") for file in (ROOT / package).rglob("*.py"))
+LAYERS = ("contract", "language", "compiler", "runtime", "cli")
+"""The layers of `graph/`, lowest first: each may import those before it."""
 
 
-def imported(package: str) -> Iterator[tuple[str, str]]:
-    """Each module of `sgd` that a package imports, relative to the root, with the file that does."""
-    for file in sorted((ROOT / package).rglob("*.py")):
-        path = file.relative_to(ROOT)
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.level:
-                base = path.parts[: len(path.parts) - node.level]
-                for name in [node.module] if node.module else [alias.name for alias in node.names]:
-                    yield "/".join(path.parts[1:]), ".".join((*base, name))
+def module_of(file: Path) -> str:
+    """The dotted name of a file below the package, `graph.cli` for `graph/cli/__init__.py`."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(file): file for file in FILES}
+
+
+def imported(module: str, file: Path) -> Iterator[str]:
+    """Each module of the package that a file imports anywhere in it; other packages are left out."""
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (a.name.removeprefix("sgd.") for a in node.names if a.name.startswith("sgd."))
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+            elif node.module is not None and node.module.startswith("sgd."):
+                base = node.module.removeprefix("sgd.")
+            else:
+                continue
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if inner in MODULES else base
+
+
+IMPORTS = {module: set(imported(module, file)) for module, file in MODULES.items()}
+
+
+def test_every_import_was_understood() -> None:
+    assert sum(map(len, IMPORTS.values())) > 500
+    unknown = {(m, name) for m, names in IMPORTS.items() for name in names if name not in MODULES}
+    assert not unknown
+
+
+def test_no_circle() -> None:
+    graph = nx.DiGraph((module, name) for module, names in IMPORTS.items() for name in names)
+    assert [sorted(knot) for knot in nx.strongly_connected_components(graph) if len(knot) > 1] == []
+    assert list(nx.selfloop_edges(graph)) == []
+
+
+def test_layers_import_downwards() -> None:
+    def height(module: str) -> int:
+        return LAYERS.index(module.split(".")[1])
+
+    upward = [
+        (module, name)
+        for module, names in IMPORTS.items()
+        for name in names
+        if module.startswith("graph.") and name.startswith("graph.") and height(module) < height(name)
+    ]
+    assert upward == []
 
 
 def test_nodes_import_the_contract_alone() -> None:
-    seen = set()
-    for file, module in imported("nodes"):
-        first, _, rest = module.partition(".")
-        if first == "graph" and rest:
-            seen.add(rest.split(".")[0])
-            assert rest.split(".")[0] in CONTRACT | READERS.get(file, set()), f"{file} imports {module}"
-    assert seen >= CONTRACT
-
-
-def test_the_contract_imports_no_command() -> None:
-    needed: dict[str, set[str]] = {}
-    for file, module in imported("graph"):
-        needed.setdefault(file.removesuffix(".py"), set()).add(module.removeprefix("graph.").split(".")[0])
-    work, reached = list(CONTRACT), set()
-    while work:
-        name = work.pop()
-        if name not in reached:
-            reached.add(name)
-            work += needed.get(name, ())
-    assert not reached & {"cli", "commands", "compile", "run", "execute", "document", "tree"}
+    seen = {(m, n) for m, names in IMPORTS.items() if m.startswith("nodes") for n in names if n.startswith("graph")}
+    assert seen
+    assert [(module, name) for module, name in seen if not name.startswith("graph.contract.")] == []
 
 
 def test_the_language_imports_no_node() -> None:
-    assert not [(file, module) for file, module in imported("graph") if module.split(".")[0] == "nodes"]
+    assert [
+        (m, n) for m, names in IMPORTS.items() if m.startswith("graph") for n in names if n.startswith("nodes")
+    ] == []
+
+
+def test_a_module_name_stands_once() -> None:
+    names = Counter(module.rsplit(".", 1)[-1] for module, file in MODULES.items() if file.name != "__init__.py")
+    assert [name for name, count in names.items() if count > 1] == []

@@ -9,17 +9,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import NodeError, Run
+from ...graph.contract.node import NodeError, Run
 from ..models.model import Model
 from ..values import Branches, Size, Step
+from .calibration.table import shown
 from .gate import Gate, Signal
-from .resolve import GateProblem, Place, resolve
-from .table import shown
+from .place import GateProblem, Place
+from .resolved_gate import resolve
 
 if TYPE_CHECKING:
-    from .engine import Engine
-    from .library_engine import LibraryEngine
-    from .measure import Meter
+    from .cache_dit.library_loop import LibraryEngine
+    from .calibration.measure import Meter
+    from .engine.engine import Engine
 
     Working = Engine | LibraryEngine
 
@@ -51,17 +52,17 @@ def engine(
     Raises:
         NodeError: If the gate cannot work with this model or schedule.
     """
-    from .engine import Engine
-    from .library_engine import LibraryEngine
+    from .cache_dit.library_loop import LibraryEngine
+    from .engine.engine import Engine
 
     _reachable(model)
     place = _place(model, len(window), size, image)
     if gate.table is not None:
-        from . import use
+        from . import table_use
 
-        place = replace(place, use=use.of_model(model, step, window, branches, run))
+        place = replace(place, use=table_use.of_model(model, step, window, branches, run))
         if place.use.weights is None:
-            reason = "they are random" if use.random(model, run) else "they are not on this disk"
+            reason = "they are random" if table_use.random(model, run) else "they are not on this disk"
             run.warn(f"whether {shown(gate.table)} was made for these weights cannot be told: {reason}")
     try:
         resolved = resolve(gate, place)
@@ -101,10 +102,10 @@ def meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], s
     Raises:
         NodeError: If what is measured would say nothing of the model.
     """
-    from . import use
-    from .measure import Meter
+    from . import table_use
+    from .calibration.measure import Meter
 
-    if use.random(model, run):
+    if table_use.random(model, run):
         raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
     _reachable(model)
     if not step.schedule:
@@ -112,7 +113,7 @@ def meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], s
     component, weights = model.name("transformer"), model.weights
     run.event(
         "measured",
-        use=asdict(use.of_model(model, step, window, None, run)),
+        use=asdict(table_use.of_model(model, step, window, None, run)),
         schedule=step.schedule,
         dtype=weights.dtype_name(component),
         size=[size.width, size.height, size.frames],
@@ -157,12 +158,12 @@ def _time_distances(
     """How to measure the changes of the timestep's embedding; None where its weights are not at hand while planning."""
     import torch
 
-    from .signals import changes
+    from .engine.signals import changes
 
     projected = gate.signal == "time_projection"
     device, holder = step.value.device, transformer
     if run.planning:
-        from ..models import peek
+        from ..models.repository import peek
 
         names = model.family.time_modules if projected else model.family.time_modules[:-1]
         holder = peek.submodules(model, "transformer", transformer, names, run)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...graph.ports import Port
+from ...graph.contract.ports import Port
 
 Signal = Literal["none", "auto", "time", "time_projection", "modulated", "front", "model"]
 Rule = Literal["mask", "change", "polynomial", "magnitude"]

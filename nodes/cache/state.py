@@ -10,20 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import Run, State
+from ...graph.contract.node import Run, State
 from ..models.model import Model
 from ..values import Branches, Size, Step
 from . import begin
-from .decide import Decision
+from .engine.decide import Decision
 from .gate import Gate
 
 if TYPE_CHECKING:
     import torch
 
-    from .engine import Engine
-    from .library_engine import LibraryEngine, Taken
-    from .measure import Meter, Metered
-    from .stack import Track
+    from .cache_dit.library_loop import LibraryEngine, Taken
+    from .calibration.measure import Meter, Metered
+    from .engine.engine import Engine
+    from .engine.stack import Track
 
     Working = Engine | LibraryEngine
 
@@ -71,7 +71,7 @@ class GateState(State):
         Raises:
             NodeError: If what is measured would say nothing of the model.
         """
-        from .measure import Metered
+        from .calibration.measure import Metered
 
         component = model.name("transformer")
         window = tuple(range(step.count)) if model.steps is None else model.steps

@@ -10,19 +10,39 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ...graph.node import NodeError
-from ..lazy import lazy
+from ...graph.contract.node import NodeError
+from ..support.lazy import lazy
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from ..models.model import Model
     from ..values import Size, Step
 else:
     torch = lazy("torch")
 
 Configs = Mapping[str, Mapping[str, Any]]
+
+
+class LoadedModel(Protocol):
+    """What a family needs of a model whose components have been acquired: a `Model` is one."""
+
+    @property
+    def device(self) -> str:
+        """Where the components are: `cpu`, `cuda` or `meta`."""
+        ...
+
+    def component(self, name: str) -> Any:
+        """The module, tokenizer or scheduler of that name."""
+        ...
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        """The configuration of a component."""
+        ...
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a component's parameters and of the tensors it takes."""
+        ...
 
 
 def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
@@ -117,7 +137,7 @@ class Family(Protocol):
         """
         ...
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         """Encode prompts with the family's text encoders into named tensors for `predict`, batch first."""
         ...
 
@@ -129,7 +149,7 @@ class Family(Protocol):
         """Several encoded prompts as one batch, for `predict`; by default all are of one length."""
         return {name: torch.cat([text[name] for text in texts]) for name in texts[0]}
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         """The end of a prompt that does not fit into `max_length` tokens, empty if all of it does."""
         ...
 
@@ -146,7 +166,7 @@ class Family(Protocol):
         return f"models of {self.name} take no first frame"
 
     def encode_image(
-        self, model: Model, image: Image.Image, last: Image.Image | None, size: Size
+        self, model: LoadedModel, image: Image.Image, last: Image.Image | None, size: Size
     ) -> dict[str, torch.Tensor]:
         """Encode a first (and last) frame into named tensors for `predict` and `keep_image`, one row each.
 
@@ -164,7 +184,7 @@ class Family(Protocol):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -200,10 +220,10 @@ class Family(Protocol):
         """What the family's pipeline does to a guided prediction, given the positive one; by default nothing."""
         return guided
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         """Decode normalised latents of `latent_shape` into frames, float32 [B, F, H, W, 3] in [0, 1]."""
         ...
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         """Encode frames [B, F, H, W, 3] in [0, 1] into normalised latents of `latent_shape`: the mode of the VAE's."""
         ...

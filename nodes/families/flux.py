@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import NodeError
-from ..lazy import lazy
-from ..models.classes import quiet
+from ...graph.contract.node import NodeError
+from ..support.lazy import lazy
+from ..support.quiet import quiet
 from ..values import Size, Step
 from . import images
-from .base import Blocks, Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import numpy
     import torch
 
-    from ..models.model import Model
 else:
     numpy, torch = lazy("numpy"), lazy("torch")
 
@@ -63,7 +62,7 @@ class Flux(Family):
         mu = None if tokens is None else dynamic_shift(scheduler, tokens)
         return images.schedule_arguments(steps, sigmas, scheduler, mu)
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         """Encode prompts.
 
         Returns:
@@ -80,7 +79,7 @@ class Flux(Family):
             )
         return {"embeddings": embeddings, "pooled": pooled}
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         tokenizer = model.component("tokenizer_2")
         ids = tokenizer(prompt, verbose=False).input_ids
         # The last place of a truncated prompt is taken by the end-of-sequence token.
@@ -88,7 +87,7 @@ class Flux(Family):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -117,10 +116,10 @@ class Flux(Family):
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
         return block.norm1(hidden, emb=call["temb"])[0]
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         return images.decode(model.component("vae"), latents)
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         return images.encode(model.component("vae"), frames)
 
 

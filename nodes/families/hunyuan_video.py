@@ -13,17 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import NodeError
-from .. import planning
-from ..lazy import lazy
-from ..models.classes import quiet
+from ...graph.contract.node import NodeError
+from ..support import planning_meter
+from ..support.lazy import lazy
+from ..support.quiet import quiet
 from ..values import Size, Step
-from .base import Blocks, Configs, Family
+from .base import Blocks, Configs, Family, LoadedModel
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.model import Model
 else:
     torch = lazy("torch")
 
@@ -73,7 +72,7 @@ class HunyuanVideo(Family):
 
         return {"sigmas": np.linspace(1.0, 0.0, steps + 1)[:-1]}
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         """Llama's embeddings of the prompt in its template, the template cut off, and CLIP's pooled one.
 
         Returns:
@@ -112,7 +111,7 @@ class HunyuanVideo(Family):
             padded.append({**text, "encoder_hidden_states": embeddings, MASK: mask})
         return super().join(padded)
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         start, text = _in_template(prompt)
         tokenizer = model.component("tokenizer")
         ids = tokenizer(text, verbose=False).input_ids
@@ -120,7 +119,7 @@ class HunyuanVideo(Family):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -147,7 +146,7 @@ class HunyuanVideo(Family):
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
         return block.norm1(hidden, emb=call["temb"])[0]
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         from diffusers.video_processor import VideoProcessor
 
         vae = model.component("vae")
@@ -156,7 +155,7 @@ class HunyuanVideo(Family):
         frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
         return frames.permute(0, 1, 3, 4, 2).float()
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         vae = model.component("vae")
         video = (frames.permute(0, 4, 1, 2, 3) * 2.0 - 1.0).to(vae.dtype)
         with _tiles_on_meta(vae) if frames.is_meta else nullcontext():
@@ -217,7 +216,7 @@ def _tiles_on_meta(vae: Any) -> Iterator[None]:
     blends = ("blend_v", "blend_h", "blend_t")
     with ExitStack() as stack:
         for part in (vae.encoder, vae.decoder):
-            stack.enter_context(planning.alike(part, "forward"))
+            stack.enter_context(planning_meter.alike(part, "forward"))
         for name in blends:
             setattr(vae, name, _second)
         try:
@@ -258,7 +257,7 @@ def _in_template(prompt: str) -> tuple[int, str]:
     return template["crop_start"], template["template"].format(prompt)
 
 
-def _tokenized(model: Model, prompts: Sequence[str], max_length: int) -> torch.Tensor:
+def _tokenized(model: LoadedModel, prompts: Sequence[str], max_length: int) -> torch.Tensor:
     """The pipeline's attention mask, on the CPU: in a plan its own is on the meta device and has no values."""
     start, _ = _in_template("")
     tokens = model.component("tokenizer")(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..lazy import lazy
+from ..support.lazy import lazy
 from ..values import Size
+from .base import LoadedModel
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.model import Model
 else:
     torch = lazy("torch")
 
@@ -85,12 +85,12 @@ def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
     return "" if end.endswith(cut) else cut.removesuffix(end)
 
 
-def text_device(model: Model) -> torch.device:
+def text_device(model: LoadedModel) -> torch.device:
     """Where a pipeline is told to encode prompts; see `planned`."""
     return torch.device("cpu" if model.device == "meta" else model.device)
 
 
-def planned(model: Model, encoder: Any) -> Any:
+def planned(model: LoadedModel, encoder: Any) -> Any:
     """A text encoder for pipelines that select tokens by the values of a mask, which a plan does not have.
 
     While planning the encoder runs on the meta device, so that its cost is counted, and the pipeline gets zeros of the

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..lazy import lazy
+from ..support.lazy import lazy
 from ..values import Size, Step
 from . import images
-from .base import Blocks, Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
 from .wan import statistics
 
 if TYPE_CHECKING:
     import numpy
     import torch
 
-    from ..models.model import Model
 else:
     numpy, torch = lazy("numpy"), lazy("torch")
 
@@ -58,7 +57,7 @@ class QwenImage(Family):
         mu = None if tokens is None else dynamic_shift(scheduler, tokens)
         return images.schedule_arguments(steps, sigmas, scheduler, mu)
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         """Encode prompts.
 
         Returns:
@@ -74,7 +73,7 @@ class QwenImage(Family):
         lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
         return {"embeddings": padded.to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         tokenizer = model.component("tokenizer")
         pipeline = _pipeline(tokenizer, None)
         text = pipeline.prompt_template_encode.format(prompt)
@@ -83,7 +82,7 @@ class QwenImage(Family):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -117,13 +116,13 @@ class QwenImage(Family):
         wanted = torch.norm(positive, dim=-1, keepdim=True)
         return guided * (wanted / torch.norm(guided, dim=-1, keepdim=True))
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         vae = model.component("vae")
         latents = latents.to(vae.dtype)
         mean, inverse_std = statistics(vae, latents)
         return images.to_frames(vae.decode(latents / inverse_std + mean, return_dict=False)[0][:, :, 0])
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         vae = model.component("vae")
         made = vae.encode(images.to_images(frames).unsqueeze(2).to(vae.dtype)).latent_dist.mode().float()
         mean, inverse_std = statistics(vae, made)

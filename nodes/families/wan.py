@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...graph.node import NodeError
-from ..lazy import lazy
-from ..models import groups
+from ...graph.contract.node import NodeError
+from ..models.memory import block_groups
+from ..support.lazy import lazy
 from ..values import Size, Step
-from .base import Blocks, Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-    from ..models.model import Model
 else:
     torch = lazy("torch")
 
@@ -58,7 +57,7 @@ class Wan(Family):
             arguments["mu"] = dynamic_shift(scheduler, tokens)
         return arguments
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         from diffusers import WanPipeline
 
         pipeline = WanPipeline(
@@ -75,7 +74,7 @@ class Wan(Family):
         )
         return {"encoder_hidden_states": embeddings}
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         tokenizer = model.component("tokenizer")
@@ -104,9 +103,9 @@ class Wan(Family):
         return None
 
     def encode_image(
-        self, model: Model, image: Image.Image, last: Image.Image | None, size: Size
+        self, model: LoadedModel, image: Image.Image, last: Image.Image | None, size: Size
     ) -> dict[str, torch.Tensor]:
-        from ..models.classes import quiet
+        from ..support.quiet import quiet
 
         with quiet():  # diffusers names image processors, which say so if torchvision is missing
             from diffusers import WanImageToVideoPipeline
@@ -157,7 +156,7 @@ class Wan(Family):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -213,14 +212,14 @@ class Wan(Family):
             # Copies, since the module may be offloaded.
             own = (*module.named_parameters(), *module.named_buffers())
             state = {name: tensor.to(given.device, torch.float32, copy=True) for name, tensor in own}
-            with groups.unhooked(module):
+            with block_groups.unhooked(module):
                 return functional_call(module, state, (given,))
 
         embedder = transformer.condition_embedder
         embedded = whole(embedder.time_embedder, embedder.timesteps_proj(timesteps).float())
         return whole(embedder.time_proj, torch.nn.functional.silu(embedded)) if projected else embedded
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         from diffusers.video_processor import VideoProcessor
 
         vae = model.component("vae")
@@ -230,7 +229,7 @@ class Wan(Family):
         frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
         return frames.permute(0, 1, 3, 4, 2).float()
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         vae = model.component("vae")
         video = (frames.permute(0, 4, 1, 2, 3) * 2.0 - 1.0).to(vae.dtype)
         latents = vae.encode(video).latent_dist.mode().float()
@@ -261,7 +260,7 @@ def statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return mean, 1.0 / std
 
 
-def _expands_timesteps(model: Model) -> bool:
+def _expands_timesteps(model: LoadedModel) -> bool:
     return bool(model.config("model_index").get("expand_timesteps", False))
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..lazy import lazy
+from ..support.lazy import lazy
 from ..values import Size, Step
 from . import images
-from .base import Blocks, Configs, Family, dynamic_shift
+from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
 
-    from ..models.model import Model
 else:
     torch = lazy("torch")
 
@@ -51,7 +50,7 @@ class ZImage(Family):
         mu = None if tokens is None else dynamic_shift(scheduler, tokens)
         return images.schedule_arguments(steps, sigmas, scheduler, mu)
 
-    def encode_text(self, model: Model, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
+    def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
         """Encode prompts.
 
         Returns:
@@ -77,7 +76,7 @@ class ZImage(Family):
         lengths = torch.tensor([len(rows) for rows in encoded])
         return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: Model, prompt: str, max_length: int) -> str:
+    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         tokenizer = model.component("tokenizer")
         message = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
@@ -85,7 +84,7 @@ class ZImage(Family):
 
     def predict(
         self,
-        model: Model,
+        model: LoadedModel,
         transformer: Any,
         latents: torch.Tensor,
         size: Size,
@@ -108,10 +107,10 @@ class ZImage(Family):
         scale = block.adaLN_modulation(call["adaln_input"]).unsqueeze(1).chunk(4, dim=2)[0]
         return block.attention_norm1(hidden) * (1 + scale)
 
-    def decode(self, model: Model, latents: torch.Tensor) -> torch.Tensor:
+    def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:
         return images.decode(model.component("vae"), latents)
 
-    def encode(self, model: Model, frames: torch.Tensor) -> torch.Tensor:
+    def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         return images.encode(model.component("vae"), frames)
 
 

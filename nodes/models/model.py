@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...graph.node import NodeError, Run
-from ...graph.ports import Port
-from .views import ORDER, Recipe, Transform, misplaced
+from ...graph.contract.node import NodeError, Run
+from ...graph.contract.ports import Port
+from .memory.views import ORDER, Recipe, Transform, misplaced
 
 if TYPE_CHECKING:
     import torch
 
     from ..families.base import Family
-    from .offload import Offload
-    from .weights import Weights
+    from .memory.offloading import Offload
+    from .memory.weights import Weights
 
 SECOND_ENCODER = ("tokenizer_2", "text_encoder_2")
 IMAGE_ENCODER = ("image_processor", "image_encoder")

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from sgd.nodes.models import backend_table, backends, tuning
+from sgd.nodes.models.attention import backend_table, backends, tuning
 
 SHAPES = {
     # [batch, tokens, heads, width]; tokens of the image and of the prompt

@@ -18,23 +18,23 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny
 import torch
 from direct import BOTH, DirectRun, model_of
-from sgd.graph.node import Here
+from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, latents, schedule, text
-from sgd.nodes.cache import dbcache, library, simple
-from sgd.nodes.cache.stack import exchanged
+from sgd.nodes.cache.engine.stack import exchanged
+from sgd.nodes.cache.methods import cache_dit_options, dbcache, fixed_steps
 from sgd.nodes.cache.state import GateState
 
 STEPS, REPEATS, HERE = 20, 60, Here("gate")
 FRONT = {"warmup_steps": 1, "threshold": 1e-9, "front_blocks": 1}
 GATES = {
     "none": None,
-    "`cache.fora`, every step (known ahead, nothing kept)": simple.fora(HERE, every=1),
+    "`cache.fora`, every step (known ahead, nothing kept)": fixed_steps.fora(HERE, every=1),
     "`cache.dbcache`, a threshold of 0 (known ahead, residuals kept)": dbcache.dbcache(
         HERE, **FRONT | {"threshold": 0}
     ),
     "`cache.dbcache`, a threshold of 1e-9 (measures, residuals kept)": dbcache.dbcache(HERE, **FRONT),
     "`cache.taylorseer`, order 2, the same": dbcache.taylorseer(HERE, order=2, **FRONT),
-    "`cache.library`, the same as dbcache": library.library(
+    "`cache.library`, the same as dbcache": cache_dit_options.library(
         HERE, Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=1e-9
     ),
 }

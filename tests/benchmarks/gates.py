@@ -35,11 +35,11 @@ from clips import HELD_OUT, caption
 from diffusers import WanPipeline
 from direct import BOTH, DirectRun, model_of, sample
 from evaluate import choose
-from sgd.graph.library import bundled_workflows
-from sgd.graph.node import Here
+from sgd.graph.contract.node import Here
+from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, metrics, schedule, text, vae
-from sgd.nodes.cache import dbcache, library, simple, teacache
 from sgd.nodes.cache.gate import Gate
+from sgd.nodes.cache.methods import cache_dit_options, dbcache, fixed_steps, teacache
 from sgd.nodes.values import Frames, Latents
 
 FOLDER = bundled_workflows() / "models" / "tiny-wan"
@@ -70,8 +70,8 @@ def ours(ratios: Sequence[float]) -> dict[str, Gate | None]:
         "teacache, P(x) = x": teacache.teacache(HERE, signal="time", coefficients=[1.0, 0.0], threshold=0.1),
         "magcache, measured": teacache.magcache(HERE, threshold=0.06, max_consecutive=3, ratios=list(ratios)),
         "easycache 0.05": teacache.easycache(HERE, threshold=0.05),
-        "fora 2": simple.fora(HERE, every=2),
-        "fora 3": simple.fora(HERE, every=3),
+        "fora 2": fixed_steps.fora(HERE, every=2),
+        "fora 3": fixed_steps.fora(HERE, every=3),
     }
 
 
@@ -235,7 +235,7 @@ def measure(clips: Clips, steps: int, rounds: int, shared: bool) -> tuple[dict[s
         for name, gate in gates.items():
             work["sgd", name] = lambda gate=gate: clips.make(prompt, number, steps, gate)  # noqa: B023
         for name, (options, config, calibrator) in twins.items():
-            handed = library.library(HERE, **options)
+            handed = cache_dit_options.library(HERE, **options)
             work["library", name] = lambda handed=handed: clips.make(prompt, number, steps, handed)  # noqa: B023
             work["pipeline", name] = lambda c=config, k=calibrator: clips.piped(prompt, number, steps, c, k)  # noqa: B023
         names = list(work)

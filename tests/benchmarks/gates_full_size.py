@@ -20,11 +20,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from direct import DirectRun, sample
-from sgd.graph.node import Here
+from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, latents, schedule
-from sgd.nodes.cache.dbcache import scm
 from sgd.nodes.cache.masks import preset_mask
-from sgd.nodes.models.load import load
+from sgd.nodes.cache.methods.dbcache import scm
+from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.values import Conditioning
 
 MODELS = {

@@ -136,7 +136,7 @@ def imported() -> None:
     import diffusers
     import sgd.nodes.families
     import transformers
-    from sgd.graph.library import standard
+    from sgd.graph.language.registry import standard
 
     standard()
     assert sgd.nodes.families.FAMILIES

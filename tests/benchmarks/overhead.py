@@ -15,14 +15,14 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "graph"))
 
 from machines import TYPES, Cell, call, graph, loop, plan_of
-from sgd.graph.context import Context
-from sgd.graph.events import Observer, Observers
-from sgd.graph.execute import Executor
-from sgd.graph.ir import Graph, Var
-from sgd.graph.observers.profile import SAMPLE_SECONDS, Memory
-from sgd.graph.record import Recorder
-from sgd.graph.report import columns
-from sgd.graph.run import run
+from sgd.graph.compiler.ir import Graph, Var
+from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.text_tables import columns
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.observers.profile import SAMPLE_SECONDS, Memory
+from sgd.graph.runtime.record import Recorder
+from sgd.graph.runtime.run import run
 
 CALLS = 10_000
 NODES = 500
@@ -122,7 +122,7 @@ def command(*words: str) -> float:
     """Seconds of a command, from the start of its process to its end."""
 
     def work() -> None:
-        subprocess.run([sys.executable, "-m", "sgd.graph.cli", *words], check=True, capture_output=True)
+        subprocess.run([sys.executable, "-m", "sgd.graph.cli.main", *words], check=True, capture_output=True)
 
     return best(work, 5)
 

@@ -56,7 +56,7 @@ def run(name: str, folder: Path, limit: float) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{bundled}.yaml"
     file.write_text(variant((WORKFLOWS / f"{bundled}.yaml").read_text(), transforms))
-    command = [sys.executable, "-m", "sgd.graph.cli", "exec", str(file), "prompt=a lighthouse in a storm", steps]
+    command = [sys.executable, "-m", "sgd.graph.cli.main", "exec", str(file), "prompt=a lighthouse in a storm", steps]
     command.append("cache=0")  # random weights: what a gate decides means nothing
     command += ["--weights", "dummy", "--device", "cuda", "--out", str(out), "--overwrite", *more]
     began = perf_counter()

@@ -34,7 +34,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "av", "PIL")
 @pytest.mark.parametrize("words", [["check", "quickstart"], ["nodes"], ["graph", "quickstart"], ["schema"]])
 def test_commands_that_run_nothing_import_nothing_heavy(words: list[str]) -> None:
     text = (
-        "import sys; from sgd.graph.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from sgd.graph.cli.main import main; code = main(sys.argv[1:]);"
         f"print(code, [m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", text, *words], capture_output=True, text=True, check=True)
@@ -43,7 +43,7 @@ def test_commands_that_run_nothing_import_nothing_heavy(words: list[str]) -> Non
 
 def test_help_needs_neither_pydantic_nor_a_graph_library() -> None:
     text = (
-        "import sys\nfrom sgd.graph.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys\nfrom sgd.graph.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         f"print([m for m in {('networkx', 'pydantic', 'yaml', 'rich', *HEAVY)} if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)

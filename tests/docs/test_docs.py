@@ -34,7 +34,7 @@ def test_named_files_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_whole_workflows_in_the_documentation_pass_the_check(page: Path, tmp_path: Path) -> None:
-    from sgd.graph.compile import check
+    from sgd.graph.compiler.compile import check
 
     shutil.copytree(ROOT / "workflows", tmp_path / "workflows", ignore=shutil.ignore_patterns("models"))
     (tmp_path / "workflows" / "models").symlink_to(ROOT / "workflows" / "models")

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 from machines import arg, call
-from sgd.graph.ir import Arg, Const, Format, Graph, Index, Item, Items, Loop, Ref, Source, Var
+from sgd.graph.compiler.ir import Arg, Const, Format, Graph, Index, Item, Items, Loop, Ref, Source, Var
 
 LIMIT = 3
 

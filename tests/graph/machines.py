@@ -15,21 +15,36 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
-from sgd.graph.compile import compile_graph
-from sgd.graph.context import Context
-from sgd.graph.events import Observer, Observers
-from sgd.graph.execute import Executor, Interrupted, NodeFailed
-from sgd.graph.ir import Arg, Call, Const, Format, Graph, Index, Item, Items, Loop, Ref, Source, Var, used, verify
-from sgd.graph.library import Library
-from sgd.graph.node import ALL, Here, OutPath, Passes, Reads, Run, State, Wanted, node
-from sgd.graph.passes.hoist import hoist
-from sgd.graph.passes.lifetimes import lifetimes
-from sgd.graph.passes.merge import merge
-from sgd.graph.passes.order import order
-from sgd.graph.passes.parts import components, parts
-from sgd.graph.passes.prune import prune
-from sgd.graph.plan import Plan
-from sgd.graph.ports import Port
+from sgd.graph.compiler.compile import compile_graph
+from sgd.graph.compiler.ir import (
+    Arg,
+    Call,
+    Const,
+    Format,
+    Graph,
+    Index,
+    Item,
+    Items,
+    Loop,
+    Ref,
+    Source,
+    Var,
+    used,
+    verify,
+)
+from sgd.graph.compiler.passes.hoist import hoist
+from sgd.graph.compiler.passes.lifetimes import lifetimes
+from sgd.graph.compiler.passes.merge import merge
+from sgd.graph.compiler.passes.order import order
+from sgd.graph.compiler.passes.parts import components, parts
+from sgd.graph.compiler.passes.prune import prune
+from sgd.graph.compiler.plan import Plan
+from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.node import ALL, Here, OutPath, Passes, Reads, Run, State, Wanted, node
+from sgd.graph.contract.ports import Port
+from sgd.graph.language.registry import Library
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
 
 LOG: list[tuple[str, ...]] = []
 

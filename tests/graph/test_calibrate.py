@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from sgd.graph import cli
+from sgd.graph.cli import main
 
 LIBRARY = '''
 from contextlib import contextmanager
 from pathlib import Path
 
-from sgd.graph.calibration import Calibration
-from sgd.graph.node import NodeError, OutPath, Problem, Run, State, node
+from sgd.graph.contract.calibration_protocol import Calibration
+from sgd.graph.contract.node import NodeError, OutPath, Problem, Run, State, node
 
 aside = []
 log = Path("ran.txt")
@@ -147,7 +147,7 @@ def sgd(capsys, tmp_path, monkeypatch):
     def run(*words):
         capsys.readouterr()
         try:
-            code = cli.main(["calibrate", *words, "--library", "shop.py", "--device", "cpu"])
+            code = main.main(["calibrate", *words, "--library", "shop.py", "--device", "cpu"])
         except SystemExit as exit:
             code = exit.code
         out, err = capsys.readouterr()
@@ -227,7 +227,7 @@ def test_values_and_settings_are_taken(sgd):
 
 def test_what_waits_for_the_table_does_not_stand_in_its_way(sgd):
     Path("waiting.yaml").write_text(FILE.replace("before: $prepare}", "before: $prepare, word: unusable}"))
-    assert cli.main(["check", "waiting.yaml", "--library", "shop.py"]) == 2
+    assert main.main(["check", "waiting.yaml", "--library", "shop.py"]) == 2
     assert sgd("waiting.yaml")[0] == 0
 
 
@@ -309,7 +309,7 @@ def test_an_interrupt_writes_nothing(sgd, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "sgd.graph.cli",
+        "sgd.graph.cli.main",
         "calibrate",
         "shop.yaml",
         "--library",

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sgd.graph import cli
+from sgd.graph.cli import main
 
 HEAVY = "('torch', 'diffusers', 'transformers', 'accelerate', 'av', 'huggingface_hub')"
 TOYS = Path(__file__).parent / "toys.py"
@@ -58,7 +58,7 @@ def sgd(capsys, tmp_path, monkeypatch):
         library = ["--library", str(TOYS)] if toys else []
         capsys.readouterr()
         try:
-            code = cli.main([*words, *library])
+            code = main.main([*words, *library])
         except SystemExit as exit:
             code = exit.code
         out, err = capsys.readouterr()
@@ -362,7 +362,7 @@ def test_terminals_that_know_only_ascii(tmp_path):
     [["check", "quickstart"], ["graph", "quickstart"], ["nodes"], ["schema"], ["diff", "quickstart", "quickstart"]],
 )
 def test_what_needs_no_weights_imports_no_torch(words):
-    found = python("from sgd.graph.cli import main", f"assert main({words!r}) == 0")
+    found = python("from sgd.graph.cli.main import main", f"assert main({words!r}) == 0")
     assert (found.returncode, found.stderr.splitlines()) == (0, ["[]"])
 
 

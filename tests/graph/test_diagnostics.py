@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 import toys
-from sgd.graph.compile import Checked, check
-from sgd.graph.literals import Given
-from sgd.graph.source import render
+from sgd.graph.compiler.compile import Checked, check
+from sgd.graph.contract.diagnostics import render
+from sgd.graph.language.literals import Given
 
 FIXTURES = Path(__file__).parent / "fixtures"
 CASES = sorted(p.stem for p in FIXTURES.glob("*.yaml"))

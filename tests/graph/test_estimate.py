@@ -13,12 +13,12 @@ from typing import Any
 import machines
 import pytest
 from machines import LOG, Cell, call, graph, loop, plan_of
-from sgd.graph.compile import compile
-from sgd.graph.estimate import estimate
-from sgd.graph.execute import NodeFailed
-from sgd.graph.ir import Format, Graph, Index, Var
-from sgd.graph.library import bundled_workflows
-from sgd.graph.run import run
+from sgd.graph.compiler.compile import compile
+from sgd.graph.compiler.ir import Format, Graph, Index, Var
+from sgd.graph.contract.workflow_folders import bundled_workflows
+from sgd.graph.runtime.estimate import estimate
+from sgd.graph.runtime.execute import NodeFailed
+from sgd.graph.runtime.run import run
 
 BUNDLED = sorted(p.stem for p in bundled_workflows().glob("*.yaml"))
 

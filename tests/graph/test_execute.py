@@ -14,15 +14,15 @@ from typing import Any
 import machines
 import pytest
 from machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
-from sgd.graph.compile import compile
-from sgd.graph.context import Context
-from sgd.graph.events import Observer, Observers
-from sgd.graph.execute import Executor, Interrupted, NodeFailed
-from sgd.graph.ir import Call, Format, Graph, Index, Items, Ref, Var
-from sgd.graph.node import NodeError, State
-from sgd.graph.plan import after_effects
-from sgd.graph.record import Recorder
-from sgd.graph.source import Span
+from sgd.graph.compiler.compile import compile
+from sgd.graph.compiler.ir import Call, Format, Graph, Index, Items, Ref, Var
+from sgd.graph.compiler.plan import after_effects
+from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.node import NodeError, State
+from sgd.graph.contract.source_spans import Span
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
+from sgd.graph.runtime.record import Recorder
 
 
 def run(given: Graph, **options: Any) -> Any:

@@ -12,12 +12,13 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sgd.graph.compile import check, compile_graph
-from sgd.graph.library import bundled_workflows
-from sgd.graph.literals import Given, read_text
-from sgd.graph.ports import BOOL, FLOAT, INT, PATH, STR, Type, list_of
-from sgd.graph.source import Source, render
-from sgd.graph.tree import parse
+from sgd.graph.compiler.compile import check, compile_graph
+from sgd.graph.contract.diagnostics import render
+from sgd.graph.contract.ports import BOOL, FLOAT, INT, PATH, STR, Type, list_of
+from sgd.graph.contract.source_spans import Source
+from sgd.graph.contract.workflow_folders import bundled_workflows
+from sgd.graph.contract.yaml_reader import parse
+from sgd.graph.language.literals import Given, read_text
 
 LIBRARY = toys.library()
 WORKFLOWS = sorted(bundled_workflows().glob("**/*.yaml"))

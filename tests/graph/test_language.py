@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 import toys
-from sgd.graph.compile import check, plan_of
-from sgd.graph.compile import compile as compile_file
-from sgd.graph.document import kind_of
-from sgd.graph.ir import Call, Const, Format, Ref
-from sgd.graph.library import workflow_folder
-from sgd.graph.literals import Given, read_text, split
-from sgd.graph.passes.fold import as_text, locate, safe_name
-from sgd.graph.ports import Type, from_name, list_of
-from sgd.graph.run import run
-from sgd.graph.source import Problems
+from sgd.graph.compiler.compile import check, plan_of
+from sgd.graph.compiler.compile import compile as compile_file
+from sgd.graph.compiler.ir import Call, Const, Format, Ref
+from sgd.graph.compiler.passes.fold import as_text, locate, safe_name
+from sgd.graph.contract.diagnostics import Problems
+from sgd.graph.contract.ports import Type, from_name, list_of
+from sgd.graph.contract.workflow_folders import workflow_folder
+from sgd.graph.language.document import kind_of
+from sgd.graph.language.literals import Given, read_text, split
+from sgd.graph.runtime.run import run
 
 LIBRARY = toys.library()
 PART = (Path(__file__).parent / "fixtures" / "parts" / "scale.yaml").read_text()

@@ -12,15 +12,15 @@ from typing import Any
 import machines
 import pytest
 from machines import Cell, call, execute, graph, loop, plan_of
-from sgd.graph.context import Context
-from sgd.graph.events import Observer, Observers
-from sgd.graph.execute import Executor
-from sgd.graph.ir import Call, Graph, Var
-from sgd.graph.node import Run
-from sgd.graph.observers.profile import Memory, Profile
-from sgd.graph.observers.progress import Progress
-from sgd.graph.plan import Plan
-from sgd.graph.run import run
+from sgd.graph.compiler.ir import Call, Graph, Var
+from sgd.graph.compiler.plan import Plan
+from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.node import Run
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.observers.profile import Memory, Profile
+from sgd.graph.runtime.observers.progress import Progress
+from sgd.graph.runtime.run import run
 
 
 class Hears(Observer):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from machines import LOG, call, compiled, execute, graph, loop, plan_of
-from sgd.graph.ir import Call, Graph, Items, Ref, Var
-from sgd.graph.passes.parts import components, demands, parts
+from sgd.graph.compiler.ir import Call, Graph, Items, Ref, Var
+from sgd.graph.compiler.passes.parts import components, demands, parts
 
 
 def wanted(given: Graph, id: str) -> Any:

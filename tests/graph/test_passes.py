@@ -8,16 +8,30 @@ from pathlib import Path
 
 import pytest
 from machines import TYPES, arg, call, compiled, execute, graph, loop, numbers_of, plan_of
-from sgd.graph.ir import BrokenGraph, Call, Const, Declared, Format, Graph, Index, Input, Items, Loop, Ref, Var, verify
-from sgd.graph.passes.fold import fold, safe_name
-from sgd.graph.passes.hoist import hoist
-from sgd.graph.passes.lifetimes import lifetimes
-from sgd.graph.passes.merge import merge
-from sgd.graph.passes.order import order
-from sgd.graph.passes.parts import components
-from sgd.graph.passes.prune import live, prune
-from sgd.graph.plan import Acquire, CallStep, LoopStep, Release
-from sgd.graph.ports import INT
+from sgd.graph.compiler.ir import (
+    BrokenGraph,
+    Call,
+    Const,
+    Declared,
+    Format,
+    Graph,
+    Index,
+    Input,
+    Items,
+    Loop,
+    Ref,
+    Var,
+    verify,
+)
+from sgd.graph.compiler.passes.fold import fold, safe_name
+from sgd.graph.compiler.passes.hoist import hoist
+from sgd.graph.compiler.passes.lifetimes import lifetimes
+from sgd.graph.compiler.passes.merge import merge
+from sgd.graph.compiler.passes.order import order
+from sgd.graph.compiler.passes.parts import components
+from sgd.graph.compiler.passes.prune import live, prune
+from sgd.graph.compiler.plan import Acquire, CallStep, LoopStep, Release
+from sgd.graph.contract.ports import INT
 
 
 def good() -> Graph:

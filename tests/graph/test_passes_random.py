@@ -12,8 +12,8 @@ import pytest
 from graphs import graphs
 from hypothesis import HealthCheck, given, settings
 from machines import LOG, compiled, execute, levels, naive, numbers_of, plan_of
-from sgd.graph.execute import Executor
-from sgd.graph.ir import Graph, Index, Loop, Var, dependencies, verify
+from sgd.graph.compiler.ir import Graph, Index, Loop, Var, dependencies, verify
+from sgd.graph.runtime.execute import Executor
 
 several = settings(
     derandomize=True,

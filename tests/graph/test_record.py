@@ -14,14 +14,14 @@ import machines
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 from machines import Cell, call, graph, loop, plan_of
-from sgd.graph.compile import compile
-from sgd.graph.context import Context
-from sgd.graph.ir import Format, Graph, Index, Var
-from sgd.graph.observers.profile import Row
-from sgd.graph.plan import Plan
-from sgd.graph.ports import Port
-from sgd.graph.record import Clock, Recorder, clean, environment, node_rows, plain_output, write
-from sgd.graph.run import run
+from sgd.graph.compiler.compile import compile
+from sgd.graph.compiler.ir import Format, Graph, Index, Var
+from sgd.graph.compiler.plan import Plan
+from sgd.graph.contract.ports import Port
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.observers.profile import Row
+from sgd.graph.runtime.record import Clock, Recorder, clean, environment, node_rows, plain_output, write
+from sgd.graph.runtime.run import run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
 

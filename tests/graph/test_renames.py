@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeVar
 import machines
 import pytest
 from machines import LOG, Machine, call, execute, graph, loop, plan_of
-from sgd.graph.ir import Call, Graph, Ref, Var
-from sgd.graph.node import Passes, node
-from sgd.graph.passes.parts import components, parts
+from sgd.graph.compiler.ir import Call, Graph, Ref, Var
+from sgd.graph.compiler.passes.parts import components, parts
+from sgd.graph.contract.node import Passes, node
 
 T = TypeVar("T")
 

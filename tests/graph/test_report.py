@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 from machines import call, graph, loop, plan_of
-from sgd.graph.estimate import estimate
-from sgd.graph.ir import Var
-from sgd.graph.report import columns, count, each, plan_table, run_table, seconds, shape, tree
-from sgd.graph.run import run
+from sgd.graph.cli.plan_table import plan_table
+from sgd.graph.cli.run_table import run_table
+from sgd.graph.cli.tables import each, shape, tree
+from sgd.graph.compiler.ir import Var
+from sgd.graph.contract.text_tables import columns, count, seconds
+from sgd.graph.runtime.estimate import estimate
+from sgd.graph.runtime.run import run
 
 
 @pytest.mark.parametrize(

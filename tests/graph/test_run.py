@@ -18,13 +18,13 @@ import machines
 import pytest
 from jsonschema import Draft202012Validator
 from machines import Cell, arg, call, graph, loop, plan_of
-from sgd.graph.events import Observer
-from sgd.graph.execute import NodeFailed
-from sgd.graph.ir import Call, Const, Format, Graph, Index, Var
-from sgd.graph.node import DoesNotFit, NodeError
-from sgd.graph.node import Run as NodeRun
-from sgd.graph.record import Clock
-from sgd.graph.run import default_folder, does_not_fit, run
+from sgd.graph.compiler.ir import Call, Const, Format, Graph, Index, Var
+from sgd.graph.contract.events import Observer
+from sgd.graph.contract.node import DoesNotFit, NodeError
+from sgd.graph.contract.node import Run as NodeRun
+from sgd.graph.runtime.execute import NodeFailed
+from sgd.graph.runtime.record import Clock
+from sgd.graph.runtime.run import default_folder, does_not_fit, run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
 
@@ -268,7 +268,7 @@ def test_memory_that_does_not_suffice_is_told_from_other_failures() -> None:
 
 NODES = '''
 import sys, time
-from sgd.graph.node import OutPath, Run, node
+from sgd.graph.contract.node import OutPath, Run, node
 
 @node("slow.sleep")
 def sleep(seconds: float = 30.0) -> int:
@@ -321,7 +321,7 @@ def started(folder: Path, flow: str, *more: str) -> subprocess.Popen[str]:
     words = [
         sys.executable,
         "-m",
-        "sgd.graph.cli",
+        "sgd.graph.cli.main",
         "exec",
         "w.yaml",
         "--library",
@@ -391,7 +391,7 @@ def test_an_interrupt_while_compiling_gives_no_traceback(tmp_path: Path) -> None
         "import sys, time\nprint('asleep', file=sys.stderr, flush=True)\ntime.sleep(30)\n"
     )
     (tmp_path / "w.yaml").write_text("sgd: 1\nnodes: {}\n")
-    words = [sys.executable, "-m", "sgd.graph.cli", "exec", "w.yaml", "--library", "slow_import.py"]
+    words = [sys.executable, "-m", "sgd.graph.cli.main", "exec", "w.yaml", "--library", "slow_import.py"]
     process = launch(words, tmp_path)
     out, err, seconds = interrupted(process, signal.SIGINT)
     assert (process.returncode, out, err) == (3, "", "asleep\ninterrupted\n")

@@ -7,10 +7,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 import toys
-from sgd.graph.library import bundled_workflows, standard
-from sgd.graph.schema import schema
-from sgd.graph.source import Problems, Source
-from sgd.graph.tree import parse
+from sgd.graph.contract.diagnostics import Problems
+from sgd.graph.contract.source_spans import Source
+from sgd.graph.contract.workflow_folders import bundled_workflows
+from sgd.graph.contract.yaml_reader import parse
+from sgd.graph.language.registry import standard
+from sgd.graph.language.schema import schema
 
 LIBRARY = toys.library()
 SCHEMA = schema(LIBRARY)

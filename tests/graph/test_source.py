@@ -7,20 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from sgd.graph.source import (
-    BREAK,
-    Diagnostic,
-    Problems,
-    Related,
-    Source,
-    Span,
-    did_you_mean,
-    printable,
-    read,
-    render,
-    width,
-)
-from sgd.graph.tree import MAX_DEPTH, MAX_VALUES, parse, scalar
+from sgd.graph.contract.diagnostics import Diagnostic, Problems, Related, render
+from sgd.graph.contract.source_spans import BREAK, Source, Span, printable, width
+from sgd.graph.contract.suggestions import did_you_mean
+from sgd.graph.contract.yaml_reader import MAX_DEPTH, MAX_VALUES, parse, read, scalar
 
 
 def tree(text):

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import toys
-from sgd.graph.compile import check, compile
-from sgd.graph.literals import Given
-from sgd.graph.run import run
+from sgd.graph.compiler.compile import check, compile
+from sgd.graph.language.literals import Given
+from sgd.graph.runtime.run import run
 
 HEAD = """
 sgd: 1

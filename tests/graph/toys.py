@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
-from sgd.graph.library import Library, standard
-from sgd.graph.node import Here, NodeError, OutPath, Passes, Problem, Reads, Run, Source, State, Wanted, node
-from sgd.graph.ports import Port
+from sgd.graph.contract.node import Here, NodeError, OutPath, Passes, Problem, Reads, Run, Source, State, Wanted, node
+from sgd.graph.contract.ports import Port
+from sgd.graph.language.registry import Library, standard
 
 T = TypeVar("T")
 

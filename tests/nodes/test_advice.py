@@ -5,11 +5,11 @@ import re
 import pytest
 import sgd
 import torch
-from sgd.graph import device
-from sgd.graph.cli import main
-from sgd.graph.estimate import estimate
+from sgd.graph.cli.main import main
+from sgd.graph.contract import device
+from sgd.graph.runtime.estimate import estimate
 from sgd.nodes import lighter
-from sgd.nodes.room import size
+from sgd.nodes.support.device_memory import size
 
 GIB = 1 << 30
 

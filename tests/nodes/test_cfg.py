@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import guiders
 from direct import generate
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.values import Conditioning, Predictions, Step

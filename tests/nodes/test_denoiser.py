@@ -7,9 +7,9 @@ import pytest
 import tiny
 import torch
 from direct import BOTH, DirectRun, model_of
-from sgd.graph.node import Here, NodeError
+from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import cfg, denoiser, latents, schedule, text
-from sgd.nodes.cache.simple import none
+from sgd.nodes.cache.methods.fixed_steps import none
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.values import ImageCondition

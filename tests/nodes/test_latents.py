@@ -7,7 +7,7 @@ import pytest
 import torch
 from direct import DirectRun
 from safetensors.torch import save_file
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import latents
 from sgd.nodes.values import Latents, Size
 

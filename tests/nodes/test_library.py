@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from sgd.graph.node import NodeType
+from sgd.graph.contract.node import NodeType
 
 MODULES = (
-    "models.expert",
+    "models.nodes.model_expert",
     "text",
     "latents",
     "schedule",
@@ -20,11 +20,11 @@ MODULES = (
     "image_condition",
     "video",
     "metrics",
-    "cache.simple",
-    "cache.dbcache",
-    "cache.teacache",
-    "cache.custom",
-    "cache.library",
+    "cache.methods.fixed_steps",
+    "cache.methods.dbcache",
+    "cache.methods.teacache",
+    "cache.methods.custom",
+    "cache.methods.cache_dit_options",
 )
 
 
@@ -86,7 +86,7 @@ def test_everything_is_documented(name):
 
 @pytest.mark.parametrize("name", TYPES)
 def test_defaults_are_values_of_their_parameters(name):
-    from sgd.graph.passes.values import value_problem
+    from sgd.graph.contract.parameter_values import value_problem
 
     for parameter in TYPES[name].inputs.values():
         if not parameter.required and not parameter.is_port:
@@ -128,7 +128,7 @@ assert not heavy, heavy
 def test_checks_and_descriptions_import_nothing_heavy():
     code = f"""
 import importlib, sys
-from sgd.graph.node import NodeType
+from sgd.graph.contract.node import NodeType
 model = {{"family": "wan", "configs": {{"scheduler": {{"_class_name": "UniPCMultistepScheduler"}}, "vae": {{}}}}}}
 for name in {MODULES!r}:
     for value in list(vars(importlib.import_module("sgd.nodes." + name)).values()):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sgd.nodes.models import memory as host
+from sgd.nodes.models.memory import host_memory as host
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import image, video
 from sgd.nodes.values import Frames
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import schedule
 from sgd.nodes.families import by_name
 from sgd.nodes.schedule import SchedulerState
@@ -231,11 +231,11 @@ def test_a_choice_is_described_by_what_both_have():
 
 def test_what_is_wrong_with_either_choice_is_found_in_the_description():
     """Gates and compiled transformers of both are checked before the first step, however often was chosen."""
-    from sgd.graph.node import Here
-    from sgd.nodes.cache.dbcache import scm
+    from sgd.graph.contract.node import Here
+    from sgd.nodes.cache.methods.dbcache import scm
     from sgd.nodes.denoiser import predict
-    from sgd.nodes.models.compile import compile
-    from sgd.nodes.models.expert import expert
+    from sgd.nodes.models.nodes.model_compile import compile
+    from sgd.nodes.models.nodes.model_expert import expert
 
     describe = schedule.choose.node.describe
     short, many = ({"gate": scm(Here(name), mask="1100", front_blocks=n)} for name, n in (("a", 1), ("b", 9)))

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from sgd.graph.compile import check
-from sgd.graph.node import NodeError
-from sgd.nodes.initial import starter as module
-from sgd.nodes.models.repository import BUNDLED
+from sgd.graph.compiler.compile import check
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.library.starter_workflow import starter as module
+from sgd.nodes.models.repository.repository import BUNDLED
 
 MODELS = sorted(p.parent.relative_to(BUNDLED).as_posix() for p in BUNDLED.rglob("model_index.json"))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 from direct import BOTH
-from sgd.graph.node import NodeError, Wanted
+from sgd.graph.contract.node import NodeError, Wanted
 from sgd.nodes import text
 
 

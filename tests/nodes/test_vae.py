@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import latents, vae
 from sgd.nodes.values import Frames, Latents, Size
 

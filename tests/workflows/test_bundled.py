@@ -16,7 +16,7 @@ FILES = sorted(FOLDER.rglob("*.yaml"))
 
 
 def sgd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sgd.graph.cli", *arguments]
+    command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
@@ -30,8 +30,8 @@ PLAN_ALL = """
 import json, resource, sys, time
 from pathlib import Path
 import sgd
-from sgd.graph.compile import check
-from sgd.graph.estimate import estimate
+from sgd.graph.compiler.compile import check
+from sgd.graph.runtime.estimate import estimate
 
 folder = Path(sys.argv[1])
 values = {"str": "a boat", "path": folder / "images" / "boat.png"}
@@ -96,7 +96,7 @@ def test_equal_seeds_give_equal_files(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_text_encoder_is_gone_before_the_transformer_comes(tmp_path: Path) -> None:
     import sgd
-    from sgd.graph.events import Observer
+    from sgd.graph.contract.events import Observer
 
     held: set[str] = set()
     together: list[frozenset[str]] = []

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sgd.nodes.cache.table import read
-from sgd.nodes.models import fingerprint
+from sgd.nodes.cache.calibration.table import read
+from sgd.nodes.models.repository import fingerprint
 
 FOLDER = Path(__file__).parents[2] / "workflows"
 SMALL = ["--set", "noise.width=32", "--set", "noise.height=32", "--set", "noise.frames=5"]
@@ -21,7 +21,7 @@ GATE = "  gate: {{uses: cache.{kind}, with: {{table: tables/t.json, threshold: {
 
 
 def sgd(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sgd.graph.cli", *arguments]
+    command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
     assert "Traceback" not in done.stderr, done.stderr
@@ -128,7 +128,7 @@ def test_the_gate_follows_the_table_from_any_folder(folder, table, tmp_path):
 )
 def test_what_it_was_not_made_for_is_refused_before_anything_loads(folder, capsys, monkeypatch, kind, words, says):
     from safetensors.torch import load_file, save_file
-    from sgd.graph import cli
+    from sgd.graph.cli import main
 
     other = folder / "other"
     if not other.exists():
@@ -138,7 +138,7 @@ def test_what_it_was_not_made_for_is_refused_before_anything_loads(folder, capsy
         next(iter(tensors.values())).view(-1)[0] += 1
         save_file(tensors, weights)
     monkeypatch.chdir(folder)
-    code = cli.main(["plan", f"{kind}.yaml", *words, *SMALL])
+    code = main.main(["plan", f"{kind}.yaml", *words, *SMALL])
     out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert err.count("error[bad-value]") == 1
@@ -171,7 +171,7 @@ def test_a_table_needs_a_threshold(folder):
 def test_checking_a_gate_with_a_table_imports_no_torch(folder):
     lines = [
         "import sys",
-        "from sgd.graph.compile import check",
+        "from sgd.graph.compiler.compile import check",
         f"found = check({str(folder / 'teacache.yaml')!r})",
         # 20 steps, by default: the table was read, and refused.
         "assert ['8 steps' in d.message for d in found.errors] == [True], found.errors",

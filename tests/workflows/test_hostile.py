@@ -20,7 +20,7 @@ nodes:
 
 
 def sgd(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sgd.graph.cli", *arguments]
+    command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
@@ -81,7 +81,7 @@ def test_a_library_that_exits(tmp_path: Path, code: int) -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "sgd.graph.cli", "schema"]
+        command = [sys.executable, "-m", "sgd.graph.cli.main", "schema"]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     refused(done, 1, "No space left")
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from direct import DirectRun
 from ours import Pair
-from sgd.nodes.cache.calibrate import Measurements
+from sgd.nodes.cache.calibration.measurements import Measurements
 from sgd.nodes.values import Schedule
 
 

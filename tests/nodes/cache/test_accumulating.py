@@ -9,8 +9,8 @@ import pytest
 import torch
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair
-from sgd.graph.node import Here
-from sgd.nodes.cache.teacache import easycache, magcache, teacache
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.teacache import easycache, magcache, teacache
 
 HERE = Here("gate")
 LINEAR = [1.0, 0.0]

@@ -9,16 +9,16 @@ import pytest
 import sgd
 import torch
 from direct import BOTH, DirectRun, model_of, sample
-from sgd.graph.estimate import estimate
-from sgd.graph.node import Here, NodeError
+from sgd.graph.contract.node import Here, NodeError
+from sgd.graph.runtime.estimate import estimate
 from sgd.nodes import cfg, latents, schedule, text
-from sgd.nodes.cache.custom import gate as custom
-from sgd.nodes.cache.dbcache import dbcache, scm
-from sgd.nodes.cache.decide import Decider, outlook, polynomial
-from sgd.nodes.cache.decide import schedule as ahead
+from sgd.nodes.cache.engine.decide import Decider, outlook, polynomial
+from sgd.nodes.cache.engine.decide import schedule as ahead
 from sgd.nodes.cache.gate import Gate, Limits, Mask
 from sgd.nodes.cache.masks import from_bins, mask_of, preset_mask
-from sgd.nodes.cache.teacache import magcache, teacache
+from sgd.nodes.cache.methods.custom import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache, scm
+from sgd.nodes.cache.methods.teacache import magcache, teacache
 
 EMBEDDED = Path(sgd.__file__).parent / "workflows" / "models" / "tiny-wan"
 WORKFLOW = """
@@ -204,7 +204,7 @@ def test_two_experts_with_a_gate_each(tmp_path):
 
     folder = tiny.save("wan", tmp_path / "experts", layers=4, experts=2, boundary_ratio=0.9)
     high = model_of(folder)
-    from sgd.nodes.models.expert import expert
+    from sgd.nodes.models.nodes.model_expert import expert
 
     low = expert(high, "transformer_2")
     with torch.no_grad():
@@ -236,9 +236,10 @@ def test_what_was_published_is_found_for_the_bundled_models():
     """The gates of full-size models resolve to the published numbers, without a weight file."""
     import numpy
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
-    from sgd.nodes.cache.resolve import Place, resolve
+    from sgd.nodes.cache.place import Place
+    from sgd.nodes.cache.resolved_gate import resolve
     from sgd.nodes.families import by_pipeline
-    from sgd.nodes.models.repository import find
+    from sgd.nodes.models.repository.repository import find
 
     def place(source, steps=50, **options):
         repository = find(source)
@@ -256,7 +257,7 @@ def test_what_was_published_is_found_for_the_bundled_models():
     low = resolve(magcache(Here("g")), place("Wan-AI/Wan2.2-T2V-A14B-Diffusers", 20, component="transformer_2"))
     assert {len(ratios) for ratios in low.ratios.values()} == {20}
     for source in ("Tongyi-MAI/Z-Image-Turbo", "Wan-AI/Wan2.2-T2V-A14B-Diffusers"):
-        from sgd.nodes.cache.resolve import GateProblem
+        from sgd.nodes.cache.place import GateProblem
 
         with pytest.raises(GateProblem, match="no coefficients were published"):
             resolve(teacache(Here("g")), place(source))
@@ -264,8 +265,8 @@ def test_what_was_published_is_found_for_the_bundled_models():
 
 def test_a_residual_older_than_the_last_computed_step_is_not_reused():
     """What step 0 added was kept for step 1, and nothing of step 2: with 3 left out, 4 has nothing to reuse."""
-    from sgd.nodes.cache.predictors import Taylor
-    from sgd.nodes.cache.stack import Track
+    from sgd.nodes.cache.engine.predictors import Taylor
+    from sgd.nodes.cache.engine.stack import Track
 
     gate = scm(Here("g"), mask="10110")
     known = ahead(gate, 5, "positive", range(5))

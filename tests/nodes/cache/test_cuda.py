@@ -10,13 +10,13 @@ import torch
 from direct import DirectRun, model_of, sample
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair, decisions
-from sgd.graph.node import Here
-from sgd.nodes.cache.custom import gate as custom
-from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.simple import fora
-from sgd.nodes.cache.teacache import magcache, teacache
-from sgd.nodes.models.load import load
-from sgd.nodes.models.offload import offload
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.custom import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.methods.fixed_steps import fora
+from sgd.nodes.cache.methods.teacache import magcache, teacache
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_offload import offload
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 HERE = Here("gate")

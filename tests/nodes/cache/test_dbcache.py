@@ -11,8 +11,8 @@ import pytest
 import torch
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair
-from sgd.graph.node import Here
-from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
 
 HERE = Here("gate")
 # What cache-dit calls it, and what we do; W is enough for its Taylor expansion, which begins late (see below).

@@ -9,10 +9,10 @@ import torch
 from diffusers import WanPipeline
 from direct import BOTH, DirectRun, model_of, sample
 from ours import decisions
-from sgd.graph.library import bundled_workflows
+from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, schedule, text
-from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.library import library
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
 
 FOLDER = bundled_workflows() / "models" / "tiny-wan"
 PROMPT, SCALE, STEPS = "a large red circle moving right on a blue background", 4.0, 30

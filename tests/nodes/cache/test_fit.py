@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 from oracle_teacache import Rule
-from sgd.nodes.cache import fit
+from sgd.nodes.cache.calibration import fit
 from sgd.nodes.cache.gate import Gate, Limits
 
 # FLUX.1-dev's published polynomial, ali-vilab/TeaCache, TeaCache4FLUX/teacache_flux.py.

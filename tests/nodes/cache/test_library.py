@@ -16,16 +16,16 @@ from direct import DirectRun, model_of, sample
 from gate_pipelines import FAMILIES, STEPS, state
 from gate_pipelines import sample as sample_pipeline
 from ours import Pair, decisions
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, denoiser, schedule
-from sgd.nodes.cache.library import library
-from sgd.nodes.cache.library_engine import LibraryEngine
-from sgd.nodes.cache.library_options import JOINED, settled
-from sgd.nodes.cache.resolve import Place
+from sgd.nodes.cache.cache_dit.engine_options import JOINED, settled
+from sgd.nodes.cache.cache_dit.library_loop import LibraryEngine
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.place import Place
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.families import by_name
-from sgd.nodes.models.expert import expert
+from sgd.nodes.models.nodes.model_expert import expert
 from sgd.nodes.schedule import SchedulerState
 
 BASE = {"Fn_compute_blocks": 1, "max_warmup_steps": 3}

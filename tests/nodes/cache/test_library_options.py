@@ -14,11 +14,12 @@ from pathlib import Path
 import cache_dit
 import pytest
 import yaml
-from sgd.graph.node import NodeError
-from sgd.nodes.cache import library_options
-from sgd.nodes.cache.library import library
-from sgd.nodes.cache.library_options import CALIBRATORS, ELSEWHERE, FILE, MASK, NEEDS, POLICY, PRUNING, gather
-from sgd.nodes.cache.resolve import GateProblem, Place, resolve
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.cache.cache_dit import engine_options
+from sgd.nodes.cache.cache_dit.engine_options import CALIBRATORS, ELSEWHERE, FILE, MASK, NEEDS, POLICY, PRUNING, gather
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.place import GateProblem, Place
+from sgd.nodes.cache.resolved_gate import resolve
 from sgd.nodes.families import by_name
 
 INPUTS = library.node.inputs
@@ -75,9 +76,9 @@ def test_the_sections_are_those_of_the_package():
 
 def test_defaults_are_those_of_the_package():
     config = cache_dit.DBCacheConfig()
-    assert config.Fn_compute_blocks == library_options.FRONT
-    assert config.residual_diff_threshold == library_options.THRESHOLD
-    assert config.max_warmup_steps == library_options.WARMUP
+    assert config.Fn_compute_blocks == engine_options.FRONT
+    assert config.residual_diff_threshold == engine_options.THRESHOLD
+    assert config.max_warmup_steps == engine_options.WARMUP
     calibrators = (
         cache_dit.TaylorSeerCalibratorConfig,
         cache_dit.DMDCalibratorConfig,
@@ -273,7 +274,7 @@ def test_six_of_twelve_blocks_may_be_first_where_they_are_one_list():
 
 def sgd(*words, cwd):
     code = (
-        "import sys; from sgd.graph.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from sgd.graph.cli.main import main; code = main(sys.argv[1:]);"
         "print('torch' in sys.modules, 'cache_dit' in sys.modules, file=sys.stderr); sys.exit(code)"
     )
     return subprocess.run([sys.executable, "-c", code, *words], cwd=cwd, capture_output=True, text=True, timeout=120)

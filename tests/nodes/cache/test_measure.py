@@ -14,9 +14,9 @@ from calibrating import Calibrating
 from direct import model_of, sample
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair
-from sgd.graph.node import Here, NodeError
-from sgd.nodes.cache.simple import fora
-from sgd.nodes.models.expert import expert
+from sgd.graph.contract.node import Here, NodeError
+from sgd.nodes.cache.methods.fixed_steps import fora
+from sgd.nodes.models.nodes.model_expert import expert
 
 HOOKED = [family for family in FAMILIES if family != "z-image"]
 

@@ -9,14 +9,15 @@ from direct import DirectRun, model_of, sample
 from gate_pipelines import FAMILIES
 from offloading import watching
 from ours import Pair, decisions
-from sgd.graph.node import Here, NodeError
-from sgd.nodes.cache.custom import gate as custom
-from sgd.nodes.cache.dbcache import scm
+from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes.cache.gate import Gate
-from sgd.nodes.cache.library import library
-from sgd.nodes.cache.teacache import easycache
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.methods.custom import gate as custom
+from sgd.nodes.cache.methods.dbcache import scm
+from sgd.nodes.cache.methods.teacache import easycache
 from sgd.nodes.denoiser import predict
-from sgd.nodes.models.offload import Offload, offload
+from sgd.nodes.models.memory.offloading import Offload
+from sgd.nodes.models.nodes.model_offload import offload
 
 HERE = Here("gate")
 

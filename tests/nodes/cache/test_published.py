@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from sgd.graph.node import Here
-from sgd.nodes.cache import coefficients, ratios
-from sgd.nodes.cache.known import by_size, checkpoints
-from sgd.nodes.cache.teacache import teacache
-from sgd.nodes.models import load
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.teacache import teacache
+from sgd.nodes.cache.published import magcache_ratios, teacache_coefficients
+from sgd.nodes.cache.published.checkpoints import by_size, checkpoints
+from sgd.nodes.models.nodes import model_load
 
-CONFIGS = Path(load.__file__).parent / "configs"
+CONFIGS = Path(model_load.__file__).parent / "configs"
 BUNDLED = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": ("wan", "Wan2.1-T2V-1.3B"),
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": ("wan", "Wan2.1-T2V-14B"),
@@ -31,7 +31,7 @@ BUNDLED = {
 
 
 def described(source: str) -> tuple[str, dict]:
-    known = load._describe(source=source)
+    known = model_load._describe(source=source)
     return known["family"], known["configs"]
 
 
@@ -51,7 +51,7 @@ def test_a_model_gets_its_own_tables(source):
     expected_family, label = BUNDLED[source]
     assert family == expected_family
     assert checkpoints(family, configs, source) == ((label,) if label else ())
-    fitted = coefficients.published(family, configs, source)
+    fitted = teacache_coefficients.published(family, configs, source)
     if label and label.startswith("Wan2.1"):
         assert [entry.signal for entry in fitted] == ["time", "time_projection"]
     elif label in ("HunyuanVideo", "FLUX.1-dev"):
@@ -59,7 +59,7 @@ def test_a_model_gets_its_own_tables(source):
     else:  # must not borrow another model's
         assert fitted == ()
     assert {entry.model for entry in fitted} <= {label}
-    measured = ratios.published(family, configs, source)
+    measured = magcache_ratios.published(family, configs, source)
     assert {table.model for table in measured} == ({label} if label else set())
     transformers = {name for name in ("transformer", "transformer_2") if name in configs}
     assert all(set(table.ratios) == set(table.retention) == transformers for table in measured)
@@ -67,16 +67,16 @@ def test_a_model_gets_its_own_tables(source):
 
 def test_a_resolution_tells_models_apart_where_no_name_does():
     family, configs = described("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers")
-    for published in (coefficients.published, ratios.published):
+    for published in (teacache_coefficients.published, magcache_ratios.published):
         both = published(family, configs, "/models/mine")
         assert {entry.model for entry in both} == {"Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P"}
         assert {entry.model for entry in by_size(both, 480, 832)} == {"Wan2.1-I2V-14B-480P"}
         assert {entry.model for entry in by_size(both, 960, 640)} == {"Wan2.1-I2V-14B-720P"}
         assert {entry.model for entry in published(family, configs, "/models/wan-i2v-720p/")} == {"Wan2.1-I2V-14B-720P"}
-    hunyuan = ratios.published(*described("hunyuanvideo-community/HunyuanVideo"))
+    hunyuan = magcache_ratios.published(*described("hunyuanvideo-community/HunyuanVideo"))
     assert [table.pixels for table in by_size(hunyuan, 960, 544)] == [960 * 544]
     assert [table.pixels for table in by_size(hunyuan, 1280, 720)] == [1280 * 720]
-    fitted = coefficients.published(*described("hunyuanvideo-community/HunyuanVideo"))
+    fitted = teacache_coefficients.published(*described("hunyuanvideo-community/HunyuanVideo"))
     assert by_size(fitted, 64, 64) == fitted
 
 
@@ -99,10 +99,10 @@ def test_a_resolution_tells_models_apart_where_no_name_does():
 )
 def test_another_architecture_gets_nothing(source, part, values):
     family, configs = described(source)
-    assert ratios.published(family, configs)
+    assert magcache_ratios.published(family, configs)
     other = changed(configs, part, **values)
-    assert coefficients.published(family, other) == ()
-    assert ratios.published(family, other) == ()
+    assert teacache_coefficients.published(family, other) == ()
+    assert magcache_ratios.published(family, other) == ()
 
 
 @pytest.mark.parametrize(
@@ -117,22 +117,24 @@ def test_another_architecture_gets_nothing(source, part, values):
 def test_other_weights_of_an_architecture_get_nothing(source, name):
     family, configs = described(source)
     assert checkpoints(family, configs, "/distilled/fast/model")  # the folders above say nothing
-    assert coefficients.published(family, configs, name) == ()
-    assert ratios.published(family, configs, name) == ()
+    assert teacache_coefficients.published(family, configs, name) == ()
+    assert magcache_ratios.published(family, configs, name) == ()
 
 
 def test_missing_configurations_get_nothing():
     for family in ("wan", "hunyuan-video", "flux", "qwen-image", "z-image", "no-such"):
-        assert coefficients.published(family, {}) == ()
-        assert ratios.published(family, {"model_index": {}}, "x") == ()
+        assert teacache_coefficients.published(family, {}) == ()
+        assert magcache_ratios.published(family, {"model_index": {}}, "x") == ()
 
 
 def test_polynomials_have_the_known_signs():
     """Where each changes its sign was found by another evaluation of the origin's numbers; a wrong digit moves it."""
     import numpy
 
-    by_model = {(entry.model, entry.signal): numpy.poly1d(entry.coefficients) for entry in coefficients.ENTRIES}
-    assert len(by_model) == len(coefficients.ENTRIES) == 10
+    by_model = {
+        (entry.model, entry.signal): numpy.poly1d(entry.coefficients) for entry in teacache_coefficients.ENTRIES
+    }
+    assert len(by_model) == len(teacache_coefficients.ENTRIES) == 10
     fourteen = by_model["Wan2.1-T2V-14B", "time_projection"]
     assert round(fourteen(0.2)) == -188
     for key, root in {
@@ -150,7 +152,7 @@ def test_polynomials_have_the_known_signs():
         assert by_model[key](root * 1.03) < 0 < by_model[key](root * 0.97), key
 
 
-@pytest.mark.parametrize("entry", coefficients.ENTRIES, ids=lambda entry: f"{entry.model} {entry.signal}")
+@pytest.mark.parametrize("entry", teacache_coefficients.ENTRIES, ids=lambda entry: f"{entry.model} {entry.signal}")
 def test_steps_that_are_computed_are_those_of_the_polynomial(entry):
     """The gate has them of the signal alone; the origin, beside each polynomial."""
     gate = teacache(Here("gate"), retention_steps=entry.signal == "time_projection")
@@ -160,14 +162,14 @@ def test_steps_that_are_computed_are_those_of_the_polynomial(entry):
 def test_flux_has_the_list_that_diffusers_ships():
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS
 
-    (table,) = ratios.published(*described("black-forest-labs/FLUX.1-dev"))
+    (table,) = magcache_ratios.published(*described("black-forest-labs/FLUX.1-dev"))
     assert table.at(28) == pytest.approx(FLUX_MAG_RATIOS.tolist())
     assert table.forced(28) == (11,)
     assert table.forced(50) == (20,)  # 20 * 27/49 = 11.02; 19 and 21 are nearer to 10 and 12
     assert table.forced(100) == (39, 40, 41, 42)
 
 
-@pytest.mark.parametrize("table", ratios.tables(), ids=lambda table: f"{table.model}-{table.source}")
+@pytest.mark.parametrize("table", magcache_ratios.tables(), ids=lambda table: f"{table.model}-{table.source}")
 def test_lists_interpolate_as_diffusers_does(table):
     import torch
     from diffusers.hooks.mag_cache import nearest_interp
@@ -188,7 +190,7 @@ def test_lists_interpolate_as_diffusers_does(table):
 
 
 def test_steps_are_those_of_the_origin():
-    assert {table.model: table.steps for table in ratios.tables()} == {
+    assert {table.model: table.steps for table in magcache_ratios.tables()} == {
         "HunyuanVideo": 50,
         "Wan2.1-T2V-1.3B": 50,
         "Wan2.1-T2V-14B": 50,
@@ -205,7 +207,7 @@ def test_steps_are_those_of_the_origin():
 @pytest.mark.parametrize(("model", "shift", "boundary"), [("T2V", 12.0, 0.875), ("I2V", 5.0, 0.9)])
 def test_experts_share_steps_as_their_schedule_does(model, shift, boundary):
     """The change of transformers, found in the list by its odd ratio, is where Wan 2.2's schedule has it."""
-    (table,) = (table for table in ratios.tables() if table.model == f"Wan2.2-{model}-A14B")
+    (table,) = (table for table in magcache_ratios.tables() if table.model == f"Wan2.2-{model}-A14B")
     linear = [1 - step / 40 for step in range(40)]
     above = sum(shift * s / (1 + (shift - 1) * s) >= boundary for s in linear)
     assert [len(table.ratios[name]["positive"]) for name in ("transformer", "transformer_2")] == [above, 40 - above]
@@ -213,7 +215,8 @@ def test_experts_share_steps_as_their_schedule_does(model, shift, boundary):
 
 def test_no_torch():
     code = (
-        "import sys; from sgd.nodes.cache import coefficients, ratios; "
+        "import sys; from sgd.nodes.cache.published import magcache_ratios as ratios;"
+        "from sgd.nodes.cache.published import teacache_coefficients as coefficients;"
         "ratios.published('wan', {}); coefficients.published('wan', {}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -221,7 +224,7 @@ def test_no_torch():
 
 def test_the_file_has_no_unknown_keys():
     """Nothing in the file is dropped on the way."""
-    known = set(ratios.Table.__dataclass_fields__)
-    entries = json.loads((Path(ratios.__file__).parent / "ratios.json").read_text())
+    known = set(magcache_ratios.Table.__dataclass_fields__)
+    entries = json.loads((Path(magcache_ratios.__file__).parent / "ratios.json").read_text())
     assert all(set(entry) <= known for entry in entries)
-    assert len(entries) == len(ratios.tables()) == 12
+    assert len(entries) == len(magcache_ratios.tables()) == 12

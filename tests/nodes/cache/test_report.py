@@ -11,12 +11,12 @@ from direct import DirectRun
 from gate_pipelines import FAMILIES, STEPS
 from jsonschema import Draft202012Validator
 from ours import Pair
-from sgd.graph.node import Here
-from sgd.graph.record import clean
+from sgd.graph.contract.node import Here
+from sgd.graph.runtime.record import clean
 from sgd.nodes import report
-from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.library import library
-from sgd.nodes.cache.teacache import easycache, magcache
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.methods.teacache import easycache, magcache
 
 HERE = Here("gate")
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "run.schema.json").read_text())

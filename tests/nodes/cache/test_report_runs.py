@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 import sgd
 import torch
-from sgd.graph.record import clean
-from sgd.nodes.cache.report import report
+from sgd.graph.runtime.record import clean
+from sgd.nodes.cache.decisions_table import report
 
 SCHEMA = jsonschema.Draft202012Validator(
     json.loads((Path(sgd.__file__).parent / "docs" / "run.schema.json").read_text())

@@ -13,13 +13,13 @@ import torch
 from direct import DirectRun, sample
 from gate_pipelines import FAMILIES, STEPS
 from ours import Pair, counted
-from sgd.graph.node import Here, NodeError
+from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import cfg, denoiser, schedule
-from sgd.nodes.cache.custom import gate as custom
-from sgd.nodes.cache.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.simple import fora, none
+from sgd.nodes.cache.methods.custom import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.methods.fixed_steps import fora, none
+from sgd.nodes.cache.methods.teacache import easycache, magcache, teacache
 from sgd.nodes.cache.state import GateState
-from sgd.nodes.cache.teacache import easycache, magcache, teacache
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.schedule import SchedulerState
 from torch.overrides import TorchFunctionMode

@@ -15,13 +15,13 @@ from calibrating import Calibrating, calibrate, tabled
 from direct import DirectRun, sample
 from gate_pipelines import STEPS
 from ours import Pair
-from sgd.graph.node import Here, NodeError
+from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import schedule
-from sgd.nodes.cache import table as module
-from sgd.nodes.cache.fill import Use, filled
+from sgd.nodes.cache.calibration import table as module
+from sgd.nodes.cache.calibration.filled_gate import Use, filled
+from sgd.nodes.cache.calibration.table import TableProblem
 from sgd.nodes.cache.gate import Gate
-from sgd.nodes.cache.table import TableProblem
-from sgd.nodes.cache.teacache import magcache, teacache
+from sgd.nodes.cache.methods.teacache import magcache, teacache
 
 HERE = Here("gate")
 ABOVE = 1.2  # times the mean estimated change: some steps are reused and some computed
@@ -330,7 +330,7 @@ def test_a_file_too_large_is_not_read(tmp_path):
 
 def test_a_scheduler_of_an_unknown_name_and_settings_of_numpy_are_plain():
     import numpy as np
-    from sgd.nodes.cache.calibrate import plain
+    from sgd.nodes.cache.calibration.measurements import plain
 
     given = [np.float32(0.5), (np.int64(3), None), np.array([1.0, 2.0]), "a", True, SimpleNamespace]
     assert json.loads(json.dumps(plain(given)))[:5] == [0.5, [3, None], [1.0, 2.0], "a", True]

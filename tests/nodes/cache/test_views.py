@@ -9,10 +9,10 @@ import torch
 from direct import DirectRun
 from gate_pipelines import FAMILIES
 from ours import Pair
-from sgd.graph.node import Here, NodeError
-from sgd.nodes.cache.dbcache import scm, taylorseer
-from sgd.nodes.models.attention import attention
-from sgd.nodes.models.compile import compile
+from sgd.graph.contract.node import Here, NodeError
+from sgd.nodes.cache.methods.dbcache import scm, taylorseer
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.nodes.model_compile import compile
 
 HERE = Here("gate")
 

@@ -6,7 +6,7 @@ import torch
 from diffusers import FluxPipeline, UniPCMultistepScheduler
 from direct import BOTH, DirectRun, model_of
 from imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 
 KINDS = {"fixed": {}, "dynamic": {"use_dynamic_shifting": True}, "schnell": {"guidance": False, "shift": 1.0}}

@@ -12,12 +12,12 @@ import tiny_hunyuan_video
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, UniPCMultistepScheduler
 from direct import BOTH, DirectRun, Result, model_of, sample
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked
-from sgd.nodes.models.attention import choose
-from sgd.nodes.models.load import load
-from sgd.nodes.planning import meter, runtime
+from sgd.nodes.models.attention.processors import choose
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.support.planning_meter import meter, runtime
 from sgd.nodes.values import ImageCondition
 
 PROMPTS = ["a cat walks", "Rain &amp; wind,  over a   field {of} grass"]
@@ -290,7 +290,7 @@ def test_a_backend_can_be_chosen_while_the_transformer_is_called(folder):
 
 def test_a_kernel_that_takes_no_mask_works_where_none_is_left(folder, monkeypatch):
     """torch's own attention stands in for a kernel that diffusers lacks."""
-    from sgd.nodes.models import kernels
+    from sgd.nodes.models.attention import kernels
 
     def kernel(query, key, value, scale, causal):
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
@@ -352,12 +352,12 @@ def test_the_whole_workflow_is_planned_on_meta_tensors(folder, model, options):
     """Shapes and dtypes of a plan are those of the run, of the cut text too."""
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
-    planning = load(run, str(folder), dtype="float32")
-    for part in planning.parts():
-        planning.acquire(part, run)
+    traced = load(run, str(folder), dtype="float32")
+    for part in traced.parts():
+        traced.acquire(part, run)
     with runtime(run):
-        planned = generate(planning, PROMPTS, negative="dark", **options)
-        words = encode(planning, PROMPTS[:1]).positive
+        planned = generate(traced, PROMPTS, negative="dark", **options)
+        words = encode(traced, PROMPTS[:1]).positive
     made = generate(model, PROMPTS, negative="dark", **options)
     assert planned.frames.tensor.is_meta
     pairs = [(p.tensor, m.tensor) for p, m in zip(planned.states, made.states, strict=True)]
@@ -369,7 +369,7 @@ def test_the_whole_workflow_is_planned_on_meta_tensors(folder, model, options):
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch):
     """Operations and peak are those of all tiles, of which only one of each shape is traced."""
-    from sgd.nodes import planning
+    from sgd.nodes.support import planning_meter
 
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
@@ -381,7 +381,7 @@ def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch
     block.register_forward_hook(lambda *_: calls.append(1))
     for trick in (True, False):
         if not trick:
-            monkeypatch.setattr(planning, "alike", lambda owner, name: planning.ExitStack())
+            monkeypatch.setattr(planning_meter, "alike", lambda owner, name: planning_meter.ExitStack())
         with runtime(run), meter(run) as counter:
             if direction == "decode":
                 vae.decode(model, latents.noise(model, width=512, height=288, frames=29), tiling=True)
@@ -410,7 +410,7 @@ def test_encoding_frames_reverses_the_scaling_of_decoding(model):
 
 
 def sgd(*arguments):
-    command = [sys.executable, "-m", "sgd.graph.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sgd.graph.cli.main", *map(str, arguments)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
@@ -440,7 +440,7 @@ def test_the_workflow_file_makes_a_video(folder, model, tmp_path):
 def full_size():
     """The plan of the bundled file, with the pipeline's padding."""
     import sgd
-    from sgd.graph.estimate import estimate
+    from sgd.graph.runtime.estimate import estimate
 
     plan = sgd.compile("hunyuan_video", inputs={"prompt": "a boat"}, set={"text.padding": "keep"})
     return estimate(plan, device="cpu")

@@ -9,10 +9,11 @@ import tiny_z_image
 import torch
 from direct import DirectRun, generate, model_of
 from offloading import watching
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import vae
-from sgd.nodes.models import groups
-from sgd.nodes.models.offload import Offload, offload
+from sgd.nodes.models.memory import block_groups
+from sgd.nodes.models.memory.offloading import Offload
+from sgd.nodes.models.nodes.model_offload import offload
 from sgd.nodes.values import Frames
 
 BUILDERS = {
@@ -73,7 +74,7 @@ def test_nothing_changes_and_tensors_are_there_in_time(models, plain, family, pa
     with watching(view) as watched:
         made = everything(value)
     assert all(torch.equal(a, b) for a, b in zip(made, plain[family], strict=True))
-    assert len(watched.onloads) == len(list(groups.groups(view))) - unused(watched, view)
+    assert len(watched.onloads) == len(list(block_groups.groups(view))) - unused(watched, view)
     assert watched.used, "nothing of the component was read"
     assert watched.early == set()
     total = sum(t.numel() * t.element_size() for t in (*view.parameters(), *view.buffers()))
@@ -85,4 +86,4 @@ def test_nothing_changes_and_tensors_are_there_in_time(models, plain, family, pa
 
 def unused(watched, view):
     """Groups none of whose modules were called, such as the visual part of a language model."""
-    return sum(id(group) not in watched.onloads for _, group in groups.groups(view))
+    return sum(id(group) not in watched.onloads for _, group in block_groups.groups(view))

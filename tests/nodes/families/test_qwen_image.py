@@ -9,7 +9,7 @@ import torch
 from diffusers import QwenImagePipeline
 from direct import BOTH, DirectRun, model_of
 from imaging import PROMPTS, assert_close, assert_same, shapes
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, text, vae
 from sgd.nodes.families import by_name
 

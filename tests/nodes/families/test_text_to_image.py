@@ -9,7 +9,7 @@ import torch
 from direct import model_of
 from imaging import reference
 from PIL import Image
-from sgd.nodes.initial import starter
+from sgd.nodes.library.starter_workflow import starter
 
 WORKFLOWS = Path(__file__).parents[3] / "workflows"
 PROMPT, NEGATIVE = "a red circle", "dark, blurred"

@@ -12,12 +12,12 @@ from diffusers import WanImageToVideoPipeline, WanPipeline
 from direct import DirectRun, model_of
 from peer import PROMPTS
 from safetensors.torch import load_file
-from sgd.graph.compile import check
-from sgd.graph.ir import Ref
-from sgd.graph.node import NodeError
-from sgd.graph.plan import Acquire, CallStep, LoopStep, Release
-from sgd.nodes.models.expert import expert
-from sgd.nodes.models.load import load
+from sgd.graph.compiler.compile import check
+from sgd.graph.compiler.ir import Ref
+from sgd.graph.compiler.plan import Acquire, CallStep, LoopStep, Release
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.nodes.model_expert import expert
+from sgd.nodes.models.nodes.model_load import load
 from tiny_wan_image import picture
 from wan_image import assert_same, generate, pipeline_of, reference
 
@@ -171,7 +171,7 @@ def test_an_image_of_another_size_is_found_by_the_check(tmp_path):
     picture().save(tmp_path / "first.png")
     file = tmp_path / "parity.yaml"
     file.write_text(IMAGE.replace("image: $picture, width: 64", "image: $picture, width: 32"))
-    from sgd.graph.literals import Given
+    from sgd.graph.language.literals import Given
 
     found = check(file, {"source": Given(str(folder), False, tmp_path), "prompt": Given("x", False, tmp_path)})
     messages = [d.message for d in found.errors]

@@ -9,7 +9,7 @@ import torch
 from diffusers import WanImageToVideoPipeline
 from direct import DirectRun, model_of
 from peer import PROMPTS
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import image_condition, latents
 from sgd.nodes.values import Frames
 from tiny_wan_image import picture
@@ -147,7 +147,7 @@ def test_shapes_on_the_meta_device_are_those_of_the_run(folders, models, kind):
     ],
 )
 def test_only_the_encoders_that_the_model_has_are_read(folders, kind, parts):
-    from sgd.nodes.models.load import load
+    from sgd.nodes.models.nodes.model_load import load
 
     known = load.node.describe(source=str(folders[kind]))
     assert set(image_condition.encode.node.reads(model=known)["model"]) == parts
@@ -177,7 +177,7 @@ def test_crop_keeps_the_middle(models):
     ],
 )
 def test_frames_the_model_does_not_take(folders, models, kind, last, message):
-    from sgd.nodes.models.load import load
+    from sgd.nodes.models.nodes.model_load import load
 
     image, made_of = frames_of(picture()), {"width": 32, "height": 32, "frames": 9}
     with pytest.raises(NodeError, match=message):
@@ -238,7 +238,7 @@ def test_several_frames_are_no_image(models):
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_image_encoder_stays_in_float32(folders, device):
     """As in diffusers' documentation of Wan, where the rest is bfloat16."""
-    from sgd.nodes.models.load import load
+    from sgd.nodes.models.nodes.model_load import load
 
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": device}
@@ -260,7 +260,7 @@ def test_low_precision_keeps_the_casts_of_the_pipeline(folders, kind, parts):
 @pytest.mark.parametrize(("kind", "needs"), [("clip", True), ("no-clip", True), ("ti2v", False)])
 def test_a_missing_image_is_found_before_anything_is_loaded(folders, kind, needs):
     from sgd.nodes import denoiser
-    from sgd.nodes.models.load import load
+    from sgd.nodes.models.nodes.model_load import load
 
     known = load.node.describe(source=str(folders[kind]))
     found = list(denoiser.predict.node.check(model=known, image=None))

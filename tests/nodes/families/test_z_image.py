@@ -6,7 +6,7 @@ import torch
 from diffusers import ZImagePipeline
 from direct import BOTH, DirectRun, model_of
 from imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
-from sgd.graph.node import NodeError
+from sgd.graph.contract.node import NodeError
 from sgd.nodes import latents, schedule, text, vae
 
 SCHEDULERS = {"fixed": {}, "dynamic": {"use_dynamic_shifting": True, "shift": 1.0}}

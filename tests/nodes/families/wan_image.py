@@ -11,9 +11,9 @@ from direct import BOTH, DirectRun, Result
 from peer import PROMPTS, SCHEDULERS
 from sgd.nodes import cfg, image_condition, latents, schedule, text, vae
 from sgd.nodes.cfg import GuiderState
-from sgd.nodes.models.expert import expert
-from sgd.nodes.pixels import from_bytes
+from sgd.nodes.models.nodes.model_expert import expert
 from sgd.nodes.schedule import SchedulerState
+from sgd.nodes.support.pixels import from_bytes
 from sgd.nodes.values import Frames
 
 

@@ -11,8 +11,8 @@ from ours import Pair
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
+from sgd.nodes.models.memory.views import view
 from sgd.nodes.models.model import Model
-from sgd.nodes.models.views import view
 from sgd.nodes.schedule import SchedulerState
 
 

@@ -10,10 +10,12 @@ import sys
 import pytest
 import torch
 from direct import DirectRun, generate, model_of
-from sgd.graph.node import NodeError
-from sgd.nodes.models import backends, kernels, packages, tuning
-from sgd.nodes.models.attention import Attention, attention, choose, chosen
-from sgd.nodes.models.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.attention import backends, kernels, packages, tuning
+from sgd.nodes.models.attention.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
+from sgd.nodes.models.attention.processors import choose, chosen
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.transforms.attention_transform import Attention
 
 GPU_ONLY = [name for name, backend in BACKENDS.items() if backend.capability is not None]
 FULL = {
@@ -119,7 +121,7 @@ def test_values_of_one_model_do_not_see_each_other(model, run):
 
 def test_the_default_of_the_process_is_put_back_after_an_error(wan_model):
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
-    from sgd.nodes.models.views import view
+    from sgd.nodes.models.memory.views import view
 
     before = Registry.get_active_backend()
     made = view(wan_model.component("transformer"))
@@ -325,7 +327,7 @@ def test_a_component_the_model_lacks():
     [problem] = list(attention.node.check(component="transformer", model=described))
     assert problem.code == "unsupported"
     assert list(attention.node.check(component="transformer_2", model=described)) == []
-    from sgd.nodes.models.expert import expert
+    from sgd.nodes.models.nodes.model_expert import expert
 
     below = expert.node.describe(model=described, component="transformer_2")
     assert list(attention.node.check(component="transformer", model=below)) == []
@@ -335,8 +337,9 @@ def test_a_component_the_model_lacks():
 
 def test_decided_without_torch():
     code = (
-        "import sys; from sgd.nodes.models.attention import attention as a; from sgd.nodes.models.lora import lora;"
-        "from sgd.nodes.models.compile import compile as c;"
+        "import sys; from sgd.nodes.models.nodes.model_attention import attention as a;"
+        "from sgd.nodes.models.nodes.model_lora import lora;"
+        "from sgd.nodes.models.nodes.model_compile import compile as c;"
         "m={'components': {'transformer': 'T'}, 'configs': {}};"
         "[list(a.node.check(backend=b, component='transformer', model=m)) for b in ('auto', 'cudnn', 'flash')];"
         "list(c.node.check(component='transformer', model=m)); list(lora.node.check(source='a/b')); a.node.notes();"
@@ -351,8 +354,8 @@ def test_notes_say_of_each_whether_it_works(monkeypatch):
     assert list(notes) == list(BACKENDS)
     assert notes["sdpa"].startswith("available")
     assert all(notes[name].startswith("not available: ") for name in GPU_ONLY)
-    from sgd.graph.show import details
-    from sgd.nodes.machine import doctor
+    from sgd.graph.cli.show import details
+    from sgd.nodes.library.machine_facts import doctor
 
     text = details(attention.node)
     assert "On this machine:" in text
@@ -493,7 +496,7 @@ def test_masks_of_other_families(monkeypatch, family, builder):
     import importlib
     from pathlib import Path
 
-    from sgd.nodes.models.views import entrance
+    from sgd.nodes.models.memory.views import entrance
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
     pipeline = getattr(importlib.import_module(family), builder)()

@@ -5,10 +5,11 @@ from itertools import pairwise
 import pytest
 import torch
 from direct import BOTH, DirectRun, model_of
-from sgd.graph.node import NodeError
-from sgd.nodes.models import compile as module
-from sgd.nodes.models.attention import attention
-from sgd.nodes.models.compile import compile, compiling
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.nodes import model_compile as module
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.transforms.compile_transform import compiling
 
 
 @pytest.fixture
@@ -162,8 +163,9 @@ def test_a_workflow(wan_folder, tmp_path, compiled):
 
 
 def test_with_measured_attention(model, run, compiled, monkeypatch):
-    from sgd.nodes.models import tuning
-    from sgd.nodes.models.attention import Attention, chosen
+    from sgd.nodes.models.attention import tuning
+    from sgd.nodes.models.attention.processors import chosen
+    from sgd.nodes.models.transforms.attention_transform import Attention
 
     monkeypatch.setattr(tuning, "_REMEMBERED", {})
     times = iter([2e-3, 1e-3])

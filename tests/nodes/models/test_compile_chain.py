@@ -12,11 +12,11 @@ from changed import adapters, difference
 from direct import DirectRun, sample
 from gate_pipelines import FAMILIES
 from ours import Pair, decisions
-from sgd.graph.node import Here
-from sgd.nodes.cache.dbcache import scm, taylorseer
-from sgd.nodes.models.attention import Attention
-from sgd.nodes.models.compile import compile
-from sgd.nodes.models.lora import lora
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.dbcache import scm, taylorseer
+from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.nodes.model_lora import lora
+from sgd.nodes.models.transforms.attention_transform import Attention
 
 pytest.importorskip("peft")
 HERE = Here("gate")

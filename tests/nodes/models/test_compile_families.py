@@ -11,9 +11,9 @@ from changed import adapters, difference
 from direct import DirectRun
 from gate_pipelines import FAMILIES
 from ours import Pair
-from sgd.nodes.models.attention import attention
-from sgd.nodes.models.compile import compile
-from sgd.nodes.models.lora import lora
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.nodes.model_lora import lora
 
 pytestmark = [pytest.mark.slow, pytest.mark.compiles, pytest.mark.timeout(600)]
 

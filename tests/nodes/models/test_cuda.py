@@ -5,9 +5,10 @@ import gc
 import pytest
 import torch
 from direct import BOTH, DirectRun
-from sgd.graph.node import DoesNotFit
-from sgd.nodes import planning, text
-from sgd.nodes.models.load import load
+from sgd.graph.contract.node import DoesNotFit
+from sgd.nodes import text
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.support import planning_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -70,7 +71,7 @@ def test_plan_and_reality_at_full_size(allocated):
     for each in (plan, run):
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-        with planning.runtime(each), planning.meter(each) as meter:
+        with planning_meter.runtime(each), planning_meter.meter(each) as meter:
             model = load(each, FULL)
             for part in ("tokenizer", "text_encoder"):
                 model.acquire(part, each)

@@ -8,10 +8,11 @@ import gc
 import pytest
 import torch
 from direct import DirectRun
-from sgd.nodes import latents, planning, vae
-from sgd.nodes.models import groups
-from sgd.nodes.models.load import load
-from sgd.nodes.models.offload import offload
+from sgd.nodes import latents, vae
+from sgd.nodes.models.memory import block_groups
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_offload import offload
+from sgd.nodes.support import planning_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -97,7 +98,7 @@ def test_a_call_that_fails_leaves_nothing_on_the_device(wan_folder, run, allocat
     view = value.component("transformer")
     value.release("transformer")
     assert {p.device.type for p in view.parameters()} == {"cpu"}
-    assert not list(groups.groups(view))
+    assert not list(block_groups.groups(view))
     del view
     gc.collect()
     assert allocated() == 0
@@ -142,10 +143,10 @@ def test_the_memory_is_what_the_plan_says(run, allocated, settings):
 @pytest.mark.slow
 def test_what_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypatch):
     """With the query of free memory answered for a small GPU; that the work really takes less is measured."""
-    from sgd.nodes import room
+    from sgd.nodes.support import device_memory
 
     run.options = {"weights": "dummy"}
-    monkeypatch.setattr(room, "free", lambda run: int(1.5e9))
+    monkeypatch.setattr(device_memory, "free", lambda run: int(1.5e9))
     model = load(run, FULL)
     model.acquire("transformer", run)
     assert "stays in the host's memory" in run.warnings[-1]
@@ -155,7 +156,7 @@ def test_what_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypatch):
     noise = latents.noise(model, width=832, height=480, frames=17)
     clip = type(noise)(noise.tensor.cuda(), noise.family, noise.size)
     peaks = []
-    with planning.runtime(run):
+    with planning_meter.runtime(run):
         for tiling in ("off", "auto"):
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

@@ -11,11 +11,12 @@ import pytest
 import sgd.nodes.models
 import torch
 from direct import BOTH, DirectRun
-from sgd.graph.node import NodeError
-from sgd.nodes import planning, text
-from sgd.nodes.models import dummy
-from sgd.nodes.models.load import load
-from sgd.nodes.models.tokenizers import stand_in
+from sgd.graph.contract.node import NodeError
+from sgd.nodes import text
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.repository import dummy
+from sgd.nodes.models.repository.tokenizers import stand_in
+from sgd.nodes.support import planning_meter
 
 CONFIGS = Path(sgd.nodes.models.__file__).parent / "configs"
 INDEX = json.loads((CONFIGS / "index.json").read_text())
@@ -199,7 +200,7 @@ def test_plans_read_no_weights(wan_folder, tmp_path, plan_run):
     for path in folder.rglob("*.safetensors"):
         path.write_bytes(b"")
     model = load(plan_run, str(folder))
-    with planning.runtime(plan_run):
+    with planning_meter.runtime(plan_run):
         for part in model.weights.repository.components:
             model.prefetch(part, plan_run)
             model.acquire(part, plan_run)

@@ -7,10 +7,10 @@ import pytest
 import sgd
 import torch
 from direct import DirectRun, generate, model_of
-from sgd.graph.node import NodeError
-from sgd.nodes.models import backends, encoders, packages
-from sgd.nodes.models.attention import attention
-from sgd.nodes.models.encoders import FLASH, EncoderAttention, chosen
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.attention import backends, encoder_attention, packages
+from sgd.nodes.models.attention.encoder_attention import FLASH, EncoderAttention, chosen
+from sgd.nodes.models.nodes.model_attention import attention
 
 UMT5 = {"components": {"text_encoder": "UMT5EncoderModel"}, "configs": {}, "source": "owner/name"}
 LLAMA = {
@@ -67,12 +67,12 @@ def test_the_table_is_that_of_transformers(name):
 def test_every_bundled_text_encoder_is_in_the_table():
     import json
 
-    from sgd.nodes.models import repository
+    from sgd.nodes.models.repository import repository
 
     folder = Path(repository.__file__).parent / "configs"
     indices = [json.loads(file.read_text()) for file in folder.glob("*/*/model_index.json")]
     assert indices
-    assert {index[role][1] for index in indices for role in encoders.ROLES if role in index} <= set(FLASH)
+    assert {index[role][1] for index in indices for role in encoder_attention.ROLES if role in index} <= set(FLASH)
 
 
 @pytest.mark.parametrize("backend", ["auto", "sdpa"])
@@ -103,11 +103,11 @@ def test_values_of_one_model_do_not_see_each_other(model, run):
 def test_text_encoders_of_other_families(monkeypatch, family, builder):
     import importlib
 
-    from sgd.nodes.models.views import view
+    from sgd.nodes.models.memory.views import view
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
     pipeline = getattr(importlib.import_module(family), builder)()
-    for role in encoders.ROLES:
+    for role in encoder_attention.ROLES:
         encoder = getattr(pipeline, role).eval()
         changed = view(encoder)
         before = chosen(encoder)
@@ -161,7 +161,7 @@ def test_a_component_the_model_lacks(model, run):
 
 
 def test_an_implementation_that_cannot_be_had(model):
-    from sgd.nodes.models.views import view
+    from sgd.nodes.models.memory.views import view
 
     model.acquire("text_encoder", DirectRun())
     for name in ("nonsense", "flash_attention_2"):
@@ -176,7 +176,7 @@ def test_decided_without_torch():
     import subprocess
 
     code = (
-        "import sys; from sgd.nodes.models.attention import attention as a;"
+        "import sys; from sgd.nodes.models.nodes.model_attention import attention as a;"
         "m={'components': {'text_encoder': 'LlamaModel'}, 'configs': {}};"
         "[list(a.node.check(backend=b, component='text_encoder', model=m)) for b in ('auto', 'cudnn', 'flash')];"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 from direct import DirectRun
-from sgd.graph.node import NodeError
-from sgd.nodes.models.load import load
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.nodes.model_load import load
 
 VAE = "vae/diffusion_pytorch_model.safetensors"
 

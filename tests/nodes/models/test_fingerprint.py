@@ -7,8 +7,8 @@ import hashlib
 import pytest
 import torch
 from safetensors.torch import save_file
-from sgd.graph.node import NodeError
-from sgd.nodes.models import fingerprint
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.repository import fingerprint
 
 
 def saved(path, seed=0, **more):

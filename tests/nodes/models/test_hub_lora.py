@@ -11,7 +11,7 @@ pytest.importorskip("peft")
 
 PROGRAM = """
 import json, sys
-from sgd.graph.node import NodeError, Run
+from sgd.graph.contract.node import NodeError, Run
 from sgd.nodes.models.load import load
 from sgd.nodes.models.lora import lora
 job, out = json.loads(sys.argv[1]), []

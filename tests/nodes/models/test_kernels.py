@@ -10,11 +10,12 @@ import pickle
 import pytest
 import torch
 from direct import DirectRun, generate, model_of
-from sgd.graph.node import NodeError
-from sgd.nodes.models import backend_table, backends, kernels, tuning
-from sgd.nodes.models.attention import Attention, choose, chosen
-from sgd.nodes.models.compile import Compile
-from sgd.nodes.models.views import view
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.attention import backend_table, backends, kernels, tuning
+from sgd.nodes.models.attention.processors import choose, chosen
+from sgd.nodes.models.memory.views import view
+from sgd.nodes.models.transforms.attention_transform import Attention
+from sgd.nodes.models.transforms.compile_transform import Compile
 
 STAND_IN, OFF = "_sgd_stand_in", "_sgd_off"
 

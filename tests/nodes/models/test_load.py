@@ -9,8 +9,8 @@ import weakref
 import pytest
 import torch
 from direct import DirectRun
-from sgd.graph.node import NodeError
-from sgd.nodes.models.load import load
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.nodes.model_load import load
 
 MODULES = ("transformer", "text_encoder", "vae")
 
@@ -229,7 +229,7 @@ def test_check_reports_an_unknown_pipeline(tmp_path):
 
 def test_torch_free(wan_folder):
     code = (
-        "import sys; from sgd.nodes.models.load import load; import sgd.nodes.planning;"
+        "import sys; from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.planning_meter;"
         f"assert load.node.describe(source={str(wan_folder)!r})['family'] == 'wan';"
         "assert list(load.node.check(source='owner/name')) == [];"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'accelerate', 'safetensors'} & set(sys.modules);"

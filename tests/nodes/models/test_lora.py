@@ -6,9 +6,9 @@ import pytest
 import torch
 from direct import DirectRun, generate, model_of
 from lora_files import adapters
-from sgd.graph.node import NodeError
-from sgd.nodes.models import lora as module
-from sgd.nodes.models.lora import lora
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.nodes import model_lora as module
+from sgd.nodes.models.nodes.model_lora import lora
 
 pytest.importorskip("peft")
 
@@ -93,8 +93,8 @@ def test_values_with_and_without_do_not_see_each_other(wan_folder, files, model,
 
 def test_with_a_kernel_that_diffusers_lacks(files, model, run, monkeypatch):
     """torch's own attention stands in for it."""
-    from sgd.nodes.models import kernels
-    from sgd.nodes.models.attention import Attention
+    from sgd.nodes.models.attention import kernels
+    from sgd.nodes.models.transforms.attention_transform import Attention
 
     def kernel(query, key, value, scale, causal):
         query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
@@ -236,7 +236,7 @@ def test_other_families(monkeypatch, tmp_path, run, family):
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
-    from sgd.nodes.models.views import view
+    from sgd.nodes.models.memory.views import view
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
     builder, targets = FAMILIES[family]
@@ -331,7 +331,7 @@ def test_a_workflow_with_two_values_of_one_model(wan_folder, file, files, tmp_pa
 
 def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file, files, monkeypatch):
     import sgd
-    from sgd.nodes.models import backends
+    from sgd.nodes.models.attention import backends
 
     monkeypatch.setattr(backends, "gpu", lambda: None)
     with pytest.raises(sgd.Problems) as error:
@@ -353,8 +353,8 @@ def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file
 
 def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
     from sgd.nodes import schedule
-    from sgd.nodes.cache.fill import Use
-    from sgd.nodes.cache.use import of_descriptions, of_model
+    from sgd.nodes.cache.calibration.filled_gate import Use
+    from sgd.nodes.cache.table_use import of_descriptions, of_model
 
     plan = schedule.make(model, steps=2)
 

@@ -11,14 +11,17 @@ import sgd
 import torch
 from direct import DirectRun, model_of
 from offloading import watching
-from sgd.graph.node import DoesNotFit, NodeError
-from sgd.graph.plan import Acquire
-from sgd.nodes import planning, room
-from sgd.nodes.models import groups
-from sgd.nodes.models.attention import Attention, attention
-from sgd.nodes.models.compile import Compile, compile
-from sgd.nodes.models.load import load
-from sgd.nodes.models.offload import Offload, offload
+from sgd.graph.compiler.plan import Acquire
+from sgd.graph.contract.node import DoesNotFit, NodeError
+from sgd.nodes.models.memory import block_groups
+from sgd.nodes.models.memory.offloading import Offload
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_offload import offload
+from sgd.nodes.models.transforms.attention_transform import Attention
+from sgd.nodes.models.transforms.compile_transform import Compile
+from sgd.nodes.support import device_memory, planning_meter
 
 FULL = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
 MODEL = {
@@ -69,7 +72,7 @@ def test_values_with_and_without_it_hold_weights_of_their_own(model, run):
     plain = predict(model)
     for value in (offloaded, leaves, model, offloaded):
         assert torch.equal(predict(value), plain)
-    assert not list(groups.groups(views[0])), "the component on the device got hooks"
+    assert not list(block_groups.groups(views[0])), "the component on the device got hooks"
     offloaded.release("transformer")
     assert torch.equal(predict(leaves), plain)
     assert torch.equal(predict(model), plain)
@@ -125,19 +128,19 @@ def test_compiled(model, run, region, monkeypatch):
     for one in (value, model):
         one.acquire("transformer", run)
     onloads = []
-    for _, group in groups.groups(value.component("transformer")):
+    for _, group in block_groups.groups(value.component("transformer")):
         monkeypatch.setattr(group, "onload_", lambda group=group, real=group.onload_: (onloads.append(group), real()))
     for _ in range(2):
         onloads.clear()
         assert torch.allclose(predict(value), predict(model), atol=1e-6)
-        assert len(onloads) == len(list(groups.groups(value.component("transformer"))))
+        assert len(onloads) == len(list(block_groups.groups(value.component("transformer"))))
     torch._dynamo.reset()
 
 
 def test_with_lora(model, run, tmp_path):
     pytest.importorskip("peft")
     from lora_files import adapters
-    from sgd.nodes.models.lora import lora
+    from sgd.nodes.models.nodes.model_lora import lora
 
     file = str(adapters(tmp_path, "one.safetensors", 1))
     adapted = lora(run, model, file)
@@ -186,9 +189,9 @@ def test_a_call_that_fails_leaves_nothing_behind(model, run):
     with pytest.raises(KeyboardInterrupt):
         predict(value)
     interrupted.remove()
-    assert list(groups.groups(view))
+    assert list(block_groups.groups(view))
     value.release("transformer")
-    assert not list(groups.groups(view)), "hooks are taken off"
+    assert not list(block_groups.groups(view)), "hooks are taken off"
     assert all(t.device.type == "cpu" for t in view.parameters())
     assert torch.equal(predict(other), plain)
     for one in (other, model):
@@ -255,7 +258,7 @@ def test_the_class_that_is_refused_would_be_wrong():
     clip = torch.randn(1, 3, 9, 16, 16)
     with torch.no_grad():
         expected = vae.eval().encode(clip).latent_dist.mode()
-        groups.attach(vae, "blocks", 1, "cpu")
+        block_groups.attach(vae, "blocks", 1, "cpu")
         made = vae.encode(clip).latent_dist.mode()
     assert made.shape != expected.shape or not torch.allclose(made, expected, atol=1e-3)
 
@@ -265,7 +268,7 @@ def test_the_class_that_is_refused_would_be_wrong():
 
 def live(run, *values):
     """Bytes that the transformers of values take on the device, as a plan counts them."""
-    with planning.meter(run) as meter:
+    with planning_meter.meter(run) as meter:
         for value in values:
             value.acquire("transformer", run)
         taken = meter.take()["live_bytes"]
@@ -300,7 +303,7 @@ def test_operations_on_offloaded_weights_are_counted_and_their_bytes_are_not(cud
     model = load(cuda, FULL)
     taken = []
     for value in (model, offload(cuda, model)):
-        with planning.runtime(cuda), planning.meter(cuda) as meter:
+        with planning_meter.runtime(cuda), planning_meter.meter(cuda) as meter:
             value.acquire("transformer", cuda)
             held = meter.take()["live_bytes"]
             value.component("transformer")(
@@ -336,14 +339,14 @@ def test_a_run_that_has_too_little_room_loads_to_the_host(wan_folder, monkeypatc
     """The run says it is on a GPU, and the query of its memory is answered for it. Nothing is called: there is none."""
     run = DirectRun()
     run.device = "cuda"
-    monkeypatch.setattr(room, "free", lambda run: 10_000)
+    monkeypatch.setattr(device_memory, "free", lambda run: 10_000)
     model = load(run, str(wan_folder), dtype="float32")
     other = attention(run, model, backend="sdpa")
     for value in (model, other):
         value.acquire("transformer", run)
         view = value.component("transformer")
         assert {p.device.type for p in view.parameters()} == {"cpu"}
-        assert {str(group.onload_device) for _, group in groups.groups(view)} == {"cuda"}
+        assert {str(group.onload_device) for _, group in block_groups.groups(view)} == {"cuda"}
     assert sum("stays in the host's memory" in w for w in run.warnings) == 1
     for value in (other, model):
         value.release("transformer")
@@ -355,12 +358,12 @@ def test_what_cannot_be_loaded_says_what_would_fit(wan_folder, monkeypatch):
     run = DirectRun()
     run.device = "cuda"
     model = load(run, str(wan_folder), dtype="float32", offload="off")
-    monkeypatch.setattr(room, "free", lambda run: 10_000)
+    monkeypatch.setattr(device_memory, "free", lambda run: 10_000)
 
     def out_of_memory(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("sgd.nodes.models.reading.read", out_of_memory)
+    monkeypatch.setattr("sgd.nodes.models.repository.reading.read", out_of_memory)
     with pytest.raises(
         DoesNotFit, match=r"transformer of .* needs 0\.0 GB and does not fit on the device: 0\.0 GB"
     ) as error:

@@ -8,8 +8,8 @@ from typing import ClassVar
 import pytest
 import torch
 from direct import DirectRun, model_of
-from sgd.graph.node import NodeError
-from sgd.nodes.models.views import entrance, misplaced, view
+from sgd.graph.contract.node import NodeError
+from sgd.nodes.models.memory.views import entrance, misplaced, view
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def test_other_components_are_the_same(model, run):
 
 def test_a_component_by_another_name_has_its_own_transforms(tmp_path, run):
     import tiny
-    from sgd.nodes.models.expert import expert
+    from sgd.nodes.models.nodes.model_expert import expert
 
     experts = model_of(tiny.save("wan", tmp_path / "two", experts=2, boundary_ratio=0.9), "scheduler")
     below = expert(experts, "transformer_2")
@@ -121,7 +121,7 @@ def test_equal_transforms_are_applied_once(model, run, counted):
 
 
 def test_transforms_add_up_in_order(model, run):
-    from sgd.nodes.models.attention import Attention
+    from sgd.nodes.models.transforms.attention_transform import Attention
 
     value = model.transformed(Attention("transformer", ("_native_math",)))
     with pytest.raises(NodeError, match="already went through"):

@@ -1,0 +1,86 @@
+"""What commands share: values from the command line, node libraries, and messages on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..compiler.compile import Checked, check
+from ..contract.constants import INTERRUPTED, WRONG
+from ..contract.diagnostics import render
+from ..contract.node import NodeError
+from ..language.literals import Given
+from ..language.registry import Library, LibraryError, installed
+
+if TYPE_CHECKING:
+    from ..runtime.run import Result
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def wrong(message: str, help: str | None = None) -> int:
+    say(f"error: {message}" + (f"\n = help: {help}" if help else ""))
+    return WRONG
+
+
+def load_library(arguments: Namespace) -> Library:
+    """The installed node types and those of `--library` files."""
+    library = installed(tuple(Path(f) for f in arguments.library))
+    for warning in library.warnings:
+        say(f"warning: {warning}")
+    return library
+
+
+def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
+    """`name=value` pairs.
+
+    Raises:
+        NodeError: For a pair without `=`, or a name given twice.
+    """
+    found: dict[str, Given] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise NodeError(f"{pair!r} is not {what}", help=f"write {what}")
+        if name in found:
+            raise NodeError(f"{name} is given twice")
+        found[name] = Given(value, True, Path.cwd())
+    return found
+
+
+def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | int:
+    """Check the workflow of a command with its values; diagnostics go to stderr."""
+    try:
+        library = load_library(arguments)
+        inputs = given(arguments.values, "name=value")
+        settings = given(arguments.set, "--set path=value")
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), getattr(error, "help", None))
+    result = check(arguments.file, inputs, settings, library, complete)
+    if result.diagnostics:
+        say(render(result.diagnostics, result.sources))
+    return WRONG if result.errors else (result, library)
+
+
+def options(arguments: Namespace, device: str) -> dict[str, Any]:
+    return {"weights": arguments.weights, "trust_remote_code": arguments.trust_remote_code, "device": device}
+
+
+def interrupted(done: Result) -> int:
+    """The exit code of a run that was interrupted. If it does not stop, this does not return."""
+    if done.stuck:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    return INTERRUPTED
+
+
+def hook(library: Library, name: str) -> list[Any]:
+    """What the installed libraries define under a name."""
+    return [getattr(m, name) for m in library.modules.values() if hasattr(m, name)]

@@ -1,0 +1,38 @@
+"""`sgd diff`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from ...compiler.compile import check
+from ...contract.constants import DONE, WRONG
+from ...contract.diagnostics import render
+from ...language.registry import LibraryError
+
+if TYPE_CHECKING:
+    pass
+from ..command_line import load_library, say, wrong
+
+
+def command(arguments: Namespace) -> int:
+    """`sgd diff`."""
+    from ..difference import difference, text
+
+    try:
+        library = load_library(arguments)
+    except LibraryError as error:
+        return wrong(str(error))
+    results = [check(file, library=library, fold_inputs=False) for file in (arguments.before, arguments.after)]
+    for result in results:
+        if result.errors:
+            say(render(result.errors, result.sources))
+    before, after = (result.graph for result in results)
+    if before is None or after is None:
+        return WRONG
+    found = difference(before, after)
+    shown = json.dumps(found, indent=1) if arguments.json else text(found)
+    if shown:
+        print(shown)
+    return DONE

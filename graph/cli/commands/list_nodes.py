@@ -1,0 +1,35 @@
+"""`sgd nodes`."""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from ...contract.constants import DONE
+from ...contract.suggestions import did_you_mean
+from ...language.registry import LibraryError
+
+if TYPE_CHECKING:
+    pass
+from ..command_line import load_library, wrong
+
+
+def command(arguments: Namespace) -> int:
+    """`sgd nodes`."""
+    from ..show import as_json, details, listing
+
+    try:
+        library = load_library(arguments)
+    except LibraryError as error:
+        return wrong(str(error))
+    if arguments.name is None:
+        types = [as_json(library.nodes[n]) for n in sorted(library.nodes)]
+        print(json.dumps(types, indent=1) if arguments.json else listing(library))
+        return DONE
+    type = library.nodes.get(arguments.name)
+    if type is None:
+        help = did_you_mean(arguments.name, library.nodes) or "`sgd nodes` lists what is installed"
+        return wrong(f"no node type `{arguments.name}`", help)
+    print(json.dumps(as_json(type), indent=1) if arguments.json else details(type))
+    return DONE

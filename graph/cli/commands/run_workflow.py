@@ -1,0 +1,111 @@
+"""`sgd exec`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.compile import plan_of
+from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
+from ...contract.node import NodeError
+from ..command_line import checked, interrupted, options, say, wrong
+
+if TYPE_CHECKING:
+    from ...compiler.plan import Plan
+
+
+def command(arguments: Namespace) -> int:
+    """`sgd exec`."""
+    from ...contract.device import choose
+    from ...runtime.observers.progress import Progress
+    from ...runtime.record import Clock
+    from ...runtime.run import does_not_fit, run
+    from ..run_table import run_table
+    from ..tables import each
+
+    if arguments.out == "":
+        return wrong("--out is empty", "name a folder, or leave --out away")
+    clock = Clock(process_start())
+    clock.import_seconds = time.time() - clock.started
+    began = time.time()
+    found = checked(arguments, complete=True)
+    if isinstance(found, int):
+        return found
+    result, library = found
+    plan = plan_of(result, library)
+    clock.compile_seconds = time.time() - began
+    began = time.time()
+    try:
+        device = choose(arguments.device, plan.libraries)
+        clock.import_seconds += time.time() - began
+        progress = [] if arguments.quiet else [Progress()]
+        with redirect_stdout(sys.stderr):  # what nodes print is no part of the result
+            done = run(
+                plan,
+                out=arguments.out,
+                device=device,
+                options=options(arguments, device),
+                overwrite=arguments.overwrite,
+                observers=progress,
+                clock=clock,
+            )
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    if arguments.json:
+        print(json.dumps(done.record, indent=1))
+    elif not arguments.quiet and done.status == "done":
+        print(run_table(done.record))
+        for tell in (getattr(module, "report", None) for module in plan.libraries):
+            text = tell(done.record) if tell is not None else ""
+            if text:
+                print(f"\n{text}\n")
+        for name, value in done.record["outputs"].items():
+            for path in each(value):
+                print(f"{name}: {done.folder / path if isinstance(path, str) else path}")
+        print(f"record: {done.folder / 'run.json'}")
+    if done.status == "interrupted":
+        kept = ", ".join(str(p) for p in done.written) or "no output yet"
+        say(f"interrupted; kept: {kept}; record: {done.folder / 'run.json'}")
+        replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
+        say(f"run the same command again{replace} to start over")
+        return interrupted(done)
+    if done.status == "failed":
+        say(f"error: {str(done.error) or type(done.error).__name__}")
+        if done.written:
+            say("kept: " + ", ".join(str(p) for p in done.written))
+        if does_not_fit(done.error):
+            say(" = help: a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much")
+            for line in lighter(plan, options(arguments, device), device):
+                say(f" = help: {line}")
+            return DOES_NOT_FIT
+        return FAILED
+    return DONE
+
+
+def lighter(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
+    """What would make a run fit that did not, from a plan of it; nothing where it cannot be planned."""
+    from ...contract.device import memory_bytes
+    from ...runtime.estimate import estimate
+
+    try:
+        found = estimate(plan, options=options, device=device, memory_bytes=memory_bytes(device))
+        return list(found["help"])
+    except Exception:
+        return []  # the failure itself was reported
+
+
+def process_start() -> float:
+    """When this process started, seconds since the epoch; now, where the system does not tell."""
+    try:
+        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return time.time()

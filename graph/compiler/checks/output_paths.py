@@ -1,0 +1,114 @@
+"""files: whether every effect has a file of its own to write, inside the run's folder, as far as names are known."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from typing import Any
+
+from ...contract.diagnostics import Diagnostic, Related
+from ..ir import BROKEN, Arg, Call, Const, Format, Graph, Index, Loop, Ref, Source, Var, leaves
+from ..passes.fold import format_text
+
+
+def files(graph: Graph) -> Iterator[Diagnostic]:
+    """Paths outside the run's folder, paths that do not change from turn to turn, one path for two effects."""
+    written: dict[str, tuple[Call, Arg]] = {}
+    for item, around in graph.walk():
+        if not isinstance(item, Call) or not item.type.effect:
+            continue
+        for name, parameter in item.type.inputs.items():
+            if parameter.path != "write":
+                continue
+            arg = item.args.get(name) or Arg(Const(parameter.default), item.span)
+            if arg.source is BROKEN or (isinstance(arg.source, Const) and not isinstance(arg.source.value, str)):
+                arg = arg if arg.source is BROKEN else Arg(Const(_text(arg.source)), arg.span)
+            if arg.source in (BROKEN, Const(None)):
+                continue
+            what = f"`{name}` of {item.type.name}"
+            if (reason := _impossible(arg.source)) is not None:
+                yield Diagnostic("bad-value", f"{what}: {reason}", arg.span)
+            elif _outside(arg.source):
+                help = "it is relative to the run's folder, which --out chooses"
+                yield Diagnostic("bad-value", f"{what} lies outside the run's folder", arg.span, help=help)
+            elif around:
+                yield from _turns(what, arg, around)
+            elif isinstance(arg.source, Const):
+                path = posixpath.normpath(str(arg.source.value))
+                first, before = written.setdefault(path, (item, arg))
+                if first is not item:
+                    related = (Related(f"`{first.id}` writes it here", before.span),) if before.span else ()
+                    message = f"`{first.id}` and `{item.id}` would both write {path}"
+                    yield Diagnostic("bad-value", message, arg.span, related=related, help="give each its own path")
+
+
+def _text(source: Source) -> Any:
+    return str(source.value) if isinstance(source, Const) and source.value is not None else None
+
+
+def _impossible(source: Source) -> str | None:
+    """Why no file can have this name, None if one can."""
+    text = str(source.value) if isinstance(source, Const) else ""
+    if "\0" in text:
+        return "a file name has no NUL character"
+    longest = max((len(part.encode(errors="replace")) for part in text.split("/")), default=0)
+    return f"a file name is at most 255 bytes long, and this one {longest}" if longest > 255 else None
+
+
+def _outside(source: Source) -> bool:
+    """Whether a path leaves the folder it is relative to, whatever is interpolated in it."""
+    if isinstance(source, Const):
+        path = str(source.value)
+    elif isinstance(source, Format):
+        path = "".join(part if isinstance(part, str) else "x" for part in source.parts)
+    else:
+        return False
+    path = posixpath.normpath(path)
+    return path in (".", "..") or path.startswith(("/", "../"))
+
+
+def _turns(what: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic]:
+    help = "put ${index} or a loop variable into it"
+    unchanged = _unchanged(arg.source, around)
+    if unchanged is not None:
+        yield Diagnostic("bad-value", f"{what} is the same in every turn of loop `{unchanged}`", arg.span, help=help)
+        return
+    names: dict[str, int] = {}
+    for turn, name in enumerate(_names(arg.source, around)):
+        if name in names:
+            message = f"{what} is {name} in turn {names[name]} and again in turn {turn} of loop `{around[-1].id}`"
+            yield Diagnostic("bad-value", message, arg.span, help="put ${index} into it")
+            return
+        names[name] = turn
+
+
+def _unchanged(source: Source, around: tuple[Loop, ...]) -> str | None:
+    """The innermost loop whose turns a path does not tell apart, None if it tells all apart or that is not known."""
+    found = list(leaves(source))
+    if any(isinstance(leaf, Ref) and any(leaf.node.startswith(f"{loop.id}.") for loop in around) for leaf in found):
+        return None
+    # Every loop around must be told apart, or the outer one overwrites what the inner one wrote.
+    varied = {leaf.loop for leaf in found if isinstance(leaf, Var | Index)}
+    return next((loop.id for loop in reversed(around) if loop.id not in varied), None)
+
+
+def _names(source: Source, around: tuple[Loop, ...]) -> list[str]:
+    """The paths of all turns of a loop over lists in the file; empty where they are not known."""
+    loop = around[-1]
+    consts = {n: a.source.value for n, a in loop.over.items() if isinstance(a.source, Const)}
+    lists = {n: value for n, value in consts.items() if isinstance(value, list)}
+    read = [leaf for leaf in leaves(source) if not isinstance(leaf, Const)]
+    known = all(isinstance(x, Index) or (isinstance(x, Var) and x.name in lists) for x in read)
+    if len(around) > 1 or not known or not lists:
+        return []
+
+    def value(leaf: Source, turn: int) -> Any:
+        if isinstance(leaf, Var):
+            return lists[leaf.name][turn]
+        return leaf.value if isinstance(leaf, Const) else turn
+
+    turns = range(min(map(len, lists.values())))
+    if isinstance(source, Format):
+        texts = [[p if isinstance(p, str) else value(p, turn) for p in source.parts] for turn in turns]
+        return [posixpath.normpath(format_text(source, text)) for text in texts]
+    return [posixpath.normpath(str(value(source, turn))) for turn in turns] if isinstance(source, Var) else []

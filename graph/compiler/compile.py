@@ -1,0 +1,287 @@
+"""From a workflow file to a plan: every pass in order, every diagnostic on the way."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ..contract.diagnostics import Diagnostic, Problems
+from ..contract.source_spans import Source
+from ..contract.suggestions import did_you_mean
+from ..contract.workflow_folders import bundled_workflows
+from ..language.document import Document
+from ..language.literals import Given, normalise
+from ..language.registry import Library, installed
+from .checks.descriptions import facts
+from .checks.edge_types import types
+from .checks.literal_values import values
+from .checks.output_paths import files as written_files
+from .checks.structure import structure
+from .checks.unused_nodes import unused
+from .frontend.declarations import problem_with
+from .frontend.expand import Files, expand
+from .frontend.references import Resolver
+from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
+from .passes.fold import fold
+from .passes.hoist import hoist
+from .passes.lifetimes import lifetimes
+from .passes.merge import merge
+from .passes.order import order
+from .passes.parts import components, parts
+from .passes.prune import prune
+from .plan import Plan
+
+
+@dataclass
+class Checked:
+    """What checking a file found.
+
+    Attributes:
+        diagnostics: Errors and warnings, in file order.
+        sources: Texts by name, for code frames.
+        graph: The resolved graph with inputs folded in, None if there were errors.
+        known: What node types said of outputs before anything runs.
+        values: Values of inputs, given or default.
+        settings: Values of parameters that were set by path, read as their types.
+    """
+
+    diagnostics: list[Diagnostic] = field(default_factory=list)
+    sources: dict[str, Source] = field(default_factory=dict)
+    graph: Graph | None = None
+    known: Mapping[Ref, Any] = field(default_factory=dict)
+    document: Document | None = None
+    values: Mapping[str, Const] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> list[Diagnostic]:
+        return [d for d in self.diagnostics if d.severity == "error"]
+
+    @property
+    def warnings(self) -> list[Diagnostic]:
+        return [d for d in self.diagnostics if d.severity == "warning"]
+
+
+def find(file: str | Path) -> tuple[Path, str]:
+    """The path of a workflow file or of a bundled workflow's name, and how to show it.
+
+    Raises:
+        Problems: If there is neither.
+    """
+    path = Path(file)
+    try:
+        if path.is_file():
+            return path, str(file)
+    except OSError as error:
+        message = f"cannot read {str(file)[:200]}: {error.strerror}"
+        raise Problems([Diagnostic("composite-not-found", message)]) from None
+    folder = bundled_workflows()
+    name = str(file)
+    if "/" not in name and (folder / f"{name}.yaml").is_file():
+        path = folder / f"{name}.yaml"
+        # Diagnostics show a path that can be opened, the short one below the current folder.
+        here = Path.cwd()
+        return path, str(path.relative_to(here) if path.is_relative_to(here) else path)
+    bundled = sorted(p.stem for p in folder.glob("*.yaml"))
+    what = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
+    help = did_you_mean(name, bundled) or "bundled workflows: " + ", ".join(bundled)
+    raise Problems([Diagnostic("composite-not-found", f"{file} {what}", None, help=help)])
+
+
+def check(
+    file: str | Path,
+    inputs: Mapping[str, Given] | None = None,
+    settings: Mapping[str, Given] | None = None,
+    library: Library | None = None,
+    complete: bool = False,
+    fold_inputs: bool = True,
+) -> Checked:
+    """Find every problem of a workflow file.
+
+    Args:
+        file: A path, or the name of a bundled workflow.
+        inputs: Values of inputs.
+        settings: Values of parameters by path.
+        library: Node types; the installed ones if not given.
+        complete: Report inputs that have neither a value nor a default.
+        fold_inputs: Put values of inputs into the resulting graph; without, it reads as the file is written.
+    """
+    result = Checked()
+    library = library or installed()
+    files = Files()
+    result.sources = files.sources
+    try:
+        path, name = find(file)
+        document = files.open(path, name)
+        written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
+        if not fold_inputs:
+            result.graph = written
+    except Problems as problems:
+        result.diagnostics += files.problems + problems.diagnostics
+    result.diagnostics = _sorted(result.diagnostics, list(result.sources))
+    if result.errors:
+        result.graph = None
+    return result
+
+
+def _check(
+    document: Document,
+    files: Files,
+    library: Library,
+    inputs: Mapping[str, Given],
+    settings: Mapping[str, Given],
+    complete: bool,
+    result: Checked,
+) -> Graph:
+    """Fill in `result`; return the graph as the file is written."""
+    result.document = document
+    instance = expand(document, files)
+    resolver = Resolver(library, settings)
+    declared = resolver.declared(document)
+    found = result.diagnostics
+    result.values = _inputs(declared, inputs, found, complete)
+    null = {name for name, value in result.values.items() if value.value is None}
+    graph = resolver.resolve(instance, declared, null)
+    result.settings = {n: given.value for n, given in settings.items()} | resolver.settings
+    found += files.problems + resolver.problems
+    found += structure(graph)
+    if any(d.code == "cycle" for d in found):
+        return graph
+    found += types(graph)
+    folded = fold(graph, result.values)
+    found += values(folded, {d.span for d in found if d.code == "type-mismatch"})
+    found += written_files(folded)
+    if not any(d.code in ("type-mismatch", "yield-mismatch") for d in found):
+        problems, result.known = facts(folded)
+        found += problems
+    if result.errors:
+        return graph
+    verify(folded, "fold")
+    found += unused(folded)
+    found += _never_read(graph)
+    result.graph = folded
+    return graph
+
+
+def _never_read(graph: Graph) -> Iterable[Diagnostic]:
+    read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
+    read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
+    for name, declared in graph.inputs.items():
+        if name not in read:
+            message = f"input `{name}` is not used"
+            yield Diagnostic("unused-node", message, declared.span, severity="warning")
+
+
+def _inputs(
+    inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
+) -> dict[str, Const]:
+    """Values of inputs: what was given, else the default."""
+    result: dict[str, Const] = {}
+    for name, value in given.items():
+        declared = inputs.get(name)
+        if declared is None:
+            help = did_you_mean(name, inputs) or "inputs: " + (", ".join(inputs) or "none")
+            found.append(Diagnostic("unknown-input", f"this workflow has no input `{name}`", None, help=help))
+            continue
+        read = value.read(declared.type)
+        problem = problem_with(declared, read)
+        if problem is not None:
+            span = declared.span
+            found.append(Diagnostic("bad-value", f"input `{name}`: {problem}", span, help=declared.about or None))
+        else:
+            result[name] = Const(normalise(declared.type, read), value.base)
+    for name, declared in inputs.items():
+        if name in given:
+            continue
+        if declared.default is not None:
+            result[name] = declared.default
+        elif complete:
+            what = f": {declared.about}" if declared.about else ""
+            message = f"input `{name}` ({declared.type}) has no default and was not given{what}"
+            help = (
+                f"give {name}=…"
+                if not declared.type.is_port
+                else "this file is a part for other workflows: use it in one"
+            )
+            found.append(Diagnostic("missing-input", message.rstrip("."), declared.span, help=help))
+    return result
+
+
+def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
+    """Each once: first what has no place, then the workflow from top to bottom, then the files it uses."""
+    order = {file: number for number, file in enumerate(files)}
+
+    def key(d: Diagnostic) -> tuple[int, int, int]:
+        return (order.get(d.span.file, len(files)), d.span.line, d.span.column) if d.span else (-1, 0, 0)
+
+    return sorted(dict.fromkeys(diagnostics), key=key)
+
+
+def compile_graph(
+    graph: Graph, known: Mapping[Ref, Any] | None = None, roots: Collection[str] = ()
+) -> tuple[Graph, Mapping[str, set[tuple[Ref, str]]]]:
+    """Run the passes that follow the check, verifying the graph after each. `roots`: see `prune`."""
+    known = known or {}
+    graph = replace(graph, constraints=())
+    graph = verify(prune(graph, roots), "prune")
+    graph = verify(parts(graph, known), "parts")
+    graph = verify(hoist(graph), "hoist")
+    graph = verify(merge(graph), "merge")
+    needs = components(graph, known)
+    return verify(order(graph, needs), "order", ordered=True), needs
+
+
+def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> Plan:
+    """The plan of a file that was checked without errors.
+
+    Args:
+        checked: What checking it found.
+        library: Node types.
+        roots: Paths of calls: only these run, and what they need. None for the whole file.
+    """
+    graph, document = checked.graph, checked.document
+    assert graph is not None
+    assert document is not None
+    compiled, needs = compile_graph(graph, checked.known, roots)
+    names = {item.id: _kind(item) for item, _ in graph.walk()} | {p: n for p, n, _ in graph.composites}
+    return Plan(
+        name=graph.name,
+        steps=lifetimes(compiled, needs),
+        outputs=compiled.outputs,
+        names=names,
+        inputs={n: c.value for n, c in checked.values.items()},
+        settings=checked.settings,
+        libraries=tuple(library.libraries_of({c.type.name for c in compiled.calls()})),
+        file=document.path,
+        sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
+        warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),
+        declared=graph.inputs,
+    )
+
+
+def _kind(item: Item) -> str:
+    return "loop" if isinstance(item, Loop) else item.type.name
+
+
+def compile(
+    file: str | Path,
+    inputs: Mapping[str, Any] | None = None,
+    set: Mapping[str, Any] | None = None,
+    library: Library | None = None,
+) -> Plan:
+    """Compile a workflow file with Python values for its inputs and parameters.
+
+    Raises:
+        Problems: With every diagnostic, if the file or a value is wrong.
+    """
+    library = library or installed()
+    here = Path.cwd()
+    given = {n: Given(v, False, here) for n, v in (inputs or {}).items()}
+    settings = {n: Given(v, False, here) for n, v in (set or {}).items()}
+    checked = check(file, given, settings, library, complete=True)
+    if checked.errors:
+        raise Problems(checked.diagnostics)
+    return plan_of(checked, library)

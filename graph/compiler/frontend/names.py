@@ -1,0 +1,159 @@
+"""names: what a name or a literal in a file stands for, given the scope it is written in.
+
+Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
+file. A name that cannot be resolved is reported and stands as `BROKEN`, so that everything else can still be
+checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ...contract.diagnostics import Diagnostic, Related
+from ...contract.source_spans import Span
+from ...contract.suggestions import did_you_mean
+from ...contract.yaml_reader import Value
+from ...language.document import NAME, LoopPart
+from ...language.literals import split
+from ..ir import BROKEN, Arg, Const, Format, Index, Items, Ref, Source
+from .expand import Instance
+
+# Looking for similar names takes time, and after so many mistakes nobody reads on.
+MAX_HINTS = 100
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """A node, loop or composite in scope: its path, its output ports (None: unknown), where it is named."""
+
+    path: str
+    ports: tuple[str, ...] | None
+    span: Span
+    what: str
+
+
+class Scope:
+    """Names visible at one level of one file."""
+
+    def __init__(self, outer: Scope | None, loop: str | None = None) -> None:
+        self.outer, self.loop = outer, loop
+        self.names: dict[str, tuple[Source | Outlet, Span]] = {}
+
+    def find(self, name: str) -> tuple[Source | Outlet, Span] | None:
+        return self.names.get(name) or (self.outer.find(name) if self.outer else None)
+
+    def all(self) -> Iterator[str]:
+        yield from self.names
+        if self.outer:
+            yield from self.outer.all()
+
+    def innermost_loop(self) -> str | None:
+        return self.loop or (self.outer.innermost_loop() if self.outer else None)
+
+
+class Names:
+    """Turns values of a file into sources; `problems` collects what is wrong."""
+
+    def __init__(self) -> None:
+        self.problems: list[Diagnostic] = []
+        self.hints = 0
+
+    def report(self, code: str, message: str, span: Span | None, **more: Any) -> None:
+        self.problems.append(Diagnostic(code, message, span, **more))
+
+    def arg(self, value: Value, scope: Scope, instance: Instance) -> Arg:
+        text = value.data if isinstance(value.data, str) else ""
+        return Arg(self.source(value, scope, instance), value.span, text)
+
+    def source(self, value: Value, scope: Scope, instance: Instance) -> Source:
+        """What a value in the file stands for."""
+        folder = instance.document.folder
+        if isinstance(value.data, list):
+            items = tuple(self.source(v, scope, instance) for v in value.data)
+            if all(isinstance(i, Const) and i is not BROKEN for i in items):
+                return Const([i.value for i in items], folder)  # type: ignore[union-attr]
+            return Items(items, tuple(v.span for v in value.data))
+        if not isinstance(value.data, str):
+            return Const(value.plain(), folder)
+        try:
+            parts = split(value.data)
+        except ValueError as error:
+            self.report("bad-value", str(error), value.span)
+            return BROKEN
+        if isinstance(parts, str):
+            return Const(parts, folder)
+        if isinstance(parts, tuple):
+            return self.reference(parts[0], parts[1], value.span, scope, instance)
+        found = tuple(p if isinstance(p, str) else self.interpolated(p[0], value.span, scope, instance) for p in parts)
+        return BROKEN if BROKEN in found else Format(found, base=folder)
+
+    def reference(self, name: str, port: str | None, span: Span, scope: Scope, instance: Instance) -> Source:
+        found = scope.find(name)
+        if found is None:
+            help = self.hint(name, scope, instance)
+            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
+            return BROKEN
+        what, where = found
+        if not isinstance(what, Outlet):
+            if port is not None:
+                related = (Related("declared here", where),)
+                self.report("unknown-reference", f"`{name}` has no ports: write `${name}`", span, related=related)
+                return BROKEN
+            return what
+        if what.ports is None:
+            return BROKEN
+        if not what.ports:
+            help = "add a `yield` to it" if what.what == "loop" else None
+            related = (Related(what.what, what.span),)
+            self.report("unknown-reference", f"`{name}` has no outputs", span, related=related, help=help)
+            return BROKEN
+        if port is not None and port not in what.ports:
+            related = (Related(what.what, what.span),)
+            help = did_you_mean(port, what.ports, f"`${name}.{{}}`") or "outputs: " + ", ".join(
+                f"`{p}`" for p in what.ports
+            )
+            self.report("unknown-reference", f"`{name}` has no output `{port}`", span, related=related, help=help)
+            return BROKEN
+        return Ref(what.path, port or what.ports[0])
+
+    def hint(self, name: str, scope: Scope, instance: Instance, quote: str = "`${}`") -> str | None:
+        self.hints += 1
+        if self.hints > MAX_HINTS:
+            return None
+        for entry in instance.document.entries.values():
+            if not isinstance(entry.part, LoopPart):
+                continue
+            if name in entry.body:
+                yields = entry.part.yield_.data if entry.part.yield_ is not None else {}
+                found = next((y for y, value in yields.items() if value.data == f"${name}"), None)
+                do = f"read `${entry.name}.{found or name}`" if found else f"yield it, and read `${entry.name}.{name}`"
+                return f"`{name}` is inside loop `{entry.name}`: {do}"
+            if name in entry.part.for_.data:
+                return f"`{name}` is a variable of loop `{entry.name}`, and seen only inside it"
+        return did_you_mean(name, scope.all(), quote)
+
+    def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:
+        if name == "name":
+            return Const(instance.document.name)
+        if name == "index":
+            loop = scope.innermost_loop()
+            if loop is None:
+                self.report("unknown-reference", "${index} is the number of a loop's turn; there is no loop here", span)
+                return BROKEN
+            return Index(loop)
+        whole, _, port = name.partition(".")
+        found = scope.find(whole)
+        if found is None or (port and not isinstance(found[0], Outlet | Ref)):
+            help = self.hint(name, scope, instance, "`${{{}}}`")
+            if not NAME.fullmatch(name):
+                help = "${…} takes the name of an input, or of a loop variable; $$ is a dollar sign"
+            self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
+            return BROKEN
+        if isinstance(found[0], Outlet | Ref):
+            related = (Related("a node's output", found[1]),)
+            message = f"`{name}` is a node's output and cannot be interpolated"
+            help = f"a value that is exactly ${name} is an edge; only plain values go into longer strings"
+            self.report("bad-value", message, span, related=related, help=help)
+            return BROKEN
+        return found[0]

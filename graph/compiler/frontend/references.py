@@ -1,0 +1,356 @@
+"""resolve: names become edges. A tree of instances becomes one graph in which every source is known.
+
+Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
+file; a composite's file sees its own inputs and nodes only. A name that cannot be resolved is reported and
+stands as `BROKEN`, so that everything else can still be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from typing import Any
+
+from ...contract.diagnostics import Related
+from ...contract.ports import Type, misfit
+from ...contract.source_spans import Span
+from ...contract.suggestions import did_you_mean
+from ...contract.yaml_reader import Value
+from ...language.document import Document, Entry, LoopPart, NodePart, kind_of
+from ...language.literals import REFERENCE, Given, normalise, split
+from ...language.registry import Library
+from ..ir import (
+    BROKEN,
+    Arg,
+    Call,
+    Const,
+    Constraint,
+    Declared,
+    Format,
+    Graph,
+    Input,
+    Item,
+    Loop,
+    Ref,
+    Source,
+    Var,
+    rewrite,
+)
+from .declarations import declare
+from .expand import Instance
+from .names import Names, Outlet, Scope
+
+
+class Resolver(Names):
+    """Resolves one workflow; `problems` collects what is wrong."""
+
+    def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
+        super().__init__()
+        self.library = library
+        self.given = given
+        self.used: set[str] = set()
+        self.settable: dict[str, None] = {}
+        self.aliases: dict[tuple[str, str], Arg] = {}
+        self.constraints: list[Constraint] = []
+        self.composites: list[tuple[str, str, Span]] = []
+        self.settings: dict[str, Any] = {}
+        self.null: Set[str] = frozenset()
+
+    def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
+        """The graph of a workflow; its inputs stay inputs.
+
+        Args:
+            root: The workflow.
+            inputs: What `declared` found in its document.
+            null: The inputs whose value is null: a composite they are passed on to takes its own default.
+        """
+        document = root.document
+        self.null = null
+        scope = Scope(None)
+        for name in document.inputs:
+            source: Source = Input(name) if name in inputs else BROKEN
+            scope.names[name] = (source, document.inputs[name][0])
+        items, outputs = self.file(root, scope, "")
+        for path, given in self.given.items():
+            if path not in self.used:
+                self.unknown_setting(path, given, items)
+        graph = Graph(
+            items, outputs, inputs, tuple(self.constraints), document.name, tuple(self.composites), self.exposed()
+        )
+        return rewrite(graph, self.through_aliases)
+
+    def declared(self, document: Document) -> dict[str, Declared]:
+        found = {
+            name: declare(name, key, part, self.library.ports, document.folder, self.problems.append)
+            for name, (key, part) in document.inputs.items()
+            if part is not None
+        }
+        return {name: d for name, d in found.items() if d is not None}
+
+    def file(self, instance: Instance, scope: Scope, prefix: str) -> tuple[dict[str, Item], dict[str, Arg]]:
+        document = instance.document
+        items = self.level(document.entries, instance, scope, prefix, prefix)
+        outputs = {}
+        for name, value in document.outputs.items():
+            arg = self.arg(value, scope, instance)
+            if arg.source is not BROKEN and not REFERENCE.fullmatch(arg.text):
+                self.report("bad-value", f"output `{name}` must be a reference such as `$name`", value.span)
+                arg = replace(arg, source=BROKEN)
+            outputs[name] = arg
+        return items, outputs
+
+    def level(
+        self, entries: Mapping[str, Entry], instance: Instance, scope: Scope, prefix: str, file_prefix: str
+    ) -> dict[str, Item]:
+        """The items of one level. `prefix` is the path so far, `file_prefix` that of the file's own top level."""
+        for name, entry in entries.items():
+            self.bind(scope, name, self.outlet(entry, instance, prefix, file_prefix), entry.key)
+        items: dict[str, Item] = {}
+        for name, entry in entries.items():
+            path = prefix + name
+            if entry.part is None:
+                self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            elif isinstance(entry.part, LoopPart):
+                items[path] = self.loop(path, entry, entry.part, instance, scope, file_prefix)
+            elif kind_of(entry.part.uses.data) == "node":
+                call = self.call(path, entry.part, instance, scope, file_prefix)
+                if call is not None:
+                    items[path] = call
+            else:
+                items.update(self.composite(path, entry.part, instance, scope, file_prefix))
+        return items
+
+    def bind(self, scope: Scope, name: str, what: Source | Outlet, span: Span) -> None:
+        before = scope.find(name)
+        if before is not None:
+            first = Related("first meaning here", before[1])
+            self.report("shadowed-name", f"`{name}` already has a meaning here", span, related=(first,))
+        scope.names[name] = (what, span)
+
+    def outlet(self, entry: Entry, instance: Instance, prefix: str, file_prefix: str) -> Outlet:
+        path = prefix + entry.name
+        if entry.part is None:
+            return Outlet(path, None, entry.key, "node")
+        if isinstance(entry.part, LoopPart):
+            yields = entry.part.yield_
+            return Outlet(path, tuple(yields.data) if yields is not None else (), entry.key, "loop")
+        uses = entry.part.uses.data
+        if kind_of(uses) != "node":
+            child = instance.children.get(path.removeprefix(file_prefix))
+            return Outlet(path, tuple(child.document.outputs) if child else None, entry.key, uses)
+        node_type = self.library.nodes.get(uses)
+        return Outlet(path, tuple(o.name for o in node_type.outputs) if node_type else None, entry.key, uses)
+
+    def call(self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str) -> Call | None:
+        name = part.uses.data
+        node_type = self.library.nodes.get(name)
+        written = part.with_.data if part.with_ is not None else {}
+        if node_type is None:
+            for value in written.values():
+                self.source(value, scope, instance)
+            help = did_you_mean(name, self.library.nodes) or "`sgd nodes` lists what is installed"
+            self.report("unknown-node-type", f"no node type `{name}`", part.uses.span, help=help)
+            self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            return None
+        args: dict[str, Arg] = {}
+        for parameter, value in written.items():
+            if parameter not in node_type.inputs:
+                assert part.with_ is not None
+                help = _comma(value) or did_you_mean(parameter, node_type.inputs) or _known(node_type.inputs)
+                span = part.with_.keys[parameter]
+                self.report("unknown-parameter", f"{name} has no parameter `{parameter}`", span, help=help)
+                self.source(value, scope, instance)
+                continue
+            args[parameter] = self.arg(value, scope, instance)
+        for parameter, declared in node_type.inputs.items():
+            setting = f"{path}.{parameter}"
+            if not declared.is_port or declared.type.kind == "var":
+                self.settable[setting] = None
+            value = written.get(parameter)
+            set_to = self.setting(setting, value, declared.type, instance.document, file_prefix, part.uses.span)
+            if set_to is not None:
+                args[parameter] = set_to
+            arg = args.get(parameter)
+            if arg is not None and isinstance(arg.source, Format) and declared.path == "write":
+                args[parameter] = replace(arg, source=replace(arg.source, safe=True))
+            if declared.required and (arg is None or arg.source == Const(None)):
+                args[parameter] = Arg(BROKEN, part.uses.span)
+                message = f"{name} needs `{parameter}`" + (f": {declared.doc}" if declared.doc else "")
+                span = written[parameter].span if parameter in written else part.uses.span
+                self.report("missing-parameter", message.rstrip("."), span)
+        return Call(path, node_type, args, part.uses.span, (path,))
+
+    def setting(
+        self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
+    ) -> Arg | None:
+        """The argument that `--set path=…` gives, None if there is none, or it was refused.
+
+        `place` is where the node says what it uses, to point at for a parameter that is not written.
+        """
+        given = self.given.get(path)
+        if given is None:
+            return None
+        self.used.add(path)
+        name = _wire(written)
+        if name is not None and written is not None:
+            if name in document.inputs:
+                help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
+            else:
+                what = f"set a parameter of `{name}`, or " if _node(name, document.entries) else ""
+                help = f"{what}edit the file"
+            related = (Related(f"wired to `{name}` here", written.span),)
+            self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
+            return None
+        if type.is_port and type.kind != "var":
+            self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
+            return None
+        span = written.span if written is not None else place
+        value = given.read(type)
+        self.settings[path] = normalise(type, value) if misfit(type, value) is None else value
+        return Arg(Const(value, given.base), span, given=f"--set {path}")
+
+    def composite(
+        self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str
+    ) -> dict[str, Item]:
+        child = instance.children.get(path.removeprefix(file_prefix))
+        written = part.with_.data if part.with_ is not None else {}
+        sources = {n: self.arg(v, scope, instance) for n, v in written.items()}
+        if child is None:
+            self.used.update(p for p in self.given if p.startswith(f"{path}."))
+            return {}
+        name = part.uses.data
+        declared = self.declared(child.document)
+        for parameter, value in written.items():
+            if parameter not in child.document.inputs:
+                assert part.with_ is not None
+                help = _comma(value) or did_you_mean(parameter, declared) or _known(declared)
+                span = part.with_.keys[parameter]
+                self.report("unknown-parameter", f"{name} has no input `{parameter}`", span, help=help)
+        inner = Scope(None)
+        for parameter, (key, _) in child.document.inputs.items():
+            found = declared.get(parameter)
+            if found is None:
+                inner.names[parameter] = (BROKEN, key)
+                continue
+            arg = sources.get(parameter)
+            setting = f"{path}.{parameter}"
+            if not found.type.is_port:
+                self.settable[setting] = None
+            value = written.get(parameter)
+            place = part.uses.span
+            arg = self.setting(setting, value, found.type, instance.document, file_prefix, place) or arg
+            if arg is not None and arg.source != Const(None):
+                self.constraints.append(Constraint(f"`{parameter}` of {name}", found, arg))
+            if arg is not None and not self.is_null(arg.source):
+                pass
+            elif found.default is not None:
+                arg = Arg(found.default, key)
+            else:
+                what = f"{name} needs `{parameter}`" + (f": {found.about}" if found.about else "")
+                span = written[parameter].span if parameter in written else part.uses.span
+                self.report("missing-parameter", what.rstrip("."), span, related=(Related("declared here", key),))
+                arg = Arg(BROKEN, key)
+            inner.names[parameter] = (arg.source, key)
+        self.composites.append((path, name, part.uses.span))
+        items, outputs = self.file(child, inner, f"{path}.")
+        for output, arg in outputs.items():
+            self.aliases[path, output] = arg
+        return items
+
+    def is_null(self, source: Source) -> bool:
+        return source == Const(None) or (isinstance(source, Input) and source.name in self.null)
+
+    def loop(self, path: str, entry: Entry, part: LoopPart, instance: Instance, scope: Scope, file_prefix: str) -> Loop:
+        over = {n: self.arg(v, scope, instance) for n, v in part.for_.data.items()}
+        carried = part.carry.data if part.carry is not None else {}
+        carry = {n: self.arg(v, scope, instance) for n, v in carried.items()}
+        inner = Scope(scope, path)
+        for names in (part.for_, part.carry):
+            for name, span in names.keys.items() if names is not None else ():
+                self.bind(inner, name, Var(path, name), span)
+        items = self.level(entry.body, instance, inner, f"{path}.", file_prefix)
+        yielded = part.yield_.data if part.yield_ is not None else {}
+        outputs = {n: self.arg(v, inner, instance) for n, v in yielded.items()}
+        where = part.yield_.span if part.yield_ is not None else entry.key
+        for name in carry:
+            if name not in outputs:
+                related = (Related("carried here", part.carry.keys[name]),) if part.carry else ()
+                message = f"loop `{entry.name}` carries `{name}` but does not yield it"
+                self.report("yield-mismatch", message, where, related=related)
+                outputs[name] = Arg(BROKEN, where)
+        if carry:
+            for name in [n for n in outputs if n not in carry]:
+                assert part.yield_ is not None
+                message = f"loop `{entry.name}` yields `{name}` but does not carry it"
+                help = did_you_mean(name, carry) or "add it to `carry`, with its first value"
+                self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
+                del outputs[name]
+        return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
+
+    def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
+        """Per output of a node in a composite, the composites that offer it and how it is written there."""
+        found: dict[Ref, tuple[tuple[str, str], ...]] = {}
+        named: set[str] = set()
+        for path, output in self.aliases:
+            name = path.rsplit(".", 1)[-1]
+            text = f"{name}.{output}" if path in named else name
+            named.add(path)
+            source = self.through_aliases(Ref(path, output))
+            if isinstance(source, Ref):
+                found[source] = (*found.get(source, ()), (path, text))
+        return found
+
+    def through_aliases(self, source: Source) -> Source:
+        """Follow outputs of composites to the nodes that make them."""
+        seen: list[tuple[str, str]] = []
+        while isinstance(source, Ref) and (source.node, source.port) in self.aliases:
+            step = (source.node, source.port)
+            arg = self.aliases[step]
+            if step in seen:
+                names = ", ".join(f"`{n}`" for n, _ in seen)
+                message = f"{names} only hands on what it is given, and is given itself"
+                if all(d.message != message for d in self.problems):
+                    self.report("cycle", message, arg.span)
+                return BROKEN
+            seen.append(step)
+            source = arg.source
+        return source
+
+    def unknown_setting(self, path: str, given: Given, items: Mapping[str, Item]) -> None:
+        help = did_you_mean(path, self.settable) or "paths look like `node.parameter`, `loop.node.parameter`"
+        self.report("unknown-parameter", f"--set {path}: no such parameter in this workflow", None, help=help)
+
+
+def passed_on(arg: Arg, refused: list[Arg]) -> bool:
+    """Whether an argument in a composite's file is what the composite was given and was refused already."""
+    return any(
+        r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
+        for r in refused
+    )
+
+
+def _node(name: str, entries: Mapping[str, Entry]) -> bool:
+    return name in entries or any(_node(name, entry.body) for entry in entries.values())
+
+
+def _comma(value: Value) -> str | None:
+    """What to say of a name without a value inside { }: it was probably meant as text after a comma."""
+    empty = (value.span.line, value.span.column) == (value.span.end_line, value.span.end_column)
+    return "text that contains a comma needs quotes inside { }" if value.data is None and empty else None
+
+
+def _known(names: Mapping[str, Any]) -> str:
+    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
+
+
+def _wire(value: Value | None) -> str | None:
+    """The first name that a value in the file is wired to, None for a literal or text with names in it."""
+    if value is None:
+        return None
+    if isinstance(value.data, list):
+        return next((w for w in map(_wire, value.data) if w is not None), None)
+    try:
+        parts = split(value.data) if isinstance(value.data, str) else ""
+    except ValueError:
+        return None
+    return parts[0] if isinstance(parts, tuple) else None

@@ -1,0 +1,156 @@
+"""fold: values that are known become constants, paths become absolute, null becomes the parameter's default."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ...contract.node import Input as Parameter
+from ...contract.ports import misfit
+from ...language.literals import normalise
+from ..ir import BROKEN, Arg, Call, Const, Declared, Format, Graph, Input, Item, Items, Loop, Source, Var, rewrite
+
+
+class PathText(str):
+    """Text from a `path` input: it is relative to another folder than that of the file it is passed on in."""
+
+
+def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:
+    """Put `values` (by input name) in place of inputs, and compute what is then constant.
+
+    Inputs without a value stay. A constant that does not fit its parameter is left as it is, for the check.
+    """
+
+    def change(source: Source) -> Source:
+        if isinstance(source, Input):
+            return _path(values[source.name], graph.inputs[source.name]) if source.name in values else source
+        if isinstance(source, Format):
+            first = source.parts[0]
+            from_elsewhere = isinstance(first, Const) and isinstance(first.value, PathText)
+            if from_elsewhere:
+                source = replace(source, base=first.base)  # type: ignore[union-attr]
+            if all(isinstance(p, str | Const) for p in source.parts):
+                text = format_text(source, [p.value if isinstance(p, Const) else p for p in source.parts])
+                return Const(PathText(text) if from_elsewhere else text, source.base)
+        if isinstance(source, Items) and all(isinstance(i, Const) for i in source.items):
+            return _list([i for i in source.items if isinstance(i, Const)])
+        return source
+
+    return _parameters(rewrite(graph, change), {})
+
+
+def _path(value: Const, declared: Declared) -> Const:
+    if declared.type.kind != "path" or value.value is None:
+        return value
+    return replace(value, value=PathText(value.value))
+
+
+def _list(items: list[Const]) -> Const:
+    """A list of constants. Paths from elsewhere become absolute where there is one folder for all the rest."""
+    if any(i is BROKEN for i in items):
+        return BROKEN
+    bases = [i.base for i in items if i.base is not None and not isinstance(i.value, PathText)]
+    base = bases[0] if bases else next((i.base for i in items), None)
+    absolute = [
+        str(locate(i.value, i.base, False)) if isinstance(i.value, PathText) and i.base != base else i.value
+        for i in items
+    ]
+    return Const(absolute, base)
+
+
+def _parameters(graph: Graph, bases: Mapping[Source, Path | None]) -> Graph:
+    """`bases`: the folders of loop variables that go over literals; a path among these is relative to it."""
+    items: dict[str, Item] = {}
+    for id, item in graph.items.items():
+        if isinstance(item, Loop):
+            own: dict[Source, Path | None] = {
+                Var(id, n): a.source.base for n, a in item.over.items() if isinstance(a.source, Const)
+            }
+            items[id] = replace(item, body=_parameters(item.body, {**bases, **own}))
+            continue
+        args = {n: _argument(item, item.type.inputs[n], _based(item, n, a, bases)) for n, a in item.args.items()}
+        items[id] = replace(item, args={n: a for n, a in args.items() if a is not None})
+    return replace(graph, items=items)
+
+
+def _based(call: Call, name: str, arg: Arg, bases: Mapping[Source, Path | None]) -> Arg:
+    """A loop variable that is read as a path, with the folder it is relative to."""
+    parameter = call.type.inputs[name]
+    reads_path = parameter.path in ("read", "source") and parameter.type.kind != "list"
+    if not reads_path or not isinstance(arg.source, Var) or bases.get(arg.source) is None:
+        return arg
+    return replace(arg, source=Format((arg.source,), base=bases[arg.source]))
+
+
+def _argument(call: Call, parameter: Parameter, arg: Arg) -> Arg | None:
+    if not isinstance(arg.source, Const) or arg.source is BROKEN:
+        return arg
+    value = arg.source.value
+    if value is None:
+        return arg if parameter.required else None
+    if misfit(parameter.type, value) is not None:
+        return arg
+    value = normalise(parameter.type, value)
+    if parameter.path in ("read", "source"):
+        value = _each(value, lambda v: locate(v, arg.source.base, parameter.path == "source"))  # type: ignore[union-attr]
+    return replace(arg, source=replace(arg.source, value=value))
+
+
+def _each(value: Any, change: Any) -> Any:
+    return [change(v) for v in value] if isinstance(value, list) else change(value)
+
+
+def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
+    """A path written relative to `base`, absolute; a name of something elsewhere stays a name.
+
+    `org/model` is a name unless there is a folder of that name beside the file that says so.
+    """
+    path = Path(text)
+    if str(text).startswith("~"):
+        with suppress(RuntimeError):  # of a user who does not exist
+            path = path.expanduser()
+    absolute = Path.cwd() / (base or "") / path
+    if not may_be_name:
+        return absolute
+    try:
+        exists = absolute.exists()
+    except OSError:
+        exists = False
+    looks_like_path = str(text).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(text))
+    if not exists and not looks_like_path:
+        return str(text)
+    return str(absolute.resolve()) if exists else os.path.abspath(absolute)
+
+
+def format_text(source: Format, values: list[Any]) -> str:
+    """Join literal parts and values; values in file names are made safe."""
+    return "".join(
+        literal if isinstance(literal, str) else (safe_name(as_text(value)) if source.safe else as_text(value))
+        for literal, value in zip(source.parts, values, strict=True)
+    )
+
+
+def as_text(value: Any) -> str:
+    """A plain value as it is interpolated."""
+    if value is None or isinstance(value, bool):
+        return {None: "", True: "true", False: "false"}[value]
+    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def safe_name(text: str) -> str:
+    """Text as part of a file name: separators and what shells or systems treat specially become hyphens.
+
+    Long text is cut, with a mark of its own so that two long prompts do not get one name. 80 bytes at most: file
+    systems allow 255 for a name with everything in it.
+    """
+    safe = re.sub(r"[^\w.-]+", "-", text).strip("-.")
+    if len(safe.encode()) > 80:
+        mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        safe = f"{safe.encode()[:71].decode(errors='ignore')}-{mark}"
+    return safe or "_"

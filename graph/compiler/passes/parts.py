@@ -1,0 +1,200 @@
+"""parts: one backward pass that gives every output the union of what is read of it.
+
+So a negative prompt is not encoded when nothing reads it, and only the components of a model that some node
+reads are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ...contract.node import ALL
+from ..ir import Arg, Call, Graph, Item, Loop, Ref, Source, Var, leaves
+from ..known_arguments import known_arguments
+
+Edge = Ref | Var
+Demand = dict[Edge, frozenset[str]]
+Names = Mapping[str, str]
+"""What parts are called further back, where that is another name."""
+
+
+def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
+    """The graph with `wanted` on every call. `descriptions` is what node types said of outputs before the run."""
+    demand = demands(graph, descriptions)
+
+    def level(graph: Graph) -> Graph:
+        items: dict[str, Item] = {}
+        for id, item in graph.items.items():
+            if isinstance(item, Loop):
+                items[id] = replace(item, body=level(item.body))
+            else:
+                wanted = {o.name: demand.get(Ref(id, o.name), frozenset()) for o in item.type.outputs}
+                items[id] = replace(item, wanted=wanted)
+        return replace(graph, items=items)
+
+    return level(graph)
+
+
+def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
+    """What a call itself reads of each parameter that comes over an edge; nothing of one it passes on."""
+    found: dict[str, frozenset[str]] = {}
+    narrowed = call.type.reads(**known_arguments(call, descriptions)) if call.type.reads is not None else {}
+    for name in call.args:
+        parameter = call.type.inputs[name]
+        if parameter.passes:
+            found[name] = frozenset()
+        elif name in narrowed:
+            found[name] = frozenset(narrowed[name])
+        else:
+            found[name] = frozenset({ALL}) if parameter.reads is None else parameter.reads
+    return found
+
+
+def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[str, Mapping[str, Names]]:
+    """Per call that renames parts of what it passes on, what they are called in each parameter."""
+    return {
+        item.id: item.type.renames(**known_arguments(item, descriptions))
+        for item in items.values()
+        if isinstance(item, Call) and item.type.renames is not None
+    }
+
+
+def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
+    """The parts read of every edge, loop variables and state included; a fixed point, since state goes round."""
+    items = {item.id: item for item, _ in graph.walk()}
+    demand: Demand = {}
+    own = {item.id: reads(item, descriptions) for item in items.values() if isinstance(item, Call)}
+    renamed = renames(items, descriptions)
+    work: list[Edge] = []
+
+    def want(arg: Arg, parts: frozenset[str]) -> None:
+        for leaf in leaves(arg.source):
+            if isinstance(leaf, Ref | Var):
+                before = demand.get(leaf)
+                if before is None or not parts <= before:
+                    demand[leaf] = (before or frozenset()) | parts
+                    work.append(leaf)
+
+    for arg in graph.outputs.values():
+        want(arg, frozenset({ALL}))
+    for id, read in own.items():
+        for name, parts in read.items():
+            call = items[id]
+            assert isinstance(call, Call)
+            want(call.args[name], parts)
+    while work:
+        edge = work.pop()
+        for arg, names in behind(edge, items, renamed):
+            want(arg, frozenset(names.get(part, part) for part in demand[edge]))
+    return demand
+
+
+def behind(
+    edge: Source, items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+) -> Iterator[tuple[Arg, Names]]:
+    """What an edge hands on: state and what a loop yields, and arguments a node passes on, with their parts' names."""
+    if isinstance(edge, Var):
+        loop = items[edge.loop]
+        assert isinstance(loop, Loop)
+        if edge.name in loop.carry:
+            yield loop.carry[edge.name], {}
+            yield loop.body.outputs[edge.name], {}
+        else:
+            yield loop.over[edge.name], {}
+    elif isinstance(edge, Ref):
+        item = items[edge.node]
+        if isinstance(item, Loop):
+            yield item.body.outputs[edge.port], {}
+            if edge.port in item.carry:
+                yield item.carry[edge.port], {}
+        else:
+            names = renamed.get(item.id, {})
+            yield from ((arg, names.get(n, {})) for n, arg in item.args.items() if item.type.inputs[n].passes)
+
+
+def roots(
+    arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
+) -> set[tuple[Ref, str]]:
+    """The outputs that an argument's value may really be, seen through loops and nodes that pass it on, each with
+    what the parts are called there.
+
+    What is made inside a loop that the reader is not in, it finds among what the loop yields.
+    """
+    found: set[tuple[Ref, str]] = set()
+    seen: set[tuple[Source, str, tuple[Ref, str] | None]] = set()
+    work: list[tuple[Source, str, tuple[Ref, str] | None]]
+    work = [(leaf, part, None) for leaf in leaves(arg.source) for part in parts]
+    while work:
+        edge, part, left = work.pop()
+        if not isinstance(edge, Ref | Var) or (edge, part, left) in seen:
+            continue
+        seen.add((edge, part, left))
+        if isinstance(edge, Ref):
+            if left is not None and not _inside(edge.node, items[left[0].node]):
+                left = None
+            if left is None and isinstance(items[edge.node], Loop):
+                left = edge, part
+        further = list(behind(edge, items, renamed))
+        if not further and isinstance(edge, Ref):
+            found.add(left or (edge, part))
+        work += [(leaf, names.get(part, part), left) for a, names in further for leaf in leaves(a.source)]
+    return found
+
+
+def _inside(id: str, loop: Item) -> bool:
+    return isinstance(loop, Loop) and any(item.id == id for item, _ in loop.body.walk())
+
+
+def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
+    """Per call, the components (output that holds it, part) that have to be in memory while it runs.
+
+    Only outputs whose port type has parts to bring in (`acquire`) count.
+    """
+    items = {item.id: item for item, _ in graph.walk()}
+    renamed = renames(items, descriptions)
+    result: dict[str, set[tuple[Ref, str]]] = {}
+    for item in items.values():
+        if not isinstance(item, Call):
+            continue
+        for name, parts in reads(item, descriptions).items():
+            type = item.type.inputs[name].type
+            while type.item is not None:
+                type = type.item
+            if not hasattr(type.cls, "acquire"):
+                continue
+            found = roots(item.args[name], parts, items, renamed)
+            if found:
+                result.setdefault(item.id, set()).update(found, origins(found, items, renamed, descriptions))
+    return result
+
+
+def origins(
+    found: Iterable[tuple[Ref, str]],
+    items: Mapping[str, Item],
+    renamed: Mapping[str, Mapping[str, Names]],
+    descriptions: Mapping[Ref, Any],
+) -> set[tuple[Ref, str]]:
+    """What the values of `found` hold their parts together with, at the far end (`Shares`, but for `own` parts)."""
+    ends: set[tuple[Ref, str]] = set()
+    work = list(found)
+    while work:
+        ref, part = work.pop()
+        maker = items[ref.node]
+        further: set[tuple[Ref, str]] = set()
+        if isinstance(maker, Call) and part not in _own(maker, descriptions):
+            for name, arg in maker.args.items():
+                if maker.type.inputs[name].shares:
+                    further |= roots(arg, {part}, items, renamed)
+        work += further
+        if not further:
+            ends.add((ref, part))
+    return ends
+
+
+def _own(call: Call, descriptions: Mapping[Ref, Any]) -> frozenset[str]:
+    """Parts that the output of a call holds by itself."""
+    if call.type.own is None:
+        return frozenset()
+    return frozenset(call.type.own(**known_arguments(call, descriptions)))

@@ -1,0 +1,144 @@
+"""What a run tells its observers. An observer overrides what it wants to hear; the executor knows none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .node import NodeType, Run
+
+
+class PlanInfo(Protocol):
+    """What observers may know of the plan."""
+
+    @property
+    def name(self) -> str:
+        """The workflow's name."""
+
+
+class CallInfo(Protocol):
+    """What observers may know of a call of a node."""
+
+    @property
+    def id(self) -> str:
+        """Its path in the file."""
+
+    @property
+    def type(self) -> NodeType:
+        """Its node type."""
+
+
+class LoopInfo(Protocol):
+    """What observers may know of a loop."""
+
+    @property
+    def id(self) -> str:
+        """Its path in the file."""
+
+
+class HolderInfo(Protocol):
+    """The output port whose value holds a component."""
+
+    @property
+    def node(self) -> str:
+        """Path of the node."""
+
+    @property
+    def port(self) -> str:
+        """Name of the port."""
+
+
+class Observer:
+    """Base class: hears everything, does nothing. Called in the thread that runs the plan, in order."""
+
+    def run_started(self, plan: PlanInfo, run: Run) -> None:
+        """The plan is about to run; heavy libraries are imported."""
+
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        """The run is over: `done`, `failed` or `interrupted`."""
+
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
+        """A node is about to run with these arguments."""
+
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
+        """A node has run; its outputs by port."""
+
+    def node_failed(self, call: CallInfo, error: BaseException) -> None:
+        """A node has raised."""
+
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
+        """A loop is about to run this many turns."""
+
+    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
+        """A turn is about to run with these loop variables."""
+
+    def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
+        """A turn has run."""
+
+    def loop_finished(self, loop: LoopInfo) -> None:
+        """All turns have run."""
+
+    def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
+        """A component is in memory."""
+
+    def part_released(self, holder: HolderInfo, part: str) -> None:
+        """A component has been let go."""
+
+    def values_freed(self, names: Sequence[Any]) -> None:
+        """These values have been read for the last time."""
+
+    def detail(self, call: CallInfo | None, values: Mapping[str, Any]) -> None:
+        """A node adds facts about itself."""
+
+    def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
+        """Something of a kind that the node library defines happened, such as a gate's decision."""
+
+    def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
+        """A long node reports how far it is."""
+
+    def warned(self, call: CallInfo | None, message: str) -> None:
+        """A node warns."""
+
+
+class Observers(Observer):
+    """Passes everything on to several observers.
+
+    Only observers that override a method are called for it, so that a plan with few listeners costs little. One
+    that raises does not end the run: it hears no more, and the others hear a warning.
+    """
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        # A group answers every method in its instance, not in its class: take its members.
+        self.observers: list[Observer] = [
+            m for o in observers for m in (o.observers if isinstance(o, Observers) else [o])
+        ]
+        self._listening: dict[str, list[Any]] = {}
+        for name in (n for n in vars(Observer) if not n.startswith("_")):
+            own = getattr(Observer, name)
+            listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
+            self._listening[name] = listening
+            setattr(self, name, self._tell(listening))
+
+    def close(self) -> None:
+        """From now on nobody hears anything: the run is over, though a node may still be at work."""
+        for listening in self._listening.values():
+            listening.clear()
+
+    def _tell(self, listening: list[Any]) -> Any:
+        def tell(*arguments: Any) -> None:
+            failed = None
+            for listener in listening:
+                try:
+                    listener(*arguments)
+                except Exception as error:
+                    failed = [*(failed or []), (listener.__self__, error)]
+            if failed is not None:
+                self._drop(failed)
+
+        return tell
+
+    def _drop(self, failed: list[tuple[Observer, Exception]]) -> None:
+        for listening in self._listening.values():
+            listening[:] = [m for m in listening if all(m.__self__ is not observer for observer, _ in failed)]
+        for observer, error in failed:
+            self.warned(None, f"{type(observer).__name__} failed and hears no more: {type(error).__name__}: {error}")

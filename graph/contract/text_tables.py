@@ -1,0 +1,38 @@
+"""Aligned columns, and numbers with units, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
+    """Rows of cells as aligned lines; the columns in `right` are aligned to the right."""
+    rows = [list(map(str, row)) for row in rows]
+    if not rows:
+        return []
+    right = set(right)
+    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def seconds(value: float | None) -> str:
+    """Seconds with three digits that matter."""
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
+
+
+def count(value: float | None, unit: str = "", base: int = 1000) -> str:
+    """A large number with a prefix: 1.42 G; bytes with `base` 1024 as GiB."""
+    if not value:
+        return "-"
+    prefixes = ["", "k", "M", "G", "T", "P"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"]
+    power = 0
+    while abs(value) >= base and power < len(prefixes) - 1:
+        value, power = value / base, power + 1
+    digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {prefixes[power]}{unit}".rstrip()

@@ -1,0 +1,266 @@
+"""What a workflow file says, structure only: pydantic models whose leaves are `Value`s, so that places survive.
+
+A file with problems still gives a document of all that is sound, so that one run reports everything.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from ..contract.diagnostics import Diagnostic, Problems
+from ..contract.source_spans import Source, Span
+from ..contract.suggestions import did_you_mean
+from ..contract.yaml_reader import Value, parse, read
+
+VERSION = 1
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RESERVED = {"name": "the workflow's name", "index": "the number of the turn"}
+
+
+def _must(test: Any, what: str) -> AfterValidator:
+    def check(value: Value) -> Value:
+        if not test(value.data):
+            raise PydanticCustomError("bad-value", "must be {what}", {"what": what})
+        return value
+
+    return AfterValidator(check)
+
+
+def _number(data: Any) -> bool:
+    return isinstance(data, int | float) and not isinstance(data, bool)
+
+
+Text = Annotated[Value, _must(lambda d: isinstance(d, str), "text")]
+Number = Annotated[Value, _must(_number, "a number")]
+Mapping = Annotated[Value, _must(lambda d: isinstance(d, dict), "a mapping of names to values")]
+Listing = Annotated[Value, _must(lambda d: isinstance(d, list) and d, "a list that is not empty")]
+Anything = Value
+
+
+class Part(BaseModel):
+    """Base of the models: unknown keys are errors, leaves are `Value`s."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, frozen=True)
+
+    span: Span = Field(exclude=True)
+
+
+class InputPart(Part):
+    """An entry of `inputs`."""
+
+    type: Text | None = None
+    enum: Listing | None = None
+    default: Anything | None = None
+    min: Number | None = None
+    max: Number | None = None
+    about: Text | None = None
+
+
+class NodePart(Part):
+    """An entry of `nodes` or of a loop's `body` with `uses`: a node type or another file."""
+
+    uses: Text
+    with_: Mapping | None = Field(default=None, alias="with")
+    about: Text | None = None
+
+
+class LoopPart(Part):
+    """An entry with `for`: a loop that carries state, or maps."""
+
+    for_: Mapping = Field(alias="for")
+    carry: Mapping | None = None
+    body: Mapping
+    yield_: Mapping | None = Field(default=None, alias="yield")
+    about: Text | None = None
+
+
+class FilePart(Part):
+    """The top level of a file."""
+
+    sgd: Value
+    name: Text | None = None
+    about: Text | None = None
+    inputs: Mapping | None = None
+    nodes: Mapping
+    outputs: Mapping | None = None
+
+
+class Entry:
+    """A node or loop of the document, under its name. `part` is None if it is too broken to use."""
+
+    def __init__(
+        self, name: str, key: Span, part: NodePart | LoopPart | None, body: dict[str, Entry] | None = None
+    ) -> None:
+        self.name, self.key, self.part, self.body = name, key, part, body or {}
+
+
+class Document:
+    """A parsed workflow file.
+
+    Attributes:
+        source: Its text.
+        name: The workflow's name: what the file says, else the file's stem.
+        inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
+        entries: Nodes and loops by name.
+        outputs: What `outputs` says, by name.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.path: Path | None = source.path
+        self.name = Path(source.name).stem
+        self.about = ""
+        self.inputs: dict[str, tuple[Span, InputPart | None]] = {}
+        self.entries: dict[str, Entry] = {}
+        self.outputs: dict[str, Value] = {}
+        self.output_keys: dict[str, Span] = {}
+        self.problems: list[Diagnostic] = []
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent if self.path is not None else Path.cwd()
+
+
+def load(path: Path, name: str | None = None) -> Document:
+    """Read and parse a file; see `document`. Raises `Problems` if it cannot be read."""
+    return document(read(path, name))
+
+
+def document(source: Source) -> Document:
+    """The document of a source; its `problems` hold what is wrong with the parts that were left out.
+
+    Raises:
+        Problems: If it is no YAML, no mapping, or of another version of the language.
+    """
+    result = Document(source)
+    root, result.problems = parse(source)
+    start = Span(source.name, 1, 1, 1, 2)
+    if root is None or not root.is_map:
+        message = "the file is empty" if root is None or root.data is None else "a workflow file is a mapping"
+        raise Problems(
+            [*result.problems, Diagnostic("missing-key", message, start, help="begin with `sgd: 1` and `nodes:`")]
+        )
+    version = root.data.get("sgd")
+    if version is not None and (version.data != VERSION or isinstance(version.data, bool)):
+        message = f"language version {_shown(version)} is not known to this sgd, which reads version {VERSION}"
+        help = "write `sgd: 1`, or install the sgd that the file was written for"
+        raise Problems([*result.problems, Diagnostic("version", message, version.span, help=help)])
+    file = _part(FilePart, root, "the file", result.problems)
+    if isinstance(file, FilePart) and file.name is not None:
+        result.name = file.name.data
+    if isinstance(file, FilePart) and file.about is not None:
+        result.about = file.about.data
+    for name, value in _entries(root.data.get("inputs")).items():
+        key = root.data["inputs"].keys[name]
+        if _named(name, key, "an input", result.problems):
+            part = _part(InputPart, value, f"input `{name}`", result.problems)
+            result.inputs[name] = (key, part if isinstance(part, InputPart) else None)
+    result.entries = _body(root.data.get("nodes"), result.problems)
+    outputs = root.data.get("outputs")
+    for name, value in _entries(outputs).items():
+        assert outputs is not None
+        if _identifier(name, outputs.keys[name], "an output", result.problems):
+            result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
+    return result
+
+
+def _shown(value: Value) -> str:
+    return f'"{value.data}"' if isinstance(value.data, str) else str(value.plain())
+
+
+def _entries(value: Value | None) -> dict[str, Value]:
+    return value.data if value is not None and value.is_map else {}
+
+
+def _identifier(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
+    if not NAME.fullmatch(name):
+        help = "a name is letters from a to z, digits and underscores, and does not begin with a digit"
+        problems.append(Diagnostic("bad-value", f"`{name}` cannot be the name of {what}", span, help=help))
+        return False
+    return True
+
+
+def _named(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
+    if not _identifier(name, span, what, problems):
+        return False
+    if name in RESERVED:
+        problems.append(Diagnostic("shadowed-name", f"`{name}` is taken: ${{{name}}} is {RESERVED[name]}", span))
+        return False
+    return True
+
+
+def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
+    result: dict[str, Entry] = {}
+    for name, entry in _entries(value).items():
+        assert value is not None
+        key = value.keys[name]
+        if not _named(name, key, "a node", problems):
+            continue
+        is_loop = entry.is_map and bool({"for", "body", "carry", "yield"} & set(entry.data))
+        what = f"loop `{name}`" if is_loop else f"node `{name}`"
+        part = _part(LoopPart if is_loop else NodePart, entry, what, problems)
+        if isinstance(part, LoopPart):
+            for kind, names in (("a loop variable", part.for_), ("carried state", part.carry)):
+                for variable, span in names.keys.items() if names is not None else ():
+                    _named(variable, span, kind, problems)
+            for variable, span in part.yield_.keys.items() if part.yield_ is not None else ():
+                if part.carry is None or variable not in part.carry.data:
+                    _identifier(variable, span, "what a loop yields", problems)
+            if not part.for_.data:
+                problems.append(Diagnostic("bad-value", "`for` names no loop variable", part.for_.span))
+            result[name] = Entry(name, key, part, _body(part.body, problems))
+        else:
+            result[name] = Entry(name, key, part if isinstance(part, NodePart) else None)
+    return result
+
+
+def _part(model: type[Part], value: Value, what: str, problems: list[Diagnostic]) -> Part | None:
+    """Validate one mapping; None if it is too broken to use. Unknown keys are reported and left out."""
+    if not value.is_map:
+        problems.append(Diagnostic("bad-value", f"{what} must be a mapping", value.span))
+        return None
+    known = {f.alias or n for n, f in model.model_fields.items() if n != "span"}
+    for key in value.data:
+        if key not in known:
+            help = did_you_mean(key, known) or "known keys: " + ", ".join(f"`{k}`" for k in sorted(known))
+            problems.append(Diagnostic("unknown-key", f"{what} has no key `{key}`", value.keys[key], help=help))
+    try:
+        return model.model_validate({**{k: v for k, v in value.data.items() if k in known}, "span": value.span})
+    except ValidationError as error:
+        for issue in error.errors():
+            key = str(issue["loc"][0])
+            if issue["type"] == "missing":
+                message = f"{what} needs a key `{key}`"
+                problems.append(Diagnostic("missing-key", message, value.span, help=NEEDED.get(key)))
+            else:
+                entry = value.data[key]
+                message = f"`{key}` of {what} {issue['msg']}"
+                empty = "it is empty: write its value, or leave the key out" if entry.data is None else None
+                problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
+        return None
+
+
+NEEDED = {
+    "sgd": f"begin the file with `sgd: {VERSION}`, the version of the language",
+    "nodes": "`nodes:` names the nodes and what they use",
+    "uses": "`uses:` names a node type or another file; a loop has `for` and `body` instead",
+    "for": "a loop has `for: {name: $list}` and `body`",
+    "body": "a loop has `for: {name: $list}` and `body`",
+}
+
+
+Kind = Literal["composite", "library", "node"]
+
+
+def kind_of(uses: str) -> Kind:
+    """Whether `uses` names a file, a workflow of an installed library, or a node type."""
+    if re.match(r"[A-Za-z][\w-]+:", uses):
+        return "library"
+    if uses.startswith(("./", "../", "/")) or uses.endswith((".yaml", ".yml")):
+        return "composite"
+    return "node"

@@ -1,1 +1,0 @@
-"""Observers: what listens to a run. The executor knows none of them."""

@@ -1,1 +1,0 @@
-"""Compiler passes: small pure functions from graph to graph."""

@@ -1,0 +1,113 @@
+"""From sources to arguments: how a call finds its values in the environment, and in what form it gets them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..compiler.ir import Arg, Call, Const, Format, Items, Source
+from ..compiler.passes.fold import format_text, locate
+from ..contract.node import Input, NodeError
+from ..contract.parameter_values import value_problem
+from ..contract.ports import UNKNOWN, Port, Type, type_of
+
+Environment = dict[Any, Any]
+Getter = Callable[[Environment], Any]
+
+
+def getter(source: Source) -> Getter:
+    """A function that finds a source's value in the environment."""
+    if isinstance(source, Const):
+        value = source.value
+        return lambda environment: value
+    if isinstance(source, Format):
+        parts = [p if isinstance(p, str) else getter(p) for p in source.parts]
+        return lambda environment: format_text(source, [p if isinstance(p, str) else p(environment) for p in parts])
+    if isinstance(source, Items):
+        getters = [getter(item) for item in source.items]
+        return lambda environment: [get(environment) for get in getters]
+    return lambda environment: environment[source]
+
+
+def argument_getter(parameter: Input, arg: Arg) -> Getter:
+    """A function that finds an argument's value in the form the node takes."""
+    get = getter(arg.source)
+    if isinstance(arg.source, Const):
+        value = _typed(parameter, arg.source.value)
+        if isinstance(value, list):
+            return lambda environment: list(value)  # a node may change its list; the next call gets its own
+        return lambda environment: value
+    if parameter.type.kind == "list" and parameter.is_port:
+
+        def lifted(environment: Environment) -> Any:
+            value = get(environment)
+            return value if value is None or isinstance(value, list | tuple) else [value]
+
+        return lifted
+    if parameter.is_port:
+        return get
+    base = arg.source.base if isinstance(arg.source, Format) else None
+
+    def checked(environment: Environment) -> Any:
+        value = get(environment)
+        if value is None and not parameter.required:
+            return parameter.default
+        if parameter.type.kind == "list" and not isinstance(value, list | tuple):
+            value = [value]
+        problem = value_problem(parameter, value)
+        if problem is not None:
+            raise NodeError(f"`{parameter.name}`: {problem}")
+        if parameter.path in ("read", "source"):
+            role = parameter.path == "source"
+            value = [locate(v, base, role) for v in value] if isinstance(value, list) else locate(value, base, role)
+        return _typed(parameter, value)
+
+    return checked
+
+
+def _typed(parameter: Input, value: Any) -> Any:
+    """A checked plain value as the Python type that the node's function declares."""
+    return _as(parameter.type, value)
+
+
+def _as(type: Type, value: Any) -> Any:
+    if value is None:
+        return None
+    if type.kind == "list" and type.item is not None and isinstance(value, list | tuple):
+        return [_as(type.item, v) for v in value]
+    if type.kind == "path":
+        return Path(value)
+    if type.kind == "enum" and type.cls is not None:
+        return type.cls(value)
+    return value
+
+
+def facts_of(value: Any) -> dict[str, Any]:
+    """What a value says of itself; a node library's mistake there must not cost a run its record."""
+    if not isinstance(value, Port):
+        return {}
+    try:
+        return dict(value.facts())
+    except Exception as error:
+        return {"facts": f"failed: {type(error).__name__}: {error}"}
+
+
+def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """What a call was given, in words: shapes and dtypes for values, literals as they are."""
+    found = {}
+    for name in call.type.inputs:
+        if name in arguments:
+            found[name] = in_words(arguments[name])[:200].strip()
+    return found
+
+
+def in_words(value: Any) -> str:
+    """A value as one line: its type with its facts, or the literal; of a list of values its length and first."""
+    if isinstance(value, list | tuple) and any(isinstance(v, Port) for v in value):
+        return f"{len(value)} x {in_words(value[0])}"
+    if not isinstance(value, Port):
+        return f"{type_of(value)} {value}" if type_of(value) is not UNKNOWN else type(value).__name__
+    facts = facts_of(value)
+    text = ", ".join(f"{v}" if k in ("value", "dtype") else f"{k} {v}" for k, v in facts.items())
+    return f"{type(value).__name__} {text}"

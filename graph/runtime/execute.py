@@ -1,0 +1,283 @@
+"""Runs a plan, in one thread, and tells observers about it; nothing else."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from ..compiler.ir import Call, Index, Ref, Var, output_ports
+from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Step
+from ..contract.events import Observer
+from ..contract.node import ALL, Here, NodeError, State, Wanted
+from .arguments import Environment, Getter, argument_getter, getter, summary
+from .components import Components
+from .context import Context
+from .failure import Interrupted, NodeFailed, reason
+
+__all__ = ["Executor", "Interrupted", "NodeFailed"]
+
+
+@dataclass
+class Prepared:
+    """A call with everything looked up that does not change from turn to turn."""
+
+    call: Call
+    getters: tuple[tuple[str, Getter], ...]
+    fixed: dict[str, Any]
+    states: tuple[tuple[str, tuple[str, str], type[State]], ...]
+    function: Callable[..., Any]
+    outputs: tuple[tuple[str, Ref], ...]
+    single: bool
+    free: tuple[Ref | Var, ...]
+
+
+States = dict[tuple[str, str], State]
+
+
+class Executor:
+    """Runs a plan once.
+
+    Args:
+        plan: What to run.
+        run: What nodes may ask of the run; its `call` is set before each node.
+        observer: Hears everything.
+        stop: When set, the run ends before the next step with `Interrupted`.
+        turns: At most this many turns of each loop (for planning), None for all. A map's lists keep their full
+            length: the last entry stands for those that were not made.
+        substitutes: Functions to run instead of those of some node types, by name (for planning).
+        skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        run: Context,
+        observer: Observer,
+        stop: threading.Event | None = None,
+        turns: int | None = None,
+        substitutes: Mapping[str, Callable[..., Any]] | None = None,
+        skip: Collection[str] = (),
+    ) -> None:
+        self.plan, self.run, self.observer = plan, run, observer
+        self.stop = stop or threading.Event()
+        self.turns = turns
+        self.substitutes = substitutes or {}
+        self.skip = skip
+        self.prepared: dict[str, Prepared] = {}
+        self.components = Components(run, observer, self.maker, self.stop)
+
+    def execute(self) -> dict[str, Any]:
+        """Run all steps.
+
+        Returns:
+            The workflow's outputs by name.
+
+        Raises:
+            NodeFailed: If a node raised.
+            NodeError: If there is nothing to loop over, or lists that advance together differ in length.
+            Interrupted: If it was stopped.
+        """
+        environment: Environment = {}
+        states: States = {}
+        try:
+            self.steps(self.plan.steps, environment, states)
+            return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
+        finally:
+            self.end(states)
+            self.components.release_all()
+            # The traceback of an error refers to this frame; it must not keep every value of the run.
+            environment.clear()
+
+    def end(self, states: States) -> None:
+        """End every state, even if ending one raises."""
+        for (id, name), state in states.items():
+            self.run.call = self.prepared[id].call
+            try:
+                state.end()
+            except Exception as error:
+                self.run.warn(f"its state `{name}` did not end well: {reason(error)}")
+
+    def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:
+        for number, step in enumerate(steps):
+            if self.stop.is_set():
+                raise Interrupted
+            if isinstance(step, CallStep):
+                self.call(step, environment, states)
+            elif isinstance(step, LoopStep):
+                self.loop(step, environment)
+            elif isinstance(step, Acquire):
+                self.components.acquire(step, environment)
+                if not isinstance(steps[number + 1], Acquire):
+                    self.components.prefetch(steps[number + 1 :], environment)
+            else:
+                self.components.release(step)
+
+    def call(self, step: CallStep, environment: Environment, states: States) -> None:
+        call = step.call
+        prepared = self.prepared.get(call.id)
+        if prepared is None:
+            prepared = self.prepared[call.id] = self.prepare(step)
+        run = self.run
+        run.call = call
+        arguments: dict[str, Any] = {}
+        try:
+            for name, get in prepared.getters:
+                arguments[name] = get(environment)
+            self.observer.node_started(call, arguments)
+            for name, key, state in prepared.states:
+                if key not in states:
+                    states[key] = state()
+                arguments[name] = states[key]
+            began = perf_counter()
+            result = prepared.function(**arguments, **prepared.fixed)
+            seconds = perf_counter() - began
+            if prepared.single:
+                [(port, ref)] = prepared.outputs
+                outputs = {port: result}
+                environment[ref] = result
+            else:
+                values = result if result is not None and prepared.outputs else (None,) * len(prepared.outputs)
+                outputs = {}
+                for (port, ref), value in zip(prepared.outputs, values, strict=True):
+                    environment[ref] = outputs[port] = value
+        except (Exception, SystemExit) as error:
+            self.observer.node_failed(call, error)
+            raise NodeFailed(call, summary(call, arguments), error) from error
+        if run.unfinished:
+            run.keep()
+        self.observer.node_finished(call, seconds, outputs)
+        if prepared.free:
+            # The local names would keep what is freed here alive until the observers have heard of it.
+            result = arguments = outputs = values = value = None  # type: ignore[assignment]
+            for freed in prepared.free:
+                environment.pop(freed, None)
+            self.observer.values_freed(prepared.free)
+
+    def prepare(self, step: CallStep) -> Prepared:
+        call, type = step.call, step.call.type
+        fixed: dict[str, Any] = {}
+        for name, asked in type.asks.items():
+            if asked == "run":
+                fixed[name] = self.run
+            elif asked == "here":
+                fixed[name] = Here(call.id)
+            else:
+                wanted = call.wanted or {}
+                fixed[name] = Wanted(next(iter(wanted.values()), frozenset({ALL})) if call.wanted else {ALL})
+        outputs = tuple((o.name, Ref(call.id, o.name)) for o in type.outputs)
+        single = len(outputs) == 1 and not type.tuple_result
+        if call.id in self.skip:
+            return Prepared(call, (), {}, (), _nothing, outputs, single, step.free)
+        function = self.substitutes.get(type.name, type.function)
+        getters = tuple((name, argument_getter(type.inputs[name], arg)) for name, arg in call.args.items())
+        states = tuple((name, (call.id, name), state) for name, state in type.states.items())
+        return Prepared(call, getters, fixed, states, function, outputs, single, step.free)
+
+    def loop(self, step: LoopStep, environment: Environment) -> None:
+        loop = step.loop
+        over = self._over(step, environment)
+        total = len(next(iter(over.values())))
+        for name, arg in loop.carry.items():
+            environment[Var(loop.id, name)] = getter(arg.source)(environment)
+        for freed in step.free_first:
+            environment.pop(freed, None)
+        if step.free_first:
+            self.observer.values_freed(step.free_first)
+        collected: dict[str, list[Any]] = {name: [] for name in loop.body.outputs} if loop.mapping else {}
+        states: States = {}
+        yields = {name: getter(arg.source) for name, arg in loop.body.outputs.items()}
+        made = [Ref(id, port) for id, item in loop.body.items.items() for port in output_ports(item)]
+        self.observer.loop_started(loop, total)
+        try:
+            for index in range(total if self.turns is None else min(total, self.turns)):
+                began = perf_counter()
+                self.turn(step, index, over, environment, states)
+                self._yield(step, yields, made, collected, environment)
+                self.observer.turn_finished(loop, index, perf_counter() - began)
+        finally:
+            self.end(states)
+        for name in (*loop.over, *loop.carry):
+            value = environment.pop(Var(loop.id, name), None)
+            if name in loop.carry:
+                environment[Ref(loop.id, name)] = value
+        environment.pop(Index(loop.id), None)
+        for name, values in collected.items():
+            environment[Ref(loop.id, name)] = values + values[-1:] * (total - len(values))
+        self.observer.loop_finished(loop)
+        if step.free:
+            value = values = collected = None  # type: ignore[assignment]
+            for freed in step.free:
+                environment.pop(freed, None)
+            self.observer.values_freed(step.free)
+
+    def turn(
+        self, step: LoopStep, index: int, over: Mapping[str, list[Any]], environment: Environment, states: States
+    ) -> None:
+        """One turn of a loop, up to what it yields."""
+        loop = step.loop
+        variables: dict[str, Any] = {}
+        for name, values in over.items():
+            variables[name] = environment[Var(loop.id, name)] = values[index]
+            values[index] = None  # so that the body's last reader is the value's last reader
+        environment[Index(loop.id)] = index
+        self.observer.turn_started(loop, index, variables)
+        del variables
+        self.steps(step.body, environment, states)
+
+    def _yield(
+        self,
+        step: LoopStep,
+        yields: Mapping[str, Getter],
+        made: Iterable[Ref],
+        collected: Mapping[str, list[Any]],
+        environment: Environment,
+    ) -> None:
+        """What a turn made becomes the next turn's state, or entries of the loop's lists; the rest is dropped."""
+        after = {name: get(environment) for name, get in yields.items()}
+        for ref in made:
+            environment.pop(ref, None)
+        for name, value in after.items():
+            if step.loop.mapping:
+                collected[name].append(value)
+            else:
+                environment[Var(step.loop.id, name)] = value
+
+    def _over(self, step: LoopStep, environment: Environment) -> dict[str, list[Any]]:
+        """What a loop goes over, as lists of one length that are the loop's own."""
+        loop = step.loop
+        over: dict[str, list[Any]] = {}
+        unknown = []
+        for name, arg in loop.over.items():
+            value = getter(arg.source)(environment)
+            if value is None and self.skip:
+                unknown.append(name)
+                continue
+            try:
+                over[name] = list(value)
+            except TypeError:
+                raise self._bad_loop(step, f"`{name}` is no list: {type(value).__name__}") from None
+        lengths = {len(values) for values in over.values()} or {1}
+        if len(lengths) > 1 or not min(lengths):
+            text = ", ".join(f"`{n}` has {len(values)} entries" for n, values in over.items())
+            differ = "lists that advance together differ in length"
+            raise self._bad_loop(step, f"{differ if min(lengths) else 'nothing to loop over'}: {text}")
+        return over | {name: [None] * min(lengths) for name in unknown}
+
+    def _bad_loop(self, step: LoopStep, why: str) -> NodeError:
+        span = step.loop.span
+        where = f"\n --> {span.file}:{span.line}:{span.column}" if span else ""
+        return NodeError(f"loop {step.loop.id}: {why}{where}")
+
+    def maker(self, holder: Ref) -> Call:
+        """The call that made a value; for one that a loop yields, a call in that loop."""
+        made = self.prepared.get(holder.node)
+        if made is not None:
+            return made.call
+        return next(p.call for id, p in self.prepared.items() if id.startswith(f"{holder.node}."))
+
+
+def _nothing() -> None:
+    return None

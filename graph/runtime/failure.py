@@ -1,0 +1,39 @@
+"""How a run ends before its end: a node failed, or it was asked to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ..compiler.ir import Call
+from ..contract.node import NodeError
+
+
+class Interrupted(Exception):
+    """The run was asked to stop."""
+
+
+class NodeFailed(Exception):
+    """A node raised; `__cause__` is what it raised.
+
+    Attributes:
+        call: The call that failed.
+        where: File, line and column of it, if known.
+        inputs: What it was given: per parameter the type, and shape and dtype or the value.
+    """
+
+    def __init__(self, call: Call, inputs: Mapping[str, str], cause: BaseException) -> None:
+        self.call, self.inputs = call, inputs
+        span = call.span
+        self.where = f"{span.file}:{span.line}:{span.column}" if span else ""
+        lines = [f"{call.id} ({call.type.name}) failed: {reason(cause)}"]
+        lines += [f" --> {self.where}"] if self.where else []
+        lines += [f"  {name}: {text}" for name, text in inputs.items()]
+        self.help = getattr(cause, "help", None)
+        lines += [f" = help: {self.help}"] if self.help else []
+        super().__init__("\n".join(lines))
+        self.__cause__ = cause
+
+
+def reason(cause: BaseException) -> str:
+    text = str(cause) or "no message"
+    return text if isinstance(cause, NodeError) else f"{type(cause).__name__}: {text}"

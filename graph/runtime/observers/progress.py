@@ -1,0 +1,78 @@
+"""The progress display: loops, long nodes and components being loaded, on stderr, on a terminal only."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInfo
+from ...contract.node import Run
+
+
+class Progress(Observer):
+    """Shows where the run is. Nothing is written unless `stream` is a terminal."""
+
+    def __init__(self, stream: Any = None) -> None:
+        self.stream = stream or sys.stderr
+        self.enabled = self.stream.isatty()
+        self._bars: Any = None
+        self._loops: dict[str, Any] = {}
+        self._node: Any = None
+
+    def run_started(self, plan: PlanInfo, run: Run) -> None:
+        if not self.enabled:
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._bars = Bars(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(file=self.stream),
+            transient=True,
+        )
+        self._bars.start()
+        self._node = self._bars.add_task("starting", total=None)
+
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
+        self._say(call.id)
+
+    def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
+        self._say(f"loaded {part}")
+
+    def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
+        name = " ".join(w for w in (call.id if call is not None else "", label) if w)
+        self._say(name, completed=done, total=total)
+
+    def warned(self, call: CallInfo | None, message: str) -> None:
+        text = f"warning: {call.id}: {message}" if call is not None else f"warning: {message}"
+        if self._bars is not None:
+            self._bars.console.print(text, style="yellow", markup=False, highlight=False)
+        else:
+            print(text, file=self.stream)
+
+    def _say(self, text: str, completed: int = 0, total: int | None = None) -> None:
+        if self._bars is not None:
+            self._bars.update(self._node, description=text, completed=completed, total=total)
+
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
+        if self._bars is not None:
+            self._loops[loop.id] = self._bars.add_task(loop.id, total=turns)
+
+    def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
+        if self._bars is not None:
+            self._bars.advance(self._loops[loop.id])
+
+    def loop_finished(self, loop: LoopInfo) -> None:
+        if self._bars is not None:
+            self._bars.remove_task(self._loops.pop(loop.id))

@@ -1,0 +1,224 @@
+"""The cache-dit package at work on one component, for one run of a loop.
+
+The package changes the transformer that it is given: its `forward`, attributes, the order of its children, and the
+class of its pipeline. So it is given a stand-in that holds the same blocks, one for each guidance branch, and only its
+blocks go into the transformer, for the length of a forward. Nothing is left behind, and each branch has a state of its
+own however often it is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from ....graph.contract.node import NodeError
+from ..engine.decide import Decision, known_ahead, outlook, schedule
+from ..engine.engine import expected
+from ..engine.stack import exchanged
+from ..gate import Gate, Mask
+from .engine_options import MASK, POLICY
+
+
+@dataclass
+class Taken:
+    """What was decided in one of a branch's lists of blocks, by step."""
+
+    taken: dict[int, Decision] = field(default_factory=dict)
+
+
+class LibraryEngine:
+    """Lets cache-dit compute or reuse, per guidance branch.
+
+    Args:
+        gate: A resolved gate of the kind `library`.
+        transformer: The component; left as it is between calls.
+        steps: Number of steps of the component.
+        active: The component's steps at which a branch runs, by name.
+        trial: Everything is computed, without the package.
+    """
+
+    def __init__(
+        self, gate: Gate, transformer: Any, steps: int, active: Callable[[str], Sequence[int]], trial: bool = False
+    ) -> None:
+        self.gate, self.transformer, self.steps, self.active, self.trial = gate, transformer, steps, active, trial
+        self.caches: dict[str, Cache] = {}
+        self.tracks: dict[str, list[Taken]] = {}
+        self.indices: dict[str, Sequence[int]] = {}
+
+    def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
+        """The prediction of a branch at a step; the parameters are those of `Engine.evaluate`."""
+        if branch not in self.indices:
+            self.indices[branch] = expected(self.active(branch), index, self.steps)
+        if self.trial:
+            return call(self.transformer)
+        cache = self.caches.get(branch)
+        if cache is None:
+            cache = self.caches[branch] = Cache(self.transformer, self._options(branch))
+            self.tracks[branch] = [Taken() for _ in cache.contexts]
+        made = call(cache)
+        for track, decision in zip(self.tracks[branch], cache.decisions(), strict=True):
+            track.taken[index] = decision
+        return made
+
+    def close(self) -> None:
+        """Let go of everything that was kept."""
+        for cache in self.caches.values():
+            cache.close()
+
+    def _options(self, branch: str) -> dict[str, Any]:
+        """The options for the steps at which a branch runs."""
+        options = {name: value for name, value in self.gate.options.items() if name not in (MASK, POLICY)}
+        steps = self.indices[branch]
+        digits = self._digits(steps)
+        if digits is not None:
+            options[MASK] = [int(digit) for digit in digits.ljust(self.steps, "1")]
+        # Each branch has a stand-in of its own, so that no call belongs to another. No branch has more calls than the
+        # component has steps, so that cache-dit never takes one for the first of another run.
+        return {**options, "num_inference_steps": self.steps, "enable_separate_cfg": False}
+
+    def _digits(self, steps: Sequence[int]) -> str | None:
+        """The mask's entries of some steps; the first is computed, since there is nothing to reuse."""
+        mask = self.gate.mask
+        if mask is None or mask.digits is None:
+            return None
+        return "1" + "".join(mask.digits[step] for step in steps[1:])
+
+    def digits(self, branch: str) -> str:
+        """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
+        steps = self.indices[branch]
+        picked, indices = self._digits(steps), range(len(steps))
+        gate = self.gate
+        if gate.mask is not None:
+            gate = replace(gate, mask=Mask(digits=picked, policy=gate.mask.policy))
+        if known_ahead(gate):
+            decisions = schedule(gate, len(steps), branch, indices).values()
+            known = "".join(str(int(decision.computed)) for decision in decisions)
+        else:
+            known = outlook(gate, len(steps), branch, indices)
+        refresh = gate.options.get("force_refresh_step_hint", len(steps))
+        return known[:refresh] + "?" * (len(steps) - refresh)
+
+    def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:
+        """The decisions of a branch at a step, with the number of the list of blocks."""
+        for number, track in enumerate(self.tracks.get(branch, [])):
+            if index in track.taken:
+                yield number, track.taken[index]
+
+
+class StandIn(torch.nn.Module):
+    """Holds lists of blocks of a transformer under the same names; a call hands them on as cache-dit has them then."""
+
+    def __init__(self, lists: Mapping[str, torch.nn.ModuleList]) -> None:
+        super().__init__()
+        for name, blocks in lists.items():
+            self.add_module(name, torch.nn.ModuleList(list(blocks)))  # cache-dit writes attributes to a list
+        self.names = list(lists)
+
+    def forward(self, call: Callable[[Mapping[str, Any]], Any]) -> Any:
+        return call({name: self._modules[name] for name in self.names})
+
+
+class Cache:
+    """A transformer with cache-dit's blocks in place of its own during a call; the state is that of one branch."""
+
+    def __init__(self, transformer: Any, options: Mapping[str, Any]) -> None:
+        with quiet():
+            import cache_dit
+            from cache_dit.caching.block_adapters import FakeDiffusionPipeline
+
+        self.transformer = transformer
+        # Which lists there are, and how their blocks are called, is cache-dit's own knowledge of this transformer.
+        known = cache_dit.BlockAdapterRegister.get_adapter(transformer, skip_post_init=True)
+        if known is None:
+            raise NodeError(f"cache-dit does not know {type(transformer).__name__}")
+        lists, names, dummies = _layout(transformer, known)
+        self.stand_in = StandIn(
+            dict(zip(names, lists, strict=True)) | {name: torch.nn.ModuleList() for name in dummies}
+        )
+        configs = cache_dit.load_configs({"cache_config": dict(options)})
+        cache = configs["cache_config"]
+        cache.cache_type = cache_dit.cache_type(cache.cache_type)  # load_configs leaves text, which it cannot use
+        # A class of its own: cache-dit marks the class of a pipeline.
+        pipeline = type("Pipeline", (FakeDiffusionPipeline,), {})(self.stand_in)
+        adapter = cache_dit.BlockAdapter(
+            pipe=pipeline,
+            transformer=self.stand_in,
+            blocks=[getattr(self.stand_in, name) for name in names],
+            blocks_name=names,
+            dummy_blocks_names=dummies,
+            forward_pattern=known.forward_pattern,
+            check_forward_pattern=False,
+            has_separate_cfg=False,
+        )
+        cache_dit.enable_cache(adapter, cache_config=cache, calibrator_config=configs["calibrator_config"])
+        self.manager = pipeline._context_manager
+        self.contexts: list[str] = list(vars(self.stand_in)["_context_names"])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transformer, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.stand_in(lambda blocks: exchanged(self.transformer, blocks, *args, **kwargs))
+
+    def decisions(self) -> Iterator[Decision]:
+        """What was decided in the last call, for each context, and as far as cache-dit says why."""
+        for name in self.contexts:
+            yield _decision(self.manager.get_context(name))
+
+    def close(self) -> None:
+        """Let go of tensors and blocks now: the stand-in and what cache-dit made refer to each other."""
+        self.manager.clear_contexts()
+        self.manager._current_context = None
+        vars(self.stand_in).clear()
+
+
+def _layout(transformer: Any, known: Any) -> tuple[list[Any], list[str], list[str]]:
+    """cache-dit's lists of blocks, the attributes that they stand for, and attributes that are empty meanwhile."""
+    lists = known.blocks if isinstance(known.blocks, list) else [known.blocks]
+    if known.blocks_name is not None:
+        names = known.blocks_name if isinstance(known.blocks_name, list) else [known.blocks_name]
+        return lists, names, list(known.dummy_blocks_names)
+    attributes = {id(module): name for name, module in transformer.named_children()}
+    return lists, [attributes[id(blocks)] for blocks in lists], []
+
+
+def _decision(context: Any) -> Decision:
+    step, config = context.get_current_step(), context.cache_config
+    cached, diffs = context.cached_steps, context.residual_diffs.get(str(step))
+    if hasattr(context, "pruned_blocks"):
+        pruned, blocks = context.pruned_blocks[-1], context.actual_blocks[-1]
+        measured = [diff for diff in diffs or [] if diff > 0]
+        nearest = min(measured, default=None)
+        return Decision(not pruned, f"{pruned} of {blocks} blocks reused" if pruned else "rule", nearest, nearest)
+    computed = not (cached and cached[-1] == step)
+    # Negative numbers stand for no comparison: -1 under a threshold of 1 and more, -2 for another shape.
+    distance = None if diffs is None or diffs < 0 else float(diffs)
+    static = config.steps_computation_mask is not None and config.steps_computation_policy == "static"
+    if context.is_in_warmup():
+        reason = "warm-up"
+    elif context.is_in_full_compute_steps() or (static and not computed):
+        reason = "mask"
+    elif diffs is not None or config.residual_diff_threshold <= 0:
+        reason = "rule"
+    else:
+        reason = "first" if step == 0 else "limit"
+    return Decision(computed, reason, distance, distance)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """cache-dit writes to stdout what it does, unless told otherwise before it is imported."""
+    name = "CACHE_DIT_LOG_LEVEL"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = "ERROR"
+    try:
+        yield
+    finally:
+        del os.environ[name]

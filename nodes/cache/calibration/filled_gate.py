@@ -1,0 +1,130 @@
+"""From a gate that names a calibration table to one with its numbers, if it was made for this use. Torch-free."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ..gate import Gate
+from .table import Component, Table, TableProblem, read, shown
+
+TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
+BRANCHES = ("positive", "negative", "positive+negative")
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a table is used with, each as far as it is known: None where it is not.
+
+    Attributes:
+        component: Name of the transformer in the model's repository.
+        class_name: Its class.
+        config: `digest` of its configuration.
+        weights: Fingerprint of its weight files (`models.fingerprint`).
+        adapters: Fingerprint and scale of each LoRA on it, in order.
+        adapted: Number of these.
+        scheduler: Class of the scheduler.
+        shift: Its shift, where that does not depend on the size.
+        count: Steps of the loop.
+        timesteps: Those at which the component is in use.
+        branches: The component's steps at which each guidance branch runs; names of a batch are joined by +.
+    """
+
+    component: str | None = None
+    class_name: str | None = None
+    config: str | None = None
+    weights: str | None = None
+    adapters: tuple[str, ...] | None = None
+    adapted: int | None = None
+    scheduler: str | None = None
+    shift: float | None = None
+    count: int | None = None
+    timesteps: tuple[float, ...] | None = None
+    branches: Mapping[str, Sequence[int]] | None = None
+
+
+UNKNOWN = Use()
+
+
+def filled(gate: Gate, use: Use) -> Gate:
+    """A gate that names a table, with its polynomial or ratios; unchanged where the component is not known.
+
+    Raises:
+        TableProblem: If the table cannot be read, was made for something else, or lacks what the gate needs.
+    """
+    assert gate.table is not None, "asked for gates with a table only"
+    table, name = read(gate.table), shown(gate.table)
+    _same_schedule(table, name, use)
+    if use.component is None:
+        return gate
+    component = table.components.get(use.component)
+    if component is None:
+        raise TableProblem(f"{name} was made for {', '.join(table.components)}, and not for {use.component}")
+    _same_model(component, name, use)
+    if gate.rule == "polynomial":
+        fit = component.polynomials.get(gate.signal)
+        if fit is None:
+            has = f"it has {', '.join(component.polynomials)}" if component.polynomials else "it has none"
+            raise TableProblem(f"{name} has no polynomial for the signal {gate.signal}: {has}")
+        return replace(gate, coefficients=tuple(fit.coefficients))
+    ratios = {branch: _ratios(component, branch, math.nan) for branch in BRANCHES}
+    for branch, steps in (use.branches or {}).items():
+        _measured(component, name, branch, steps)
+        ratios[branch] = _ratios(component, branch, 1.0)
+    return replace(gate, ratios=ratios)
+
+
+def _same_schedule(table: Table, name: str, use: Use) -> None:
+    schedule = table.schedule
+    if use.count not in (None, schedule.steps):
+        raise TableProblem(f"{name} was made for {schedule.steps} steps, and the loop takes {use.count}")
+    if use.scheduler not in (None, schedule.scheduler):
+        raise TableProblem(f"{name} was made for {schedule.scheduler}, and this is {use.scheduler}")
+    if use.shift is not None and schedule.shift is not None and abs(use.shift - schedule.shift) > 1e-6:
+        raise TableProblem(f"{name} was made for a shift of {schedule.shift:g}, and this is one of {use.shift:g}")
+
+
+def _same_model(component: Component, name: str, use: Use) -> None:
+    if use.class_name not in (None, component.class_name):
+        raise TableProblem(f"{name} was made for a {component.class_name}, and this is a {use.class_name}")
+    if use.config not in (None, component.config):
+        raise TableProblem(f"{name} was made for a {component.class_name} of another configuration")
+    if use.weights not in (None, component.weights):
+        raise TableProblem(f"{name} was made for other weights of {use.component}")
+    adapted = len(use.adapters) if use.adapters is not None else use.adapted
+    if adapted not in (None, len(component.adapters)):
+        raise TableProblem(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}")
+    if use.adapters is not None and list(use.adapters) != component.adapters:
+        raise TableProblem(f"{name} was made with other LoRAs, or at another scale")
+    own = component.timesteps
+    if use.timesteps is not None and len(use.timesteps) != len(own):
+        message = f"{name} was made for {len(own)} steps of {use.component}, and it takes {len(use.timesteps)}"
+        raise TableProblem(message)
+    for step, (mine, theirs) in enumerate(zip(own, use.timesteps or own, strict=True)):
+        if abs(mine - theirs) > TOLERANCE:
+            raise TableProblem(f"{name} was made for other timesteps: step {step} is at {mine:g}, and here {theirs:g}")
+
+
+def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
+    """See that there is a ratio wherever a branch runs after its first step."""
+    for part in branch.split("+"):
+        if part not in component.branches:
+            raise TableProblem(f"{name} has no ratios for the branch {part}: it was made without it")
+        missing = [step for step in steps[1:] if component.branches[part].ratios[step] is None]
+        if missing:
+            raise TableProblem(f"{name} has no ratio for step {missing[0]} of the branch {part}: it did not run then")
+
+
+def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:
+    """The ratios of a branch; of branches in one batch the mean, as each has as many tokens.
+
+    `otherwise` stands for what was not measured: 1 where a step is passed over, as the next ratio counts from the last
+    step that ran; NaN, which computes, for branches that were not to be expected.
+    """
+    rows = []
+    for part in branch.split("+"):
+        known = component.branches.get(part)
+        row = known.ratios if known is not None else [None] * len(component.timesteps)
+        rows.append([otherwise if ratio is None else ratio for ratio in row])
+    return tuple(sum(entries) / len(entries) for entries in zip(*rows, strict=True))

@@ -1,0 +1,122 @@
+"""Measuring how a model changes from step to step, for `sgd calibrate`: every step is computed.
+
+For each guidance branch, from its step before to this one: the relative L1 change of each signal that gates compare,
+of what all blocks add (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..engine.decide import Decider
+from ..engine.predictors import Taylor
+from ..engine.signals import relative_change
+from ..engine.stack import Gated, Track
+from ..gate import Gate
+
+if TYPE_CHECKING:
+    from ....graph.contract.node import Run
+    from ...families.base import Family
+    from ...values import Step
+
+WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
+"""A gate that looks at the modulated input and computes every step; a threshold of 0 compares nothing."""
+
+Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
+
+
+@dataclass
+class Seen:
+    """A step of a branch, for the next one to be compared with."""
+
+    index: int
+    signal: torch.Tensor
+    residual: torch.Tensor
+    output: torch.Tensor
+
+
+class Meter:
+    """Measures one component during one run of a loop.
+
+    Args:
+        transformer: The component; left as it is between calls.
+        family: How it is called.
+        component: Its name in the model's repository.
+        steps: Number of steps of the component.
+        distances: Changes of signals that follow from the schedule alone, by signal.
+    """
+
+    def __init__(
+        self, transformer: Any, family: Family, component: str, steps: int, distances: Mapping[str, Distances]
+    ) -> None:
+        self.component, self.steps, self.distances = component, steps, distances
+        self.gated = Gated(transformer, family, WATCH)
+        self.seen: dict[str, Seen] = {}
+
+    def evaluate(
+        self,
+        names: Sequence[str],
+        index: int,
+        step: Step,
+        call: Callable[[Any], torch.Tensor],
+        run: Run,
+    ) -> torch.Tensor:
+        """The prediction of a branch, or of several in one batch, measured branch by branch.
+
+        Args:
+            names: The branches.
+            index: The step, counted over those of the component.
+            step: The step.
+            call: Calls the transformer that it is given.
+            run: Told what was measured.
+        """
+        track = Track(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0))
+        self.gated.use([track], index)
+        made = call(self.gated)
+        assert track.compared is not None, "every step is computed and its signal looked at"
+        streams = (track.compared, track.hidden.predict(index), made)
+        for name, parts in zip(names, zip(*(stream.chunk(len(names)) for stream in streams), strict=True), strict=True):
+            now = Seen(index, *parts)
+            before = self.seen.get(name)
+            measured = {} if before is None else self._compare(before, now)
+            self.seen[name] = now
+            run.event(
+                "measurement", component=self.component, branch=name, index=index, step=step.index, values=measured
+            )
+        return made
+
+    def _compare(self, before: Seen, now: Seen) -> dict[str, float]:
+        found = {name: changes([(before.index, now.index)])[0] for name, changes in self.distances.items()}
+        # As gates compare it, in its own dtype; what it is to predict is measured as well as it can be.
+        found["modulated"] = relative_change(before.signal, now.signal).item()
+        found["residual"] = relative_change(before.residual.float(), now.residual.float()).item()
+        found["output"] = relative_change(before.output.float(), now.output.float()).item()
+        found["ratio"] = ratio(before.residual, now.residual).item()
+        return found
+
+
+class Metered:
+    """A meter at one step, in the place of a gate."""
+
+    def __init__(self, meter: Meter, index: int, step: Step, run: Run) -> None:
+        self.meter, self.index, self.step, self.run = meter, index, step, run
+
+    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """The prediction of a branch, or of several in one batch, measured; see `Meter.evaluate`."""
+        return self.meter.evaluate(names, self.index, self.step, call, self.run)
+
+
+def ratio(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    """How much larger a residual [..., tokens, width] is than the one before: the mean over tokens of |now| / |before|.
+
+    MagCache's ratio (2506.09045), with the small number in the denominator that diffusers has (hooks/mag_cache.py).
+    """
+    return (_size(now) / (_size(before) + 1e-8)).mean()
+
+
+def _size(residual: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(residual.float(), dim=-1)

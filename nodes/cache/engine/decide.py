@@ -1,0 +1,182 @@
+"""Deciding, step by step, whether to compute or to reuse: rules and limits without any tensor. Torch-free.
+
+Order: nothing to reuse yet → warm-up → last step → mask → most reused → longest run → accumulated → rule. It is that of
+DBCache in the cache-dit package (caching/cache_contexts/cache_manager.py, `can_cache`); a static mask decides alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..gate import Gate
+from ..masks import mask_of
+
+ALWAYS = 1.0
+"""With a threshold of at least this, `change` compares nothing and reuses, as in cache-dit."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens at one step, and why.
+
+    Attributes:
+        computed: The blocks are computed; else they are reused.
+        reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`; `unforeseen`
+            where a schedule known ahead does not hold, since the branch ran at other steps.
+        distance: The signal's relative change, where it was measured.
+        value: What was compared with the threshold, where something was.
+    """
+
+    computed: bool
+    reason: str
+    distance: float | None = None
+    value: float | None = None
+
+
+def polynomial(coefficients: Sequence[float], x: float) -> float:
+    """The polynomial at x, highest order first."""
+    value = 0.0
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value
+
+
+class Decider:
+    """Decides for one guidance branch (and one stack of blocks) over the steps of one component.
+
+    Args:
+        gate: A resolved gate.
+        steps: Number of steps of the component; masks and limits are over these.
+        branch: Name of the branch, or names in one batch joined by +, for tables that have one per branch.
+    """
+
+    def __init__(self, gate: Gate, steps: int, branch: str = "positive") -> None:
+        self.gate, self.steps = gate, steps
+        self.mask = mask_of(gate.mask, steps) if gate.mask is not None else None
+        self.dynamic = gate.mask is not None and gate.mask.policy == "dynamic"
+        self.ratios = table_of(gate, branch)
+        self.seen = -1
+        self.history = False
+        self.run = self.reused = 0
+        self.measured = self.accumulated = 0.0
+        self.ratio = 1.0
+        self.warm = self._warm()
+
+    def _warm(self) -> set[int]:
+        limits = self.gate.limits
+        steps = limits.warmup_steps
+        if self.mask is not None and self.gate.mask is not None and self.gate.mask.every is None:
+            # The mask takes over from its first 0, as in cache-dit.
+            steps = min(steps, (self.mask + "0").index("0"))
+        share = range(int(limits.warmup_share * self.steps))
+        return {*range(0, min(steps, self.steps), limits.warmup_interval), *share, *limits.always}
+
+    def forced(self, index: int) -> Decision | None:
+        """What is known without looking at the signal; None if the rule decides."""
+        limits, gate = self.gate.limits, self.gate
+        if not self.history:
+            return Decision(True, "first")
+        if index in self.warm:
+            return Decision(True, "warm-up")
+        if limits.last and index == self.steps - 1:
+            return Decision(True, "last")
+        if self.mask is not None:
+            if self.mask[index] == "1":
+                return Decision(True, "mask")
+            if not self.dynamic:
+                return Decision(False, "mask")
+        if limits.max_reused is not None and self.reused >= limits.max_reused:
+            return Decision(True, "most reused")
+        if limits.max_consecutive is not None and self.run >= limits.max_consecutive:
+            return Decision(True, "longest run")
+        if limits.max_accumulated is not None and self.measured >= limits.max_accumulated:
+            return Decision(True, "accumulated")
+        if gate.off:
+            return Decision(True, "rule")
+        if gate.rule == "change" and gate.threshold is not None and gate.threshold >= ALWAYS:
+            return Decision(False, "rule")
+        return None
+
+    def judge(self, index: int, distance: float | None) -> Decision:
+        """What the rule says of the signal's relative change; NaN computes."""
+        gate, threshold = self.gate, self.gate.threshold
+        assert threshold is not None, "a rule other than a mask has a threshold"
+        if distance is not None and distance > 0:
+            self.measured += distance
+        if gate.rule == "change":
+            assert distance is not None, "this rule measures"
+            return Decision(not distance < threshold, "rule", distance, distance)
+        if gate.rule == "magnitude":
+            assert self.ratios is not None, "this rule has a table"
+            for skipped in range(self.seen + 1, index + 1):
+                self.ratio *= self.ratios[skipped]
+            self.accumulated += abs(1.0 - self.ratio)
+            return Decision(not self.accumulated <= threshold, "rule", None, self.accumulated)
+        assert distance is not None, "this rule measures"
+        assert gate.coefficients is not None, "this rule has a polynomial"
+        change = polynomial(gate.coefficients, distance)
+        self.accumulated += max(change, 0.0) if gate.clamp else change
+        return Decision(not self.accumulated < threshold, "rule", distance, self.accumulated)
+
+    def follow(self, index: int, decision: Decision) -> None:
+        """Take note of what happened at a step."""
+        self.seen = index
+        if decision.computed:
+            self.history, self.run = True, 0
+            self.accumulated, self.ratio = 0.0, 1.0
+        else:
+            self.run += 1
+            self.reused += 1
+
+
+def table_of(gate: Gate, branch: str) -> tuple[float, ...] | None:
+    """The ratios of a branch, or of the first in a batch; those of the positive one where the table has one for all."""
+    if gate.ratios is None:
+        return None
+    names = (branch, branch.partition("+")[0], "positive")
+    return next((gate.ratios[name] for name in names if name in gate.ratios), None)
+
+
+def known_ahead(gate: Gate) -> bool:
+    """Whether every decision follows from the schedule alone."""
+    if gate.rule == "mask" or gate.off or gate.signal in ("time", "time_projection"):
+        return True
+    if gate.rule == "magnitude":
+        return True
+    threshold = gate.threshold
+    return gate.rule == "change" and threshold is not None and not 0 < threshold < ALWAYS
+
+
+def schedule(
+    gate: Gate, steps: int, branch: str, indices: Sequence[int], distance: Callable[[int, int], float] | None = None
+) -> dict[int, Decision]:
+    """All decisions of a gate that is known ahead.
+
+    Args:
+        gate: A resolved gate.
+        steps: Number of steps of the component.
+        branch: Name of the branch.
+        indices: The steps at which the branch runs, in order.
+        distance: The signal's relative change from one step to another, where the signal is known ahead.
+    """
+    decider, decisions = Decider(gate, steps, branch), {}
+    for index in indices:
+        decision = decider.forced(index)
+        if decision is None:
+            decision = decider.judge(index, distance(decider.seen, index) if distance is not None else None)
+        decider.follow(index, decision)
+        decisions[index] = decision
+    return decisions
+
+
+def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
+    """What is known ahead of a gate that looks at the signal: 1 for computed, 0 for reused, ? for decided then."""
+    decider, digits = Decider(gate, steps, branch), []
+    for index in indices:
+        decision = decider.forced(index)
+        # A limit on runs depends on what was decided before, so that only these are certain.
+        certain = decision is not None and decision.reason in ("first", "warm-up", "last", "mask")
+        digits.append(str(int(decision.computed)) if certain and decision is not None else "?")
+        decider.history = True
+    return "".join(digits)

@@ -1,0 +1,61 @@
+"""Signals: how much something changed from one step to another, as one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ...support.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+
+def relative_change(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+    """mean|before − now| / mean|before|, 0-dimensional, on the device: whoever wants the number waits for it.
+
+    Both means are taken in the tensors' own dtype, as DBCache (cache-dit) and TeaCache take them. Tensors of
+    different shapes have changed by infinity.
+    """
+    if before.shape != now.shape:
+        return torch.tensor(float("inf"))
+    return (before - now).abs().mean() / before.abs().mean()
+
+
+def changes(rows: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Relative changes between pairs of rows of [steps, width], waiting for the device once."""
+    if not pairs:
+        return []
+    return torch.stack([relative_change(rows[before], rows[now]) for before, now in pairs]).tolist()
+
+
+class Drift:
+    """EasyCache's estimate of how much the model's output has changed, from its inputs alone (2507.02860).
+
+    The output is taken to change k times as fast as the input, k as it was between the last two computed steps:
+    k · mean|x − x'| / mean|y|, with x' the input of the step before and y the last computed output.
+    """
+
+    def __init__(self) -> None:
+        self.before: torch.Tensor | None = None
+        self.computed: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.rate: torch.Tensor | None = None
+
+    def measure(self, given: torch.Tensor) -> torch.Tensor | None:
+        """The estimated relative change, 0-dimensional; None until two steps have been computed."""
+        if self.before is None or self.computed is None or self.rate is None:
+            return None
+        return self.rate * ((given - self.before).abs().mean() / self.computed[1].abs().mean())
+
+    def passed(self, given: torch.Tensor) -> None:
+        """Take note of the input of a step, computed or not."""
+        self.before = given
+
+    def learned(self, given: torch.Tensor, made: torch.Tensor) -> None:
+        """Take note of a computed step."""
+        if self.computed is not None:
+            before, output = self.computed
+            self.rate = (made - output).abs().mean() / (given - before).abs().mean()
+        self.computed = (given, made)

@@ -1,0 +1,90 @@
+"""Where a gate works, and why it cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, Literal
+
+from ..families.base import Family
+from .calibration.filled_gate import UNKNOWN, Use
+from .published.checkpoints import S, by_size
+
+
+class GateProblem(Exception):
+    """Why a gate cannot work: a diagnostic's code, a sentence for the user, and what to do."""
+
+    def __init__(self, code: Literal["bad-value", "unsupported"], message: str, help: str | None = None) -> None:
+        super().__init__(message)
+        self.code, self.help = code, help
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a gate needs to know of where it works.
+
+    Attributes:
+        family: The model's family.
+        configs: Configurations of its components; may be incomplete before they are at hand.
+        source: The model's repository or folder, None if it is not known.
+        steps: Number of steps of the component, None if it is not known.
+        component: The component's name in the repository.
+        size: Width and height of what is made, in pixels; None if they are not known.
+        image: Whether the model is given an image.
+        use: What a table is compared with.
+        group: Blocks that are brought to the device together, where the component is offloaded; 1 if that is not known.
+    """
+
+    family: Family
+    configs: Mapping[str, Mapping[str, Any]]
+    source: str | None = None
+    steps: int | None = None
+    component: str = "transformer"
+    size: tuple[int, int] | None = None
+    image: bool = False
+    use: Use = UNKNOWN
+    group: int = 1
+
+    @property
+    def identified(self) -> bool:
+        """Whether enough is known of the model to say that nothing was published for it."""
+        return "transformer" in self.configs
+
+    def sized(self, entries: tuple[S, ...]) -> tuple[S, ...]:
+        """Of what was published for several sizes, that for the nearest."""
+        return entries if self.size is None else by_size(entries, *self.size)
+
+    @property
+    def counts(self) -> tuple[int, ...] | None:
+        """Blocks in each of the transformer's lists; None if its configuration is not known."""
+        config = self.configs.get("transformer", {})
+        keys = self.family.blocks.lists.values()
+        return tuple(config[key] for key in keys) if all(key in config for key in keys) else None
+
+
+def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, group: int) -> None:
+    """See that no group of an offloaded model is parted: its first block brings it in, and its last lets it go.
+
+    Args:
+        counts: Blocks in each of the transformer's lists.
+        front: First blocks that are always computed.
+        back: Last ones.
+        separate: Of each list, and not of all together.
+        group: Blocks of a group; no group reaches over the end of a list.
+
+    Raises:
+        GateProblem: If there is one of which a part may be passed over.
+    """
+    begins = list(accumulate(counts, initial=0))
+    spans = list(pairwise(begins)) if separate else [(0, begins[-1])]
+    edges = {edge for first, last in spans for edge in (first + front, last - back)} - set(begins)
+    for edge in edges:
+        within = edge - max(begin for begin in begins if begin < edge)
+        if within % group:
+            message = (
+                f"blocks are offloaded {group} at a time, and a group would be parted: {front} first and {back} last "
+                "blocks run where the others do not"
+            )
+            help = "set `blocks: 1` of model.offload, or numbers of first and last blocks that leave groups whole"
+            raise GateProblem("unsupported", message, help)

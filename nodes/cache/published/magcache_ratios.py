@@ -1,0 +1,128 @@
+"""MagCache's published ratios, as data (2506.09045).
+
+magcache_ratios.json holds them, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with file
+and line of each. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that of the step before;
+each list has one for every step, and the first is 1. Thresholds, longest runs and retention are those of the
+README's command for the model, or else the script's. diffusers 0.42 ships one of these lists, FLUX.1-dev's, as
+`FLUX_MAG_RATIOS`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .checkpoints import Configs, checkpoints
+
+
+@dataclass(frozen=True)
+class Table:
+    """The ratios of one checkpoint.
+
+    Attributes:
+        model: The checkpoint that they were measured on.
+        ratios: For each transformer, and each guidance branch that was measured ("positive", "negative"), one ratio
+            for each step. Wan 2.2's two transformers share the steps of one run; the origin has one list, whose
+            ratio at the change of transformers compares the residuals of two models (about 0.65 and 0.91). It is
+            left out here: the second transformer's list starts with 1, as every list does.
+        threshold: Of the accumulated error.
+        longest: Longest run of reused steps (K).
+        retention: For each transformer, the share of its steps computed at the start: of `steps * share`, rounded
+            down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
+        always: Steps computed whatever the rule says, as indices among the measured steps. FLUX.1-dev has one.
+        pixels: Width times height it was measured at, where there are several.
+        image: Whether an image conditions the model, where there is a table for either case.
+        source: File and line.
+    """
+
+    model: str
+    ratios: Mapping[str, Mapping[str, tuple[float, ...]]]
+    threshold: float
+    longest: int
+    retention: Mapping[str, float]
+    always: tuple[int, ...]
+    pixels: int | None
+    image: bool | None
+    source: str
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run it was measured on, by all transformers together."""
+        return sum(len(branches["positive"]) for branches in self.ratios.values())
+
+    def at(self, steps: int, component: str = "transformer", branch: str = "positive") -> tuple[float, ...]:
+        """Ratios of one transformer and branch for another number of its steps.
+
+        Raises:
+            KeyError: If there is no such transformer, or the branch was not measured.
+        """
+        return nearest(self.ratios[component][branch], steps)
+
+    def forced(self, steps: int) -> tuple[int, ...]:
+        """The steps of a run of `steps` that `always` falls on: those whose nearest measured step it is."""
+        return tuple(step for step, measured in enumerate(_indices(self.steps, steps)) if measured in self.always)
+
+
+def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
+    """A list of ratios at another number of steps.
+
+    Both ends are kept, and what lies between has the nearest measured ratio: of n, step i of N takes that at
+    i (n - 1) / (N - 1), rounded to even where it is half-way. One step takes the last. This is the origin's and
+    diffusers' interpolation; a ratio stays that of neighbouring steps of the measured run, however many there are.
+
+    Raises:
+        ValueError: If there is no ratio, or no step.
+    """
+    if not ratios or steps < 1:
+        raise ValueError("at least one ratio and one step are needed")
+    return tuple(ratios[index] for index in _indices(len(ratios), steps))
+
+
+def _indices(measured: int, steps: int) -> list[int]:
+    if steps == 1:
+        return [measured - 1]
+    # The ratio first, then the product: the order in which the origin rounds.
+    scale = (measured - 1) / (steps - 1)
+    return [round(step * scale) for step in range(steps)]
+
+
+@cache
+def tables() -> tuple[Table, ...]:
+    """All of them."""
+    entries = json.loads(Path(__file__).with_name("magcache_ratios.json").read_text(encoding="utf-8"))
+    return tuple(
+        Table(
+            model=entry["model"],
+            ratios={
+                component: {branch: tuple(values) for branch, values in branches.items()}
+                for component, branches in entry["ratios"].items()
+            },
+            threshold=entry["threshold"],
+            longest=entry["longest"],
+            retention=entry["retention"],
+            always=tuple(entry.get("always", ())),
+            pixels=entry.get("pixels"),
+            image=entry.get("image"),
+            source=entry["source"],
+        )
+        for entry in entries
+    )
+
+
+def published(family: str, configs: Configs, source: str | None = None) -> tuple[Table, ...]:
+    """The tables published for a model; see `known.checkpoints` for what tells which model it is.
+
+    Args:
+        family: Name of the family.
+        configs: Of the model's description: configurations by component, and "model_index".
+        source: Folder or repository of the model.
+
+    Returns:
+        Several where they differ in `pixels` (`known.by_size` chooses) or `image`; empty where nothing was published,
+        as for Z-Image and FLUX.1-schnell.
+    """
+    labels = checkpoints(family, configs, source)
+    return tuple(table for table in tables() if table.model in labels)

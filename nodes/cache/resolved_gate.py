@@ -1,0 +1,148 @@
+"""From a gate as it was written to a gate for one model and number of steps; or why there is none. Torch-free.
+
+The same code runs in `sgd check`, on descriptions, and before the first step of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .calibration.filled_gate import filled
+from .calibration.table import TableProblem
+from .gate import SIGNALS, Gate
+from .masks import mask_of
+from .place import GateProblem, Place, whole_groups
+from .published import magcache_ratios, teacache_coefficients
+
+FEW_BLOCKS = 16
+FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig
+THRESHOLDS = ("change", "polynomial", "magnitude")
+
+
+def resolve(gate: Gate, place: Place) -> Gate:
+    """The gate with everything filled in that is known of its place.
+
+    Raises:
+        GateProblem: If it cannot work there.
+    """
+    if not gate.active:
+        return gate
+    if gate.kind == "library":
+        from .cache_dit.engine_options import settled
+
+        return settled(gate, place)
+    if gate.signal == "auto":
+        gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
+    _signal(gate, place)
+    gate = _spans(gate, place)
+    # A rule that reuses nothing need know nothing of the model, so that any model can be run without a gate.
+    gate = replace(gate, signal="none", table=None) if gate.off else _published(gate, place)
+    if gate.rule in THRESHOLDS and gate.threshold is None:
+        raise GateProblem("bad-value", f"{gate.kind} has no threshold for this model", "set `threshold`")
+    if gate.mask is not None and place.steps is not None:
+        try:
+            mask = mask_of(gate.mask, place.steps)
+        except ValueError as error:
+            raise GateProblem("bad-value", str(error), "give bins or a mask for the number of steps") from error
+        if mask[:1] == "0":
+            raise GateProblem("bad-value", "the mask reuses the first step, and there is nothing to reuse yet")
+    return gate
+
+
+def _signal(gate: Gate, place: Place) -> None:
+    family = place.family
+    if gate.signal in ("time", "time_projection") and not family.time_modules:
+        message = f"models of {family.name} have no embedding of the timestep alone to compare"
+        raise GateProblem("unsupported", message, "set `signal: modulated`, with coefficients of your own")
+    needs = gate.rule in ("change", "polynomial")
+    if needs and gate.signal == "none":
+        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares a signal", _signals())
+    if not needs and gate.signal not in ("none", "model") and (gate.mask is None or gate.mask.policy == "static"):
+        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares no signal", "leave `signal` out")
+    if gate.signal == "front" and gate.front == 0:
+        raise GateProblem("bad-value", "the signal `front` is what the first blocks add", "set `front_blocks`")
+    if gate.signal == "model" and (gate.front or gate.back):
+        raise GateProblem("bad-value", "with the signal `model` no block runs when a step is reused")
+    if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
+        raise GateProblem("unsupported", f"models of {family.name} have one list of blocks", "leave `stacks` out")
+    if gate.stacks == "separate" and gate.signal == "modulated":
+        message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
+        raise GateProblem("unsupported", message, "leave `stacks` out, or compare what the first blocks add: `front`")
+
+
+def _signals() -> str:
+    return "set `signal`: " + "; ".join(f"`{name}`, {about}" for name, about in SIGNALS.items() if name != "none")
+
+
+def _spans(gate: Gate, place: Place) -> Gate:
+    """Fill in the number of first blocks, and see that something is left between first and last."""
+    counts = place.counts
+    if counts is None:
+        return gate
+    groups = counts if gate.stacks == "separate" else (sum(counts),)
+    front = gate.front
+    if front is None:
+        front = FRONT if min(groups) >= FEW_BLOCKS else FRONT_OF_FEW
+    for blocks in groups:
+        if front + gate.back >= blocks:
+            message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
+            raise GateProblem("bad-value", message, "leave some between them: lower front_blocks or back_blocks")
+    whole_groups(counts, front, gate.back, gate.stacks == "separate", place.group)
+    return replace(gate, front=front)
+
+
+def _published(gate: Gate, place: Place) -> Gate:
+    """Fill in coefficients and ratios of a table, or those that were published for the model."""
+    if gate.table is not None:
+        try:
+            return filled(gate, place.use)
+        except TableProblem as problem:
+            raise GateProblem("bad-value", str(problem), problem.help) from problem
+    if gate.rule == "polynomial" and gate.coefficients is None:
+        return _polynomial(gate, place)
+    if gate.rule == "magnitude" and gate.ratios is None:
+        return _ratios(gate, place)
+    if gate.ratios is not None and place.steps is not None:
+        lengths = {len(ratios) for ratios in gate.ratios.values()}
+        if lengths != {place.steps}:
+            message = f"there are {max(lengths)} ratios, and the loop takes {place.steps} steps"
+            raise GateProblem("bad-value", message, "give one for each step")
+    return gate
+
+
+def _polynomial(gate: Gate, place: Place) -> Gate:
+    entries = teacache_coefficients.published(place.family.name, place.configs, place.source)
+    entry = next((e for e in place.sized(entries) if e.signal == gate.signal), None)
+    if entry is None:
+        if not place.identified:
+            return gate
+        message = f"no coefficients were published for this model and the signal {gate.signal}"
+        help = "fit a `table` with `sgd calibrate`, or give `coefficients`; a threshold of 0 computes every step"
+        raise GateProblem("unsupported", message, help)
+    threshold = gate.threshold if gate.threshold is not None else entry.thresholds[0]
+    return replace(gate, coefficients=entry.coefficients, threshold=threshold)
+
+
+def _ratios(gate: Gate, place: Place) -> Gate:
+    tables = place.sized(magcache_ratios.published(place.family.name, place.configs, place.source))
+    table = next((t for t in tables if t.image in (None, place.image) and place.component in t.ratios), None)
+    if table is None:
+        if not place.identified:
+            return gate
+        message = "no ratios were published for this model"
+        raise GateProblem(
+            "unsupported",
+            message,
+            "measure a `table` with `sgd calibrate`, or give `ratios`; a threshold of 0 computes every step",
+        )
+    limits = gate.limits
+    run = table.longest if limits.max_consecutive is None else limits.max_consecutive
+    share = table.retention[place.component] if gate.options.get("retention") is None else limits.warmup_share
+    gate = replace(
+        gate,
+        threshold=gate.threshold if gate.threshold is not None else table.threshold,
+        limits=replace(limits, max_consecutive=run, warmup_share=share),
+    )
+    if place.steps is None:
+        return gate
+    branches = {branch: table.at(place.steps, place.component, branch) for branch in table.ratios[place.component]}
+    return replace(gate, ratios=branches, limits=replace(gate.limits, always=table.forced(place.steps)))

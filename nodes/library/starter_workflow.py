@@ -1,0 +1,85 @@
+"""`sgd init`: a first workflow for a model: the bundled workflow of its kind, for this model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ...graph.contract.node import NodeError, Run
+from ...graph.contract.workflow_folders import bundled_workflows
+from ..models.repository.repository import Repository
+
+# By pipeline class, and for classes that run several kinds of model by what the repository says of itself.
+WORKFLOWS = {
+    "WanPipeline": "wan2_1_t2v",
+    "WanPipeline with two experts": "wan2_2_t2v_a14b",
+    "WanPipeline with expanded timesteps": "wan2_2_ti2v_5b",
+    "WanImageToVideoPipeline": "wan2_1_i2v",
+    "WanImageToVideoPipeline with two experts": "wan2_2_i2v_a14b",
+    "WanImageToVideoPipeline with expanded timesteps": "wan2_2_ti2v_5b_image",
+    "HunyuanVideoPipeline": "hunyuan_video",
+    "ZImagePipeline": "z_image_turbo",
+    "QwenImagePipeline": "qwen_image",
+    "FluxPipeline": "flux_dev",
+}
+
+
+def starter(source: str) -> tuple[str, str]:
+    """A name and the text of a workflow for the model at `source`, a folder or a name on the hub.
+
+    Sizes, steps and scales are those of the bundled workflow, that is of the model it was written for.
+
+    Raises:
+        NodeError: If there is no such model, or it is of no known kind.
+    """
+    from ..models.repository.repository import open_repository
+
+    local = Path(source).expanduser()
+    given = str(local.resolve()) if local.exists() else source
+    repository = open_repository(given, None, Run(), configs_only=True)
+    workflow = WORKFLOWS.get(kind(repository))
+    if workflow is None:
+        raise NodeError(
+            f"{source} is for {repository.pipeline}, which sgd has no workflow for",
+            help="known pipelines: " + ", ".join(dict.fromkeys(k.split()[0] for k in WORKFLOWS)),
+        )
+    name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or workflow
+    text = (bundled_workflows() / f"{workflow}.yaml").read_text()
+    if repository.pipeline == "FluxPipeline" and not repository.config("transformer").get("guidance_embeds"):
+        # FLUX.1-schnell takes no guidance scale.
+        text = "".join(
+            line for line in text.splitlines(keepends=True) if not re.search("guidance:|guidance$|The model was", line)
+        )
+    return name, adapt(text, name, given, workflow)
+
+
+def kind(repository: Repository) -> str:
+    """A key of `WORKFLOWS`."""
+    index = repository.index
+    if index.get("expand_timesteps"):
+        return f"{repository.pipeline} with expanded timesteps"
+    experts = "transformer_2" in repository.components and index.get("boundary_ratio") is not None
+    return f"{repository.pipeline} with two experts" if experts else repository.pipeline
+
+
+def adapt(text: str, name: str, source: str, workflow: str) -> str:
+    """A bundled workflow's text for another model, to stand in another folder."""
+    about = f"After sgd's workflow {workflow}, for {source}. Sizes, steps and scales may want a change."
+    text = re.sub(r"^name: .*$", lambda _: f"name: {name}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^about: .*$", lambda _: f"about: {quoted(about)}", text, count=1, flags=re.MULTILINE)
+    text = re.sub(
+        r"(\{source: |source: \{type: str, default: )[\w.-]+/[\w.-]+",
+        lambda m: m[1] + quoted(source.replace("$", "$$")),
+        text,
+    )
+    # What a gate was told of the bundled workflow's model says nothing of another.
+    text = re.sub(r"^(  cache: \{type: float, default: )[\d.]+", r"\g<1>0", text, flags=re.MULTILINE)
+    text = re.sub(r"\./(parts/\w+)\.yaml", r"sgd:\1", text)
+    # The picture that the bundled workflow falls back to does not come along.
+    return re.sub(r"(type: path), default: images/[\w.]+", r"\1", text)
+
+
+def quoted(text: str) -> str:
+    """Text as a double-quoted YAML scalar."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

@@ -1,0 +1,191 @@
+"""Choosing an attention backend by measuring, on the shapes that the model really has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ....graph.contract.node import Run
+from ..memory.views import entrance
+from . import kernels
+from .processors import choose
+
+if TYPE_CHECKING:
+    import torch
+
+REPEATS = 3
+CALLS = 4
+"""Calls between two looks at the clock, so that the next is prepared while a GPU still works, as it is in a run."""
+TOLERANCE = 2.0**-5
+"""Largest difference from SDPA, relative to SDPA's largest value. Two roundings of bfloat16 are 2^-7; what differs by
+more than this is not the same function."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The largest attention of a forward pass: sizes of queries and keys, [B, tokens, heads, width].
+
+    `masked` says whether any attention of the pass had a mask.
+    """
+
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    masked: bool
+    dtype: torch.dtype
+    device: torch.device
+
+
+Timings = dict[str, float]
+_REMEMBERED: dict[tuple[Any, ...], tuple[str, Timings]] = {}
+
+
+class Tuner:
+    """Watches the first call of a view for each shape, and gives the view the fastest backend for those that follow.
+
+    Args:
+        view: The module; its attention has the first candidate.
+        candidates: Names of backends in diffusers or `kernels`; the first is the reference.
+        run: Told of the choice, where the call was made.
+    """
+
+    def __init__(self, view: Any, candidates: Sequence[str], run: Run) -> None:
+        self.view, self.candidates, self.run = view, tuple(candidates), run
+        self.chosen: dict[tuple[Any, ...], str] = {}
+        self.now = candidates[0]
+        self.attentions = [module for module in view.modules() if hasattr(module, "processor")]
+        entrance(view).layers.append(self.around)
+
+    def around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        inputs = tree_leaves((args, kwargs))  # Z-Image takes lists of tensors
+        # A family may put other processors in for a call, as HunyuanVideo does where there is nothing to mask.
+        processors = frozenset(type(module.processor) for module in self.attentions)
+        key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
+        if key in self.chosen:
+            self.use(self.chosen[key])
+            return call(*args, **kwargs)
+        self.use(self.candidates[0])
+        with watching() as seen, torch.compiler.set_stance("force_eager"):
+            result = call(*args, **kwargs)
+        largest = seen()
+        if largest is None:
+            self.chosen[key] = self.candidates[0]
+            return result
+        self.chosen[key], timings = fastest(self.candidates, largest)
+        self.use(self.chosen[key])
+        self.run.detail(
+            attention=_words(self.chosen[key]),
+            attention_milliseconds={_words(n): round(1e3 * s, 4) for n, s in timings.items()},
+        )
+        return result
+
+    def use(self, backend: str) -> None:
+        if backend != self.now:
+            choose(self.view, backend)
+            self.now = backend
+
+
+@contextmanager
+def watching() -> Iterator[Callable[[], Shapes | None]]:
+    """See the calls of torch's attention inside; what is yielded tells the largest, None if there were none."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    found: list[Shapes] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            if func is torch.nn.functional.scaled_dot_product_attention:
+                given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
+                query, key = (given[name].transpose(1, 2) for name in ("query", "key"))
+                masked = given.get("attn_mask") is not None
+                found.append(Shapes(tuple(query.shape), tuple(key.shape), masked, query.dtype, query.device))
+            return func(*args, **kwargs)
+
+    def largest() -> Shapes | None:
+        if not found:
+            return None
+        most = max(found, key=lambda s: s.query[0] * s.query[1] * s.key[1] * s.query[2])
+        return Shapes(most.query, most.key, any(s.masked for s in found), most.dtype, most.device)
+
+    with Watch():
+        yield largest
+
+
+def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
+    """The fastest backend that agrees with the first, and the seconds one call took with each that does.
+
+    Backends that refuse masks are left out where a mask was seen. Remembered until the process ends.
+    """
+    import torch
+
+    name = torch.cuda.get_device_name(shapes.device) if shapes.device.type == "cuda" else shapes.device.type
+    key = (name, shapes, tuple(candidates))
+    if key not in _REMEMBERED:
+        generator = torch.Generator(shapes.device).manual_seed(0)
+
+        def normal(size: tuple[int, ...]) -> torch.Tensor:
+            return torch.randn(size, generator=generator, dtype=shapes.dtype, device=shapes.device)
+
+        query, keys, values = normal(shapes.query), normal(shapes.key), normal(shapes.key)
+        reference = attend(candidates[0], query, keys, values)
+        timings = {}
+        for backend in candidates:
+            if backend != candidates[0] and shapes.masked and not takes_masks(backend):
+                continue
+            try:
+                result = attend(backend, query, keys, values)
+                agrees = bool((result - reference).abs().max() <= TOLERANCE * reference.abs().max())
+                if agrees:
+                    timings[backend] = measure(lambda b=backend: attend(b, query, keys, values), shapes.device)  # type: ignore[misc]
+            except Exception:
+                continue  # `auto` means: of those that work; the timings that are reported show which did
+        _REMEMBERED[key] = (min(timings, key=lambda b: timings[b]), timings)
+    return _REMEMBERED[key]
+
+
+def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention by one backend, as diffusers calls it; all [B, tokens, heads, width]."""
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    result = dispatch_attention_fn(query, key, value, backend=kernels.name(backend))
+    return result[0] if isinstance(result, tuple) else result
+
+
+def measure(call: Callable[[], Any], device: torch.device) -> float:
+    """Seconds of one call: the mean of a few, the least of several times, after one that does not count."""
+    import torch
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    call()
+    seconds = []
+    for _ in range(REPEATS):
+        wait()
+        began = perf_counter()
+        for _ in range(CALLS):
+            call()
+        wait()
+        seconds.append((perf_counter() - began) / CALLS)
+    return min(seconds)
+
+
+def takes_masks(backend: str) -> bool:
+    from .backend_table import BACKENDS
+
+    return all(b.masks == "applied" for b in BACKENDS.values() if b.library == backend)
+
+
+def _words(backend: str) -> str:
+    """What files call a backend of diffusers."""
+    from .backend_table import BACKENDS
+
+    return next((b.name for b in BACKENDS.values() if b.library == backend), backend)

@@ -1,0 +1,171 @@
+"""Views: a component as one value of a model has it, with its own attention, adapters or compiled code.
+
+A view is a copy of the module tree that shares every parameter and buffer with the component, so that making one
+costs milliseconds and no memory, and what is changed in it is not seen through any other.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ....graph.contract.node import NodeError, Run
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Transform(Protocol):
+    """A change to one component. Hashable: equal transforms of one component share a view.
+
+    Attributes:
+        kind: Name of the change, one of `ORDER`.
+        component: Name of the component in the repository.
+
+    One that has an `undo` is told when the view is dropped, or could not be finished.
+    """
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def component(self) -> str: ...
+
+    def apply(self, module: Any, run: Run) -> None:
+        """Change a view; called once for each, with the run of its acquisition.
+
+        Raises:
+            NodeError: If it cannot be done.
+        """
+        ...
+
+
+Recipe = tuple[Transform, ...]
+
+ORDER = ("lora", "attention", "offload", "compile")
+"""The order in which transforms are applied: adapters bring layers in, hooks that place layers must find them all, and
+compiled code must contain all of it. They are given in this order too, but for those of `ANYWHERE`."""
+
+ANYWHERE = ("offload",)
+"""Transforms that may be given anywhere: they say where a component is, and change nothing in it."""
+
+
+def misplaced(kind: str, before: list[str]) -> tuple[str, str] | None:
+    """Why a transform of this kind cannot follow those of kinds `before`, and what to do; None if it can."""
+    repeated = kind in before and kind != "lora"
+    if repeated:
+        return f"this component already went through model.{kind}", "give it the settings it should have there"
+    late = [k for k in before if k not in ANYWHERE and ORDER.index(k) > ORDER.index(kind)]
+    if not late or kind in ANYWHERE:
+        return None
+    order = ", ".join(f"model.{k}" for k in ORDER if k not in ANYWHERE)
+    return f"model.{kind} cannot come after model.{late[0]}", f"the order is {order}"
+
+
+def view(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a module tree that shares its parameters and buffers."""
+    shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
+    return copy.deepcopy(module, shared)  # type: ignore[arg-type]
+
+
+class Entrance:
+    """Stands in for a view's `forward`: calls it through layers that may do something around each call.
+
+    Attributes:
+        inner: The forward itself; compiling replaces it.
+        layers: Called with what is inside them, and the arguments; the last is the outermost.
+    """
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        functools.update_wrapper(self, module.forward)  # for those who ask for its signature
+        self.inner: Callable[..., Any] = module.forward
+        self.layers: list[Callable[..., Any]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        call = self.inner
+        for layer in self.layers:
+            call = functools.partial(layer, call)
+        return call(*args, **kwargs)
+
+
+def entrance(module: torch.nn.Module) -> Entrance:
+    """The entrance of a view, which it gets the first time someone asks for it."""
+    found = vars(module).get("forward")
+    if not isinstance(found, Entrance):
+        found = Entrance(module)
+        module.forward = found
+    return found
+
+
+@dataclass
+class _Held:
+    value: Any
+    count: int = 1
+
+
+def _undo(recipe: Recipe, made: Any) -> None:
+    """Let the transforms of a view undo what reaches beyond it."""
+    for transform in reversed(recipe):
+        undo = getattr(transform, "undo", None)
+        if undo is not None:
+            undo(made)
+
+
+class Views:
+    """The views in memory, made when they are first acquired and dropped when they were released as often."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, Recipe], _Held] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run) -> None:
+        """Make the view of a component that is in memory, or count one more holder.
+
+        Raises:
+            NodeError: If a transform cannot be applied.
+        """
+        held = self._held.get((part, recipe))
+        if held is not None:
+            held.count += 1
+            return
+        made = view(module)
+        try:
+            for transform in recipe:
+                transform.apply(made, run)
+        except BaseException:
+            _undo(recipe, made)
+            del made
+            gc.collect()  # entrances and hooks refer to their view, and would keep the weights
+            raise
+        self._held[part, recipe] = _Held(made.eval().requires_grad_(False))
+
+    def release(self, part: str, recipe: Recipe) -> None:
+        """Let go of a view; the last holder drops it."""
+        held = self._held[part, recipe]
+        held.count -= 1
+        if held.count:
+            return
+        _undo(recipe, held.value)
+        alive = weakref.ref(held.value)
+        del self._held[part, recipe], held
+        if alive() is not None:
+            gc.collect()  # an entrance and its view refer to each other, and would keep the weights
+
+    def get(self, part: str, recipe: Recipe) -> Any:
+        """The view itself.
+
+        Raises:
+            NodeError: If it was not acquired.
+        """
+        held = self._held.get((part, recipe))
+        if held is None:
+            raise NodeError(f"{part} as this model value has it is not in memory: its reader does not declare it")
+        return held.value

@@ -1,0 +1,302 @@
+"""The components of one model that are in memory: acquired before their first reader, dropped after their last."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ....graph.contract.node import DoesNotFit, NodeError, Run
+from ...support import device_memory
+from ..repository import dummy, reading
+from ..repository.component_classes import component_class, is_module
+from ..repository.repository import Repository
+from . import host_memory, offloading
+from .views import Views
+
+if TYPE_CHECKING:
+    import torch
+
+    from .offloading import Offload
+
+CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+
+WORKING_ROOM = 0.9
+"""A component whose weights take more than this share of what the device has free leaves no room to work. A guess."""
+
+
+@dataclass
+class _Held:
+    value: Any
+    count: int = 1
+
+
+@dataclass(eq=False)
+class Weights:
+    """Loads, holds and drops the components of a repository.
+
+    A component is held once for each way in which it is placed: on the device, and in the host's memory (`Offload`).
+
+    `acquire` and `release` count: a component is dropped when it was released as often as it was acquired. Both
+    belong to the thread that runs the plan; `prefetch` may be called from one other thread at the same time. It
+    brings files near and builds nothing, because the libraries' loaders change torch's default dtype, which is one
+    for all threads.
+
+    Attributes:
+        repository: Where the components come from.
+        dtype: Name of the dtype of parameters.
+        dtypes: Names of dtypes of components that have another.
+        device: Where components go: `cpu`, `cuda` or, while planning, `meta`.
+        variant: Variant of the weight files, such as `fp16`.
+        kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
+        offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
+        views: What transformed values of the model have in place of a component.
+    """
+
+    repository: Repository
+    dtype: str
+    device: str
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    variant: str | None = None
+    kind: str = "real"
+    offload: str = "off"
+
+    def __post_init__(self) -> None:
+        self.views = Views()
+        self._held: dict[tuple[str, Offload | None], _Held] = {}
+        self._chosen: dict[str, Offload] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._configs: dict[str, dict[str, Any]] = {}
+        self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
+
+    def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
+        """Bring a component in, or count one more holder of it.
+
+        Args:
+            part: Name in the repository.
+            run: Told of it.
+            placed: How it is offloaded; None for a component on the device, unless it does not fit there (`chosen`).
+
+        Raises:
+            NodeError: If it cannot be loaded.
+            DoesNotFit: If the device has too little memory for it.
+        """
+        self.repository.entry(part)
+        if placed is None and (part, None) not in self._held and part not in self._chosen:
+            self._choose(part, run)
+        placed = placed or self.chosen(part)
+        held = self._held.get((part, placed))
+        if held is not None:
+            held.count += 1
+            return
+        try:
+            with self._locks[part]:  # a prefetch of the same component may be downloading its files
+                value = self._fitting(part, run, placed)
+                self._held[part, placed] = _Held(value)
+        except BaseException:
+            self._forget(part)
+            raise
+        facts: dict[str, Any] = {"class": type(value).__name__}
+        if hasattr(value, "parameters"):
+            count, size = self._sizes[part] = dummy.size(value)
+            facts |= {"parameters": count, "bytes": size, "dtype": self.dtype_name(part)}
+            if placed is not None:
+                facts |= {"offloaded": str(placed), "device_bytes": placed.resident(value)}
+            elif self.kind == "meta" and offloading.misfit(type(value).__name__) is None:
+                facts["offload_bytes"] = offloading.Offload(part).resident(value)
+        run.detail(**{part: facts})
+
+    def chosen(self, part: str) -> Offload | None:
+        """How a component that was to be on the device is offloaded since it does not fit; None if it is not."""
+        return self._chosen.get(part)
+
+    def _choose(self, part: str, run: Run) -> None:
+        """Offload a component in place of failing, if its weights do not fit what a GPU has free."""
+        if self.offload != "auto" or not device_memory.target(run).startswith("cuda"):
+            return
+        free, (_, size) = device_memory.free(run), self.parameters(part)
+        if free is None or size <= WORKING_ROOM * free:
+            return
+        library, name = self.repository.entry(part)
+        if library not in ("diffusers", "transformers") or offloading.misfit(name) is not None:
+            return
+        self._chosen[part] = placed = offloading.Offload(part)
+        most = placed.resident(self._on_meta(part))
+        run.warn(
+            f"{part} takes {device_memory.size(size)}, and {device_memory.size(free)} of the device are free: it stays "
+            f"in the host's "
+            f"memory, and at most {device_memory.size(most)} of it are on the device at a time, which is slow; "
+            "`model.offload` has settings for it, and `offload: off` of model.load forbids it"
+        )
+
+    def _forget(self, part: str) -> None:
+        """A component of which nothing is held any more may be placed in another way the next time."""
+        placed = self._chosen.get(part)
+        if placed is not None and (part, placed) not in self._held:
+            del self._chosen[part]
+
+    def prefetch(self, part: str, run: Run) -> None:
+        """Bring a component's files near: download them, read them into the page cache. Never raises."""
+        if self.kind != "real" or self._holds(part) or part not in self._locks:
+            return
+        try:
+            with self._locks[part]:
+                if self._holds(part):
+                    return
+                _, paths, _ = reading.bring(self.repository, part, self.variant, run)
+            # Outside the lock: acquisition need not wait for this, and makes it pointless.
+            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
+        except Exception:
+            return  # acquire meets the same error in the thread that can report it
+
+    def _holds(self, part: str) -> bool:
+        return any(held == part for held, _ in tuple(self._held))
+
+    def release(self, part: str, placed: Offload | None = None) -> None:
+        """Drop a component, if this was its last holder, and the memory it holds.
+
+        Raises:
+            NodeError: If it was not acquired.
+        """
+        placed = placed or self.chosen(part)
+        held = self._held.get((part, placed))
+        if held is None:
+            raise NodeError(f"{part} of {self.repository.source} was released but not acquired")
+        held.count -= 1
+        if held.count:
+            return
+        alive = weakref.ref(held.value)
+        del self._held[part, placed], held
+        self._forget(part)
+        if alive() is not None:
+            gc.collect()  # some modules hold reference cycles; a collection takes a quarter of a second
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+        if self.device == "cpu" or placed is not None:
+            host_memory.trim()
+
+    def component(self, name: str, placed: Offload | None = None) -> Any:
+        """The component itself.
+
+        Raises:
+            NodeError: If the repository has none of that name, or it was not acquired.
+        """
+        held = self._held.get((name, placed or self.chosen(name)))
+        if held is None:
+            self.repository.entry(name)
+            raise NodeError(f"{name} of {self.repository.source} is not in memory: its reader does not declare it")
+        return held.value
+
+    def config(self, name: str) -> Mapping[str, Any]:
+        """The configuration of a component, as its file has it.
+
+        Raises:
+            NodeError: If there is no such component or its file cannot be read.
+        """
+        if name not in self._configs:
+            self._configs[name] = self.repository.config(name)
+        return self._configs[name]
+
+    def dtype_name(self, part: str) -> str:
+        return self.dtypes.get(part, self.dtype)
+
+    def torch_dtype(self, part: str) -> torch.dtype:
+        """The dtype of a component's parameters and inputs."""
+        import torch
+
+        dtype = getattr(torch, self.dtype_name(part))
+        assert isinstance(dtype, torch.dtype)
+        return dtype
+
+    def parameters(self, part: str) -> tuple[int, int]:
+        """Number of parameters of a component and their bytes; (0, 0) for a tokenizer or a scheduler.
+
+        Known without loading: if the component is not in memory it is built on the meta device.
+        """
+        if part not in self._sizes:
+            module = self._on_meta(part)
+            self._sizes[part] = (0, 0) if module is None else dummy.size(module)
+        return self._sizes[part]
+
+    def _on_meta(self, part: str) -> Any:
+        """A component on the meta device, whatever this holds; None for a tokenizer or a scheduler."""
+        from ...support import planning_meter
+
+        library, name = self.repository.entry(part)
+        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
+        if not is_module(cls):
+            return None
+        with planning_meter.building():
+            return dummy.meta_module(cls, self.config(part), self.torch_dtype(part))
+
+    def facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
+        if self.repository.commit:
+            facts["commit"] = self.repository.commit
+        if self.kind == "dummy":
+            facts["weights"] = "dummy"
+        if self._sizes:
+            facts["parameters"] = {part: count for part, (count, _) in sorted(self._sizes.items()) if count}
+        return facts
+
+    def _fitting(self, part: str, run: Run, placed: Offload | None) -> Any:
+        free = device_memory.free(run)
+        try:
+            return self._make(part, run, placed)
+        except Exception as error:
+            if not device_memory.exhausted(error):
+                raise
+            raise self._too_large(part, free, placed) from error
+
+    def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
+        size, module = self.parameters(part)[1], self._on_meta(part)
+        where = "on the device" if placed is None else "in the host's memory"
+        lighter = ["a smaller model"]
+        if self.dtype_name(part) == "float32":
+            lighter.insert(0, f"dtype bfloat16 ({size / 2e9:.1f} GB)")
+        elsewhere = placed is None and self.device != "cpu" and module is not None
+        if elsewhere and offloading.misfit(type(module).__name__) is None:
+            lighter.insert(0, f"model.offload ({offloading.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
+        known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB were free"
+        return DoesNotFit(
+            f"{part} of {self.repository.source} needs {size / 1e9:.1f} GB and does not fit {where}{known}",
+            help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
+        )
+
+    def _make(self, part: str, run: Run, placed: Offload | None) -> Any:
+        device = self.device if placed is None or self.kind == "meta" else "cpu"
+        if self.kind == "real":
+            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
+        library, name = self.repository.entry(part)
+        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
+        if not is_module(cls):
+            return self._small(part, cls, run)
+        from ...support import planning_meter
+
+        dtype = self.torch_dtype(part)
+        if self.kind == "dummy":
+            return dummy.dummy_module(cls, self.config(part), dtype, device)
+        with planning_meter.building() as count:
+            module = dummy.meta_module(cls, self.config(part), dtype)
+            count(module, None if placed is None else placed.resident(module))
+        return module
+
+    def _small(self, part: str, cls: Any, run: Run) -> Any:
+        """A tokenizer, a processor or a scheduler: the real one if its files are on this disk."""
+        if hasattr(cls, "from_config"):
+            return cls.from_config(dict(self.config(part)))
+        folder = self.repository.folder / part
+        # A tokenizer is more than its configuration: where only that was downloaded, the vocabulary is missing.
+        if "tokenizer" not in part or {f.name for f in folder.glob("*")} - CONFIGURATION:
+            return reading.read_small(self.repository, part, cls, folder, run)
+        from ..repository import tokenizers
+
+        known = self.config(part) if self.repository.config_file(part) else {}
+        if self.kind == "dummy":
+            run.warn(f"{self.repository.source}: {part} is not on this disk; one of its size stands in for it")
+        return tokenizers.stand_in(self.config(part.replace("tokenizer", "text_encoder")), known)

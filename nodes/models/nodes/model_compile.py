@@ -1,0 +1,85 @@
+"""`model.compile`: the transformer through torch.compile."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from ....graph.contract.node import NodeError, Problem, Reads, Run, Shares, node
+from ..attention.backends import gpu
+from ..model import Model
+from ..transforms import transform_checks
+from ..transforms.compile_transform import Compile
+from ..transforms.transform_checks import Denoiser
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    yield from transform_checks.problems("compile", **known)
+    lacking = _lacking(gpu() is not None)
+    if lacking is not None and "model" in known:
+        yield Problem("unavailable", "model", *lacking)
+
+
+def _lacking(on_gpu: bool) -> tuple[str, str] | None:
+    """What torch.compile lacks on this machine, and how to get it."""
+    if on_gpu:
+        if importlib.util.find_spec("triton") is None:
+            return "compiling for a GPU needs the package triton, which is not installed", "pip install triton"
+        return None
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
+    if any(shutil.which(name) for name in compilers if name):
+        return None
+    return "compiling for a CPU needs a C++ compiler, and there is none", "install g++ or clang++, or name one in CXX"
+
+
+def _describe(**known: Any) -> dict[str, Any]:
+    made = transform_checks.described("compile", **known)
+    if not made or "component" not in known or known.get("region") != "whole":
+        return made
+    return {**made, "whole": [*made.get("whole", []), transform_checks.repository_name(made, known["component"])]}
+
+
+@node("model.compile", describe=_describe, check=_check)
+def compile(
+    run: Run,
+    model: Annotated[Model, Reads(), Shares()],
+    *,
+    region: Literal["blocks", "whole"] = "blocks",
+    mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default",
+    dynamic: bool | None = False,
+    component: Denoiser = "transformer",
+) -> Model:
+    """Compile the transformer with torch.compile, when it is first called.
+
+    Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
+    a minute and more; what of the calls through this value was compiling so far stands in the details of the node
+    that called the transformer, as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
+
+    Sizes are those of all that goes into a block: width, height and frames, the batch, and the length of the text,
+    which may be another one for each prompt. Where batched guidance ends before the last step (`start`, `stop` of
+    cfg.split), the batch changes, and the rest of the steps has another size.
+
+    Args:
+        model: The model; adapters and the choice of attention come before.
+        region: `blocks` compiles the block that repeats once (`compile_repeated_blocks` of diffusers); `whole` the
+            whole transformer at once, which takes longer.
+        mode: Mode of torch.compile. `reduce-overhead` and `max-autotune` record CUDA graphs.
+        dynamic: Compile for any size (torch takes a batch of 1 apart in any case): false compiles anew for each, null
+            lets torch decide when a size changes.
+        component: The transformer to compile; `transformer_2` is the second expert of Wan 2.2.
+
+    Returns:
+        The model with that transformer compiled.
+
+    Raises:
+        NodeError: If it is compiled already, its class does not name its repeated blocks, or there is no compiler.
+    """
+    lacking = _lacking(run.device.startswith("cuda"))
+    if lacking is not None and not run.planning:
+        raise NodeError(lacking[0], help=lacking[1])
+    name, _ = transform_checks.target(model, component)
+    run.detail(compile=f"{region}, {mode}")
+    return model.transformed(Compile(name, region, mode, dynamic))

@@ -1,0 +1,136 @@
+"""`model.load`: name a model; its components come in when something reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from ....graph.contract.node import NodeError, Problem, Run, Source, node
+from ..memory.weights import Weights
+from ..model import Model
+from ..repository.repository import Repository, find, open_repository
+
+if TYPE_CHECKING:
+    from ...families import Family
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _find(known: dict[str, Any]) -> Repository | None:
+    source = known.get("source")
+    return find(source, known.get("revision")) if isinstance(source, str) else None
+
+
+def _describe(**known: Any) -> dict[str, Any]:
+    from ...families import by_pipeline
+
+    try:
+        repository = _find(known)
+        if repository is None:
+            return {}
+        family = by_pipeline(repository.pipeline)
+        if family is None:
+            return {}
+        configs = {part: repository.config(part) for part in repository.components if repository.config_file(part)}
+    except NodeError:
+        return {}  # `check` says why
+    dtype = known.get("dtype", "auto")  # `auto` depends on the device
+    return {
+        "family": family.name,
+        "source": repository.source,
+        **({} if repository.kind == "bundled" else {"folder": str(repository.folder)}),
+        "variant": known.get("variant"),
+        **({} if dtype == "auto" else {"dtype": dtype}),
+        "components": {part: name for part, (_, name) in repository.components.items()},
+        "configs": {"model_index": dict(repository.index), **configs},
+    }
+
+
+def _check(**known: Any) -> Iterator[Problem]:
+    try:
+        repository = _find(known)
+        if repository is not None:
+            _family(repository)
+    except NodeError as error:
+        yield Problem("bad-value", "source", str(error), error.help)
+
+
+@node("model.load", describe=_describe, check=_check)
+def load(
+    run: Run,
+    source: Source,
+    *,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    vae_dtype: Dtype = "auto",
+    variant: str | None = None,
+    offload: Literal["auto", "off"] = "auto",
+) -> Model:
+    """Name a model: a folder in diffusers' layout, or a repository on the Hugging Face hub.
+
+    Only model_index.json and the components' configurations are read here. Weights are read, and downloaded if
+    they are not in the cache, when the first node that uses a component is about to run; a component that no
+    node uses is never downloaded. Only safetensors are read.
+
+    Args:
+        source: A folder that holds model_index.json, or `owner/name` on the hub.
+        revision: Branch, tag or commit on the hub; without it, the default branch. Name a commit to get the
+            same weights every time.
+        dtype: Of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU; the image encoder
+            of the Wan family is float32 then, as its documentation has it.
+        vae_dtype: The same for the VAE. `auto` is float32 for the Wan family, as its documentation has it, else
+            what `dtype` says.
+        variant: Variant of the weight files, such as `fp16`; a component without it is read from its ordinary
+            files, with a warning.
+        offload: `auto`: a component whose weights do not fit in what a GPU has free is offloaded as `model.offload`
+            does it, with a warning, where it would fail otherwise. `off` never.
+
+    Returns:
+        A model whose components are not in memory yet.
+
+    Raises:
+        NodeError: If there is no such model, it is not in diffusers' layout or of no known family, or it cannot
+            be reached.
+    """
+    dummy = run.options.get("weights") == "dummy"
+    repository = open_repository(source, revision, run, configs_only=run.planning or dummy)
+    family = _family(repository)
+    wanted = _auto(dtype, run)
+    if vae_dtype == "auto":
+        vae = "float32" if "vae" in family.float32 else wanted
+    else:
+        vae = vae_dtype
+    kind = "meta" if run.planning else "dummy" if dummy else "real"
+    dtypes = dict.fromkeys(family.float32, "float32") if dtype == "auto" else {}
+    dtypes["vae"] = vae
+    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload)
+    run.detail(dtype=wanted, vae_dtype=vae)
+    if repository.commit:
+        run.detail(commit=repository.commit)
+    if dummy:
+        run.detail(weights="dummy")
+        run.warn(
+            "the weights are random: what is generated means nothing, and neither does any decision of a cache gate"
+        )
+    return Model(weights, family)
+
+
+def _auto(dtype: str, run: Run) -> str:
+    if dtype != "auto":
+        return dtype
+    # A plan is traced on the meta device, for the device that the run would take.
+    device = str(run.options.get("device", "cpu")) if run.planning else run.device
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def _family(repository: Repository) -> Family:
+    from ...families import FAMILIES, by_pipeline
+
+    family = by_pipeline(repository.pipeline)
+    if family is None:
+        known = "; ".join(f"{f.name} ({', '.join(f.pipelines)})" for f in FAMILIES.values())
+        raise NodeError(
+            f"{repository.source} is for {repository.pipeline}, which is of no known model family",
+            help=f"known families: {known}",
+        )
+    return family

@@ -1,0 +1,146 @@
+"""Components built from their configurations alone: on the meta device for planning, or with random weights.
+
+A dummy component has the class, shapes and dtypes of the real one, and costs the same time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ....graph.contract.node import NodeError
+from ...support.quiet import quiet
+
+if TYPE_CHECKING:
+    import torch
+
+STD = 0.02  # small enough for activations to stay finite through sixty blocks in half precision
+
+
+def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    """The module of a configuration on the meta device: shapes and dtypes as after loading, no memory."""
+    import torch
+
+    with torch.device("meta"):
+        module = _construct(cls, config, dtype)
+    if hasattr(cls, "config_class"):
+        module.tie_weights()
+        _drop_mask(module)
+    return _cast(module, dtype).eval().requires_grad_(False)
+
+
+def dummy_module(
+    cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: str, *, seed: int = 0
+) -> torch.nn.Module:
+    """The module of a configuration with random weights on `device`.
+
+    Buffers hold what the class computes. Parameters are normal with standard deviation 0.02, gains of norms 1 and
+    their biases 0. Each parameter has a generator of its own, seeded by `seed` and its name: the numbers depend on
+    neither the number of threads nor the order of parameters (they do on the kind of device and on the dtype).
+    """
+    import torch
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        module = _construct(cls, config, dtype)
+    if hasattr(cls, "config_class"):
+        module.tie_weights()  # not inside the context above, which makes a parameter of its own of every assignment
+    _cast(module, dtype)
+    made: dict[int, torch.nn.Parameter] = {}
+    for path, owner in list(module.named_modules()):
+        is_norm = "norm" in type(owner).__name__.lower()
+        for name, parameter in list(owner.named_parameters(recurse=False)):
+            if id(parameter) not in made:  # a tied parameter is one parameter
+                values = torch.empty_like(parameter, device=device)
+                if is_norm:
+                    values.fill_(0.0 if name == "bias" else 1.0)
+                elif values.is_floating_point():
+                    digest = hashlib.blake2b(f"{seed}:{path}.{name}".encode(), digest_size=7).digest()
+                    generator = torch.Generator(device).manual_seed(int.from_bytes(digest, "big"))
+                    values.normal_(0.0, STD, generator=generator)
+                else:
+                    values.zero_()
+                made[id(parameter)] = torch.nn.Parameter(values, requires_grad=False)
+            owner.register_parameter(name, made[id(parameter)])
+        for name, buffer in list(owner.named_buffers(recurse=False)):
+            if buffer.is_meta:
+                raise NodeError(f"{cls.__name__} leaves its buffer {path}.{name} without values")
+            setattr(owner, name, buffer.to(device))
+    return module.eval()
+
+
+def size(module: torch.nn.Module) -> tuple[int, int]:
+    """Number of parameters of a module and their bytes; a tied parameter counts once."""
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _construct(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+    import torch
+    from transformers.initialization import no_init_weights
+
+    with quiet(), no_init_weights(), _default_dtype(dtype):
+        try:
+            if hasattr(cls, "config_class"):
+                return cls._from_config(cls.config_class.from_dict(dict(config)), dtype=dtype)
+            return cls.from_config({k: v for k, v in config.items() if not k.startswith("_diffusers")})
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise NodeError(f"{cls.__name__} cannot be built from its config: {reason}") from error
+
+
+def _drop_mask(module: torch.nn.Module) -> None:
+    """Let a text encoder on the meta device ignore its attention mask: transformers branches on the mask's values."""
+    signature = inspect.signature(module.forward)
+    if "attention_mask" not in signature.parameters:
+        return
+
+    def without(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        given = signature.bind_partial(*args, **kwargs)
+        given.arguments.pop("attention_mask", None)
+        # What came by position behind the mask moves up if it is dropped: pass everything by name.
+        named = dict(given.arguments)
+        rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+        named |= named.pop(rest, {}) if rest else {}
+        return (), named
+
+    module.register_forward_pre_hook(without, with_kwargs=True)
+
+
+def _cast(module: Any, dtype: torch.dtype) -> Any:
+    """Give parameters the dtypes they have after loading: `dtype`, but for what the class keeps in float32.
+
+    diffusers keeps `_keep_in_fp32_modules` in float32 whatever the dtype; transformers does so for float16 only,
+    and for bfloat16 too what is in `_keep_in_fp32_modules_strict`.
+    """
+    import torch
+
+    kept = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    if hasattr(type(module), "config_class"):
+        if dtype != torch.float16:
+            kept = set()
+        kept |= set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point():
+            wanted = torch.float32 if kept.intersection(name.split(".")) else dtype
+            if parameter.dtype != wanted:
+                parameter.data = parameter.data.to(wanted)
+    return module
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What the libraries' loaders do too: buffers without a dtype of their own are created in this one."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -1,0 +1,187 @@
+"""Repositories on the Hugging Face hub: what is cached, what has to be downloaded, and what went wrong.
+
+Only files a component needs are downloaded, only as safetensors, and always of one commit: the revision is resolved
+once, when the model's configurations are read, and every later file comes from that commit.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ....graph.contract.node import NodeError
+
+STEMS = ("diffusion_pytorch_model", "model")
+CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/*.index.json", "*/*.index.*.json")
+SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")  # code is never run unless the caller trusts it
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether `source` can be the name of a repository on the hub: `owner/name`, and not a path."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
+
+
+def is_revision(revision: str) -> bool:
+    """Whether this can be the name of a branch, a tag or a commit, and no path to somewhere else."""
+    parts = revision.split("/")
+    return len(revision) <= 255 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
+
+
+def check_revision(revision: str) -> None:
+    """Refuse what can be no revision.
+
+    Raises:
+        NodeError: If it cannot be the name of a branch, a tag or a commit.
+    """
+    if not is_revision(revision):
+        raise NodeError(f"{revision!r} is no revision", help="name a branch, a tag or a commit of the repository")
+
+
+def cached(source: str, revision: str | None) -> Path | None:
+    """The snapshot folder of `source` at `revision` in the local cache, None if its model_index.json is not there.
+
+    Reads the cache's documented layout instead of calling the library, whose import takes longer than a whole check.
+    """
+    if not is_hub_id(source):
+        return None
+    if revision is not None:
+        check_revision(revision)
+    from huggingface_hub import constants
+
+    repository = Path(constants.HF_HUB_CACHE) / ("models--" + source.replace("/", "--"))
+    commit = revision or "main"
+    reference = repository / "refs" / commit
+    if reference.is_file():
+        commit = reference.read_text().strip()
+    snapshot = repository / "snapshots" / commit
+    return snapshot if (snapshot / "model_index.json").is_file() else None
+
+
+def fetch(
+    source: str, revision: str | None, patterns: Sequence[str], progress: Callable[[int, int, str], None] | None = None
+) -> Path:
+    """Download the files of `source` at `revision` that match `patterns`; the snapshot's folder, named by its commit.
+
+    Downloads resume where an earlier one stopped. Files that are cached cost no transfer, and if the hub cannot be
+    reached a complete cached snapshot is taken.
+
+    Args:
+        source: `owner/name`.
+        revision: A branch, a tag or a commit; None is the default branch.
+        patterns: Shell patterns of paths inside the repository.
+        progress: Called with bytes done, bytes in all, and a label.
+
+    Raises:
+        NodeError: If the repository, the revision or the files cannot be had; the message says why.
+    """
+    import huggingface_hub
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            source, revision=revision, allow_patterns=list(patterns), tqdm_class=_bar(source, progress)
+        )
+    except Exception as error:
+        raise explain(error, source, revision) from error
+    return Path(folder)
+
+
+def file_names(source: str, commit: str | None) -> list[str]:
+    """Names of all files of a repository, empty if the hub cannot be asked.
+
+    The client tries other lists of files again for half a minute where there is no network.
+    """
+    import huggingface_hub
+
+    try:
+        return [file.rfilename for file in huggingface_hub.HfApi().model_info(source, revision=commit).siblings or ()]
+    except Exception:
+        return []
+
+
+def component_patterns(part: str, variant: str | None) -> list[str]:
+    """Patterns of the files of one component: its small text files and its safetensors of one variant."""
+    patterns = [f"{part}/*{ending}" for ending in SMALL]
+    for stem in STEMS:
+        if variant:
+            patterns += [f"{part}/{stem}.{variant}*.safetensors", f"{part}/{stem}-*.{variant}.safetensors"]
+        else:
+            patterns += [f"{part}/{stem}.safetensors", f"{part}/{stem}-*-of-[0-9][0-9][0-9][0-9][0-9].safetensors"]
+    return patterns
+
+
+def explain(error: Exception, source: str, revision: str | None) -> NodeError:
+    """The error of a hub call in words for the user, with what to try."""
+    from huggingface_hub import errors
+
+    wanted = f"{source} at revision {revision}" if revision else source
+    status = next((s for e in _chain(error) if (s := getattr(getattr(e, "response", None), "status_code", None))), None)
+    login = "log in with `hf auth login` (or set HF_TOKEN) with an account that has access"
+    if isinstance(error, errors.GatedRepoError):
+        return NodeError(
+            f"{source} is gated: its files are only for accounts that accepted its terms",
+            help=f"accept them at https://huggingface.co/{source}, then {login}",
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return NodeError(
+            f"{source} has no revision {revision or 'main'}",
+            help=f"see https://huggingface.co/{source}/commits for its branches, tags and commits",
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return NodeError(
+            f"no repository {source} on the hub, or it is private; and no folder of that name",
+            help=f"check the spelling; for a private repository {login}",
+        )
+    if isinstance(error, errors.HFValidationError):
+        return NodeError(
+            f"{source} is neither a folder nor the name of a repository on the hub", help="write owner/name"
+        )
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return NodeError(
+            f"the disk is full: {source} could not be downloaded",
+            help="free space, or set HF_HOME to a folder on a larger disk; the download resumes where it stopped",
+        )
+    if status in (401, 403):
+        return NodeError(f"the hub refuses access to {wanted} (HTTP {status})", help=login)
+    if status is not None:
+        return NodeError(f"the hub answered HTTP {status} for {wanted}", help="try again later; downloads resume")
+    if any(isinstance(e, errors.OfflineModeIsEnabled) for e in _chain(error)):
+        return NodeError(
+            f"{wanted} is not completely in the local cache, and HF_HUB_OFFLINE forbids to download it",
+            help="unset HF_HUB_OFFLINE, or give a folder that holds the model",
+        )
+    reason = str(error).strip().splitlines() or [type(error).__name__]
+    return NodeError(
+        f"the hub cannot be reached for {wanted}, and the local cache does not hold all of it: {reason[0]}",
+        help="check the network (HF_ENDPOINT, proxies), or give a folder that holds the model; downloads resume",
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what led to it: the client wraps the hub's answer where it has looked into the cache as well."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _bar(source: str, progress: Callable[[int, int, str], None] | None) -> Any:
+    """A progress bar class for the hub's client that prints nothing and tells `progress` of the bytes received."""
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)
+            self._bytes = kwargs.get("unit") == "B"
+            self._received = int(kwargs.get("initial") or 0)
+            super().__init__(*args, **{**kwargs, "disable": True})
+            self.total = kwargs.get("total")
+
+        def update(self, n: float | None = 1) -> None:
+            self._received += int(n or 0)
+            # Before the size of a file is known the total lags behind; a bar beyond its end helps nobody.
+            if progress is not None and self._bytes and self.total:
+                progress(min(self._received, int(self.total)), int(self.total), f"download {source}")
+
+    return Bar

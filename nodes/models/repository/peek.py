@@ -1,0 +1,53 @@
+"""Reading single modules of a component from its files on this disk, without loading the rest of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from ....graph.contract.node import Run
+from ..model import Model
+from . import weight_files
+
+
+def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: Run) -> Any | None:
+    """Some submodules with their weights, on the CPU, under the same attributes; None if the files are not here.
+
+    Args:
+        model: The model.
+        part: Role of the component.
+        module: The component on the meta device.
+        names: Dotted names of the submodules.
+        run: The run that is planned; with dummy weights the files say nothing of it.
+    """
+    import torch
+    from safetensors import safe_open
+
+    repository = model.weights.repository
+    if repository.kind == "bundled" or run.options.get("weights") == "dummy":
+        return None
+    found: dict[str, torch.Tensor] = {}
+    prefixes = tuple(f"{name}." for name in names)
+    for file in weight_files.weight_files(repository.folder / model.name(part), model.weights.variant):
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+                if key.startswith(prefixes):
+                    found[key] = opened.get_tensor(key)
+    holder = SimpleNamespace()
+    for name in names:
+        made = copy.deepcopy(module.get_submodule(name)).to_empty(device="cpu")
+        own = made.state_dict()
+        state = {key: found[f"{name}.{key}"] for key in own if f"{name}.{key}" in found}
+        if len(state) != len(own):
+            return None
+        made.load_state_dict(state)
+        *path, last = name.split(".")
+        place = holder
+        for step in path:
+            if not hasattr(place, step):
+                setattr(place, step, SimpleNamespace())
+            place = getattr(place, step)
+        setattr(place, last, made)
+    return holder

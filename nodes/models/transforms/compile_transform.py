@@ -1,0 +1,108 @@
+"""The transform that compiles a transformer's blocks, or all of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, ClassVar
+
+from ....graph.contract.node import NodeError, Run
+from ..memory.views import entrance
+
+
+@dataclass(frozen=True)
+class Compile:
+    """The transform: torch.compile on the repeated blocks of a component, or on its whole forward."""
+
+    kind: ClassVar[str] = "compile"
+
+    component: str
+    region: str
+    mode: str
+    dynamic: bool | None
+
+    def apply(self, module: Any, run: Run) -> None:
+        import torch
+
+        options: dict[str, Any] = {"mode": self.mode, "dynamic": self.dynamic}
+        door = entrance(module)
+        if self.region == "blocks":
+            try:
+                module.compile_repeated_blocks(**options)
+            except (ValueError, AttributeError) as error:
+                raise NodeError(
+                    f"{type(module).__name__} does not say which of its blocks repeat", help="set region: whole"
+                ) from error
+        else:
+            door.inner = torch.compile(door.inner, **options)
+        door.layers.append(_Watch(run).around)
+
+
+class _Watch:
+    """Tells what of the calls of a view was compiling."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.seconds = 0.0
+
+    def around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        with compiling() as seconds, _all_compiled():
+            result = call(*args, **kwargs)
+        if seconds():
+            self.seconds += seconds()
+            self.run.detail(compile_seconds=round(self.seconds, 3))
+        return result
+
+
+@contextmanager
+def compiling() -> Iterator[Callable[[], float]]:
+    """Measure how long torch compiles inside; what is yielded tells the seconds so far."""
+    from torch._dynamo.callback import callback_handler
+
+    spent = [0.0]
+    began: list[float] = []
+
+    def start(_: Any) -> None:
+        began.append(perf_counter())
+
+    def end(_: Any) -> None:
+        if began:
+            spent[0] += perf_counter() - began.pop()
+
+    callback_handler.register_start_callback(start)
+    callback_handler.register_end_callback(end)
+    try:
+        with warnings.catch_warnings():
+            # A hint for float32 on tensor cores, which would change the result.
+            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+            yield lambda: spent[0]
+    finally:
+        callback_handler.remove_start_callback(start)
+        callback_handler.remove_end_callback(end)
+
+
+@contextmanager
+def _all_compiled() -> Iterator[None]:
+    """Compile whatever is called inside, for however many sizes.
+
+    Left to itself, torch compiles one function for 8 sizes (`recompile_limit`; all values of a model's class share
+    them) and runs every further one uncompiled. Its limit on what it keeps in a process (256) stays, as an error.
+    The settings are set by hand since `config.patch` takes a third of a millisecond, at each call.
+    """
+    from torch._dynamo import config
+    from torch._dynamo.exc import FailOnRecompileLimitHit
+
+    before = config.recompile_limit, config.fail_on_recompile_limit_hit
+    config.recompile_limit, config.fail_on_recompile_limit_hit = config.accumulated_recompile_limit, True
+    try:
+        yield
+    except FailOnRecompileLimitHit as error:
+        raise NodeError(
+            f"torch has compiled this for {config.accumulated_recompile_limit} sizes, the most in one process",
+            help="set `dynamic: true` of model.compile: one for all sizes",
+        ) from error
+    finally:
+        config.recompile_limit, config.fail_on_recompile_limit_hit = before

@@ -1,0 +1,297 @@
+"""What the executor asks of this library around a run: gradients off, and while planning the meter.
+
+A plan is traced by running the same nodes on the meta device, where tensors have shapes and no memory. The meter
+counts what they would cost: floating-point operations by the formulas of torch's flop counter, and memory as the
+high-water mark of live storages.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from ...graph.contract.node import Run
+from . import meta_forms
+
+if TYPE_CHECKING:
+    import torch
+
+SUBSTITUTES: dict[str, Callable[..., Any]] = {}
+"""Functions that stand in for a node type's own while planning. Empty: every node runs its own code, since text
+encoders on the meta device drop their attention mask by themselves (`models/dummy.py`)."""
+
+_METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+class Meter:
+    """Counts operations and bytes of what runs on the meta device.
+
+    A storage counts from the operation that made it to the end of its last reference; views share one. Storages
+    of parameters count from `hold` on. Transient memory inside an operation is not seen.
+    """
+
+    def __init__(self) -> None:
+        self.flops = 0
+        self.live = 0
+        self.peak = 0
+        self._storages: dict[int, int] = {}
+        self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
+        self.paused = 0
+
+    def take(self) -> dict[str, int]:
+        """What was counted since the last call.
+
+        Returns:
+            `flops`: floating-point operations, a multiply-add counting as two; `peak_bytes`: the most bytes that
+            were live at once; `live_bytes`: bytes live now.
+        """
+        taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live}
+        self.flops, self.peak = 0, self.live
+        return taken
+
+    def hold(self, tensor: torch.Tensor) -> None:
+        """Count the storage of a tensor on the meta device until it is freed."""
+        if tensor.device.type != "meta":
+            return
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._storages:
+            return
+        size = storage.nbytes()
+        self._storages[key] = size
+        self._finalizers[key] = weakref.finalize(storage, self._freed, key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def exempt(self, tensor: torch.Tensor) -> None:
+        """Do not count the storage of a tensor on the meta device, whatever is done with it."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if tensor.device.type == "meta" and key not in self._storages:
+            self._storages[key] = 0
+            self._finalizers[key] = weakref.finalize(storage, self._freed, key)
+
+    def close(self) -> None:
+        """Stop counting; storages that live on are no longer watched."""
+        for finalizer in self._finalizers.values():
+            finalizer.detach()
+        self._finalizers.clear()
+        self._storages.clear()
+
+    def _freed(self, key: int) -> None:
+        self.live -= self._storages.pop(key, 0)
+        self._finalizers.pop(key, None)
+
+
+@contextmanager
+def meter(run: Run) -> Iterator[Meter]:
+    """Count what runs inside, on this thread; see `Meter.take`."""
+    from torch.utils import _pytree
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import flop_registry
+
+    counter = Meter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            kwargs = kwargs or {}
+            out = func(*args, **kwargs)
+            if not counter.paused:
+                formula = flop_registry.get(func.overloadpacket)
+                if formula is not None:
+                    counter.flops += formula(*args, **kwargs, out_val=out)
+                if isinstance(out, torch.Tensor):
+                    counter.hold(out)
+                else:
+                    for leaf in _pytree.tree_leaves(out):
+                        if isinstance(leaf, torch.Tensor):
+                            counter.hold(leaf)
+            return out
+
+    import torch
+
+    token = _METER.set(counter)
+    try:
+        with Count():
+            yield counter
+    finally:
+        _METER.reset(token)
+        counter.close()
+
+
+class Attempt:
+    """Something done on the meta device that may be undone; made by `attempt`.
+
+    Attributes:
+        live: Bytes that were live before.
+        above: The most bytes that were live beside them.
+    """
+
+    def __init__(self, counter: Meter) -> None:
+        self._counter = counter
+        self._flops, self.live, self._peak = counter.flops, counter.live, counter.peak
+        self.above = 0
+
+    def undo(self) -> None:
+        """Count it as not done, right after it. What it made should be gone: it counts as live as long as it is."""
+        self._counter.flops, self._counter.peak = self._flops, self._peak
+
+
+@contextmanager
+def attempt() -> Iterator[Attempt]:
+    """Do something on this thread that may turn out to take too much memory."""
+    counter = _METER.get() or Meter()  # without one, nothing is counted
+    made = Attempt(counter)
+    counter.peak = counter.live
+    try:
+        yield made
+    finally:
+        made.above = counter.peak - made.live
+        counter.peak = max(counter.peak, made._peak)
+
+
+def live_bytes() -> int:
+    """Bytes that are live in the plan being traced on this thread."""
+    counter = _METER.get()
+    return 0 if counter is None else counter.live
+
+
+@contextmanager
+def building() -> Iterator[Callable[..., None]]:
+    """Build a module without counting how; call what is yielded with it, to count what it holds.
+
+    With a number of bytes as well, that many are counted in place of its tensors, as long as the module lives.
+    """
+    counter = _METER.get()
+
+    def count(module: torch.nn.Module, resident: int | None = None) -> None:
+        if counter is None:
+            return
+        for tensor in (*module.parameters(), *module.buffers()):
+            if resident is None:
+                counter.hold(tensor)
+            else:
+                counter.exempt(tensor)
+        if resident is not None:
+            import torch
+
+            place = torch.empty(resident, dtype=torch.uint8, device="meta")
+            counter.hold(place)
+            weakref.finalize(module, _keep, place).atexit = False
+
+    if counter is not None:
+        counter.paused += 1
+    try:
+        yield count
+    finally:
+        if counter is not None:
+            counter.paused -= 1
+
+
+def _keep(place: torch.Tensor) -> None:
+    """Called when a module is gone; until then its finalizer keeps `place` alive."""
+
+
+@contextmanager
+def alike(owner: Any, name: str) -> Iterator[None]:
+    """Trace a method once for each shape it is given: further calls add what the first one cost.
+
+    For a function of tensors that changes nothing but lists it is given (caches of frames that went before), called
+    hundreds of times for tiles and chunks of few shapes.
+
+    Args:
+        owner: The object whose method it is; put back at the end.
+        name: Name of the method.
+    """
+    original, own = getattr(owner, name), vars(owner).get(name)
+    seen: dict[Any, tuple[Any, list[Any], int, int]] = {}
+
+    def traced(*args: Any, **kwargs: Any) -> Any:
+        counter = _METER.get()
+        if counter is None:
+            return original(*args, **kwargs)
+        lists = [value for value in (*args, *kwargs.values()) if isinstance(value, list)]
+        key = (
+            tuple(map(meta_forms.form, args)),
+            tuple((word, meta_forms.form(value)) for word, value in kwargs.items()),
+        )
+        if key not in seen:
+            flops, live, peak = counter.flops, counter.live, counter.peak
+            counter.peak = live
+            made = original(*args, **kwargs)
+            seen[key] = (
+                meta_forms.form(made),
+                [meta_forms.form(changed) for changed in lists],
+                counter.flops - flops,
+                counter.peak - live,
+            )
+            counter.peak = max(counter.peak, peak)
+            return made
+        form, after, flops, above = seen[key]
+        counter.flops += flops
+        counter.peak = max(counter.peak, counter.live + above)
+        for changed, entries in zip(lists, after, strict=True):
+            changed[:] = meta_forms.formed(entries)
+        return meta_forms.formed(form)
+
+    setattr(owner, name, traced)
+    try:
+        yield
+    finally:
+        if own is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, own)
+
+
+@contextmanager
+def runtime(run: Run) -> Iterator[None]:
+    """What a run with this library needs around it: no gradients; while planning, attention as one operation.
+
+    `no_grad` and not `inference_mode`, whose tensors cannot be used by compiled modules and by LoRA loading later.
+    """
+    import torch
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        if run.planning:
+            stack.enter_context(_attention_on_meta())
+        yield
+
+
+@contextmanager
+def _attention_on_meta() -> Iterator[None]:
+    """Make attention one operation: on the meta device it is decomposed, with a matrix no GPU kernel ever holds."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    class Intercept(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is attention:
+                tensors = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+                if tensors["query"].device.type == "meta":
+                    return attention_on_meta(tensors["query"], tensors["key"], tensors["value"])
+            return func(*args, **(kwargs or {}))
+
+    with Intercept():
+        yield
+
+
+def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The result of attention on the meta device, [..., heads, query tokens, value width], its operations counted.
+
+    Two matrix products for every pair of tokens, 2·B·H·Lq·Lk·(D + Dv); a mask does not make it cheaper.
+    """
+    counter = _METER.get()
+    *batch, queries, width = query.shape
+    if counter is not None and not counter.paused:
+        pairs = queries * key.shape[-2]
+        for n in batch:
+            pairs *= n
+        counter.flops += 2 * pairs * (width + value.shape[-1])
+    return query.new_empty((*batch, queries, value.shape[-1]))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SUBSTITUTES: dict[str, Callable[..., Any]] = {}
 """Functions that stand in for a node type's own while planning. Empty: every node runs its own code, since text
-encoders on the meta device drop their attention mask by themselves (`models/dummy.py`)."""
+encoders on the meta device drop their attention mask by themselves (`models/repository/dummy.py`)."""
 
 _METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
 

@@ -1,6 +1,6 @@
 """`sgd calibrate`: run the part of a workflow that a library measures, once for each prompt, and write its table.
 
-What is measured is the library's business (`calibration.py`).
+What is measured is the library's business (`calibration_protocol.py`).
 """
 
 from __future__ import annotations

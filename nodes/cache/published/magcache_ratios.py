@@ -1,9 +1,9 @@
 """MagCache's published ratios, as data (2506.09045).
 
 magcache_ratios.json holds them, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with file
-and line of each. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that of the step before;
-each list has one for every step, and the first is 1. Thresholds, longest runs and retention are those of the
-README's command for the model, or else the script's. diffusers 0.42 ships one of these lists, FLUX.1-dev's, as
+and line of each. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that of the
+step before; each list has one for every step, and the first is 1. Thresholds, longest runs and retention are those of
+the README's command for the model, or else the script's. diffusers 0.42 ships one of these lists, FLUX.1-dev's, as
 `FLUX_MAG_RATIOS`.
 """
 

@@ -13,8 +13,9 @@ from sgd.nodes.cache.methods.teacache import teacache
 from sgd.nodes.cache.published import magcache_ratios, teacache_coefficients
 from sgd.nodes.cache.published.checkpoints import by_size, checkpoints
 from sgd.nodes.models.nodes import model_load
+from sgd.nodes.models.repository import repository
 
-CONFIGS = Path(model_load.__file__).parent / "configs"
+CONFIGS = repository.BUNDLED
 BUNDLED = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": ("wan", "Wan2.1-T2V-1.3B"),
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": ("wan", "Wan2.1-T2V-14B"),
@@ -225,6 +226,6 @@ def test_no_torch():
 def test_the_file_has_no_unknown_keys():
     """Nothing in the file is dropped on the way."""
     known = set(magcache_ratios.Table.__dataclass_fields__)
-    entries = json.loads((Path(magcache_ratios.__file__).parent / "ratios.json").read_text())
+    entries = json.loads((Path(magcache_ratios.__file__).parent / "magcache_ratios.json").read_text())
     assert all(set(entry) <= known for entry in entries)
     assert len(entries) == len(magcache_ratios.tables()) == 12

@@ -5,20 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-import sgd.nodes.models
 import torch
 from direct import BOTH, DirectRun
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
-from sgd.nodes.models.repository import dummy
+from sgd.nodes.models.repository import dummy, repository
 from sgd.nodes.models.repository.tokenizers import stand_in
 from sgd.nodes.support import planning_meter
 
-CONFIGS = Path(sgd.nodes.models.__file__).parent / "configs"
+CONFIGS = repository.BUNDLED
 INDEX = json.loads((CONFIGS / "index.json").read_text())
 
 
@@ -106,7 +104,7 @@ def test_a_dummy_model_generates(configs_only, dummy_run):
 
 CHECKSUM = """
 import sys, torch
-from sgd.nodes.models.dummy import dummy_module
+from sgd.nodes.models.repository.dummy import dummy_module
 from diffusers import WanTransformer3DModel
 torch.set_num_threads(int(sys.argv[1]))
 config = dict(num_attention_heads=2, attention_head_dim=128, ffn_dim=512, num_layers=2, text_dim=64)

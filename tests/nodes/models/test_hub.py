@@ -10,7 +10,7 @@ from hub_server import COMMIT, NAME, address, ask, serving
 PROGRAM = """
 import json, sys
 from sgd.graph.contract.node import NodeError, Run
-from sgd.nodes.models.load import load
+from sgd.nodes.models.nodes.model_load import load
 job = json.loads(sys.argv[1])
 out = {"progress": [], "warnings": [], "errors": []}
 class Tell(Run):

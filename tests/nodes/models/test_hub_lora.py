@@ -12,8 +12,8 @@ pytest.importorskip("peft")
 PROGRAM = """
 import json, sys
 from sgd.graph.contract.node import NodeError, Run
-from sgd.nodes.models.load import load
-from sgd.nodes.models.lora import lora
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_lora import lora
 job, out = json.loads(sys.argv[1]), []
 class Tell(Run):
     planning = job["planning"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, OutPath, Problem, Reads, Run, node
+from ..graph.contract.node import NO_RUN, NodeError, OutPath, Problem, Reads, Run, node
 from .families import by_name
 from .models.model import Model
 from .support.lazy import lazy
@@ -24,7 +24,6 @@ else:
 
 Positive = Annotated[int, Field(ge=1)]
 FORMAT = "sgd-latents-1"
-UNHEARD = Run()  # for calls outside of any run
 
 
 def _describe(**known: Any) -> dict[str, Any]:
@@ -75,7 +74,7 @@ def noise(
     batch: Positive = 1,
     seed: list[Annotated[int, Field(ge=-(2**63), lt=2**64)]] = [0],  # noqa: B006 - never changed
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    run: Run = UNHEARD,
+    run: Run = NO_RUN,
 ) -> Latents:
     """Draw the noise a run starts from; equal seeds give the noise of the family's diffusers pipeline.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.contract.node import NodeError, Problem, Reads, Run, node
+from ..graph.contract.node import NO_RUN, NodeError, Problem, Reads, Run, node
 from .families import Configs
 from .models.memory import tiling as tiles
 from .models.memory.tiling import Tiling
@@ -14,8 +14,6 @@ from .values import Frames, Latents, Size
 
 if TYPE_CHECKING:
     import torch
-
-UNHEARD = Run()  # for calls outside of any run
 
 
 def _check_decode(**known: Any) -> Iterator[Problem]:
@@ -31,7 +29,7 @@ def _describe_frames(**known: Any) -> dict[str, Any]:
 
 @node("vae.decode", describe=_describe_frames, check=_check_decode)
 def decode(
-    model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: Tiling = "auto", run: Run = UNHEARD
+    model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Frames:
     """Decode latents into frames, as the family's diffusers pipeline does.
 
@@ -67,7 +65,7 @@ def _describe_latents(**known: Any) -> dict[str, Any]:
 
 @node("vae.encode", describe=_describe_latents)
 def encode(
-    model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: Tiling = "auto", run: Run = UNHEARD
+    model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Latents:
     """Encode frames into latents: the mode of the VAE's distribution, normalised.
 

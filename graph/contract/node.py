@@ -125,6 +125,10 @@ class Run:
         """Add a warning, shown once and kept in the record."""
 
 
+NO_RUN = Run()
+"""For calls of a node outside of any run: nobody hears what it says."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """What a node's `check` function found: a diagnostic that belongs to one parameter."""

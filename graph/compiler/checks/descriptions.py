@@ -52,7 +52,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
                 arg = item.args.get(problem.parameter)
                 span = arg.span if arg is not None and arg.span is not None else item.span
                 given = f" (from {arg.given})" if arg is not None and arg.given else ""
-                related = () if arg is None else _maker(arg, made)
+                related = () if arg is None else _made_here(arg, made)
                 found.append(
                     Diagnostic(
                         problem.code,
@@ -76,7 +76,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
 
 
-def _maker(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
+def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
     """Where the value of an edge comes from: often another file than the one that reads it."""
     if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
         return ()

@@ -85,10 +85,10 @@ def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str 
     if class_name and not FLASH.get(class_name, False):
         return Reason("unsupported", f"{class_name} cannot use {backend}", "`sdpa` works for every text encoder")
     # transformers cuts the padding out before it calls these, so that they need no mask.
-    return backends.model(BACKENDS[backend], dtype=dtype, head=head_size(config), masks="never")
+    return backends.model(BACKENDS[backend], dtype=dtype, head=encoder_head_size(config), masks="never")
 
 
-def head_size(config: Mapping[str, Any]) -> int | None:
+def encoder_head_size(config: Mapping[str, Any]) -> int | None:
     """Size of the attention heads of a text encoder, from its configuration."""
     config = config.get("text_config") or config
     if config.get("head_dim"):

@@ -1,4 +1,8 @@
-"""The standard node library: what sgd knows about diffusion."""
+"""The standard node library: everything that sgd knows about diffusion.
+
+It imports `graph/contract/` and nothing else of `graph/`. Workflow files, the compiler and the command line belong to
+`graph/`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""Cache gates: when a transformer's blocks are computed, and what stands in for them when they are not."""
+"""Cache gates: which denoising steps are computed, and which reuse earlier results.
+
+The call of the transformer itself is in `nodes/denoiser.py`. A model family says in `nodes/families/` where its
+blocks are.
+"""

@@ -1,4 +1,7 @@
-"""Model families, one module each, found by their name or by the pipeline class a repository names."""
+"""Model families, one module each, found by their name or by the pipeline class a repository names.
+
+A family knows one diffusers pipeline. Node types, which work for every family, belong to `nodes/`.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""TODO."""
+"""One module for each command of `sgd`; `graph/cli/main.py` imports the one that was called.
+
+Helpers of several commands are in `graph/cli/command_line.py`.
+"""

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Denoise loops that the cache-dit package runs, and the reading of its options.
+
+Our own engine is in `nodes/cache/engine/`.
+"""

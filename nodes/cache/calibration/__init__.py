@@ -1,1 +1,4 @@
-"""TODO."""
+"""Tables for cache gates: measuring them, fitting them, and filling a gate from one.
+
+Published numbers stand in `nodes/cache/published/`.
+"""

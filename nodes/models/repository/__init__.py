@@ -1,1 +1,4 @@
-"""TODO."""
+"""Model repositories: folders, the hub, configurations, and the files of weights.
+
+Placing components on a device belongs to `nodes/models/memory/`.
+"""

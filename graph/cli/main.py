@@ -90,6 +90,7 @@ def parser() -> argparse.ArgumentParser:
     plan = command("plan", "show what would run: order, shapes, parameters, FLOPs, memory")
     workflow(plan)
     running(plan)
+    plan.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
 
     graph = command("graph", "draw the graph of a workflow")
     workflow(graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..compiler.ir import Call, Graph, Item, Loop, Ref, Var, edges
+from ..compiler.ir import Arg, Call, Graph, Item, Loop, Ref, Var, edges
 from ..contract.text_tables import seconds
 
 
@@ -36,6 +36,29 @@ def text(graph: Graph, times: Mapping[str, float] | None = None) -> str:
     for name, arg in graph.outputs.items():
         lines += [f"output {name} <- {_name(edge)}" for edge in edges([arg])]
     return "\n".join(lines)
+
+
+def as_json(graph: Graph) -> dict[str, Any]:
+    """The graph as plain data: its items in order, with what they read, and its outputs."""
+
+    def read(args: Mapping[str, Arg]) -> dict[str, list[str]]:
+        return {name: [_name(edge) for edge in edges([arg])] for name, arg in args.items()}
+
+    def entry(item: Item) -> dict[str, Any]:
+        if isinstance(item, Loop):
+            return {"id": item.id, "type": "loop", "over": read(item.over), "carry": read(item.carry)} | as_json(
+                item.body
+            )
+        wanted = None if item.wanted is None else {port: sorted(parts) for port, parts in item.wanted.items()}
+        return {
+            "id": item.id,
+            "type": item.type.name,
+            "names": list(item.names),
+            "reads": read(item.args),
+            "wanted": wanted,
+        }
+
+    return {"items": [entry(item) for item in graph.items.values()], "outputs": read(graph.outputs)}
 
 
 def _name(edge: Ref | Var) -> str:

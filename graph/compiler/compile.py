@@ -25,13 +25,9 @@ from .frontend.declarations import problem_with
 from .frontend.expand import Files, expand
 from .frontend.references import Resolver
 from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
+from .pass_list import PASSES, Needs, PassState
 from .passes.fold import fold
-from .passes.hoist import hoist
 from .passes.lifetimes import lifetimes
-from .passes.merge import merge
-from .passes.order import order
-from .passes.parts import components, parts
-from .passes.prune import prune
 from .plan import Plan
 
 
@@ -221,17 +217,23 @@ def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]
 
 
 def compile_graph(
-    graph: Graph, known: Mapping[Ref, Any] | None = None, roots: Collection[str] = ()
-) -> tuple[Graph, Mapping[str, set[tuple[Ref, str]]]]:
-    """Run the passes that follow the check, verifying the graph after each. `roots`: see `prune`."""
-    known = known or {}
+    graph: Graph, known: Mapping[Ref, Any] | None = None, roots: Collection[str] = (), after: str = ""
+) -> tuple[Graph, Needs]:
+    """Run `PASSES`, verifying the graph after each.
+
+    Args:
+        graph: A checked graph.
+        known: Descriptions of outputs.
+        roots: See `prune`.
+        after: Name of the last pass to run; all of them if it is empty.
+    """
+    state = PassState(known or {}, roots)
     graph = replace(graph, constraints=())
-    graph = verify(prune(graph, roots), "prune")
-    graph = verify(parts(graph, known), "parts")
-    graph = verify(hoist(graph), "hoist")
-    graph = verify(merge(graph), "merge")
-    needs = components(graph, known)
-    return verify(order(graph, needs), "order", ordered=True), needs
+    for each in PASSES:
+        graph = verify(each.function(graph, state), each.name, ordered=each.ordered)
+        if each.name == after:
+            break
+    return graph, state.needs
 
 
 def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> Plan:

@@ -6,13 +6,19 @@ import json
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from ...compiler.compile import plan_of
+from ...compiler.compile import compile_graph, plan_of
+from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
 from ...contract.node import NodeError
+from ...contract.suggestions import did_you_mean
+from ..command_line import checked, options, say, wrong
 
 if TYPE_CHECKING:
-    pass
-from ..command_line import checked, options, say, wrong
+    from ...compiler.compile import Checked
+
+
+AFTER = ("fold", *(each.name for each in PASSES))
+"""Names that `--after` takes: values of inputs folded in, then each pass."""
 
 
 def command(arguments: Namespace) -> int:
@@ -22,10 +28,15 @@ def command(arguments: Namespace) -> int:
     from ...runtime.execute import NodeFailed
     from ..plan_table import plan_table
 
+    if arguments.after is not None and arguments.after not in AFTER:
+        help = did_you_mean(arguments.after, AFTER) or f"passes, in order: {', '.join(AFTER)}"
+        return wrong(f"--after {arguments.after}: there is no such pass", help)
     found = checked(arguments, complete=True)
     if isinstance(found, int):
         return found
     result, library = found
+    if arguments.after is not None:
+        return _after(result, arguments)
     plan = plan_of(result, library)
     try:
         device = choose(arguments.device, plan.libraries)
@@ -40,4 +51,16 @@ def command(arguments: Namespace) -> int:
     if not arguments.json:
         for line in estimated["help"]:
             print(f"help: {line}")
+    return DONE
+
+
+def _after(checked: Checked, arguments: Namespace) -> int:
+    """Print the graph as it is after one pass."""
+    from ..picture import as_json, text
+
+    graph = checked.graph
+    assert graph is not None
+    if arguments.after != "fold":
+        graph, _ = compile_graph(graph, checked.known, after=arguments.after)
+    print(json.dumps(as_json(graph), indent=1) if arguments.json else text(graph))
     return DONE

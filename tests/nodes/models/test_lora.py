@@ -7,8 +7,8 @@ import torch
 from direct import DirectRun, generate, model_of
 from lora_files import adapters
 from sgd.graph.contract.node import NodeError
-from sgd.nodes.models.nodes import model_lora as module
 from sgd.nodes.models.nodes.model_lora import lora
+from sgd.nodes.models.transforms import lora_transform as module
 
 pytest.importorskip("peft")
 

@@ -1,4 +1,4 @@
-"""Settings of all tests: offline, one thread for each numeric library, and `tests/` importable."""
+"""Settings of all tests: offline, one thread for each numeric library, and the packages in `tests/` importable."""
 
 import os
 import sys

@@ -15,9 +15,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-import tiny
 import torch
-from direct import BOTH, DirectRun, model_of
+from helpers import tiny
+from helpers.direct import BOTH, DirectRun, model_of
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, latents, schedule, text
 from sgd.nodes.cache.engine.stack import exchanged

@@ -24,17 +24,16 @@ from statistics import median, quantiles
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "nodes" / "cache"))
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
 import cache_dit
-import oracle_cache_dit as oracle
 import torch
 from adherence import ATTRIBUTES, read
 from clips import HELD_OUT, caption
 from diffusers import WanPipeline
-from direct import BOTH, DirectRun, model_of, sample
 from evaluate import choose
+from helpers import oracle_cache_dit as oracle
+from helpers.direct import BOTH, DirectRun, model_of, sample
 from sgd.graph.contract.node import Here
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, metrics, schedule, text, vae

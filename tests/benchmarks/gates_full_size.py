@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from direct import DirectRun, sample
+from helpers.direct import DirectRun, sample
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, latents, schedule
 from sgd.nodes.cache.masks import preset_mask

@@ -47,9 +47,9 @@ outputs: {{image: $image}}
 
 def build(folder: Path) -> dict[str, float]:
     """Save a Wan pipeline with random weights, float32; the megabytes of each component."""
-    import tiny
     import torch
     from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, WanTransformer3DModel
+    from helpers import tiny
     from transformers import UMT5Config, UMT5EncoderModel
 
     torch.manual_seed(0)

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "graph"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from machines import TYPES, Cell, call, graph, loop, plan_of
+from helpers.machines import TYPES, Cell, call, graph, loop, plan_of
 from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.text_tables import columns

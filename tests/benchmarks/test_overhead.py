@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import overhead
+from benchmarks import overhead
 
 
 def test_a_call_costs_less_than_its_budget() -> None:

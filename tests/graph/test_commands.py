@@ -13,7 +13,7 @@ import pytest
 from sgd.graph.cli import main
 
 HEAVY = "('torch', 'diffusers', 'transformers', 'accelerate', 'av', 'huggingface_hub')"
-TOYS = Path(__file__).parent / "toys.py"
+TOYS = Path(__file__).parents[1] / "helpers" / "toys.py"
 PART = Path(__file__).parent / "fixtures" / "parts" / "scale.yaml"
 GOOD = """sgd: 1
 name: good
@@ -367,7 +367,7 @@ def test_what_needs_no_weights_imports_no_torch(words):
 
 
 def test_toys_import_no_torch():
-    found = python(f"sys.path.insert(0, {str(TOYS.parent)!r})", "import toys", "toys.library()")
+    found = python(f"sys.path.insert(0, {str(TOYS.parents[1])!r})", "from helpers import toys", "toys.library()")
     assert (found.returncode, found.stderr.splitlines()) == (0, ["[]"])
 
 

@@ -19,7 +19,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-import toys
+from helpers import toys
 from sgd.graph.compiler.compile import Checked, check
 from sgd.graph.contract.diagnostics import render
 from sgd.graph.language.literals import Given

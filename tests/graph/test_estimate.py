@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-import machines
 import pytest
-from machines import LOG, Cell, call, graph, loop, plan_of
+from helpers import machines
+from helpers.machines import LOG, Cell, call, graph, loop, plan_of
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Var
 from sgd.graph.contract.workflow_folders import bundled_workflows

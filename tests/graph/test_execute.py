@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machines
 import pytest
-from machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
+from helpers import machines
+from helpers.machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Call, Format, Graph, Index, Items, Ref, Var
 from sgd.graph.compiler.plan import after_effects

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-import toys
+from helpers import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sgd.graph.compiler.compile import check, compile_graph

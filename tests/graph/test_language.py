@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import toys
+from helpers import toys
 from sgd.graph.compiler.compile import check, plan_of
 from sgd.graph.compiler.compile import compile as compile_file
 from sgd.graph.compiler.ir import Call, Const, Format, Ref

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machines
 import pytest
-from machines import Cell, call, execute, graph, loop, plan_of
+from helpers import machines
+from helpers.machines import Cell, call, execute, graph, loop, plan_of
 from sgd.graph.compiler.ir import Call, Graph, Var
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.events import Observer, Observers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from machines import LOG, call, compiled, execute, graph, loop, plan_of
+from helpers.machines import LOG, call, compiled, execute, graph, loop, plan_of
 from sgd.graph.compiler.ir import Call, Graph, Items, Ref, Var
 from sgd.graph.compiler.passes.parts import components, demands, parts
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from machines import TYPES, arg, call, compiled, execute, graph, loop, numbers_of, plan_of
+from helpers.machines import TYPES, arg, call, compiled, execute, graph, loop, numbers_of, plan_of
 from sgd.graph.compiler.ir import (
     BrokenGraph,
     Call,

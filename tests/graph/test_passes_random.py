@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import machines
 import networkx as nx
 import pytest
-from graphs import graphs
+from helpers import machines
+from helpers.graphs import graphs
+from helpers.machines import LOG, compiled, execute, levels, naive, numbers_of, plan_of
 from hypothesis import HealthCheck, given, settings
-from machines import LOG, compiled, execute, levels, naive, numbers_of, plan_of
 from sgd.graph.compiler.ir import Graph, Index, Loop, Var, dependencies, verify
 from sgd.graph.runtime.execute import Executor
 

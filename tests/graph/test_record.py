@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import machines
 import pytest
+from helpers import machines
+from helpers.machines import Cell, call, graph, loop, plan_of
 from jsonschema import Draft202012Validator, ValidationError
-from machines import Cell, call, graph, loop, plan_of
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Var
 from sgd.graph.compiler.plan import Plan

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-import machines
 import pytest
-from machines import LOG, Machine, call, execute, graph, loop, plan_of
+from helpers import machines
+from helpers.machines import LOG, Machine, call, execute, graph, loop, plan_of
 from sgd.graph.compiler.ir import Call, Graph, Ref, Var
 from sgd.graph.compiler.passes.parts import components, parts
 from sgd.graph.contract.node import Passes, node

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from machines import call, graph, loop, plan_of
+from helpers.machines import call, graph, loop, plan_of
 from sgd.graph.cli.plan_table import plan_table
 from sgd.graph.cli.run_table import run_table
 from sgd.graph.cli.tables import each, shape, tree

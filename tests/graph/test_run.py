@@ -14,10 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import machines
 import pytest
+from helpers import machines
+from helpers.machines import Cell, arg, call, graph, loop, plan_of
 from jsonschema import Draft202012Validator
-from machines import Cell, arg, call, graph, loop, plan_of
 from sgd.graph.compiler.ir import Call, Const, Format, Graph, Index, Var
 from sgd.graph.contract.events import Observer
 from sgd.graph.contract.node import DoesNotFit, NodeError

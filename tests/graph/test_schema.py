@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-import toys
+from helpers import toys
 from sgd.graph.contract.diagnostics import Problems
 from sgd.graph.contract.source_spans import Source
 from sgd.graph.contract.workflow_folders import bundled_workflows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toys
+from helpers import toys
 from sgd.graph.compiler.compile import check, compile
 from sgd.graph.language.literals import Given
 from sgd.graph.runtime.run import run

@@ -5,7 +5,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def wan_folder(tmp_path_factory):
-    import tiny
+    from helpers import tiny
 
     return tiny.save("wan", tmp_path_factory.mktemp("wan") / "tiny-wan")
 
@@ -13,13 +13,13 @@ def wan_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def wan_model(wan_folder):
     """The model with all its components in memory; no test may change them."""
-    from direct import model_of
+    from helpers.direct import model_of
 
     return model_of(wan_folder)
 
 
 @pytest.fixture
 def run(tmp_path):
-    from direct import DirectRun
+    from helpers.direct import DirectRun
 
     return DirectRun(tmp_path / "out")

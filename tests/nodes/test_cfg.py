@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import guiders
-from direct import generate
+from helpers.direct import generate
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg
 from sgd.nodes.cfg import GuiderState

@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-import direct
 import pytest
-import tiny
 import torch
-from direct import BOTH, DirectRun, model_of
+from helpers import direct, tiny
+from helpers.direct import BOTH, DirectRun, model_of
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import cfg, denoiser, latents, schedule, text
 from sgd.nodes.cache.methods.fixed_steps import none
@@ -164,7 +163,7 @@ class _Image:
 @pytest.mark.parametrize("scheduler", ["auto", "euler", "dpm++"])
 def test_the_whole_workflow_is_planned_on_meta_tensors(wan_folder, scheduler, batched):
     """Shapes and dtypes of a plan are those of the run."""
-    from direct import generate
+    from helpers.direct import generate
 
     given = {"width": 48, "height": 32, "frames": 9, "scheduler": scheduler, "batched": batched, "steps": 2}
     planned = generate(model_of(wan_folder, kind="meta", device="meta"), ["a cat", "a dog"], **given)

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 import torch
-from direct import DirectRun
+from helpers.direct import DirectRun
 from safetensors.torch import save_file
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import latents

@@ -2,16 +2,12 @@
 
 import platform
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from benchmarks import memory
 from sgd.nodes.models.memory import host_memory as host
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-import memory
 
 LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

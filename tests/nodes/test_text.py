@@ -3,7 +3,7 @@
 import pytest
 import torch
 from diffusers import WanPipeline
-from direct import BOTH
+from helpers.direct import BOTH
 from sgd.graph.contract.node import NodeError, Wanted
 from sgd.nodes import text
 

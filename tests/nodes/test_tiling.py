@@ -8,7 +8,7 @@ import json
 import pytest
 import sgd
 import torch
-from direct import DirectRun, model_of
+from helpers.direct import DirectRun, model_of
 from sgd.graph.contract import device
 from sgd.graph.contract.node import DoesNotFit, NodeError
 from sgd.nodes import latents, vae

@@ -7,8 +7,8 @@ step has to be the same.
 import pytest
 import torch
 from diffusers import WanPipeline
-from direct import generate
-from peer import PROMPTS, pipeline_of, reference
+from helpers.direct import generate
+from helpers.peer import PROMPTS, pipeline_of, reference
 from sgd.nodes import latents
 
 
@@ -78,8 +78,8 @@ def test_batched_evaluation_differs_by_rounding_only(wan_model):
 
 
 def test_two_experts_switch_where_the_pipeline_switches(tmp_path):
-    import tiny
-    from direct import model_of
+    from helpers import tiny
+    from helpers.direct import model_of
 
     folder = tiny.save("wan", tmp_path / "experts", experts=2, boundary_ratio=0.875)
     model = model_of(folder)
@@ -108,8 +108,8 @@ class _Expert:
 
 def test_timesteps_per_token(tmp_path):
     """Wan 2.2 TI2V 5B gives its transformer one timestep for each token."""
-    import tiny
-    from direct import model_of
+    from helpers import tiny
+    from helpers.direct import model_of
 
     model = model_of(tiny.save("wan", tmp_path / "ti2v", expand_timesteps=True))
     pipeline = pipeline_of(model)
@@ -125,7 +125,7 @@ def test_timesteps_per_token(tmp_path):
 )
 def test_low_precision_keeps_the_casts_of_the_pipeline(wan_folder, parts, scheduler):
     """Wan is usually run with a bfloat16 transformer and text encoder and a float32 VAE."""
-    from direct import model_of
+    from helpers.direct import model_of
 
     model = model_of(wan_folder, **dict.fromkeys(parts, "bfloat16"))
     assert all(model.component(part).dtype == torch.bfloat16 for part in parts)

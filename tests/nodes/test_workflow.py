@@ -3,7 +3,7 @@
 import pytest
 import sgd
 import torch
-from peer import PROMPTS, pipeline_of, reference
+from helpers.peer import PROMPTS, pipeline_of, reference
 from safetensors.torch import load_file
 
 FILE = """
@@ -38,7 +38,7 @@ outputs: {image: $image, video: $video}
 
 @pytest.mark.parametrize("scale", [5.0, 1.0])
 def test_a_workflow_file_makes_what_the_pipeline_makes(wan_folder, tmp_path, scale, monkeypatch):
-    from direct import model_of
+    from helpers.direct import model_of
     from PIL import Image
     from transformers import UMT5EncoderModel
 

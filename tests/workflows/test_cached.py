@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,8 +29,7 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    sys.path.append(str(ROOT / "tests" / "nodes" / "families"))
-    import tiny_hunyuan_video
+    from helpers import tiny_hunyuan_video
 
     path = tmp_path_factory.mktemp("hunyuan") / "tiny"
     tiny_hunyuan_video.hunyuan_video(num_layers=3, num_single_layers=3).save_pretrained(path)

@@ -229,7 +229,7 @@ outputs: {{saved: $saved}}
 
 @pytest.mark.slow
 def test_two_experts_have_one_table_with_a_part_for_each(tmp_path):
-    import tiny
+    from helpers import tiny
 
     tiny.save("wan", tmp_path / "wan22", layers=3, experts=2, boundary_ratio=0.8)
     (tmp_path / "parts").symlink_to(FOLDER / "parts")

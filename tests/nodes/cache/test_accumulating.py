@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import oracle_easycache
-import oracle_magcache
-import oracle_teacache
 import pytest
 import torch
-from gate_pipelines import FAMILIES, STEPS
-from ours import Pair
+from helpers import oracle_easycache, oracle_magcache, oracle_teacache
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.teacache import easycache, magcache, teacache
 

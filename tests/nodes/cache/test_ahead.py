@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import oracle_scm
 import pytest
 import sgd
 import torch
-from direct import BOTH, DirectRun, model_of, sample
+from helpers import oracle_scm
+from helpers.direct import BOTH, DirectRun, model_of, sample
 from sgd.graph.contract.node import Here, NodeError
 from sgd.graph.runtime.estimate import estimate
 from sgd.nodes import cfg, latents, schedule, text
@@ -200,7 +200,7 @@ def test_a_plan_counts_only_what_is_computed(tmp_path):
 
 def test_two_experts_with_a_gate_each(tmp_path):
     """A gate counts the steps of its own component, and its mask is over these."""
-    import tiny
+    from helpers import tiny
 
     folder = tiny.save("wan", tmp_path / "experts", layers=4, experts=2, boundary_ratio=0.9)
     high = model_of(folder)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import cache_dit
 import pytest
 import torch
-from gate_pipelines import FAMILIES, STEPS, build, named, sample, untouched
-from oracle_cache_dit import config, contexts, enabled, run, taylor
+from helpers.gate_pipelines import FAMILIES, STEPS, build, named, sample, untouched
+from helpers.oracle_cache_dit import config, contexts, enabled, run, taylor
 
 MASK = [1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1]
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from direct import DirectRun, model_of, sample
-from gate_pipelines import FAMILIES, STEPS
-from ours import Pair, decisions
+from helpers.direct import DirectRun, model_of, sample
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.custom import gate as custom
 from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer

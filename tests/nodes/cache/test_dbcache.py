@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 
 import cache_dit
-import gate_pipelines
-import oracle_cache_dit
 import pytest
 import torch
-from gate_pipelines import FAMILIES, STEPS
-from ours import Pair
+from helpers import gate_pipelines, oracle_cache_dit
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
 
@@ -130,7 +129,7 @@ def test_both_lists_behind_one_gate(pair):
         pytest.skip("one list of blocks")
     run = pair.outcome(scm(HERE, preset="fast", front_blocks=1))
     assert set(run.decisions) == {"positive", "negative"}
-    from ours import counted
+    from helpers.ours import counted
 
     with counted(pair.model) as calls:
         pair.run(scm(HERE, preset="fast", front_blocks=1))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import cache_dit
-import oracle_cache_dit as oracle
 import pytest
 import torch
 from diffusers import WanPipeline
-from direct import BOTH, DirectRun, model_of, sample
-from ours import decisions
+from helpers import oracle_cache_dit as oracle
+from helpers.direct import BOTH, DirectRun, model_of, sample
+from helpers.ours import decisions
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.methods.cache_dit_options import library

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from oracle_teacache import Rule
+from helpers.oracle_teacache import Rule
 from sgd.nodes.cache.calibration import fit
 from sgd.nodes.cache.gate import Gate, Limits
 

@@ -7,15 +7,15 @@ import gc
 import weakref
 
 import cache_dit
-import oracle_cache_dit as oracle
 import pytest
-import tiny
 import torch
 from cache_dit.caching.block_adapters import FakeDiffusionPipeline
-from direct import DirectRun, model_of, sample
-from gate_pipelines import FAMILIES, STEPS, state
-from gate_pipelines import sample as sample_pipeline
-from ours import Pair, decisions
+from helpers import oracle_cache_dit as oracle
+from helpers import tiny
+from helpers.direct import DirectRun, model_of, sample
+from helpers.gate_pipelines import FAMILIES, STEPS, state
+from helpers.gate_pipelines import sample as sample_pipeline
+from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.cache_dit.engine_options import JOINED, settled

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
-import oracle_magcache
-import oracle_teacache
 import pytest
-import tiny
 import torch
-from calibrating import Calibrating
-from direct import model_of, sample
-from gate_pipelines import FAMILIES, STEPS
-from ours import Pair
+from helpers import oracle_magcache, oracle_teacache, tiny
+from helpers.calibrating import Calibrating
+from helpers.direct import model_of, sample
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes.cache.methods.fixed_steps import fora
 from sgd.nodes.models.nodes.model_expert import expert

@@ -1,14 +1,14 @@
 """Gates on a transformer whose blocks are brought to the device in groups. Where host and device are one,
-tests/offloading.py watches what would have moved; on a GPU: test_cuda.py."""
+tests/helpers/offloading.py watches what would have moved; on a GPU: test_cuda.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from direct import DirectRun, model_of, sample
-from gate_pipelines import FAMILIES
-from offloading import watching
-from ours import Pair, decisions
+from helpers.direct import DirectRun, model_of, sample
+from helpers.gate_pipelines import FAMILIES
+from helpers.offloading import watching
+from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.methods.cache_dit_options import library

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import oracle_cache_dit
-import oracle_easycache
-import oracle_magcache
-import oracle_scm
-import oracle_teacache
 import pytest
 import torch
-from gate_pipelines import FAMILIES, STEPS, Decisions, branches, build, sample, state
-from oracle_cache_dit import config, taylor
+from helpers import oracle_cache_dit, oracle_easycache, oracle_magcache, oracle_scm, oracle_teacache
+from helpers.gate_pipelines import FAMILIES, STEPS, Decisions, branches, build, sample, state
+from helpers.oracle_cache_dit import config, taylor
 
 SIGNALS = [("wan", "time"), ("wan", "time_projection"), ("hunyuan-video", "auto"), ("flux", "auto")]
 HOOKED = [family for family in FAMILIES if family != "z-image"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from direct import DirectRun
-from gate_pipelines import FAMILIES, STEPS
+from helpers.direct import DirectRun
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair
 from jsonschema import Draft202012Validator
-from ours import Pair
 from sgd.graph.contract.node import Here
 from sgd.graph.runtime.record import clean
 from sgd.nodes import report

@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gate_pipelines
 import pytest
 import torch
-from direct import DirectRun, sample
-from gate_pipelines import FAMILIES, STEPS
-from ours import Pair, counted
+from helpers import gate_pipelines
+from helpers.direct import DirectRun, sample
+from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.ours import Pair, counted
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.methods.custom import gate as custom
@@ -106,14 +106,14 @@ def test_a_run_is_the_same_after_one_of_another_size(pair, method):
 def test_two_runs_in_one_process_equal_two_processes(tmp_path):
     """With sizes of their own, and a step interval without the negative branch."""
     tests = Path(__file__).parents[2]
-    folders = [str(tests / folder) for folder in ("nodes/cache", "nodes/families", ".")]
+    folders = [str(tests / "nodes" / "cache"), str(tests)]
     program = f"""
 import sys
 sys.path[:0] = {folders!r}
 import torch
 from pathlib import Path
 torch.set_num_threads(1)
-from ours import Pair
+from helpers.ours import Pair
 from test_rules import ready
 pair = Pair("wan", Path(sys.argv[1]) / "wan")
 for number, (size, seed) in enumerate(eval(sys.argv[2])):

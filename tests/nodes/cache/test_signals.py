@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from gate_pipelines import FAMILIES
-from ours import Pair
+from helpers.gate_pipelines import FAMILIES
+from helpers.ours import Pair
 from sgd.nodes.cache.engine.predictors import Taylor
 from sgd.nodes.cache.engine.signals import Drift, changes, relative_change
 from sgd.nodes.models.repository import peek
@@ -78,7 +78,7 @@ def dummy():
 
 def test_a_time_embedding_is_read_in_the_precision_that_it_runs_in(tmp_path):
     """diffusers keeps Wan's embedder in float32 in a bfloat16 model; the plan must not round it."""
-    from direct import model_of
+    from helpers.direct import model_of
     from sgd.nodes.models.repository.dummy import meta_module
 
     pair = Pair("wan", tmp_path / "wan")

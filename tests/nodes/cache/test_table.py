@@ -7,14 +7,13 @@ import math
 import os
 from types import SimpleNamespace
 
-import oracle_magcache
-import oracle_teacache
 import pytest
 import torch
-from calibrating import Calibrating, calibrate, tabled
-from direct import DirectRun, sample
-from gate_pipelines import STEPS
-from ours import Pair
+from helpers import oracle_magcache, oracle_teacache
+from helpers.calibrating import Calibrating, calibrate, tabled
+from helpers.direct import DirectRun, sample
+from helpers.gate_pipelines import STEPS
+from helpers.ours import Pair
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes import schedule
 from sgd.nodes.cache.calibration import table as module

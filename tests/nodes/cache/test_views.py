@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from direct import DirectRun
-from gate_pipelines import FAMILIES
-from ours import Pair
+from helpers.direct import DirectRun
+from helpers.gate_pipelines import FAMILIES
+from helpers.ours import Pair
 from sgd.graph.contract.node import Here, NodeError
 from sgd.nodes.cache.methods.dbcache import scm, taylorseer
 from sgd.nodes.models.nodes.model_attention import attention

@@ -1,11 +1,11 @@
 """The nodes make what diffusers' FluxPipeline makes, on the same weights."""
 
 import pytest
-import tiny_flux
 import torch
 from diffusers import FluxPipeline, UniPCMultistepScheduler
-from direct import BOTH, DirectRun, model_of
-from imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
+from helpers import tiny_flux
+from helpers.direct import BOTH, DirectRun, model_of
+from helpers.imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 

@@ -6,12 +6,11 @@ import os
 import subprocess
 import sys
 
-import direct
 import pytest
-import tiny_hunyuan_video
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, UniPCMultistepScheduler
-from direct import BOTH, DirectRun, Result, model_of, sample
+from helpers import direct, tiny_hunyuan_video
+from helpers.direct import BOTH, DirectRun, Result, model_of, sample
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked

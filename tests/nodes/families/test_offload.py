@@ -1,14 +1,10 @@
 """Every component of every family offloaded in groups: the same numbers, and each tensor there when it is read."""
 
 import pytest
-import tiny
-import tiny_flux
-import tiny_hunyuan_video
-import tiny_qwen_image
-import tiny_z_image
 import torch
-from direct import DirectRun, generate, model_of
-from offloading import watching
+from helpers import tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
+from helpers.direct import DirectRun, generate, model_of
+from helpers.offloading import watching
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import vae
 from sgd.nodes.models.memory import block_groups

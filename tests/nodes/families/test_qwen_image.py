@@ -2,13 +2,12 @@
 
 from functools import partial
 
-import imaging
 import pytest
-import tiny_qwen_image
 import torch
 from diffusers import QwenImagePipeline
-from direct import BOTH, DirectRun, model_of
-from imaging import PROMPTS, assert_close, assert_same, shapes
+from helpers import imaging, tiny_qwen_image
+from helpers.direct import BOTH, DirectRun, model_of
+from helpers.imaging import PROMPTS, assert_close, assert_same, shapes
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import cfg, latents, text, vae
 from sgd.nodes.families import by_name

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import sgd
 import torch
-from direct import model_of
-from imaging import reference
+from helpers.direct import model_of
+from helpers.imaging import reference
 from PIL import Image
 from sgd.nodes.library.starter_workflow import starter
 
@@ -38,7 +38,7 @@ STARTERS = [
 @pytest.mark.parametrize("case", CASES)
 def test_a_bundled_workflow_makes_the_image_of_the_pipeline(case, tmp_path):
     module, options, inputs, arguments = CASES[case]
-    pipeline = import_module(module).build(**options)
+    pipeline = import_module(f"helpers.{module}").build(**options)
     pipeline.save_pretrained(tmp_path / "model")
     plan = sgd.compile(
         WORKFLOWS / f"{case.split('-')[0]}.yaml",
@@ -71,7 +71,7 @@ def test_a_negative_prompt_that_is_not_used_is_not_encoded(name):
 @pytest.mark.parametrize(("module", "options"), STARTERS)
 def test_a_first_workflow_is_written_for_a_model(module, options, tmp_path):
     """`sgd init`: what it writes passes its check and runs as it is."""
-    import_module(module).build(**options).save_pretrained(tmp_path / "tiny")
+    import_module(f"helpers.{module}").build(**options).save_pretrained(tmp_path / "tiny")
     name, written = starter(str(tmp_path / "tiny"))
     file = tmp_path / f"{name}.yaml"
     file.write_text(written)

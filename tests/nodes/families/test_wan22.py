@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import sgd
-import tiny
-import tiny_wan_image
 from diffusers import WanImageToVideoPipeline, WanPipeline
-from direct import DirectRun, model_of
-from peer import PROMPTS
+from helpers import tiny, tiny_wan_image
+from helpers.direct import DirectRun, model_of
+from helpers.peer import PROMPTS
+from helpers.tiny_wan_image import picture
+from helpers.wan_image import assert_same, generate, pipeline_of, reference
 from safetensors.torch import load_file
 from sgd.graph.compiler.compile import check
 from sgd.graph.compiler.ir import Ref
@@ -18,8 +19,6 @@ from sgd.graph.compiler.plan import Acquire, CallStep, LoopStep, Release
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.nodes.model_expert import expert
 from sgd.nodes.models.nodes.model_load import load
-from tiny_wan_image import picture
-from wan_image import assert_same, generate, pipeline_of, reference
 
 PARTS = Path(sgd.__file__).parent / "workflows" / "parts"
 HEAD = """

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import direct
 import pytest
-import tiny_wan_image
 import torch
 from diffusers import WanImageToVideoPipeline
-from direct import DirectRun, model_of
-from peer import PROMPTS
+from helpers import direct, tiny_wan_image
+from helpers.direct import DirectRun, model_of
+from helpers.peer import PROMPTS
+from helpers.tiny_wan_image import picture
+from helpers.wan_image import assert_same, frames_of, generate, pipeline_of, reference
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import image_condition, latents
 from sgd.nodes.values import Frames
-from tiny_wan_image import picture
-from wan_image import assert_same, frames_of, generate, pipeline_of, reference
 
 KINDS = {
     "clip": {"clip": True},
@@ -211,7 +210,7 @@ def test_an_image_for_another_size_is_an_error(models):
 
 
 def _predict(model, width, height, max_length=512):
-    from direct import BOTH
+    from helpers.direct import BOTH
     from sgd.nodes import cfg, schedule, text
 
     with torch.no_grad():

@@ -1,11 +1,11 @@
 """The nodes make what diffusers' ZImagePipeline makes, on the same weights."""
 
 import pytest
-import tiny_z_image
 import torch
 from diffusers import ZImagePipeline
-from direct import BOTH, DirectRun, model_of
-from imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
+from helpers import tiny_z_image
+from helpers.direct import BOTH, DirectRun, model_of
+from helpers.imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import latents, schedule, text, vae
 

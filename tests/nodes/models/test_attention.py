@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from direct import DirectRun, generate, model_of
+from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.attention import backends, kernels, packages, tuning
 from sgd.nodes.models.attention.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
@@ -492,14 +492,12 @@ def test_candidates_of_auto(hopper, wan_folder, monkeypatch):
 
 
 @pytest.mark.parametrize(("family", "builder"), [("tiny_flux", "build"), ("tiny_hunyuan_video", "hunyuan_video")])
-def test_masks_of_other_families(monkeypatch, family, builder):
+def test_masks_of_other_families(family, builder):
     import importlib
-    from pathlib import Path
 
     from sgd.nodes.models.memory.views import entrance
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
-    pipeline = getattr(importlib.import_module(family), builder)()
+    pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()
     pipeline.set_progress_bar_config(disable=True)
     seen = []
 

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from direct import BOTH, DirectRun, model_of
+from helpers.direct import BOTH, DirectRun, model_of
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.nodes import model_compile as module
 from sgd.nodes.models.nodes.model_attention import attention

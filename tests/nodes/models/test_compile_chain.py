@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from changed import adapters, difference
-from direct import DirectRun, sample
-from gate_pipelines import FAMILIES
-from ours import Pair, decisions
+from helpers.changed import adapters, difference
+from helpers.direct import DirectRun, sample
+from helpers.gate_pipelines import FAMILIES
+from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.dbcache import scm, taylorseer
 from sgd.nodes.models.nodes.model_compile import compile

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from changed import adapters, difference
-from direct import DirectRun
-from gate_pipelines import FAMILIES
-from ours import Pair
+from helpers.changed import adapters, difference
+from helpers.direct import DirectRun
+from helpers.gate_pipelines import FAMILIES
+from helpers.ours import Pair
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_lora import lora

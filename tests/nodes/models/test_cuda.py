@@ -4,7 +4,7 @@ import gc
 
 import pytest
 import torch
-from direct import BOTH, DirectRun
+from helpers.direct import BOTH, DirectRun
 from sgd.graph.contract.node import DoesNotFit
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 import torch
-from direct import DirectRun
+from helpers.direct import DirectRun
 from sgd.nodes import latents, vae
 from sgd.nodes.models.memory import block_groups
 from sgd.nodes.models.nodes.model_load import load

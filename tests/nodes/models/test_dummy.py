@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from direct import BOTH, DirectRun
+from helpers.direct import BOTH, DirectRun
 from sgd.graph.contract.node import NodeError
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load

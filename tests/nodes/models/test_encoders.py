@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import sgd
 import torch
-from direct import DirectRun, generate, model_of
+from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.attention import backends, encoder_attention, packages
 from sgd.nodes.models.attention.encoder_attention import FLASH, EncoderAttention, chosen
@@ -100,13 +100,12 @@ def test_values_of_one_model_do_not_see_each_other(model, run):
 
 
 @pytest.mark.parametrize(("family", "builder"), [("tiny_flux", "build"), ("tiny_hunyuan_video", "hunyuan_video")])
-def test_text_encoders_of_other_families(monkeypatch, family, builder):
+def test_text_encoders_of_other_families(family, builder):
     import importlib
 
     from sgd.nodes.models.memory.views import view
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
-    pipeline = getattr(importlib.import_module(family), builder)()
+    pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()
     for role in encoder_attention.ROLES:
         encoder = getattr(pipeline, role).eval()
         changed = view(encoder)

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from direct import DirectRun
+from helpers.direct import DirectRun
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.nodes.model_load import load
 

@@ -5,7 +5,7 @@ import os
 import socket
 
 import pytest
-from hub_server import COMMIT, NAME, address, ask, serving
+from helpers.hub_server import COMMIT, NAME, address, ask, serving
 
 PROGRAM = """
 import json, sys

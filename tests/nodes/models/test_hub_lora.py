@@ -4,8 +4,8 @@ import shutil
 import socket
 
 import pytest
-from changed import adapters
-from hub_server import COMMIT, NAME, address, ask, asked, commit_of, serving
+from helpers.changed import adapters
+from helpers.hub_server import COMMIT, NAME, address, ask, asked, commit_of, serving
 
 pytest.importorskip("peft")
 
@@ -41,7 +41,7 @@ print(json.dumps({"calls": out, "torch": "torch" in sys.modules}))
 @pytest.fixture(scope="module")
 def styles(tmp_path_factory):
     """Three files of random adapters, for the tiny Wan."""
-    import tiny
+    from helpers import tiny
 
     folder = tmp_path_factory.mktemp("styles")
     return [adapters(tiny.wan(), folder, seed) for seed in (1, 2, 3)]

@@ -9,7 +9,7 @@ import pickle
 
 import pytest
 import torch
-from direct import DirectRun, generate, model_of
+from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.attention import backend_table, backends, kernels, tuning
 from sgd.nodes.models.attention.processors import choose, chosen

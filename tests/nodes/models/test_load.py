@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from direct import DirectRun
+from helpers.direct import DirectRun
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.nodes.model_load import load
 

@@ -1,11 +1,9 @@
 """`model.lora`, compared with `load_lora_weights` of diffusers' pipeline on the same random adapters."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from direct import DirectRun, generate, model_of
-from lora_files import adapters
+from helpers.direct import DirectRun, generate, model_of
+from helpers.lora_files import adapters
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.transforms import lora_transform as module
@@ -229,7 +227,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_other_families(monkeypatch, tmp_path, run, family):
+def test_other_families(tmp_path, run, family):
     """Their pipelines' loaders differ: what is loaded is compared with them tensor by tensor."""
     import importlib
 
@@ -238,9 +236,8 @@ def test_other_families(monkeypatch, tmp_path, run, family):
     from peft.utils import get_peft_model_state_dict
     from sgd.nodes.models.memory.views import view
 
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "families"))
     builder, targets = FAMILIES[family]
-    pipeline = getattr(importlib.import_module(family), builder)()
+    pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()
     trained, plain = view(pipeline.transformer), view(pipeline.transformer)
     trained.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=targets))
     for key, parameter in trained.named_parameters():

@@ -1,4 +1,4 @@
-"""`model.offload`. Here the host is the device, so that nothing moves; tests/offloading.py watches what would.
+"""`model.offload`. Here the host is the device, so that nothing moves; tests/helpers/offloading.py watches what would.
 
 On a GPU: test_cuda_offload.py.
 """
@@ -9,8 +9,8 @@ import weakref
 import pytest
 import sgd
 import torch
-from direct import DirectRun, model_of
-from offloading import watching
+from helpers.direct import DirectRun, model_of
+from helpers.offloading import watching
 from sgd.graph.compiler.plan import Acquire
 from sgd.graph.contract.node import DoesNotFit, NodeError
 from sgd.nodes.models.memory import block_groups
@@ -139,7 +139,7 @@ def test_compiled(model, run, region, monkeypatch):
 
 def test_with_lora(model, run, tmp_path):
     pytest.importorskip("peft")
-    from lora_files import adapters
+    from helpers.lora_files import adapters
     from sgd.nodes.models.nodes.model_lora import lora
 
     file = str(adapters(tmp_path, "one.safetensors", 1))

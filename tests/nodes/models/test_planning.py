@@ -4,7 +4,7 @@ import time
 
 import pytest
 import torch
-from direct import BOTH, DirectRun
+from helpers.direct import BOTH, DirectRun
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import dummy

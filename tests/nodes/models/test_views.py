@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from direct import DirectRun, model_of
+from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.node import NodeError
 from sgd.nodes.models.memory.views import entrance, misplaced, view
 
@@ -95,7 +95,7 @@ def test_other_components_are_the_same(model, run):
 
 
 def test_a_component_by_another_name_has_its_own_transforms(tmp_path, run):
-    import tiny
+    from helpers import tiny
     from sgd.nodes.models.nodes.model_expert import expert
 
     experts = model_of(tiny.save("wan", tmp_path / "two", experts=2, boundary_ratio=0.9), "scheduler")

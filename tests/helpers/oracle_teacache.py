@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from gate_pipelines import PIPELINES, STEPS, Decisions, Outcome, named, sample, untouched
+
+from helpers.gate_pipelines import PIPELINES, STEPS, Decisions, Outcome, named, sample, untouched
 
 IDENTITY = (1.0, 0.0)  # the polynomial P(x) = x
 

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from direct import DirectRun
-from ours import Pair
 from sgd.nodes.cache.calibration.measurements import Measurements
 from sgd.nodes.values import Schedule
+
+from helpers.direct import DirectRun
+from helpers.ours import Pair
 
 
 class Calibrating(DirectRun):

@@ -11,11 +11,12 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj"]
 
 def adapters(folder: Path, name: str, seed: int, rank: int = 4, alpha: int | None = None) -> Path:
     """A file of random adapters for the tiny Wan transformer, as diffusers' training scripts write it."""
-    import tiny
     from diffusers import WanPipeline
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
+
+    from helpers import tiny
 
     transformer = tiny.wan_transformer()
     config = LoraConfig(r=rank, lora_alpha=alpha or rank, target_modules=TARGETS)

@@ -1,7 +1,7 @@
 """diffusers' pipelines of five families, deep enough for a cache gate, and how all oracles run them.
 
-The pipelines are those of tests/tiny.py and tests/nodes/families, with random weights and more blocks. Every oracle
-runs them through `sample`, so that what differs between two results is the cache alone.
+The pipelines are those of the tiny models beside this file, with random weights and more blocks. Every oracle runs them
+through `sample`, so that what differs between two results is the cache alone.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import tiny
 import torch
+
+from helpers import tiny
 
 STEPS = 16
 PROMPT = "a red circle moves left"
@@ -83,13 +84,13 @@ def _wan(layers: int, **options: Any) -> Any:
 
 
 def _hunyuan_video(layers: int) -> Any:
-    import tiny_hunyuan_video
+    from helpers import tiny_hunyuan_video
 
     return tiny_hunyuan_video.hunyuan_video(num_layers=layers, num_single_layers=layers)
 
 
 def _flux(layers: int) -> Any:
-    import tiny_flux
+    from helpers import tiny_flux
 
     made = tiny_flux.build()
     made.transformer = deeper(made.transformer, num_layers=layers, num_single_layers=layers)
@@ -97,7 +98,7 @@ def _flux(layers: int) -> Any:
 
 
 def _qwen_image(layers: int) -> Any:
-    import tiny_qwen_image
+    from helpers import tiny_qwen_image
 
     made = tiny_qwen_image.build(shift=3.0)
     made.transformer = deeper(made.transformer, num_layers=layers)
@@ -105,7 +106,7 @@ def _qwen_image(layers: int) -> Any:
 
 
 def _z_image(layers: int) -> Any:
-    import tiny_z_image
+    from helpers import tiny_z_image
 
     made = tiny_z_image.build()
     made.transformer = deeper(made.transformer, n_layers=layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import tiny
+from helpers import tiny
 
 CLIP_WIDTH = 8
 TOKENS = 17  # of one image: 4 x 4 patches and the class token

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gate_pipelines
 import torch
-from direct import BOTH, DirectRun, model_of, sample
-from gate_pipelines import NEGATIVE, PROMPT, STEPS, Decisions, Outcome
 from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.models.model import Model
 from sgd.nodes.values import Branches, Latents, Schedule
+
+from helpers import gate_pipelines
+from helpers.direct import BOTH, DirectRun, model_of, sample
+from helpers.gate_pipelines import NEGATIVE, PROMPT, STEPS, Decisions, Outcome
 
 MAX_LENGTH = {"wan": 16, "hunyuan-video": 64, "flux": 64, "qwen-image": 178, "z-image": 64}
 EMBEDDED = {"hunyuan-video": 6.0, "flux": 3.5}

@@ -1,6 +1,6 @@
 """Node types without torch, for the tests of the language, the compiler and the executor.
 
-Import it as `toys` (`conftest.py` puts this folder on the path), or give the file to `sgd --library`.
+Import it as `from helpers import toys`, or give the file to `sgd --library`.
 A `Thing` is a number that only nodes can make; `Ticks` is what a schedule is: a value to loop over.
 """
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import direct
 import numpy
 import torch
-from direct import BOTH, DirectRun, Result
-from peer import PROMPTS, SCHEDULERS
 from sgd.nodes import cfg, image_condition, latents, schedule, text, vae
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.models.nodes.model_expert import expert
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.support.pixels import from_bytes
 from sgd.nodes.values import Frames
+
+from helpers import direct
+from helpers.direct import BOTH, DirectRun, Result
+from helpers.peer import PROMPTS, SCHEDULERS
 
 
 def frames_of(picture: Any) -> Frames:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from direct import BOTH, DirectRun, Result, sample
 from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.models.model import Model
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.support.planning_meter import runtime
+
+from helpers.direct import BOTH, DirectRun, Result, sample
 
 PROMPTS = ["a red circle", "Rain &amp; wind,  over a   field"]
 

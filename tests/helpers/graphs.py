@@ -6,8 +6,9 @@ from random import Random
 from typing import Any
 
 from hypothesis import strategies as st
-from machines import arg, call
 from sgd.graph.compiler.ir import Arg, Const, Format, Graph, Index, Item, Items, Loop, Ref, Source, Var
+
+from helpers.machines import arg, call
 
 LIMIT = 3
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
-from gate_pipelines import STEPS, Decisions, Outcome, branches, family_of, named, sample, untouched
+from helpers.gate_pipelines import STEPS, Decisions, Outcome, branches, family_of, named, sample, untouched
 
 
 def schedule(

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from gate_pipelines import STEPS, Decisions, Outcome, named, sample, untouched
+
+from helpers.gate_pipelines import STEPS, Decisions, Outcome, named, sample, untouched
 
 
 class Branch:

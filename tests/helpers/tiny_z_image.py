@@ -1,11 +1,12 @@
-"""A tiny Z-Image pipeline with random weights; see tests/tiny.py."""
+"""A tiny Z-Image pipeline with random weights; see tests/helpers/tiny.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from tiny_tokenizers import qwen2_tokenizer
+
+from helpers.tiny_tokenizers import qwen2_tokenizer
 
 
 def build(**scheduler: Any) -> Any:

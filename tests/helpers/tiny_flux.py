@@ -1,12 +1,13 @@
-"""A tiny FLUX pipeline with random weights; see tests/tiny.py."""
+"""A tiny FLUX pipeline with random weights; see tests/helpers/tiny.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from tiny import t5_tokenizer
-from tiny_tokenizers import clip_tokenizer
+
+from helpers.tiny import t5_tokenizer
+from helpers.tiny_tokenizers import clip_tokenizer
 
 
 def build(guidance: bool = True, **scheduler: Any) -> Any:

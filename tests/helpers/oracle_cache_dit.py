@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import cache_dit
 import torch
-from gate_pipelines import STEPS, Decisions, branches, sample, untouched
+
+from helpers.gate_pipelines import STEPS, Decisions, branches, sample, untouched
 
 
 class Outcome(NamedTuple):

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from direct import DirectRun
-from ours import Pair
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.models.memory.views import view
 from sgd.nodes.models.model import Model
 from sgd.nodes.schedule import SchedulerState
+
+from helpers.direct import DirectRun
+from helpers.ours import Pair
 
 
 def adapters(pipeline: Any, folder: Path, seed: int = 0, rank: int = 4) -> Path:

@@ -232,11 +232,11 @@ def measure(clips: Clips, steps: int, rounds: int, shared: bool) -> tuple[dict[s
         prompt = caption(*combo)
         work: dict[tuple[str, str], Callable[[], Made]] = {}
         for name, gate in gates.items():
-            work["sgd", name] = lambda gate=gate: clips.make(prompt, number, steps, gate)  # noqa: B023
+            work["sgd", name] = lambda gate=gate: clips.make(prompt, number, steps, gate)  # type: ignore[misc]  # noqa: B023
         for name, (options, config, calibrator) in twins.items():
             handed = cache_dit_options.library(HERE, **options)
-            work["library", name] = lambda handed=handed: clips.make(prompt, number, steps, handed)  # noqa: B023
-            work["pipeline", name] = lambda c=config, k=calibrator: clips.piped(prompt, number, steps, c, k)  # noqa: B023
+            work["library", name] = lambda handed=handed: clips.make(prompt, number, steps, handed)  # type: ignore[misc]  # noqa: B023
+            work["pipeline", name] = lambda c=config, k=calibrator: clips.piped(prompt, number, steps, c, k)  # type: ignore[misc]  # noqa: B023
         names = list(work)
         order.shuffle(names)
         made = {name: work[name]() for name in names}
@@ -291,8 +291,8 @@ def lines(steps: int, rows: dict[str, Row], pairs: dict[str, Twin]) -> Iterator[
             f"{median(row.ratios):.2f} {likeness}| {asked:.0%} |"
         )
     yield ""
-    heads = ("same steps computed", "latents differ by", "sgd / `cache.library`", "sgd / cache-dit, diffusers")
-    yield f"| {steps} steps | {' | '.join(heads)} |"
+    beside = ("same steps computed", "latents differ by", "sgd / `cache.library`", "sgd / cache-dit, diffusers")
+    yield f"| {steps} steps | {' | '.join(beside)} |"
     yield "| --- | --- | --- | --- | --- |"
     for name, pair in pairs.items():
         same = sum(len(set(each)) == 1 for each in pair.computed)

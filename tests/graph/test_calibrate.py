@@ -146,6 +146,7 @@ def sgd(capsys, tmp_path, monkeypatch):
 
     def run(*words):
         capsys.readouterr()
+        code: str | int | None
         try:
             code = main.main(["calibrate", *words, "--library", "shop.py", "--device", "cpu"])
         except SystemExit as exit:

@@ -57,6 +57,7 @@ def sgd(capsys, tmp_path, monkeypatch):
     def run(*words, toys=True):
         library = ["--library", str(TOYS)] if toys else []
         capsys.readouterr()
+        code: str | int | None
         try:
             code = main.main([*words, *library])
         except SystemExit as exit:

@@ -15,9 +15,9 @@ import pytest
 from helpers import machines
 from helpers.machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
 from sgd.graph.compiler.compile import compile
-from sgd.graph.compiler.ir import Call, Format, Graph, Index, Items, Ref, Var
+from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
 from sgd.graph.compiler.plan import after_effects
-from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import NodeError, State
 from sgd.graph.contract.source_spans import Span
 from sgd.graph.runtime.context import Context
@@ -139,7 +139,7 @@ def test_state_ends_when_the_run_is_stopped() -> None:
     body = graph(call("l.c", "m.count", a=Var("l", "c")), o="$l.c")
     stop = machines.StopAfter(2)
     with pytest.raises(Interrupted):
-        run(graph(call("cs", "m.cells"), loop("l", {"c": "$cs"}, body), out="$l:o"), observer=stop, stop=stop.event)
+        run(graph(call("cs", "m.cells"), loop("l", {"c": "$cs"}, body), out="$l:o"), observer=stop, stop=stop.asked)
     assert LOG.count(("begin",)) == LOG.count(("end",)) == 1
 
 
@@ -208,7 +208,7 @@ def test_a_node_that_changes_its_list_changes_it_for_nobody_else(patched: Any) -
         given.append(count)
         return Cell(len(given))
 
-    type = machines.node("m.greedy")(_annotated(greedy)).node
+    type = machines.node("m.greedy")(_annotated(greedy)).node  # type: ignore[attr-defined]
     body = graph(
         replace(call("l.x", "m.const"), type=type, args={"count": arg(Var("l", "i")), "given": arg([1, 2])}), o="$l.x"
     )
@@ -393,7 +393,7 @@ def test_the_next_component_is_brought_near_while_the_one_before_is_in_use(monke
     class Listen(Observer):
         heard = 0
 
-        def progress(self, call: Call | None, done: int, total: int, label: str) -> None:
+        def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
             self.heard += 1
 
     monkeypatch.setattr(Machine, "prefetch", prefetch)
@@ -488,11 +488,11 @@ class Alive(Observer):
         self.cells: list[weakref.ref[Cell]] = []
         self.counts: dict[str, list[int]] = {}
 
-    def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self.cells = [c for c in self.cells if c() is not None]
         self.counts.setdefault(call.id, []).append(len(self.cells))
 
-    def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         self.cells += [
             weakref.ref(v) for o in outputs.values() for v in (o if isinstance(o, list) else [o]) if isinstance(v, Cell)
         ]
@@ -539,7 +539,7 @@ def test_what_is_freed_is_gone_when_observers_hear_of_it(outputs: dict[str, Any]
     alive: list[Ref] = []
 
     class Note(Observer):
-        def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+        def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
             made.update({Ref(call.id, port): weakref.ref(value) for port, value in outputs.items()})
 
         def values_freed(self, names: Any) -> None:
@@ -575,7 +575,7 @@ def test_nothing_of_a_run_outlives_it_but_its_outputs() -> None:
     made: list[weakref.ref[Cell]] = []
 
     class Note(Observer):
-        def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+        def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
             made.extend(weakref.ref(v) for v in outputs.values())
 
     recorder = Recorder()
@@ -605,7 +605,7 @@ def test_a_released_machine_is_gone_with_its_last_component() -> None:
     alive: list[weakref.ref[Machine]] = []
 
     class Note(Observer):
-        def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+        def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
             alive.extend(weakref.ref(v) for v in outputs.values() if isinstance(v, Machine))
 
     executor = Executor(plan, Context(Path("."), Note()), Note())

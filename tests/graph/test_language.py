@@ -36,8 +36,8 @@ class Workflow:
 
     def check(self, text, inputs=None, settings=None, complete=False, where=None):
         where = where or Path.cwd()
-        given = [{n: Given(v, True, where) for n, v in (values or {}).items()} for values in (inputs, settings)]
-        return check(self.write(text), *given, LIBRARY, complete)
+        first, second = ({n: Given(v, True, where) for n, v in (values or {}).items()} for values in (inputs, settings))
+        return check(self.write(text), first, second, LIBRARY, complete)
 
     def codes(self, *args, **more):
         return [d.code for d in self.check(*args, **more).diagnostics]
@@ -663,9 +663,9 @@ def test_a_path_with_a_path_input_in_front_is_relative_to_the_caller(workflow, t
 
 def test_paths_of_a_loop_are_relative_to_the_file(workflow, tmp_path):
     file = nodes("o: {for: {f: [a.png, b.png]}, body: {n: {uses: toy.plain, with: {file: $f}}}, yield: {n: $n}}")
-    toys.plain.seen.clear()
+    toys.plain.seen.clear()  # type: ignore[attr-defined]
     workflow.run(file)
-    assert [seen["file"] for seen in toys.plain.seen] == [tmp_path / "a.png", tmp_path / "b.png"]
+    assert [seen["file"] for seen in toys.plain.seen] == [tmp_path / "a.png", tmp_path / "b.png"]  # type: ignore[attr-defined]
 
 
 def test_a_source_is_a_name_unless_such_a_folder_is_there(tmp_path):

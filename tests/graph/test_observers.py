@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from helpers import machines
 from helpers.machines import Cell, call, execute, graph, loop, plan_of
-from sgd.graph.compiler.ir import Call, Graph, Var
+from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.compiler.plan import Plan
-from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import Run
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
@@ -29,7 +29,7 @@ class Hears(Observer):
     def __init__(self, log: list[str], name: str = "") -> None:
         self.log, self.name = log, name
 
-    def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self.log.append(f"{self.name}{call.id} {sorted(arguments)}")
 
     def values_freed(self, names: Any) -> None:
@@ -52,11 +52,11 @@ def test_one_that_fails_hears_no_more_and_the_others_hear_all() -> None:
     warned: list[str] = []
 
     class Fails(Hears):
-        def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+        def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
             raise OSError("gone")
 
     class Warned(Observer):
-        def warned(self, call: Call | None, message: str) -> None:
+        def warned(self, call: CallInfo | None, message: str) -> None:
             warned.append(message)
 
     group = Observers([Fails(log, "f "), Hears(log), Warned()])

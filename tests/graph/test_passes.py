@@ -84,7 +84,10 @@ BREAKS: dict[str, tuple[Callable[[Graph], Graph], str]] = {
         "cycle",
     ),
     "yields too little": (lambda g: with_body(g, lambda b: replace(b, outputs={})), "yields other names"),
-    "carries and maps": (lambda g: with_item(g, replace(g.items["l"], mapping=True)), "carry or map"),
+    "carries and maps": (
+        lambda g: with_item(g, replace(g.items["l"], mapping=True)),  # type: ignore[arg-type]
+        "carry or map",
+    ),
     "output of nothing": (lambda g: replace(g, outputs={"out": arg("$nowhere")}), "output out"),
 }
 
@@ -102,7 +105,7 @@ def test_verifier_names_the_pass_and_the_fault(name: str) -> None:
 
 
 def test_verifier_wants_makers_before_readers_once_ordered() -> None:
-    items = dict(reversed(good().items.items()))
+    items = dict(reversed([*good().items.items()]))
     verify(replace(good(), items=items), "test")
     with pytest.raises(BrokenGraph, match="cannot see yet"):
         verify(replace(good(), items=items), "test", ordered=True)

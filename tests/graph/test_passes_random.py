@@ -175,7 +175,7 @@ def test_nothing_is_held_after_a_failure_at_any_node(graph: Graph) -> None:
     for fail_at in starts[:: max(1, len(starts) // 4)]:
         stop = machines.StopAfter(fail_at)
         with suppress(machines.Interrupted):  # the last node is the end of the run
-            execute(plan, observer=stop, stop=stop.event)
+            execute(plan, observer=stop, stop=stop.asked)
         balance: dict[tuple[str, ...], int] = {}
         for what, *part in LOG:
             if what in ("acquire", "release"):

@@ -18,8 +18,8 @@ import pytest
 from helpers import machines
 from helpers.machines import Cell, arg, call, graph, loop, plan_of
 from jsonschema import Draft202012Validator
-from sgd.graph.compiler.ir import Call, Const, Format, Graph, Index, Var
-from sgd.graph.contract.events import Observer
+from sgd.graph.compiler.ir import Const, Format, Graph, Index, Var
+from sgd.graph.contract.events import CallInfo, Observer
 from sgd.graph.contract.node import DoesNotFit, NodeError
 from sgd.graph.contract.node import Run as NodeRun
 from sgd.graph.runtime.execute import NodeFailed
@@ -191,7 +191,7 @@ def test_the_clock_of_the_caller_counts(tmp_path: Path) -> None:
 class Deaf(Observer):
     """Fails at the first node it hears of."""
 
-    def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         raise ValueError("no disk")
 
 
@@ -207,7 +207,7 @@ class Ends(Observer):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         self.heard.append(call.id)
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
@@ -335,7 +335,7 @@ def started(folder: Path, flow: str, *more: str) -> subprocess.Popen[str]:
 
 def launch(words: list[str], folder: Path) -> subprocess.Popen[str]:
     """A process that hears Ctrl-C, even if these tests run in the background of a shell, where it is ignored."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, cwd=folder, text=True, preexec_fn=hear_interrupts, **pipes)  # noqa: PLW1509 - it starts no thread
 
 

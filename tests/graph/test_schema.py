@@ -158,8 +158,8 @@ def test_values_of_parameters(parameter, good, bad):
 def test_values_of_ports():
     for value in ("$x", "$x.y"):
         assert allowed(value, "thing", "toy.pair")
-    for value in ("x", "${x}", 5, None, ["$x"], "$x.y.z", "$é"):
-        assert not allowed(value, "thing", "toy.pair")
+    for wrong in ("x", "${x}", 5, None, ["$x"], "$x.y.z", "$é"):
+        assert not allowed(wrong, "thing", "toy.pair")
     assert allowed(["$x", "$y"], "things", "toy.sum")
     assert allowed(None, "thing", "toy.maybe")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from sgd.nodes.cache.calibration.measurements import Measurements
 from sgd.nodes.values import Schedule
@@ -15,7 +15,7 @@ from helpers.ours import Pair
 
 
 class Calibrating(DirectRun):
-    options: ClassVar[Mapping[str, Any]] = {"calibrate": True}
+    options: Mapping[str, Any] = {"calibrate": True}
 
     def measured(self, name: str, component: str = "transformer") -> dict[str, list[float | None]]:
         """Values of one kind by branch, step by step of the component."""

@@ -23,7 +23,7 @@ def adapters(pipeline: Any, folder: Path, seed: int = 0, rank: int = 4) -> Path:
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
-    trained = view(pipeline.transformer)
+    trained: Any = view(pipeline.transformer)
     trained.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=["to_q", "to_k", "to_v"]))
     generator = torch.Generator().manual_seed(seed)
     for key, parameter in trained.named_parameters():

@@ -21,7 +21,7 @@ class Scope:
         self.lists: list[Source] = list(above.lists) if above else []
         self.machines: list[Source] = list(above.machines) if above else []
         self.plain: list[Source] = list(above.plain) if above else []
-        self.loops = [*above.loops, loop] if above else []
+        self.loops: list[str] = [*above.loops, loop] if above else []
 
 
 def graphs(components: bool = False, state: bool = True) -> st.SearchStrategy[Graph]:

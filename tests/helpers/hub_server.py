@@ -12,6 +12,7 @@ import sys
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "a" * 40
@@ -22,7 +23,19 @@ def commit_of(name):
     return hashlib.sha1(name.encode()).hexdigest()
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), Hub)
+        self.folder, self.cut = folder, 0
+        self.others: dict[str, Path] = {}
+        self.requests: list[tuple[str, str, str | None]] = []
+
+
 class Hub(BaseHTTPRequestHandler):
+    server: Server
+
     """Serves `self.server.folder` as the repository `owner/tiny-wan`; see huggingface_hub's file_download.py.
 
     What is in `self.server.others` is served as another revision: a folder by its name, and a commit made of the name.
@@ -121,9 +134,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(folder):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.daemon_threads = True
-    server.folder, server.others, server.requests, server.cut = folder, {}, [], 0
+    server = Server(folder)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

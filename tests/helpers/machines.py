@@ -39,7 +39,7 @@ from sgd.graph.compiler.passes.order import order
 from sgd.graph.compiler.passes.parts import components, parts
 from sgd.graph.compiler.passes.prune import prune
 from sgd.graph.compiler.plan import Plan
-from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.events import CallInfo, LoopInfo, Observer, Observers
 from sgd.graph.contract.node import ALL, Here, OutPath, Passes, Reads, Run, State, Wanted, node
 from sgd.graph.contract.ports import Port
 from sgd.graph.language.registry import Library
@@ -328,16 +328,16 @@ def plan_of(graph: Graph, passes: tuple[str, ...] | None = None) -> Plan:
 class Watch(Observer):
     """Writes what the executor does to `LOG`."""
 
-    def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         LOG.append(("started", call.id))
 
-    def node_finished(self, call: Call, seconds: float, outputs: Mapping[str, Any]) -> None:
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         LOG.append(("finished", call.id))
 
-    def loop_started(self, loop: Loop, turns: int) -> None:
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
         LOG.append(("loop", loop.id))
 
-    def loop_finished(self, loop: Loop) -> None:
+    def loop_finished(self, loop: LoopInfo) -> None:
         LOG.append(("looped", loop.id))
 
 
@@ -352,12 +352,12 @@ class StopAfter(Observer):
     """Asks the run to stop when this many nodes have started."""
 
     def __init__(self, nodes: int) -> None:
-        self.left, self.event = nodes, threading.Event()
+        self.left, self.asked = nodes, threading.Event()
 
-    def node_started(self, call: Call, arguments: Mapping[str, Any]) -> None:
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self.left -= 1
         if self.left < 0:
-            self.event.set()
+            self.asked.set()
 
 
 def numbers_of(value: Any) -> Any:

@@ -52,9 +52,11 @@ class Rule:
         state.distances.append(distance)
         state.before = x.clone()
         if not computes:
+            assert state.output is not None
+            assert state.input is not None
             return x + (state.output - state.input)
         y = model()
-        if state.output is not None:
+        if state.output is not None and state.input is not None:
             state.rate = ((y - state.output).abs().mean() / (x - state.input).abs().mean()).item()
         state.input, state.output = x.clone(), y.clone()
         return y
@@ -65,6 +67,8 @@ class Rule:
             return True, None
         if state.rate is None:  # two computed steps are needed
             return True, None
+        assert state.before is not None
+        assert state.output is not None
         change = (x - state.before).abs().mean() / state.output.abs().mean()
         state.sum += state.rate * change.item()
         distance = state.sum

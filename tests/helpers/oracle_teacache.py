@@ -138,7 +138,8 @@ Decide = Callable[[torch.Tensor], tuple[bool, Branch]]
 
 
 def _wan(transformer: Any, decide: Decide, signal: str) -> None:
-    blocks, embedding, embed = list(transformer.blocks), [], transformer.condition_embedder
+    embedding: list[Any] = []
+    blocks, embed = list(transformer.blocks), transformer.condition_embedder
 
     def embedder(*arguments: Any, **options: Any) -> Any:
         made = embed(*arguments, **options)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sgd.graph.compiler.compile import compile
     from sgd.graph.compiler.plan import Plan
-    from sgd.graph.contract.diagnostics import Diagnostic, Problems
-    from sgd.graph.contract.node import NodeError, node
+    from sgd.graph.contract.diagnostics import Diagnostic
+    from sgd.graph.contract.errors import NodeError, Problems
+    from sgd.graph.contract.node import node
     from sgd.graph.runtime.failure import NodeFailed
     from sgd.graph.runtime.run import Result, run
 
@@ -25,13 +26,13 @@ __all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Result"
 _HOMES = {
     "compile": "compiler.compile",
     "NodeFailed": "runtime.failure",
-    "NodeError": "contract.node",
+    "NodeError": "contract.errors",
     "node": "contract.node",
     "Plan": "compiler.plan",
     "Result": "runtime.run",
     "run": "runtime.run",
     "Diagnostic": "contract.diagnostics",
-    "Problems": "contract.diagnostics",
+    "Problems": "contract.errors",
 }
 
 

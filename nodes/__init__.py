@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ..graph.contract.node import NodeError, Passes, Reads, Run, Shares, State, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import UNKNOWN, Facts, NodeFacts, Unknown, require
+from ..graph.contract.node import Passes, Reads, Run, Shares, State, node
 from .support import planning_meter as planning
 
 if TYPE_CHECKING:
@@ -33,10 +36,15 @@ NODE_MODULES = (
     "image",
     "image_condition",
     "metrics",
-    "cache.methods.fixed_steps",
+    "cache.methods.no_gate",
+    "cache.methods.fora",
     "cache.methods.dbcache",
+    "cache.methods.taylorseer",
+    "cache.methods.scm",
     "cache.methods.teacache",
-    "cache.methods.custom",
+    "cache.methods.magcache",
+    "cache.methods.easycache",
+    "cache.methods.custom_gate",
     "cache.methods.cache_dit_options",
 )
 
@@ -91,18 +99,24 @@ def calibrate(order: int) -> Calibration:
 
 __all__ = [
     "NODE_MODULES",
+    "UNKNOWN",
+    "Diagnostic",
+    "Facts",
     "NodeError",
+    "NodeFacts",
     "Passes",
     "Reads",
     "Run",
     "Shares",
     "State",
+    "Unknown",
     "calibrate",
     "doctor",
     "lighter",
     "node",
     "planning",
     "report",
+    "require",
     "runtime",
     "starter",
 ]

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, Problem, Reads, State, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import UNKNOWN, NodeFacts, Unknown, require
+from ..graph.contract.node import Reads, State, node
 from .families import by_name
 from .support.lazy import lazy
+from .value_facts import BranchesFacts, ConditioningFacts
 from .values import Branches, Conditioning, Predictions, Velocity
 
 if TYPE_CHECKING:
@@ -51,42 +55,75 @@ GUIDERS = {
     # Its norm over all but the batch is a matrix norm to torch, which takes two dimensions only.
     "mag": Guider("MagnitudeAwareGuidance", {"rescale": "guidance_rescale", "alpha": "alpha"}, flat=True),
 }
-OPTIONS = ("rescale", "momentum", "norm_threshold", "eta", "zero_init_steps", "alpha")
 
 
-def _reads(**known: Any) -> Mapping[str, tuple[str, ...]]:
+@dataclass(frozen=True, kw_only=True)
+class CfgSplitFacts(NodeFacts):
+    """Facts of `cfg.split`."""
+
+    conditioning: ConditioningFacts = ConditioningFacts()
+    scale: float | None = None
+    embedded: float | None = None
+    start: float | None = None
+    stop: float | None = None
+    guider: str | None = None
+    batched: bool | None = None
+    rescale: float | None = None
+    momentum: float | None = None
+    norm_threshold: float | None = None
+    eta: float | None = None
+    zero_init_steps: int | Unknown | None = UNKNOWN
+    alpha: float | None = None
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Options of the guider that are given, by their names in the file."""
+        options = {
+            "rescale": self.rescale,
+            "momentum": self.momentum,
+            "norm_threshold": self.norm_threshold,
+            "eta": self.eta,
+            "zero_init_steps": None if self.zero_init_steps is UNKNOWN else self.zero_init_steps,
+            "alpha": self.alpha,
+        }
+        return {name: value for name, value in options.items() if value is not None}
+
+
+def _reads(facts: CfgSplitFacts) -> Mapping[str, tuple[str, ...]]:
     """The negative prompt is not read where the scale is known and guides nothing."""
-    family = by_name((known.get("conditioning") or {}).get("family"))
-    scale, start, stop = (known.get(name) for name in ("scale", "start", "stop"))
+    family = by_name(facts.conditioning.family)
+    scale, start, stop = facts.scale, facts.start, facts.stop
     neutral = family is not None and scale is not None and scale <= family.neutral_scale
     never = start is not None and stop is not None and start >= stop
     return {"conditioning": ("positive",) if neutral or never else ("positive", "negative")}
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    return {key: known["conditioning"][key] for key in ("family", "prompts") if key in known.get("conditioning", {})}
+def _describe(facts: CfgSplitFacts) -> BranchesFacts:
+    return BranchesFacts(facts.conditioning.family, facts.conditioning.prompts)
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    guider = known.get("guider")
+def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:
+    guider, start, stop = facts.guider, facts.start, facts.stop
     if guider in GUIDERS:
-        for name in OPTIONS:
-            if known.get(name) is not None and name not in GUIDERS[guider].options:
+        for name in facts.options:
+            if name not in GUIDERS[guider].options:
                 owners = ", ".join(other for other, entry in GUIDERS.items() if name in entry.options)
-                yield Problem("bad-value", name, f"guider {guider!r} has no {name}", f"a guider that has it: {owners}")
-    start, stop = known.get("start"), known.get("stop")
+                help = f"a guider that has it: {owners}"
+                yield Diagnostic("bad-value", f"guider {guider!r} has no {name}", name, help=help)
     if start is not None and stop is not None and stop < start:
-        yield Problem("bad-value", "stop", f"guidance cannot stop at {stop}, before it starts at {start}")
-    family = by_name((known.get("conditioning") or {}).get("family"))
-    if guider == "cfg_zero_star" and known.get("zero_init_steps", 0) != 0:
-        if known.get("rescale"):
+        yield Diagnostic("bad-value", f"guidance cannot stop at {stop}, before it starts at {start}", "stop")
+    family = by_name(facts.conditioning.family)
+    if guider == "cfg_zero_star" and facts.zero_init_steps not in (0, UNKNOWN):
+        if facts.rescale:
             message = "a prediction of zeros cannot be rescaled: its deviation is 0"
-            yield Problem("unsupported", "rescale", message, "set `zero_init_steps: 0`, or leave `rescale` out")
+            help = "set `zero_init_steps: 0`, or leave `rescale` out"
+            yield Diagnostic("unsupported", message, "rescale", help=help)
         if family is not None and family.normalises:
             message = f"{family.name} rescales guided predictions, and one of zeros has no norm"
-            yield Problem("unsupported", "guider", message, "set `zero_init_steps: 0`")
-    if known.get("embedded") is not None and family is not None and not family.embedded_guidance:
-        yield Problem("unsupported", "embedded", f"models of {family.name} take no guidance scale as an input")
+            yield Diagnostic("unsupported", message, "guider", help="set `zero_init_steps: 0`")
+    if facts.embedded is not None and family is not None and not family.embedded_guidance:
+        message = f"models of {family.name} take no guidance scale as an input"
+        yield Diagnostic("unsupported", message, "embedded")
 
 
 @node("cfg.split", reads=_reads, describe=_describe, check=_check)
@@ -136,21 +173,24 @@ def split(
     Raises:
         NodeError: If an option is not one of the guider's, or a value is out of its range.
     """
-    given = {
-        "rescale": rescale,
-        "momentum": momentum,
-        "norm_threshold": norm_threshold,
-        "eta": eta,
-        "zero_init_steps": zero_init_steps,
-        "alpha": alpha,
-    }
-    literals = {"guider": guider, "start": start, "stop": stop, "embedded": embedded, **given}
-    for problem in _check(conditioning={"family": conditioning.family}, **literals):
-        raise NodeError(problem.message, help=problem.help)
+    facts = CfgSplitFacts(
+        conditioning=ConditioningFacts(conditioning.family),
+        embedded=embedded,
+        start=start,
+        stop=stop,
+        guider=guider,
+        rescale=rescale,
+        momentum=momentum,
+        norm_threshold=norm_threshold,
+        eta=eta,
+        zero_init_steps=zero_init_steps,
+        alpha=alpha,
+    )
+    require(_check, facts)
     family = by_name(conditioning.family)
     if family is None:
         raise NodeError(f"there is no model family {conditioning.family!r}")
-    options = {GUIDERS[guider].options[name]: value for name, value in given.items() if value is not None}
+    options = {GUIDERS[guider].options[name]: value for name, value in facts.options.items()}
     return Branches(conditioning, scale, family.neutral_scale, guider, options, start, stop, batched, embedded)
 
 

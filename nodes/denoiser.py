@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
-from ..graph.contract.node import NodeError, Problem, Reads, Run, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import Reads, Run, node
+from .cache.begin import COMPILED_WHOLE
 from .cache.calibration.table import are_put_aside, problem
-from .cache.gate import Gate
-from .cache.place import GateProblem, Place
+from .cache.gate import Gate, GateFacts
+from .cache.place import Place
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
-from .cache.table_use import of_descriptions
-from .families import by_name
+from .cache.table_use import of_facts
+from .cache.turn import Turn
+from .families.base import DenoiserInput, Family
 from .models.model import Model
-from .models.transforms.transform_checks import compiled_whole, repository_name
 from .support.lazy import lazy
-from .values import Branches, ImageCondition, Latents, Predictions, Size, Step
+from .value_facts import BranchesFacts, ImageConditionFacts, LatentsFacts, ModelFacts, ScheduleFacts
+from .values import Branches, Conditioning, ImageCondition, Latents, Predictions, Step
 
 if TYPE_CHECKING:
     import torch
@@ -28,61 +33,75 @@ else:
     torch = lazy("torch")
 
 Tensors = Mapping[str, "torch.Tensor"]
-NEEDS_IMAGE, IMAGE_HELP = "this model makes clips from an image", "give it one: `image: $first`, from image.encode"
-SIZE_HELP = "give image.encode and latents.noise the same width, height and frames"
+NEEDS_IMAGE = Diagnostic(
+    "missing-parameter",
+    "this model makes clips from an image",
+    "image",
+    help="give it one: `image: $first`, from image.encode",
+)
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    wanted = known.get("model", {}).get("family")
-    for name in ("latents", "branches", "image"):
-        family = (known.get(name) or {}).get("family")
-        if wanted and family and family != wanted:
-            yield Problem("unsupported", name, f"{name} made for {family} cannot be used with a model of {wanted}")
-    family, configs = by_name(wanted), known.get("model", {}).get("configs", {})
-    if family is not None and known.get("image", "wired") is None and family.needs_image(configs):
-        yield Problem("missing-parameter", "image", NEEDS_IMAGE, IMAGE_HELP)
-    made, clip = ((known.get(name) or {}).get("size") for name in ("image", "latents"))
-    if made and clip and list(made) != list(clip):
-        yield Problem("bad-value", "image", _other_size(Size(*made), Size(*clip)), SIZE_HELP)
-    prompts, batch = known.get("branches", {}).get("prompts"), known.get("latents", {}).get("batch")
+@dataclass(frozen=True, kw_only=True)
+class DenoiserPredictFacts(NodeFacts):
+    """Facts of `denoiser.predict`."""
+
+    model: ModelFacts = ModelFacts()
+    latents: LatentsFacts = LatentsFacts()
+    step: ScheduleFacts = ScheduleFacts()
+    branches: BranchesFacts = BranchesFacts()
+    image: ImageConditionFacts | None = ImageConditionFacts()
+    gate: GateFacts | None = GateFacts()
+
+
+def _check(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
+    model, image, clip = facts.model, facts.image, facts.latents.size
+    made = {"latents": facts.latents.family, "branches": facts.branches.family}
+    for name, family in {**made, "image": image.family if image is not None else None}.items():
+        if model.family and family and family != model.family:
+            message = f"{name} made for {family} cannot be used with a model of {model.family}"
+            yield Diagnostic("unsupported", message, name)
+    known_family = model.known_family
+    if known_family is not None and image is None and known_family.needs_image(model.configs):
+        yield NEEDS_IMAGE
+    if image is not None and image.size is not None and clip is not None and image.size != clip:
+        message = f"the image was encoded for a clip of {image.size}, and this one is of {clip}"
+        help = "give image.encode and latents.noise the same width, height and frames"
+        yield Diagnostic("bad-value", message, "image", help=help)
+    prompts, batch = facts.branches.prompts, facts.latents.batch
     if prompts and batch and batch % prompts:
-        yield Problem("bad-value", "branches", _uneven(prompts, batch), f"give latents.noise `batch: {prompts}`")
-    yield from _check_gate(known)
+        yield _uneven(prompts, batch, "prompt")
+    yield from _check_gate(facts)
 
 
-def _check_gate(known: Mapping[str, Any]) -> Iterator[Problem]:
+def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     """Whether the gate can work with this model and number of steps, as far as they are known."""
-    described, model = known.get("gate") or {}, known.get("model") or {}
-    gates: list[Gate] = described.get("gates") or ([described["gate"]] if "gate" in described else [])
-    family = by_name(model.get("family"))
-    if family is None or not gates or are_put_aside():
+    model, gates = facts.model, facts.gate.gates if facts.gate is not None else ()
+    family, size = model.known_family, facts.latents.size
+    if family is None or facts.gate is None or not gates or are_put_aside():
         return
-    # How many steps each of two chosen models or gates gets is known when the schedule is.
-    steps = None if model.get("chosen") or described.get("chosen") else known.get("step", {}).get("steps")
-    size, named = known.get("latents", {}).get("size"), repository_name(model, "transformer")
-    given = known.get("image", "wired") is not None
+    named = model.repository_name("transformer")
     place = Place(
         family,
-        model.get("configs", {}),
-        model.get("source"),
-        steps,
+        model.configs,
+        model.source,
+        # How many steps each of two chosen models or gates gets is known when the schedule is.
+        None if model.chosen or facts.gate.chosen else facts.step.steps,
         named,
-        tuple(size[:2]) if size else None,
-        given,
-        group=model.get("groups", {}).get(named) or 1,
+        (size.width, size.height) if size is not None else None,
+        facts.image is not None,
+        group=model.groups.get(named) or 1,
     )
     if any(gate.table for gate in gates):
-        place = replace(place, use=of_descriptions(known))
+        place = replace(place, use=of_facts(model, facts.step))
     for gate in gates:
         if problem(gate.table) is not None:
-            continue  # the gate says so itself
+            continue  # the gate's own node reports it
         try:
             resolve(gate, place)
-        except GateProblem as found:
-            yield Problem(found.code, "gate", str(found), found.help)
-    if compiled_whole(model) and any(gate.active for gate in gates):
-        message = "a gate cannot reach the blocks of a transformer that is compiled whole"
-        yield Problem("unsupported", "gate", message, "set `region: blocks` of model.compile")
+        except NodeError as found:
+            yield replace(found.diagnostic, place="gate")
+    if model.compiled_whole and any(gate.active for gate in gates):
+        yield COMPILED_WHOLE
 
 
 @node("denoiser.predict", check=_check, version=2)
@@ -115,38 +134,59 @@ def predict(
             number of prompts, or the gate cannot work with this model or schedule.
     """
     conditioning = branches.conditioning
-    families = {"latents": latents.family, "branches": conditioning.family}
-    if image is not None:
-        families["image"] = image.family
-    for name, family in families.items():
-        if family != model.family.name:
-            raise NodeError(f"{name} made for {family} cannot be used with a model of {model.family.name}")
-    if image is not None and image.size not in (None, latents.size):
-        raise NodeError(_other_size(image.size, latents.size), help=SIZE_HELP)
-    batch = latents.tensor.shape[0]
-    texts = {name: _text(getattr(conditioning, name), name, batch) for name in branches.active(step)}
+    _require_fit(model, latents, conditioning, image)
+    batch, running = latents.tensor.shape[0], branches.active(step)
+    texts = {name: _text(getattr(conditioning, name), name, batch) for name in running}  # of B rows each
     pictures = None if image is None else {name: spread(t, batch, "image") for name, t in image.tensors.items()}
+    given = DenoiserInput(latents.tensor, latents.size, step, texts[running[0]], pictures, branches.embedded)
     transformer = model.component("transformer")
     opened: Opened | Metered | None = None
+    turn = Turn(model, transformer, step, branches, latents.size, image is not None, run)
     if run.options.get("calibrate") and not run.planning:
-        opened = state.measure(model, transformer, step, latents.size, run)
+        opened = state.measure(turn)
     elif gate is not None and gate.active:
-        opened = state.open(gate, model, transformer, step, branches, latents.size, image is not None, run)
+        opened = state.open(gate, turn)
 
-    def evaluate(names: Sequence[str], noisy: torch.Tensor, text: Tensors, picture: Tensors | None) -> torch.Tensor:
-        def call(gated: Any) -> torch.Tensor:
-            return model.family.predict(model, gated, noisy, latents.size, step, text, picture, branches.embedded)
+    def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
+        def call(transformer: Any) -> torch.Tensor:
+            return model.family.predict(model, transformer, given)
 
-        return call(transformer) if opened is None else opened.evaluate(names, noisy, call)
+        if opened is None:
+            return call(transformer)
+        branch = "+".join(names)
+        made = opened.engine.evaluate(branch, opened.index, given.latents, call)
+        opened.report(branch)
+        return made
 
-    if branches.batched and len(texts) > 1:
-        noisy = torch.cat([latents.tensor] * len(texts))
-        joined = model.family.join(list(texts.values()))
-        doubled = None if pictures is None else {key: torch.cat([t] * len(texts)) for key, t in pictures.items()}
-        parts = evaluate(tuple(texts), noisy, joined, doubled).chunk(len(texts))
-        return Predictions(dict(zip(texts, parts, strict=True)), step)
-    made = {name: evaluate((name,), latents.tensor, text, pictures) for name, text in texts.items()}
-    return Predictions(made, step)
+    if branches.batched and len(running) > 1:
+        both = _joined(model.family, given, list(texts.values()))  # [2 B, ...]
+        made = evaluate(running, both).chunk(len(running))  # [B, ...] for each branch
+    else:
+        made = tuple(evaluate((name,), replace(given, text=texts[name])) for name in running)
+    return Predictions(dict(zip(running, made, strict=True)), step)
+
+
+def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, image: ImageCondition | None) -> None:
+    """See that the values were made for models of one family, and for clips of one size."""
+    facts = DenoiserPredictFacts(
+        model=ModelFacts(model.family.name),
+        latents=LatentsFacts(latents.family, latents.size),
+        branches=BranchesFacts(conditioning.family),
+        image=ImageConditionFacts(image.family, image.size) if image is not None else None,
+        gate=None,
+    )
+    require(_check, facts)
+
+
+def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> DenoiserInput:
+    """The input of all branches in one batch, one branch after the other."""
+    image, count = given.image, len(texts)
+    return replace(
+        given,
+        latents=torch.cat([given.latents] * count),
+        text=family.join(texts),
+        image=None if image is None else {name: torch.cat([tensor] * count) for name, tensor in image.items()},
+    )
 
 
 def _text(tensors: Tensors | None, branch: str, batch: int) -> Tensors:
@@ -161,13 +201,11 @@ def spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
     if rows == batch:
         return tensor
     if batch % rows:
-        raise NodeError(_uneven(rows, batch, what), help=f"give latents.noise `batch: {rows}`")
+        raise NodeError(_uneven(rows, batch, what))
     return tensor.repeat_interleave(batch // rows, dim=0)
 
 
-def _other_size(image: Size | None, latents: Size) -> str:
-    return f"the image was encoded for a clip of {image}, and this one is of {latents}"
-
-
-def _uneven(rows: int, batch: int, what: str = "prompt") -> str:
-    return f"{rows} {what}{'s' * (rows != 1)} cannot be shared out evenly to {batch} clip{'s' * (batch != 1)}"
+def _uneven(rows: int, batch: int, what: str) -> Diagnostic:
+    message = f"{rows} {what}{'s' * (rows != 1)} cannot be shared out evenly to {batch} clip{'s' * (batch != 1)}"
+    place = "branches" if what == "prompt" else what
+    return Diagnostic("bad-value", message, place, help=f"give latents.noise `batch: {rows}`")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, OutPath, Problem, Run, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import OutPath, Run, node
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import from_bytes, to_bytes
+from .value_facts import FramesFacts
 from .values import File, Frames
 
 if TYPE_CHECKING:
@@ -22,15 +27,26 @@ else:
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-def _check_save(**known: Any) -> Iterator[Problem]:
-    if known.get("path") is None:
+@dataclass(frozen=True, kw_only=True)
+class ImageSaveFacts(NodeFacts):
+    """Facts of `image.save`."""
+
+    frames: FramesFacts = FramesFacts()
+    path: str | None = None
+    frame: int | None = None
+    quality: int | None = None
+
+
+def _check_save(facts: ImageSaveFacts) -> Iterator[Diagnostic]:
+    if facts.path is None:
         return
-    suffix = Path(known["path"]).suffix.lower()
+    suffix = Path(facts.path).suffix.lower()
     if suffix not in FORMATS:
         message = f"no image format has the extension {suffix!r}" if suffix else "the file name has no extension"
-        yield Problem("bad-value", "path", message, f"use one of {', '.join(FORMATS)}")
-    elif known.get("quality") is not None and suffix == ".png":
-        yield Problem("bad-value", "quality", "PNG loses nothing and has no quality", "leave it out, or use .webp")
+        yield Diagnostic("bad-value", message, "path", help=f"use one of {', '.join(FORMATS)}")
+    elif facts.quality is not None and suffix == ".png":
+        message = "PNG loses nothing and has no quality"
+        yield Diagnostic("bad-value", message, "quality", help="leave it out, or use .webp")
 
 
 @node("image.save", effect=True, check=_check_save)
@@ -59,8 +75,7 @@ def save(
         NodeError: If there are several frames and `frame` is not given or not one of them, the extension is
             unknown, or the file cannot be written.
     """
-    for problem in _check_save(path=path, quality=quality):
-        raise NodeError(problem.message, help=problem.help)
+    require(_check_save, ImageSaveFacts(path=str(path), quality=quality))
     from PIL import Image
 
     count = frames.tensor.shape[1]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, Problem, Reads, Run, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import Reads, Run, node
 from .denoiser import spread
-from .families import Configs, Family, by_name
+from .families import by_name
 from .models.model import IMAGE_ENCODER, Model
 from .support.lazy import lazy
 from .support.pixels import to_bytes
+from .value_facts import FramesFacts, ImageConditionFacts, LatentsFacts, ModelFacts, made_size
 from .values import Frames, ImageCondition, Latents, Size
 
 if TYPE_CHECKING:
@@ -26,42 +31,44 @@ CONFIGS = ("model_index", "vae", "transformer")
 STRETCH = 0.02  # a change of the aspect ratio by less than this is not seen
 
 
-def _model(known: Mapping[str, Any]) -> tuple[Family | None, Configs]:
-    """Family and configurations of the model, as far as they are known."""
-    model = known.get("model") or {}
-    return by_name(model.get("family")), model.get("configs", {})
+@dataclass(frozen=True, kw_only=True)
+class ImageEncodeFacts(NodeFacts):
+    """Facts of `image.encode`."""
+
+    model: ModelFacts = ModelFacts()
+    image: FramesFacts = FramesFacts()
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    last: FramesFacts | None = None
+    fit: str | None = None
 
 
-def _reads(**known: Any) -> Mapping[str, tuple[str, ...]]:
+def _reads(facts: ImageEncodeFacts) -> Mapping[str, tuple[str, ...]]:
     """The encoders that this model has for images, where that is known."""
-    family, configs = _model(known)
+    family, configs = facts.model.known_family, facts.model.configs
     return {} if family is None or "transformer" not in configs else {"model": family.image_parts(configs)}
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    family, configs = _model(known)
-    asked = [known.get(name) for name in ("width", "height", "frames")]
-    if family is None:
-        return {}
-    if any(value is None for value in asked):
-        return {"family": family.name}
-    size = family.size(asked[0], asked[1], asked[2], configs)  # type: ignore[arg-type]
-    return {"family": family.name, "size": [size.width, size.height, size.frames]}
+def _describe(facts: ImageEncodeFacts) -> ImageConditionFacts:
+    return ImageConditionFacts(facts.model.family, made_size(facts.model, facts.width, facts.height, facts.frames))
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    family, configs = _model(known)
+def _check(facts: ImageEncodeFacts) -> Iterator[Diagnostic]:
+    family, configs = facts.model.known_family, facts.model.configs
     if family is None or "transformer" not in configs:
         return
-    last = known.get("last", "wired") is not None
+    last = facts.last is not None
     problem = family.image_problem(configs, last)
     if problem is not None:
-        yield Problem("unsupported", "last" if last else "model", problem)
-    made = _describe(**known).get("size")
-    for name, value in zip(("width", "height"), made or (), strict=False):
-        if value != known[name]:
-            message = f"{name} {known[name]} is not a size of this model"
-            yield Problem("bad-value", name, message, f"the next one down is {value}")
+        yield Diagnostic("unsupported", problem, "last" if last else "model")
+    size = made_size(facts.model, facts.width, facts.height, facts.frames)
+    if size is None:
+        return
+    for name, asked, made in (("width", facts.width, size.width), ("height", facts.height, size.height)):
+        if made != asked:
+            message = f"{name} {asked} is not a size of this model"
+            yield Diagnostic("bad-value", message, name, help=f"the next one down is {made}")
 
 
 @node("image.encode", reads=_reads, describe=_describe, check=_check)
@@ -101,9 +108,14 @@ def encode(
             last frames as first ones, or the size is none of the model's.
     """
     configs = {part: model.config(part) for part in CONFIGS}
-    asked: dict[str, Any] = {"width": width, "height": height, "frames": frames, "last": None if last is None else {}}
-    for problem in _check(model={"family": model.family.name, "configs": configs}, **asked):
-        raise NodeError(problem.message, help=problem.help)
+    facts = ImageEncodeFacts(
+        model=ModelFacts(model.family.name, configs=configs),
+        last=None if last is None else FramesFacts(),
+        width=width,
+        height=height,
+        frames=frames,
+    )
+    require(_check, facts)
     size = model.family.size(width, height, frames, configs)
     first = _pictures(run, image, size, fit)
     final = [None] * len(first) if last is None else _pictures(run, last, size, fit)
@@ -113,7 +125,19 @@ def encode(
     return ImageCondition({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, model.family.name, size)
 
 
-@node("image.keep", describe=lambda **known: known.get("latents"))
+@dataclass(frozen=True, kw_only=True)
+class ImageKeepFacts(NodeFacts):
+    """Facts of `image.keep`."""
+
+    latents: LatentsFacts = LatentsFacts()
+    image: ImageConditionFacts = ImageConditionFacts()
+
+
+def _describe_kept(facts: ImageKeepFacts) -> LatentsFacts:
+    return facts.latents
+
+
+@node("image.keep", describe=_describe_kept)
 def keep(latents: Latents, image: ImageCondition) -> Latents:
     """Put back what the image condition keeps of a clip: in Wan 2.2 TI2V the first latent frame.
 

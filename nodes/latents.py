@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..graph.contract.node import NO_RUN, NodeError, OutPath, Problem, Reads, Run, node
-from .families import by_name
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import NO_RUN, OutPath, Reads, Run, node
 from .models.model import Model
 from .support.lazy import lazy
 from .support.path_names import written
+from .value_facts import LatentsFacts, ModelFacts, made_size
 from .values import File, Latents, Size
 
 if TYPE_CHECKING:
@@ -26,42 +30,44 @@ Positive = Annotated[int, Field(ge=1)]
 FORMAT = "sgd-latents-1"
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    description = {"family": known.get("model", {}).get("family"), "batch": known.get("batch")}
-    size = _size(**known)
-    if size is not None:
-        description["size"] = [size.width, size.height, size.frames]
-    return {key: value for key, value in description.items() if value is not None}
+@dataclass(frozen=True, kw_only=True)
+class LatentsNoiseFacts(NodeFacts):
+    """Facts of `latents.noise`."""
+
+    model: ModelFacts = ModelFacts()
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    batch: int | None = None
+    seed: tuple[int, ...] | None = None
+    dtype: str | None = None
 
 
-def _size(**known: Any) -> Size | None:
-    """The rounded size, where the model and the size asked for are known."""
-    model = known.get("model", {})
-    family = by_name(model.get("family"))
-    asked = [known.get(name) for name in ("width", "height", "frames")]
-    if family is None or any(value is None for value in asked):
-        return None
-    return family.size(asked[0], asked[1], asked[2], model.get("configs", {}))  # type: ignore[arg-type]
+def _describe(facts: LatentsNoiseFacts) -> LatentsFacts:
+    made = made_size(facts.model, facts.width, facts.height, facts.frames)
+    return LatentsFacts(facts.model.family, made, facts.batch)
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    seeds, batch = _seeds(known.get("seed")), known.get("batch")
-    if "seed" in known and batch is not None and len(seeds) not in (1, batch):
-        yield Problem("bad-value", "seed", f"{len(seeds)} seeds for a batch of {batch}: give one, or one for each")
-    size = _size(**known)
-    if size is None:
+def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
+    seeds, batch = facts.seed, facts.batch
+    if seeds is not None and batch is not None and len(seeds) not in (1, batch):
+        message = f"{len(seeds)} seeds for a batch of {batch}: give one, or one for each"
+        yield Diagnostic("bad-value", message, "seed")
+    family, made = facts.model.known_family, made_size(facts.model, facts.width, facts.height, facts.frames)
+    if made is None or family is None:
         return
-    empty = [name for name in ("width", "height") if getattr(size, name) == 0]
-    for name in empty:
-        yield Problem("bad-value", name, f"a {name} of {known[name]} is smaller than one patch of this model")
-    for name in ("width", "height", "frames"):
-        made = getattr(size, name)
-        if made != known[name] and not empty:
-            message, family = f"{name} {known[name]} is not a size of this model", by_name(known["model"]["family"])
-            if family is not None and (family.rounds or (name == "frames" and family.rounds_frames)):
-                yield Problem("bad-value", name, f"{message}: {made} will be made ({size})", severity="warning")
+    empty = [(name, value) for name, value in (("width", made.width), ("height", made.height)) if value == 0]
+    asked = {"width": facts.width, "height": facts.height, "frames": facts.frames}
+    for name, _ in empty:
+        message = f"a {name} of {asked[name]} is smaller than one patch of this model"
+        yield Diagnostic("bad-value", message, name)
+    for name, value in (("width", made.width), ("height", made.height), ("frames", made.frames)):
+        if value != asked[name] and not empty:
+            message = f"{name} {asked[name]} is not a size of this model"
+            if family.rounds or (name == "frames" and family.rounds_frames):
+                yield Diagnostic("bad-value", f"{message}: {value} will be made ({made})", name, severity="warning")
             else:
-                yield Problem("bad-value", name, message, f"the next one down is {size}")
+                yield Diagnostic("bad-value", message, name, help=f"the next one down is {made}")
 
 
 @node("latents.noise", describe=_describe, check=_check)
@@ -101,15 +107,14 @@ def noise(
             seed nor as many as clips.
     """
     configs = {part: model.config(part) for part in ("vae", "transformer")}
-    asked = {"width": width, "height": height, "frames": frames, "batch": batch, "seed": seed}
-    for problem in _check(model={"family": model.family.name, "configs": configs}, **asked):
-        if problem.severity == "error":
-            raise NodeError(problem.message, help=problem.help)
+    seeds, known = (seed,) if isinstance(seed, int) else tuple(seed), ModelFacts(model.family.name, configs=configs)
+    facts = LatentsNoiseFacts(model=known, width=width, height=height, frames=frames, batch=batch, seed=seeds)
+    require(_check, facts)
     from diffusers.utils.torch_utils import randn_tensor
 
     size = model.family.size(width, height, frames, configs)
     run.detail(tokens=model.family.tokens(size, configs))
-    generators = [torch.Generator("cpu").manual_seed(value) for value in _seeds(seed)]
+    generators = [torch.Generator("cpu").manual_seed(value) for value in seeds]
     tensor = randn_tensor(
         model.family.latent_shape(size, batch, configs),
         generator=generators,
@@ -119,14 +124,18 @@ def noise(
     return Latents(model.family.pack(tensor), model.family.name, size)
 
 
-def _seeds(seed: list[int] | int | None) -> list[int]:
-    return [seed] if isinstance(seed, int) else list(seed or [])
+@dataclass(frozen=True, kw_only=True)
+class LatentsSaveFacts(NodeFacts):
+    """Facts of `latents.save`."""
+
+    latents: LatentsFacts = LatentsFacts()
+    path: str | None = None
 
 
-def _check_extension(**known: Any) -> Iterator[Problem]:
-    path = known.get("path")
-    if path is not None and Path(path).suffix != ".safetensors":
-        yield Problem("bad-value", "path", f"latents are saved as .safetensors, not as {Path(path).suffix or 'that'}")
+def _check_extension(facts: LatentsSaveFacts) -> Iterator[Diagnostic]:
+    if facts.path is not None and Path(facts.path).suffix != ".safetensors":
+        message = f"latents are saved as .safetensors, not as {Path(facts.path).suffix or 'that'}"
+        yield Diagnostic("bad-value", message, "path")
 
 
 @node("latents.save", effect=True, check=_check_extension)
@@ -143,8 +152,7 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
     Raises:
         NodeError: If the file cannot be written, or the name does not end in .safetensors.
     """
-    for problem in _check_extension(path=path):
-        raise NodeError(problem.message)
+    require(_check_extension, LatentsSaveFacts(path=str(path)))
     from safetensors.torch import save_file
 
     size = latents.size
@@ -182,14 +190,23 @@ def _header(path: Path) -> Mapping[str, Any]:
         raise NodeError(f"{path} is not a file of latents", help="such files are written by `latents.save`") from None
 
 
-def _describe_file(**known: Any) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class LatentsLoadFacts(NodeFacts):
+    """Facts of `latents.load`."""
+
+    path: str | None = None
+
+
+def _describe_file(facts: LatentsLoadFacts) -> LatentsFacts:
+    if facts.path is None:
+        return LatentsFacts()
     try:
-        header = _header(Path(known["path"]))
+        header = _header(Path(facts.path))
         metadata = header["__metadata__"]
-        size = [int(metadata[name]) for name in ("width", "height", "frames")]
-        return {"family": metadata["family"], "size": size, "batch": header["latents"]["shape"][0]}
+        size = Size(*(int(metadata[name]) for name in ("width", "height", "frames")))
+        return LatentsFacts(metadata["family"], size, header["latents"]["shape"][0])
     except (NodeError, KeyError, ValueError):
-        return {}  # unknown until the run, which says why
+        return LatentsFacts()  # the run says why
 
 
 @node("latents.load", describe=_describe_file)
@@ -205,11 +222,11 @@ def load(run: Run, path: Path) -> Latents:
     Raises:
         NodeError: If the file is missing, incomplete, or not one of latents.
     """
-    description = _describe_file(path=path)
-    if not description:
-        _header(path)  # says what is wrong
+    facts = _describe_file(LatentsLoadFacts(path=str(path)))
+    if facts.family is None or facts.size is None:
+        _header(path)  # raises if the file is wrong
         raise NodeError(f"{path} does not say the family and size of its latents")
     from safetensors.torch import load_file
 
     tensor = load_file(path)["latents"].to(run.device)
-    return Latents(tensor, description["family"], Size(*description["size"]))
+    return Latents(tensor, facts.family, facts.size)

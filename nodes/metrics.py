@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..graph.contract.node import NodeError, node
+from ..graph.contract.errors import NodeError
+from ..graph.contract.node import node
 from .support.lazy import lazy
 from .values import Frames
 

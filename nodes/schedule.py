@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, Passes, Problem, Reads, State, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import UNKNOWN, Facts, NodeFacts, Unknown
+from ..graph.contract.node import Passes, Reads, State, node
 from .models.model import Model
-from .models.transforms.transform_checks import compiled_whole
 from .support.lazy import lazy
 from .support.quiet import quiet
+from .value_facts import LatentsFacts, ModelFacts, ScheduleFacts
 from .values import Latents, Schedule, Step, Velocity
 
 if TYPE_CHECKING:
@@ -33,7 +37,12 @@ CLASSES = {
     "deis": "DEISMultistepScheduler",
 }
 
-NEEDS_SIZE, SIZE_HELP = "this model's noise levels depend on the size", "wire `latents`, or give a `shift`"
+NEEDS_SIZE = Diagnostic(
+    "missing-parameter",
+    "this model's noise levels depend on the size",
+    "latents",
+    help="wire `latents`, or give a `shift`",
+)
 
 
 def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
@@ -63,39 +72,49 @@ def _shifted(name: str, shift: float) -> dict[str, Any]:
     return {"shift" if _flow_match(name) else "flow_shift": shift}
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    description: dict[str, Any] = {}
-    if "steps" in known:
-        description["steps"] = known["steps"]
-    config = known.get("model", {}).get("configs", {}).get("scheduler")
-    if config and "scheduler" in known and "shift" in known:
-        name, made = _configure(config, known["scheduler"], known["shift"])
-        description["scheduler"] = name
-        if not made.get("use_dynamic_shifting"):
-            description["shift"] = made.get("shift" if _flow_match(name) else "flow_shift", 1.0)
-    return description
+@dataclass(frozen=True, kw_only=True)
+class ScheduleMakeFacts(NodeFacts):
+    """Facts of `schedule.make`."""
+
+    model: ModelFacts = ModelFacts()
+    steps: int | None = None
+    shift: float | Unknown | None = UNKNOWN
+    scheduler: str | None = None
+    latents: LatentsFacts | None = LatentsFacts()
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    config = known.get("model", {}).get("configs", {}).get("scheduler")
-    if config and known.get("scheduler") in ("auto", *CLASSES):
-        name, made = _configure(config, known["scheduler"], known.get("shift"))
-        problem = _unusable(name, made)
-        if problem:
-            yield Problem("unsupported", "scheduler", problem, f"choose one of {', '.join(CLASSES)}")
-        elif made.get("use_dynamic_shifting") and "latents" in known and known["latents"] is None:
-            yield Problem("missing-parameter", "latents", NEEDS_SIZE, SIZE_HELP)
+def _describe(facts: ScheduleMakeFacts) -> ScheduleFacts:
+    config, shift = facts.model.config("scheduler"), facts.shift
+    if not config or facts.scheduler is None or shift is UNKNOWN:
+        return ScheduleFacts(facts.steps)
+    name, made = _configure(config, facts.scheduler, shift)
+    if made.get("use_dynamic_shifting"):
+        return ScheduleFacts(facts.steps, name)
+    return ScheduleFacts(facts.steps, name, made.get("shift" if _flow_match(name) else "flow_shift", 1.0))
 
 
-def _unusable(name: str, config: Mapping[str, Any]) -> str | None:
-    """Why a scheduler cannot drive these loops, None if it can."""
+def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
+    config, shift = facts.model.config("scheduler"), facts.shift
+    if not config or facts.scheduler is None:
+        return
+    name, made = _configure(config, facts.scheduler, None if shift is UNKNOWN else shift)
+    yield from _unusable(name, made)
+    if made.get("use_dynamic_shifting") and facts.latents is None:
+        yield NEEDS_SIZE
+
+
+def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    """The reason for which a scheduler cannot drive these loops, if there is one."""
+    reason = None
     if name.startswith("FlowMatchHeun"):
-        return f"{name} evaluates the model twice per step, which a loop over steps cannot do"
-    if config.get("stochastic_sampling") or "LCM" in name or str(config.get("algorithm_type", "")).startswith("sde"):
-        return f"{name} as configured adds fresh noise at every step, and no seed would reach it"
-    if not _flow_match(name) and config.get("prediction_type") != "flow_prediction":
-        return f"{name} as configured is not for flow matching"
-    return None
+        reason = "evaluates the model twice per step, which a loop over steps cannot do"
+    elif config.get("stochastic_sampling") or "LCM" in name or str(config.get("algorithm_type", "")).startswith("sde"):
+        reason = "as configured adds fresh noise at every step, and no seed would reach it"
+    elif not _flow_match(name) and config.get("prediction_type") != "flow_prediction":
+        reason = "as configured is not for flow matching"
+    if reason is not None:
+        help = f"choose one of {', '.join(CLASSES)}"
+        yield Diagnostic("unsupported", f"{name} {reason}", "scheduler", help=help)
 
 
 @node("schedule.make", describe=_describe, check=_check)
@@ -128,9 +147,8 @@ def make(
     """
     own = model.component("scheduler")
     name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
-    problem = _unusable(name, config)
-    if problem:
-        raise NodeError(problem, help=f"choose one of {', '.join(CLASSES)}")
+    for problem in _unusable(name, config):
+        raise NodeError(problem)
     tokens = _tokens(model, latents) if config.get("use_dynamic_shifting") else None
     arguments = model.family.schedule_arguments(steps, config, tokens)
     # Planning runs on meta tensors, but the noise levels themselves are always computed.
@@ -152,7 +170,7 @@ def make(
 def _tokens(model: Model, latents: Latents | None) -> int:
     """Length of the transformer's sequence, on which a dynamic shift depends."""
     if latents is None:
-        raise NodeError(NEEDS_SIZE, help=SIZE_HELP)
+        raise NodeError(NEEDS_SIZE)
     return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
@@ -201,15 +219,20 @@ def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, s
     return Latents(tensor, latents.family, latents.size)
 
 
-def _describe_choice(**known: Any) -> Any:
-    above, below = known.get("above"), known.get("below")
-    if isinstance(above, dict) and isinstance(below, dict):
-        common = {key: value for key, value in above.items() if below.get(key) == value}
-        sides = (above, below)
-        # What is to be checked of either stands beside what both have.
-        gates = [gate for side in sides for gate in side.get("gates", [side["gate"]] if "gate" in side else [])]
-        whole = sorted({name for side in sides for name in compiled_whole(side)})
-        return common | {"chosen": True} | ({"gates": gates} if gates else {}) | ({"whole": whole} if whole else {})
+@dataclass(frozen=True, kw_only=True)
+class ScheduleChooseFacts(NodeFacts):
+    """Facts of `schedule.choose`."""
+
+    step: ScheduleFacts = ScheduleFacts()
+    boundary: float | None = None
+    above: object = None
+    below: object = None
+
+
+def _describe_choice(facts: ScheduleChooseFacts) -> Any:
+    above, below = facts.above, facts.below
+    if isinstance(above, Facts) and isinstance(below, Facts):
+        return above.either(below)
     return above if above == below else None
 
 

@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, Problem, Reads, Run, Wanted, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import Reads, Run, Wanted, node
 from .models.model import SECOND_ENCODER, Model
+from .value_facts import ConditioningFacts, ModelFacts
 from .values import Conditioning
 
 PARTS = ("tokenizer", "text_encoder", *SECOND_ENCODER)
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    description = {"family": known.get("model", {}).get("family")}
-    if "prompt" in known:
-        description["prompts"] = len(_listed(known["prompt"]))
-    return {key: value for key, value in description.items() if value is not None}
+@dataclass(frozen=True, kw_only=True)
+class TextEncodeFacts(NodeFacts):
+    """Facts of `text.encode`."""
+
+    model: ModelFacts = ModelFacts()
+    prompt: tuple[str, ...] | None = None
+    negative: tuple[str, ...] | None = None
+    max_length: int | None = None
+    padding: str | None = None
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    prompts, negative = _listed(known.get("prompt")), _listed(known.get("negative"))
-    if "prompt" in known and not prompts:
-        yield Problem("bad-value", "prompt", "there is no prompt in the list")
-    elif prompts and len(negative) not in (0, 1, len(prompts)):
-        yield Problem("bad-value", "negative", _unequal(len(prompts), len(negative)))
+def _describe(facts: TextEncodeFacts) -> ConditioningFacts:
+    return ConditioningFacts(facts.model.family, None if facts.prompt is None else len(facts.prompt))
 
 
-def _reads(**known: Any) -> Mapping[str, tuple[str, ...]]:
+def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
+    prompts, negative = len(facts.prompt or ()), len(facts.negative or ())
+    if facts.prompt is not None and not prompts:
+        yield Diagnostic("bad-value", "there is no prompt in the list", "prompt")
+    elif prompts and negative not in (0, 1, prompts):
+        given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
+        yield Diagnostic("bad-value", f"{given}: give one, or as many as prompts", "negative")
+
+
+def _reads(facts: TextEncodeFacts) -> Mapping[str, tuple[str, ...]]:
     """The text encoders that the model has, where that is known."""
-    components = (known.get("model") or {}).get("components")
+    components = facts.model.components
     return {} if components is None else {"model": tuple(part for part in PARTS if part in components)}
 
 
@@ -69,12 +82,12 @@ def encode(
     Raises:
         NodeError: If there is no prompt, or neither one negative prompt nor one for each.
     """
-    for problem in _check(prompt=prompt, negative=negative):
-        raise NodeError(problem.message)
+    prompts, against = _listed(prompt), _listed(negative)
+    require(_check, TextEncodeFacts(prompt=tuple(prompts), negative=tuple(against)))
     length = max_length or model.family.max_length
-    texts = {"positive": _listed(prompt)}
+    texts = {"positive": prompts}
     if "negative" in wanted:
-        against = _listed(negative) or [""]
+        against = against or [""]
         # One row for each prompt, as the pipelines do: a batch of another size may round differently.
         texts["negative"] = against * len(texts["positive"]) if len(against) == 1 else against
     for name, entries in texts.items():
@@ -90,7 +103,3 @@ def encode(
 
 def _listed(texts: list[str] | str | None) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts or [])
-
-
-def _unequal(prompts: int, negative: int) -> str:
-    return f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}: give one, or as many as prompts"

@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-from ..graph.contract.node import NO_RUN, NodeError, Problem, Reads, Run, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import NO_RUN, Reads, Run, node
 from .families import Configs
-from .models.memory import tiling as tiles
-from .models.memory.tiling import Tiling
+from .models.memory.tiling import Tiling, VaeWork
 from .models.model import Model
+from .value_facts import FramesFacts, LatentsFacts, ModelFacts
 from .values import Frames, Latents, Size
 
 if TYPE_CHECKING:
     import torch
 
 
-def _check_decode(**known: Any) -> Iterator[Problem]:
-    made, wanted = known.get("latents", {}).get("family"), known.get("model", {}).get("family")
+@dataclass(frozen=True, kw_only=True)
+class VaeDecodeFacts(NodeFacts):
+    """Facts of `vae.decode`."""
+
+    model: ModelFacts = ModelFacts()
+    latents: LatentsFacts = LatentsFacts()
+    tiling: Tiling | None = None
+
+
+def _check_decode(facts: VaeDecodeFacts) -> Iterator[Diagnostic]:
+    made, wanted = facts.latents.family, facts.model.family
     if made and wanted and made != wanted:
-        yield Problem("unsupported", "latents", f"latents of {made} cannot be decoded by a model of {wanted}")
+        message = f"latents of {made} cannot be decoded by a model of {wanted}"
+        yield Diagnostic("unsupported", message, "latents")
 
 
-def _describe_frames(**known: Any) -> dict[str, Any]:
-    latents = known.get("latents", {})
-    return {key: latents[key] for key in ("size", "batch") if key in latents}
+def _describe_frames(facts: VaeDecodeFacts) -> FramesFacts:
+    return FramesFacts(facts.latents.size, facts.latents.batch)
 
 
 @node("vae.decode", describe=_describe_frames, check=_check_decode)
@@ -47,20 +60,27 @@ def decode(
         NodeError: If the latents are of another family, or the VAE cannot work in tiles.
         DoesNotFit: If the device has too little memory for it.
     """
-    for problem in _check_decode(latents={"family": latents.family}, model={"family": model.family.name}):
-        raise NodeError(problem.message)
+    require(_check_decode, VaeDecodeFacts(model=ModelFacts(model.family.name), latents=LatentsFacts(latents.family)))
     size = latents.size
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
 
     pixels = len(latents.tensor) * size.frames * size.height * size.width
-    return Frames(tiles.work(run, model, latents.tensor, pixels, work, tiling=tiling, what="decoding"))
+    return Frames(VaeWork("decoding", run, model, latents.tensor, pixels, work).perform(tiling))
 
 
-def _describe_latents(**known: Any) -> dict[str, Any]:
-    family = known.get("model", {}).get("family")
-    return _describe_frames(latents=known.get("frames", {})) | ({"family": family} if family else {})
+@dataclass(frozen=True, kw_only=True)
+class VaeEncodeFacts(NodeFacts):
+    """Facts of `vae.encode`."""
+
+    model: ModelFacts = ModelFacts()
+    frames: FramesFacts = FramesFacts()
+    tiling: Tiling | None = None
+
+
+def _describe_latents(facts: VaeEncodeFacts) -> LatentsFacts:
+    return LatentsFacts(facts.model.family, facts.frames.size, facts.frames.batch)
 
 
 @node("vae.encode", describe=_describe_latents)
@@ -93,7 +113,7 @@ def encode(
         return model.family.pack(model.family.encode(model, tensor))
 
     pixels = batch * count * height * width
-    tensor = tiles.work(run, model, frames.tensor, pixels, work, tiling=tiling, what="encoding")
+    tensor = VaeWork("encoding", run, model, frames.tensor, pixels, work).perform(tiling)
     return Latents(tensor, model.family.name, size)
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from ..graph.contract.node import NodeError, OutPath, Problem, Run, node
+from ..graph.contract.diagnostics import Diagnostic
+from ..graph.contract.errors import NodeError
+from ..graph.contract.facts import NodeFacts, require
+from ..graph.contract.node import OutPath, Run, node
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import from_bytes, to_bytes
+from .value_facts import FramesFacts
 from .values import File, Frames
 
 if TYPE_CHECKING:
@@ -38,20 +43,31 @@ BT709 = 1  # in FFmpeg's enumerations of colour spaces, primaries and transfer f
 CRF = {"libx264": (18, 51), "libvpx-vp9": (24, 63)}  # default and largest
 
 
-def _check_save(**known: Any) -> Iterator[Problem]:
-    crf = known.get("crf")
-    if known.get("path") is None:
+@dataclass(frozen=True, kw_only=True)
+class VideoSaveFacts(NodeFacts):
+    """Facts of `video.save`."""
+
+    frames: FramesFacts = FramesFacts()
+    path: str | None = None
+    fps: float | None = None
+    crf: int | None = None
+
+
+def _check_save(facts: VideoSaveFacts) -> Iterator[Diagnostic]:
+    crf = facts.crf
+    if facts.path is None:
         return
-    suffix = Path(known["path"]).suffix.lower()
+    suffix = Path(facts.path).suffix.lower()
     if suffix not in FORMATS:
         message = f"no video format has the extension {suffix!r}" if suffix else "the file name has no extension"
-        yield Problem("bad-value", "path", message, f"use one of {', '.join(FORMATS)}")
+        yield Diagnostic("bad-value", message, "path", help=f"use one of {', '.join(FORMATS)}")
         return
     encoder = FORMATS[suffix][1]
     if crf is not None and encoder not in CRF:
-        yield Problem("bad-value", "crf", f"{suffix} has no quality setting")
+        yield Diagnostic("bad-value", f"{suffix} has no quality setting", "crf")
     elif crf is not None and crf > CRF[encoder][1]:
-        yield Problem("bad-value", "crf", f"for {suffix} it lies between 0 (best) and {CRF[encoder][1]}, not at {crf}")
+        message = f"for {suffix} it lies between 0 (best) and {CRF[encoder][1]}, not at {crf}"
+        yield Diagnostic("bad-value", message, "crf")
 
 
 @node("video.save", effect=True, check=_check_save)
@@ -74,8 +90,7 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     Raises:
         NodeError: If the extension is unknown, or the file cannot be written.
     """
-    for problem in _check_save(path=path, crf=crf):
-        raise NodeError(problem.message, help=problem.help)
+    require(_check_save, VideoSaveFacts(path=str(path), crf=crf))
     container, encoder = FORMATS[Path(path).suffix.lower()]
     files = []
     for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
@@ -171,9 +186,20 @@ def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = N
     return Clip(Frames(from_bytes(numpy.stack(taken)).unsqueeze(0).to(run.device)), fps)
 
 
-def _check_grid(**known: Any) -> Iterator[Problem]:
-    if known.get("columns") is not None and known.get("every") is not None:
-        yield Problem("bad-value", "every", "`columns` and `every` both say which frames are shown: give one")
+@dataclass(frozen=True, kw_only=True)
+class FramesGridFacts(NodeFacts):
+    """Facts of `frames.grid`."""
+
+    frames: FramesFacts = FramesFacts()
+    columns: int | None = None
+    every: int | None = None
+    gap: int | None = None
+
+
+def _check_grid(facts: FramesGridFacts) -> Iterator[Diagnostic]:
+    if facts.columns is not None and facts.every is not None:
+        message = "`columns` and `every` both say which frames are shown: give one"
+        yield Diagnostic("bad-value", message, "every")
 
 
 @node("frames.grid", check=_check_grid)
@@ -192,8 +218,7 @@ def grid(frames: Frames, *, columns: Positive | None = None, every: Positive | N
     Raises:
         NodeError: If both `columns` and `every` are given.
     """
-    for problem in _check_grid(columns=columns, every=every):
-        raise NodeError(problem.message)
+    require(_check_grid, FramesGridFacts(columns=columns, every=every))
     batch, count, height, width, channels = frames.tensor.shape
     if every is not None:
         shown = list(range(0, count, every))

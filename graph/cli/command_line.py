@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from ..compiler.compile import Checked, check
 from ..contract.constants import INTERRUPTED, WRONG
 from ..contract.diagnostics import render
-from ..contract.node import NodeError
+from ..contract.errors import LibraryError, NodeError
 from ..language.literals import Given
-from ..language.registry import Library, LibraryError, installed
+from ..language.registry import Library, installed
 
 if TYPE_CHECKING:
     from ..runtime.run import Result

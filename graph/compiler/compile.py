@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..contract.diagnostics import Diagnostic, Problems
+from ..contract.diagnostics import Diagnostic
+from ..contract.errors import Problems
 from ..contract.source_spans import Source
 from ..contract.suggestions import did_you_mean
 from ..contract.workflow_folders import bundled_workflows

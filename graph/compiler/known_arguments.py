@@ -1,27 +1,52 @@
-"""Arguments of a call that are known before anything runs."""
+"""Arguments of a call that are known before anything runs, as the facts that its node type's functions receive."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from ..contract.facts import Facts, NodeFacts
+from ..contract.node import Input
 from ..contract.parameter_values import value_problem
 from .ir import BROKEN, Arg, Call, Const, Ref, Var
 
-
-def known_arguments(call: Call, known: Mapping[Any, Any]) -> dict[str, Any]:
-    """A call's arguments as far as they are known: literals, defaults and descriptions."""
-    result: dict[str, Any] = {n: p.default for n, p in call.type.inputs.items() if not p.required}
-    for name, arg in call.args.items():
-        result.pop(name, None)
-        value = _known(arg, known)
-        literal = isinstance(arg.source, Const)
-        if value is not None and not (literal and value_problem(call.type.inputs[name], value)):
-            result[name] = value
-    return result
+Known = Mapping[Any, Any]
+"""What is known of outputs and loop variables: facts, or plain values."""
 
 
-def _known(arg: Arg, known: Mapping[Any, Any]) -> Any:
+def facts_of(call: Call, known: Known) -> NodeFacts:
+    """The facts of a call's parameters, for a node type that has functions which take them."""
+    assert call.type.facts is not None
+    values: dict[str, Any] = {}
+    for name, parameter in call.type.inputs.items():
+        arg = call.args.get(name)
+        if arg is None:
+            if not parameter.required:
+                values[name] = _listed(parameter, parameter.default)
+        elif not isinstance(arg.source, Const):
+            value = known_value(arg, known)
+            if value is not None:
+                values[name] = value
+        elif arg.source is not BROKEN and value_problem(parameter, arg.source.value) is None:
+            values[name] = _listed(parameter, arg.source.value)
+    return call.type.facts.make(values)
+
+
+def known_value(arg: Arg, known: Known) -> Any:
+    """Facts or the plain value of an argument; None if nothing is known."""
     if isinstance(arg.source, Const):
         return None if arg.source is BROKEN else arg.source.value
     return known.get(arg.source) if isinstance(arg.source, Ref | Var) else None
+
+
+def known_facts(arg: Arg, known: Known) -> Facts | None:
+    """Facts of an argument that comes from a node; None if nothing is known, or it is a plain value."""
+    value = known_value(arg, known)
+    return value if isinstance(value, Facts) else None
+
+
+def _listed(parameter: Input, value: Any) -> Any:
+    """A list as a tuple; a single value where a list is expected is a list of one."""
+    if parameter.type.kind != "list" or value is None:
+        return value
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from .node import NodeError
+from .errors import NodeError
 
 
 def choose(name: str, libraries: Sequence[ModuleType]) -> str:

@@ -1,4 +1,4 @@
-"""Problems of a workflow file or a command line, with their places, and how they are printed."""
+"""`Diagnostic`, the one value for a problem, and its form on the terminal."""
 
 from __future__ import annotations
 
@@ -19,15 +19,36 @@ class Related:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One problem in a workflow file or on the command line (then without a span)."""
+    """One problem.
+
+    Attributes:
+        code: Its kind, as docs/reference lists them.
+        message: The problem in one sentence.
+        place: Where it is: a span of a workflow file; a parameter's name, until the compiler finds its span; None on
+            the command line.
+        label: Text under the span.
+        related: Other places that belong to it.
+        help: The user's way out.
+        severity: A warning does not stop a run.
+    """
 
     code: str
     message: str
-    span: Span | None = None
+    place: Span | str | None = None
     label: str = ""
     related: tuple[Related, ...] = ()
     help: str | None = None
     severity: Literal["error", "warning"] = "error"
+
+    @property
+    def span(self) -> Span | None:
+        """The place in a workflow file, None if it is not known."""
+        return self.place if isinstance(self.place, Span) else None
+
+    @property
+    def parameter(self) -> str | None:
+        """The parameter that the problem belongs to, while its place is not known."""
+        return self.place if isinstance(self.place, str) else None
 
     def json(self) -> dict[str, Any]:
         """The diagnostic as the plain object that `--json` prints."""
@@ -51,14 +72,6 @@ def _place(span: Span | None) -> dict[str, Any]:
         "end_line": span.end_line,
         "end_column": span.end_column,
     }
-
-
-class Problems(Exception):
-    """Raised where nothing more can be checked; carries every diagnostic found."""
-
-    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
-        self.diagnostics = list(diagnostics)
-        super().__init__("; ".join(f"{d.code}: {d.message}" for d in self.diagnostics))
 
 
 def render(diagnostics: Iterable[Diagnostic], sources: dict[str, Source]) -> str:

@@ -17,11 +17,23 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
+from .diagnostics import Diagnostic
+from .facts import FactsClass, facts_class
+from .node_docstrings import read_docstring
 from .ports import Annotation, Type, from_annotation
 
 ALL = "*"
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+ReadsFunction = Callable[[Any], Mapping[str, Iterable[str]]]
+DescribeFunction = Callable[[Any], Any]
+CheckFunction = Callable[[Any], Iterable[Diagnostic]]
+RenamesFunction = Callable[[Any], Mapping[str, Mapping[str, str]]]
+NotesFunction = Callable[[], Mapping[str, str]]
+OwnFunction = Callable[[Any], Iterable[str]]
 
 
 @dataclass(frozen=True)
@@ -56,18 +68,6 @@ class PathRole:
 
 OutPath = Annotated[Path, PathRole("write")]
 Source = Annotated[str, PathRole("source")]
-
-
-class NodeError(Exception):
-    """A node cannot do what it was asked; the message is for the user. `help` says what to try."""
-
-    def __init__(self, message: str, *, help: str | None = None) -> None:
-        super().__init__(message)
-        self.help = help
-
-
-class DoesNotFit(NodeError):
-    """The work does not fit the device; the command line exits with 4."""
 
 
 class State:
@@ -130,17 +130,6 @@ NO_RUN = Run()
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What a node's `check` function found: a diagnostic that belongs to one parameter."""
-
-    code: str
-    parameter: str
-    message: str
-    help: str | None = None
-    severity: Literal["error", "warning"] = "error"
-
-
-@dataclass(frozen=True)
 class Input:
     """A parameter of a node type."""
 
@@ -186,12 +175,13 @@ class NodeType:
     asks: Mapping[str, str]
     summary: str
     doc: str
-    reads: Callable[..., Mapping[str, Iterable[str]]] | None = None
-    describe: Callable[..., Any] | None = None
-    check: Callable[..., Iterable[Problem]] | None = None
-    renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None
-    notes: Callable[[], Mapping[str, str]] | None = None
-    own: Callable[..., Iterable[str]] | None = None
+    reads: ReadsFunction | None = None
+    describe: DescribeFunction | None = None
+    check: CheckFunction | None = None
+    renames: RenamesFunction | None = None
+    notes: NotesFunction | None = None
+    own: OwnFunction | None = None
+    facts: FactsClass | None = field(default=None, compare=False)
     library: str = field(default="", compare=False)
 
     @property
@@ -209,41 +199,50 @@ class NodeType:
         return f"{self.function.__module__}:{code.co_firstlineno}"
 
 
+class NodeFunction(Protocol[P, R]):
+    """A function that `@node` made a node type of."""
+
+    node: NodeType
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+
+
 def node(
     name: str,
     *,
     version: int = 1,
     effect: bool = False,
-    reads: Callable[..., Mapping[str, Iterable[str]]] | None = None,
-    describe: Callable[..., Any] | None = None,
-    check: Callable[..., Iterable[Problem]] | None = None,
-    renames: Callable[..., Mapping[str, Mapping[str, str]]] | None = None,
-    notes: Callable[[], Mapping[str, str]] | None = None,
-    own: Callable[..., Iterable[str]] | None = None,
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    reads: ReadsFunction | None = None,
+    describe: DescribeFunction | None = None,
+    check: CheckFunction | None = None,
+    renames: RenamesFunction | None = None,
+    notes: NotesFunction | None = None,
+    own: OwnFunction | None = None,
+) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
     """Make a node type of a typed function.
 
     Args:
         name: The name files use, `group.verb`.
         version: Raise it when the same inputs give other outputs.
         effect: The node writes a file, or otherwise matters even if nothing reads its outputs.
-        reads: `reads(**known) -> {parameter: parts}`: narrows what is read where that depends on literals.
-        describe: `describe(**known)`: a plain description of each output (a mapping by port if there are
-            several) from descriptions and literals of the inputs, as far as they are known. Without heavy imports.
-        check: `check(**known)`: problems that can be told from the same. Without heavy imports.
-        renames: `renames(**known) -> {parameter: {part: name}}`: what parts of the output are called in a parameter
-            that is passed on (`Passes`), where that is another name. Parts that are left out keep theirs.
-        notes: `notes()`: what this machine has for the node, by name, for `sgd nodes NAME`. Without heavy imports.
-        own: `own(**known)`: parts that the output holds by itself, apart from the parameter it shares its other
-            parts with (`Shares`).
+        reads: `reads(facts)` gives, for some parameters, the parts that are read, where that depends on facts.
+        describe: `describe(facts)` gives the facts of the output. With several outputs it gives a mapping by port.
+        check: `check(facts)` yields the problems that can be told before the run.
+        renames: `renames(facts)` gives, for parameters that are passed on (`Passes`), other names of the output's
+            parts. A part that is left out keeps its name.
+        notes: `notes()` gives what this machine has for the node, by name, for `sgd nodes NAME`.
+        own: `own(facts)` gives the parts that the output holds by itself, apart from the parameter with which it
+            shares its other parts (`Shares`).
+
+    The functions are without heavy imports. `facts.py` describes their argument.
 
     Raises:
-        TypeError: If the signature is not one of a node.
+        TypeError: If the signature is not one of a node, or the facts of its functions do not fit it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name):
         raise TypeError(f"{name!r} is no name for a node type: write group.verb in lower case")
 
-    def make(function: Callable[..., Any]) -> Callable[..., Any]:
+    def make(function: Callable[P, R]) -> NodeFunction[P, R]:
         hints = typing.get_type_hints(function, include_extras=True)
         summary, doc, docs = read_docstring(inspect.getdoc(function) or "")
         inputs: dict[str, Input] = {}
@@ -265,7 +264,12 @@ def node(
         if "return" not in hints:
             raise TypeError(f"{name}: no return annotation")
         outputs, tuple_result = _outputs(name, hints["return"], docs)
-        function.node = NodeType(  # type: ignore[attr-defined]
+        try:
+            facts = facts_class((reads, describe, check, renames, own), inputs)
+        except TypeError as error:
+            raise TypeError(f"{name}: {error}") from None
+        made = cast(NodeFunction[P, R], function)
+        made.node = NodeType(
             name,
             version,
             function,
@@ -283,8 +287,9 @@ def node(
             renames,
             notes,
             own,
+            facts,
         )
-        return function
+        return made
 
     return make
 
@@ -330,23 +335,3 @@ def _outputs(node_name: str, hint: Any, docs: Mapping[str, str]) -> tuple[tuple[
 
 def _output(name: str, read: Annotation, docs: Mapping[str, str]) -> Output:
     return Output(name, read.type, read.optional, docs.get(name, docs.get("return", "")))
-
-
-def read_docstring(text: str) -> tuple[str, str, dict[str, str]]:
-    """Split a Google-style docstring into its summary, the whole, and a text per argument (`return` for the result)."""
-    summary = " ".join(text.split("\n\n", 1)[0].split())
-    docs: dict[str, str] = {}
-    section = current = ""
-    for line in text.splitlines():
-        heading = re.fullmatch(r"(Args|Returns|Raises):", line.strip())
-        entry = re.match(r" {2,4}(\w+): (.*)", line)
-        if heading:
-            section, current = heading[1], ""
-        elif section == "Args" and entry and not line.startswith(" " * 5):
-            current = entry[1]
-            docs[current] = entry[2].strip()
-        elif section == "Args" and current and line.strip():
-            docs[current] += " " + line.strip()
-        elif section == "Returns" and line.strip():
-            docs["return"] = (docs.get("return", "") + " " + line.strip()).strip()
-    return summary, text, docs

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from .diagnostics import Diagnostic, Problems, Related
+from .diagnostics import Diagnostic, Related
+from .errors import Problems
 from .source_spans import BREAK, Source, Span
 
 MAX_BYTES = 1 << 20

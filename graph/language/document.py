@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ..contract.diagnostics import Diagnostic, Problems
+from ..contract.diagnostics import Diagnostic
+from ..contract.errors import Problems
 from ..contract.source_spans import Source, Span
 from ..contract.suggestions import did_you_mean
-from ..contract.yaml_reader import Value, parse, read
+from ..contract.yaml_reader import Value, parse
 
 VERSION = 1
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -124,11 +125,6 @@ class Document:
     @property
     def folder(self) -> Path:
         return self.path.parent if self.path is not None else Path.cwd()
-
-
-def load(path: Path, name: str | None = None) -> Document:
-    """Read and parse a file; see `document`. Raises `Problems` if it cannot be read."""
-    return document(read(path, name))
 
 
 def document(source: Source) -> Document:

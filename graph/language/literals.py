@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..contract.diagnostics import Problems
+from ..contract.errors import Problems
 from ..contract.ports import Type, list_of, show, type_of
 from ..contract.source_spans import Source
 from ..contract.yaml_reader import Value, parse, scalar

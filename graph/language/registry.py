@@ -15,15 +15,12 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
+from ..contract.errors import LibraryError
 from ..contract.node import NodeType
 from ..contract.ports import Port, Type
 from ..contract.workflow_folders import NODES_GROUP
 
 STANDARD = "sgd"
-
-
-class LibraryError(Exception):
-    """A library cannot be loaded; the message is for the user."""
 
 
 class Library:

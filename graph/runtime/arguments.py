@@ -8,7 +8,8 @@ from typing import Any
 
 from ..compiler.ir import Arg, Call, Const, Format, Items, Source
 from ..compiler.passes.fold import format_text, locate
-from ..contract.node import Input, NodeError
+from ..contract.errors import NodeError
+from ..contract.node import Input
 from ..contract.parameter_values import value_problem
 from ..contract.ports import UNKNOWN, Port, Type, type_of
 

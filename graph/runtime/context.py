@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..compiler.ir import Call
+from ..contract.errors import NodeError
 from ..contract.events import Observer
-from ..contract.node import NodeError, Run
+from ..contract.node import Run
 
 RECORD = "run.json"
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..compiler.ir import Call, Index, Ref, Var, output_ports
 from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Step
+from ..contract.errors import NodeError
 from ..contract.events import Observer
-from ..contract.node import ALL, Here, NodeError, State, Wanted
+from ..contract.node import ALL, Here, State, Wanted
 from .arguments import Environment, Getter, argument_getter, getter, summary
 from .components import Components
 from .context import Context

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..compiler.ir import Call
-from ..contract.node import NodeError
+from ..contract.diagnostics import Diagnostic
+from ..contract.errors import NodeError, OneProblem
 
 
 class Interrupted(Exception):
     """The run was asked to stop."""
 
 
-class NodeFailed(Exception):
-    """A node raised; `__cause__` is what it raised.
+class NodeFailed(OneProblem):
+    """A node raised; `__cause__` is the exception.
 
     Attributes:
         call: The call that failed.
         where: File, line and column of it, if known.
-        inputs: What it was given: per parameter the type, and shape and dtype or the value.
+        inputs: Its arguments: per parameter the type, and shape and dtype or the value.
     """
 
     def __init__(self, call: Call, inputs: Mapping[str, str], cause: BaseException) -> None:
@@ -28,9 +30,9 @@ class NodeFailed(Exception):
         lines = [f"{call.id} ({call.type.name}) failed: {reason(cause)}"]
         lines += [f" --> {self.where}"] if self.where else []
         lines += [f"  {name}: {text}" for name, text in inputs.items()]
-        self.help = getattr(cause, "help", None)
-        lines += [f" = help: {self.help}"] if self.help else []
-        super().__init__("\n".join(lines))
+        found = cause.diagnostic if isinstance(cause, NodeError) else Diagnostic("failed", reason(cause))
+        lines += [f" = help: {found.help}"] if found.help else []
+        super().__init__(replace(found, message="\n".join(lines), place=span))
         self.__cause__ = cause
 
 

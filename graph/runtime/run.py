@@ -17,8 +17,8 @@ from typing import Any
 from ..compiler.ir import Const
 from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
+from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
-from ..contract.node import DoesNotFit, NodeError
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .record import Clock, Recorder, write

@@ -1,122 +1,125 @@
-"""A gate, or a measurement, at the first step where it is at work: what the model and the loop say to it.
-
-Torch-free at import.
-"""
+"""The place of a gate, or of a measurement, as the first call that it works in tells it. Torch-free at import."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ...graph.contract.node import NodeError, Run
-from ..models.model import Model
-from ..values import Branches, Size, Step
+from ...graph.contract.diagnostics import Diagnostic
+from ...graph.contract.errors import NodeError
 from .calibration.table import shown
-from .gate import Gate, Signal
-from .place import GateProblem, Place
-from .resolved_gate import resolve
+from .gate import Signal
+from .place import Place
+from .turn import Turn
 
 if TYPE_CHECKING:
-    from .cache_dit.library_loop import LibraryEngine
     from .calibration.measure import Meter
-    from .engine.engine import Engine
+    from .engine.gated_component import GatedComponent
 
-    Working = Engine | LibraryEngine
+COMPILED_WHOLE = Diagnostic(
+    "unsupported",
+    "a gate cannot reach the blocks of a transformer that is compiled whole",
+    "gate",
+    help="set `region: blocks` of model.compile",
+)
+NO_TIMESTEPS = Diagnostic(
+    "unsupported", "the steps of this schedule do not name its timesteps", "step", help="make it with schedule.make"
+)
 
 
-def engine(
-    gate: Gate,
-    model: Model,
-    transformer: Any,
-    step: Step,
-    branches: Branches,
-    window: tuple[int, ...],
-    size: Size,
-    image: bool,
-    run: Run,
-) -> Working:
-    """What computes or reuses on the model's transformer, as a gate says.
+def place_of(turn: Turn, table: str | None) -> Place:
+    """The place where a gate works.
 
     Args:
-        gate: The gate as it was written.
-        model: The model.
-        transformer: Its component.
-        step: The first step at which the gate is at work.
-        branches: Which guidance branches run.
-        window: The steps of the schedule at which the model is in use.
-        size: Of what is made.
-        image: Whether the model is given an image.
-        run: Told of what cannot be compared.
+        turn: The first call in which it works.
+        table: Path of the gate's calibration table, if it has one.
 
     Raises:
-        NodeError: If the gate cannot work with this model or schedule.
+        NodeError: If no gate can work there, or the table's weight files are damaged.
     """
-    from .cache_dit.library_loop import LibraryEngine
-    from .engine.engine import Engine
+    _reachable(turn)
+    model, size, run = turn.model, turn.size, turn.run
+    weights = model.weights
+    parts = [part for part in ("transformer", "transformer_2") if part in model.parts()]
+    configs = {part: weights.config(part) for part in ("model_index", *parts)}
+    placed = model.offload("transformer")
+    place = Place(
+        model.family,
+        configs,
+        weights.repository.source,
+        len(turn.window),
+        turn.component,
+        (size.width, size.height),
+        turn.image,
+        group=placed.blocks if placed is not None and placed.granularity == "blocks" else 1,
+    )
+    if table is None:
+        return place
+    from . import table_use
 
-    _reachable(model)
-    place = _place(model, len(window), size, image)
-    if gate.table is not None:
-        from . import table_use
+    place = replace(place, use=table_use.of_model(model, turn.step, turn.window, turn.branches, run))
+    if place.use.weights is None:
+        reason = "they are random" if table_use.random(model, run) else "they are not on this disk"
+        run.warn(f"whether {shown(table)} was made for these weights cannot be told: {reason}")
+    return place
 
-        place = replace(place, use=table_use.of_model(model, step, window, branches, run))
-        if place.use.weights is None:
-            reason = "they are random" if table_use.random(model, run) else "they are not on this disk"
-            run.warn(f"whether {shown(gate.table)} was made for these weights cannot be told: {reason}")
-    try:
-        resolved = resolve(gate, place)
-    except GateProblem as problem:
-        message = f"gate {gate.name}: {problem}"
-        if len(window) < step.count:
-            message += f" ({len(window)} of {step.count} steps are those of {place.component})"
-        raise NodeError(message, help=problem.help) from problem
-    if not step.schedule and resolved.signal in ("time", "time_projection"):
-        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
+
+def component_of(turn: Turn, signal: Signal) -> GatedComponent:
+    """The component behind a gate.
+
+    Args:
+        turn: The first call in which the gate works.
+        signal: The signal that the gate compares.
+
+    Raises:
+        NodeError: If the signal needs timesteps that the schedule does not name.
+    """
+    from .engine.gated_component import GatedComponent
+
+    step, branches, window = turn.step, turn.branches, turn.window
 
     def active(branch: str) -> list[int]:
-        wanted = set(branch.split("+"))
-        joined = branches.batched
-        found = []
+        wanted, found = set(branch.split("+")), []
         for number, index in enumerate(window):
             running = branches.active_at(index, step.count)
-            if (set(running) == wanted) if joined else wanted <= set(running):
+            if (set(running) == wanted) if branches.batched else wanted <= set(running):
                 found.append(number)
         return found
 
-    if resolved.kind == "library":
-        separate = not branches.batched and any(len(branches.active_at(i, step.count)) > 1 for i in window)
-        if separate and resolved.options.get("enable_separate_cfg") is False:
-            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
-            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
-        return LibraryEngine(resolved, transformer, len(window), active, trial=run.planning)
     distances = None
-    if resolved.signal in ("time", "time_projection"):
-        distances = _time_distances(resolved, model, transformer, step, window, run)
-    return Engine(resolved, transformer, model.family, len(window), active, distances, trial=run.planning)
+    if signal in ("time", "time_projection"):
+        if not step.schedule:
+            raise NodeError(NO_TIMESTEPS)
+        distances = _time_distances(signal, turn)
+    return GatedComponent(turn.transformer, turn.model.family, len(window), active, distances, trial=turn.run.planning)
 
 
-def meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], size: Size, run: Run) -> Meter:
-    """What measures the model's transformer; the parameters are those of `engine`.
+def meter(turn: Turn) -> Meter:
+    """The meter of the model's transformer.
+
+    Args:
+        turn: The first step at which it measures.
 
     Raises:
-        NodeError: If what is measured would say nothing of the model.
+        NodeError: If a measurement would say nothing of the model.
     """
     from . import table_use
     from .calibration.measure import Meter
 
+    model, step, window, run = turn.model, turn.step, turn.window, turn.run
     if table_use.random(model, run):
         raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
-    _reachable(model)
+    _reachable(turn)
     if not step.schedule:
-        raise NodeError("the steps of this schedule do not name its timesteps", help="make it with schedule.make")
-    component, weights = model.name("transformer"), model.weights
+        raise NodeError(NO_TIMESTEPS)
+    component, weights = turn.component, model.weights
     run.event(
         "measured",
         use=asdict(table_use.of_model(model, step, window, None, run)),
         schedule=step.schedule,
         dtype=weights.dtype_name(component),
-        size=[size.width, size.height, size.frames],
+        size=[turn.size.width, turn.size.height, turn.size.frames],
         model={
             "source": weights.repository.source,
             "commit": weights.repository.commit,
@@ -126,50 +129,35 @@ def meter(model: Model, transformer: Any, step: Step, window: tuple[int, ...], s
     signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
     distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
     for signal in signals:
-        found = _time_distances(Gate("measure", signal=signal), model, transformer, step, window, run)
+        found = _time_distances(signal, turn)
         assert found is not None, "the component is in memory"
         distances[signal] = found
-    return Meter(transformer, model.family, component, len(window), distances)
+    return Meter(turn.transformer, model.family, component, len(window), distances)
 
 
-def _place(model: Model, steps: int, size: Size, image: bool) -> Place:
-    weights = model.weights
-    parts = [part for part in ("transformer", "transformer_2") if part in model.parts()]
-    configs = {part: weights.config(part) for part in ("model_index", *parts)}
-    component = model.name("transformer")
-    source = weights.repository.source
-    placed = model.offload("transformer")
-    group = placed.blocks if placed is not None and placed.granularity == "blocks" else 1
-    return Place(model.family, configs, source, steps, component, (size.width, size.height), image, group=group)
+def _reachable(turn: Turn) -> None:
+    for transform in turn.model.transforms:
+        if getattr(transform, "region", None) == "whole" and transform.component == turn.component:
+            raise NodeError(COMPILED_WHOLE)
 
 
-def _reachable(model: Model) -> None:
-    for transform in model.transforms:
-        if getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer"):
-            raise NodeError(
-                "a gate cannot reach the blocks of a transformer that is compiled whole",
-                help="set `region: blocks` of model.compile",
-            )
-
-
-def _time_distances(
-    gate: Gate, model: Model, transformer: Any, step: Step, window: tuple[int, ...], run: Run
-) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
-    """How to measure the changes of the timestep's embedding; None where its weights are not at hand while planning."""
+def _time_distances(signal: Signal, turn: Turn) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
+    """Changes of the timestep's embedding; None where a plan has no weights of it."""
     import torch
 
     from .engine.signals import changes
 
-    projected = gate.signal == "time_projection"
-    device, holder = step.value.device, transformer
+    projected = signal == "time_projection"
+    model, step, run = turn.model, turn.step, turn.run
+    device, holder = step.value.device, turn.transformer
     if run.planning:
         from ..models.repository import peek
 
         names = model.family.time_modules if projected else model.family.time_modules[:-1]
-        holder = peek.submodules(model, "transformer", transformer, names, run)
+        holder = peek.submodules(model, "transformer", turn.transformer, names, run)
         device = torch.device("cpu")
         if holder is None:
             return None
-    times = torch.tensor([step.schedule[index] for index in window], device=device).to(step.value.dtype)
+    times = torch.tensor([step.schedule[index] for index in turn.window], device=device).to(step.value.dtype)
     rows = model.family.time_signal(holder, times, projected)
     return lambda pairs: changes(rows, pairs)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ...graph.contract.facts import Facts
 from ...graph.contract.ports import Port
 
 Signal = Literal["none", "auto", "time", "time_projection", "modulated", "front", "model"]
@@ -128,3 +129,22 @@ class Gate(Port):
             if value not in (None, 0, "none"):
                 found[name] = value
         return {**found, **self.options}
+
+
+@dataclass(frozen=True)
+class GateFacts(Facts):
+    """A gate before the run.
+
+    Attributes:
+        gates: The gate, or all gates that may be chosen; empty if a parameter of it is not known.
+        chosen: The value is one of several gates, which a step of the loop decides.
+    """
+
+    gates: tuple[Gate, ...] = ()
+    chosen: bool = False
+
+    def either(self, other: Facts) -> Facts | None:
+        """One of two gates."""
+        if not isinstance(other, GateFacts):
+            return None
+        return GateFacts(self.gates + other.gates, chosen=True)

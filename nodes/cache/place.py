@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any, Literal
+from typing import Any
 
+from ...graph.contract.errors import NodeError
 from ..families.base import Family
 from .calibration.filled_gate import UNKNOWN, Use
 from .published.checkpoints import S, by_size
-
-
-class GateProblem(Exception):
-    """Why a gate cannot work: a diagnostic's code, a sentence for the user, and what to do."""
-
-    def __init__(self, code: Literal["bad-value", "unsupported"], message: str, help: str | None = None) -> None:
-        super().__init__(message)
-        self.code, self.help = code, help
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, g
         group: Blocks of a group; no group reaches over the end of a list.
 
     Raises:
-        GateProblem: If there is one of which a part may be passed over.
+        NodeError: If there is one of which a part may be passed over.
     """
     begins = list(accumulate(counts, initial=0))
     spans = list(pairwise(begins)) if separate else [(0, begins[-1])]
@@ -87,4 +80,4 @@ def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, g
                 "blocks run where the others do not"
             )
             help = "set `blocks: 1` of model.offload, or numbers of first and last blocks that leave groups whole"
-            raise GateProblem("unsupported", message, help)
+            raise NodeError(message, help=help, code="unsupported")

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...graph.contract.errors import NodeError
 from .calibration.filled_gate import filled
-from .calibration.table import TableProblem
 from .gate import SIGNALS, Gate
 from .masks import mask_of
-from .place import GateProblem, Place, whole_groups
+from .place import Place, whole_groups
 from .published import magcache_ratios, teacache_coefficients
 
 FEW_BLOCKS = 16
@@ -22,7 +22,7 @@ def resolve(gate: Gate, place: Place) -> Gate:
     """The gate with everything filled in that is known of its place.
 
     Raises:
-        GateProblem: If it cannot work there.
+        NodeError: If it cannot work there.
     """
     if not gate.active:
         return gate
@@ -37,14 +37,14 @@ def resolve(gate: Gate, place: Place) -> Gate:
     # A rule that reuses nothing need know nothing of the model, so that any model can be run without a gate.
     gate = replace(gate, signal="none", table=None) if gate.off else _published(gate, place)
     if gate.rule in THRESHOLDS and gate.threshold is None:
-        raise GateProblem("bad-value", f"{gate.kind} has no threshold for this model", "set `threshold`")
+        raise NodeError(f"{gate.kind} has no threshold for this model", help="set `threshold`")
     if gate.mask is not None and place.steps is not None:
         try:
             mask = mask_of(gate.mask, place.steps)
         except ValueError as error:
-            raise GateProblem("bad-value", str(error), "give bins or a mask for the number of steps") from error
+            raise NodeError(str(error), help="give bins or a mask for the number of steps") from error
         if mask[:1] == "0":
-            raise GateProblem("bad-value", "the mask reuses the first step, and there is nothing to reuse yet")
+            raise NodeError("the mask reuses the first step, and there is nothing to reuse yet")
     return gate
 
 
@@ -52,21 +52,25 @@ def _signal(gate: Gate, place: Place) -> None:
     family = place.family
     if gate.signal in ("time", "time_projection") and not family.time_modules:
         message = f"models of {family.name} have no embedding of the timestep alone to compare"
-        raise GateProblem("unsupported", message, "set `signal: modulated`, with coefficients of your own")
+        raise NodeError(message, help="set `signal: modulated`, with coefficients of your own", code="unsupported")
     needs = gate.rule in ("change", "polynomial")
     if needs and gate.signal == "none":
-        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares a signal", _signals())
+        raise NodeError(f"the rule `{gate.rule}` compares a signal", help=_signals())
     if not needs and gate.signal not in ("none", "model") and (gate.mask is None or gate.mask.policy == "static"):
-        raise GateProblem("bad-value", f"the rule `{gate.rule}` compares no signal", "leave `signal` out")
+        raise NodeError(f"the rule `{gate.rule}` compares no signal", help="leave `signal` out")
     if gate.signal == "front" and gate.front == 0:
-        raise GateProblem("bad-value", "the signal `front` is what the first blocks add", "set `front_blocks`")
+        raise NodeError("the signal `front` is what the first blocks add", help="set `front_blocks`")
     if gate.signal == "model" and (gate.front or gate.back):
-        raise GateProblem("bad-value", "with the signal `model` no block runs when a step is reused")
+        raise NodeError("with the signal `model` no block runs when a step is reused")
     if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
-        raise GateProblem("unsupported", f"models of {family.name} have one list of blocks", "leave `stacks` out")
+        raise NodeError(
+            f"models of {family.name} have one list of blocks", help="leave `stacks` out", code="unsupported"
+        )
     if gate.stacks == "separate" and gate.signal == "modulated":
         message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
-        raise GateProblem("unsupported", message, "leave `stacks` out, or compare what the first blocks add: `front`")
+        raise NodeError(
+            message, help="leave `stacks` out, or compare what the first blocks add: `front`", code="unsupported"
+        )
 
 
 def _signals() -> str:
@@ -85,7 +89,7 @@ def _spans(gate: Gate, place: Place) -> Gate:
     for blocks in groups:
         if front + gate.back >= blocks:
             message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
-            raise GateProblem("bad-value", message, "leave some between them: lower front_blocks or back_blocks")
+            raise NodeError(message, help="leave some between them: lower front_blocks or back_blocks")
     whole_groups(counts, front, gate.back, gate.stacks == "separate", place.group)
     return replace(gate, front=front)
 
@@ -93,10 +97,7 @@ def _spans(gate: Gate, place: Place) -> Gate:
 def _published(gate: Gate, place: Place) -> Gate:
     """Fill in coefficients and ratios of a table, or those that were published for the model."""
     if gate.table is not None:
-        try:
-            return filled(gate, place.use)
-        except TableProblem as problem:
-            raise GateProblem("bad-value", str(problem), problem.help) from problem
+        return filled(gate, place.use)
     if gate.rule == "polynomial" and gate.coefficients is None:
         return _polynomial(gate, place)
     if gate.rule == "magnitude" and gate.ratios is None:
@@ -105,7 +106,7 @@ def _published(gate: Gate, place: Place) -> Gate:
         lengths = {len(ratios) for ratios in gate.ratios.values()}
         if lengths != {place.steps}:
             message = f"there are {max(lengths)} ratios, and the loop takes {place.steps} steps"
-            raise GateProblem("bad-value", message, "give one for each step")
+            raise NodeError(message, help="give one for each step")
     return gate
 
 
@@ -117,7 +118,7 @@ def _polynomial(gate: Gate, place: Place) -> Gate:
             return gate
         message = f"no coefficients were published for this model and the signal {gate.signal}"
         help = "fit a `table` with `sgd calibrate`, or give `coefficients`; a threshold of 0 computes every step"
-        raise GateProblem("unsupported", message, help)
+        raise NodeError(message, help=help, code="unsupported")
     threshold = gate.threshold if gate.threshold is not None else entry.thresholds[0]
     return replace(gate, coefficients=entry.coefficients, threshold=threshold)
 
@@ -129,10 +130,10 @@ def _ratios(gate: Gate, place: Place) -> Gate:
         if not place.identified:
             return gate
         message = "no ratios were published for this model"
-        raise GateProblem(
-            "unsupported",
+        raise NodeError(
             message,
-            "measure a `table` with `sgd calibrate`, or give `ratios`; a threshold of 0 computes every step",
+            help="measure a `table` with `sgd calibrate`, or give `ratios`; a threshold of 0 computes every step",
+            code="unsupported",
         )
     limits = gate.limits
     run = table.longest if limits.max_consecutive is None else limits.max_consecutive

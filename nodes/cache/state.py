@@ -6,28 +6,25 @@ State belongs to the run of the loop, the predict node, the component of the mod
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run, State
-from ..models.model import Model
-from ..values import Branches, Size, Step
 from . import begin
 from .engine.decide import Decision
 from .gate import Gate
+from .resolved_gate import resolve
+from .turn import Turn
 
 if TYPE_CHECKING:
-    import torch
-
     from .cache_dit.library_loop import LibraryEngine, Taken
     from .calibration.measure import Meter, Metered
     from .engine.engine import Engine
-    from .engine.stack import Track
+    from .engine.track import Track
 
     Working = Engine | LibraryEngine
-
-Call = Callable[[Any], "torch.Tensor"]
 
 
 class GateState(State):
@@ -38,46 +35,32 @@ class GateState(State):
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
-    def open(
-        self,
-        gate: Gate,
-        model: Model,
-        transformer: Any,
-        step: Step,
-        branches: Branches,
-        size: Size,
-        image: bool,
-        run: Run,
-    ) -> Opened:
+    def open(self, gate: Gate, turn: Turn) -> Opened:
         """The gate at work on the model's transformer, at one step.
 
         Raises:
             NodeError: If the gate cannot work with this model or schedule.
         """
-        self.run = run
-        component = model.name("transformer")
+        self.run = turn.run
+        component, window = turn.component, turn.window
         held = self.gates.get(component)
-        window = tuple(range(step.count)) if model.steps is None else model.steps
         # Equal gates are one: a gate that stands in the loop is made anew at every step.
-        if held is None or held[:2] != (gate, window) or held[2].transformer is not transformer:
+        if held is None or held[:2] != (gate, window) or held[2].transformer is not turn.transformer:
             self._close(component)
-            held = (gate, window, begin.engine(gate, model, transformer, step, branches, window, size, image, run))
-            self.gates[component] = held
-        return Opened(held[2], gate.name, component, window.index(step.index), step, run)
+            held = self.gates[component] = (gate, window, _engine(gate, turn))
+        return Opened(held[2], gate.name, turn)
 
-    def measure(self, model: Model, transformer: Any, step: Step, size: Size, run: Run) -> Metered:
+    def measure(self, turn: Turn) -> Metered:
         """The model's transformer at one step, computed and measured; no gate is at work.
 
         Raises:
-            NodeError: If what is measured would say nothing of the model.
+            NodeError: If a measurement would say nothing of the model.
         """
         from .calibration.measure import Metered
 
-        component = model.name("transformer")
-        window = tuple(range(step.count)) if model.steps is None else model.steps
-        if component not in self.meters:
-            self.meters[component] = begin.meter(model, transformer, step, window, size, run)
-        return Metered(self.meters[component], window.index(step.index), step, run)
+        if turn.component not in self.meters:
+            self.meters[turn.component] = begin.meter(turn)
+        return Metered(self.meters[turn.component], turn)
 
     def end(self) -> None:
         for component in list(self.gates):
@@ -94,6 +77,26 @@ class GateState(State):
                 _total(gate, engine, component, self.run)
         finally:
             engine.close()
+
+
+def _engine(gate: Gate, turn: Turn) -> Working:
+    """The engine that computes or reuses on the model's transformer, as a gate says."""
+    place = begin.place_of(turn, gate.table)
+    try:
+        resolved = resolve(gate, place)
+    except NodeError as problem:
+        message = f"gate {gate.name}: {problem}"
+        if len(turn.window) < turn.step.count:
+            message += f" ({len(turn.window)} of {turn.step.count} steps are those of {place.component})"
+        raise NodeError(message, help=problem.help) from problem
+    component = begin.component_of(turn, resolved.signal)
+    if resolved.kind == "library":
+        from .cache_dit.library_loop import LibraryEngine
+
+        return LibraryEngine(resolved, component, turn.branches_take_turns)
+    from .engine.engine import Engine
+
+    return Engine(resolved, component)
 
 
 def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
@@ -125,33 +128,25 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
 
 
 class Opened:
-    """A gate at one step: evaluates branches and reports what was decided."""
+    """A gate at one step: the engine that evaluates branches, and the report of its decisions."""
 
-    def __init__(self, engine: Working, name: str, component: str, index: int, step: Step, run: Run) -> None:
-        self.engine, self.name, self.component = engine, name, component
-        self.index, self.step, self.run = index, step, run
+    def __init__(self, engine: Working, name: str, turn: Turn) -> None:
+        self.engine, self.name, self.turn, self.index, self.run = engine, name, turn, turn.index, turn.run
 
-    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Call) -> torch.Tensor:
-        """The prediction of a branch, or of several in one batch.
-
-        Args:
-            names: The branches.
-            given: The latents that are given to the transformer.
-            call: Calls the transformer that it is given.
-        """
-        branch, engine = "+".join(names), self.engine
-        made = engine.evaluate(branch, self.index, given, call)
+    def report(self, branch: str) -> None:
+        """Tell the observers what was decided of a branch, after it was evaluated."""
+        engine = self.engine
         if self.run.planning:
             self._say(branch)
-            return made
+            return
         for number, decision in engine.decided(branch, self.index):
             stack = {"stack": number} if len(engine.tracks[branch]) > 1 else {}
             value = {} if decision.value == decision.distance else {"value": decision.value}
             self.run.event(
                 "gate",
                 gate=self.name,
-                component=self.component,
-                step=self.step.index,
+                component=self.turn.component,
+                step=self.turn.step.index,
                 branch=branch,
                 computed=decision.computed,
                 distance=decision.distance,
@@ -160,7 +155,6 @@ class Opened:
                 **stack,
                 **value,
             )
-        return made
 
     def _say(self, branch: str) -> None:
         """Tell the plan what is known of a branch."""

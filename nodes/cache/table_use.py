@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from ...graph.contract.node import NodeError, Run
+from ...graph.contract.errors import NodeError
+from ...graph.contract.node import Run
 from ..models.model import Model
 from ..models.repository import fingerprint
-from ..models.transforms.transform_checks import repository_name
+from ..value_facts import ModelFacts, ScheduleFacts, TransformFact
 from ..values import Branches, Step
 from .calibration.filled_gate import Use
 from .calibration.table import digest
 
 
-def of_descriptions(known: Mapping[str, Any]) -> Use:
-    """What the descriptions of `denoiser.predict`'s inputs tell."""
-    model, step = known.get("model") or {}, known.get("step") or {}
-    name, chosen = repository_name(model, "transformer"), bool(model.get("chosen"))
-    config, folder = model.get("configs", {}).get("transformer"), model.get("folder")
-    weights = None
-    if folder is not None and not chosen:
+def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
+    """The use of a table, as far as facts about a model and its schedule tell."""
+    name, weights = model.repository_name("transformer"), None
+    known, config = model != ModelFacts() and not model.chosen, model.configs.get("transformer")
+    if model.folder is not None and not model.chosen:
         with suppress(NodeError):  # of damaged files, which the run reports
-            weights = fingerprint.of_weights(Path(folder) / name, model.get("variant"))
+            weights = fingerprint.of_weights(Path(model.folder) / name, model.variant)
     return Use(
-        component=name if model and not chosen else None,
-        class_name=model.get("components", {}).get(name),
+        component=name if known else None,
+        class_name=model.class_name("transformer") or None,
         config=None if config is None else digest(config),
         weights=weights,
-        adapted=model.get("transforms", []).count(["lora", name]) if model and not chosen else None,
-        scheduler=step.get("scheduler"),
-        shift=step.get("shift"),
-        count=step.get("steps"),
+        adapted=model.transforms.count(TransformFact("lora", name)) if known else None,
+        scheduler=step.scheduler,
+        shift=step.shift,
+        count=step.steps,
     )
 
 

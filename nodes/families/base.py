@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from ...graph.contract.node import NodeError
+from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 
 if TYPE_CHECKING:
@@ -70,6 +70,27 @@ class Blocks:
     lists: Mapping[str, str]
     takes_text: bool
     returns: tuple[Literal["hidden", "text"], ...]
+
+
+@dataclass(frozen=True)
+class DenoiserInput:
+    """Everything that goes into one call of a transformer; tensors are batch first and of one batch size B.
+
+    Attributes:
+        latents: In the layout of the denoise loop: [B, C, F, H, W], [B, C, H, W] or [B, tokens, 4 C].
+        size: The clip's size in pixels.
+        step: The step of the schedule.
+        text: Encoded prompts, named as the family's `encode_text` names them, [B, length, width] for the most part.
+        image: The condition on a first frame, named as `encode_image` names it; None without one.
+        embedded: Guidance scale that is fed to the transformer; None if it takes none.
+    """
+
+    latents: torch.Tensor
+    size: Size
+    step: Step
+    text: Mapping[str, torch.Tensor]
+    image: Mapping[str, torch.Tensor] | None = None
+    embedded: float | None = None
 
 
 class Family(Protocol):
@@ -182,18 +203,12 @@ class Family(Protocol):
         """Latents in which what an image condition keeps of the clip is put back; by default it keeps nothing."""
         return latents
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
-        """Call the transformer once; everything is batch first and of one batch size."""
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        """Call the transformer once.
+
+        Returns:
+            The prediction, in the shape of the latents.
+        """
         ...
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...graph.contract.node import NodeError
+from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..support.quiet import quiet
-from ..values import Size, Step
+from ..values import Size
 from . import images
-from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import numpy
@@ -85,31 +85,22 @@ class Flux(Family):
         # The last place of a truncated prompt is taken by the end-of-sequence token.
         return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        latents, text = given.latents, given.text
         dtype, device = model.dtype("transformer"), latents.device
-        embeddings = text["embeddings"].to(dtype)
+        embeddings = text["embeddings"].to(dtype)  # [B, length, width]
         configs = {part: model.config(part) for part in ("vae", "transformer")}
-        _, _, height, width = self.latent_shape(size, 1, configs)
+        _, _, height, width = self.latent_shape(given.size, 1, configs)
         rows, columns = (torch.arange(n // images.PATCH, device=device) for n in (height, width))
         positions = torch.cartesian_prod(torch.zeros(1, dtype=rows.dtype, device=device), rows, columns)
         return transformer(
-            hidden_states=latents.to(dtype),
-            timestep=step.value.to(device).expand(latents.shape[0]).to(latents.dtype) / 1000,
-            guidance=_guidance(transformer, embedded, latents),
-            pooled_projections=text["pooled"].to(dtype),
+            hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
+            timestep=given.step.value.to(device).expand(latents.shape[0]).to(latents.dtype) / 1000,
+            guidance=_guidance(transformer, given.embedded, latents),
+            pooled_projections=text["pooled"].to(dtype),  # [B, width]
             encoder_hidden_states=embeddings,
             txt_ids=torch.zeros(embeddings.shape[1], 3, device=device, dtype=dtype),
-            img_ids=positions.to(dtype),
+            img_ids=positions.to(dtype),  # [tokens, 3]
             return_dict=False,
         )[0]
 

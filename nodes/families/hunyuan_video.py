@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from ...graph.contract.node import NodeError
+from ...graph.contract.errors import NodeError
 from ..support import planning_meter
 from ..support.lazy import lazy
 from ..support.quiet import quiet
-from ..values import Size, Step
-from .base import Blocks, Configs, Family, LoadedModel
+from ..values import Size
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
 
 if TYPE_CHECKING:
     import torch
@@ -117,29 +117,20 @@ class HunyuanVideo(Family):
         ids = tokenizer(text, verbose=False).input_ids
         return str(tokenizer.decode(ids[max_length + start :], skip_special_tokens=True))
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
-        if image is not None:
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        if given.image is not None:
             raise NodeError("this model makes videos from text: it takes no image", help="leave `image` out")
+        latents, text = given.latents, given.text
         dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
-        mask = text[MASK]
+        mask = text[MASK]  # [B, length]
         with nullcontext() if (mask == 0).any() else unmasked(transformer):
             return transformer(
                 hidden_states=latents.to(dtype),  # [B, C, F, H, W]
-                timestep=step.value.to(device).expand(batch).to(latents.dtype),
-                encoder_hidden_states=text["encoder_hidden_states"].to(dtype),
+                timestep=given.step.value.to(device).expand(batch).to(latents.dtype),
+                encoder_hidden_states=text["encoder_hidden_states"].to(dtype),  # [B, length, width]
                 encoder_attention_mask=mask.to(device, dtype),
-                pooled_projections=text["pooled_projections"].to(dtype),
-                guidance=_guidance(transformer, embedded, batch, dtype, device),
+                pooled_projections=text["pooled_projections"].to(dtype),  # [B, width]
+                guidance=_guidance(transformer, given.embedded, batch, dtype, device),
                 return_dict=False,
             )[0]
 

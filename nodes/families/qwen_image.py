@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..support.lazy import lazy
-from ..values import Size, Step
+from ..values import Size
 from . import images
-from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 from .wan import statistics
 
 if TYPE_CHECKING:
@@ -80,28 +80,19 @@ class QwenImage(Family):
         kept = pipeline.prompt_template_encode_start_idx + min(max_length, pipeline.tokenizer_max_length)
         return images.cut_words(tokenizer, text, prompt, kept)
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        latents, text = given.latents, given.text
         dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
-        lengths = text["lengths"]
+        lengths = text["lengths"]  # [B]
         longest = int(lengths.max())
         # As in the pipeline: padded to the longest prompt of the batch, and no mask where all are as long.
         mask = None if bool((lengths == longest).all()) else torch.arange(longest) < lengths[:, None]
         configs = {part: model.config(part) for part in ("vae", "transformer")}
-        *_, height, width = self.latent_shape(size, 1, configs)
+        *_, height, width = self.latent_shape(given.size, 1, configs)
         return transformer(
-            hidden_states=latents.to(dtype),
-            timestep=step.value.to(device).expand(batch).to(latents.dtype) / 1000,
-            encoder_hidden_states=text["embeddings"][:, :longest].to(dtype),
+            hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
+            timestep=given.step.value.to(device).expand(batch).to(latents.dtype) / 1000,
+            encoder_hidden_states=text["embeddings"][:, :longest].to(dtype),  # [B, length, width]
             encoder_hidden_states_mask=None if mask is None else mask.to(device),
             img_shapes=[[(1, height // images.PATCH, width // images.PATCH)]] * batch,
             return_dict=False,

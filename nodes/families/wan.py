@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...graph.contract.node import NodeError
+from ...graph.contract.errors import NodeError
 from ..models.memory import block_groups
 from ..support.lazy import lazy
-from ..values import Size, Step
-from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
+from ..values import Size
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
@@ -154,25 +154,16 @@ class Wan(Family):
             return latents
         return (1 - image["mask"]) * image["kept"] + image["mask"] * latents
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        latents, image = given.latents, given.image
         dtype = model.dtype("transformer")  # the module's own `dtype` walks all its parameters
         hidden = latents if image is None else self.keep_image(latents, image)
         hidden = hidden.to(dtype)  # [B, C, F, H, W]
-        value = step.value.to(latents.device)
-        arguments = {name: tensor.to(dtype) for name, tensor in text.items()}
+        value = given.step.value.to(latents.device)
+        arguments = {name: tensor.to(dtype) for name, tensor in given.text.items()}  # [B, length, width]
         if image is not None and "latents" in image:
             # Mask and latents of the first frame go in as channels; Wan 2.1 takes CLIP's embedding too.
-            hidden = torch.cat([hidden, image["latents"].to(dtype)], dim=1)
+            hidden = torch.cat([hidden, image["latents"].to(dtype)], dim=1)  # [B, C + 4 + C, F, H, W]
             if "embedding" in image:
                 # The attention of WanTransformer3DModel tells text from image by this length.
                 length = arguments["encoder_hidden_states"].shape[1]
@@ -183,17 +174,14 @@ class Wan(Family):
                 if transformer.config.pos_embed_seq_len is not None:  # first and last frame, one after the other
                     embedding = embedding.unflatten(1, (2, -1)).flatten(0, 1)
                 arguments["encoder_hidden_states_image"] = embedding
-        channels = transformer.config.in_channels
-        if hidden.shape[1] != channels:
-            with_image = "with" if image is not None else "without"
-            message = f"this model takes {channels} channels, but {hidden.shape[1]} were given {with_image} an image"
-            raise NodeError(message, help="models for image to video need `image`, others take none")
+        _require_channels(transformer.config.in_channels, hidden, image is not None)
         if _expands_timesteps(model):
             # Wan 2.2 TI2V takes one timestep per token: 0 for those of a first frame, which has no noise.
             noisy = torch.ones(latents.shape[2:], device=latents.device) if image is None else image["mask"][0, 0]
-            timestep = (noisy[:, ::2, ::2] * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)
+            timestep = (noisy[:, ::2, ::2] * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)  # [B, tokens]
         else:
-            timestep = value.expand(latents.shape[0])
+            timestep = value.expand(latents.shape[0])  # [B]
+        # [B, C, F, H, W]
         return transformer(hidden_states=hidden, timestep=timestep, return_dict=False, **arguments)[0]
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
@@ -262,6 +250,13 @@ def statistics(vae: Any, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 def _expands_timesteps(model: LoadedModel) -> bool:
     return bool(model.config("model_index").get("expand_timesteps", False))
+
+
+def _require_channels(channels: int, hidden: torch.Tensor, with_image: bool) -> None:
+    if hidden.shape[1] != channels:
+        given = f"{hidden.shape[1]} were given {'with' if with_image else 'without'} an image"
+        message = f"this model takes {channels} channels, but {given}"
+        raise NodeError(message, help="models for image to video need `image`, others take none")
 
 
 WAN: Family = Wan()

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..support.lazy import lazy
-from ..values import Size, Step
+from ..values import Size
 from . import images
-from .base import Blocks, Configs, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 
 if TYPE_CHECKING:
     import torch
@@ -82,21 +82,12 @@ class ZImage(Family):
         text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
         return images.cut_words(tokenizer, text, prompt, max_length)
 
-    def predict(
-        self,
-        model: LoadedModel,
-        transformer: Any,
-        latents: torch.Tensor,
-        size: Size,
-        step: Step,
-        text: Mapping[str, torch.Tensor],
-        image: Mapping[str, torch.Tensor] | None,
-        embedded: float | None,
-    ) -> torch.Tensor:
+    def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        latents, text = given.latents, given.text
         dtype = model.dtype("transformer")
         hidden = latents.to(dtype).unsqueeze(2)  # [B, C, 1, H, W]: one frame
         # Its time runs from 0 (noise) to 1, and its velocity points from noise to the image.
-        time = (1000 - step.value.to(latents.device).expand(latents.shape[0])) / 1000
+        time = (1000 - given.step.value.to(latents.device).expand(latents.shape[0])) / 1000
         lengths = text["lengths"].tolist()
         prompts = [rows[:length] for rows, length in zip(text["embeddings"].to(dtype), lengths, strict=True)]
         made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ...graph.contract.node import NodeError, Run
+from ...graph.contract.errors import NodeError
+from ...graph.contract.node import Run
 from ...graph.contract.workflow_folders import bundled_workflows
 from ..models.repository.repository import Repository
 

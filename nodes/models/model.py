@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...graph.contract.node import NodeError, Run
+from ...graph.contract.errors import NodeError
+from ...graph.contract.node import Run
 from ...graph.contract.ports import Port
 from .memory.views import ORDER, Recipe, Transform, misplaced
 
@@ -78,7 +79,7 @@ class Model(Port):
         before = [t.kind for t in self.transforms if t.component == transform.component]
         problem = misplaced(transform.kind, before)
         if problem is not None:
-            raise NodeError(problem[0], help=problem[1])
+            raise NodeError(problem)
         return replace(self, transforms=(*self.transforms, transform))
 
     def during(self, steps: Iterable[int]) -> Model:

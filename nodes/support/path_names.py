@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ...graph.contract.node import NodeError
+from ...graph.contract.errors import NodeError
 
 
 @contextmanager

@@ -87,8 +87,8 @@ def rows(only: list[str]) -> list[dict[str, Any]]:
             continue
         reason = backends.machine(backend)
         if reason is not None:
-            found.append({"backend": name, "unavailable": reason.why})
-            print(f"{name:9} {reason.why}", flush=True)
+            found.append({"backend": name, "unavailable": reason.message})
+            print(f"{name:9} {reason.message}", flush=True)
             continue
         for model, shape in {**SHAPES, "text": SHORT}.items():
             row: dict[str, Any] = {"backend": name, "about": backend.about, "model": model, "shape": shape}

@@ -20,21 +20,22 @@ from helpers import tiny
 from helpers.direct import BOTH, DirectRun, model_of
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, latents, schedule, text
-from sgd.nodes.cache.engine.stack import exchanged
-from sgd.nodes.cache.methods import cache_dit_options, dbcache, fixed_steps
+from sgd.nodes.cache.engine.engine import exchanged
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.fora import fora
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.cache.state import GateState
 
 STEPS, REPEATS, HERE = 20, 60, Here("gate")
 FRONT = {"warmup_steps": 1, "threshold": 1e-9, "front_blocks": 1}
 GATES = {
     "none": None,
-    "`cache.fora`, every step (known ahead, nothing kept)": fixed_steps.fora(HERE, every=1),
-    "`cache.dbcache`, a threshold of 0 (known ahead, residuals kept)": dbcache.dbcache(
-        HERE, **FRONT | {"threshold": 0}
-    ),
-    "`cache.dbcache`, a threshold of 1e-9 (measures, residuals kept)": dbcache.dbcache(HERE, **FRONT),
-    "`cache.taylorseer`, order 2, the same": dbcache.taylorseer(HERE, order=2, **FRONT),
-    "`cache.library`, the same as dbcache": cache_dit_options.library(
+    "`cache.fora`, every step (known ahead, nothing kept)": fora(HERE, every=1),
+    "`cache.dbcache`, a threshold of 0 (known ahead, residuals kept)": dbcache(HERE, **FRONT | {"threshold": 0}),
+    "`cache.dbcache`, a threshold of 1e-9 (measures, residuals kept)": dbcache(HERE, **FRONT),
+    "`cache.taylorseer`, order 2, the same": taylorseer(HERE, order=2, **FRONT),
+    "`cache.library`, the same as dbcache": library(
         HERE, Fn_compute_blocks=1, max_warmup_steps=1, residual_diff_threshold=1e-9
     ),
 }

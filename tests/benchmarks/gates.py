@@ -38,7 +38,14 @@ from sgd.graph.contract.node import Here
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, metrics, schedule, text, vae
 from sgd.nodes.cache.gate import Gate
-from sgd.nodes.cache.methods import cache_dit_options, dbcache, fixed_steps, teacache
+from sgd.nodes.cache.methods.cache_dit_options import library
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.easycache import easycache
+from sgd.nodes.cache.methods.fora import fora
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
+from sgd.nodes.cache.methods.teacache import teacache
 from sgd.nodes.values import Frames, Latents
 
 FOLDER = bundled_workflows() / "models" / "tiny-wan"
@@ -60,17 +67,17 @@ def ours(ratios: Sequence[float]) -> dict[str, Gate | None]:
     """The gates that are compared, by what the table calls them."""
     return {
         "none": None,
-        "dbcache 0.15": dbcache.dbcache(HERE, **FRONT),
-        "taylorseer 1": dbcache.taylorseer(HERE, order=1, **FRONT),
-        "taylorseer 2": dbcache.taylorseer(HERE, order=2, **FRONT),
-        "taylorseer 1, warm-up 4": dbcache.taylorseer(HERE, order=1, **FRONT | {"warmup_steps": 4}),
-        "scm medium": dbcache.scm(HERE, preset="medium"),
-        "scm fast, order 1": dbcache.scm(HERE, preset="fast", order=1),
-        "teacache, P(x) = x": teacache.teacache(HERE, signal="time", coefficients=[1.0, 0.0], threshold=0.1),
-        "magcache, measured": teacache.magcache(HERE, threshold=0.06, max_consecutive=3, ratios=list(ratios)),
-        "easycache 0.05": teacache.easycache(HERE, threshold=0.05),
-        "fora 2": fixed_steps.fora(HERE, every=2),
-        "fora 3": fixed_steps.fora(HERE, every=3),
+        "dbcache 0.15": dbcache(HERE, **FRONT),
+        "taylorseer 1": taylorseer(HERE, order=1, **FRONT),
+        "taylorseer 2": taylorseer(HERE, order=2, **FRONT),
+        "taylorseer 1, warm-up 4": taylorseer(HERE, order=1, **FRONT | {"warmup_steps": 4}),
+        "scm medium": scm(HERE, preset="medium"),
+        "scm fast, order 1": scm(HERE, preset="fast", order=1),
+        "teacache, P(x) = x": teacache(HERE, signal="time", coefficients=[1.0, 0.0], threshold=0.1),
+        "magcache, measured": magcache(HERE, threshold=0.06, max_consecutive=3, ratios=list(ratios)),
+        "easycache 0.05": easycache(HERE, threshold=0.05),
+        "fora 2": fora(HERE, every=2),
+        "fora 3": fora(HERE, every=3),
     }
 
 
@@ -234,7 +241,7 @@ def measure(clips: Clips, steps: int, rounds: int, shared: bool) -> tuple[dict[s
         for name, gate in gates.items():
             work["sgd", name] = lambda gate=gate: clips.make(prompt, number, steps, gate)  # type: ignore[misc]  # noqa: B023
         for name, (options, config, calibrator) in twins.items():
-            handed = cache_dit_options.library(HERE, **options)
+            handed = library(HERE, **options)
             work["library", name] = lambda handed=handed: clips.make(prompt, number, steps, handed)  # type: ignore[misc]  # noqa: B023
             work["pipeline", name] = lambda c=config, k=calibrator: clips.piped(prompt, number, steps, c, k)  # type: ignore[misc]  # noqa: B023
         names = list(work)

@@ -23,7 +23,7 @@ from helpers.direct import DirectRun, sample
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, latents, schedule
 from sgd.nodes.cache.masks import preset_mask
-from sgd.nodes.cache.methods.dbcache import scm
+from sgd.nodes.cache.methods.scm import scm
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.values import Conditioning
 

@@ -14,10 +14,14 @@ from sgd.graph.cli import main
 
 LIBRARY = '''
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sgd.graph.contract.calibration_protocol import Calibration
-from sgd.graph.contract.node import NodeError, OutPath, Problem, Run, State, node
+from sgd.graph.contract.node import OutPath, Run, State, node
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.diagnostics import Diagnostic
+from sgd.graph.contract.facts import NodeFacts
 
 aside = []
 log = Path("ran.txt")
@@ -28,9 +32,16 @@ def ran(name):
         stream.write(name + "\\n")
 
 
-def _check(**known):
-    if known.get("word") == "unusable" and not aside:
-        yield Problem("bad-value", "word", "no table yet")
+@dataclass(frozen=True, kw_only=True)
+class WeighFacts(NodeFacts):
+    text: str | None = None
+    before: float | None = None
+    word: str | None = None
+
+
+def _check(facts: WeighFacts):
+    if facts.word == "unusable" and not aside:
+        yield Diagnostic("bad-value", "no table yet", "word")
 
 
 @node("shop.weigh", check=_check)

@@ -17,8 +17,9 @@ from helpers.machines import LOG, Cell, Machine, arg, call, execute, graph, loop
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
 from sgd.graph.compiler.plan import after_effects
+from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer, Observers
-from sgd.graph.contract.node import NodeError, State
+from sgd.graph.contract.node import State
 from sgd.graph.contract.source_spans import Span
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed

@@ -10,7 +10,7 @@ from sgd.graph.compiler.compile import check, plan_of
 from sgd.graph.compiler.compile import compile as compile_file
 from sgd.graph.compiler.ir import Call, Const, Format, Ref
 from sgd.graph.compiler.passes.fold import as_text, locate, safe_name
-from sgd.graph.contract.diagnostics import Problems
+from sgd.graph.contract.errors import Problems
 from sgd.graph.contract.ports import Type, from_name, list_of
 from sgd.graph.contract.workflow_folders import workflow_folder
 from sgd.graph.language.document import kind_of

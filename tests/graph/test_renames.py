@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import pytest
@@ -10,13 +11,20 @@ from helpers import machines
 from helpers.machines import LOG, Machine, call, execute, graph, loop, plan_of
 from sgd.graph.compiler.ir import Call, Graph, Ref, Var
 from sgd.graph.compiler.passes.parts import components, parts
+from sgd.graph.contract.facts import Facts, NodeFacts
 from sgd.graph.contract.node import Passes, node
 
 T = TypeVar("T")
 
 
-def names(**known: Any) -> Mapping[str, Mapping[str, str]]:
-    return {"machine": {"painter": known["part"]}} if "part" in known else {}
+@dataclass(frozen=True, kw_only=True)
+class CastFacts(NodeFacts):
+    machine: Facts = Facts()
+    part: str | None = None
+
+
+def names(facts: CastFacts) -> Mapping[str, Mapping[str, str]]:
+    return {"machine": {"painter": facts.part}} if facts.part is not None else {}
 
 
 @node("m.cast", renames=names)

@@ -19,8 +19,8 @@ from helpers import machines
 from helpers.machines import Cell, arg, call, graph, loop, plan_of
 from jsonschema import Draft202012Validator
 from sgd.graph.compiler.ir import Const, Format, Graph, Index, Var
+from sgd.graph.contract.errors import DoesNotFit, NodeError
 from sgd.graph.contract.events import CallInfo, Observer
-from sgd.graph.contract.node import DoesNotFit, NodeError
 from sgd.graph.contract.node import Run as NodeRun
 from sgd.graph.runtime.execute import NodeFailed
 from sgd.graph.runtime.record import Clock

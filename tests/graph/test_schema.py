@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from helpers import toys
-from sgd.graph.contract.diagnostics import Problems
+from sgd.graph.contract.errors import Problems
 from sgd.graph.contract.source_spans import Source
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.graph.contract.yaml_reader import parse

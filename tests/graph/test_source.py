@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from sgd.graph.contract.diagnostics import Diagnostic, Problems, Related, render
+from sgd.graph.contract.diagnostics import Diagnostic, Related, render
+from sgd.graph.contract.errors import Problems
 from sgd.graph.contract.source_spans import BREAK, Source, Span, printable, width
 from sgd.graph.contract.suggestions import did_you_mean
 from sgd.graph.contract.yaml_reader import MAX_DEPTH, MAX_VALUES, parse, read, scalar

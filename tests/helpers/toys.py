@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from pydantic import Field
-from sgd.graph.contract.node import Here, NodeError, OutPath, Passes, Problem, Reads, Run, Source, State, Wanted, node
+from sgd.graph.contract.diagnostics import Diagnostic
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.facts import Facts, NodeFacts
+from sgd.graph.contract.node import Here, OutPath, Passes, Reads, Run, Source, State, Wanted, node
 from sgd.graph.contract.ports import Port
 from sgd.graph.language.registry import Library, standard
 
@@ -173,11 +176,25 @@ def rename(gadget: Gadget, name: str) -> Gadget:
     return Gadget(name)
 
 
-def ticks_facts(**known: Any) -> dict[str, Any] | None:
-    return {"steps": known["count"]} if "count" in known else None
+@dataclass(frozen=True)
+class TicksFacts(Facts):
+    """How many turns."""
+
+    steps: int | None = None
 
 
-@node("toy.ticks", describe=ticks_facts)
+@dataclass(frozen=True, kw_only=True)
+class ToyTicksFacts(NodeFacts):
+    """Facts of `toy.ticks`."""
+
+    count: int | None = None
+
+
+def describe_ticks(facts: ToyTicksFacts) -> TicksFacts | None:
+    return TicksFacts(facts.count) if facts.count is not None else None
+
+
+@node("toy.ticks", describe=describe_ticks)
 def ticks(count: Annotated[int, Field(ge=1, le=1000)] = 3) -> Ticks:
     """Something to loop over.
 
@@ -385,8 +402,16 @@ def open_(box: Annotated[Box, Reads("lid")]) -> Thing:
     return Thing(1.0)
 
 
-def empty_reads(**known: Any) -> Mapping[str, list[str]]:
-    return {} if known.get("deep", True) else {"box": ["lid"]}
+@dataclass(frozen=True, kw_only=True)
+class ToyEmptyFacts(NodeFacts):
+    """Facts of `toy.empty`."""
+
+    box: Facts = Facts()
+    deep: bool | None = None
+
+
+def empty_reads(facts: ToyEmptyFacts) -> Mapping[str, list[str]]:
+    return {"box": ["lid"]} if facts.deep is False else {}
 
 
 @node("toy.empty", reads=empty_reads)
@@ -411,14 +436,25 @@ def parts(box: Box, wanted: Wanted) -> Thing:
     return Thing(len(wanted))
 
 
-def backend_problems(**known: Any) -> Iterator[Problem]:
-    if known.get("backend") == "hyper":
-        yield Problem("unavailable", "backend", "backend hyper is not installed", "install it, or use `plain`")
-    if known.get("backend") == "quick" and known.get("masked"):
+@dataclass(frozen=True, kw_only=True)
+class ToyBackendFacts(NodeFacts):
+    """Facts of `toy.backend`."""
+
+    thing: Facts = Facts()
+    backend: str | None = None
+    masked: bool | None = None
+    count: int | None = None
+
+
+def backend_problems(facts: ToyBackendFacts) -> Iterator[Diagnostic]:
+    if facts.backend == "hyper":
+        message = "backend hyper is not installed"
+        yield Diagnostic("unavailable", message, "backend", help="install it, or use `plain`")
+    if facts.backend == "quick" and facts.masked:
         message = "backend quick takes no mask, and this node needs one"
-        yield Problem("unsupported", "backend", message, "use `plain`, or `masked: false`")
-    if known.get("masked") and known.get("count", 0) > 100:
-        yield Problem("bad-value", "count", "a mask over more than 100 is slow", severity="warning")
+        yield Diagnostic("unsupported", message, "backend", help="use `plain`, or `masked: false`")
+    if facts.masked and facts.count is not None and facts.count > 100:
+        yield Diagnostic("bad-value", "a mask over more than 100 is slow", "count", severity="warning")
 
 
 @node("toy.backend", check=backend_problems)

@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from diffusers import guiders
+from helpers import node_facts
 from helpers.direct import generate
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.values import Conditioning, Predictions, Step
@@ -159,7 +161,7 @@ def test_steps_outside_of_the_interval_do_not_evaluate_the_negative_branch(wan_m
 
 def reads(**known):
     known = {"start": 0.0, "stop": 1.0} | known
-    return set(cfg.split.node.reads(**known)["conditioning"])
+    return set(node_facts.reads(cfg.split, **known)["conditioning"])
 
 
 def test_a_neutral_scale_does_not_read_the_negative_prompt():
@@ -173,9 +175,13 @@ def test_a_neutral_scale_does_not_read_the_negative_prompt():
     assert reads(scale=1.0) == {"positive", "negative"}
 
 
+OPTIONS = ("rescale", "momentum", "norm_threshold", "eta", "zero_init_steps", "alpha")
+
+
 def problems(**known):
     return [
-        (p.code, p.parameter) for p in cfg.split.node.check(**({"guider": "cfg"} | dict.fromkeys(cfg.OPTIONS) | known))
+        (p.code, p.parameter)
+        for p in node_facts.check(cfg.split, **({"guider": "cfg"} | dict.fromkeys(OPTIONS) | known))
     ]
 
 
@@ -233,7 +239,7 @@ def test_planning_merges_meta_tensors(guider):
 def test_making_a_guider_is_silent_and_leaves_logging_alone():
     logger = logging.getLogger("diffusers.guiders.guider_utils")
     heard, before = [], logger.level
-    handler = logging.Handler()
+    handler: Any = logging.Handler()
     handler.emit = lambda record: heard.append(record.getMessage())
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING)

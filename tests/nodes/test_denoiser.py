@@ -1,14 +1,16 @@
 """denoiser.predict: one row of text for each clip, gates, and errors in words."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from helpers import direct, tiny
+from helpers import direct, node_facts, tiny
 from helpers.direct import BOTH, DirectRun, model_of
-from sgd.graph.contract.node import Here, NodeError
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, latents, schedule, text
-from sgd.nodes.cache.methods.fixed_steps import none
+from sgd.nodes.cache.methods.no_gate import none
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.values import ImageCondition
@@ -77,10 +79,10 @@ def test_prompts_that_do_not_share_out_evenly(wan_model, parts):
     three = latents.noise(wan_model, width=32, height=32, frames=9, batch=3)
     with pytest.raises(NodeError, match="2 prompts cannot be shared out evenly to 3 clips"):
         predict(wan_model, three, step, cfg.split(conditioning, scale=5.0))
-    (problem,) = denoiser.predict.node.check(branches={"prompts": 2}, latents={"batch": 1})
+    (problem,) = node_facts.check(denoiser.predict, branches={"prompts": 2}, latents={"batch": 1})
     assert (problem.code, problem.help) == ("bad-value", "give latents.noise `batch: 2`")
-    assert not list(denoiser.predict.node.check(branches={"prompts": 2}, latents={"batch": 4}, image=None))
-    assert not list(denoiser.predict.node.check(branches={"prompts": 2}))
+    assert not list(node_facts.check(denoiser.predict, branches={"prompts": 2}, latents={"batch": 4}, image=None))
+    assert not list(node_facts.check(denoiser.predict, branches={"prompts": 2}))
 
 
 def test_values_of_another_family(wan_model, parts):
@@ -90,7 +92,7 @@ def test_values_of_another_family(wan_model, parts):
         predict(wan_model, replace(noise, family="flux"), step, branches)
     with pytest.raises(NodeError, match="image made for flux"):
         predict(wan_model, noise, step, branches, image=ImageCondition({}, "flux"))
-    (problem,) = denoiser.predict.node.check(model={"family": "wan"}, latents={"family": "flux"})
+    (problem,) = node_facts.check(denoiser.predict, model={"family": "wan"}, latents={"family": "flux"})
     assert (problem.code, problem.parameter) == ("unsupported", "latents")
 
 
@@ -107,7 +109,7 @@ def test_a_first_frame_reaches_the_transformer_as_in_the_pipeline(wan_model, wan
 
     options = {"image_dim": 4, "added_kv_proj_dim": 24} if embedding else {}
     transformer = tiny.wan_transformer(channels=36, **options)
-    pipeline = WanImageToVideoPipeline(
+    pipeline: Any = WanImageToVideoPipeline(
         **{name: wan_model.component(name) for name in ("tokenizer", "text_encoder", "vae")},
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         transformer=transformer,

@@ -2,12 +2,14 @@
 
 import json
 import struct
+from functools import partial
 
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun
 from safetensors.torch import save_file
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import latents
 from sgd.nodes.values import Latents, Size
 
@@ -37,7 +39,7 @@ def test_noise_is_normal_and_of_the_layout_of_the_family(wan_model, dtype):
 
 def check(model=WAN, **known):
     known = {"width": 32, "height": 32} | SIZE | known
-    return [(p.code, p.parameter, p.severity) for p in latents.noise.node.check(model=model, **known)]
+    return [(p.code, p.parameter, p.severity) for p in node_facts.check(latents.noise, model=model, **known)]
 
 
 def test_a_size_that_is_rounded_is_a_warning_that_says_what_will_be_made():
@@ -46,7 +48,7 @@ def test_a_size_that_is_rounded_is_a_warning_that_says_what_will_be_made():
     assert check(width=48) == []
     assert check(model=TI2V, width=48) == [("bad-value", "width", "warning")]
     assert check(height=33, frames=10) == [("bad-value", "height", "warning"), ("bad-value", "frames", "warning")]
-    (problem,) = latents.noise.node.check(model=WAN, width=850, height=480, frames=81, batch=1, seed=[0])
+    (problem,) = node_facts.check(latents.noise, model=WAN, width=850, height=480, frames=81, batch=1, seed=[0])
     assert "848 will be made (848x480, 81 frames)" in problem.message
 
 
@@ -60,12 +62,12 @@ def test_impossible_values_are_errors():
 
 def test_nothing_is_said_about_what_is_not_known():
     assert check(model={}, width=33) == []
-    assert list(latents.noise.node.check(width=33)) == []
-    assert list(latents.noise.node.check(seed=[1, 2])) == []
+    assert list(node_facts.check(latents.noise, width=33)) == []
+    assert list(node_facts.check(latents.noise, seed=[1, 2])) == []
 
 
 def test_description():
-    describe = latents.noise.node.describe
+    describe = partial(node_facts.describe, latents.noise)
     assert describe(model=WAN, width=832, height=480, frames=81, batch=2, seed=[0]) == {
         "family": "wan",
         "batch": 2,
@@ -91,7 +93,7 @@ def test_a_file_gives_back_what_was_saved(run, dtype):
     assert torch.equal(back.tensor, given.tensor)
     assert back.tensor.dtype == dtype
     assert (back.family, back.size) == ("wan", Size(48, 32, 9))
-    assert latents.load.node.describe(path=file.path) == {"family": "wan", "size": [48, 32, 9], "batch": 2}
+    assert node_facts.describe(latents.load, path=file.path) == {"family": "wan", "size": [48, 32, 9], "batch": 2}
 
 
 def test_planning_loads_shapes(run):
@@ -145,7 +147,7 @@ def damaged(tmp_path, run):
 def test_a_bad_file_is_an_error_in_words(tmp_path, run, kind, message):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(damaged(tmp_path, run)[kind])
-    assert latents.load.node.describe(path=path) == {}
+    assert node_facts.describe(latents.load, path=path) == {}
     with pytest.raises(NodeError, match=message):
         latents.load(run, path)
 
@@ -158,8 +160,8 @@ def test_a_missing_file_and_a_folder(tmp_path, run):
 
 
 def test_other_extensions_are_refused(run):
-    assert [p.parameter for p in latents.save.node.check(path="x.pt")] == ["path"]
-    assert not list(latents.save.node.check(path="x.safetensors"))
+    assert [p.parameter for p in node_facts.check(latents.save, path="x.pt")] == ["path"]
+    assert not list(node_facts.check(latents.save, path="x.safetensors"))
     with pytest.raises(NodeError, match=r"not as \.pt"):
         latents.save(run, Latents(torch.zeros(1), "wan", Size(1, 1)), "x.pt")
 

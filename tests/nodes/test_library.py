@@ -4,8 +4,10 @@ import importlib
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers import node_facts
 from sgd.graph.contract.node import NodeType
 
 MODULES = (
@@ -20,10 +22,15 @@ MODULES = (
     "image_condition",
     "video",
     "metrics",
-    "cache.methods.fixed_steps",
+    "cache.methods.no_gate",
+    "cache.methods.fora",
     "cache.methods.dbcache",
+    "cache.methods.taylorseer",
+    "cache.methods.scm",
     "cache.methods.teacache",
-    "cache.methods.custom",
+    "cache.methods.magcache",
+    "cache.methods.easycache",
+    "cache.methods.custom_gate",
     "cache.methods.cache_dit_options",
 )
 
@@ -96,16 +103,16 @@ def test_defaults_are_values_of_their_parameters(name):
 @pytest.mark.parametrize("name", TYPES)
 def test_nothing_known_is_nothing_said(name):
     node = TYPES[name]
-    assert list(node.check() if node.check else ()) == []
+    assert list(node.check(node.facts.make({})) if node.check else ()) == []
     if node.describe:
-        node.describe()
+        node.describe(node.facts.make({}))
 
 
 @pytest.mark.parametrize("name", TYPES)
 def test_defaults_alone_are_no_problem(name):
     node = TYPES[name]
     known = {i.name: i.default for i in node.inputs.values() if not i.required}
-    assert list(node.check(**known) if node.check else ()) == []
+    assert list(node.check(node_facts.facts(node, known)) if node.check else ()) == []
 
 
 def test_errors_of_the_run_are_documented():
@@ -128,18 +135,23 @@ assert not heavy, heavy
 def test_checks_and_descriptions_import_nothing_heavy():
     code = f"""
 import importlib, sys
+sys.path.insert(0, {str(Path(node_facts.__file__).parents[1])!r})
+from helpers import node_facts
 from sgd.graph.contract.node import NodeType
 model = {{"family": "wan", "configs": {{"scheduler": {{"_class_name": "UniPCMultistepScheduler"}}, "vae": {{}}}}}}
 for name in {MODULES!r}:
     for value in list(vars(importlib.import_module("sgd.nodes." + name)).values()):
         node = getattr(value, "node", None) if callable(value) else None
         if isinstance(node, NodeType):
+            if node.facts is None:
+                continue
             known = {{i.name: i.default for i in node.inputs.values() if not i.required}} | {{"model": model}}
             known |= {{"width": 33, "height": 33, "steps": 3, "scale": 1.0, "path": "a.mp4", "prompt": ["a"]}}
             known |= {{"conditioning": {{"family": "wan"}}}}
-            list(node.check(**known) if node.check else ())
-            node.describe and node.describe(**known)
-            node.reads and node.reads(**known)
+            facts = node_facts.facts(node, {{name: known[name] for name in node.facts.blanks if name in known}})
+            list(node.check(facts) if node.check else ())
+            node.describe and node.describe(facts)
+            node.reads and node.reads(facts)
 heavy = [m for m in ("torch", "diffusers", "transformers", "numpy", "av", "PIL", "safetensors") if m in sys.modules]
 assert not heavy, heavy
 """

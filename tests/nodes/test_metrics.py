@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.metrics import compare
 from sgd.nodes.values import Frames
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity

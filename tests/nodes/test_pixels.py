@@ -4,8 +4,9 @@ import av
 import numpy as np
 import pytest
 import torch
+from helpers import node_facts
 from PIL import Image
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import image, video
 from sgd.nodes.values import Frames
 
@@ -81,7 +82,7 @@ def test_a_rate_that_is_no_whole_number(run):
 def test_a_gif(run):
     (file,) = video.save(run, clip(), "a.gif", fps=10)
     with Image.open(file.path) as opened:
-        assert opened.n_frames == 5
+        assert opened.n_frames == 5  # type: ignore[attr-defined]
         assert opened.size == (64, 48)
         assert opened.info["duration"] == 100
         assert opened.info["loop"] == 0
@@ -116,7 +117,7 @@ def test_each_clip_of_a_batch_has_a_file(run):
     ],
 )
 def test_what_a_video_file_cannot_be(run, known, parameter):
-    (problem,) = video.save.node.check(**known)
+    (problem,) = node_facts.check(video.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):
         video.save(run, clip(), **known)
@@ -125,7 +126,7 @@ def test_what_a_video_file_cannot_be(run, known, parameter):
 
 def test_what_a_video_file_can_be():
     for known in ({"path": "a.webm", "crf": 60}, {"path": "a.mp4"}, {"crf": 3}, {}):
-        assert not list(video.save.node.check(**known))
+        assert not list(node_facts.check(video.save, **known))
 
 
 def test_an_interrupted_save_leaves_nothing(run, monkeypatch):
@@ -224,7 +225,7 @@ def test_which_frame_becomes_the_image(run):
     ("known", "parameter"), [({"path": "a.bmp"}, "path"), ({"path": "a.png", "quality": 5}, "quality")]
 )
 def test_what_an_image_file_cannot_be(run, known, parameter):
-    (problem,) = image.save.node.check(**known)
+    (problem,) = node_facts.check(image.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):
         image.save(run, clip(frames=1), **known)
@@ -278,5 +279,5 @@ def test_a_contact_sheet(frames, options, shown, gap):
 def test_a_contact_sheet_has_one_rule():
     with pytest.raises(NodeError, match="give one"):
         video.grid(clip(), columns=2, every=2)
-    assert [p.parameter for p in video.grid.node.check(columns=2, every=2)] == ["every"]
-    assert not list(video.grid.node.check(columns=2, every=None))
+    assert [p.parameter for p in node_facts.check(video.grid, columns=2, every=2)] == ["every"]
+    assert not list(node_facts.check(video.grid, columns=2, every=None))

@@ -1,8 +1,12 @@
 """Schedules: steps as diffusers' schedulers have them, and one step at a time."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
-from sgd.graph.contract.node import NodeError
+from helpers import node_facts
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import schedule
 from sgd.nodes.families import by_name
 from sgd.nodes.schedule import SchedulerState
@@ -72,16 +76,16 @@ def test_shift_moves_the_noise_levels_up(name):
 def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-    model = Repository(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
+    model: Any = Repository(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
     model.config = lambda part: {}
     with pytest.raises(NodeError, match="depend on the size"):
         schedule.make(model, steps=4)
     config = EULER | {"use_dynamic_shifting": True}
     known = {"model": {"configs": {"scheduler": config}}, "steps": 4, "scheduler": "auto", "shift": None}
-    (problem,) = schedule.make.node.check(**known, latents=None)
+    (problem,) = node_facts.check(schedule.make, **known, latents=None)
     assert (problem.code, problem.parameter) == ("missing-parameter", "latents")
-    assert not list(schedule.make.node.check(**known))  # wired, and not known yet
-    assert not list(schedule.make.node.check(**(known | {"shift": 2.0}), latents=None))
+    assert not list(node_facts.check(schedule.make, **known))  # wired, and not known yet
+    assert not list(node_facts.check(schedule.make, **(known | {"shift": 2.0}), latents=None))
     latents = Latents(torch.zeros(1), "wan", Size(512, 256, 1))
     made = schedule.make(model, steps=4, latents=latents)
     assert made.arguments["mu"] == calculate_shift(512 // 16 * (256 // 16))
@@ -110,21 +114,21 @@ def test_schedulers_that_cannot_drive_a_loop_are_refused(config, reason):
         "scheduler": "auto",
         "shift": None,
     }
-    (problem,) = schedule.make.node.check(**known)
+    (problem,) = node_facts.check(schedule.make, **known)
     assert (problem.code, problem.parameter) == ("unsupported", "scheduler")
     assert reason in problem.message
 
 
 def test_description_without_torch():
     known = {"model": {"family": "wan", "configs": {"scheduler": WAN}}, "steps": 30, "shift": None}
-    assert schedule.make.node.describe(**known, scheduler="auto") == {
+    assert node_facts.describe(schedule.make, **known, scheduler="auto") == {
         "steps": 30,
         "scheduler": "UniPCMultistepScheduler",
         "shift": 3.0,
     }
-    assert schedule.make.node.describe(**known, scheduler="euler")["shift"] == 3.0
-    assert schedule.make.node.describe(steps=30, scheduler="auto", shift=None) == {"steps": 30}
-    assert schedule.make.node.describe(scheduler="auto", shift=None) == {}
+    assert node_facts.describe(schedule.make, **known, scheduler="euler")["shift"] == 3.0
+    assert node_facts.describe(schedule.make, steps=30, scheduler="auto", shift=None) == {"steps": 30}
+    assert node_facts.describe(schedule.make, scheduler="auto", shift=None) == {}
 
 
 def drive(made, tensor, state, turns=None):
@@ -219,7 +223,7 @@ def test_choose_by_noise_level():
 
 
 def test_a_choice_is_described_by_what_both_have():
-    describe = schedule.choose.node.describe
+    describe = partial(node_facts.describe, schedule.choose)
     assert describe(above={"family": "wan", "source": "a"}, below={"family": "wan", "source": "b"}) == {
         "family": "wan",
         "chosen": True,
@@ -232,12 +236,12 @@ def test_a_choice_is_described_by_what_both_have():
 def test_what_is_wrong_with_either_choice_is_found_in_the_description():
     """Gates and compiled transformers of both are checked before the first step, however often was chosen."""
     from sgd.graph.contract.node import Here
-    from sgd.nodes.cache.methods.dbcache import scm
+    from sgd.nodes.cache.methods.scm import scm
     from sgd.nodes.denoiser import predict
     from sgd.nodes.models.nodes.model_compile import compile
     from sgd.nodes.models.nodes.model_expert import expert
 
-    describe = schedule.choose.node.describe
+    describe = partial(node_facts.describe, schedule.choose)
     short, many = ({"gate": scm(Here(name), mask="1100", front_blocks=n)} for name, n in (("a", 1), ("b", 9)))
     blocks = {"num_layers": 6}
     base = {
@@ -247,18 +251,21 @@ def test_what_is_wrong_with_either_choice_is_found_in_the_description():
     }
 
     def found(model, gate):
-        return [p.message for p in predict.node.check(model=model, gate=gate)]
+        return [p.message for p in node_facts.check(predict, model=model, gate=gate)]
 
     def whole(model, component="transformer"):
-        return compile.node.describe(model=model, component=component, region="whole")
+        return node_facts.describe(compile, model=model, component=component, region="whole")
 
-    second = expert.node.describe(model=base, component="transformer_2")
+    second = node_facts.describe(expert, model=base, component="transformer_2")
     thrice = describe(above=short, below=describe(above=short, below=many))
     assert [gate.name for gate in thrice["gates"]] == ["a", "a", "b"]
     [message] = found(base, thrice)
     assert "9 first" in message
     assert found(base, describe(above=short, below=short)) == []
-    for below in (whole(second), expert.node.describe(model=whole(base, "transformer_2"), component="transformer_2")):
+    for below in (
+        whole(second),
+        node_facts.describe(expert, model=whole(base, "transformer_2"), component="transformer_2"),
+    ):
         chosen = describe(above=base, below=below)
         assert ["compiled whole" in message for message in found(chosen, short)] == [True]
         assert ["compiled whole" in message for message in found(describe(above=chosen, below=base), short)] == [True]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from sgd.graph.compiler.compile import check
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.library.starter_workflow import starter as module
 from sgd.nodes.models.repository.repository import BUNDLED
 

@@ -1,10 +1,14 @@
 """text.encode: what is encoded, and what is said about what is not."""
 
+from functools import partial
+
 import pytest
 import torch
 from diffusers import WanPipeline
+from helpers import node_facts
 from helpers.direct import BOTH
-from sgd.graph.contract.node import NodeError, Wanted
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Wanted
 from sgd.nodes import text
 
 
@@ -74,7 +78,7 @@ def test_numbers_of_prompts(wan_model, run):
         encode(run, wan_model, ["a", "b"], negative=["x", "y", "z"])
     with pytest.raises(NodeError, match="no prompt"):
         encode(run, wan_model, [])
-    check = text.encode.node.check
+    check = partial(node_facts.check, text.encode)
     assert [p.parameter for p in check(prompt=["a", "b"], negative=["x", "y", "z"])] == ["negative"]
     assert [p.parameter for p in check(prompt=[], negative=[""])] == ["prompt"]
     assert not list(check(prompt=["a", "b"], negative=["x"]))
@@ -82,7 +86,7 @@ def test_numbers_of_prompts(wan_model, run):
 
 
 def test_description():
-    describe = text.encode.node.describe
+    describe = partial(node_facts.describe, text.encode)
     assert describe(model={"family": "wan"}, prompt=["a", "b"]) == {"family": "wan", "prompts": 2}
     assert describe(prompt="a") == {"prompts": 1}
     assert describe() == {}

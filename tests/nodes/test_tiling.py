@@ -10,7 +10,7 @@ import sgd
 import torch
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract import device
-from sgd.graph.contract.node import DoesNotFit, NodeError
+from sgd.graph.contract.errors import DoesNotFit, NodeError
 from sgd.nodes import latents, vae
 from sgd.nodes.models.memory import tiling
 from sgd.nodes.models.nodes.model_load import load
@@ -91,7 +91,8 @@ def test_no_more_is_counted_than_the_work_really_takes(wan_model, run, memory, c
     """So that nothing that fits is done in tiles. On a CPU kernels take several times that, which is not counted."""
     from torch.profiler import ProfilerActivity, profile
 
-    counted = tiling._bytes(wan_model, clip.tensor, lambda model, x: model.family.decode(model, x), "decoding", False)
+    work = tiling.VaeWork("decoding", run, wan_model, clip.tensor, 0, lambda model, x: model.family.decode(model, x))
+    counted = tiling._bytes(work, False)
     memory(64 * GIB)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
         decode(run, wan_model, clip, tiling="off")

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
-from sgd.graph.contract.node import NodeError
+from helpers import node_facts
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import latents, vae
 from sgd.nodes.values import Frames, Latents, Size
 
@@ -91,13 +92,13 @@ def test_frames_of_a_size_the_model_cannot_make(wan_model):
 def test_latents_of_another_family(wan_model):
     with pytest.raises(NodeError, match="latents of flux"):
         vae.decode(wan_model, Latents(torch.zeros(1), "flux", Size(32, 32)))
-    (problem,) = vae.decode.node.check(model={"family": "wan"}, latents={"family": "flux"})
+    (problem,) = node_facts.check(vae.decode, model={"family": "wan"}, latents={"family": "flux"})
     assert (problem.code, problem.parameter) == ("unsupported", "latents")
-    assert not list(vae.decode.node.check(model={"family": "wan"}))
+    assert not list(node_facts.check(vae.decode, model={"family": "wan"}))
 
 
 def test_descriptions():
-    known = {"family": "wan", "size": [832, 480, 81], "batch": 1, "other": 1}
-    assert vae.decode.node.describe(latents=known) == {"size": [832, 480, 81], "batch": 1}
-    assert vae.decode.node.describe() == {}
-    assert vae.encode.node.describe(model={"family": "wan"}) == {"family": "wan"}
+    known = {"family": "wan", "size": [832, 480, 81], "batch": 1}
+    assert node_facts.describe(vae.decode, latents=known) == {"size": [832, 480, 81], "batch": 1}
+    assert node_facts.describe(vae.decode) == {}
+    assert node_facts.describe(vae.encode, model={"family": "wan"}) == {"family": "wan"}

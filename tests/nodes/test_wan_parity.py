@@ -7,6 +7,7 @@ step has to be the same.
 import pytest
 import torch
 from diffusers import WanPipeline
+from helpers import node_facts
 from helpers.direct import generate
 from helpers.peer import PROMPTS, pipeline_of, reference
 from sgd.nodes import latents
@@ -48,7 +49,7 @@ def test_other_numbers_of_steps(wan_model, scheduler, steps):
 @pytest.mark.parametrize("frames", range(1, 10))
 def test_frames_are_rounded_as_the_pipeline_rounds(wan_model, frames):
     states, _ = reference(pipeline_of(wan_model), PROMPTS[:1], frames=frames, steps=1, scale=1.0)
-    described = latents.noise.node.describe(model={"family": "wan"}, width=32, height=32, frames=frames)
+    described = node_facts.describe(latents.noise, model={"family": "wan"}, width=32, height=32, frames=frames)
     made = latents.noise(wan_model, width=32, height=32, frames=frames)
     assert made.tensor.shape == states[0].shape
     assert described["size"] == [32, 32, made.size.frames]

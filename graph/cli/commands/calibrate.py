@@ -22,8 +22,8 @@ from ...contract.calibration_protocol import Calibration
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED, WRONG
 from ...contract.device import choose
 from ...contract.diagnostics import render
+from ...contract.errors import NodeError
 from ...contract.events import Observer
-from ...contract.node import NodeError
 from ...contract.suggestions import did_you_mean
 from ...language.literals import Given
 from ...language.registry import Library

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
-from ...language.registry import LibraryError
+from ...contract.errors import LibraryError
 
 if TYPE_CHECKING:
     pass

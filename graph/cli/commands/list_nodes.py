@@ -7,8 +7,8 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
+from ...contract.errors import LibraryError
 from ...contract.suggestions import did_you_mean
-from ...language.registry import LibraryError
 
 if TYPE_CHECKING:
     pass

@@ -7,7 +7,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
-from ...language.registry import LibraryError
+from ...contract.errors import LibraryError
 
 if TYPE_CHECKING:
     pass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import plan_of
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
-from ...contract.node import NodeError
+from ...contract.errors import NodeError
 from ..command_line import checked, interrupted, options, say, wrong
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ...compiler.compile import compile_graph, plan_of
 from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
-from ...contract.node import NodeError
+from ...contract.errors import NodeError
 from ...contract.suggestions import did_you_mean
 from ..command_line import checked, options, say, wrong
 

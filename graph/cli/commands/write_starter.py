@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
-from ...contract.node import NodeError
+from ...contract.errors import NodeError
 from ...language.registry import installed
 
 if TYPE_CHECKING:

@@ -1,8 +1,9 @@
-"""facts: what node types themselves say before anything runs (`describe`), and what they find wrong (`check`)."""
+"""facts: run the node types' own functions `describe` and `check` on the facts that hold before anything runs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -10,14 +11,15 @@ import networkx as nx
 from ...contract.diagnostics import Diagnostic, Related
 from ...contract.source_spans import Span
 from ..ir import Arg, Call, Graph, Loop, Ref, Var, dependencies
-from ..known_arguments import _known, known_arguments
+from ..known_arguments import facts_of, known_facts, known_value
 from ..passes.prune import live
 
 
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
-    """Run the node types' own `describe` and `check` on what is known; their problems, and the descriptions.
+    """Problems that node types find, and the facts of outputs.
 
-    The graph may have other problems, as long as every edge is of the right type: what is broken is not known.
+    Each function runs once for each call in the graph, however many turns its loop takes. The graph may have other
+    problems, as long as every edge is of the right type: nothing is known of a broken argument.
     """
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []
@@ -28,52 +30,53 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
         for id in nx.topological_sort(dependencies(graph)):
             item = graph.items[id]
             if isinstance(item, Loop):
-                for name, arg in item.over.items():
-                    # What a value says of itself (a schedule's number of steps) holds for its entries.
-                    description = _known(arg, known)
-                    if isinstance(description, Mapping):
-                        known[Var(id, name)] = description
-                for name, arg in item.carry.items():
-                    description = _known(arg, known)
-                    if description is not None:
-                        known[Var(id, name)] = description
+                enter(item)
                 level(item.body)
-                for name, arg in item.body.outputs.items():
-                    description = _known(arg, known)
-                    if description is not None and item.carry:
-                        known[Ref(id, name)] = description
-            elif id in needed:
+                leave(item)
+            elif id in needed and item.type.facts is not None:
                 call(item)
 
-    def call(item: Call) -> None:
-        arguments = known_arguments(item, known)
-        if item.type.check is not None:
-            for problem in item.type.check(**arguments):
-                arg = item.args.get(problem.parameter)
-                span = arg.span if arg is not None and arg.span is not None else item.span
-                given = f" (from {arg.given})" if arg is not None and arg.given else ""
-                related = () if arg is None else _made_here(arg, made)
-                found.append(
-                    Diagnostic(
-                        problem.code,
-                        problem.message + given,
-                        span,
-                        related=related,
-                        help=problem.help,
-                        severity=problem.severity,
-                    )
-                )
-        if item.type.describe is not None:
-            described = item.type.describe(**arguments)
+    def enter(loop: Loop) -> None:
+        for name, arg in loop.over.items():
+            # The facts of a list (a schedule's number of steps) hold for its entries.
+            described = known_facts(arg, known)
             if described is not None:
-                several = len(item.type.outputs) > 1
-                for output in item.type.outputs:
-                    value = described.get(output.name) if several else described
-                    if value is not None:
-                        known[Ref(item.id, output.name)] = value
+                known[Var(loop.id, name)] = described
+        for name, arg in loop.carry.items():
+            value = known_value(arg, known)
+            if value is not None:
+                known[Var(loop.id, name)] = value
+
+    def leave(loop: Loop) -> None:
+        for name, arg in loop.body.outputs.items():
+            value = known_value(arg, known)
+            if value is not None and loop.carry:
+                known[Ref(loop.id, name)] = value
+
+    def call(item: Call) -> None:
+        facts = facts_of(item, known)
+        if item.type.check is not None:
+            found.extend(_placed(problem, item, made) for problem in item.type.check(facts))
+        if item.type.describe is None:
+            return
+        described = item.type.describe(facts)
+        several = len(item.type.outputs) > 1
+        for output in item.type.outputs:
+            value = described.get(output.name) if several and described is not None else described
+            if value is not None:
+                known[Ref(item.id, output.name)] = value
 
     level(graph)
     return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
+
+
+def _placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnostic:
+    """The problem of a parameter, at the parameter's place in the file."""
+    arg = call.args.get(problem.parameter or "")
+    if arg is None:
+        return replace(problem, place=call.span)
+    given = f" (from {arg.given})" if arg.given else ""
+    return replace(problem, message=problem.message + given, place=arg.span or call.span, related=_made_here(arg, made))
 
 
 def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ...contract.diagnostics import Diagnostic, Problems, Related
+from ...contract.diagnostics import Diagnostic, Related
+from ...contract.errors import Problems
 from ...contract.source_spans import Source
 from ...contract.suggestions import did_you_mean
 from ...contract.workflow_folders import workflow_folder
@@ -115,7 +116,7 @@ def _composite(
     except (OSError, ValueError):
         found = Diagnostic("composite-not-found", f"`{uses.data}` cannot be the name of a file")
     if isinstance(found, Diagnostic):
-        files.problems.append(replace(found, span=uses.span))
+        files.problems.append(replace(found, place=uses.span))
         return None
     path, name = found
     resolved = path.resolve()

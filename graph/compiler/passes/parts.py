@@ -12,7 +12,7 @@ from typing import Any
 
 from ...contract.node import ALL
 from ..ir import Arg, Call, Graph, Item, Loop, Ref, Source, Var, leaves
-from ..known_arguments import known_arguments
+from ..known_arguments import facts_of
 
 Edge = Ref | Var
 Demand = dict[Edge, frozenset[str]]
@@ -40,7 +40,7 @@ def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
 def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
     """What a call itself reads of each parameter that comes over an edge; nothing of one it passes on."""
     found: dict[str, frozenset[str]] = {}
-    narrowed = call.type.reads(**known_arguments(call, descriptions)) if call.type.reads is not None else {}
+    narrowed = call.type.reads(facts_of(call, descriptions)) if call.type.reads is not None else {}
     for name in call.args:
         parameter = call.type.inputs[name]
         if parameter.passes:
@@ -55,7 +55,7 @@ def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[st
 def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[str, Mapping[str, Names]]:
     """Per call that renames parts of what it passes on, what they are called in each parameter."""
     return {
-        item.id: item.type.renames(**known_arguments(item, descriptions))
+        item.id: item.type.renames(facts_of(item, descriptions))
         for item in items.values()
         if isinstance(item, Call) and item.type.renames is not None
     }
@@ -197,4 +197,4 @@ def _own(call: Call, descriptions: Mapping[Ref, Any]) -> frozenset[str]:
     """Parts that the output of a call holds by itself."""
     if call.type.own is None:
         return frozenset()
-    return frozenset(call.type.own(**known_arguments(call, descriptions)))
+    return frozenset(call.type.own(facts_of(call, descriptions)))

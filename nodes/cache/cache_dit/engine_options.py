@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ....graph.contract.diagnostics import Problems
-from ....graph.contract.node import Input, Problem
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError, Problems
+from ....graph.contract.node import Input
 from ....graph.contract.parameter_values import value_problem
 from ....graph.contract.source_spans import Span
 from ....graph.contract.suggestions import did_you_mean
@@ -20,7 +21,7 @@ from ....graph.contract.yaml_reader import Value, parse, read
 from ..calibration.table import shown
 from ..gate import Gate, Limits, Mask
 from ..masks import preset_mask
-from ..place import GateProblem, Place, whole_groups
+from ..place import Place, whole_groups
 
 FILE, POLICY, MASK = "file", "mask_policy", "steps_computation_mask"
 CALIBRATORS = ("enable_taylorseer", "enable_dmd", "enable_foca")
@@ -60,14 +61,14 @@ JOINED = ("flux",)
 """Families whose lists of blocks the package puts into one (its adapter `flux_adapter`)."""
 
 
-def gather(inputs: Mapping[str, Input], known: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
+def gather(inputs: Mapping[str, Input], known: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
     """The options of a node's parameters and of its file, and everything that is wrong with them.
 
     Args:
         inputs: The parameters of the node type.
         known: Those whose values are known; options beside a file win over it.
     """
-    problems: list[Problem] = []
+    problems: list[Diagnostic] = []
     options: dict[str, Any] = {}
     if known.get(FILE) is not None:
         options, problems = _from_file(Path(known[FILE]), inputs)
@@ -76,33 +77,36 @@ def gather(inputs: Mapping[str, Input], known: Mapping[str, Any]) -> tuple[dict[
         for name in (MASK, POLICY):
             options.pop(name, None)
     options |= given
-    for name, code, message, help in _conflicts(options):
-        problems.append(Problem(code, name if name in given else FILE, message, help))
+    for found in _conflicts(options):
+        problems.append(found if found.parameter in given else replace(found, place=FILE))
     return options, problems
 
 
-def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any], list[Problem]]:
+def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any], list[Diagnostic]]:
     try:
         root, found = parse(read(path, shown(path)))
     except Problems as error:
         first = error.diagnostics[0]
         # What could not be read is named in the message.
         place = _at(first.span, path) if first.span is not None else ""
-        return {}, [Problem("bad-value", FILE, place + first.message, first.help)]
-    problems = [Problem("bad-value", FILE, _at(d.span, path) + d.message, d.help) for d in found]
+        return {}, [Diagnostic("bad-value", place + first.message, FILE, help=first.help)]
+    problems = [Diagnostic("bad-value", _at(d.span, path) + d.message, FILE, help=d.help) for d in found]
     if root is None or not root.is_map:
-        return {}, [*problems, Problem("bad-value", FILE, f"{shown(path)} holds no mapping of options")]
+        return {}, [*problems, Diagnostic("bad-value", f"{shown(path)} holds no mapping of options", FILE)]
     for name, help in ELSEWHERE.items():
         if name in root.data:
             message = f"{_at(root.keys[name], path)}`{name}` is not about caching"
-            problems.append(Problem("unsupported", FILE, message, f"take it out of the file; {help}"))
+            problems.append(Diagnostic("unsupported", message, FILE, help=f"take it out of the file; {help}"))
     section = root
     names = {name for name in inputs if name not in (FILE, POLICY)}
     if SECTION in root.data:
         section = root.data[SECTION]
         problems += _unknown(root, {SECTION, *ELSEWHERE}, path)
         if not section.is_map:
-            return {}, [*problems, Problem("bad-value", FILE, f"{shown(path)}: `{SECTION}` is no mapping of options")]
+            return {}, [
+                *problems,
+                Diagnostic("bad-value", f"{shown(path)}: `{SECTION}` is no mapping of options", FILE),
+            ]
     problems += _unknown(section, names | (set(ELSEWHERE) if section is root else set()), path)
     options = {}
     for name, value in section.data.items():
@@ -114,62 +118,75 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
             plain = [plain]
         problem = value_problem(inputs[parameter], plain)
         if problem is not None:
-            problems.append(Problem("bad-value", FILE, f"{_at(value.span, path)}`{name}`: {problem}"))
+            problems.append(Diagnostic("bad-value", f"{_at(value.span, path)}`{name}`: {problem}", FILE))
             continue
         options[parameter] = plain
     return options, problems
 
 
-def _unknown(section: Value, names: set[str], path: Path) -> Iterator[Problem]:
+def _unknown(section: Value, names: set[str], path: Path) -> Iterator[Diagnostic]:
     for name in section.data:
         if name not in names:
             message = f"{_at(section.keys[name], path)}cache-dit has no option `{name}`"
-            yield Problem("unknown-key", FILE, message, did_you_mean(name, names))
+            yield Diagnostic("unknown-key", message, FILE, help=did_you_mean(name, names))
 
 
 def _at(span: Span | None, path: Path) -> str:
     return f"{shown(path)}:{span.line}: " if span is not None else f"{shown(path)}: "
 
 
-def _conflicts(options: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str | None]]:
-    """What does not go together: the option, a code, a message, help."""
+def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    """Options that do not go together."""
     switched = [name for name in CALIBRATORS if options.get(name)]
     if len(switched) > 1:
-        yield switched[1], "bad-value", f"`{switched[0]}` and `{switched[1]}` exclude each other", "keep one of them"
+        yield Diagnostic(
+            "bad-value", f"`{switched[0]}` and `{switched[1]}` exclude each other", switched[1], help="keep one of them"
+        )
     for name, owners in NEEDS.items():
         # One that is switched off may stand in a file beside its calibrator, which is too.
         if options.get(name) not in (None, False) and not any(options.get(owner) for owner in owners):
             wanted = " or ".join(f"`{owner}: true`" for owner in owners)
-            yield name, "bad-value", f"`{name}` does nothing without {wanted}", "add it, or leave this out"
+            yield Diagnostic(
+                "bad-value", f"`{name}` does nothing without {wanted}", name, help="add it, or leave this out"
+            )
     pruning = options.get("cache_type") == "DBPrune"
     for name in PRUNING:
         if name in options and not pruning:
-            yield name, "bad-value", f"`{name}` does nothing without `cache_type: DBPrune`", "add it, or leave this out"
+            yield Diagnostic(
+                "bad-value",
+                f"`{name}` does nothing without `cache_type: DBPrune`",
+                name,
+                help="add it, or leave this out",
+            )
     if pruning and "max_accumulated_residual_diff_threshold" in options:
         name = "max_accumulated_residual_diff_threshold"
-        yield name, "unsupported", f"cache-dit does not heed `{name}` with DBPrune", "leave it out"
+        yield Diagnostic("unsupported", f"cache-dit does not heed `{name}` with DBPrune", name, help="leave it out")
     if MASK in options and POLICY in options:
         message = f"`{MASK}` and `{POLICY}` each say which steps are computed"
-        yield POLICY, "bad-value", message, "keep one of them"
+        yield Diagnostic("bad-value", message, POLICY, help="keep one of them")
     if MASK in options and (not options[MASK] or set(options[MASK]) - {0, 1}):
-        yield MASK, "bad-value", "a mask is a list of 1 (compute) and 0 (reuse), one for each step", None
+        yield Diagnostic("bad-value", "a mask is a list of 1 (compute) and 0 (reuse), one for each step", MASK)
     name = "steps_computation_policy"
     if name in options and MASK not in options and POLICY not in options:
-        yield name, "bad-value", f"`{name}` is about a mask, and there is none", f"add `{MASK}` or `{POLICY}`"
+        yield Diagnostic(
+            "bad-value", f"`{name}` is about a mask, and there is none", name, help=f"add `{MASK}` or `{POLICY}`"
+        )
     if options.get("force_refresh_step_policy") and "force_refresh_step_hint" not in options:
         name = "force_refresh_step_policy"
-        yield name, "bad-value", f"`{name}` does nothing without `force_refresh_step_hint`", "add it"
+        yield Diagnostic("bad-value", f"`{name}` does nothing without `force_refresh_step_hint`", name, help="add it")
     named = "each guidance branch has a state of its own, by name, and no call is counted as the other branch's"
     for name, other in (("cfg_compute_first", True), ("cfg_diff_compute_separate", False)):
         if options.get(name) is other:
-            yield name, "unsupported", f"`{name}: {str(other).lower()}` is not possible: {named}", "leave it out"
+            yield Diagnostic(
+                "unsupported", f"`{name}: {str(other).lower()}` is not possible: {named}", name, help="leave it out"
+            )
 
 
 def settled(gate: Gate, place: Place) -> Gate:
     """The gate with the choices of ours that are the same, which say what is known ahead of its decisions.
 
     Raises:
-        GateProblem: If its options are not for this model or number of steps.
+        NodeError: If its options are not for this model or number of steps.
     """
     options = gate.options
     front, back = options.get("Fn_compute_blocks", FRONT), options.get("Bn_compute_blocks", 0)
@@ -177,16 +194,16 @@ def settled(gate: Gate, place: Place) -> Gate:
     for blocks in (sum(counts),) if place.family.name in JOINED and counts else counts:
         if front + back >= blocks:
             message = f"cache-dit computes {front} first and {back} last blocks at every step, and there are {blocks}"
-            raise GateProblem("bad-value", message, "lower Fn_compute_blocks or Bn_compute_blocks")
+            raise NodeError(message, help="lower Fn_compute_blocks or Bn_compute_blocks")
     if place.group > 1 and options.get("cache_type") == "DBPrune":
         message = f"blocks are offloaded {place.group} at a time, and DBPrune decides for each block"
-        raise GateProblem("unsupported", message, "set `blocks: 1` of model.offload")
+        raise NodeError(message, help="set `blocks: 1` of model.offload", code="unsupported")
     if counts:
         whole_groups(counts, front, back, place.family.name not in JOINED, place.group)
     steps = options.get("num_inference_steps")
     if steps is not None and place.steps is not None and steps != place.steps:
         message = f"the options are for {steps} steps (num_inference_steps), and there are {place.steps}"
-        raise GateProblem("bad-value", message, "leave num_inference_steps out: it is known")
+        raise NodeError(message, help="leave num_inference_steps out: it is known")
     digits = _digits(options, place.steps)
     static = digits is not None and options.get("steps_computation_policy") == "static"
     limits = Limits(
@@ -216,15 +233,15 @@ def _digits(options: Mapping[str, Any], steps: int | None) -> str | None:
         try:
             return preset_mask(options[POLICY], steps)
         except ValueError as error:
-            raise GateProblem("bad-value", str(error), f"give `{MASK}`") from error
+            raise NodeError(str(error), help=f"give `{MASK}`") from error
     if MASK not in options:
         return None
     digits = "".join(map(str, options[MASK]))
     if len(digits) != steps:
         message = f"the mask ({MASK}) has {len(digits)} entries, and the loop takes {steps} steps"
-        raise GateProblem("bad-value", message, "give one entry for each step")
+        raise NodeError(message, help="give one entry for each step")
     if digits[0] == "0":
-        raise GateProblem("bad-value", f"the mask ({MASK}) reuses the first step, and there is nothing to reuse yet")
+        raise NodeError(f"the mask ({MASK}) reuses the first step, and there is nothing to reuse yet")
     return digits
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 from ..engine.decide import Decision, known_ahead, outlook, schedule
-from ..engine.engine import expected
-from ..engine.stack import exchanged
+from ..engine.engine import exchanged
+from ..engine.gated_component import GatedComponent, expected
 from ..gate import Gate, Mask
 from .engine_options import MASK, POLICY
 
@@ -32,20 +32,23 @@ class Taken:
 
 
 class LibraryEngine:
-    """Lets cache-dit compute or reuse, per guidance branch.
+    """Lets cache-dit compute or reuse, for each guidance branch.
 
     Args:
         gate: A resolved gate of the kind `library`.
-        transformer: The component; left as it is between calls.
-        steps: Number of steps of the component.
-        active: The component's steps at which a branch runs, by name.
-        trial: Everything is computed, without the package.
+        component: The component behind it; of a trial everything is computed, without the package.
+        take_turns: Several branches run at a step, one call after the other.
+
+    Raises:
+        NodeError: If branches take turns and the options give them one state.
     """
 
-    def __init__(
-        self, gate: Gate, transformer: Any, steps: int, active: Callable[[str], Sequence[int]], trial: bool = False
-    ) -> None:
-        self.gate, self.transformer, self.steps, self.active, self.trial = gate, transformer, steps, active, trial
+    def __init__(self, gate: Gate, component: GatedComponent, take_turns: bool = False) -> None:
+        if take_turns and gate.options.get("enable_separate_cfg") is False:
+            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
+            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
+        self.gate, self.component = gate, component
+        self.transformer, self.steps, self.trial = component.transformer, component.steps, component.trial
         self.caches: dict[str, Cache] = {}
         self.tracks: dict[str, list[Taken]] = {}
         self.indices: dict[str, Sequence[int]] = {}
@@ -53,7 +56,7 @@ class LibraryEngine:
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
         """The prediction of a branch at a step; the parameters are those of `Engine.evaluate`."""
         if branch not in self.indices:
-            self.indices[branch] = expected(self.active(branch), index, self.steps)
+            self.indices[branch] = expected(self.component.active(branch), index, self.steps)
         if self.trial:
             return call(self.transformer)
         cache = self.caches.get(branch)

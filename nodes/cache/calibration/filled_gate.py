@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ..gate import Gate
-from .table import Component, Table, TableProblem, read, shown
+from .table import Component, Table, read, shown, unusable
 
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
 BRANCHES = ("positive", "negative", "positive+negative")
@@ -51,7 +51,7 @@ def filled(gate: Gate, use: Use) -> Gate:
     """A gate that names a table, with its polynomial or ratios; unchanged where the component is not known.
 
     Raises:
-        TableProblem: If the table cannot be read, was made for something else, or lacks what the gate needs.
+        NodeError: If the table cannot be read, was made for something else, or lacks what the gate needs.
     """
     assert gate.table is not None, "asked for gates with a table only"
     table, name = read(gate.table), shown(gate.table)
@@ -60,13 +60,13 @@ def filled(gate: Gate, use: Use) -> Gate:
         return gate
     component = table.components.get(use.component)
     if component is None:
-        raise TableProblem(f"{name} was made for {', '.join(table.components)}, and not for {use.component}")
+        raise unusable(f"{name} was made for {', '.join(table.components)}, and not for {use.component}")
     _same_model(component, name, use)
     if gate.rule == "polynomial":
         fit = component.polynomials.get(gate.signal)
         if fit is None:
             has = f"it has {', '.join(component.polynomials)}" if component.polynomials else "it has none"
-            raise TableProblem(f"{name} has no polynomial for the signal {gate.signal}: {has}")
+            raise unusable(f"{name} has no polynomial for the signal {gate.signal}: {has}")
         return replace(gate, coefficients=tuple(fit.coefficients))
     ratios = {branch: _ratios(component, branch, math.nan) for branch in BRANCHES}
     for branch, steps in (use.branches or {}).items():
@@ -78,42 +78,42 @@ def filled(gate: Gate, use: Use) -> Gate:
 def _same_schedule(table: Table, name: str, use: Use) -> None:
     schedule = table.schedule
     if use.count not in (None, schedule.steps):
-        raise TableProblem(f"{name} was made for {schedule.steps} steps, and the loop takes {use.count}")
+        raise unusable(f"{name} was made for {schedule.steps} steps, and the loop takes {use.count}")
     if use.scheduler not in (None, schedule.scheduler):
-        raise TableProblem(f"{name} was made for {schedule.scheduler}, and this is {use.scheduler}")
+        raise unusable(f"{name} was made for {schedule.scheduler}, and this is {use.scheduler}")
     if use.shift is not None and schedule.shift is not None and abs(use.shift - schedule.shift) > 1e-6:
-        raise TableProblem(f"{name} was made for a shift of {schedule.shift:g}, and this is one of {use.shift:g}")
+        raise unusable(f"{name} was made for a shift of {schedule.shift:g}, and this is one of {use.shift:g}")
 
 
 def _same_model(component: Component, name: str, use: Use) -> None:
     if use.class_name not in (None, component.class_name):
-        raise TableProblem(f"{name} was made for a {component.class_name}, and this is a {use.class_name}")
+        raise unusable(f"{name} was made for a {component.class_name}, and this is a {use.class_name}")
     if use.config not in (None, component.config):
-        raise TableProblem(f"{name} was made for a {component.class_name} of another configuration")
+        raise unusable(f"{name} was made for a {component.class_name} of another configuration")
     if use.weights not in (None, component.weights):
-        raise TableProblem(f"{name} was made for other weights of {use.component}")
+        raise unusable(f"{name} was made for other weights of {use.component}")
     adapted = len(use.adapters) if use.adapters is not None else use.adapted
     if adapted not in (None, len(component.adapters)):
-        raise TableProblem(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}")
+        raise unusable(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}")
     if use.adapters is not None and list(use.adapters) != component.adapters:
-        raise TableProblem(f"{name} was made with other LoRAs, or at another scale")
+        raise unusable(f"{name} was made with other LoRAs, or at another scale")
     own = component.timesteps
     if use.timesteps is not None and len(use.timesteps) != len(own):
         message = f"{name} was made for {len(own)} steps of {use.component}, and it takes {len(use.timesteps)}"
-        raise TableProblem(message)
+        raise unusable(message)
     for step, (mine, theirs) in enumerate(zip(own, use.timesteps or own, strict=True)):
         if abs(mine - theirs) > TOLERANCE:
-            raise TableProblem(f"{name} was made for other timesteps: step {step} is at {mine:g}, and here {theirs:g}")
+            raise unusable(f"{name} was made for other timesteps: step {step} is at {mine:g}, and here {theirs:g}")
 
 
 def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
     """See that there is a ratio wherever a branch runs after its first step."""
     for part in branch.split("+"):
         if part not in component.branches:
-            raise TableProblem(f"{name} has no ratios for the branch {part}: it was made without it")
+            raise unusable(f"{name} has no ratios for the branch {part}: it was made without it")
         missing = [step for step in steps[1:] if component.branches[part].ratios[step] is None]
         if missing:
-            raise TableProblem(f"{name} has no ratio for step {missing[0]} of the branch {part}: it did not run then")
+            raise unusable(f"{name} has no ratio for step {missing[0]} of the branch {part}: it did not run then")
 
 
 def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:

@@ -6,27 +6,26 @@ of what all blocks add (`residual`) and of the model's prediction (`output`); an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..engine.decide import Decider
+from ..engine.engine import Gated
+from ..engine.gated_component import Distances
 from ..engine.predictors import Taylor
 from ..engine.signals import relative_change
-from ..engine.stack import Gated, Track
+from ..engine.track import Track
 from ..gate import Gate
 
 if TYPE_CHECKING:
-    from ....graph.contract.node import Run
     from ...families.base import Family
-    from ...values import Step
+    from ..turn import Turn
 
 WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
 """A gate that looks at the modulated input and computes every step; a threshold of 0 compares nothing."""
-
-Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
 
 
 @dataclass
@@ -56,37 +55,28 @@ class Meter:
         self.component, self.steps, self.distances = component, steps, distances
         self.gated = Gated(transformer, family, WATCH)
         self.seen: dict[str, Seen] = {}
+        self.measured: dict[str, dict[str, float]] = {}
 
-    def evaluate(
-        self,
-        names: Sequence[str],
-        index: int,
-        step: Step,
-        call: Callable[[Any], torch.Tensor],
-        run: Run,
-    ) -> torch.Tensor:
+    def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
         """The prediction of a branch, or of several in one batch, measured branch by branch.
 
         Args:
-            names: The branches.
+            branch: Its name, or names joined by +.
             index: The step, counted over those of the component.
-            step: The step.
+            given: The latents that go into the transformer.
             call: Calls the transformer that it is given.
-            run: Told what was measured.
         """
         track = Track(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0))
         self.gated.use([track], index)
         made = call(self.gated)
         assert track.compared is not None, "every step is computed and its signal looked at"
-        streams = (track.compared, track.hidden.predict(index), made)
+        names, streams = branch.split("+"), (track.compared, track.hidden.predict(index), made)
+        self.measured = {}
         for name, parts in zip(names, zip(*(stream.chunk(len(names)) for stream in streams), strict=True), strict=True):
             now = Seen(index, *parts)
             before = self.seen.get(name)
-            measured = {} if before is None else self._compare(before, now)
+            self.measured[name] = {} if before is None else self._compare(before, now)
             self.seen[name] = now
-            run.event(
-                "measurement", component=self.component, branch=name, index=index, step=step.index, values=measured
-            )
         return made
 
     def _compare(self, before: Seen, now: Seen) -> dict[str, float]:
@@ -102,12 +92,20 @@ class Meter:
 class Metered:
     """A meter at one step, in the place of a gate."""
 
-    def __init__(self, meter: Meter, index: int, step: Step, run: Run) -> None:
-        self.meter, self.index, self.step, self.run = meter, index, step, run
+    def __init__(self, meter: Meter, turn: Turn) -> None:
+        self.engine, self.turn, self.index = meter, turn, turn.index
 
-    def evaluate(self, names: Sequence[str], given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        """The prediction of a branch, or of several in one batch, measured; see `Meter.evaluate`."""
-        return self.meter.evaluate(names, self.index, self.step, call, self.run)
+    def report(self, branch: str) -> None:
+        """Tell the observers what was measured of a branch, or of several in one batch."""
+        for name, values in self.engine.measured.items():
+            self.turn.run.event(
+                "measurement",
+                component=self.turn.component,
+                branch=name,
+                index=self.index,
+                step=self.turn.step.index,
+                values=values,
+            )
 
 
 def ratio(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:

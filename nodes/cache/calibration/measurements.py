@@ -11,12 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 from ....graph.contract.calibration_protocol import Calibration
+from ....graph.contract.errors import NodeError
 from ....graph.contract.events import CallInfo
-from ....graph.contract.node import NodeError
 from ....graph.contract.text_tables import columns
 from ...values import Schedule
 from ..gate import Gate, Limits, Signal
-from ..methods.teacache import RETENTION
+from ..methods.magcache import RETENTION
 from . import fit
 from .table import VERSION, put_aside
 

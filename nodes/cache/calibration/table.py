@@ -18,6 +18,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+
 VERSION = 1
 LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one
 AGAIN = "make one for this with `sgd calibrate`"
@@ -110,12 +113,9 @@ class Table(Part):
     components: dict[str, Component] = Field(min_length=1)
 
 
-class TableProblem(Exception):
-    """Why a table cannot be used: a sentence for the user, and what to do."""
-
-    def __init__(self, message: str, help: str | None = AGAIN) -> None:
-        super().__init__(message)
-        self.help = help
+def unusable(message: str, help: str | None = AGAIN) -> NodeError:
+    """The error of a table that cannot be used here."""
+    return NodeError(Diagnostic("bad-value", message, "table", help=help))
 
 
 _PUT_ASIDE: ContextVar[bool] = ContextVar("tables_put_aside", default=False)
@@ -135,13 +135,13 @@ def are_put_aside() -> bool:
     return _PUT_ASIDE.get()
 
 
-def problem(path: str | Path | None) -> TableProblem | None:
-    """Why there is no table in a file, None if there is one or none is named."""
+def problem(path: str | Path | None) -> Diagnostic | None:
+    """The problem of a file without a table, None if there is one or none is named."""
     try:
         if path is not None and not are_put_aside():
             read(path)
-    except TableProblem as found:
-        return found
+    except NodeError as error:
+        return error.diagnostic
     return None
 
 
@@ -149,18 +149,18 @@ def read(path: str | Path) -> Table:
     """A table from its file.
 
     Raises:
-        TableProblem: If there is no such file, or it is no table of this version.
+        NodeError: If there is no such file, or it is no table of this version.
     """
     try:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-            raise TableProblem(f"{shown(path)} is no table: it is no ordinary file")  # a device or a pipe may never end
+            raise unusable(f"{shown(path)} is no table: it is no ordinary file")  # a device or a pipe may never end
         if found.st_size > LARGEST:
-            raise TableProblem(f"{shown(path)} is no table: {found.st_size} bytes")
+            raise unusable(f"{shown(path)} is no table: {found.st_size} bytes")
         return _read(str(path), found.st_mtime_ns, found.st_size)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise TableProblem(f"cannot read the table {shown(path)}: {reason}") from error
+        raise unusable(f"cannot read the table {shown(path)}: {reason}") from error
 
 
 @lru_cache(maxsize=16)
@@ -168,18 +168,18 @@ def _read(path: str, changed: int, size: int) -> Table:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise TableProblem(f"{shown(path)} is no table: it is not JSON ({_line(error)})") from error
+        raise unusable(f"{shown(path)} is no table: it is not JSON ({_line(error)})") from error
     version = content.get("sgd_table") if isinstance(content, dict) else None
     if version is None:
-        raise TableProblem(f"{shown(path)} is no table: it has no `sgd_table`")
+        raise unusable(f"{shown(path)} is no table: it has no `sgd_table`")
     if version != VERSION:
-        raise TableProblem(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
+        raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
     try:
         return Table.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise TableProblem(f"{shown(path)} is a damaged table: {where}: {first['msg']}") from error
+        raise unusable(f"{shown(path)} is a damaged table: {where}: {first['msg']}") from error
 
 
 def digest(config: Mapping[str, Any]) -> str:

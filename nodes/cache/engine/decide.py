@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ..gate import Gate
 from ..masks import mask_of
+from .gated_component import GatedComponent
 
 ALWAYS = 1.0
 """With a threshold of at least this, `change` compares nothing and reuses, as in cache-dit."""
@@ -180,3 +182,43 @@ def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
         digits.append(str(int(decision.computed)) if certain and decision is not None else "?")
         decider.history = True
     return "".join(digits)
+
+
+class KnownDecisions:
+    """The decisions of one branch, where they are known ahead.
+
+    Args:
+        gate: A resolved gate.
+        component: The component behind it.
+        branch: Name of the branch.
+        indices: The steps at which the branch runs.
+    """
+
+    def __init__(self, gate: Gate, component: GatedComponent, branch: str, indices: Sequence[int]) -> None:
+        self.gate, self.component, self.branch, self.indices = gate, component, branch, indices
+
+    def by_step(self) -> dict[int, Decision] | None:
+        """The decisions by step; None if the steps decide."""
+        if self.component.trial:
+            reuses = "0" in self.digits()
+            return {index: Decision(index == self.indices[0] or not reuses, "trial") for index in self.indices}
+        return self._schedule()
+
+    def digits(self) -> str:
+        """One digit for each step of the branch: 1 for computed, 0 for reused, ? for decided then."""
+        known = self._schedule()
+        if known is None:
+            return outlook(self.gate, self.component.steps, self.branch, self.indices)
+        return "".join(str(int(decision.computed)) for decision in known.values())
+
+    def _schedule(self) -> dict[int, Decision] | None:
+        steps, indices = self.component.steps, self.indices
+        if not known_ahead(self.gate):
+            return None
+        if self.gate.signal not in ("time", "time_projection"):
+            return schedule(self.gate, steps, self.branch, indices)
+        if self.component.distances is None:
+            return None
+        pairs = list(pairwise(indices))
+        found = dict(zip(pairs, self.component.distances(pairs), strict=True))
+        return schedule(self.gate, steps, self.branch, indices, lambda before, now: found[before, now])

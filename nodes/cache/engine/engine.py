@@ -1,62 +1,44 @@
-"""A gate at work on one component, for one run of a loop: which branch, which step, what was decided."""
+"""A gate at work on one component: from the prediction of a branch down to its blocks.
+
+Read it top to bottom: `Engine.evaluate` makes the prediction of a branch, `Gated` calls the transformer with a `Stack`
+in place of its blocks, `Stack.forward` computes the blocks or reuses what they added, `BlockCall` calls each block.
+
+The blocks stay the library's own modules and are called as its forward calls them, so that what was done to them
+(adapters, attention, compilation) holds behind the gate too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
-from ...families.base import Family
+import torch
+
+from ...families.base import Blocks, Family
+from ...models.memory.block_groups import brought_in
 from ..gate import Gate
-from .decide import Decider, Decision, known_ahead, outlook, schedule
+from .decide import Decider, Decision, KnownDecisions
+from .gated_component import GatedComponent, expected
 from .predictors import Taylor
-from .signals import Drift
-from .stack import Gated, Track
+from .signals import Drift, relative_change
+from .track import Track
 
-if TYPE_CHECKING:
-    import torch
-
-Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
-
-
-def expected(active: Sequence[int], index: int, steps: int) -> Sequence[int]:
-    """The steps at which a branch that comes at `index` will run, as far as can be told.
-
-    Args:
-        active: The component's steps at which it should run. Earlier ones passed without this gate.
-        index: The first step at which it does.
-        steps: Number of steps of the component.
-    """
-    # Who changes the scale within the loop brings in branches that were not to be expected.
-    return [step for step in active if step >= index] if index in active else range(index, steps)
+Streams = tuple[torch.Tensor, torch.Tensor | None]
+"""Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
 
 
 class Engine:
-    """Computes or reuses, per guidance branch.
+    """Computes or reuses, for each guidance branch.
 
     Args:
         gate: A resolved gate.
-        transformer: The component; left as it is between calls.
-        family: How it is called.
-        steps: Number of steps of the component.
-        active: The component's steps at which a branch runs, by name.
-        distances: The signal's changes between pairs of steps, for signals that are known ahead.
-        trial: Two steps are traced and not run: the first is computed, the second reused if any step will be.
+        component: The component behind it.
     """
 
-    def __init__(
-        self,
-        gate: Gate,
-        transformer: Any,
-        family: Family,
-        steps: int,
-        active: Callable[[str], Sequence[int]],
-        distances: Distances | None,
-        trial: bool = False,
-    ) -> None:
-        self.gate, self.transformer, self.steps, self.active = gate, transformer, steps, active
-        self.distances, self.trial, self.sign = distances, trial, family.sign
-        self.gated = Gated(transformer, family, gate) if gate.signal != "model" else None
+    def __init__(self, gate: Gate, component: GatedComponent) -> None:
+        self.gate, self.component, self.transformer = gate, component, component.transformer
+        self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
         self.tracks: dict[str, list[Track]] = {}
         self.indices: dict[str, Sequence[int]] = {}
         self.drifts: dict[str, Drift] = {}
@@ -67,22 +49,20 @@ class Engine:
         Args:
             branch: Its name, or names joined by +.
             index: The step, counted over those of the component.
-            given: The latents that are given to the transformer.
-            call: Calls the transformer that it is given.
+            given: The latents that go into the transformer, batch first.
+            call: Calls a transformer; it gets this one, or one with a gate before its blocks.
         """
         tracks = self.tracks.get(branch)
         if tracks is None:
-            self.indices[branch] = expected(self.active(branch), index, self.steps)
-            tracks = self.tracks[branch] = self._tracks(branch)
+            tracks = self._begin(branch, index)
         if self.gated is not None:
             self.gated.use(tracks, index)
             return call(self.gated)
-        return self._whole(self.drifts.setdefault(branch, Drift()), tracks[0], index, given, call)
+        return self._whole(branch, index, given, call)
 
-    def _whole(
-        self, drift: Drift, track: Track, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]
-    ) -> torch.Tensor:
-        """The whole transformer computed or not; what it adds to its input stands in for it."""
+    def _whole(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
+        """The whole transformer computed, or the difference between its output and input added again."""
+        track, drift, sign = self.tracks[branch][0], self.drifts.setdefault(branch, Drift()), self.component.family.sign
         decision = track.forced(index)
         change = drift.measure(given) if track.known is None else None
         if decision is None and change is None:
@@ -94,48 +74,32 @@ class Engine:
         track.take(index, decision)
         if not decision.computed:
             assert track.compared is not None, "a step was computed before"
-            return (self.sign * given + track.hidden.predict(index)).to(track.compared.dtype)
+            return (sign * given + track.hidden.predict(index)).to(track.compared.dtype)
         made = call(self.transformer)
         track.compared = made
         if track.known is None:
             drift.learned(given, made)
-        track.hidden.update(index, made - self.sign * given)
+        track.hidden.update(index, made - sign * given)
         return made
 
-    def _tracks(self, branch: str) -> list[Track]:
-        known = self._known(branch)
+    def _begin(self, branch: str, index: int) -> list[Track]:
+        """The tracks of a branch that runs for the first time: one for each stack."""
+        component, order = self.component, self.gate.order
+        self.indices[branch] = expected(component.active(branch), index, component.steps)
+        known = self._ahead(branch).by_step()
         count = len(self.gated.stacks) if self.gated is not None else 1
-        order = self.gate.order
-        return [
-            Track(Decider(self.gate, self.steps, branch), known, Taylor(order), Taylor(order)) for _ in range(count)
+        self.tracks[branch] = [
+            Track(Decider(self.gate, component.steps, branch), known, Taylor(order), Taylor(order))
+            for _ in range(count)
         ]
+        return self.tracks[branch]
 
-    def _known(self, branch: str) -> dict[int, Decision] | None:
-        """The decisions of a branch, where they are known ahead."""
-        if self.trial:
-            reuses = "0" in self.digits(branch)
-            indices = self.indices[branch]
-            return {index: Decision(index == indices[0] or not reuses, "trial") for index in indices}
-        return self._schedule(branch)
-
-    def _schedule(self, branch: str) -> dict[int, Decision] | None:
-        active = self.indices[branch]
-        if not known_ahead(self.gate):
-            return None
-        if self.gate.signal not in ("time", "time_projection"):
-            return schedule(self.gate, self.steps, branch, active)
-        if self.distances is None:
-            return None
-        pairs = list(pairwise(active))
-        found = dict(zip(pairs, self.distances(pairs), strict=True))
-        return schedule(self.gate, self.steps, branch, active, lambda before, now: found[before, now])
+    def _ahead(self, branch: str) -> KnownDecisions:
+        return KnownDecisions(self.gate, self.component, branch, self.indices[branch])
 
     def digits(self, branch: str) -> str:
-        """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        known = self._schedule(branch)
-        if known is None:
-            return outlook(self.gate, self.steps, branch, self.indices[branch])
-        return "".join(str(int(decision.computed)) for decision in known.values())
+        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
+        return self._ahead(branch).digits()
 
     def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:
         """The decisions of a branch at a step, with the number of the stack."""
@@ -144,4 +108,144 @@ class Engine:
                 yield number, track.taken[index]
 
     def close(self) -> None:
-        """Nothing is kept but by this object."""
+        """Nothing outlives this object."""
+
+
+class Gated:
+    """A transformer behind a gate: the same attributes, and a call during which stacks stand in for its blocks."""
+
+    def __init__(self, transformer: Any, family: Family, gate: Gate) -> None:
+        self.transformer = transformer
+        names = list(family.blocks.lists)
+        lists = [getattr(transformer, name) for name in names]
+        if gate.stacks == "separate":
+            self.stacks = [
+                Stack([blocks], family, gate, last=number == len(lists) - 1) for number, blocks in enumerate(lists)
+            ]
+            stand_ins = [[stack] for stack in self.stacks]
+        else:
+            self.stacks = [Stack(lists, family, gate, last=True)]
+            stand_ins = [[self.stacks[0]], *([] for _ in lists[1:])]
+        self.stand_ins = {name: torch.nn.ModuleList(made) for name, made in zip(names, stand_ins, strict=True)}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transformer, name)
+
+    def use(self, tracks: Sequence[Track], index: int) -> None:
+        """Choose whose turn it is at the next call."""
+        for stack, track in zip(self.stacks, tracks, strict=True):
+            stack.track, stack.index = track, index
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return exchanged(self.transformer, self.stand_ins, *args, **kwargs)
+
+
+def exchanged(transformer: Any, stand_ins: Mapping[str, torch.nn.Module], *args: Any, **kwargs: Any) -> Any:
+    """Call a transformer while some of its children are others, of the same names."""
+    modules = transformer._modules
+    own = {name: modules[name] for name in stand_ins}
+    modules.update(stand_ins)
+    try:
+        return transformer(*args, **kwargs)
+    finally:
+        modules.update(own)
+
+
+class Stack(torch.nn.Module):
+    """Stands in for one list of blocks, or several in a row: computes them, or reuses what they added.
+
+    Args:
+        lists: The lists of blocks, in the order in which they run.
+        family: How its blocks are called, and what their modulated input is.
+        gate: A resolved gate.
+        last: Nothing reads the stream of text after the last block.
+    """
+
+    def __init__(self, lists: Sequence[torch.nn.ModuleList], family: Family, gate: Gate, last: bool) -> None:
+        super().__init__()
+        self.lists = torch.nn.ModuleList(lists)  # a walk over the transformer's modules still finds the blocks
+        blocks = [block for blocks in lists for block in blocks]
+        self.family, self.gate = family, gate
+        front = gate.front or 0
+        end = len(blocks) - gate.back
+        self.front, self.middle, self.back = blocks[:front], blocks[front:end], blocks[end:]
+        self.first = blocks[0]
+        self.keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
+        self.track: Track | None = None
+        self.index = -1
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        track, index = self.track, self.index
+        assert track is not None, "a branch is chosen before each call"
+        call = BlockCall(self.family.blocks, args, kwargs)
+        given = call.given  # hidden [B, tokens, width], text [B, length, width] or None
+        decision = track.forced(index)
+        signal = None
+        if self.gate.signal == "modulated" and track.known is None:
+            with brought_in(self.first):
+                signal = self.family.modulated(self.first, given[0], call.named(self.first))
+        streams = call.through(self.front, given)
+        if self.gate.signal == "front" and track.known is None:
+            signal = streams[0] - given[0]  # [B, tokens, width]
+        if decision is None:
+            assert signal is not None, "what the rule needs is measured"
+            assert track.compared is not None, "there is something to reuse"
+            decision = track.decider.judge(index, relative_change(track.compared, signal).item())
+        if signal is not None and (decision.computed or self.gate.signal == "modulated"):
+            track.compared = signal  # a residual is compared with the last computed one, an input with the last one
+        track.take(index, decision)
+        if decision.computed:
+            made = call.through(self.middle, streams)
+            if track.remembers(index):
+                track.hidden.update(index, made[0] - streams[0])
+                if self.keeps_text:
+                    track.text.update(index, made[1] - streams[1])  # type: ignore[operator]
+        else:
+            text = track.text.predict(index) + streams[1] if self.keeps_text else streams[1]  # type: ignore[operator]
+            made = (track.hidden.predict(index) + streams[0], text)
+        return call.returned(call.through(self.back, made))
+
+
+class BlockCall:
+    """One call of a block by the transformer's forward, to be made of each block in turn."""
+
+    def __init__(self, layout: Blocks, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.layout, self.named_streams = layout, "hidden_states" in kwargs
+        if self.named_streams:
+            text = kwargs["encoder_hidden_states"] if layout.takes_text else None
+            self.given: Streams = (kwargs["hidden_states"], text)
+            self.args, self.kwargs = args, kwargs
+        else:
+            self.given = (args[0], args[1] if layout.takes_text else None)
+            self.args, self.kwargs = args[2:] if layout.takes_text else args[1:], kwargs
+
+    def through(self, blocks: Sequence[torch.nn.Module], streams: Streams) -> Streams:
+        """The streams after some blocks."""
+        hidden, text = streams
+        for block in blocks:
+            if self.named_streams:
+                kwargs = {**self.kwargs, "hidden_states": hidden}
+                if self.layout.takes_text:
+                    kwargs["encoder_hidden_states"] = text
+                made = block(*self.args, **kwargs)
+            elif self.layout.takes_text:
+                made = block(hidden, text, *self.args, **self.kwargs)
+            else:
+                made = block(hidden, *self.args, **self.kwargs)
+            if len(self.layout.returns) == 1:
+                hidden = made
+            else:
+                found = dict(zip(self.layout.returns, made, strict=True))
+                hidden, text = found["hidden"], found["text"]
+        return hidden, text
+
+    def returned(self, streams: Streams) -> Any:
+        """The streams as a block returns them."""
+        found = {"hidden": streams[0], "text": streams[1]}
+        made = tuple(found[name] for name in self.layout.returns)
+        return made if len(made) > 1 else made[0]
+
+    def named(self, block: torch.nn.Module) -> Mapping[str, Any]:
+        """All arguments by name."""
+        streams = (self.given if self.layout.takes_text else self.given[:1]) if not self.named_streams else ()
+        return inspect.signature(block.forward).bind(*streams, *self.args, **self.kwargs).arguments

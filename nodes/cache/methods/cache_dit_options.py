@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ....graph.contract.node import Here, NodeError, NodeType, Problem, node
+from ....graph.contract.errors import NodeError
 from ..cache_dit.engine_options import gather
 from ..gate import Gate
+from .gate_node import gate_node
 from .parameters import Count, Positive
 
 Limit = Annotated[int, Field(ge=-1)]
 Kept = Literal["residual", "hidden_states"]
 
 
-def _describe(**known: Any) -> dict[str, Any] | None:
-    if "file" not in known:
-        return None
-    options, problems = gather(_type().inputs, known)
-    return None if problems else {"gate": Gate("library", options=options)}
-
-
-def _check(**known: Any) -> Iterator[Problem]:
-    yield from gather(_type().inputs, known)[1]
-
-
-@node("cache.library", describe=_describe, check=_check)
+@gate_node("cache.library")
 def library(
-    here: Here,
     *,
     file: Path | None = None,
     cache_type: Literal["DBCache", "DBPrune"] | None = None,
@@ -125,12 +113,7 @@ def library(
     Raises:
         NodeError: If options do not go together, or the file cannot be read.
     """
-    values = {name: value for name, value in locals().items() if name != "here"}
-    options, problems = gather(_type().inputs, values)
-    for problem in problems:
-        raise NodeError(problem.message, help=problem.help)
-    return Gate("library", here, options=options)
-
-
-def _type() -> NodeType:
-    return library.node  # type: ignore[attr-defined, no-any-return]
+    options, problems = gather(library.node.inputs, locals())
+    if problems:
+        raise NodeError(*problems)
+    return Gate("library", options=options)

@@ -11,18 +11,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from ....graph.contract.diagnostics import Diagnostic
 from . import packages
 from .backend_table import ARCHITECTURES, BACKENDS, SAGE_1, SAGE_KERNELS, Backend, Capability, Masks
 
 
-class Reason(NamedTuple):
-    """Why a backend cannot be used: a diagnostic's code, a sentence, and what would work."""
-
-    code: Literal["unavailable", "unsupported"]
-    why: str
-    help: str
+def problem(code: Literal["unavailable", "unsupported"], message: str, help: str) -> Diagnostic:
+    """The problem of a backend that cannot be used, and an alternative."""
+    return Diagnostic(code, message, "backend", help=help)
 
 
 def chosen(name: str, kernel: str = "auto") -> Backend:
@@ -44,7 +42,7 @@ def chosen(name: str, kernel: str = "auto") -> Backend:
     return replace(backend, library=f"_sage_qk_int8_pv_{kernel}", about=about, capability=capability, only=only)
 
 
-def machine(backend: Backend, device: str | None = None) -> Reason | None:
+def machine(backend: Backend, device: str | None = None) -> Diagnostic | None:
     """Why this machine cannot use a backend, None if it can.
 
     Args:
@@ -57,12 +55,12 @@ def machine(backend: Backend, device: str | None = None) -> Reason | None:
     if backend.package is not None:
         installed = packages.installed(*backend.package)
         if installed is None:
-            return Reason(
+            return problem(
                 "unavailable", f"{backend.name} needs {_wanted(backend)}, which is not installed", backend.install
             )
         if backend.least and packages.older(installed, backend.least):
             why = f"{backend.name} needs {_wanted(backend)}, and {installed} is installed"
-            return Reason("unavailable", why, backend.install)
+            return problem("unavailable", why, backend.install)
         broken = _broken(backend.name)
         if broken is not None:
             return broken
@@ -70,14 +68,14 @@ def machine(backend: Backend, device: str | None = None) -> Reason | None:
     found = None if device == "cpu" else gpu()
     if found is None:
         where = "the run is on the CPU" if device == "cpu" else "there is none"
-        return Reason("unavailable", f"{backend.name} needs {least}, and {where}", instead)
+        return problem("unavailable", f"{backend.name} needs {least}, and {where}", instead)
     if found < backend.capability or (backend.only and found[0] not in backend.only):
         why = f"{backend.name} needs {least}, and this one has {found[0]}.{found[1]}"
-        return Reason("unavailable", why, instead)
+        return problem("unavailable", why, instead)
     return None
 
 
-def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks) -> Reason | None:
+def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks) -> Diagnostic | None:
     """Why a backend cannot serve a transformer, None if it can or what decides is not known.
 
     Args:
@@ -89,24 +87,24 @@ def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks
     takers = ", ".join(b.name for b in BACKENDS.values() if b.masks == "applied")
     if dtype is not None and backend.dtypes and dtype not in backend.dtypes:
         wanted = " or ".join(backend.dtypes)
-        return Reason(
+        return problem(
             "unsupported",
             f"{backend.name} takes {wanted}, and the model is in {dtype}",
             f"load it with dtype: {wanted}",
         )
     if head is not None and backend.heads and (head > backend.heads or head % 8):
         why = f"{backend.name} takes heads of a multiple of 8 up to {backend.heads}, and this model's have {head}"
-        return Reason("unsupported", why, "`sdpa` takes any size")
+        return problem("unsupported", why, "`sdpa` takes any size")
     if head is not None and backend.sizes and head not in backend.sizes:
         wanted = " or ".join(map(str, backend.sizes))
         why = f"{backend.name} takes heads of {wanted}, and this model's have {head}"
-        return Reason("unsupported", why, "`sdpa` takes any size")
+        return problem("unsupported", why, "`sdpa` takes any size")
     if masks == "always" and backend.masks != "applied":
         why = f"{backend.name} takes no mask, and this model masks the padding of its prompt"
-        return Reason("unsupported", why, f"masks are applied by {takers}")
+        return problem("unsupported", why, f"masks are applied by {takers}")
     if masks == "sometimes" and backend.masks == "wrong":
         why = f"{backend.name} would apply a mask wrongly, and this model may pass one"
-        return Reason("unsupported", why, f"masks are applied by {takers}")
+        return problem("unsupported", why, f"masks are applied by {takers}")
     return None
 
 
@@ -128,7 +126,7 @@ def notes() -> dict[str, str]:
             installed = packages.installed(*backend.package) if backend.package else None
             state = f"available{f' ({installed})' if installed else ''}"
         else:
-            state = f"not available: {reason.why}"
+            state = f"not available: {reason.message}"
         found[backend.name] = f"{state}; {backend.about}"
     return found
 
@@ -153,7 +151,7 @@ def gpu() -> Capability | None:
     return None if any(answers) else (major.value, minor.value)
 
 
-def _broken(name: str) -> Reason | None:
+def _broken(name: str) -> Diagnostic | None:
     """Why a package that is installed cannot be imported or has no kernels."""
     if name in ("flash4", "xformers"):
         both = [("xformers", "xformers"), ("flash-attn-4", "flash_attn.cute")]
@@ -161,12 +159,12 @@ def _broken(name: str) -> Reason | None:
             # xformers/ops/fmha/flash.py (0.0.35) takes any module flash_attn for version 2, and fails to import;
             # diffusers imports it where it is installed.
             why = "xformers fails to import where flash-attn-4 is installed without flash-attn, and diffusers with it"
-            return Reason("unavailable", why, "pip uninstall xformers")
+            return problem("unavailable", why, "pip uninstall xformers")
     if name == "xformers":
         built, torch = packages.built_for("xformers"), packages.built_for("torch")
         if built and torch and built.split(".")[0] != torch.split(".")[0]:
             why = f"this xformers was built for CUDA {built}, and torch for CUDA {torch}: its kernels do not load"
-            return Reason("unavailable", why, "install a build of xformers for the CUDA version of your torch")
+            return problem("unavailable", why, "install a build of xformers for the CUDA version of your torch")
     return None
 
 

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ...support.quiet import quiet
 from ..model import Model
 from . import backends
 from .backend_table import BACKENDS
-from .backends import Reason
+from .backends import problem
 
 ROLES = ("text_encoder", "text_encoder_2")
 
@@ -68,7 +70,7 @@ def chosen(module: Any) -> set[str]:
     return {str(c._attn_implementation) for c in configs if hasattr(c, "_attn_implementation")}
 
 
-def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Reason | None:
+def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Diagnostic | None:
     """Why a backend cannot serve a text encoder, None if it can or what decides is not known.
 
     Args:
@@ -79,11 +81,11 @@ def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str 
     """
     if backend not in IMPLEMENTATIONS:
         takes = ", ".join(f"`{name}`" for name in IMPLEMENTATIONS)
-        return Reason("unsupported", f"text encoders have no {backend} attention", f"transformers has {takes}")
+        return problem("unsupported", f"text encoders have no {backend} attention", f"transformers has {takes}")
     if backend == "sdpa":
         return None
     if class_name and not FLASH.get(class_name, False):
-        return Reason("unsupported", f"{class_name} cannot use {backend}", "`sdpa` works for every text encoder")
+        return problem("unsupported", f"{class_name} cannot use {backend}", "`sdpa` works for every text encoder")
     # transformers cuts the padding out before it calls these, so that they need no mask.
     return backends.model(BACKENDS[backend], dtype=dtype, head=encoder_head_size(config), masks="never")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 from ...support.quiet import quiet
 from . import kernels
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Run
 from . import block_groups
 
@@ -59,8 +60,9 @@ class Offload:
         return ", ".join(words)
 
 
-def misfit(class_name: str) -> str | None:
-    """Why components of a class cannot be offloaded in groups, None if they can."""
+def misfit(class_name: str) -> Diagnostic | None:
+    """The problem of components of a class that cannot be offloaded in groups, None if they can."""
     if class_name in block_groups.COPIED_CACHES:
-        return f"{class_name} hands caches from layer to layer in a way that group offloading does not carry"
+        message = f"{class_name} hands caches from layer to layer in a way that group offloading does not carry"
+        return Diagnostic("unsupported", message, "component", help="it is small; leave it on the device")
     return None

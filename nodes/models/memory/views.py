@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 
 if TYPE_CHECKING:
     import torch
@@ -56,16 +58,18 @@ ANYWHERE = ("offload",)
 """Transforms that may be given anywhere: they say where a component is, and change nothing in it."""
 
 
-def misplaced(kind: str, before: list[str]) -> tuple[str, str] | None:
-    """Why a transform of this kind cannot follow those of kinds `before`, and what to do; None if it can."""
+def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
+    """The problem of a transform of this kind that cannot follow those of kinds `before`; None if it can."""
     repeated = kind in before and kind != "lora"
     if repeated:
-        return f"this component already went through model.{kind}", "give it the settings it should have there"
+        message = f"this component already went through model.{kind}"
+        return Diagnostic("unsupported", message, "model", help="give it the settings it should have there")
     late = [k for k in before if k not in ANYWHERE and ORDER.index(k) > ORDER.index(kind)]
     if not late or kind in ANYWHERE:
         return None
     order = ", ".join(f"model.{k}" for k in ORDER if k not in ANYWHERE)
-    return f"model.{kind} cannot come after model.{late[0]}", f"the order is {order}"
+    message = f"model.{kind} cannot come after model.{late[0]}"
+    return Diagnostic("unsupported", message, "model", help=f"the order is {order}")
 
 
 def view(module: torch.nn.Module) -> torch.nn.Module:

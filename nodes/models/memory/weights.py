@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ....graph.contract.node import DoesNotFit, NodeError, Run
+from ....graph.contract.errors import DoesNotFit, NodeError
+from ....graph.contract.node import Run
 from ...support import device_memory
 from ..repository import dummy, reading
 from ..repository.component_classes import component_class, is_module

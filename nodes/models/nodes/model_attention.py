@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from ....graph.contract.node import NodeError, Problem, Reads, Run, Shares, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Reads, Run, Shares, node
+from ...value_facts import ModelFacts
 from ..attention import backends, encoder_attention
 from ..attention.backend_table import BACKENDS, MASKS, Backend, Masks
-from ..attention.backends import Reason
 from ..attention.encoder_attention import EncoderAttention
 from ..model import Model
 from ..transforms import transform_checks
@@ -18,44 +20,71 @@ from ..transforms.attention_transform import Attention
 Component = Literal["transformer", "transformer_2", "text_encoder", "text_encoder_2"]
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    yield from transform_checks.problems("attention", **known)
-    name, kernel = known.get("backend", "auto"), known.get("kernel", "auto")
-    if kernel != "auto" and name != "sage":
-        yield Problem("bad-value", "kernel", f"{name} has no choice of kernels", "kernels are those of backend: sage")
-        return
-    if name not in BACKENDS:
+@dataclass(frozen=True, kw_only=True)
+class ModelAttentionFacts(transform_checks.TransformFacts):
+    """Facts of `model.attention`."""
+
+    backend: str | None = None
+    kernel: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The component that is to compute attention with a backend.
+
+    Attributes:
+        role: The component's role, such as `transformer`.
+        config: Its configuration, empty if it is not known.
+        class_name: Its class, empty if it is not known.
+        dtype: Name of its dtype.
+        device: Device of the run, `cpu` or `cuda`; None if it is not known.
+    """
+
+    role: str
+    config: Mapping[str, Any]
+    class_name: str
+    dtype: str | None
+    device: str | None = None
+
+    def problem(self, backend: Backend) -> Diagnostic | None:
+        """The reason for which it cannot have a backend here; None if it can, or nothing is known against it."""
+        machine = backends.machine(backend, self.device)
+        if self.role in encoder_attention.ROLES:  # a problem on every machine comes first
+            return encoder_attention.misfit(backend.name, self.config, self.class_name, self.dtype) or machine
+        masks: Masks = MASKS.get(self.class_name, "sometimes") if self.class_name else "never"
+        head = backends.head_size(self.config)
+        return machine or backends.model(backend, dtype=self.dtype, head=head, masks=masks)
+
+
+def _describe(facts: ModelAttentionFacts) -> ModelFacts:
+    return facts.model.transformed("attention", facts.component)
+
+
+def _check(facts: ModelAttentionFacts) -> Iterator[Diagnostic]:
+    yield from transform_checks.problems("attention", facts)
+    name, kernel, role = facts.backend or "auto", facts.kernel or "auto", facts.component
+    yield from _kernel_problems(name, kernel)
+    if name not in BACKENDS or (kernel != "auto" and name != "sage"):
         return
     backend = backends.chosen(name, kernel)
-    description: Mapping[str, Any] = known.get("model") or {}
-    if "component" in known:
-        stored = transform_checks.repository_name(description, known["component"])
-        config = description.get("configs", {}).get(known["component"], {})
-        class_name = description.get("components", {}).get(stored, "")
-        reason = _reason(backend, known["component"], None, config, class_name, description.get("dtype"))
+    if role is None:
+        found = backends.machine(backend)
     else:
-        reason = backends.machine(backend)
-    if reason is not None:
-        yield Problem(reason.code, "backend", reason.why, reason.help)
+        model = facts.model
+        found = Target(role, model.config(role), model.class_name(role), model.dtype).problem(backend)
+    if found is not None:
+        yield found
 
 
-def _reason(
-    backend: Backend, component: str, device: str | None, config: Mapping[str, Any], class_name: str, dtype: str | None
-) -> Reason | None:
-    """Why a component cannot have a backend here, None if it can or what decides is not known."""
-    machine = backends.machine(backend, device)
-    if component in encoder_attention.ROLES:
-        return (
-            encoder_attention.misfit(backend.name, config, class_name, dtype) or machine
-        )  # what no machine can do comes first
-    masks: Masks = MASKS.get(class_name, "sometimes") if class_name else "never"
-    head = backends.head_size(config)
-    return machine or backends.model(backend, dtype=dtype, head=head, masks=masks)
+def _kernel_problems(backend: str, kernel: str) -> Iterator[Diagnostic]:
+    if kernel != "auto" and backend != "sage":
+        message = f"{backend} has no choice of kernels"
+        yield Diagnostic("bad-value", message, "kernel", help="kernels are those of backend: sage")
 
 
 @node(
     "model.attention",
-    describe=partial(transform_checks.described, "attention"),
+    describe=_describe,
     check=_check,
     notes=backends.notes,
 )
@@ -101,19 +130,19 @@ def attention(
     device = str(run.options.get("device", "auto")) if run.planning else run.device
     dtype = str(model.weights.dtype_name(name))
     where = None if device == "auto" else device
-    known: dict[str, Any] = {"config": config, "class_name": transform_checks.class_name(model, name), "dtype": dtype}
-    if kernel != "auto" and backend != "sage":
-        raise NodeError(f"{backend} has no choice of kernels", help="kernels are those of backend: sage")
+    target = Target(component, config, transform_checks.class_name(model, name), dtype, where)
+    for problem in _kernel_problems(backend, kernel):
+        raise NodeError(problem)
     if backend == "auto":
         found = [BACKENDS["sdpa"]]
         if device.startswith("cuda") and not encoder:
             exact = [b for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
-            found += [b for b in exact if _reason(b, component, where, **known) is None]
+            found += [b for b in exact if target.problem(b) is None]
     else:
         found = [backends.chosen(backend, kernel)]
-        reason = _reason(found[0], component, where, **known)
+        reason = target.problem(found[0])
         if reason is not None:
-            raise NodeError(reason.why, help=reason.help)
+            raise NodeError(reason)
     names = [b.name for b in found]
     run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
     if encoder:

@@ -6,9 +6,13 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
-from ....graph.contract.node import NodeError, Problem, Reads, Run, Shares, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Reads, Run, Shares, node
+from ...value_facts import ModelFacts
 from ..attention.backends import gpu
 from ..model import Model
 from ..transforms import transform_checks
@@ -16,30 +20,41 @@ from ..transforms.compile_transform import Compile
 from ..transforms.transform_checks import Denoiser
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    yield from transform_checks.problems("compile", **known)
+@dataclass(frozen=True, kw_only=True)
+class ModelCompileFacts(transform_checks.TransformFacts):
+    """Facts of `model.compile`."""
+
+    region: str | None = None
+    mode: str | None = None
+    dynamic: bool | None = None
+
+
+def _check(facts: ModelCompileFacts) -> Iterator[Diagnostic]:
+    yield from transform_checks.problems("compile", facts)
     lacking = _lacking(gpu() is not None)
-    if lacking is not None and "model" in known:
-        yield Problem("unavailable", "model", *lacking)
+    if lacking is not None and facts.model != ModelFacts():
+        yield lacking
 
 
-def _lacking(on_gpu: bool) -> tuple[str, str] | None:
-    """What torch.compile lacks on this machine, and how to get it."""
+def _lacking(on_gpu: bool) -> Diagnostic | None:
+    """The compiler that torch.compile lacks on this machine."""
     if on_gpu:
         if importlib.util.find_spec("triton") is None:
-            return "compiling for a GPU needs the package triton, which is not installed", "pip install triton"
+            message = "compiling for a GPU needs the package triton, which is not installed"
+            return Diagnostic("unavailable", message, "model", help="pip install triton")
         return None
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if any(shutil.which(name) for name in compilers if name):
         return None
-    return "compiling for a CPU needs a C++ compiler, and there is none", "install g++ or clang++, or name one in CXX"
+    message = "compiling for a CPU needs a C++ compiler, and there is none"
+    return Diagnostic("unavailable", message, "model", help="install g++ or clang++, or name one in CXX")
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    made = transform_checks.described("compile", **known)
-    if not made or "component" not in known or known.get("region") != "whole":
+def _describe(facts: ModelCompileFacts) -> ModelFacts:
+    made = facts.model.transformed("compile", facts.component)
+    if made == ModelFacts() or facts.component is None or facts.region != "whole":
         return made
-    return {**made, "whole": [*made.get("whole", []), transform_checks.repository_name(made, known["component"])]}
+    return replace(made, whole=(*made.whole, made.repository_name(facts.component)))
 
 
 @node("model.compile", describe=_describe, check=_check)
@@ -79,7 +94,7 @@ def compile(
     """
     lacking = _lacking(run.device.startswith("cuda"))
     if lacking is not None and not run.planning:
-        raise NodeError(lacking[0], help=lacking[1])
+        raise NodeError(lacking)
     name, _ = transform_checks.target(model, component)
     run.detail(compile=f"{region}, {mode}")
     return model.transformed(Compile(name, region, mode, dynamic))

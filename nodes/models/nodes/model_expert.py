@@ -3,44 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from typing import Annotated
 
-from ....graph.contract.node import NodeError, Passes, Problem, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.facts import NodeFacts, require
+from ....graph.contract.node import Passes, node
 from ....graph.contract.suggestions import did_you_mean
+from ...value_facts import ModelFacts
 from ..model import Model
 
 ROLE = "transformer"
 
 
-def _renames(**known: Any) -> Mapping[str, Mapping[str, str]]:
-    return {"model": {ROLE: known["component"]}} if "component" in known else {}
+@dataclass(frozen=True, kw_only=True)
+class ModelExpertFacts(NodeFacts):
+    """Facts of `model.expert`."""
+
+    model: ModelFacts = ModelFacts()
+    component: str | None = None
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    description, component = dict(known.get("model") or {}), known.get("component")
-    if component is None or not description:
-        return description
-    names, configs = description.get("names", {}), description.get("configs", {})
-    description["names"] = {**names, ROLE: names.get(component, component)}
-    if component in configs:
-        description["configs"] = {**configs, ROLE: configs[component]}
-    return description
+def _renames(facts: ModelExpertFacts) -> Mapping[str, Mapping[str, str]]:
+    return {"model": {ROLE: facts.component}} if facts.component is not None else {}
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    components, component = (known.get("model") or {}).get("components"), known.get("component")
-    if components is not None and component is not None:
-        yield from _unfit(components, component)
+def _describe(facts: ModelExpertFacts) -> ModelFacts:
+    model, component = facts.model, facts.component
+    if component is None or model == ModelFacts():
+        return model
+    configs = {**model.configs, ROLE: model.configs[component]} if component in model.configs else model.configs
+    return replace(model, names={**model.names, ROLE: model.repository_name(component)}, configs=configs)
 
 
-def _unfit(components: Mapping[str, str], component: str) -> Iterator[Problem]:
-    """Why a component cannot be the model's transformer. `components`: class names by name in the repository."""
+def _check(facts: ModelExpertFacts) -> Iterator[Diagnostic]:
+    components, component = facts.model.components, facts.component
+    if components is None or component is None:
+        return
     alike = [name for name in components if components[name] == components.get(ROLE)]
     if component not in alike:
         kind = f"is a {components[component]}" if component in components else "is no component of this model"
         help = did_you_mean(component, alike) or f"its transformers: {', '.join(sorted(alike))}"
-        yield Problem("bad-value", "component", f"{component} {kind}", help)
+        yield Diagnostic("bad-value", f"{component} {kind}", "component", help=help)
 
 
 @node("model.expert", renames=_renames, describe=_describe, check=_check)
@@ -60,6 +64,5 @@ def expert(model: Annotated[Model, Passes()], component: str) -> Model:
         NodeError: If the model has no transformer of that name.
     """
     components = {name: cls for name, (_, cls) in model.weights.repository.components.items()}
-    for problem in _unfit(components, component):
-        raise NodeError(problem.message, help=problem.help)
+    require(_check, ModelExpertFacts(model=ModelFacts(components=components), component=component))
     return replace(model, names={**model.names, ROLE: model.name(component)})

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-from ....graph.contract.node import NodeError, Problem, Run, Source, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.facts import NodeFacts
+from ....graph.contract.node import Run, Source, node
+from ...value_facts import ModelFacts
 from ..memory.weights import Weights
 from ..model import Model
 from ..repository.repository import Repository, find, open_repository
@@ -16,43 +21,53 @@ if TYPE_CHECKING:
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def _find(known: dict[str, Any]) -> Repository | None:
-    source = known.get("source")
-    return find(source, known.get("revision")) if isinstance(source, str) else None
+@dataclass(frozen=True, kw_only=True)
+class ModelLoadFacts(NodeFacts):
+    """Facts of `model.load`."""
+
+    source: str | None = None
+    revision: str | None = None
+    dtype: Dtype | None = None
+    vae_dtype: Dtype | None = None
+    variant: str | None = None
+    offload: str | None = None
 
 
-def _describe(**known: Any) -> dict[str, Any]:
+def _find(facts: ModelLoadFacts) -> Repository | None:
+    return find(facts.source, facts.revision) if facts.source is not None else None
+
+
+def _describe(facts: ModelLoadFacts) -> ModelFacts:
     from ...families import by_pipeline
 
     try:
-        repository = _find(known)
+        repository = _find(facts)
         if repository is None:
-            return {}
+            return ModelFacts()
         family = by_pipeline(repository.pipeline)
         if family is None:
-            return {}
+            return ModelFacts()
         configs = {part: repository.config(part) for part in repository.components if repository.config_file(part)}
     except NodeError:
-        return {}  # `check` says why
-    dtype = known.get("dtype", "auto")  # `auto` depends on the device
-    return {
-        "family": family.name,
-        "source": repository.source,
-        **({} if repository.kind == "bundled" else {"folder": str(repository.folder)}),
-        "variant": known.get("variant"),
-        **({} if dtype == "auto" else {"dtype": dtype}),
-        "components": {part: name for part, (_, name) in repository.components.items()},
-        "configs": {"model_index": dict(repository.index), **configs},
-    }
+        return ModelFacts()  # `check` reports the reason
+    return ModelFacts(
+        family=family.name,
+        source=repository.source,
+        folder=None if repository.kind == "bundled" else str(repository.folder),
+        variant=facts.variant,
+        dtype=None if facts.dtype == "auto" else facts.dtype,
+        components={part: name for part, (_, name) in repository.components.items()},
+        configs={"model_index": dict(repository.index), **configs},
+    )
 
 
-def _check(**known: Any) -> Iterator[Problem]:
+def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
     try:
-        repository = _find(known)
+        repository = _find(facts)
         if repository is not None:
             _family(repository)
     except NodeError as error:
-        yield Problem("bad-value", "source", str(error), error.help)
+        yield replace(error.diagnostic, place="source")
 
 
 @node("model.load", describe=_describe, check=_check)

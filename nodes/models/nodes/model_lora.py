@@ -3,38 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from ....graph.contract.node import NodeError, Problem, Reads, Run, Shares, Source, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Reads, Run, Shares, Source, node
+from ...value_facts import ModelFacts
 from ..model import Model
 from ..repository import hub
 from ..transforms import adapter_files, transform_checks
-from ..transforms.lora_transform import INSTALL, Lora, _missing
+from ..transforms.lora_transform import Lora, missing
 from ..transforms.transform_checks import Denoiser
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    yield from transform_checks.problems("lora", **known)
-    missing = _missing()
-    if missing is not None and "source" in known:
-        yield Problem("unavailable", "source", missing, INSTALL)
-    weight_name, revision = known.get("weight_name"), known.get("revision")
+@dataclass(frozen=True, kw_only=True)
+class ModelLoraFacts(transform_checks.TransformFacts):
+    """Facts of `model.lora`."""
+
+    source: str | None = None
+    scale: float | None = None
+    weight_name: str | None = None
+    revision: str | None = None
+
+
+def _describe(facts: ModelLoraFacts) -> ModelFacts:
+    return facts.model.transformed("lora", facts.component)
+
+
+def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
+    yield from transform_checks.problems("lora", facts)
+    lacking = missing()
+    if lacking is not None and facts.source is not None:
+        yield lacking
     for name, value, check in (
-        ("weight_name", weight_name, adapter_files.check_name),
-        ("revision", revision, hub.check_revision),
-        ("source", known.get("source"), lambda source: adapter_files.local(source, weight_name)),
+        ("weight_name", facts.weight_name, adapter_files.check_name),
+        ("revision", facts.revision, hub.check_revision),
+        ("source", facts.source, lambda source: adapter_files.local(source, facts.weight_name)),
     ):
         if isinstance(value, str):
             try:
                 check(value)
             except NodeError as error:
-                yield Problem("bad-value", name, str(error), error.help)
+                yield replace(error.diagnostic, place=name)
                 return
 
 
-@node("model.lora", describe=partial(transform_checks.described, "lora"), check=_check)
+@node("model.lora", describe=_describe, check=_check)
 def lora(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],
@@ -66,9 +82,9 @@ def lora(
     Raises:
         NodeError: If the file cannot be had or read, or is for another model; or if peft is not installed.
     """
-    missing = _missing()
-    if missing is not None:
-        raise NodeError(missing, help=INSTALL)
+    lacking = missing()
+    if lacking is not None:
+        raise NodeError(lacking)
     name, _ = transform_checks.target(model, component)
     file, commit = adapter_files.local(source, weight_name), None
     if file is None and not run.planning:

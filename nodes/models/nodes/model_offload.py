@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ....graph.contract.node import NodeError, Problem, Reads, Run, Shares, node
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.facts import require
+from ....graph.contract.node import Reads, Run, Shares, node
 from ...support import device_memory
+from ...value_facts import ModelFacts
 from ..attention import encoder_attention
 from ..memory.offloading import Offload, misfit
 from ..model import Model
@@ -19,46 +24,51 @@ COMPONENTS = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", 
 REPEATED = ("transformer", "transformer_2")
 
 
-def _own(**known: Any) -> tuple[str, ...]:
-    return (known["component"],) if "component" in known else COMPONENTS
+@dataclass(frozen=True, kw_only=True)
+class ModelOffloadFacts(transform_checks.TransformFacts):
+    """Facts of `model.offload`."""
+
+    granularity: str | None = None
+    blocks: int | None = None
+    stream: bool | None = None
+    low_memory: bool | None = None
 
 
-def _describe(**known: Any) -> dict[str, Any]:
-    made = transform_checks.described("offload", **known)
-    if not made or "component" not in known:
+def _own(facts: ModelOffloadFacts) -> tuple[str, ...]:
+    return (facts.component,) if facts.component is not None else COMPONENTS
+
+
+def _describe(facts: ModelOffloadFacts) -> ModelFacts:
+    made = facts.model.transformed("offload", facts.component)
+    if made == ModelFacts() or facts.component is None:
         return made
-    # The node's defaults are known; None stands for what is not.
-    blocks = known.get("blocks") if known.get("granularity") == "blocks" else 1
-    return {
-        **made,
-        "groups": {**made.get("groups", {}), transform_checks.repository_name(made, known["component"]): blocks},
-    }
+    blocks = facts.blocks if facts.granularity == "blocks" else 1
+    return replace(made, groups={**made.groups, made.repository_name(facts.component): blocks})
 
 
-def _check(**known: Any) -> Iterator[Problem]:
-    yield from transform_checks.problems("offload", **known)
-    model = known.get("model") or {}
-    if "component" in known:
-        class_name = model.get("components", {}).get(transform_checks.repository_name(model, known["component"]), "")
-        why = misfit(class_name)
-        if why is not None:
-            yield Problem("unsupported", "component", why, "it is small; leave it on the device")
-    yield from _settings(**known)
+def _check(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
+    yield from transform_checks.problems("offload", facts)
+    if facts.component is not None:
+        reason = misfit(facts.model.class_name(facts.component))
+        if reason is not None:
+            yield reason
+    yield from _settings(facts)
 
 
-def _settings(**known: Any) -> Iterator[Problem]:
-    """What is wrong with the settings by themselves."""
-    component, granularity = known.get("component"), known.get("granularity")
-    blocks, stream, low_memory = known.get("blocks", 1), known.get("stream", False), known.get("low_memory", False)
-    if granularity == "leaf" and blocks != 1:
-        yield Problem("bad-value", "blocks", "there are no blocks in groups of leaves", "leave `blocks` out")
-    elif stream and blocks != 1:
-        yield Problem("bad-value", "blocks", "with a stream, a group is one block", "leave `blocks` out")
-    if stream and component is not None and component not in REPEATED:
-        why = f"a stream learns the order of groups in a first call, and {component} is called once"
-        yield Problem("unsupported", "stream", why, "leave `stream` out; it is for the transformers")
-    if low_memory and stream is False:
-        yield Problem("bad-value", "low_memory", "`low_memory` says how a stream pins memory", "set `stream: true` too")
+def _settings(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
+    """Settings that do not go together."""
+    component, blocks = facts.component, 1 if facts.blocks is None else facts.blocks
+    if facts.granularity == "leaf" and blocks != 1:
+        message = "there are no blocks in groups of leaves"
+        yield Diagnostic("bad-value", message, "blocks", help="leave `blocks` out")
+    elif facts.stream and blocks != 1:
+        yield Diagnostic("bad-value", "with a stream, a group is one block", "blocks", help="leave `blocks` out")
+    if facts.stream and component is not None and component not in REPEATED:
+        message = f"a stream learns the order of groups in a first call, and {component} is called once"
+        yield Diagnostic("unsupported", message, "stream", help="leave `stream` out; it is for the transformers")
+    if facts.low_memory and facts.stream is False:
+        message = "`low_memory` says how a stream pins memory"
+        yield Diagnostic("bad-value", message, "low_memory", help="set `stream: true` too")
 
 
 @node("model.offload", describe=_describe, check=_check, own=_own)
@@ -97,14 +107,15 @@ def offload(
         NodeError: If the model has no such component, it is offloaded already, it cannot be, or the settings do not
             go together.
     """
-    given = {"component": component, "granularity": granularity, "blocks": blocks, "stream": stream}
-    for problem in _settings(**given, low_memory=low_memory):
-        raise NodeError(problem.message, help=problem.help)
+    facts = ModelOffloadFacts(
+        component=component, granularity=granularity, blocks=blocks, stream=stream, low_memory=low_memory
+    )
+    require(_settings, facts)
     find = encoder_attention if component in encoder_attention.ROLES else transform_checks
     name, _ = find.target(model, component)
-    why = misfit(transform_checks.class_name(model, name))
-    if why is not None:
-        raise NodeError(why, help="leave it on the device")
+    reason = misfit(transform_checks.class_name(model, name))
+    if reason is not None:
+        raise NodeError(reason)
     made = Offload(name, granularity, blocks, stream, low_memory)
     changed = model.transformed(made)
     if device_memory.target(run) == "cpu":

@@ -8,7 +8,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ...support.quiet import quiet
 
 LIBRARIES = ("diffusers", "transformers")

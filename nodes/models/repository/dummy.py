@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 from ...support.quiet import quiet
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 from . import weight_files
 
 WHOLE = 64 * 2**20

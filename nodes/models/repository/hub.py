@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 
 STEMS = ("diffusion_pytorch_model", "model")
 CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/*.index.json", "*/*.index.*.json")

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ...support.quiet import quiet
 from ..memory.host_memory import align
 from . import hub, weight_files

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from . import hub
 
 BUNDLED = Path(__file__).parent / "configs"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ....graph.contract.node import NodeError
+from ....graph.contract.errors import NodeError
 from .hub import STEMS
 from .repository import read_json
 

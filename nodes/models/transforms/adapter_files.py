@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 from pathlib import Path, PurePosixPath
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ..repository import hub, weight_files
 
 SUFFIX = ".safetensors"

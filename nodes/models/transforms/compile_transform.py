@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ..memory.views import entrance
 
 

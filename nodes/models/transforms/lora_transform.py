@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ....graph.contract.node import NodeError, Run
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.node import Run
 from ...support.quiet import quiet
 
 LEAST_PEFT = "0.17.0"  # diffusers 0.42, utils/constants.py: MIN_PEFT_VERSION
-INSTALL = "pip install 'sgd[lora]'"
 
 
 @dataclass(frozen=True)
@@ -114,13 +115,17 @@ def _load(module: Any, pipeline: str, file: Path, adapter: str) -> tuple[int, in
     return counted[0], counted[1]
 
 
-def _missing() -> str | None:
-    """Why adapters cannot be used on this machine."""
+def missing() -> Diagnostic | None:
+    """The package that this machine lacks for adapters."""
     if importlib.util.find_spec("peft") is None:
-        return "LoRA needs the package peft, which is not installed"
+        return _lacking("LoRA needs the package peft, which is not installed")
     from packaging.version import Version
 
     installed = version("peft")
     if Version(installed) < Version(LEAST_PEFT):
-        return f"LoRA needs peft {LEAST_PEFT} or newer, and {installed} is installed"
+        return _lacking(f"LoRA needs peft {LEAST_PEFT} or newer, and {installed} is installed")
     return None
+
+
+def _lacking(message: str) -> Diagnostic:
+    return Diagnostic("unavailable", message, "source", help="pip install 'sgd[lora]'")

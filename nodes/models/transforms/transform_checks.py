@@ -1,50 +1,41 @@
-"""What the nodes that transform a component have in common before anything is loaded. Torch-free."""
+"""Facts and checks that all nodes share which transform a component. Torch-free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ....graph.contract.node import NodeError, Problem
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.facts import NodeFacts
+from ...value_facts import ModelFacts, TransformKind
 from ..memory.views import misplaced
 from ..model import Model
 
 Denoiser = Literal["transformer", "transformer_2"]
 
 
-def described(kind: str, **known: Any) -> dict[str, Any]:
-    """The description of the model that comes out: that of the one that goes in, and one transform more."""
-    model: dict[str, Any] = known.get("model") or {}
-    if not model or "component" not in known:
-        return model
-    before = model.get("transforms", [])
-    return {**model, "transforms": [*before, [kind, repository_name(model, known["component"])]]}
+@dataclass(frozen=True, kw_only=True)
+class TransformFacts(NodeFacts):
+    """Facts of every node that transforms a component of a model."""
+
+    model: ModelFacts = ModelFacts()
+    component: str | None = None
 
 
-def repository_name(model: Mapping[str, Any], role: str) -> str:
-    """Name in the repository of the component that plays a role, from a model's description."""
-    return str(model.get("names", {}).get(role, role))
-
-
-def compiled_whole(model: Mapping[str, Any]) -> Sequence[str]:
-    """Transformers that a model's description says are compiled whole and in use, by their names in the repository."""
-    whole: Sequence[str] = model.get("whole", ())
-    return whole if model.get("chosen") else [name for name in whole if name == repository_name(model, "transformer")]
-
-
-def problems(kind: str, **known: Any) -> Iterator[Problem]:
-    """What is wrong with transforming this component of the model, as far as its description tells."""
-    model: dict[str, Any] = known.get("model") or {}
-    if not model or "component" not in known:
+def problems(kind: TransformKind, facts: TransformFacts) -> Iterator[Diagnostic]:
+    """Reasons for which this component of the model cannot be transformed, as far as its facts tell."""
+    model, component = facts.model, facts.component
+    if model == ModelFacts() or component is None:
         return
-    name = repository_name(model, known["component"])
-    has = model.get("components", {})
+    name, has = model.repository_name(component), model.components
     if has and name not in has:
-        listed = ", ".join(sorted(has))
-        yield Problem("bad-value", "component", f"{model.get('source')} has no component {name}", f"it has {listed}")
-    found = misplaced(kind, [k for k, component in model.get("transforms", []) if component == name])
+        message = f"{model.source} has no component {name}"
+        yield Diagnostic("bad-value", message, "component", help=f"it has {', '.join(sorted(has))}")
+    found = misplaced(kind, [earlier.kind for earlier in model.transforms if earlier.component == name])
     if found is not None:
-        yield Problem("unsupported", "model", *found)
+        yield found
 
 
 def target(model: Model, component: str) -> tuple[str, Mapping[str, Any]]:

@@ -8,7 +8,9 @@ from helpers import oracle_easycache, oracle_magcache, oracle_teacache
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair
 from sgd.graph.contract.node import Here
-from sgd.nodes.cache.methods.teacache import easycache, magcache, teacache
+from sgd.nodes.cache.methods.easycache import easycache
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.teacache import teacache
 
 HERE = Here("gate")
 LINEAR = [1.0, 0.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,13 @@ from helpers.direct import DirectRun, model_of, sample
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here
-from sgd.nodes.cache.methods.custom import gate as custom
-from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.methods.fixed_steps import fora
-from sgd.nodes.cache.methods.teacache import magcache, teacache
+from sgd.nodes.cache.methods.custom_gate import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.fora import fora
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
+from sgd.nodes.cache.methods.teacache import teacache
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_offload import offload
 
@@ -89,7 +93,12 @@ def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair):
     assert seen == plain + measured
 
 
-OFFLOADED = ({}, {"stream": True}, {"granularity": "leaf"}, {"granularity": "leaf", "stream": True})
+OFFLOADED: tuple[dict[str, Any], ...] = (
+    {},
+    {"stream": True},
+    {"granularity": "leaf"},
+    {"granularity": "leaf", "stream": True},
+)
 
 
 @pytest.mark.parametrize("settings", OFFLOADED, ids=str)

@@ -11,7 +11,9 @@ from helpers import gate_pipelines, oracle_cache_dit
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair
 from sgd.graph.contract.node import Here
-from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 
 HERE = Here("gate")
 # What cache-dit calls it, and what we do; W is enough for its Taylor expansion, which begins late (see below).

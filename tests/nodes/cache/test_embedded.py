@@ -12,7 +12,9 @@ from helpers.ours import decisions
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 
 FOLDER = bundled_workflows() / "models" / "tiny-wan"
 PROMPT, SCALE, STEPS = "a large red circle moving right on a blue background", 4.0, 30

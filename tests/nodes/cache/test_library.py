@@ -16,10 +16,11 @@ from helpers.direct import DirectRun, model_of, sample
 from helpers.gate_pipelines import FAMILIES, STEPS, state
 from helpers.gate_pipelines import sample as sample_pipeline
 from helpers.ours import Pair, decisions
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.cache_dit.engine_options import JOINED, settled
 from sgd.nodes.cache.cache_dit.library_loop import LibraryEngine
+from sgd.nodes.cache.engine.gated_component import GatedComponent
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.place import Place
 from sgd.nodes.cache.state import GateState
@@ -313,8 +314,8 @@ class Held:
     def open(self, *_):
         return self
 
-    def evaluate(self, names, given, call):
-        return self.engine.evaluate(names[0], self.index, given, call)
+    def report(self, branch):
+        pass
 
 
 @pytest.mark.parametrize("options", [{}, {"cache_type": "DBPrune"}, TAYLOR], ids=["DBCache", "DBPrune", "Taylor"])
@@ -323,7 +324,9 @@ def test_a_closed_engine_keeps_neither_tensors_nor_blocks(pairs, options):
     family = by_name("wan")
     plan, start, branches = pair.prepare(steps=8)
     settings = settled(gate(**mixed("wan"), **options), Place(family, {}, None, 8))
-    engine = LibraryEngine(settings, pair.model.component("transformer"), 8, lambda _: range(8))
+    engine = LibraryEngine(
+        settings, GatedComponent(pair.model.component("transformer"), pair.model.family, 8, lambda _: range(8))
+    )
     step = plan.steps[0]
     gc.collect()
     gc.disable()
@@ -355,9 +358,8 @@ def test_what_is_known_ahead_is_what_happens(pairs):
     ]
     for options, digits in cases:
         made = gate(**options)
-        engine = LibraryEngine(
-            settled(made, Place(family, {}, None, STEPS)), transformer, STEPS, lambda _: range(STEPS), trial=True
-        )
+        component = GatedComponent(transformer, family, STEPS, lambda _: range(STEPS), trial=True)
+        engine = LibraryEngine(settled(made, Place(family, {}, None, STEPS)), component)
         engine.indices["positive"] = range(STEPS)
         assert engine.digits("positive") == digits
         happened = pair.outcome(made).decisions["positive"].computed

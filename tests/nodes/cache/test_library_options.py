@@ -14,11 +14,11 @@ from pathlib import Path
 import cache_dit
 import pytest
 import yaml
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.cache.cache_dit import engine_options
 from sgd.nodes.cache.cache_dit.engine_options import CALIBRATORS, ELSEWHERE, FILE, MASK, NEEDS, POLICY, PRUNING, gather
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.place import GateProblem, Place
+from sgd.nodes.cache.place import Place
 from sgd.nodes.cache.resolved_gate import resolve
 from sgd.nodes.families import by_name
 
@@ -262,9 +262,9 @@ def test_a_policy_in_a_file_gives_the_mask_of_the_package(tmp_path):
 def test_what_is_not_for_a_model(options, steps, family, message):
     lists = by_name(family).blocks.lists.values()
     place = Place(by_name(family), {"transformer": dict.fromkeys(lists, 6)}, None, steps)
-    with pytest.raises(GateProblem, match=message) as problem:
+    with pytest.raises(NodeError, match=message) as problem:
         resolve(library("gate", **options), place)
-    assert problem.value.code == "bad-value"
+    assert problem.value.diagnostic.code == "bad-value"
 
 
 def test_six_of_twelve_blocks_may_be_first_where_they_are_one_list():

@@ -12,8 +12,9 @@ from helpers.calibrating import Calibrating
 from helpers.direct import model_of, sample
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair
-from sgd.graph.contract.node import Here, NodeError
-from sgd.nodes.cache.methods.fixed_steps import fora
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.fora import fora
 from sgd.nodes.models.nodes.model_expert import expert
 
 HOOKED = [family for family in FAMILIES if family != "z-image"]

@@ -3,18 +3,22 @@ tests/helpers/offloading.py watches what would have moved; on a GPU: test_cuda.p
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun, model_of, sample
 from helpers.gate_pipelines import FAMILIES
 from helpers.offloading import watching
 from helpers.ours import Pair, decisions
-from sgd.graph.contract.node import Here, NodeError
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.methods.custom import gate as custom
-from sgd.nodes.cache.methods.dbcache import scm
-from sgd.nodes.cache.methods.teacache import easycache
+from sgd.nodes.cache.methods.custom_gate import gate as custom
+from sgd.nodes.cache.methods.easycache import easycache
+from sgd.nodes.cache.methods.scm import scm
 from sgd.nodes.denoiser import predict
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes.model_offload import offload
@@ -25,7 +29,7 @@ HERE = Here("gate")
 @pytest.fixture(scope="module", params=["wan", "hunyuan-video"])
 def pair(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gates") / request.param
-    made = Pair(request.param, folder)
+    made: Any = Pair(request.param, folder)
     made.folder = folder
     return made
 
@@ -122,8 +126,8 @@ def found(gate, **settings):
     }
     component = settings.pop("component", "transformer")
     defaults = {"granularity": "blocks", "blocks": 1, "stream": False, "low_memory": False}
-    model = offload.node.describe(model=model, component=component, **(defaults | settings))
-    return [(p.code, p.parameter) for p in predict.node.check(model=model, gate={"gate": gate})]
+    model = node_facts.describe(offload, model=model, component=component, **(defaults | settings))
+    return [(p.code, p.parameter) for p in node_facts.check(predict, model=model, gate={"gate": gate})]
 
 
 def test_it_is_said_before_anything_loads():

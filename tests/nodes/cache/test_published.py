@@ -6,8 +6,10 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers import node_facts
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.teacache import teacache
 from sgd.nodes.cache.published import magcache_ratios, teacache_coefficients
@@ -32,7 +34,7 @@ BUNDLED = {
 
 
 def described(source: str) -> tuple[str, dict]:
-    known = model_load._describe(source=source)
+    known = node_facts.describe(model_load.load, source=source)
     return known["family"], known["configs"]
 
 
@@ -69,7 +71,7 @@ def test_a_model_gets_its_own_tables(source):
 def test_a_resolution_tells_models_apart_where_no_name_does():
     family, configs = described("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers")
     for published in (teacache_coefficients.published, magcache_ratios.published):
-        both = published(family, configs, "/models/mine")
+        both: Any = published(family, configs, "/models/mine")
         assert {entry.model for entry in both} == {"Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P"}
         assert {entry.model for entry in by_size(both, 480, 832)} == {"Wan2.1-I2V-14B-480P"}
         assert {entry.model for entry in by_size(both, 960, 640)} == {"Wan2.1-I2V-14B-720P"}

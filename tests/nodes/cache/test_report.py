@@ -15,8 +15,11 @@ from sgd.graph.contract.node import Here
 from sgd.graph.runtime.record import clean
 from sgd.nodes import report
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.methods.teacache import easycache, magcache
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.easycache import easycache
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 
 HERE = Here("gate")
 SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "run.schema.json").read_text())

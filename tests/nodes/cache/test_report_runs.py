@@ -6,6 +6,7 @@ import json
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -92,7 +93,7 @@ def test_what_is_not_finite_is_printed_as_it_is(value):
     """The record holds it as text, because JSON has no such numbers."""
     decision = {"gate": "g", "component": "t", "branch": "positive", "step": 0, "computed": True, "reason": "rule"}
     decision |= {"distance": value, "threshold": 0.1}
-    total = {"gate": "g", "component": "t", "branch": "positive", "method": "dbcache", "stack": None}
+    total: dict[str, Any] = {"gate": "g", "component": "t", "branch": "positive", "method": "dbcache", "stack": None}
     total |= {"computed": 1, "reused": 0, "ratio": 0.0, "steps": "1"}
     record = json.loads(json.dumps(clean({"gates": [decision], "gate_totals": [total]}), allow_nan=False))
     assert f"rule        {value:g} >= 0.1" in report(record)

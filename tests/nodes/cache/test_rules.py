@@ -13,12 +13,18 @@ from helpers import gate_pipelines
 from helpers.direct import DirectRun, sample
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair, counted
-from sgd.graph.contract.node import Here, NodeError
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, schedule
-from sgd.nodes.cache.methods.custom import gate as custom
-from sgd.nodes.cache.methods.dbcache import dbcache, scm, taylorseer
-from sgd.nodes.cache.methods.fixed_steps import fora, none
-from sgd.nodes.cache.methods.teacache import easycache, magcache, teacache
+from sgd.nodes.cache.methods.custom_gate import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache
+from sgd.nodes.cache.methods.easycache import easycache
+from sgd.nodes.cache.methods.fora import fora
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.no_gate import none
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
+from sgd.nodes.cache.methods.teacache import teacache
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.schedule import SchedulerState

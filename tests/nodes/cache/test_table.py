@@ -14,13 +14,14 @@ from helpers.calibrating import Calibrating, calibrate, tabled
 from helpers.direct import DirectRun, sample
 from helpers.gate_pipelines import STEPS
 from helpers.ours import Pair
-from sgd.graph.contract.node import Here, NodeError
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
 from sgd.nodes import schedule
 from sgd.nodes.cache.calibration import table as module
 from sgd.nodes.cache.calibration.filled_gate import Use, filled
-from sgd.nodes.cache.calibration.table import TableProblem
 from sgd.nodes.cache.gate import Gate
-from sgd.nodes.cache.methods.teacache import magcache, teacache
+from sgd.nodes.cache.methods.magcache import magcache
+from sgd.nodes.cache.methods.teacache import teacache
 
 HERE = Here("gate")
 ABOVE = 1.2  # times the mean estimated change: some steps are reused and some computed
@@ -276,7 +277,7 @@ GOOD = {"sgd_table": 1}
 def test_a_file_that_is_no_table(tmp_path, content, says):
     path = tmp_path / "t.json"
     path.write_bytes(content)
-    with pytest.raises(TableProblem, match=says) as found:
+    with pytest.raises(NodeError, match=says) as found:
         module.read(path)
     assert len(str(found.value)) < 400
 
@@ -302,20 +303,20 @@ def test_a_damaged_table(tmp_path, table, edit):
     assert module.read(path)
     edit(table)
     path.write_text(json.dumps(table))
-    with pytest.raises(TableProblem, match="damaged table"):
+    with pytest.raises(NodeError, match="damaged table"):
         module.read(path)
 
 
 @pytest.mark.parametrize("name", ["missing.json", ".", "x" * 5000, "a\0b"])
 def test_a_path_that_is_no_file(tmp_path, name):
-    with pytest.raises(TableProblem, match="cannot read the table"):
+    with pytest.raises(NodeError, match="cannot read the table"):
         module.read(f"{tmp_path}/{name}")
 
 
 def test_what_has_no_end_is_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
-        with pytest.raises(TableProblem, match="no ordinary file"):
+        with pytest.raises(NodeError, match="no ordinary file"):
             module.read(path)
 
 
@@ -323,7 +324,7 @@ def test_a_file_too_large_is_not_read(tmp_path):
     path = tmp_path / "t.json"
     with path.open("wb") as stream:
         stream.truncate(module.LARGEST + 1)
-    with pytest.raises(TableProblem, match="is no table"):
+    with pytest.raises(NodeError, match="is no table"):
         module.read(path)
 
 

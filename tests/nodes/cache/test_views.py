@@ -9,8 +9,10 @@ import torch
 from helpers.direct import DirectRun
 from helpers.gate_pipelines import FAMILIES
 from helpers.ours import Pair
-from sgd.graph.contract.node import Here, NodeError
-from sgd.nodes.cache.methods.dbcache import scm, taylorseer
+from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.node import Here
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 

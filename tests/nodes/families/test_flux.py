@@ -3,10 +3,10 @@
 import pytest
 import torch
 from diffusers import FluxPipeline, UniPCMultistepScheduler
-from helpers import tiny_flux
+from helpers import node_facts, tiny_flux
 from helpers.direct import BOTH, DirectRun, model_of
 from helpers.imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 
 KINDS = {"fixed": {}, "dynamic": {"use_dynamic_shifting": True}, "schnell": {"guidance": False, "shift": 1.0}}
@@ -130,9 +130,9 @@ def test_a_pipeline_loaded_by_itself(model, folders):
 
 def test_a_size_is_rounded_with_a_warning(model):
     known = {"model": {"family": "flux", "configs": {p: model.config(p) for p in ("vae", "transformer")}}}
-    problems = list(latents.noise.node.check(**known, width=50, height=35, frames=1))
+    problems = list(node_facts.check(latents.noise, **known, width=50, height=35, frames=1))
     assert [(p.parameter, p.severity) for p in problems] == [("width", "warning"), ("height", "warning")]
-    assert latents.noise.node.describe(**known, width=50, height=35, frames=1)["size"] == [48, 32, 1]
+    assert node_facts.describe(latents.noise, **known, width=50, height=35, frames=1)["size"] == [48, 32, 1]
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])
@@ -157,9 +157,9 @@ def test_what_does_not_fit_is_quoted(model, capsys):
 
 def test_text_encoders_that_are_read():
     both = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-    assert text.encode.node.reads(model={"components": dict.fromkeys((*both, "vae"), "")}) == {"model": both}
-    assert text.encode.node.reads(model={"components": dict.fromkeys(both[:2], "")}) == {"model": both[:2]}
-    assert text.encode.node.reads() == {}
+    assert node_facts.reads(text.encode, model={"components": dict.fromkeys((*both, "vae"), "")}) == {"model": both}
+    assert node_facts.reads(text.encode, model={"components": dict.fromkeys(both[:2], "")}) == {"model": both[:2]}
+    assert node_facts.reads(text.encode) == {}
 
 
 def test_a_second_text_encoder_that_is_not_there_is_not_missed(wan_folder):
@@ -183,5 +183,5 @@ def test_encoding_an_image_and_decoding_it(model):
 
 
 def test_no_embedded_guidance_for_other_families():
-    (problem,) = cfg.split.node.check(conditioning={"family": "z-image"}, embedded=3.5, scale=1.0, guider="cfg")
+    (problem,) = node_facts.check(cfg.split, conditioning={"family": "z-image"}, embedded=3.5, scale=1.0, guider="cfg")
     assert (problem.code, problem.parameter) == ("unsupported", "embedded")

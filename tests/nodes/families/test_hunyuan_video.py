@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, UniPCMultistepScheduler
-from helpers import direct, tiny_hunyuan_video
+from helpers import direct, node_facts, tiny_hunyuan_video
 from helpers.direct import BOTH, DirectRun, Result, model_of, sample
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked
 from sgd.nodes.models.attention.processors import choose
@@ -188,7 +188,9 @@ def test_frames_are_rounded_as_the_pipeline_rounds(model, frames):
     made = latents.noise(model, width=32, height=32, frames=frames)
     assert made.tensor.shape == states[0].shape
     assert made.size.frames == video.shape[1]
-    problems = list(latents.noise.node.check(model={"family": "hunyuan-video"}, width=32, height=32, frames=frames))
+    problems = list(
+        node_facts.check(latents.noise, model={"family": "hunyuan-video"}, width=32, height=32, frames=frames)
+    )
     assert [p.severity for p in problems] == ["warning"] * (frames not in (1, 5, 9))
 
 
@@ -199,7 +201,7 @@ def test_sizes_that_the_pipeline_refuses(model, width, height, parameter):
     with pytest.raises(NodeError, match=f"{parameter} (40|of 8) is"):
         latents.noise(model, width=width, height=height, frames=9)
     given = {"width": width, "height": height, "frames": 9}
-    (problem,) = latents.noise.node.check(model={"family": "hunyuan-video"}, **given)
+    (problem,) = node_facts.check(latents.noise, model={"family": "hunyuan-video"}, **given)
     assert (problem.code, problem.parameter, problem.severity) == ("bad-value", parameter, "error")
 
 
@@ -417,9 +419,9 @@ def sgd(*arguments):
 def test_the_workflow_file_makes_a_video(folder, model, tmp_path):
     import av
 
-    given = ("width=48", "height=32", "frames=9", "steps=3", "scale=4.0", "negative=blurred", "seed=3", "cache=0")
+    words = ("width=48", "height=32", "frames=9", "steps=3", "scale=4.0", "negative=blurred", "seed=3", "cache=0")
     done = sgd(
-        "exec", "hunyuan_video", f"prompt={PROMPTS[0]}", *given, "--set", f"model.source={folder}", "--set",
+        "exec", "hunyuan_video", f"prompt={PROMPTS[0]}", *words, "--set", f"model.source={folder}", "--set",
         "text.padding=keep", "--set", "text.max_length=64", "--device", "cpu", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

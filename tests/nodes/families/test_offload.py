@@ -5,7 +5,7 @@ import torch
 from helpers import tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
 from helpers.direct import DirectRun, generate, model_of
 from helpers.offloading import watching
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import vae
 from sgd.nodes.models.memory import block_groups
 from sgd.nodes.models.memory.offloading import Offload
@@ -34,7 +34,7 @@ def models(tmp_path_factory):
         if family == "hunyuan-video":
             tiny_hunyuan_video.save(folder)
         else:
-            build().save_pretrained(folder)
+            build().save_pretrained(folder)  # type: ignore[attr-defined]
         made[family] = model_of(folder)
     return made
 

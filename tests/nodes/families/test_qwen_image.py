@@ -5,10 +5,10 @@ from functools import partial
 import pytest
 import torch
 from diffusers import QwenImagePipeline
-from helpers import imaging, tiny_qwen_image
+from helpers import imaging, node_facts, tiny_qwen_image
 from helpers.direct import BOTH, DirectRun, model_of
 from helpers.imaging import PROMPTS, assert_close, assert_same, shapes
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg, latents, text, vae
 from sgd.nodes.families import by_name
 
@@ -90,9 +90,9 @@ def test_guided_tokens_keep_the_norm_of_the_positive_prediction():
 @pytest.mark.parametrize("zero_init_steps", [None, 1])
 def test_zeros_cannot_be_normalised(zero_init_steps):
     known = {"conditioning": {"family": "qwen-image"}, "scale": 4.0, "guider": "cfg_zero_star"}
-    (problem,) = cfg.split.node.check(**known, zero_init_steps=zero_init_steps)
+    (problem,) = node_facts.check(cfg.split, **known, zero_init_steps=zero_init_steps)
     assert (problem.code, problem.parameter) == ("unsupported", "guider")
-    assert list(cfg.split.node.check(**known, zero_init_steps=0)) == []
+    assert list(node_facts.check(cfg.split, **known, zero_init_steps=0)) == []
 
 
 def test_other_guiders_are_normalised_too(model):
@@ -153,9 +153,9 @@ def test_prompts_that_are_cut(model):
 
 def test_a_size_is_rounded_with_a_warning(model):
     known = {"model": {"family": "qwen-image", "configs": {p: model.config(p) for p in ("vae", "transformer")}}}
-    problems = list(latents.noise.node.check(**known, width=50, height=35, frames=1))
+    problems = list(node_facts.check(latents.noise, **known, width=50, height=35, frames=1))
     assert [(p.parameter, p.severity) for p in problems] == [("width", "warning"), ("height", "warning")]
-    assert latents.noise.node.describe(**known, width=50, height=35, frames=1)["size"] == [48, 32, 1]
+    assert node_facts.describe(latents.noise, **known, width=50, height=35, frames=1)["size"] == [48, 32, 1]
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])

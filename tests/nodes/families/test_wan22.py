@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sgd
 from diffusers import WanImageToVideoPipeline, WanPipeline
-from helpers import tiny, tiny_wan_image
+from helpers import node_facts, tiny, tiny_wan_image
 from helpers.direct import DirectRun, model_of
 from helpers.peer import PROMPTS
 from helpers.tiny_wan_image import picture
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sgd.graph.compiler.compile import check
 from sgd.graph.compiler.ir import Ref
 from sgd.graph.compiler.plan import Acquire, CallStep, LoopStep, Release
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_expert import expert
 from sgd.nodes.models.nodes.model_load import load
 
@@ -207,17 +207,17 @@ def test_acquiring_an_expert_brings_in_its_own_component(experts_folder):
 def test_what_is_no_expert(experts_folder, experts_model, component, message):
     with pytest.raises(NodeError, match=message):
         expert(experts_model, component)
-    known = load.node.describe(source=str(experts_folder))
-    (problem,) = expert.node.check(model=known, component=component)
+    known = node_facts.describe(load, source=str(experts_folder))
+    (problem,) = node_facts.check(expert, model=known, component=component)
     assert (problem.code, problem.parameter, problem.message) == ("bad-value", "component", message)
 
 
 def test_the_description_is_that_of_the_expert(experts_folder):
-    known = load.node.describe(source=str(experts_folder))
+    known = node_facts.describe(load, source=str(experts_folder))
     known["configs"]["transformer_2"] = known["configs"]["transformer_2"] | {"num_layers": 7}
-    described = expert.node.describe(model=known, component="transformer_2")
+    described = node_facts.describe(expert, model=known, component="transformer_2")
     assert described["configs"]["transformer"]["num_layers"] == 7
     assert described["names"] == {"transformer": "transformer_2"}
     assert described["family"] == "wan"
     assert known["configs"]["transformer"]["num_layers"] == 2
-    assert expert.node.renames(component="transformer_2") == {"model": {"transformer": "transformer_2"}}
+    assert node_facts.renames(expert, component="transformer_2") == {"model": {"transformer": "transformer_2"}}

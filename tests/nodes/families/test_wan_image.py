@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusers import WanImageToVideoPipeline
-from helpers import direct, tiny_wan_image
+from helpers import direct, node_facts, tiny_wan_image
 from helpers.direct import DirectRun, model_of
 from helpers.peer import PROMPTS
 from helpers.tiny_wan_image import picture
 from helpers.wan_image import assert_same, frames_of, generate, pipeline_of, reference
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import image_condition, latents
 from sgd.nodes.values import Frames
 
@@ -148,9 +148,9 @@ def test_shapes_on_the_meta_device_are_those_of_the_run(folders, models, kind):
 def test_only_the_encoders_that_the_model_has_are_read(folders, kind, parts):
     from sgd.nodes.models.nodes.model_load import load
 
-    known = load.node.describe(source=str(folders[kind]))
-    assert set(image_condition.encode.node.reads(model=known)["model"]) == parts
-    assert image_condition.encode.node.reads(model={"family": "wan"}) == {}
+    known = node_facts.describe(load, source=str(folders[kind]))
+    assert set(node_facts.reads(image_condition.encode, model=known)["model"]) == parts
+    assert node_facts.reads(image_condition.encode, model={"family": "wan"}) == {}
 
 
 def test_crop_keeps_the_middle(models):
@@ -181,8 +181,8 @@ def test_frames_the_model_does_not_take(folders, models, kind, last, message):
     image, made_of = frames_of(picture()), {"width": 32, "height": 32, "frames": 9}
     with pytest.raises(NodeError, match=message):
         image_condition.encode(DirectRun(), models[kind], image, last=image if last else None, **made_of)
-    known = {"model": load.node.describe(source=str(folders[kind])), **made_of}
-    (problem,) = image_condition.encode.node.check(**known, **({} if last else {"last": None}))
+    known = {"model": node_facts.describe(load, source=str(folders[kind])), **made_of}
+    (problem,) = node_facts.check(image_condition.encode, **known, **({} if last else {"last": None}))
     assert problem.code == "unsupported"
     assert problem.message == message
 
@@ -206,7 +206,7 @@ def test_an_image_for_another_size_is_an_error(models):
         _predict(models["clip"], 64, 32)
     model = {"family": "wan"}
     known = {"image": {"family": "wan", "size": [64, 32, 9]}, "latents": {"family": "wan", "size": [32, 32, 9]}}
-    assert [p.parameter for p in denoiser.predict.node.check(model=model, **known)] == ["image"]
+    assert [p.parameter for p in node_facts.check(denoiser.predict, model=model, **known)] == ["image"]
 
 
 def _predict(model, width, height, max_length=512):
@@ -261,8 +261,8 @@ def test_a_missing_image_is_found_before_anything_is_loaded(folders, kind, needs
     from sgd.nodes import denoiser
     from sgd.nodes.models.nodes.model_load import load
 
-    known = load.node.describe(source=str(folders[kind]))
-    found = list(denoiser.predict.node.check(model=known, image=None))
+    known = node_facts.describe(load, source=str(folders[kind]))
+    found = list(node_facts.check(denoiser.predict, model=known, image=None))
     assert [(p.code, p.parameter) for p in found] == [("missing-parameter", "image")] * needs
-    assert list(denoiser.predict.node.check(model=known, image={"family": "wan"})) == []
-    assert list(denoiser.predict.node.check(model=known)) == []  # wired to something not known
+    assert list(node_facts.check(denoiser.predict, model=known, image={"family": "wan"})) == []
+    assert list(node_facts.check(denoiser.predict, model=known)) == []  # wired to something not known

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from diffusers import ZImagePipeline
-from helpers import tiny_z_image
+from helpers import node_facts, tiny_z_image
 from helpers.direct import BOTH, DirectRun, model_of
 from helpers.imaging import PROMPTS, assert_close, assert_same, generate, planned, reference, shapes
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import latents, schedule, text, vae
 
 SCHEDULERS = {"fixed": {}, "dynamic": {"use_dynamic_shifting": True, "shift": 1.0}}
@@ -106,7 +106,7 @@ def test_a_size_that_the_pipeline_refuses_is_refused(model, width):
     with pytest.raises(NodeError, match=f"width {width} is not a size") as caught:
         latents.noise(model, width=width, height=32)
     assert caught.value.help == "the next one down is 44x32"
-    (problem,) = latents.noise.node.check(model={"family": "z-image"}, width=width, height=32, frames=1)
+    (problem,) = node_facts.check(latents.noise, model={"family": "z-image"}, width=width, height=32, frames=1)
     assert (problem.parameter, problem.severity) == ("width", "error")
 
 

@@ -6,11 +6,14 @@ does on a GPU is run on the CPU, between two of torch's own kernels.
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backends, kernels, packages, tuning
 from sgd.nodes.models.attention.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
@@ -23,6 +26,8 @@ FULL = {
     "configs": {"transformer": {"attention_head_dim": 128}},
     "source": "owner/name",
 }
+
+TESTS = str(Path(node_facts.__file__).parents[1])
 
 
 @pytest.fixture
@@ -59,7 +64,7 @@ def latents(value):
 
 def problems(backend, kernel="auto", **description):
     model = {**FULL, **description}
-    return list(attention.node.check(backend=backend, kernel=kernel, component="transformer", model=model))
+    return list(node_facts.check(attention, backend=backend, kernel=kernel, component="transformer", model=model))
 
 
 def test_the_names_are_those_of_diffusers():
@@ -206,6 +211,7 @@ def test_version_1_of_sage(monkeypatch, wan_folder):
     assert "SageAttention 1" in backends.notes()["sage"]
     monkeypatch.setattr(backends, "head_size", lambda config: 128)
     run = OnGpu()
+    transform: Any
     [transform] = attention(run, model_of(wan_folder, "scheduler"), backend="sage").transforms
     assert (transform.candidates, run.details["attention"]) == (("_sgd_sage_1",), "sage")
     machine(monkeypatch, (9, 0))
@@ -232,6 +238,7 @@ def test_the_gpu_decides_on_a_kernel_of_sage(monkeypatch, wan_folder, kernel, ca
     monkeypatch.setattr(backends, "head_size", lambda config: 128)
     wan = model_of(wan_folder, "scheduler", transformer="bfloat16")
     if works:
+        transform: Any
         [transform] = attention(OnGpu(), wan, backend="sage", kernel=kernel).transforms
         assert transform.candidates == (f"_sage_qk_int8_pv_{kernel}",)
     else:
@@ -319,30 +326,31 @@ def test_wan_gives_attention_no_mask(model):
 
 def test_a_component_the_model_lacks():
     [problem] = list(
-        attention.node.check(component="transformer_2", model={**FULL, "components": {"transformer": "T"}})
+        node_facts.check(attention, component="transformer_2", model={**FULL, "components": {"transformer": "T"}})
     )
     assert problem.code == "bad-value"
-    described = attention.node.describe(component="transformer", model=FULL)
+    described = node_facts.describe(attention, component="transformer", model=FULL)
     assert described["transforms"] == [["attention", "transformer"]]
-    [problem] = list(attention.node.check(component="transformer", model=described))
+    [problem] = list(node_facts.check(attention, component="transformer", model=described))
     assert problem.code == "unsupported"
-    assert list(attention.node.check(component="transformer_2", model=described)) == []
+    assert list(node_facts.check(attention, component="transformer_2", model=described)) == []
     from sgd.nodes.models.nodes.model_expert import expert
 
-    below = expert.node.describe(model=described, component="transformer_2")
-    assert list(attention.node.check(component="transformer", model=below)) == []
-    below = attention.node.describe(component="transformer", model=below)
+    below = node_facts.describe(expert, model=described, component="transformer_2")
+    assert list(node_facts.check(attention, component="transformer", model=below)) == []
+    below = node_facts.describe(attention, component="transformer", model=below)
     assert below["transforms"] == [["attention", "transformer"], ["attention", "transformer_2"]]
 
 
 def test_decided_without_torch():
     code = (
-        "import sys; from sgd.nodes.models.nodes.model_attention import attention as a;"
+        f"import sys; sys.path.insert(0, {TESTS!r}); from helpers import node_facts;"
+        "from sgd.nodes.models.nodes.model_attention import attention as a;"
         "from sgd.nodes.models.nodes.model_lora import lora;"
         "from sgd.nodes.models.nodes.model_compile import compile as c;"
         "m={'components': {'transformer': 'T'}, 'configs': {}};"
-        "[list(a.node.check(backend=b, component='transformer', model=m)) for b in ('auto', 'cudnn', 'flash')];"
-        "list(c.node.check(component='transformer', model=m)); list(lora.node.check(source='a/b')); a.node.notes();"
+        "[list(node_facts.check(a, backend=b, component='transformer', model=m)) for b in ('auto', 'cudnn', 'flash')];"
+        "node_facts.check(c, component='transformer', model=m); node_facts.check(lora, source='a/b'); a.node.notes();"
         "assert not {'torch', 'diffusers', 'peft'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -403,7 +411,7 @@ CANDIDATES = ("native", "_native_math")
 
 
 def test_auto_measures_once_and_takes_the_fastest(model, run, monkeypatch, forgotten):
-    calls = []
+    calls: list[Any] = []
     timed(monkeypatch, [2e-3, 1e-3], calls)
     plain = latents(acquired(model))
     value = model.transformed(Attention("transformer", CANDIDATES))
@@ -481,6 +489,7 @@ def test_candidates_of_auto(hopper, wan_folder, monkeypatch):
 
     wan = model_of(wan_folder, "scheduler", transformer="bfloat16")
     run = OnGpu()
+    transform: Any
     [transform] = attention(run, wan).transforms
     assert transform.candidates == ("native",), "heads of 12 fit none of the others"
     monkeypatch.setattr(backends, "head_size", lambda config: 128)

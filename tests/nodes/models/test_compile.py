@@ -4,8 +4,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import BOTH, DirectRun, model_of
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes import model_compile as module
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
@@ -202,7 +203,7 @@ def test_blocks_need_a_name(wan_folder, run, monkeypatch):
 def test_without_a_compiler(model, run, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     monkeypatch.setattr(module, "gpu", lambda: None)
-    [problem] = compile.node.check(model={"components": {"transformer": "T"}}, component="transformer")
+    [problem] = node_facts.check(compile, model={"components": {"transformer": "T"}}, component="transformer")
     assert problem.code == "unavailable"
     with pytest.raises(NodeError, match=r"C\+\+ compiler"):
         compile(run, model)

@@ -6,6 +6,8 @@ test_compile_families.py has the real one.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers.changed import adapters, difference
@@ -13,7 +15,8 @@ from helpers.direct import DirectRun, sample
 from helpers.gate_pipelines import FAMILIES
 from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here
-from sgd.nodes.cache.methods.dbcache import scm, taylorseer
+from sgd.nodes.cache.methods.scm import scm
+from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.transforms.attention_transform import Attention
@@ -23,7 +26,7 @@ HERE = Here("gate")
 
 
 def built(family, folder, layers):
-    made = Pair(family, folder / family, layers)
+    made: Any = Pair(family, folder / family, layers)
     made.file = adapters(made.pipeline, folder)
     return made
 

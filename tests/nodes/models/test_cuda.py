@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from helpers.direct import BOTH, DirectRun
-from sgd.graph.contract.node import DoesNotFit
+from sgd.graph.contract.errors import DoesNotFit
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.support import planning_meter

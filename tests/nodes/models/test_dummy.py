@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 from helpers.direct import BOTH, DirectRun
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import dummy, repository

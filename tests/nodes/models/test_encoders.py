@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import sgd
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backends, encoder_attention, packages
 from sgd.nodes.models.attention.encoder_attention import FLASH, EncoderAttention, chosen
 from sgd.nodes.models.nodes.model_attention import attention
@@ -24,9 +25,11 @@ LLAMA = {
 }
 PARTS = ("transformer", "text_encoder", "tokenizer", "vae", "scheduler")
 
+TESTS = str(Path(node_facts.__file__).parents[1])
+
 
 def problems(backend, model, component="text_encoder"):
-    return list(attention.node.check(backend=backend, component=component, model=model))
+    return list(node_facts.check(attention, backend=backend, component=component, model=model))
 
 
 @pytest.fixture
@@ -175,9 +178,10 @@ def test_decided_without_torch():
     import subprocess
 
     code = (
-        "import sys; from sgd.nodes.models.nodes.model_attention import attention as a;"
+        f"import sys; sys.path.insert(0, {TESTS!r}); from helpers import node_facts;"
+        "from sgd.nodes.models.nodes.model_attention import attention as a;"
         "m={'components': {'text_encoder': 'LlamaModel'}, 'configs': {}};"
-        "[list(a.node.check(backend=b, component='text_encoder', model=m)) for b in ('auto', 'cudnn', 'flash')];"
+        "[list(node_facts.check(a, backend=b, component='text_encoder', model=m)) for b in ('auto', 'cudnn', 'flash')];"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

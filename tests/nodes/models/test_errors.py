@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from helpers.direct import DirectRun
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_load import load
 
 VAE = "vae/diffusion_pytorch_model.safetensors"

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import torch
 from safetensors.torch import save_file
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.repository import fingerprint
 
 

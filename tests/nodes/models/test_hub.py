@@ -9,7 +9,8 @@ from helpers.hub_server import COMMIT, NAME, address, ask, serving
 
 PROGRAM = """
 import json, sys
-from sgd.graph.contract.node import NodeError, Run
+from sgd.graph.contract.node import Run
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_load import load
 job = json.loads(sys.argv[1])
 out = {"progress": [], "warnings": [], "errors": []}
@@ -21,7 +22,8 @@ class Tell(Run):
 for source, revision, *parts in job["models"]:
     try:
         run = Tell()
-        out["check"] = [p.message for p in load.node.check(source=source, revision=revision)]
+        known = load.node.facts.make({"source": source, "revision": revision})
+        out["check"] = [p.message for p in load.node.check(known)]
         model = load(run, source, revision=revision)
         out["commit"] = model.facts().get("commit")
         for part in job.get("prefetch", ()):
@@ -29,7 +31,7 @@ for source, revision, *parts in job["models"]:
         for part in parts or job.get("parts", ()):
             model.acquire(part, run)
             out[part] = model.weights.parameters(part)[0]
-        out["described"] = load.node.describe(source=source, revision=revision).get("family")
+        out["described"] = load.node.describe(known).family
     except NodeError as error:
         assert error.__cause__ is not None or job.get("bare")
         out["errors"].append([str(error), error.help])
@@ -50,7 +52,7 @@ def sgd(tmp_path):
         job["models"] = [m if isinstance(m, tuple) else (m, None) for m in models]
         return ask(PROGRAM, endpoint, tmp_path / "hub", job, offline)
 
-    call.cache = tmp_path / "hub"
+    call.cache = tmp_path / "hub"  # type: ignore[attr-defined]
     return call
 
 

@@ -11,7 +11,8 @@ pytest.importorskip("peft")
 
 PROGRAM = """
 import json, sys
-from sgd.graph.contract.node import NodeError, Run
+from sgd.graph.contract.node import Run
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_lora import lora
 job, out = json.loads(sys.argv[1]), []
@@ -25,7 +26,7 @@ model = load(Tell(), job["model"], dtype="float32")
 for call in job["calls"]:
     run, said = Tell(), {}
     out.append(said)
-    said["check"] = [[p.code, p.parameter, p.message] for p in lora.node.check(**call)]
+    said["check"] = [[p.code, p.parameter, p.message] for p in lora.node.check(lora.node.facts.make(call))]
     try:
         value = lora(run, model, **call)
         said["file"] = str(value.transforms[-1].file)
@@ -60,8 +61,8 @@ def hub(tmp_path):
 @pytest.fixture
 def ask_lora(tmp_path, wan_folder):
     def ask_lora(endpoint, *calls, offline=False, planning=False, acquire=False):
-        calls = [{"source": NAME, **call} for call in calls or ({},)]
-        job = {"model": str(wan_folder), "calls": calls, "planning": planning, "acquire": acquire}
+        asked_for = [{"source": NAME, **call} for call in calls or ({},)]
+        job = {"model": str(wan_folder), "calls": asked_for, "planning": planning, "acquire": acquire}
         out = ask(PROGRAM, endpoint, tmp_path / "hub", job, offline)
         assert out["stderr"] == ""
         assert out["torch"] == acquire

@@ -6,11 +6,12 @@ float32 from its formula; these tests are skipped where there is no GPU or the p
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
 from helpers.direct import DirectRun, generate, model_of
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backend_table, backends, kernels, tuning
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.memory.views import view
@@ -142,7 +143,7 @@ def usable(name):
     backend = {b.library: b for b in (backend_table.SAGE_1, *backend_table.BACKENDS.values())}[name]
     reason = backends.machine(backend)
     if reason is not None:
-        pytest.skip(reason.why)
+        pytest.skip(reason.message)
     if name == backend_table.SAGE_1.library and backends.chosen("sage") is not backend_table.SAGE_1:
         pytest.skip("version 2 is installed")
     return name
@@ -187,7 +188,7 @@ def test_a_transformer_with_it_compiled_or_not(name):
     torch.manual_seed(0)
     sizes = {"num_attention_heads": 2, "attention_head_dim": 64, "ffn_dim": 128, "num_layers": 2, "text_dim": 32}
     module = WanTransformer3DModel(**sizes).to("cuda", torch.bfloat16).eval().requires_grad_(False)
-    inputs = (torch.randn(1, 16, 3, 16, 16), torch.tensor([500]), torch.randn(1, 20, 32))
+    inputs: Any = (torch.randn(1, 16, 3, 16, 16), torch.tensor([500]), torch.randn(1, 20, 32))
     inputs = tuple(t.to("cuda", torch.bfloat16 if t.is_floating_point() else t.dtype) for t in inputs)
     made = view(module)
     choose(made, usable(name))

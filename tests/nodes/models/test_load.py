@@ -5,14 +5,18 @@ import subprocess
 import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_load import load
 
 MODULES = ("transformer", "text_encoder", "vae")
+
+TESTS = str(Path(node_facts.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -191,47 +195,48 @@ def test_only_variant_is_said(pipeline, tmp_path, run):
 
 
 def test_describe_and_check_know_a_folder(wan_folder):
-    known = load.node.describe(source=str(wan_folder))
+    known = node_facts.describe(load, source=str(wan_folder))
     assert known["family"] == "wan"
     assert known["source"] == str(wan_folder)
     assert known["components"]["vae"] == "AutoencoderKLWan"
     assert known["configs"]["transformer"]["num_layers"] == 2
     assert known["configs"]["model_index"]["_class_name"] == "WanPipeline"
-    assert list(load.node.check(source=str(wan_folder))) == []
+    assert list(node_facts.check(load, source=str(wan_folder))) == []
 
 
 def test_describe_knows_bundled_models():
-    known = load.node.describe(source="Wan-AI/Wan2.1-T2V-14B-Diffusers", revision="main")
+    known = node_facts.describe(load, source="Wan-AI/Wan2.1-T2V-14B-Diffusers", revision="main")
     assert known["family"] == "wan"
     assert known["configs"]["transformer"]["num_layers"] == 40
 
 
 @pytest.mark.parametrize("source", ["owner/not-in-the-cache", "./no/such/folder", "/no/such/folder", "nothing"])
 def test_check_is_silent_on_what_it_cannot_know(source):
-    assert load.node.describe(source=source) == {}
-    assert list(load.node.check(source=source)) == []
-    assert list(load.node.check()) == []
+    assert node_facts.describe(load, source=source) == {}
+    assert list(node_facts.check(load, source=source)) == []
+    assert node_facts.check(load) == []
 
 
 def test_check_reports_a_folder_that_is_no_model(tmp_path):
-    (problem,) = load.node.check(source=str(tmp_path))
+    (problem,) = node_facts.check(load, source=str(tmp_path))
     assert (problem.code, problem.parameter) == ("bad-value", "source")
     assert "no model_index.json" in problem.message
-    assert load.node.describe(source=str(tmp_path)) == {}
+    assert node_facts.describe(load, source=str(tmp_path)) == {}
 
 
 def test_check_reports_an_unknown_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
-    (problem,) = load.node.check(source=str(tmp_path))
+    (problem,) = node_facts.check(load, source=str(tmp_path))
     assert "AudioPipeline, which is of no known model family" in problem.message
     assert "wan (WanPipeline" in problem.help
 
 
 def test_torch_free(wan_folder):
     code = (
-        "import sys; from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.planning_meter;"
-        f"assert load.node.describe(source={str(wan_folder)!r})['family'] == 'wan';"
-        "assert list(load.node.check(source='owner/name')) == [];"
+        f"import sys; sys.path.insert(0, {TESTS!r}); from helpers import node_facts;"
+        "from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.planning_meter;"
+        f"assert node_facts.describe(load, source={str(wan_folder)!r})['family'] == 'wan';"
+        "assert node_facts.check(load, source='owner/name') == [];"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'accelerate', 'safetensors'} & set(sys.modules);"
         "assert not heavy, heavy"
     )

@@ -1,12 +1,16 @@
 """`model.lora`, compared with `load_lora_weights` of diffusers' pipeline on the same random adapters."""
 
+from typing import Any
+
 import pytest
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
 from helpers.lora_files import adapters
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.transforms import lora_transform as module
+from sgd.nodes.value_facts import ModelFacts, ScheduleFacts
 
 pytest.importorskip("peft")
 
@@ -138,12 +142,12 @@ def test_a_file_that_lies_deeper(tmp_path, files, model, run):
     (tmp_path / "deep" / "one.safetensors").write_bytes(files[0].read_bytes())
     with pytest.raises(NodeError, match="holds no safetensors file"):
         lora(run, model, str(tmp_path))
-    value = lora(run, model, str(tmp_path), weight_name="deep/one.safetensors")
+    value: Any = lora(run, model, str(tmp_path), weight_name="deep/one.safetensors")
     assert value.transforms[-1].file == tmp_path / "deep" / "one.safetensors"
     for name in ("../one.safetensors", "/one.safetensors", "one.bin"):
         with pytest.raises(NodeError, match=r"no name inside|no safetensors file"):
             lora(run, model, str(tmp_path / "deep"), weight_name=name)
-        [problem] = lora.node.check(source=str(tmp_path), weight_name=name)
+        [problem] = node_facts.check(lora, source=str(tmp_path), weight_name=name)
         assert (problem.code, problem.parameter) == ("bad-value", "weight_name")
 
 
@@ -201,17 +205,17 @@ def test_wrong_sources(tmp_path, model, run):
     for source, why in ((pickled, "no safetensors file"), (broken, "truncated"), (tmp_path / "none.x", "no file")):
         with pytest.raises(NodeError, match=why):
             lora(run, model, str(source))
-        [problem] = lora.node.check(source=str(source))
+        [problem] = node_facts.check(lora, source=str(source))
         assert problem.code == "bad-value"
-    assert list(lora.node.check(source="owner/name")) == []
+    assert list(node_facts.check(lora, source="owner/name")) == []
     for source in ("owner/name.safetensors", "~nobody-of-this-name/lora", "a\0b", "long" * 2000):
-        [problem] = lora.node.check(source=source)
+        [problem] = node_facts.check(lora, source=source)
         assert problem.code == "bad-value"
 
 
 def test_without_peft(monkeypatch, files, model, run):
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    [problem] = lora.node.check(source=str(files[0]))
+    [problem] = node_facts.check(lora, source=str(files[0]))
     assert problem.code == "unavailable"
     assert "sgd[lora]" in problem.help
     with pytest.raises(NodeError, match="peft"):
@@ -351,7 +355,7 @@ def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file
 def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
     from sgd.nodes import schedule
     from sgd.nodes.cache.calibration.filled_gate import Use
-    from sgd.nodes.cache.table_use import of_descriptions, of_model
+    from sgd.nodes.cache.table_use import of_facts, of_model
 
     plan = schedule.make(model, steps=2)
 
@@ -367,4 +371,4 @@ def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
     assert of((0, 1.0)) == found[1]
     assert len({use.weights for use in found}) == 1
     known = {"transforms": [["lora", "transformer"], ["lora", "transformer_2"], ["attention", "transformer"]]}
-    assert of_descriptions({"model": known}).adapted == 1
+    assert of_facts(node_facts.value_facts(ModelFacts, known), ScheduleFacts()).adapted == 1

@@ -9,10 +9,11 @@ import weakref
 import pytest
 import sgd
 import torch
+from helpers import node_facts
 from helpers.direct import DirectRun, model_of
 from helpers.offloading import watching
 from sgd.graph.compiler.plan import Acquire
-from sgd.graph.contract.node import DoesNotFit, NodeError
+from sgd.graph.contract.errors import DoesNotFit, NodeError
 from sgd.nodes.models.memory import block_groups
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes.model_attention import attention
@@ -60,7 +61,7 @@ def predict(value):
 
 
 def problems(**known):
-    return [(p.code, p.parameter, p.severity) for p in offload.node.check(**{"model": MODEL, **known})]
+    return [(p.code, p.parameter, p.severity) for p in node_facts.check(offload, **{"model": MODEL, **known})]
 
 
 def test_values_with_and_without_it_hold_weights_of_their_own(model, run):
@@ -241,10 +242,10 @@ def test_settings_that_do_not_go_together(model, run):
     assert problems(component="transformer", blocks=2, stream=True) == [("bad-value", "blocks", "error")]
     assert problems(component="vae", stream=True) == [("unsupported", "stream", "error")]
     assert problems(component="text_encoder_2") == [("bad-value", "component", "error")]
-    described = offload.node.describe(model=MODEL, component="transformer")
+    described = node_facts.describe(offload, model=MODEL, component="transformer")
     assert described["transforms"] == [["offload", "transformer"]]
     assert problems(model=described, component="transformer") == [("unsupported", "model", "error")]
-    assert list(attention.node.check(model=described, component="transformer", backend="sdpa")) == []
+    assert list(node_facts.check(attention, model=described, component="transformer", backend="sdpa")) == []
     qwen = {"components": {"vae": "AutoencoderKLQwenImage"}}
     assert problems(model=qwen, component="vae") == [("unsupported", "component", "error")]
 

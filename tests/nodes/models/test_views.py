@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 import torch
 from helpers.direct import DirectRun, model_of
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.memory.views import entrance, misplaced, view
 
 
@@ -142,7 +142,7 @@ def test_transforms_add_up_in_order(model, run):
 )
 def test_order(kind, before, why):
     problem = misplaced(kind, before)
-    assert (problem is None) if why is None else (why in problem[0])
+    assert (problem is None) if why is None else (why in problem.message)
 
 
 def test_released_views_are_gone(model, run):

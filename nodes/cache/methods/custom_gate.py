@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
-from ....graph.contract.node import Here, node
 from ..gate import Gate, Limits, Policy, Preset
+from .gate_node import gate_node
 from .parameters import (
     Count,
     Order,
@@ -15,83 +14,14 @@ from .parameters import (
     Share,
     Stacks,
     Threshold,
-    checked,
-    described,
-    made,
+    bad_value,
     mask_from,
     numbers,
 )
 
 
-def _gate(
-    *,
-    signal: Literal["none", "time", "time_projection", "modulated", "front", "model"],
-    rule: Literal["mask", "change", "polynomial", "magnitude"],
-    threshold: float | None,
-    coefficients: list[float] | None,
-    clamp: bool,
-    ratios: list[float] | None,
-    order: int,
-    front_blocks: int,
-    back_blocks: int,
-    stacks: Stacks,
-    warmup_steps: int,
-    warmup_interval: int,
-    warmup_share: float,
-    max_consecutive: int | None,
-    max_reused: int | None,
-    max_accumulated: float | None,
-    last: bool,
-    preset: Preset | None,
-    compute_bins: list[int] | None,
-    reuse_bins: list[int] | None,
-    mask: str | None,
-    policy: Policy | None,
-) -> Gate:
-    needed = {"polynomial": ("coefficients", coefficients), "magnitude": ("ratios", ratios)}
-    for name, (parameter, value) in needed.items():
-        if rule == name and value is None:
-            raise ValueError(f"the rule `{name}` needs `{parameter}`")
-        if rule != name and value is not None:
-            raise ValueError(f"`{parameter}` belong to the rule `{name}`")
-    if clamp and rule != "polynomial":
-        raise ValueError("`clamp` belongs to the rule `polynomial`")
-    own = numbers("ratios", ratios)
-    steps = mask_from(preset, compute_bins, reuse_bins, mask, policy or ("static" if rule == "mask" else "dynamic"))
-    if rule == "mask":
-        if steps is None:
-            raise ValueError("the rule `mask` needs `preset`, bins or `mask`")
-        if policy == "dynamic":
-            raise ValueError("`policy` dynamic needs a rule that measures beside the mask")
-        for parameter, limit in (("max_consecutive", max_consecutive), ("max_reused", max_reused)):
-            if limit is not None:
-                raise ValueError(f"a static mask decides alone: leave `{parameter}` out")
-        if threshold is not None:
-            raise ValueError("the rule `mask` has no `threshold`")
-    elif threshold is None:
-        raise ValueError(f"the rule `{rule}` needs a `threshold`")
-    if max_accumulated is not None and rule not in ("change", "polynomial"):
-        raise ValueError("`max_accumulated` adds up measured changes, and this rule measures none")
-    return Gate(
-        "gate",
-        signal=signal,
-        rule=rule,
-        threshold=threshold,
-        mask=steps,
-        coefficients=numbers("coefficients", coefficients),
-        clamp=clamp,
-        ratios=None if own is None else {"positive": own},
-        order=order,
-        front=front_blocks,
-        back=back_blocks,
-        stacks=stacks,
-        limits=Limits(warmup_steps, warmup_interval, warmup_share, max_consecutive, max_reused, max_accumulated, last),
-    )
-
-
-@node("cache.gate", describe=partial(described, _gate), check=partial(checked, _gate, "rule"))
+@gate_node("cache.gate")
 def gate(
-    here: Here,
     *,
     signal: Literal["none", "time", "time_projection", "modulated", "front", "model"] = "none",
     rule: Literal["mask", "change", "polynomial", "magnitude"],
@@ -153,5 +83,42 @@ def gate(
     Raises:
         NodeError: If the parts do not go together.
     """
-    values = {name: value for name, value in locals().items() if name != "here"}
-    return made(_gate, here, values)
+    needed = {"polynomial": ("coefficients", coefficients), "magnitude": ("ratios", ratios)}
+    for name, (parameter, value) in needed.items():
+        if rule == name and value is None:
+            raise bad_value("rule", f"the rule `{name}` needs `{parameter}`")
+        if rule != name and value is not None:
+            raise bad_value(parameter, f"`{parameter}` belong to the rule `{name}`")
+    if clamp and rule != "polynomial":
+        raise bad_value("clamp", "`clamp` belongs to the rule `polynomial`")
+    own = numbers("ratios", ratios)
+    steps = mask_from(preset, compute_bins, reuse_bins, mask, policy or ("static" if rule == "mask" else "dynamic"))
+    if rule == "mask":
+        if steps is None:
+            raise bad_value("rule", "the rule `mask` needs `preset`, bins or `mask`")
+        if policy == "dynamic":
+            raise bad_value("policy", "`policy` dynamic needs a rule that measures beside the mask")
+        for parameter, limit in (("max_consecutive", max_consecutive), ("max_reused", max_reused)):
+            if limit is not None:
+                raise bad_value(parameter, f"a static mask decides alone: leave `{parameter}` out")
+        if threshold is not None:
+            raise bad_value("threshold", "the rule `mask` has no `threshold`")
+    elif threshold is None:
+        raise bad_value("rule", f"the rule `{rule}` needs a `threshold`")
+    if max_accumulated is not None and rule not in ("change", "polynomial"):
+        raise bad_value("max_accumulated", "`max_accumulated` adds up measured changes, and this rule measures none")
+    return Gate(
+        "gate",
+        signal=signal,
+        rule=rule,
+        threshold=threshold,
+        mask=steps,
+        coefficients=numbers("coefficients", coefficients),
+        clamp=clamp,
+        ratios=None if own is None else {"positive": own},
+        order=order,
+        front=front_blocks,
+        back=back_blocks,
+        stacks=stacks,
+        limits=Limits(warmup_steps, warmup_interval, warmup_share, max_consecutive, max_reused, max_accumulated, last),
+    )

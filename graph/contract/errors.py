@@ -1,0 +1,79 @@
+"""Errors that a user can mend. Each carries diagnostics: the one value for a problem.
+
+SgdError                an error that the user can mend
+├── Problems            all problems of a workflow file or a command line
+└── OneProblem          an error with one problem
+    ├── LibraryError    a node library cannot be loaded
+    ├── NodeError       a node cannot do its work
+    │   └── DoesNotFit  the device has too little memory
+    └── NodeFailed      a node raised during a run (graph/runtime/failure.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from .diagnostics import Diagnostic
+
+
+class SgdError(Exception):
+    """Something that a user can mend.
+
+    Attributes:
+        diagnostics: The problems.
+    """
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], message: str) -> None:
+        self.diagnostics = list(diagnostics)
+        super().__init__(message)
+
+
+class Problems(SgdError):
+    """Everything that is wrong, raised where nothing more can be checked."""
+
+    def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
+        found = list(diagnostics)
+        super().__init__(found, "; ".join(f"{d.code}: {d.message}" for d in found))
+
+
+class OneProblem(SgdError):
+    """An error with one problem, and maybe others beside it; `str()` is the first one's message."""
+
+    def __init__(
+        self,
+        problem: str | Diagnostic,
+        *others: Diagnostic,
+        help: str | None = None,
+        code: str = "bad-value",
+    ) -> None:
+        made = problem if isinstance(problem, Diagnostic) else Diagnostic(code, problem, help=help)
+        super().__init__([made, *others], made.message)
+
+    @property
+    def diagnostic(self) -> Diagnostic:
+        """The problem, or the first of several."""
+        return self.diagnostics[0]
+
+    @property
+    def help(self) -> str | None:
+        """The user's way out, None if there is none to name."""
+        return self.diagnostic.help
+
+
+class LibraryError(OneProblem):
+    """A node library cannot be loaded."""
+
+
+class NodeError(OneProblem):
+    """A node cannot do its work: `raise NodeError("there is no frame 7", help="the last one is 6")`.
+
+    Args:
+        problem: The message for the user, or the diagnostic that a `check` function found.
+        others: Further diagnostics, which `sgd check` reports too.
+        help: The user's way out.
+        code: Code of the diagnostic.
+    """
+
+
+class DoesNotFit(NodeError):
+    """The device has too little memory; the command line exits with 4."""

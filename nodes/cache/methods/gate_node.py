@@ -1,0 +1,93 @@
+"""`@gate_node`: makes a node type of a function from parameters to a `Gate`. Torch-free."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import field, make_dataclass, replace
+from pathlib import Path
+from typing import Concatenate, ParamSpec
+
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.errors import NodeError
+from ....graph.contract.facts import UNKNOWN, NodeFacts, Unknown
+from ....graph.contract.node import Here, NodeFunction, node
+from ..calibration.table import problem
+from ..gate import Gate, GateFacts
+
+P = ParamSpec("P")
+
+
+def gate_node(
+    name: str, *, version: int = 1
+) -> Callable[[Callable[P, Gate]], NodeFunction[Concatenate[Here, P], Gate]]:
+    """Make a node type of a function that describes a gate.
+
+    The node has the function's parameters and docstring. It names the gate by its own path in the file. `sgd check`
+    calls the same function: an error that it raises is the problem of the parameter that it names, and the gate that
+    it returns is known to `denoiser.predict` before the run.
+
+    Args:
+        name: The name that files use, `cache.method`.
+        version: As in `@node`.
+    """
+
+    def make(describes: Callable[P, Gate]) -> NodeFunction[Concatenate[Here, P], Gate]:
+        hints = typing.get_type_hints(describes, include_extras=True)
+        signature = inspect.signature(describes)
+
+        @functools.wraps(describes)
+        def function(here: Here, *args: P.args, **kwargs: P.kwargs) -> Gate:
+            return replace(describes(*args, **kwargs), name=here)
+
+        here = inspect.Parameter("here", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=Here)
+        parameters = [here, *signature.parameters.values()]
+        function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        function.__annotations__ = {"here": Here, **hints}
+        describe, check = _functions(name, describes, tuple(signature.parameters))
+        return node(name, version=version, describe=describe, check=check)(function)
+
+    return make
+
+
+def _functions(
+    name: str, describes: Callable[..., Gate], parameters: tuple[str, ...]
+) -> tuple[Callable[[NodeFacts], GateFacts | None], Callable[[NodeFacts], Iterator[Diagnostic]]]:
+    """The functions `describe` and `check` of a gate's node type, on facts of a class made for it."""
+    title = "".join(word.capitalize() for word in re.split(r"[._]", name))
+    facts_class = make_dataclass(
+        f"{title}Facts",
+        [(parameter, object | Unknown, field(default=UNKNOWN)) for parameter in parameters],
+        bases=(NodeFacts,),
+        frozen=True,
+        kw_only=True,
+    )
+
+    def made(facts: NodeFacts) -> Gate | None:
+        values = {parameter: getattr(facts, parameter) for parameter in parameters}
+        if UNKNOWN in values.values():
+            return None
+        return describes(**{n: list(v) if isinstance(v, tuple) else v for n, v in values.items()})
+
+    def describe(facts: NodeFacts) -> GateFacts | None:
+        try:
+            gate = made(facts)
+        except NodeError:
+            return None
+        return GateFacts((gate,)) if gate is not None else None
+
+    def check(facts: NodeFacts) -> Iterator[Diagnostic]:
+        try:
+            made(facts)
+        except NodeError as error:
+            yield from error.diagnostics
+        table = getattr(facts, "table", None)
+        found = problem(table) if isinstance(table, str | Path) else None
+        if found is not None:
+            yield found
+
+    describe.__annotations__["facts"] = check.__annotations__["facts"] = facts_class
+    return describe, check

@@ -1,0 +1,54 @@
+"""`Turn`: everything that a gate may look at in one call of `denoiser.predict`. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...graph.contract.node import Run
+from ..models.model import Model
+from ..values import Branches, Size, Step
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One call of `denoiser.predict`.
+
+    Attributes:
+        model: The model.
+        transformer: Its transformer, in memory.
+        step: The step of the schedule.
+        branches: The guidance branches of the loop.
+        size: Size of the clip in pixels.
+        image: Whether the model is given an image.
+        run: Receives decisions and warnings.
+    """
+
+    model: Model
+    transformer: Any
+    step: Step
+    branches: Branches
+    size: Size
+    image: bool
+    run: Run
+
+    @property
+    def component(self) -> str:
+        """The transformer's name in the repository."""
+        return self.model.name("transformer")
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """The steps of the schedule at which the model is in use."""
+        return tuple(range(self.step.count)) if self.model.steps is None else self.model.steps
+
+    @property
+    def branches_take_turns(self) -> bool:
+        """Whether at any step several branches run, one call after the other."""
+        branches, count = self.branches, self.step.count
+        return not branches.batched and any(len(branches.active_at(index, count)) > 1 for index in self.window)
+
+    @property
+    def index(self) -> int:
+        """This step, counted over those of the component."""
+        return self.window.index(self.step.index)

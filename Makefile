@@ -22,5 +22,5 @@ test:  ## Every test but those with the real compiler
 all:  ## Everything, in a fresh clone with new virtual environments
 	bash .ci/run
 
-docs:  ## Write docs/nodes.md anew
+docs:  ## Write the pages of docs/reference
 	$(PYTHON) docs/generate.py

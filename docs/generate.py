@@ -73,7 +73,7 @@ def _parameter(parameter: Input) -> list[str]:
 def commands() -> Iterator[str]:
     """The page of commands: usage, arguments and options of each, as the parser has them."""
     root = parser()
-    yield from ("# Commands", "", f"{MADE} `sgd COMMAND --help` prints the same.", "")
+    yield from ("# Commands", "", f"{MADE} Each command prints the same with `--help`.", "")
     exits = (root.epilog or "").partition(": ")[2].split("; ")
     yield from ("Exit codes:", "", *(f"- {code.replace(' ', ': ', 1)}" for code in exits), "")
     choices = next(a.choices for a in root._actions if isinstance(a, argparse._SubParsersAction))
@@ -110,8 +110,8 @@ def diagnostics() -> Iterator[str]:
     """The page of diagnostics: for each code its meaning, a wrong file, the message, and the right file."""
     yield from ("# Diagnostics", "")
     yield from (f"{MADE} The examples stand in `docs/reference/diagnostics.yaml`.", "")
-    yield "`sgd check` reports all problems of a file at once. Each has a code and a place; most have a line of help. Codes"
-    yield from ("are stable. The files below are named `mine.yaml`.", "")
+    yield "`sgd check` reports all problems of a file at once. Each has a code and a place, and most have a help line."
+    yield from ("The codes are stable. The files below are named `mine.yaml`.", "")
     for code, example in yaml.safe_load(EXAMPLES.read_text(encoding="utf-8")).items():
         command = example.get("command", "sgd check mine.yaml")
         yield from (f"## {code}", "", example["meaning"], "")

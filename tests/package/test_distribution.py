@@ -41,7 +41,8 @@ def test_source_distribution_holds_the_tests(tmp_path: Path) -> None:
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
         names = {name.split("/", 1)[-1] for name in tar.getnames()}
-    missing = set(files("tests", "workflows", "nodes", "graph", "docs", "training")) - names
+    root = ("CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".pre-commit-config.yaml", ".ci")
+    missing = set(files("tests", "workflows", "nodes", "graph", "docs", "training", *root)) - names
     assert not missing
 
 

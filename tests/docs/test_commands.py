@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import runpy
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.doc_commands import ROOT, Command, File, needs, read
+from jsonschema import Draft202012Validator
 from sgd.graph.cli.main import main, parser
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +26,7 @@ RUN = [page for page in PARTS if page != "docs/reference/diagnostics.md"]
 EXACT = ("check", "diff", "graph", "nodes", "init")
 """Commands whose output is the same in every run."""
 HEAVY = ("exec", "plan", "calibrate")
+RECORD = Draft202012Validator(json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8")))
 DONE: set[File | Command] = set()
 """Commands that ran, and that read no file of a page: a second page need not run them again."""
 
@@ -121,6 +124,10 @@ def test_the_commands_of_a_page_run(page: str, clone: Path, capsys: pytest.Captu
                 DONE.add(part)
             if shown and part.words[1] in EXACT:
                 assert shown == (said.out + said.err).rstrip(), str(part)
+    for file in clone.rglob("run.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        RECORD.validate(record)
+        assert set(record) <= set(RECORD.schema["properties"])
 
 
 def test_commands_are_found() -> None:

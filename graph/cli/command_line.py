@@ -68,8 +68,10 @@ def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | i
     return WRONG if result.errors else (result, library)
 
 
-def options(arguments: Namespace, device: str) -> dict[str, Any]:
-    return {"weights": arguments.weights, "trust_remote_code": arguments.trust_remote_code, "device": device}
+def options(arguments: Namespace, library: Library, device: str) -> dict[str, Any]:
+    """Values for `Run.options`: the options that libraries add, and the device."""
+    added = [option for each in library.libraries.values() for option in each.options]
+    return {option.key: getattr(arguments, option.key, option.default) for option in added} | {"device": device}
 
 
 def interrupted(done: Result) -> int:
@@ -79,8 +81,3 @@ def interrupted(done: Result) -> int:
         sys.stderr.flush()
         os._exit(INTERRUPTED)
     return INTERRUPTED
-
-
-def hook(library: Library, name: str) -> list[Any]:
-    """What the installed libraries define under a name."""
-    return [getattr(m, name) for m in library.modules.values() if hasattr(m, name)]

@@ -7,10 +7,14 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
+from ..contract.library_command import LibraryCommand
+from ..contract.node_library import NodeLibrary
+from ..language.registry import installed_objects, standard_object
 
 COMMANDS = {
     "exec": "run_workflow",
@@ -21,18 +25,27 @@ COMMANDS = {
     "schema": "print_schema",
     "diff": "compare_files",
     "init": "write_starter",
-    "calibrate": "calibrate",
     "doctor": "describe_machine",
 }
-"""The module of each command, imported when the command is called."""
+"""The module of each command, imported when the command is called. Node libraries add further commands."""
+
+OPEN = ("exec", "plan")
+"""Commands that take options of node libraries."""
 
 VALUE = re.compile(r"[A-Za-z_]\w*=", re.ASCII | re.DOTALL)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser; each command's function name is its default `command`."""
+def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = None) -> argparse.ArgumentParser:
+    """The argument parser.
+
+    Args:
+        libraries: Node libraries that add commands and options; the standard library if not given.
+        called: The command that will be parsed. Other commands of libraries are listed without their arguments, so
+            that their modules are not imported. All have their arguments if not given.
+    """
     from importlib.metadata import version
 
+    libraries = [standard_object()] if libraries is None else libraries
     root = argparse.ArgumentParser(
         prog="sgd", description="Generate images and video from workflow files.", epilog=EXIT_CODES
     )
@@ -42,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=EXIT_CODES)
 
-    def libraries(to: argparse.ArgumentParser) -> None:
+    def library_files(to: argparse.ArgumentParser) -> None:
         to.add_argument(
             "--library", action="append", default=[], metavar="FILE", help="a Python file with node types; it is run"
         )
@@ -55,24 +68,18 @@ def parser() -> argparse.ArgumentParser:
             action="append",
             default=[],
             metavar="PATH=VALUE",
-            help="set a parameter, such as model.dtype=float32",
+            help="set a parameter, such as node.parameter=3",
         )
-        libraries(to)
+        library_files(to)
 
     def device(to: argparse.ArgumentParser) -> None:
         to.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-        to.add_argument(
-            "--trust-remote-code", action="store_true", help="let a model repository run its own Python code"
-        )
 
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
-        to.add_argument(
-            "--weights",
-            choices=["real", "dummy"],
-            default="real",
-            help="dummy: random weights of the model's size, for benchmarks and dry runs",
-        )
+        for option in (option for library in libraries for option in library.options):
+            with suppress(argparse.ArgumentError):  # the first to have a name keeps it
+                option.add_to(to)
         to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
     exec_ = command("exec", "check, compile and run a workflow")
@@ -85,7 +92,7 @@ def parser() -> argparse.ArgumentParser:
     check = command("check", "report every problem of workflow files, running nothing")
     check.add_argument("files", nargs="+", metavar="FILE")
     check.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
-    libraries(check)
+    library_files(check)
 
     plan = command("plan", "show what would run: order, shapes, parameters, FLOPs, memory")
     workflow(plan)
@@ -100,40 +107,45 @@ def parser() -> argparse.ArgumentParser:
     nodes = command("nodes", "list the installed node types, or describe one")
     nodes.add_argument("name", nargs="?", metavar="NAME")
     nodes.add_argument("--json", action="store_true")
-    libraries(nodes)
+    library_files(nodes)
 
     schema = command("schema", "print the JSON Schema of workflow files for the installed nodes")
-    libraries(schema)
+    library_files(schema)
 
     diff = command("diff", "compare two workflow files")
     diff.add_argument("before", metavar="A")
     diff.add_argument("after", metavar="B")
     diff.add_argument("--json", action="store_true")
-    libraries(diff)
+    library_files(diff)
 
-    init = command("init", "write a workflow for a model: a folder, or a name on the Hugging Face hub")
+    sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
+    init = command("init", f"write a workflow for {sources or 'a source'}")
     init.add_argument("source", metavar="SOURCE")
-    init.add_argument("--out", metavar="FILE", help="where to write it (default: <model>.yaml here; - for stdout)")
+    init.add_argument("--out", metavar="FILE", help="where to write it (default: <name>.yaml here; - for stdout)")
     init.add_argument("--overwrite", action="store_true")
 
-    calibrate = command("calibrate", "measure a workflow's model and schedule, and write a table that cache gates take")
-    workflow(calibrate)
-    device(calibrate)
-    calibrate.add_argument("--prompts", metavar="FILE", help="texts to measure with, one on each line")
-    calibrate.add_argument("--input", default="prompt", metavar="NAME", help="the input that takes them (prompt)")
-    calibrate.add_argument("--order", type=int, default=4, metavar="N", help="order of the polynomials (4)")
-    calibrate.add_argument("--out", metavar="TABLE", help="where to write it (default: <name>-table.json here)")
-    calibrate.add_argument("--overwrite", action="store_true", help="replace a table that exists")
-    calibrate.add_argument("--json", action="store_true", help="print the table on stdout")
-
-    doctor = command("doctor", "describe this machine: device, memory, libraries, attention backends, disk, hub")
+    doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
     doctor.add_argument("--json", action="store_true")
+
+    for added in (added for library in libraries for added in library.commands):
+        if added.name in commands.choices:
+            continue  # the first to have a name keeps it
+        to = command(added.name, added.help)
+        to.set_defaults(library_command=added)
+        if called is None or called == added.name:
+            workflow(to)
+            device(to)
+            try:
+                import_module(added.module).add_arguments(to)
+            except Exception as error:
+                root.error(f"the command {added.name} cannot be loaded: {type(error).__name__}: {error}")
     return root
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse; `name=value`, and further files of `check`, may stand anywhere after the command."""
-    root = parser()
+    called = next((word for word in argv if not word.startswith("-")), "")
+    root = parser(libraries_for(called, argv), called)
     arguments, rest = root.parse_known_args(argv)
     extra = [a for a in rest if hasattr(arguments, "values") and VALUE.match(a)]
     if hasattr(arguments, "files"):
@@ -148,13 +160,28 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def libraries_for(called: str, argv: Sequence[str]) -> list[NodeLibrary]:
+    """Node libraries that may add something to a command line.
+
+    Installed packages are imported for commands that take options of libraries, for unknown commands, and for help.
+    """
+    found = [standard_object()]
+    known = {*COMMANDS, *(command.name for library in found for command in library.commands)}
+    if called in OPEN or called not in known or not {"-h", "--help"}.isdisjoint(argv):
+        found += installed_objects()
+    return found
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sgd` command. Returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
-    arguments = parse(sys.argv[1:] if argv is None else argv)
     try:
-        module = import_module(f".commands.{COMMANDS[arguments.command]}", __package__)
-        code: int = module.command(arguments)
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        added: LibraryCommand | None = getattr(arguments, "library_command", None)
+        if added is None:
+            code: int = import_module(f".commands.{COMMANDS[arguments.command]}", __package__).command(arguments)
+        else:
+            code = import_module(".partial_run", __package__).run_library_command(added, arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

@@ -258,6 +258,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         inputs={n: c.value for n, c in checked.values.items()},
         settings=checked.settings,
         libraries=tuple(library.libraries_of({c.type.name for c in compiled.calls()})),
+        loaded=tuple(library.libraries.values()),
         file=document.path,
         sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
         warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from ..contract.node_library import NodeLibrary
 from .ir import Arg, Call, Const, Declared, Loop, Ref, Var, edges, output_ports
 
 Value = Ref | Var
@@ -61,7 +61,8 @@ class Plan:
         names: Every node, loop and composite of the file by path: its node type, `loop`, or the file it uses.
         inputs: The values of the workflow's inputs.
         settings: What `--set` set, by path.
-        libraries: The modules whose nodes the plan uses.
+        libraries: The libraries whose nodes the plan uses.
+        loaded: All libraries that were loaded.
         file: The workflow file and the SHA-256 of its text.
         warnings: Diagnostics that did not stop compilation, as text.
     """
@@ -72,7 +73,8 @@ class Plan:
     names: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    libraries: tuple[ModuleType, ...] = ()
+    libraries: tuple[NodeLibrary, ...] = ()
+    loaded: tuple[NodeLibrary, ...] = ()
     file: Path | None = None
     sha256: str = ""
     warnings: tuple[str, ...] = ()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 
 from .errors import NodeError
+from .node_library import NodeLibrary
 
 
-def choose(name: str, libraries: Sequence[ModuleType]) -> str:
-    """`cpu` or `cuda` for what the caller asked; `auto` is a GPU if there is one and the plan's libraries use torch.
+def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
+    """The device, `cpu` or `cuda`, for a name on the command line.
+
+    Args:
+        name: `cpu`, `cuda` or `auto`. `auto` is a GPU if there is one and a library of the plan uses it.
+        libraries: The libraries of the plan.
 
     Raises:
         NodeError: If a GPU was asked for and there is none.
     """
-    if name == "cpu" or (name == "auto" and not any(hasattr(m, "runtime") for m in libraries)):
+    if name == "cpu" or (name == "auto" and not any(library.uses_gpu for library in libraries)):
         return "cpu"
     import torch
 

@@ -1,8 +1,8 @@
 """The registry of node types: the standard library, installed packages, and files the caller names.
 
-A library is a module. Its node types are the functions in its namespace that `@node` made, and those of the
-modules it lists in `NODE_MODULES`. A module may define `runtime(run)`, a context manager entered around a run
-that uses its nodes, and `planning`, a module with what planning needs (see `estimate`)."""
+A library is a module. Its node types are the functions in its namespace that `@node` made, and those of its
+`node_modules`. The module may have one object of a class derived from `NodeLibrary`.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
 from ..contract.errors import LibraryError
 from ..contract.node import NodeType
+from ..contract.node_library import NodeLibrary
 from ..contract.ports import Port, Type
 from ..contract.workflow_folders import NODES_GROUP
 
-STANDARD = "sgd"
+STANDARD, STANDARD_MODULE = "sgd", "sgd.nodes"
 
 
 class Library:
@@ -29,17 +31,17 @@ class Library:
     def __init__(self) -> None:
         self.nodes: dict[str, NodeType] = {}
         self.ports: dict[str, type[Port]] = {}
-        self.modules: dict[str, ModuleType] = {}
+        self.libraries: dict[str, NodeLibrary] = {}
         self.warnings: list[str] = []
 
     def add(self, name: str, module: ModuleType) -> None:
         """Add all node types of a module.
 
         Raises:
-            LibraryError: If a name is already taken by another library.
+            LibraryError: If a name is already taken by another library, or the module has two library objects.
         """
-        self.modules[name] = module
-        for node_type in _node_types(module):
+        self.libraries[name] = own = library_object(module)
+        for node_type in _node_types(module, own):
             other = self.nodes.get(node_type.name)
             if other is not None and other.function is not node_type.function:
                 raise LibraryError(f"node type {node_type.name} of {name} is already defined by {other.library}")
@@ -74,14 +76,26 @@ class Library:
             raise LibraryError(f"--library {path}: {type(error).__name__}: {error}") from error
         self.add(str(path), module)
 
-    def libraries_of(self, names: set[str]) -> list[ModuleType]:
-        """The modules that define these node types, each once."""
+    def libraries_of(self, names: set[str]) -> list[NodeLibrary]:
+        """The libraries that define these node types, each once."""
         used = {self.nodes[n].library for n in names if n in self.nodes}
-        return [m for n, m in self.modules.items() if n in used]
+        return [library for n, library in self.libraries.items() if n in used]
 
 
-def _node_types(module: ModuleType) -> Iterator[NodeType]:
-    listed = [importlib.import_module(f".{n}", module.__name__) for n in getattr(module, "NODE_MODULES", ())]
+def library_object(module: ModuleType) -> NodeLibrary:
+    """The library object of a module; one with the defaults if the module has none.
+
+    Raises:
+        LibraryError: If it has several.
+    """
+    found = {id(value): value for value in vars(module).values() if isinstance(value, NodeLibrary)}
+    if len(found) > 1:
+        raise LibraryError(f"{module.__name__} has {len(found)} library objects, and one is allowed")
+    return next(iter(found.values()), None) or NodeLibrary()
+
+
+def _node_types(module: ModuleType, library: NodeLibrary) -> Iterator[NodeType]:
+    listed = [importlib.import_module(f".{name}", module.__name__) for name in library.node_modules]
     for part in [module, *listed]:
         for value in list(vars(part).values()):
             found = getattr(value, "node", None) if callable(value) else None
@@ -92,8 +106,25 @@ def _node_types(module: ModuleType) -> Iterator[NodeType]:
 def standard() -> Library:
     """The standard library alone."""
     library = Library()
-    library.add(STANDARD, importlib.import_module("sgd.nodes"))
+    library.add(STANDARD, importlib.import_module(STANDARD_MODULE))
     return library
+
+
+def standard_object() -> NodeLibrary:
+    """The library object of the standard library, without its node types; loads in milliseconds."""
+    return library_object(importlib.import_module(STANDARD_MODULE))
+
+
+def installed_objects() -> Iterator[NodeLibrary]:
+    """The library objects of installed packages; `installed` warns of a package that cannot be loaded."""
+    for point in _packages():
+        with suppress(Exception, SystemExit):
+            yield library_object(point.load())
+
+
+def _packages() -> list[EntryPoint]:
+    """Entry points of node libraries, without that of the standard library."""
+    return sorted((p for p in entry_points(group=NODES_GROUP) if p.name != STANDARD), key=lambda p: p.name)
 
 
 def installed(files: tuple[Path, ...] = ()) -> Library:
@@ -106,9 +137,7 @@ def installed(files: tuple[Path, ...] = ()) -> Library:
         LibraryError: If one of `files` cannot be loaded.
     """
     library = standard()
-    for point in sorted(entry_points(group=NODES_GROUP), key=lambda p: p.name):
-        if point.name == STANDARD:
-            continue
+    for point in _packages():
         try:
             library.add(point.name, point.load())
         except (Exception, SystemExit) as error:

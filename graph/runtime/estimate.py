@@ -1,8 +1,7 @@
 """What a plan would do: its own nodes, run on meta tensors for two turns of each loop, metered.
 
-A library says how through its attribute `planning`, a module with `SUBSTITUTES` (functions that stand in for
-some node types) and `meter(run)`, a context manager whose object counts operations and memory (`take()`). Its
-attribute `lighter(estimate)` tells what would make a plan fit that does not.
+A node library counts operations and memory (`NodeLibrary.plan_meter`), and says how to make a plan fit that does not
+(`NodeLibrary.memory_advice`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from ..contract.events import CallInfo, HolderInfo, LoopInfo, Observer, Observer
 from .context import Context
 from .execute import Executor
 from .observers.profile import described
-from .run import runtimes
+from .run import around_run
 
 TURNS = 2
 
@@ -119,21 +118,19 @@ def estimate(
     Raises:
         NodeFailed: If a node cannot do what it is asked, before any weight is loaded.
     """
-    substitutes: dict[str, Callable[..., Any]] = {}
     with ExitStack() as stack:
         observers = Observers([])
         known = {**(options or {}), "memory_bytes": memory_bytes}
         context = Context(Path(gettempdir()), observers, "meta", known, planning=True)
-        stack.enter_context(runtimes(plan, context))
+        stack.enter_context(around_run(plan, context))
         take: Callable[[], Mapping[str, int]] = _nothing
-        for module in plan.libraries:
-            planning = getattr(module, "planning", None)
-            if planning is not None:
-                substitutes.update(planning.SUBSTITUTES)
-                take = stack.enter_context(planning.meter(context)).take
+        for library in plan.libraries:
+            meter = library.plan_meter(context)
+            if meter is not None:
+                take = stack.enter_context(meter).take
         counter = Counter(take)
         context.observer = counter
-        Executor(plan, context, counter, turns=TURNS, substitutes=substitutes, skip=after_effects(plan)).execute()
+        Executor(plan, context, counter, turns=TURNS, skip=after_effects(plan)).execute()
     peak = counter.peak
     found: dict[str, Any] = {
         "workflow": plan.name,
@@ -148,7 +145,7 @@ def estimate(
         "help": [],
     }
     if found["fits"] is False:
-        found["help"] = [line for m in plan.libraries if hasattr(m, "lighter") for line in m.lighter(found)]
+        found["help"] = [line for library in plan.libraries for line in library.memory_advice(found)]
     return found
 
 

@@ -48,7 +48,6 @@ class Executor:
         stop: When set, the run ends before the next step with `Interrupted`.
         turns: At most this many turns of each loop (for planning), None for all. A map's lists keep their full
             length: the last entry stands for those that were not made.
-        substitutes: Functions to run instead of those of some node types, by name (for planning).
         skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
     """
 
@@ -59,13 +58,11 @@ class Executor:
         observer: Observer,
         stop: threading.Event | None = None,
         turns: int | None = None,
-        substitutes: Mapping[str, Callable[..., Any]] | None = None,
         skip: Collection[str] = (),
     ) -> None:
         self.plan, self.run, self.observer = plan, run, observer
         self.stop = stop or threading.Event()
         self.turns = turns
-        self.substitutes = substitutes or {}
         self.skip = skip
         self.prepared: dict[str, Prepared] = {}
         self.components = Components(run, observer, self.maker, self.stop)
@@ -172,10 +169,9 @@ class Executor:
         single = len(outputs) == 1 and not type.tuple_result
         if call.id in self.skip:
             return Prepared(call, (), {}, (), _nothing, outputs, single, step.free)
-        function = self.substitutes.get(type.name, type.function)
         getters = tuple((name, argument_getter(type.inputs[name], arg)) for name, arg in call.args.items())
         states = tuple((name, (call.id, name), state) for name, state in type.states.items())
-        return Prepared(call, getters, fixed, states, function, outputs, single, step.free)
+        return Prepared(call, getters, fixed, states, type.function, outputs, single, step.free)
 
     def loop(self, step: LoopStep, environment: Environment) -> None:
         loop = step.loop

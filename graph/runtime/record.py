@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +21,6 @@ from .arguments import facts_of
 from .observers.profile import Profile, Row, Turns
 
 RECORD_VERSION = 1
-LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass
@@ -69,7 +68,7 @@ class Recorder(Observer):
             },
             "inputs": dict(plan.inputs),
             "set": dict(plan.settings),
-            "environment": environment(run.device),
+            "environment": environment(run.device, [name for each in plan.loaded for name in each.packages]),
             "options": dict(run.options),
             "status": status,
             "seconds": seconds,
@@ -84,26 +83,26 @@ class Recorder(Observer):
             "peak_bytes": self.profile.peak_bytes,
             "nodes": node_rows(plan, rows, seconds),
             "steps": self.turns.turns,
-            "gates": [],
             "outputs": {name: plain_output(value, run) for name, value in outputs.items()},
             "warnings": [*plan.warnings, *self.warnings],
         }
-        for kind, entries in self.events.items():
-            # What libraries call their events must not replace what the record says itself.
-            found[f"{kind}s" if f"{kind}s" not in found or kind == "gate" else f"{kind}_events"] = entries
+        listed: dict[str, list[dict[str, Any]]] = {kind: [] for each in plan.loaded for kind in each.recorded_events}
+        for kind, entries in (listed | self.events).items():
+            # A kind of event must not replace a key of the record.
+            found[f"{kind}s" if f"{kind}s" not in found else f"{kind}_events"] = entries
         if error is not None:
             found["error"] = error
         return clean(found)
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The machine and the versions of what matters."""
+def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
+    """The machine, and the versions of packages by name; None for one that is not installed."""
     found: dict[str, Any] = {"device": device, "python": platform.python_version(), "os": platform.platform()}
-    for library in LIBRARIES:
+    for package in packages:
         try:
-            found[library] = version(library)
+            found[package] = version(package)
         except PackageNotFoundError:
-            found[library] = None
+            found[package] = None
     torch = sys.modules.get("torch")
     if torch is not None and device.startswith("cuda"):
         with suppress(Exception):  # interrupted while it was imported, or out of order

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -19,6 +19,8 @@ from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
+from ..contract.errors import DoesNotFit, NodeError
+from ..contract.node_library import NodeLibrary
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .record import Clock, Recorder, write
@@ -104,13 +106,11 @@ def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def runtimes(plan: Plan, run: Context) -> Iterator[None]:
-    """Enter what the libraries of a plan want around a run."""
+def around_run(plan: Plan, run: Context) -> Iterator[None]:
+    """Enter the contexts that the libraries of a plan put around a run."""
     with ExitStack() as stack:
-        for module in plan.libraries:
-            runtime = getattr(module, "runtime", None)
-            if runtime is not None:
-                stack.enter_context(runtime(run))
+        for library in plan.libraries:
+            stack.enter_context(library.around_run(run))
         yield
 
 
@@ -130,7 +130,7 @@ def run(
         plan: The compiled workflow.
         out: The output folder; `outputs/<name>-<date>-<time>` if not given.
         device: `cpu` or `cuda`.
-        options: What libraries read from `Run.options` (`weights`, `trust_remote_code`).
+        options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
         observers: Also told about the run.
         clock: When the process started and what went before, if the caller measured that.
@@ -167,7 +167,7 @@ class Worker:
     def work(self) -> None:
         try:
             began = time.time()
-            with runtimes(self.plan, self.context):
+            with around_run(self.plan, self.context):
                 self.clock.import_seconds += time.time() - began
                 self.observer.run_started(self.plan, self.context)
                 self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
@@ -220,10 +220,9 @@ class Worker:
         return Result(status, outputs, record, folder, error, stuck, written)
 
 
-def does_not_fit(error: BaseException | None) -> bool:
-    """Whether a run failed because the work does not fit the device."""
+def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:
+    """Whether a run failed because the work does not fit the device; libraries know the errors of their packages."""
     cause = error.__cause__ if isinstance(error, NodeFailed) else error
-    if isinstance(cause, DoesNotFit | MemoryError) or type(cause).__name__ == "OutOfMemoryError":
-        return True
-    # On a CPU torch has no exception class of its own for this.
-    return isinstance(cause, RuntimeError) and "DefaultCPUAllocator" in str(cause)
+    if cause is None or isinstance(cause, DoesNotFit | MemoryError):
+        return cause is not None
+    return any(library.is_out_of_memory(cause) for library in libraries)

@@ -1,14 +1,11 @@
-"""`sgd doctor`: what this machine has of what the node library can use, and why not what it has not."""
+"""`sgd doctor`: packages and attention backends that this machine has, why others cannot be used, and the hub."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ...graph.contract.device import memory_bytes
 from ...graph.contract.text_tables import count
 from ..models.attention import backends
 
@@ -18,10 +15,9 @@ LIBRARIES = (
 )
 
 
-def doctor() -> dict[str, dict[str, str]]:
-    """Facts about this machine by section."""
+def machine_facts() -> dict[str, dict[str, str]]:
+    """Versions, attention backends and access to the hub, by section."""
     return {
-        "Machine": _machine(),
         "Libraries": {name: _version(name) or "not installed" for name in LIBRARIES},
         "Attention": backends.notes(),
         "Model hub": _hub(),
@@ -33,28 +29,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _machine() -> dict[str, str]:
-    import torch
-
-    found = {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "cores": f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads",
-        "memory": f"{count(memory_bytes('cpu'), 'B', 1024)} available",
-        "disk here": f"{count(shutil.disk_usage(Path.cwd()).free, 'B', 1024)} free",
-    }
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            device = torch.cuda.get_device_properties(index)
-            memory = count(device.total_memory, "B", 1024)
-            found[f"gpu {index}"] = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
-    elif torch.version.cuda is None:
-        found["gpu"] = "none: this torch was built without CUDA"
-    else:
-        found["gpu"] = f"none: torch (CUDA {torch.version.cuda}) finds no NVIDIA GPU or driver"
-    return found
 
 
 def _hub() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the executor asks of this library around a run: gradients off, and while planning the meter.
+"""Around a run, gradients are off; around the trace of a plan, a meter counts.
 
 A plan is traced by running the same nodes on the meta device, where tensors have shapes and no memory. The meter
 counts what they would cost: floating-point operations by the formulas of torch's flop counter, and memory as the
@@ -18,10 +18,6 @@ from . import meta_forms
 
 if TYPE_CHECKING:
     import torch
-
-SUBSTITUTES: dict[str, Callable[..., Any]] = {}
-"""Functions that stand in for a node type's own while planning. Empty: every node runs its own code, since text
-encoders on the meta device drop their attention mask by themselves (`models/repository/dummy.py`)."""
 
 _METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +14,8 @@ from helpers import machines
 from helpers.machines import LOG, Cell, call, graph, loop, plan_of
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Var
+from sgd.graph.contract.node import Run
+from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.graph.runtime.estimate import estimate
 from sgd.graph.runtime.execute import NodeFailed
@@ -38,17 +39,13 @@ class Meter:
 METER = Meter()
 
 
-def metered() -> ModuleType:
+class Metered(NodeLibrary):
     """A library whose meter counts what nodes add to `METER`."""
-    found = ModuleType("metered")
 
     @contextmanager
-    def meter(run: Any) -> Iterator[Meter]:
+    def plan_meter(self, run: Run) -> Iterator[Meter]:
         METER.take()
         yield METER
-
-    found.planning = SimpleNamespace(SUBSTITUTES={"m.parse": lambda text: Cell(-1)}, meter=meter)  # type: ignore[attr-defined]
-    return found
 
 
 def chain() -> Graph:
@@ -92,14 +89,14 @@ def test_outputs_are_those_that_a_run_records(tmp_path: Path) -> None:
 def test_later_turns_count_as_the_second_did(monkeypatch: pytest.MonkeyPatch) -> None:
     def add(a: Cell, b: Cell) -> Cell:
         # The first turn costs 100, as one that fills a cache; every other 7.
-        METER.flops += 100 if a.value == -1 else 7
+        METER.flops += 100 if a.value == ord("x") else 7
         METER.peak = max(METER.peak, 50)
         return Cell(5)
 
     monkeypatch.setitem(machines.TYPES, "m.add", replace(machines.TYPES["m.add"], function=add))
     body = graph(call("l.x", "m.add", a=Var("l", "s"), b="$t"), s="$l.x")
     given = graph(call("t", "m.parse", text="x"), loop("l", {"i": list(range(10))}, body, s="$t"), out="$l:s")
-    plan = replace(plan_of(given), libraries=(metered(),))
+    plan = replace(plan_of(given), libraries=(Metered(), NodeLibrary()))
     found = estimate(plan, memory_bytes=49)
     assert rows(found)["l.x"]["flops"] == 100 + 9 * 7
     assert found["flops"] == 163

@@ -474,11 +474,6 @@ def test_a_loop_over_what_an_effect_returned_runs_one_turn_while_planning(patche
     assert run(given, skip=after_effects(plan_of(given))) == {"out": [None]}
 
 
-def test_substitutes_stand_in_for_a_node_type() -> None:
-    given = graph(call("a", "m.const", value=1), call("b", "m.scale", a="$a"), out="$b")
-    assert run(given, substitutes={"m.const": lambda value: Cell(value + 10)}) == {"out": 22}
-
-
 # what is kept
 
 

@@ -220,7 +220,7 @@ def test_facts_that_fail_cost_a_line_and_not_the_record(tmp_path: Path, monkeypa
 
 def test_a_library_that_is_half_imported_does_not_cost_the_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", type(sys)("torch"))
-    assert environment("cuda")["device"] == "cuda"
+    assert environment("cuda", ["torch"])["device"] == "cuda"
 
 
 def test_names_that_begin_alike_are_not_one_in_the_other() -> None:

@@ -22,6 +22,7 @@ from sgd.graph.compiler.ir import Const, Format, Graph, Index, Var
 from sgd.graph.contract.errors import DoesNotFit, NodeError
 from sgd.graph.contract.events import CallInfo, Observer
 from sgd.graph.contract.node import Run as NodeRun
+from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.runtime.execute import NodeFailed
 from sgd.graph.runtime.record import Clock
 from sgd.graph.runtime.run import default_folder, does_not_fit, run
@@ -258,10 +259,16 @@ def test_memory_that_does_not_suffice_is_told_from_other_failures() -> None:
     def failed(cause: BaseException) -> NodeFailed:
         return NodeFailed(call("a", "m.const", value=1), {}, cause)
 
-    assert does_not_fit(failed(DoesNotFit("too big")))
-    assert does_not_fit(failed(MemoryError()))
-    assert not does_not_fit(failed(ValueError()))
-    assert not does_not_fit(None)
+    class Full(NodeLibrary):
+        def is_out_of_memory(self, error: BaseException) -> bool:
+            return str(error) == "no space"
+
+    assert does_not_fit(failed(DoesNotFit("too big")), [])
+    assert does_not_fit(failed(MemoryError()), [])
+    assert not does_not_fit(failed(ValueError()), [NodeLibrary()])
+    assert not does_not_fit(None, [Full()])
+    assert does_not_fit(failed(RuntimeError("no space")), [NodeLibrary(), Full()])
+    assert not does_not_fit(failed(RuntimeError("no time")), [NodeLibrary(), Full()])
 
 
 # the command

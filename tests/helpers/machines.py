@@ -42,7 +42,7 @@ from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.events import CallInfo, LoopInfo, Observer, Observers
 from sgd.graph.contract.node import ALL, Here, OutPath, Passes, Reads, Run, State, Wanted, node
 from sgd.graph.contract.ports import Port
-from sgd.graph.language.registry import Library
+from sgd.graph.language.registry import Library, standard_object
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
 
@@ -275,6 +275,8 @@ def library() -> Library:
     """These node types and no others."""
     found = Library()
     found.add("machines", sys.modules[__name__])
+    # The schema of records asks for what the standard library adds to each.
+    found.libraries["sgd"] = standard_object()
     return found
 
 
@@ -322,7 +324,7 @@ def compiled(graph: Graph, passes: tuple[str, ...] = PASSES) -> tuple[Graph, Map
 def plan_of(graph: Graph, passes: tuple[str, ...] | None = None) -> Plan:
     names = {i.id: "loop" if isinstance(i, Loop) else i.type.name for i, _ in graph.walk()}
     done, needs = compile_graph(graph) if passes is None else compiled(graph, passes)
-    return Plan("test", lifetimes(done, needs), done.outputs, names=names)
+    return Plan("test", lifetimes(done, needs), done.outputs, names=names, loaded=(standard_object(),))
 
 
 class Watch(Observer):

@@ -8,7 +8,7 @@ import torch
 from sgd.graph.cli.main import main
 from sgd.graph.contract import device
 from sgd.graph.runtime.estimate import estimate
-from sgd.nodes import lighter
+from sgd.nodes import standard_library
 from sgd.nodes.support.device_memory import size
 
 GIB = 1 << 30
@@ -86,7 +86,7 @@ def test_tiles_are_advised_with_what_they_take(tmp_path, given):
     assert tiled["peak_bytes"] == row["detail"]["tiled_peak_bytes"] < row["peak_bytes"]
     # With nothing else in the way, that is the first advice.
     alone = {**given, "nodes": [row], "memory_bytes": tiled["peak_bytes"]}
-    _, line = lighter(alone)
+    _, line = standard_library.memory_advice(alone)
     assert line == f"`tiling: on` of decoded: at most {size(tiled['peak_bytes'])}, which fits"
 
 
@@ -95,7 +95,7 @@ def test_a_plan_that_fits_is_given_none(tmp_path):
 
 
 def test_on_a_cpu_nothing_is_offloaded(given):
-    lines = lighter({**given, "device": "cpu"})
+    lines = standard_library.memory_advice({**given, "device": "cpu"})
     assert not any("offload" in line for line in lines)
     assert any("bfloat16" in line for line in lines)
 

@@ -61,8 +61,8 @@ def test_an_unknown_pipeline_is_refused_with_what_is_known(tmp_path: Path) -> No
 
 
 def test_what_the_command_line_calls_can_be_called_again() -> None:
-    import sgd.nodes
+    from sgd.nodes import standard_library
 
-    first, second = (sgd.nodes.starter(MODELS[0]) for _ in range(2))
+    first, second = (standard_library.starter(MODELS[0]) for _ in range(2))
     assert first == second
-    assert sgd.nodes.doctor().keys() == sgd.nodes.doctor().keys()
+    assert standard_library.machine_facts().keys() == standard_library.machine_facts().keys()

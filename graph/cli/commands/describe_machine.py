@@ -1,27 +1,26 @@
-"""`sgd doctor`."""
+"""`sgd doctor`: the machine itself, and the facts that node libraries add."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
+import shutil
 from argparse import Namespace
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from ...contract.constants import DONE
+from ...contract.device import memory_bytes
+from ...contract.text_tables import columns, count
 from ...language.registry import installed
-
-if TYPE_CHECKING:
-    pass
-from ..command_line import hook
 
 
 def command(arguments: Namespace) -> int:
     """`sgd doctor`."""
-    from ...contract.text_tables import columns
-
-    found: dict[str, Mapping[str, str]] = {}
-    for doctor in hook(installed(), "doctor"):
-        found.update(doctor())
+    found: dict[str, Mapping[str, str]] = {"Machine": machine()}
+    for library in installed().libraries.values():
+        found.update(library.machine_facts())
     if arguments.json:
         print(json.dumps(found, indent=1))
         return DONE
@@ -29,3 +28,26 @@ def command(arguments: Namespace) -> int:
         print(section)
         print("\n".join(f"  {line}" for line in columns([[k, v] for k, v in facts.items()])))
     return DONE
+
+
+def machine() -> dict[str, str]:
+    """System, processor, memory, disk and GPUs."""
+    import torch
+
+    found = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "cores": f"{os.cpu_count()}, torch uses {torch.get_num_threads()} threads",
+        "memory": f"{count(memory_bytes('cpu'), 'B', 1024)} available",
+        "disk here": f"{count(shutil.disk_usage(Path.cwd()).free, 'B', 1024)} free",
+    }
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            device = torch.cuda.get_device_properties(index)
+            memory = count(device.total_memory, "B", 1024)
+            found[f"gpu {index}"] = f"{device.name}, {memory}, compute capability {device.major}.{device.minor}"
+    elif torch.version.cuda is None:
+        found["gpu"] = "none: this torch was built without CUDA"
+    else:
+        found["gpu"] = f"none: torch (CUDA {torch.version.cuda}) finds no NVIDIA GPU or driver"
+    return found

@@ -20,6 +20,8 @@ from ..command_line import checked, interrupted, options, say, wrong
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
 
+OUT_OF_MEMORY = "`sgd plan` says how much memory each node needs"
+
 
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
@@ -44,6 +46,7 @@ def command(arguments: Namespace) -> int:
     began = time.time()
     try:
         device = choose(arguments.device, plan.libraries)
+        given = options(arguments, library, device)
         clock.import_seconds += time.time() - began
         progress = [] if arguments.quiet else [Progress()]
         with redirect_stdout(sys.stderr):  # what nodes print is no part of the result
@@ -51,7 +54,7 @@ def command(arguments: Namespace) -> int:
                 plan,
                 out=arguments.out,
                 device=device,
-                options=options(arguments, device),
+                options=given,
                 overwrite=arguments.overwrite,
                 observers=progress,
                 clock=clock,
@@ -62,8 +65,7 @@ def command(arguments: Namespace) -> int:
         print(json.dumps(done.record, indent=1))
     elif not arguments.quiet and done.status == "done":
         print(run_table(done.record))
-        for tell in (getattr(module, "report", None) for module in plan.libraries):
-            text = tell(done.record) if tell is not None else ""
+        for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
                 print(f"\n{text}\n")
         for name, value in done.record["outputs"].items():
@@ -80,17 +82,17 @@ def command(arguments: Namespace) -> int:
         say(f"error: {str(done.error) or type(done.error).__name__}")
         if done.written:
             say("kept: " + ", ".join(str(p) for p in done.written))
-        if does_not_fit(done.error):
-            say(" = help: a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much")
-            for line in lighter(plan, options(arguments, device), device):
+        if does_not_fit(done.error, plan.loaded):
+            known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]
+            for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, given, device)]:
                 say(f" = help: {line}")
             return DOES_NOT_FIT
         return FAILED
     return DONE
 
 
-def lighter(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
-    """What would make a run fit that did not, from a plan of it; nothing where it cannot be planned."""
+def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
+    """Lines that say how to make a run fit that did not, from a plan of it; none if it cannot be planned."""
     from ...contract.device import memory_bytes
     from ...runtime.estimate import estimate
 

@@ -41,7 +41,7 @@ def command(arguments: Namespace) -> int:
     try:
         device = choose(arguments.device, plan.libraries)
         memory = memory_bytes(device)
-        estimated = estimate(plan, options=options(arguments, device), device=device, memory_bytes=memory)
+        estimated = estimate(plan, options=options(arguments, library, device), device=device, memory_bytes=memory)
     except NodeFailed as error:
         say(f"error: {error}")
         return FAILED

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
 from ...contract.errors import NodeError
+from ...contract.node_library import NodeLibrary
 from ...language.registry import installed
-
-if TYPE_CHECKING:
-    pass
-from ..command_line import hook, say, wrong
+from ..command_line import say, wrong
 
 
 def command(arguments: Namespace) -> int:
     """`sgd init`."""
-    text = None
     try:
-        for starter in hook(installed(), "starter"):
-            name, text = starter(arguments.source)
+        name, text = starter(arguments.source, installed().libraries.values())
     except NodeError as error:
         return wrong(str(error), error.help)
-    assert text is not None
     if arguments.out == "-":
         print(text, end="")
         return DONE
@@ -36,3 +31,21 @@ def command(arguments: Namespace) -> int:
         return wrong(f"cannot write {path}: {error.strerror}")
     say(f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`")
     return DONE
+
+
+def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:
+    """Name and text of a workflow, from the first library that has one for the source.
+
+    Raises:
+        NodeError: If none has; the first library that raised says why.
+    """
+    refused: NodeError | None = None
+    for library in libraries:
+        try:
+            found = library.starter(source)
+        except NodeError as error:
+            refused = refused or error
+            continue
+        if found is not None:
+            return found
+    raise refused or NodeError(f"no node library has a workflow for {source}")

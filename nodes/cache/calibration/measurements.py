@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-from ....graph.contract.calibration_protocol import Calibration
+from ....graph.contract.events import CallInfo, Observer
 from ....graph.contract.errors import NodeError
-from ....graph.contract.events import CallInfo
 from ....graph.contract.text_tables import columns
 from ...values import Schedule
 from ..gate import Gate, Limits, Signal
 from ..methods.magcache import RETENTION
 from . import fit
-from .table import VERSION, put_aside
+from .table import VERSION
 
 SIGNALS: tuple[Signal, ...] = ("time", "time_projection", "modulated")
 
@@ -36,11 +34,15 @@ class Measured:
         return [(i, values[name]) for b, i, values in self.rows if name in values and branch in (None, b)]
 
 
-class Measurements(Calibration):
+class Measurements(Observer):
     """Hears the runs of a calibration.
 
     Args:
         order: Order of the polynomials.
+
+    Attributes:
+        nodes: The node types that measure.
+        options: Values of `Run.options` that make them measure.
     """
 
     nodes = frozenset({"denoiser.predict"})
@@ -51,9 +53,6 @@ class Measurements(Calibration):
         self.components: dict[str, Measured] = {}
         self.schedules: dict[tuple[str, tuple[float, ...]], Schedule] = {}
         self.others: set[str] = set()
-
-    def compiling(self) -> AbstractContextManager[None]:
-        return put_aside()
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "measured":

@@ -363,12 +363,12 @@ def test_notes_say_of_each_whether_it_works(monkeypatch):
     assert notes["sdpa"].startswith("available")
     assert all(notes[name].startswith("not available: ") for name in GPU_ONLY)
     from sgd.graph.cli.show import details
-    from sgd.nodes.library.machine_facts import doctor
+    from sgd.nodes.library.machine_facts import machine_facts
 
     text = details(attention.node)
     assert "On this machine:" in text
     assert notes["cudnn"] in text
-    assert doctor()["Attention"] == notes
+    assert machine_facts()["Attention"] == notes
     machine(monkeypatch, (9, 0))
     assert all(note.startswith("available") for note in backends.notes().values())
 

@@ -1,0 +1,143 @@
+"""Commands of node libraries: a part of a workflow is compiled and run for them (`contract/library_command.py`)."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Collection, Mapping
+from contextlib import redirect_stdout
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..compiler.compile import check, plan_of
+from ..compiler.passes.fold import safe_name
+from ..compiler.passes.prune import live
+from ..compiler.plan import Plan
+from ..contract.constants import DOES_NOT_FIT, FAILED, WRONG
+from ..contract.device import choose
+from ..contract.diagnostics import render
+from ..contract.events import Observer
+from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
+from ..contract.errors import NodeError
+from ..contract.ports import Type
+from ..language.literals import Given
+from ..language.registry import LibraryError
+from ..runtime.observers.progress import Progress
+from ..runtime.record import write
+from ..runtime.run import does_not_fit, run
+from .command_line import given, interrupted, load_library, say, wrong
+
+
+def run_library_command(command: LibraryCommand, arguments: Namespace) -> int:
+    """Run a command of a node library. Returns the exit code."""
+    module: CommandModule = import_module(command.module)
+    try:
+        return module.command(arguments, CommandWorkflow(arguments))
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    except LibraryError as error:
+        return wrong(str(error))
+    except CommandEnded as ended:
+        return ended.code
+
+
+class CommandWorkflow:
+    """The workflow of a command line; a `WorkflowFile`.
+
+    Raises:
+        LibraryError: If a file of `--library` cannot be loaded.
+        NodeError: If a value or a setting is malformed.
+    """
+
+    def __init__(self, arguments: Namespace) -> None:
+        self.library = load_library(arguments)
+        self.values = given(arguments.values, "name=value")
+        self.settings = given(arguments.set, "--set path=value")
+        self.file: str = arguments.file
+        self.command, self.device_name = arguments.command, arguments.device
+        self.warned = False
+
+    @property
+    def given(self) -> Collection[str]:
+        return self.values.keys()
+
+    def input_types(self) -> Mapping[str, Type] | None:
+        graph = check(self.file, library=self.library, fold_inputs=False).graph
+        return None if graph is None else {name: declared.type for name, declared in graph.inputs.items()}
+
+    def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> PartialRun | None:
+        own = {name: Given(value, False, Path.cwd()) for name, value in values.items()}
+        checked = check(self.file, self.values | own, self.settings, self.library, complete=True)
+        if checked.errors or (checked.diagnostics and not self.warned):
+            say(render(checked.diagnostics, checked.sources))
+        if checked.errors:
+            raise CommandEnded(WRONG)
+        self.warned = True
+        assert checked.graph is not None
+        running = live(checked.graph)
+        roots = {c.id for c in checked.graph.calls() if c.type.name in node_types and c.id in running}
+        return PartialRun(plan_of(checked, self.library, roots), self) if roots else None
+
+    def output_file(self, out: str | None, default: str, overwrite: bool) -> Path:
+        if out == "":
+            raise NodeError("--out is empty", help="name a file, or leave --out away")
+        target = Path(out or default)
+        try:
+            if target.is_dir():
+                raise NodeError(f"{target} is a folder", help="name a file with --out")
+            if target.exists() and not overwrite:
+                raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
+            probe = target.with_suffix(".json.tmp")  # where it is written first
+            probe.touch()
+            probe.unlink()
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise NodeError(f"cannot write to {str(target)[:60]}: {reason}", help="choose another --out") from error
+        return target
+
+    def save(self, content: Mapping[str, Any], path: Path) -> None:
+        try:
+            write(content, path)
+        except OSError as error:
+            say(f"error: cannot write {path}: {error.strerror}")
+            raise CommandEnded(FAILED) from error
+
+    def say(self, text: str) -> None:
+        say(text)
+
+
+class PartialRun:
+    """A part of a workflow; a `WorkflowPart`."""
+
+    def __init__(self, plan: Plan, workflow: CommandWorkflow) -> None:
+        self.plan, self.workflow = plan, workflow
+        self.name, self.sha256, self.inputs = plan.name, plan.sha256, plan.inputs
+        self.file_name = safe_name(plan.name)
+
+    @cached_property
+    def device(self) -> str:
+        return choose(self.workflow.device_name, self.plan.libraries)
+
+    def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
+        prefix = f"sgd-{self.workflow.command}-"
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder, redirect_stdout(sys.stderr):
+            done = run(
+                self.plan,
+                out=folder,
+                device=self.device,
+                options={**options, "device": self.device},
+                overwrite=True,
+                observers=[observer, Progress()],
+            )
+        if any(warning.startswith(f"{type(observer).__name__} failed") for warning in done.record["warnings"]):
+            say(f"error: not everything that was measured was heard; {unfinished}")
+            raise CommandEnded(FAILED)
+        if done.status == "interrupted":
+            say(f"interrupted; {unfinished}")
+            raise CommandEnded(interrupted(done))
+        if done.status == "failed":
+            say(f"error: {str(done.error) or type(done.error).__name__}")
+            raise CommandEnded(DOES_NOT_FIT if does_not_fit(done.error, self.plan.loaded) else FAILED)

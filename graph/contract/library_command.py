@@ -1,0 +1,189 @@
+"""Commands and options that a node library adds to the command line.
+
+A library lists a command as data: name, help line, and the name of a module. The command line imports the module
+when the command is called. The module cannot import the compiler or the runtime; it receives a `WorkflowFile`, which
+checks the workflow and runs the part of it that the command asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from pathlib import Path
+
+    from .events import Observer
+    from .ports import Type
+
+
+@dataclass(frozen=True)
+class RunOption:
+    """An option of `sgd exec` and `sgd plan`. Nodes read its value from `Run.options`.
+
+    Attributes:
+        name: Its name without the dashes in front, such as `trust-remote-code`.
+        help: One line about it.
+        choices: The values that it takes, the default first. An option without choices is a switch: False or True.
+    """
+
+    name: str
+    help: str
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The key of `Run.options`: the name with `_` for `-`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def default(self) -> str | bool:
+        """The value where the option is not given."""
+        return self.choices[0] if self.choices else False
+
+    def add_to(self, parser: ArgumentParser) -> None:
+        """Add the option to a parser.
+
+        Raises:
+            ArgumentError: If the parser has an option of this name.
+        """
+        if self.choices:
+            parser.add_argument(f"--{self.name}", choices=self.choices, default=self.default, help=self.help)
+        else:
+            parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+
+
+@dataclass(frozen=True)
+class LibraryCommand:
+    """A command that works on a workflow file.
+
+    The command line gives it the arguments FILE, `name=value`, `--set`, `--library` and `--device`.
+
+    Attributes:
+        name: The word after `sgd`.
+        help: One line about it, in lower case and without a full stop.
+        module: The full name of a module with the functions of `CommandModule`.
+    """
+
+    name: str
+    help: str
+    module: str
+
+
+class CommandModule(Protocol):
+    """Functions of a command's module."""
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the arguments that only this command has."""
+
+    def command(self, arguments: Namespace, workflow: WorkflowFile) -> int:
+        """Run the command.
+
+        Returns:
+            The exit code (`contract/constants.py`).
+
+        Raises:
+            NodeError: If the command line is wrong. The message is printed, and the exit code is 2.
+            CommandEnded: If `workflow` has printed the reason.
+        """
+
+
+class CommandEnded(Exception):
+    """Ends a command whose reason was printed; `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"the command ended with exit code {code}")
+        self.code = code
+
+
+class WorkflowFile(Protocol):
+    """The workflow of a command: the file with the values and settings of the command line."""
+
+    @property
+    def file(self) -> str:
+        """The path or name on the command line."""
+
+    @property
+    def given(self) -> Collection[str]:
+        """Names of the inputs that the command line gives a value."""
+
+    def input_types(self) -> Mapping[str, Type] | None:
+        """The type of each input by name; None if the file is wrong. `part` prints the reason."""
+
+    def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> WorkflowPart | None:
+        """Compile the calls of some node types, and the calls that these need.
+
+        Args:
+            node_types: Names of node types.
+            values: Python values of inputs. They come before those of the command line.
+
+        Returns:
+            The compiled part; None if the workflow would run no call of these types.
+
+        Raises:
+            CommandEnded: If the workflow has errors. They were printed.
+        """
+
+    def output_file(self, out: str | None, default: str, overwrite: bool) -> Path:
+        """The file that the command writes, found writable before anything runs.
+
+        Args:
+            out: The value of `--out`.
+            default: The name of the file without `--out`.
+            overwrite: Whether a file that exists is replaced.
+
+        Raises:
+            NodeError: If nothing can be written there, or a file exists.
+        """
+
+    def save(self, content: Mapping[str, Any], path: Path) -> None:
+        """Write JSON, so that a reader never sees half of it.
+
+        Raises:
+            CommandEnded: If it cannot be written. The reason was printed.
+        """
+
+    def say(self, text: str) -> None:
+        """Print a line on stderr."""
+
+
+class WorkflowPart(Protocol):
+    """A part of a workflow that can run."""
+
+    @property
+    def name(self) -> str:
+        """The workflow's name."""
+
+    @property
+    def file_name(self) -> str:
+        """The workflow's name, made safe for a file."""
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the file's text."""
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """Values of the workflow's inputs by name."""
+
+    @property
+    def device(self) -> str:
+        """The device that it runs on: `cpu` or `cuda`.
+
+        Raises:
+            NodeError: If the command line asks for a GPU and there is none.
+        """
+
+    def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
+        """Run the part and delete the files that its nodes write.
+
+        Args:
+            observer: Hears the run.
+            options: Values for `Run.options`.
+            unfinished: What the messages add if the run does not end well, such as `no table was written`.
+
+        Raises:
+            CommandEnded: If the run failed or was interrupted, or the observer failed. The reason was printed.
+        """

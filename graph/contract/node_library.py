@@ -1,0 +1,92 @@
+"""The base class of a node library: everything that the graph asks of a library, beside its node types.
+
+A library is a module. It may have one object of a class derived from `NodeLibrary`, under any name:
+
+    class ShopLibrary(NodeLibrary):
+        node_modules = ("parcels", "letters")
+
+    shop = ShopLibrary()
+
+A module without such an object is a library too: then the defaults below hold. The module is imported whenever node
+types are looked up, so heavy imports belong into the methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .library_command import LibraryCommand, RunOption
+    from .node import Run
+
+
+class PlanMeter(Protocol):
+    """Counts operations and memory while a plan is traced."""
+
+    def take(self) -> Mapping[str, int]:
+        """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now)."""
+
+
+class NodeLibrary:
+    """A node library. Each attribute and method has a default that does nothing.
+
+    Attributes:
+        node_modules: Modules with node types, relative to the library's module, such as `models.load`.
+        uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
+        packages: Names of Python packages. The record of every run has their versions.
+        recorded_events: Kinds of events that the record lists even if none happened: `gate` makes the list `gates`.
+        commands: Commands that the library adds to `sgd`.
+        options: Options that the library adds to `sgd exec` and `sgd plan`.
+        starter_sources: The sources that `starter` knows: `sgd init` writes a workflow for them.
+        out_of_memory_help: What a user can change in a workflow that needs too much memory; one line.
+    """
+
+    node_modules: Sequence[str] = ()
+    uses_gpu: bool = False
+    packages: Sequence[str] = ()
+    recorded_events: Sequence[str] = ()
+    commands: Sequence[LibraryCommand] = ()
+    options: Sequence[RunOption] = ()
+    starter_sources: str = ""
+    out_of_memory_help: str = ""
+
+    def around_run(self, run: Run) -> AbstractContextManager[None]:
+        """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes.
+
+        Import here the packages that every node needs: the time counts as import, and no node is charged for it.
+        """
+        return nullcontext()
+
+    def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
+        """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""
+        return None
+
+    def table_section(self, record: Mapping[str, Any]) -> str:
+        """Text below the table of `sgd exec`, from the record of the run; empty for none."""
+        return ""
+
+    def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
+        """Lines that say how to make a plan fit that does not.
+
+        Args:
+            estimate: The result of `sgd plan --json`.
+        """
+        return []
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether an error of the library's packages says that memory ran out. `MemoryError` is known without it."""
+        return False
+
+    def machine_facts(self) -> Mapping[str, Mapping[str, str]]:
+        """Sections of `sgd doctor`: facts about this machine by name."""
+        return {}
+
+    def starter(self, source: str) -> tuple[str, str] | None:
+        """Name and text of a first workflow for a source, for `sgd init`; None if the library knows no such source.
+
+        Raises:
+            NodeError: If the source is one of the library's, and there is no workflow for it.
+        """
+        return None

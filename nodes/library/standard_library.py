@@ -1,0 +1,123 @@
+"""The standard library's answers to the graph. Heavy modules are imported by the method that needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ...graph.contract.library_command import LibraryCommand, RunOption
+from ...graph.contract.node_library import NodeLibrary, PlanMeter
+
+if TYPE_CHECKING:
+    from ...graph.contract.node import Run
+
+WEIGHTS = RunOption(
+    "weights",
+    "dummy: random weights of the model's size, for benchmarks and dry runs",
+    choices=("real", "dummy"),
+)
+TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
+
+CALIBRATE = LibraryCommand(
+    "calibrate",
+    "measure a workflow's model and schedule, and write a table that cache gates take",
+    "sgd.nodes.cache.calibration.calibrate",
+)
+
+
+class StandardLibrary(NodeLibrary):
+    """Everything that sgd knows about diffusion."""
+
+    node_modules = (
+        "models.nodes.model_load",
+        "models.nodes.model_lora",
+        "models.nodes.model_attention",
+        "models.nodes.model_offload",
+        "models.nodes.model_compile",
+        "models.nodes.model_expert",
+        "text",
+        "latents",
+        "schedule",
+        "cfg",
+        "denoiser",
+        "vae",
+        "video",
+        "image",
+        "image_condition",
+        "metrics",
+        "cache.methods.no_gate",
+        "cache.methods.fora",
+        "cache.methods.dbcache",
+        "cache.methods.taylorseer",
+        "cache.methods.scm",
+        "cache.methods.teacache",
+        "cache.methods.magcache",
+        "cache.methods.easycache",
+        "cache.methods.custom_gate",
+        "cache.methods.cache_dit_options",
+    )
+    uses_gpu = True
+    packages = ("torch", "diffusers", "transformers")
+    recorded_events = ("gate",)
+    commands = (CALIBRATE,)
+    options = (WEIGHTS, TRUST_REMOTE_CODE)
+    starter_sources = "a model: a folder, or a name on the Hugging Face hub"
+    out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
+
+    @contextmanager
+    def around_run(self, run: Run) -> Iterator[None]:
+        """Gradients are off; while planning, attention is one operation.
+
+        The packages that every model needs are imported here.
+        """
+        import diffusers.utils.torch_utils  # noqa: F401
+        import transformers  # noqa: F401
+
+        from ..support import planning_meter
+
+        with planning_meter.runtime(run):
+            yield
+
+    def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
+        """Counts operations and memory of tensors on the meta device."""
+        from ..support import planning_meter
+
+        return planning_meter.meter(run)
+
+    def table_section(self, record: Mapping[str, Any]) -> str:
+        """The decisions of cache gates."""
+        from ..cache.decisions_table import report
+
+        return report(record)
+
+    def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
+        """Offloading, narrower weights and tiling, with the peak that each leaves."""
+        from .memory_advice import advice_for
+
+        return advice_for(estimate)
+
+    def is_out_of_memory(self, error: BaseException) -> bool:
+        """Whether torch ran out of memory, on a GPU or on the CPU."""
+        if "torch" not in sys.modules:
+            return False
+        from ..support.device_memory import exhausted
+
+        return exhausted(error)
+
+    def machine_facts(self) -> dict[str, dict[str, str]]:
+        """Versions of packages, attention backends, and access to the model hub."""
+        from .machine_facts import machine_facts
+
+        return machine_facts()
+
+    def starter(self, source: str) -> tuple[str, str]:
+        """Name and text of a workflow for a model: the bundled workflow of its kind.
+
+        Raises:
+            NodeError: If there is no such model, or it is of no known kind.
+        """
+        from .starter_workflow import starter
+
+        return starter(source)

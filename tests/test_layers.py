@@ -6,6 +6,7 @@ Imports inside functions and for type checkers count like the others.
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,19 @@ def test_the_language_imports_no_node() -> None:
     assert [
         (m, n) for m, names in IMPORTS.items() if m.startswith("graph") for n in names if n.startswith("nodes")
     ] == []
+
+
+def test_the_language_names_nothing_of_diffusion() -> None:
+    """Words of the standard library, in code, comments and docstrings of `graph/`."""
+    words = r"prompt|latent|\bgates?\b|cache.dit|\bvae\b|denois|attention|diffus|guidance|sampler|\bhub\b|\bweights\b"
+    found = [
+        (module, line.strip())
+        for module, file in MODULES.items()
+        if module.split(".")[0] == "graph"
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(words, line, re.IGNORECASE)
+    ]
+    assert found == []
 
 
 def test_a_module_name_stands_once() -> None:

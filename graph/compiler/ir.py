@@ -1,6 +1,6 @@
 """The one immutable graph that the passes rewrite, and its verifier.
 
-A graph holds calls and loops under their paths in the file (`denoise.velocity`; paths are unique in the whole
+A graph holds calls and loops under their paths in the file (`loop.node`; paths are unique in the whole
 program and survive every rewrite), and outputs. A loop's body is a graph whose outputs are what the loop yields.
 Composites are gone: expanding inlines them, their names remain as prefixes of paths.
 """

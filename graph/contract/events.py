@@ -91,7 +91,7 @@ class Observer:
         """A node adds facts about itself."""
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """Something of a kind that the node library defines happened, such as a gate's decision."""
+        """Something of a kind that the node library defines happened, such as a decision of a node."""
 
     def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
         """A long node reports how far it is."""

@@ -1,8 +1,8 @@
 """A node is a typed function: the signature is the whole declaration.
 
-    @node("vae.decode", version=1)
-    def decode(model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: bool = False) -> Frames:
-        '''Decode latents into frames. …'''
+    @node("book.print", version=1)
+    def print_book(book: Annotated[Book, Reads("chapters")], paper: Paper, *, draft: bool = False) -> Pages:
+        '''Print the chapters of a book. …'''
 
 The decorator returns the function itself, with its `NodeType` as the attribute `node`. What a parameter is
 follows from its annotation: a `Port` subclass or a list of it comes from an edge; a plain type may also be
@@ -38,7 +38,7 @@ OwnFunction = Callable[[Any], Iterable[str]]
 
 @dataclass(frozen=True)
 class Reads:
-    """`Annotated[Model, Reads("vae")]`: only these parts of the value are read. No parts: only its description."""
+    """`Annotated[Book, Reads("chapters")]`: only these parts of the value are read. No parts: only its description."""
 
     parts: frozenset[str]
 
@@ -48,12 +48,12 @@ class Reads:
 
 @dataclass(frozen=True)
 class Passes:
-    """`Annotated[Model, Passes()]`: what is read of the node's output is read of this parameter, nothing else."""
+    """`Annotated[Book, Passes()]`: what is read of the node's output is read of this parameter, nothing else."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """`Annotated[Model, Reads(), Shares()]`: the node's output holds its parts together with this parameter's value.
+    """`Annotated[Book, Reads(), Shares()]`: the node's output holds its parts together with this parameter's value.
 
     A part that several such values need one after the other stays in memory between them.
     """
@@ -81,7 +81,7 @@ class State:
 
 
 class Here(str):
-    """The node's path in the file, such as `denoise.velocity`."""
+    """The node's path in the file, such as `loop.node`."""
 
 
 class Wanted(frozenset[str]):
@@ -97,7 +97,7 @@ class Run:
     Attributes:
         device: `cpu`, `cuda` or, while planning, `meta`.
         planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
-        options: The caller's options that libraries may define a meaning for (`weights`, `trust_remote_code`).
+        options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
     """
 
     device: str = "cpu"

@@ -36,7 +36,7 @@ class NodeLibrary:
         node_modules: Modules with node types, relative to the library's module, such as `models.load`.
         uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
         packages: Names of Python packages. The record of every run has their versions.
-        recorded_events: Kinds of events that the record lists even if none happened: `gate` makes the list `gates`.
+        recorded_events: Kinds of events that the record lists even if none happened: `parcel` makes the list `parcels`.
         commands: Commands that the library adds to `sgd`.
         options: Options that the library adds to `sgd exec` and `sgd plan`.
         starter_sources: The sources that `starter` knows: `sgd init` writes a workflow for them.

@@ -131,7 +131,7 @@ def _read(annotation: Any) -> Type:
 
 
 def from_name(name: str, ports: Mapping[str, type[Port]]) -> Type | None:
-    """Read a type name written in a file (`int`, `list[str]`, `Latents`), None if there is no such type."""
+    """Read a type name written in a file (`int`, `list[str]`, `Frames`), None if there is no such type."""
     name = name.strip()
     if name.startswith("list[") and name.endswith("]"):
         inner = from_name(name[5:-1], ports)

@@ -146,7 +146,7 @@ def as_text(value: Any) -> str:
 def safe_name(text: str) -> str:
     """Text as part of a file name: separators and what shells or systems treat specially become hyphens.
 
-    Long text is cut, with a mark of its own so that two long prompts do not get one name. 80 bytes at most: file
+    Long text is cut, with a mark of its own so that two long texts do not get one name. 80 bytes at most: file
     systems allow 255 for a name with everything in it.
     """
     safe = re.sub(r"[^\w.-]+", "-", text).strip("-.")

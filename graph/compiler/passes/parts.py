@@ -1,6 +1,6 @@
 """parts: one backward pass that gives every output the union of what is read of it.
 
-So a negative prompt is not encoded when nothing reads it, and only the components of a model that some node
+So a node does not make a part of its output that nothing reads, and only the components of a value that some node
 reads are loaded.
 """
 

@@ -1,4 +1,4 @@
-"""Answers of the standard library to `sgd init`, `sgd doctor` and plans that do not fit.
+"""The library object, and its answers to `sgd init`, `sgd doctor` and plans that do not fit.
 
 Node types belong to the other folders of `nodes/`.
 """

@@ -14,7 +14,7 @@ from typing import Any
 from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
-from ..language.registry import installed_objects, standard_object
+from ..language.library_objects import installed_objects, standard_object
 
 COMMANDS = {
     "exec": "run_workflow",
@@ -35,6 +35,19 @@ OPEN = ("exec", "plan")
 VALUE = re.compile(r"[A-Za-z_]\w*=", re.ASCII | re.DOTALL)
 
 
+class Version(argparse.Action):
+    """`--version`. The version is looked up when it is asked for: `importlib.metadata` is slow to import."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        print(f"sgd {version('sgd')}")
+        parser.exit()
+
+
 def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = None) -> argparse.ArgumentParser:
     """The argument parser.
 
@@ -43,13 +56,11 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
         called: The command that will be parsed. Other commands of libraries are listed without their arguments, so
             that their modules are not imported. All have their arguments if not given.
     """
-    from importlib.metadata import version
-
     libraries = [standard_object()] if libraries is None else libraries
     root = argparse.ArgumentParser(
         prog="sgd", description="Generate images and video from workflow files.", epilog=EXIT_CODES
     )
-    root.add_argument("--version", action="version", version=f"sgd {version('sgd')}")
+    root.add_argument("--version", action=Version, help="show program's version number and exit")
     commands = root.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, help: str) -> argparse.ArgumentParser:

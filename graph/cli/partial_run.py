@@ -19,12 +19,11 @@ from ..compiler.plan import Plan
 from ..contract.constants import DOES_NOT_FIT, FAILED, WRONG
 from ..contract.device import choose
 from ..contract.diagnostics import render
+from ..contract.errors import LibraryError, NodeError
 from ..contract.events import Observer
 from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
-from ..contract.errors import NodeError
 from ..contract.ports import Type
 from ..language.literals import Given
-from ..language.registry import LibraryError
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
 from ..runtime.run import does_not_fit, run

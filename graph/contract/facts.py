@@ -3,16 +3,15 @@
 A node type may add four functions without heavy imports, each with one argument, `facts`:
 
     @dataclass(frozen=True, kw_only=True)
-    class DecodeFacts(NodeFacts):
-        model: ModelFacts = ModelFacts()
-        latents: LatentsFacts = LatentsFacts()
-        tiling: str | None = None
+    class LetterWeighFacts(NodeFacts):
+        letter: LetterFacts = LetterFacts()
+        unit: str | None = None
 
-    def describe(facts: DecodeFacts) -> FramesFacts:
-        return FramesFacts(size=facts.latents.size)
+    def describe(facts: LetterWeighFacts) -> WeightFacts:
+        return WeightFacts(pages=facts.letter.pages)
 
-    @node("vae.decode", describe=describe)
-    def decode(model: Model, latents: Latents, *, tiling: Tiling = "auto") -> Frames: ...
+    @node("letter.weigh", describe=describe)
+    def weigh(letter: Letter, *, unit: str = "g") -> Weight: ...
 
 The class has one attribute for each parameter of the node. `@node` compares them with the signature.
 

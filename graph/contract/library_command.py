@@ -3,13 +3,14 @@
 A library lists a command as data: name, help line, and the name of a module. The command line imports the module
 when the command is called. The module cannot import the compiler or the runtime; it receives a `WorkflowFile`, which
 checks the workflow and runs the part of it that the command asks for.
+
+The data are named tuples, since `sgd --help` loads this module and dataclasses take longer to import.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
     from .ports import Type
 
 
-@dataclass(frozen=True)
-class RunOption:
+class RunOption(NamedTuple):
     """An option of `sgd exec` and `sgd plan`. Nodes read its value from `Run.options`.
 
     Attributes:
@@ -55,8 +55,7 @@ class RunOption:
             parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
 
 
-@dataclass(frozen=True)
-class LibraryCommand:
+class LibraryCommand(NamedTuple):
     """A command that works on a workflow file.
 
     The command line gives it the arguments FILE, `name=value`, `--set`, `--library` and `--device`.

@@ -10,9 +10,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 
@@ -20,9 +18,7 @@ from ..contract.errors import LibraryError
 from ..contract.node import NodeType
 from ..contract.node_library import NodeLibrary
 from ..contract.ports import Port, Type
-from ..contract.workflow_folders import NODES_GROUP
-
-STANDARD, STANDARD_MODULE = "sgd", "sgd.nodes"
+from .library_objects import STANDARD, STANDARD_MODULE, installed_packages, library_object
 
 
 class Library:
@@ -82,18 +78,6 @@ class Library:
         return [library for n, library in self.libraries.items() if n in used]
 
 
-def library_object(module: ModuleType) -> NodeLibrary:
-    """The library object of a module; one with the defaults if the module has none.
-
-    Raises:
-        LibraryError: If it has several.
-    """
-    found = {id(value): value for value in vars(module).values() if isinstance(value, NodeLibrary)}
-    if len(found) > 1:
-        raise LibraryError(f"{module.__name__} has {len(found)} library objects, and one is allowed")
-    return next(iter(found.values()), None) or NodeLibrary()
-
-
 def _node_types(module: ModuleType, library: NodeLibrary) -> Iterator[NodeType]:
     listed = [importlib.import_module(f".{name}", module.__name__) for name in library.node_modules]
     for part in [module, *listed]:
@@ -110,23 +94,6 @@ def standard() -> Library:
     return library
 
 
-def standard_object() -> NodeLibrary:
-    """The library object of the standard library, without its node types; loads in milliseconds."""
-    return library_object(importlib.import_module(STANDARD_MODULE))
-
-
-def installed_objects() -> Iterator[NodeLibrary]:
-    """The library objects of installed packages; `installed` warns of a package that cannot be loaded."""
-    for point in _packages():
-        with suppress(Exception, SystemExit):
-            yield library_object(point.load())
-
-
-def _packages() -> list[EntryPoint]:
-    """Entry points of node libraries, without that of the standard library."""
-    return sorted((p for p in entry_points(group=NODES_GROUP) if p.name != STANDARD), key=lambda p: p.name)
-
-
 def installed(files: tuple[Path, ...] = ()) -> Library:
     """The standard library, every installed package with the entry point group `sgd.nodes`, and `files`.
 
@@ -137,7 +104,7 @@ def installed(files: tuple[Path, ...] = ()) -> Library:
         LibraryError: If one of `files` cannot be loaded.
     """
     library = standard()
-    for point in _packages():
+    for point in installed_packages():
         try:
             library.add(point.name, point.load())
         except (Exception, SystemExit) as error:

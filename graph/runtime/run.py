@@ -19,7 +19,6 @@ from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
-from ..contract.errors import DoesNotFit, NodeError
 from ..contract.node_library import NodeLibrary
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed

@@ -12,10 +12,11 @@ from types import ModuleType
 import pytest
 from sgd.graph.cli import main
 from sgd.graph.contract.device import choose
+from sgd.graph.contract.errors import LibraryError
 from sgd.graph.contract.library_command import RunOption
 from sgd.graph.contract.node import Run
 from sgd.graph.contract.node_library import NodeLibrary
-from sgd.graph.language.registry import LibraryError, library_object, standard_object
+from sgd.graph.language.library_objects import library_object, standard_object
 
 NODES = '''
 from sgd.graph.contract.node import OutPath, Run, node
@@ -50,7 +51,7 @@ LIBRARY = """
 from contextlib import contextmanager
 
 from sgd.graph.contract.library_command import LibraryCommand, RunOption
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.node_library import NodeLibrary
 
 LOG = []
@@ -105,7 +106,7 @@ shop = Shop()
 """
 COMMAND = """
 from sgd.graph.contract.events import Observer
-from sgd.graph.contract.node import NodeError
+from sgd.graph.contract.errors import NodeError
 
 
 class Heard(Observer):

@@ -42,7 +42,8 @@ from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.events import CallInfo, LoopInfo, Observer, Observers
 from sgd.graph.contract.node import ALL, Here, OutPath, Passes, Reads, Run, State, Wanted, node
 from sgd.graph.contract.ports import Port
-from sgd.graph.language.registry import Library, standard_object
+from sgd.graph.language.library_objects import standard_object
+from sgd.graph.language.registry import Library
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
 

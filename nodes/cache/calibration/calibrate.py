@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ....graph.contract.constants import DONE
-from ....graph.contract.library_command import WorkflowFile, WorkflowPart
 from ....graph.contract.errors import NodeError
+from ....graph.contract.library_command import WorkflowFile, WorkflowPart
 from ....graph.contract.suggestions import did_you_mean
 from ...library.standard_library import TRUST_REMOTE_CODE
 from .measurements import Measurements

@@ -9,8 +9,8 @@ from hashlib import sha256
 from importlib.metadata import version
 from typing import Any
 
-from ....graph.contract.events import CallInfo, Observer
 from ....graph.contract.errors import NodeError
+from ....graph.contract.events import CallInfo, Observer
 from ....graph.contract.text_tables import columns
 from ...values import Schedule
 from ..gate import Gate, Limits, Signal

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 import pytest
 from sgd.graph.cli import main
-from sgd.graph.contract.events import Observer
 from sgd.graph.contract.errors import NodeError
+from sgd.graph.contract.events import Observer
 from sgd.nodes.cache.calibration import calibrate
 
 LIBRARY = '''

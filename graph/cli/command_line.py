@@ -71,7 +71,7 @@ def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | i
 def options(arguments: Namespace, library: Library, device: str) -> dict[str, Any]:
     """Values for `Run.options`: the options that libraries add, and the device."""
     added = [option for each in library.libraries.values() for option in each.options]
-    return {option.key: getattr(arguments, option.key, option.default) for option in added} | {"device": device}
+    return {option.key: option.value_in(arguments) for option in added} | {"device": device}
 
 
 def interrupted(done: Result) -> int:

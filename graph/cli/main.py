@@ -88,9 +88,6 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
-        for option in (option for library in libraries for option in library.options):
-            with suppress(argparse.ArgumentError):  # the first to have a name keeps it
-                option.add_to(to)
         to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
     exec_ = command("exec", "check, compile and run a workflow")
@@ -109,6 +106,11 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     workflow(plan)
     running(plan)
     plan.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
+
+    for to in (exec_, plan):
+        for option in (option for library in libraries for option in library.options):
+            with suppress(argparse.ArgumentError):  # the first to have a name keeps it
+                option.add_to(to)
 
     graph = command("graph", "draw the graph of a workflow")
     workflow(graph)

@@ -50,9 +50,15 @@ class RunOption(NamedTuple):
             ArgumentError: If the parser has an option of this name.
         """
         if self.choices:
-            parser.add_argument(f"--{self.name}", choices=self.choices, default=self.default, help=self.help)
+            kind: dict[str, Any] = {"choices": self.choices, "default": self.default}
         else:
-            parser.add_argument(f"--{self.name}", action="store_true", help=self.help)
+            kind = {"action": "store_true"}
+        parser.add_argument(f"--{self.name}", dest=f"option_{self.key}", help=self.help, **kind)
+
+    def value_in(self, arguments: Namespace) -> str | bool:
+        """The value on a command line; the default if its parser does not have the option."""
+        value: str | bool = getattr(arguments, f"option_{self.key}", self.default)
+        return value
 
 
 class LibraryCommand(NamedTuple):

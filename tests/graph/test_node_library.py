@@ -70,7 +70,12 @@ class Shop(NodeLibrary):
         LibraryCommand("weigh", "weigh the texts of a workflow", "sgd_shop.weigh_command"),
         LibraryCommand("check", "never reached", "sgd_shop.nowhere"),
     )
-    options = (RunOption("express", "ship at once"), RunOption("wrap-in", "the paper", choices=("brown", "red")))
+    options = (
+        RunOption("express", "ship at once"),
+        RunOption("wrap-in", "the paper", choices=("brown", "red")),
+        RunOption("json", "the command line has this one itself"),
+        RunOption("file", "the command line has an argument of this name"),
+    )
     starter_sources = "a parcel"
     out_of_memory_help = "take a smaller parcel"
 
@@ -249,7 +254,8 @@ def test_options_reach_the_nodes(sgd):
         assert code == 0
         return json.loads(out)["weights"][0]["options"]
 
-    given = {"weights": "real", "trust_remote_code": False, "express": False, "wrap_in": "brown", "device": "cpu"}
+    given = {"weights": "real", "trust_remote_code": False, "express": False, "wrap_in": "brown"}
+    given |= {"json": False, "file": False, "device": "cpu"}
     assert told() == given
     assert told("--express", "--wrap-in", "red") == {**given, "express": True, "wrap_in": "red"}
     assert sgd("plan", "shop.yaml", "--express")[0] == 0

@@ -109,6 +109,19 @@ def test_sgd_plan_prints_it(tmp_path, monkeypatch, capsys):
     assert "help: weights in bfloat16 (`dtype` and `vae_dtype` of model.load): at most " in printed
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("shape mismatch"), False),
+        (ValueError("DefaultCPUAllocator"), False),
+    ],
+)
+def test_errors_of_torch_say_that_memory_ran_out(error, expected):
+    assert standard_library.is_out_of_memory(error) is expected
+
+
 def test_a_run_that_does_not_fit_says_it_with_numbers(tmp_path, wan_folder, monkeypatch, capsys):
     from diffusers import WanTransformer3DModel
 

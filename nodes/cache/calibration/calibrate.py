@@ -51,7 +51,7 @@ def command(arguments: Namespace, workflow: WorkflowFile) -> int:
     texts = own_texts(first.inputs.get(arguments.input)) if prompts is None else prompts
     if len(texts) < FEW:
         workflow.say("warning: a table from few prompts may not hold for others; give more with --prompts")
-    options = {TRUST_REMOTE_CODE.key: arguments.trust_remote_code, **measurements.options}
+    options = {TRUST_REMOTE_CODE.key: TRUST_REMOTE_CODE.value_in(arguments), **measurements.options}
     for number, prompt in enumerate([None] if prompts is None else prompts):
         measured = part(prompt)
         if prompts is not None and len(prompts) > 1:

@@ -57,7 +57,7 @@ def scm(
     measured = {"threshold": threshold, "max_consecutive": max_consecutive, "max_reused": max_reused}
     for name, value in measured.items():
         if value is not None and not dynamic:
-            raise bad_value(name, f"a static mask decides alone: `{name}` needs `policy` dynamic")
+            raise bad_value("policy", f"a static mask decides alone: `{name}` needs `policy` dynamic")
     return Gate(
         "scm",
         signal="front" if dynamic else "none",

@@ -129,8 +129,8 @@ def input_schema(library: Library) -> dict[str, Any]:
 
 def node(type: NodeType) -> dict[str, Any]:
     """A use of one node type: its parameters, required ones first."""
-    required = [name for name, parameter in type.inputs.items() if parameter.required]
-    properties = {name: parameter(p) for name, p in type.inputs.items()}
+    required = [name for name, each in type.inputs.items() if each.required]
+    properties = {name: parameter(each) for name, each in type.inputs.items()}
     inner = {"type": "object", "properties": properties, "additionalProperties": False}
     found: dict[str, Any] = {"description": type.summary, "properties": {"with": inner}}
     if required:

@@ -15,9 +15,9 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 FULL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
-def run_on(device, **options):
+def run_on(where, **options):
     run = DirectRun()
-    run.device, run.options, run.planning = device, options, device == "meta"
+    run.device, run.options, run.planning = where, options, where == "meta"
     return run
 
 

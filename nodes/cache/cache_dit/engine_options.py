@@ -13,6 +13,7 @@ from typing import Any
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError, Problems
+from ....graph.contract.facts import UNKNOWN
 from ....graph.contract.node import Input
 from ....graph.contract.parameter_values import value_problem
 from ....graph.contract.source_spans import Span
@@ -61,18 +62,25 @@ JOINED = ("flux",)
 """Families whose lists of blocks the package puts into one (its adapter `flux_adapter`)."""
 
 
-def gather(inputs: Mapping[str, Input], known: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
-    """The options of a node's parameters and of its file, and everything that is wrong with them.
+def gather(inputs: Mapping[str, Input], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
+    """The options of a node's parameters and of its file, and their problems.
 
     Args:
         inputs: The parameters of the node type.
-        known: Those whose values are known; options beside a file win over it.
+        values: Their values. None stands for a parameter that is not given, `UNKNOWN` for a value that is not known.
+            A parameter wins over the file.
+
+    Returns:
+        The options, and all problems that hold for every value of the unknown ones.
     """
     problems: list[Diagnostic] = []
     options: dict[str, Any] = {}
-    if known.get(FILE) is not None:
-        options, problems = _from_file(Path(known[FILE]), inputs)
-    given = {name: value for name, value in known.items() if name != FILE and value is not None}
+    file = values.get(FILE)
+    if file is UNKNOWN:
+        options = {name: UNKNOWN for name in inputs if name != FILE}
+    elif file is not None:
+        options, problems = _from_file(Path(file), inputs)
+    given = {name: value for name, value in values.items() if name != FILE and value is not None}
     if MASK in given or POLICY in given:
         for name in (MASK, POLICY):
             options.pop(name, None)
@@ -136,47 +144,47 @@ def _at(span: Span | None, path: Path) -> str:
 
 
 def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """Options that do not go together."""
-    switched = [name for name in CALIBRATORS if options.get(name)]
+    """Options that do not go together; an option whose value is `UNKNOWN` may have any value."""
+    known = {name: value for name, value in options.items() if value is not UNKNOWN}
+    switched = [name for name in CALIBRATORS if known.get(name)]
     if len(switched) > 1:
         yield Diagnostic(
             "bad-value", f"`{switched[0]}` and `{switched[1]}` exclude each other", switched[1], help="keep one of them"
         )
     for name, owners in NEEDS.items():
-        # One that is switched off may stand in a file beside its calibrator, which is too.
-        if options.get(name) not in (None, False) and not any(options.get(owner) for owner in owners):
+        # An option that is off may stand in a file beside its calibrator, which is off too. `UNKNOWN` is true.
+        if known.get(name) not in (None, False) and not any(options.get(owner) for owner in owners):
             wanted = " or ".join(f"`{owner}: true`" for owner in owners)
             yield Diagnostic(
                 "bad-value", f"`{name}` does nothing without {wanted}", name, help="add it, or leave this out"
             )
-    pruning = options.get("cache_type") == "DBPrune"
     for name in PRUNING:
-        if name in options and not pruning:
+        if name in known and options.get("cache_type") not in ("DBPrune", UNKNOWN):
             yield Diagnostic(
                 "bad-value",
                 f"`{name}` does nothing without `cache_type: DBPrune`",
                 name,
                 help="add it, or leave this out",
             )
-    if pruning and "max_accumulated_residual_diff_threshold" in options:
+    if known.get("cache_type") == "DBPrune" and "max_accumulated_residual_diff_threshold" in known:
         name = "max_accumulated_residual_diff_threshold"
         yield Diagnostic("unsupported", f"cache-dit does not heed `{name}` with DBPrune", name, help="leave it out")
-    if MASK in options and POLICY in options:
+    if MASK in known and POLICY in known:
         message = f"`{MASK}` and `{POLICY}` each say which steps are computed"
         yield Diagnostic("bad-value", message, POLICY, help="keep one of them")
-    if MASK in options and (not options[MASK] or set(options[MASK]) - {0, 1}):
+    if MASK in known and (not known[MASK] or set(known[MASK]) - {0, 1}):
         yield Diagnostic("bad-value", "a mask is a list of 1 (compute) and 0 (reuse), one for each step", MASK)
     name = "steps_computation_policy"
-    if name in options and MASK not in options and POLICY not in options:
+    if name in known and MASK not in options and POLICY not in options:
         yield Diagnostic(
             "bad-value", f"`{name}` is about a mask, and there is none", name, help=f"add `{MASK}` or `{POLICY}`"
         )
-    if options.get("force_refresh_step_policy") and "force_refresh_step_hint" not in options:
+    if known.get("force_refresh_step_policy") and "force_refresh_step_hint" not in options:
         name = "force_refresh_step_policy"
         yield Diagnostic("bad-value", f"`{name}` does nothing without `force_refresh_step_hint`", name, help="add it")
     named = "each guidance branch has a state of its own, by name, and no call is counted as the other branch's"
     for name, other in (("cfg_compute_first", True), ("cfg_diff_compute_separate", False)):
-        if options.get(name) is other:
+        if known.get(name) is other:
             yield Diagnostic(
                 "unsupported", f"`{name}: {str(other).lower()}` is not possible: {named}", name, help="leave it out"
             )

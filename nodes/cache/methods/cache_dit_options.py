@@ -17,7 +17,7 @@ Limit = Annotated[int, Field(ge=-1)]
 Kept = Literal["residual", "hidden_states"]
 
 
-@gate_node("cache.library")
+@gate_node("cache.library", partial=True)
 def library(
     *,
     file: Path | None = None,

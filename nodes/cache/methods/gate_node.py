@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Iterator
 from dataclasses import field, make_dataclass, replace
 from pathlib import Path
-from typing import Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
@@ -22,7 +22,7 @@ P = ParamSpec("P")
 
 
 def gate_node(
-    name: str, *, version: int = 1
+    name: str, *, version: int = 1, partial: bool = False
 ) -> Callable[[Callable[P, Gate]], NodeFunction[Concatenate[Here, P], Gate]]:
     """Make a node type of a function that describes a gate.
 
@@ -33,6 +33,7 @@ def gate_node(
     Args:
         name: The name that files use, `cache.method`.
         version: As in `@node`.
+        partial: `sgd check` calls the function also if some parameters are not known. They are `UNKNOWN` then.
     """
 
     def make(describes: Callable[P, Gate]) -> NodeFunction[Concatenate[Here, P], Gate]:
@@ -47,14 +48,14 @@ def gate_node(
         parameters = [here, *signature.parameters.values()]
         function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         function.__annotations__ = {"here": Here, **hints}
-        describe, check = _functions(name, describes, tuple(signature.parameters))
+        describe, check = _functions(name, describes, tuple(signature.parameters), partial)
         return node(name, version=version, describe=describe, check=check)(function)
 
     return make
 
 
 def _functions(
-    name: str, describes: Callable[..., Gate], parameters: tuple[str, ...]
+    name: str, describes: Callable[..., Gate], parameters: tuple[str, ...], partial: bool
 ) -> tuple[Callable[[NodeFacts], GateFacts | None], Callable[[NodeFacts], Iterator[Diagnostic]]]:
     """The functions `describe` and `check` of a gate's node type, on facts of a class made for it."""
     title = "".join(word.capitalize() for word in re.split(r"[._]", name))
@@ -66,24 +67,26 @@ def _functions(
         kw_only=True,
     )
 
-    def made(facts: NodeFacts) -> Gate | None:
+    def arguments(facts: NodeFacts) -> dict[str, Any]:
         values = {parameter: getattr(facts, parameter) for parameter in parameters}
-        if UNKNOWN in values.values():
-            return None
-        return describes(**{n: list(v) if isinstance(v, tuple) else v for n, v in values.items()})
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     def describe(facts: NodeFacts) -> GateFacts | None:
+        values = arguments(facts)
+        if UNKNOWN in values.values():
+            return None
         try:
-            gate = made(facts)
+            return GateFacts((describes(**values),))
         except NodeError:
             return None
-        return GateFacts((gate,)) if gate is not None else None
 
     def check(facts: NodeFacts) -> Iterator[Diagnostic]:
-        try:
-            made(facts)
-        except NodeError as error:
-            yield from error.diagnostics
+        values = arguments(facts)
+        if partial or UNKNOWN not in values.values():
+            try:
+                describes(**values)
+            except NodeError as error:
+                yield from error.diagnostics
         table = getattr(facts, "table", None)
         found = problem(table) if isinstance(table, str | Path) else None
         if found is not None:

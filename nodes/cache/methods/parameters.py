@@ -48,8 +48,8 @@ def mask_from(
         for name, lengths in (("compute_bins", compute_bins), ("reuse_bins", reuse_bins)):
             if not lengths:
                 raise bad_value(name, f"`{name}` is empty")
-            if min(lengths) < 1:
-                raise bad_value(name, "the lengths in `compute_bins` and `reuse_bins` are 1 and more")
+        if min(*compute_bins, *reuse_bins) < 1:
+            raise bad_value("compute_bins", "the lengths in `compute_bins` and `reuse_bins` are 1 and more")
         return Mask(compute_bins=tuple(compute_bins), reuse_bins=tuple(reuse_bins), policy=policy)
     if mask is not None:
         if not mask or set(mask) - set("01"):

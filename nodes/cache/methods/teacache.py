@@ -62,7 +62,7 @@ def teacache(
         raise bad_value("coefficients", "`coefficients` and `table` each say the polynomial: give one of them")
     if retention_steps and signal == "modulated":
         message = "`retention_steps` is a way to compare the embedding of the timestep: `signal` is `time` then"
-        raise bad_value("retention_steps", message)
+        raise bad_value("signal", message)
     warm = RETENTION_STEPS if retention_steps else 1
     limits = Limits(
         warmup_steps=warm if warmup_steps is None else warmup_steps,

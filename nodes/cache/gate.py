@@ -73,7 +73,7 @@ class Mask:
 class Gate(Port):
     """Description of a cache gate.
 
-    What is None is the method's own, and found for the model by `resolve.resolve`.
+    A choice that is None takes the method's own value for the model. `resolved_gate.resolve` finds it.
 
     Attributes:
         kind: The method: `none`, `dbcache`, `teacache`, ...; `library` hands the transformer to the cache-dit package.

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...graph.contract.errors import NodeError
 from ..families.base import Family
-from .calibration.filled_gate import UNKNOWN, Use
+from .calibration.filled_gate import Use
 from .published.checkpoints import S, by_size
 
 
@@ -36,7 +36,7 @@ class Place:
     component: str = "transformer"
     size: tuple[int, int] | None = None
     image: bool = False
-    use: Use = UNKNOWN
+    use: Use = Use()
     group: int = 1
 
     @property

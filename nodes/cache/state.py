@@ -139,8 +139,12 @@ class Opened:
         if self.run.planning:
             self._say(branch)
             return
-        for number, decision in engine.decided(branch, self.index):
-            stack = {"stack": number} if len(engine.tracks[branch]) > 1 else {}
+        tracks: Sequence[Track | Taken] = engine.tracks.get(branch, [])
+        for number, track in enumerate(tracks):
+            decision = track.taken.get(self.index)
+            if decision is None:
+                continue
+            stack = {"stack": number} if len(tracks) > 1 else {}
             value = {} if decision.value == decision.distance else {"value": decision.value}
             self.run.event(
                 "gate",

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ....graph.contract.errors import NodeError
-from ..engine.decide import Decision, known_ahead, outlook, schedule
+from ..engine.decide import Decision, KnownDecisions
 from ..engine.engine import exchanged
 from ..engine.gated_component import GatedComponent, expected
 from ..gate import Gate, Mask
@@ -94,23 +94,12 @@ class LibraryEngine:
     def digits(self, branch: str) -> str:
         """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         steps = self.indices[branch]
-        picked, indices = self._digits(steps), range(len(steps))
-        gate = self.gate
+        gate, component = self.gate, replace(self.component, steps=len(steps))
         if gate.mask is not None:
-            gate = replace(gate, mask=Mask(digits=picked, policy=gate.mask.policy))
-        if known_ahead(gate):
-            decisions = schedule(gate, len(steps), branch, indices).values()
-            known = "".join(str(int(decision.computed)) for decision in decisions)
-        else:
-            known = outlook(gate, len(steps), branch, indices)
+            gate = replace(gate, mask=Mask(digits=self._digits(steps), policy=gate.mask.policy))
+        known = KnownDecisions(gate, component, branch, range(len(steps))).digits()
         refresh = gate.options.get("force_refresh_step_hint", len(steps))
         return known[:refresh] + "?" * (len(steps) - refresh)
-
-    def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:
-        """The decisions of a branch at a step, with the number of the list of blocks."""
-        for number, track in enumerate(self.tracks.get(branch, [])):
-            if index in track.taken:
-                yield number, track.taken[index]
 
 
 class StandIn(torch.nn.Module):

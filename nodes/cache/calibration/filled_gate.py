@@ -21,7 +21,7 @@ class Use:
         component: Name of the transformer in the model's repository.
         class_name: Its class.
         config: `digest` of its configuration.
-        weights: Fingerprint of its weight files (`models.fingerprint`).
+        weights: Fingerprint of its weight files (`nodes/models/repository/fingerprint.py`).
         adapters: Fingerprint and scale of each LoRA on it, in order.
         adapted: Number of these.
         scheduler: Class of the scheduler.
@@ -42,9 +42,6 @@ class Use:
     count: int | None = None
     timesteps: tuple[float, ...] | None = None
     branches: Mapping[str, Sequence[int]] | None = None
-
-
-UNKNOWN = Use()
 
 
 def filled(gate: Gate, use: Use) -> Gate:

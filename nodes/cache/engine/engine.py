@@ -10,14 +10,14 @@ The blocks stay the library's own modules and are called as its forward calls th
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ...families.base import Blocks, Family
 from ...models.memory.block_groups import brought_in
-from ..gate import Gate
+from ..gate import Gate, Signal
 from .decide import Decider, Decision, KnownDecisions
 from .gated_component import GatedComponent, expected
 from .predictors import Taylor
@@ -101,12 +101,6 @@ class Engine:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         return self._ahead(branch).digits()
 
-    def decided(self, branch: str, index: int) -> Iterator[tuple[int, Decision]]:
-        """The decisions of a branch at a step, with the number of the stack."""
-        for number, track in enumerate(self.tracks.get(branch, [])):
-            if index in track.taken:
-                yield number, track.taken[index]
-
     def close(self) -> None:
         """Nothing outlives this object."""
 
@@ -175,35 +169,55 @@ class Stack(torch.nn.Module):
         self.index = -1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        track, index = self.track, self.index
+        track = self.track
         assert track is not None, "a branch is chosen before each call"
         call = BlockCall(self.family.blocks, args, kwargs)
-        given = call.given  # hidden [B, tokens, width], text [B, length, width] or None
-        decision = track.forced(index)
-        signal = None
-        if self.gate.signal == "modulated" and track.known is None:
-            with brought_in(self.first):
-                signal = self.family.modulated(self.first, given[0], call.named(self.first))
-        streams = call.through(self.front, given)
-        if self.gate.signal == "front" and track.known is None:
-            signal = streams[0] - given[0]  # [B, tokens, width]
-        if decision is None:
-            assert signal is not None, "what the rule needs is measured"
-            assert track.compared is not None, "there is something to reuse"
-            decision = track.decider.judge(index, relative_change(track.compared, signal).item())
-        if signal is not None and (decision.computed or self.gate.signal == "modulated"):
-            track.compared = signal  # a residual is compared with the last computed one, an input with the last one
-        track.take(index, decision)
-        if decision.computed:
+        modulated = self._modulated(call) if self._measures("modulated", track) else None
+        streams = call.through(self.front, call.given)  # hidden [B, tokens, width], text [B, length, width] or None
+        added = streams[0] - call.given[0] if self._measures("front", track) else None  # [B, tokens, width]
+        if self._decide(track, modulated if added is None else added).computed:
             made = call.through(self.middle, streams)
-            if track.remembers(index):
-                track.hidden.update(index, made[0] - streams[0])
-                if self.keeps_text:
-                    track.text.update(index, made[1] - streams[1])  # type: ignore[operator]
+            self._remember(track, streams, made)
         else:
-            text = track.text.predict(index) + streams[1] if self.keeps_text else streams[1]  # type: ignore[operator]
-            made = (track.hidden.predict(index) + streams[0], text)
+            made = self._predicted(track, streams)
         return call.returned(call.through(self.back, made))
+
+    def _measures(self, signal: Signal, track: Track) -> bool:
+        """Whether the gate compares this signal, and the decisions do not follow from the schedule alone."""
+        return self.gate.signal == signal and track.known is None
+
+    def _modulated(self, call: BlockCall) -> torch.Tensor:
+        """The modulated input of the first block [B, tokens, width]."""
+        with brought_in(self.first):
+            return self.family.modulated(self.first, call.given[0], call.named(self.first))
+
+    def _decide(self, track: Track, signal: torch.Tensor | None) -> Decision:
+        """The decision of this step; one number is read from the device if the rule decides."""
+        decision = track.forced(self.index)
+        if decision is None:
+            assert signal is not None, "the gate measures the signal of its rule"
+            assert track.compared is not None, "the first step is computed"
+            decision = track.decider.judge(self.index, relative_change(track.compared, signal).item())
+        # An input is compared with the last step; a residual with the last computed step.
+        if signal is not None and (decision.computed or self.gate.signal == "modulated"):
+            track.compared = signal
+        track.take(self.index, decision)
+        return decision
+
+    def _remember(self, track: Track, before: Streams, after: Streams) -> None:
+        """Keep the residual of the middle blocks, if a later step may need it."""
+        if not track.remembers(self.index):
+            return
+        track.hidden.update(self.index, after[0] - before[0])
+        if self.keeps_text:
+            track.text.update(self.index, after[1] - before[1])  # type: ignore[operator]
+
+    def _predicted(self, track: Track, streams: Streams) -> Streams:
+        """The streams after the middle blocks: their predicted residual is added, and no block runs."""
+        hidden, text = streams
+        if self.keeps_text:
+            text = track.text.predict(self.index) + text  # type: ignore[operator]
+        return track.hidden.predict(self.index) + hidden, text
 
 
 class BlockCall:

@@ -13,7 +13,7 @@ from helpers.ours import Pair
 from jsonschema import Draft202012Validator
 from sgd.graph.contract.node import Here
 from sgd.graph.runtime.record import clean
-from sgd.nodes import report
+from sgd.nodes.cache.decisions_table import report
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.dbcache import dbcache
 from sgd.nodes.cache.methods.easycache import easycache

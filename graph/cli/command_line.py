@@ -1,4 +1,4 @@
-"""What commands share: values from the command line, node libraries, and messages on stderr."""
+"""Functions that commands share: values from the command line, node libraries, messages on stderr."""
 
 from __future__ import annotations
 

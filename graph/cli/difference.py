@@ -1,4 +1,4 @@
-"""What changed between two workflow files: nodes, parameters and edges, and what would run again."""
+"""The difference between two workflow files: nodes, parameters and edges, and the nodes that would run again."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _declared(declared: Declared | None) -> str:
 
 
 def _rerun(after: Graph, items: Mapping[str, Item], found: Mapping[str, Any]) -> list[str]:
-    """Items of the new graph whose results may differ: new or changed ones, and all that reads of them."""
+    """Items of the new graph with other results: new and changed items, and every item that reads of them."""
     inputs = {name for name, *_ in found["inputs"]}
     dirty = {*found["added"], *found["changed"]}
     for id, item in items.items():

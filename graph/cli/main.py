@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None  # type: ignore[assignment]
         return DONE
     except OSError as error:
-        # What a command itself reads and writes it answers for; this is its output, such as a full disk behind a pipe.
+        # A command reports errors of its own files. This is an error of its output, such as a full disk behind a pipe.
         sys.stdout = None  # type: ignore[assignment]
         print(f"error: {error.strerror or error}", file=sys.stderr)
         return FAILED

@@ -18,7 +18,7 @@ def inputs_of(item: Item) -> Iterator[tuple[str, Ref | Var]]:
 
 
 def text(graph: Graph, times: Mapping[str, float] | None = None) -> str:
-    """One line per node, loops indented: name, type, and what it reads."""
+    """One line per node, loops indented: name, type, and the nodes it reads."""
     lines: list[str] = []
 
     def level(graph: Graph, indent: str) -> None:
@@ -39,7 +39,7 @@ def text(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def as_json(graph: Graph) -> dict[str, Any]:
-    """The graph as plain data: its items in order, with what they read, and its outputs."""
+    """The graph as plain data: its items in order, each with the items it reads, and its outputs."""
 
     def read(args: Mapping[str, Arg]) -> dict[str, list[str]]:
         return {name: [_name(edge) for edge in edges([arg])] for name, arg in args.items()}

@@ -22,7 +22,7 @@ def _signature(type: NodeType) -> str:
 
 
 def details(type: NodeType) -> str:
-    """One node type: ports, parameters, defaults, documentation, where it is defined, what this machine has for it."""
+    """One node type: ports, parameters, defaults, documentation, place of its definition, notes about this machine."""
     lines = [f"{type.name}  (version {type.version}, {type.library}, {type.location})", "", type.summary]
     ports = [i for i in type.inputs.values() if i.is_port]
     parameters = [i for i in type.inputs.values() if not i.is_port]

@@ -18,7 +18,7 @@ def shape(outputs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def facts(detail: Mapping[str, Any]) -> str:
-    """What a node said about itself in single values: `tokens 118800`."""
+    """The details of a node that are single values: `tokens 118800`."""
     return ", ".join(f"{name} {value}" for name, value in detail.items() if isinstance(value, str | int | float))
 
 
@@ -28,7 +28,7 @@ def indent(name: str) -> str:
 
 
 def tree(names: Iterable[str]) -> list[str]:
-    """Paths sorted so that what stands in a loop or composite follows it, siblings in their given order."""
+    """Paths sorted so that the nodes of a loop or composite follow it, siblings in their given order."""
     names = list(names)
     place: dict[str, int] = {}
     for number, name in enumerate(names):
@@ -45,7 +45,7 @@ def tree(names: Iterable[str]) -> list[str]:
 
 
 def each(value: Any) -> Iterator[Any]:
-    """What is in a list and the lists in it; the value itself if it is none."""
+    """The entries of a list and of the lists in it; the value itself if it is not a list."""
     if isinstance(value, list):
         for entry in value:
             yield from each(entry)

@@ -34,13 +34,13 @@ from .plan import Plan
 
 @dataclass
 class Checked:
-    """What checking a file found.
+    """The result of checking a file.
 
     Attributes:
         diagnostics: Errors and warnings, in file order.
         sources: Texts by name, for code frames.
         graph: The resolved graph with inputs folded in, None if there were errors.
-        known: What node types said of outputs before anything runs.
+        known: Facts of outputs before anything runs.
         values: Values of inputs, given or default.
         settings: Values of parameters that were set by path, read as their types.
     """
@@ -175,7 +175,7 @@ def _never_read(graph: Graph) -> Iterable[Diagnostic]:
 def _inputs(
     inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
 ) -> dict[str, Const]:
-    """Values of inputs: what was given, else the default."""
+    """Values of inputs: the given one, else the default."""
     result: dict[str, Const] = {}
     for name, value in given.items():
         declared = inputs.get(name)
@@ -208,7 +208,7 @@ def _inputs(
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
-    """Each once: first what has no place, then the workflow from top to bottom, then the files it uses."""
+    """Each once: first problems without a place, then the workflow from top to bottom, then the files it uses."""
     order = {file: number for number, file in enumerate(files)}
 
     def key(d: Diagnostic) -> tuple[int, int, int]:
@@ -241,9 +241,9 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
     """The plan of a file that was checked without errors.
 
     Args:
-        checked: What checking it found.
+        checked: The result of its check.
         library: Node types.
-        roots: Paths of calls: only these run, and what they need. None for the whole file.
+        roots: Paths of calls: only these run, and the calls they need. None for the whole file.
     """
     graph, document = checked.graph, checked.document
     assert graph is not None

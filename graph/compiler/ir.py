@@ -1,7 +1,7 @@
 """The one immutable graph that the passes rewrite, and its verifier.
 
 A graph holds calls and loops under their paths in the file (`loop.node`; paths are unique in the whole
-program and survive every rewrite), and outputs. A loop's body is a graph whose outputs are what the loop yields.
+program and survive every rewrite), and outputs. A loop's body is a graph whose outputs are the loop's `yield`.
 Composites are gone: expanding inlines them, their names remain as prefixes of paths.
 """
 
@@ -72,7 +72,7 @@ class Format:
 
 @dataclass(frozen=True)
 class Items:
-    """A list written in a file, some of whose items are references. `spans` says where the items stand."""
+    """A list in a file with references among its items. `spans` holds the places of the items."""
 
     items: tuple[Source, ...]
     spans: tuple[Span, ...] = field(default=(), compare=False)
@@ -83,9 +83,9 @@ Source = Const | Ref | Input | Var | Index | Format | Items
 
 @dataclass(frozen=True)
 class Arg:
-    """A source with the place where it is written and what is written there.
+    """A source with its place in the file and its text there.
 
-    `given` says who set it if that was not the file.
+    `given` names the origin of the value if it is not the file: an input or `--set`.
     """
 
     source: Source
@@ -153,7 +153,7 @@ class Declared:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A composite's declared input: what is passed must be of its type and within its bounds."""
+    """A composite's declared input: a value must be of its type and within its bounds."""
 
     what: str
     declared: Declared
@@ -177,7 +177,7 @@ class Graph:
     exposed: Mapping[Ref, tuple[tuple[str, str], ...]] = field(default_factory=dict)
 
     def walk(self) -> Iterator[tuple[Item, tuple[Loop, ...]]]:
-        """Every item with the loops around it, outermost first; loops before what is in them."""
+        """Every item with the loops around it, outermost first; loops before the items in them."""
         yield from _walk(self, ())
 
     def calls(self) -> Iterator[Call]:
@@ -192,7 +192,7 @@ def _walk(graph: Graph, around: tuple[Loop, ...]) -> Iterator[tuple[Item, tuple[
 
 
 def leaves(source: Source) -> Iterator[Source]:
-    """The source itself, or what is interpolated or listed in it."""
+    """The source itself, or the sources that are interpolated or listed in it."""
     if isinstance(source, Format):
         for part in source.parts:
             if not isinstance(part, str):
@@ -213,7 +213,7 @@ def edges(args: Iterable[Arg]) -> Iterator[Ref | Var]:
 
 
 def used(item: Item) -> Iterator[Source]:
-    """Every leaf that an item reads; for a loop also what its body reads."""
+    """Every leaf that an item reads; for a loop also the leaves that its body reads."""
     for arg in item.sources:
         yield from leaves(arg.source)
     if isinstance(item, Loop):

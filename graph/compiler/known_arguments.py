@@ -11,7 +11,7 @@ from ..contract.parameter_values import value_problem
 from .ir import BROKEN, Arg, Call, Const, Ref, Var
 
 Known = Mapping[Any, Any]
-"""What is known of outputs and loop variables: facts, or plain values."""
+"""Facts or plain values of outputs and loop variables, before anything runs."""
 
 
 def facts_of(call: Call, known: Known) -> NodeFacts:

@@ -21,7 +21,7 @@ class PassState:
     """Values that passes share beside the graph.
 
     Attributes:
-        known: Descriptions of outputs, by what made them.
+        known: Facts of outputs.
         roots: Paths of the calls to keep, with everything they need; empty for the whole file.
         needs: For each call, the components that it needs in memory. The pass `order` finds them.
     """
@@ -38,7 +38,7 @@ class Pass:
     Attributes:
         name: Its name, for `sgd plan --after` and for a broken invariant.
         function: Takes the graph and the shared state, and returns the new graph.
-        guarantee: One sentence: what is true of the graph after it.
+        guarantee: One sentence that is true of the graph after the pass.
         ordered: After it, each item stands behind the items that it reads.
     """
 

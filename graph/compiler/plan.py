@@ -1,4 +1,4 @@
-"""The compiled plan: what runs in which order, when components come and go, when values are freed."""
+"""The compiled plan: the order of calls, when components come and go, when values are freed."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Plan:
 
     Attributes:
         name: The workflow's name.
-        steps: What to do, in order; loops are nested.
+        steps: Steps in order; loops are nested.
         outputs: Where each workflow output comes from.
         names: Every node, loop and composite of the file by path: its node type, `loop`, or the file it uses.
         inputs: The values of the workflow's inputs.
-        settings: What `--set` set, by path.
+        settings: Values of `--set` by path.
         libraries: The libraries whose nodes the plan uses.
         loaded: All libraries that were loaded.
         file: The workflow file and the SHA-256 of its text.
@@ -123,7 +123,7 @@ def _source(arg: Arg) -> str:
 
 
 def after_effects(plan: Plan) -> frozenset[str]:
-    """Calls with effects, and those that read what these return, through loops too."""
+    """Calls with effects, and the calls that read their results, through loops too."""
     skipped: set[str] = set()
     unknown: set[Ref | Var] = set()
     before = -1

@@ -1,4 +1,4 @@
-"""Types of sources: what flows along each edge of a resolved graph without cycles."""
+"""Types of sources: the type of the value on each edge of a resolved graph without cycles."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class Types:
         return bind(output.type, self.variables(item))
 
     def variables(self, call: Call) -> dict[str, Type]:
-        """What the type variables of a call's signature stand for."""
+        """The types that the type variables of a call's signature stand for."""
         bound: dict[str, Type] = {}
         for name, parameter in call.type.inputs.items():
             arg = call.args.get(name)
@@ -120,7 +120,7 @@ class Types:
 
 
 def bind(type: Type, bound: dict[str, Type]) -> Type:
-    """`type` with type variables replaced by what they stand for."""
+    """`type` with its type variables replaced."""
     if type.kind == "var":
         return bound.get(type.name, UNKNOWN)
     return list_of(bind(type.item, bound)) if type.kind == "list" and type.item else type

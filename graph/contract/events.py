@@ -1,4 +1,4 @@
-"""What a run tells its observers. An observer overrides what it wants to hear; the executor knows none of them."""
+"""Events of a run. An observer overrides the methods of the events it needs; the executor knows no observer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .node import NodeType, Run
 
 
 class PlanInfo(Protocol):
-    """What observers may know of the plan."""
+    """The plan as observers see it."""
 
     @property
     def name(self) -> str:
@@ -17,7 +17,7 @@ class PlanInfo(Protocol):
 
 
 class CallInfo(Protocol):
-    """What observers may know of a call of a node."""
+    """A call of a node as observers see it."""
 
     @property
     def id(self) -> str:
@@ -29,7 +29,7 @@ class CallInfo(Protocol):
 
 
 class LoopInfo(Protocol):
-    """What observers may know of a loop."""
+    """A loop as observers see it."""
 
     @property
     def id(self) -> str:

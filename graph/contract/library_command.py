@@ -187,7 +187,7 @@ class WorkflowPart(Protocol):
         Args:
             observer: Hears the run.
             options: Values for `Run.options`.
-            unfinished: What the messages add if the run does not end well, such as `no table was written`.
+            unfinished: Text that the messages add if the run does not end well, such as `no table was written`.
 
         Raises:
             CommandEnded: If the run failed or was interrupted, or the observer failed. The reason was printed.

@@ -48,7 +48,7 @@ class Reads:
 
 @dataclass(frozen=True)
 class Passes:
-    """`Annotated[Book, Passes()]`: what is read of the node's output is read of this parameter, nothing else."""
+    """`Annotated[Book, Passes()]`: the parts that are read of the output are read of this parameter, and no others."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ Source = Annotated[str, PathRole("source")]
 
 
 class State:
-    """What a node keeps from turn to turn of a loop.
+    """State that a node keeps from turn to turn of a loop.
 
     One is made, without arguments, for each run of the innermost enclosing loop, node and parameter.
     """
@@ -92,7 +92,7 @@ class Wanted(frozenset[str]):
 
 
 class Run:
-    """What a node may ask of the run it is part of; the executor supplies a subclass.
+    """The run as a node sees it; the executor supplies a subclass.
 
     Attributes:
         device: `cpu`, `cuda` or, while planning, `meta`.
@@ -126,7 +126,7 @@ class Run:
 
 
 NO_RUN = Run()
-"""For calls of a node outside of any run: nobody hears what it says."""
+"""The run of a node that is called outside of any run: its details and warnings reach no one."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def node(
         check: `check(facts)` yields the problems that can be told before the run.
         renames: `renames(facts)` gives, for parameters that are passed on (`Passes`), other names of the output's
             parts. A part that is left out keeps its name.
-        notes: `notes()` gives what this machine has for the node, by name, for `sgd nodes NAME`.
+        notes: `notes()` describes this machine for the node, by name, for `sgd nodes NAME`.
         own: `own(facts)` gives the parts that the output holds by itself, apart from the parameter with which it
             shares its other parts (`Shares`).
 

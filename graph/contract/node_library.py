@@ -40,7 +40,7 @@ class NodeLibrary:
         commands: Commands that the library adds to `sgd`.
         options: Options that the library adds to `sgd exec` and `sgd plan`.
         starter_sources: The sources that `starter` knows: `sgd init` writes a workflow for them.
-        out_of_memory_help: What a user can change in a workflow that needs too much memory; one line.
+        out_of_memory_help: One line: a change to a workflow that needs too much memory.
     """
 
     node_modules: Sequence[str] = ()

@@ -63,7 +63,7 @@ class Type:
 
     @property
     def element(self) -> Type | None:
-        """What a loop over this type yields, None if it cannot be looped over."""
+        """The type of a loop's variable over this type, None if no loop can go over it."""
         if self.kind == "list":
             return self.item
         if self.cls is not None and issubclass(self.cls, Port) and self.cls.item is not None:
@@ -146,7 +146,7 @@ def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) ->
 
     Ints are floats; strings are paths; a scalar is taken for a list of one; an enumeration takes an
     enumeration whose choices are all its own, and a bool where true and false are choices; a type variable
-    takes anything, but the same everywhere (`bound` collects what it was).
+    takes anything, but the same everywhere (`bound` collects its type).
     """
     if "unknown" in (target.kind, source.kind) or source.kind == "null":
         return True
@@ -231,7 +231,7 @@ def misfit(type: Type, value: Any) -> str | None:
         return f"{show(value)} is too large for a number"
     if accepts(type, type_of(value)) and value is not None:
         return None
-    # YAML reads 0110 and 1e5 as numbers, and `true` as a truth value; what stands in the file may look quite different.
+    # YAML reads 0110 and 1e5 as numbers, and `true` as a truth value, so the value may differ from the text.
     quotes = ": put it in quotes" if type.kind == "str" and isinstance(value, bool | int | float) else ""
     return f"{show(value)} is not {ARTICLE[type.kind]}{quotes}"
 
@@ -248,7 +248,7 @@ ARTICLE = {
 
 
 def plain(value: Any) -> Any:
-    """A parameter's default as data: what would be written in a file."""
+    """A parameter's default as data, as a file would have it."""
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     if isinstance(value, enum.Enum):

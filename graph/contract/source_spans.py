@@ -59,5 +59,5 @@ def width(text: str) -> int:
 
 
 def printable(text: str) -> str:
-    """Text without what would move the cursor or colour the screen; a file must not talk to the terminal."""
+    """Text without characters that move the cursor or colour the screen: a file must not control the terminal."""
     return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)

@@ -197,7 +197,7 @@ def _point(source: Source, line: int, column: int) -> Span:
 
 
 def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
-    """The parser's complaint, in words for people who do not know its grammar."""
+    """The parser's error, in words for people who do not know its grammar."""
     problem, context = error.problem_mark, error.context_mark
     mark = problem or context
     span = _point(source, mark.line, mark.column) if mark else Span(source.name, 1, 1, 1, 2)
@@ -245,7 +245,7 @@ def read(path: Path, name: str | None = None) -> Source:
     name = str(path) if name is None else name
     try:
         with path.open("rb") as file:
-            # What is no ordinary file has no size, and may have no end.
+            # A pipe or a device has no size, and may have no end.
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

@@ -1,4 +1,4 @@
-"""What a workflow file says, structure only: pydantic models whose leaves are `Value`s, so that places survive.
+"""The structure of a workflow file: pydantic models whose leaves are `Value`s, so that places survive.
 
 A file with problems still gives a document of all that is sound, so that one run reports everything.
 """
@@ -105,10 +105,10 @@ class Document:
 
     Attributes:
         source: Its text.
-        name: The workflow's name: what the file says, else the file's stem.
+        name: The workflow's name: the one in the file, else the file's stem.
         inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
         entries: Nodes and loops by name.
-        outputs: What `outputs` says, by name.
+        outputs: The entries of `outputs` by name.
     """
 
     def __init__(self, source: Source) -> None:
@@ -128,7 +128,7 @@ class Document:
 
 
 def document(source: Source) -> Document:
-    """The document of a source; its `problems` hold what is wrong with the parts that were left out.
+    """The document of a source; its `problems` hold the reasons for which parts were left out.
 
     Raises:
         Problems: If it is no YAML, no mapping, or of another version of the language.

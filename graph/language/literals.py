@@ -1,4 +1,4 @@
-"""Literals: what a string, a list or a command-line argument written by a user stands for."""
+"""Literals: the meaning of strings, lists and command-line arguments that a user writes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _entry(value: Value, type: Type, source: Source) -> Any:
 
 
 def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | str:
-    """What a string in a file is: a reference (name, port), a literal, or text mixed with names to interpolate.
+    """The kind of a string in a file: a reference (name, port), a literal, or text with names to interpolate.
 
     Names come with their offset in the string.
 

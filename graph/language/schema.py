@@ -177,7 +177,7 @@ def _literals(type: Type, annotation: Any) -> list[dict[str, Any]]:
 
 
 def bounds(annotation: Any) -> dict[str, Any]:
-    """What pydantic says of a number's bounds."""
+    """The bounds of a number, from pydantic's constraints."""
     try:
         found = TypeAdapter(annotation).json_schema()
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):

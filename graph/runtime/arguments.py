@@ -85,7 +85,7 @@ def _as(type: Type, value: Any) -> Any:
 
 
 def facts_of(value: Any) -> dict[str, Any]:
-    """What a value says of itself; a node library's mistake there must not cost a run its record."""
+    """The facts of a value; an error in a node library's `facts` must not cost a run its record."""
     if not isinstance(value, Port):
         return {}
     try:
@@ -95,7 +95,7 @@ def facts_of(value: Any) -> dict[str, Any]:
 
 
 def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """What a call was given, in words: shapes and dtypes for values, literals as they are."""
+    """The arguments of a call in words: shapes and dtypes for values, literals as they are."""
     found = {}
     for name in call.type.inputs:
         if name in arguments:

@@ -21,7 +21,7 @@ class Components:
     """Follows the `Acquire` and `Release` steps of a plan.
 
     Args:
-        run: What components may ask of the run.
+        run: The run as components see it.
         observer: Hears of each component.
         maker: The call that made a value with components.
         stop: When set, no more is brought near.
@@ -55,7 +55,7 @@ class Components:
             raise NodeFailed(maker, {"component": part}, error) from error
 
     def release(self, step: Release) -> None:
-        """Let go of what the step of the same value and part brought in."""
+        """Release the component that the step of the same value and part acquired."""
         maker = self.run.call = self.maker(step.holder)
         held = self.held.pop((step.holder, step.part))
         while held:
@@ -75,7 +75,7 @@ class Components:
         self.held.clear()
 
     def prefetch(self, steps: tuple[Step, ...], environment: Environment) -> None:
-        """Bring the components that these steps need next near, while what stands before them runs."""
+        """Prefetch the components that these steps need next, while the steps before them run."""
         if self.run.planning or (self.thread is not None and self.thread.is_alive()):
             return
         wanted = []

@@ -16,7 +16,7 @@ RECORD = "run.json"
 
 
 class Context(Run):
-    """The `Run` that nodes get: resolves output paths and passes what nodes say on to the observers."""
+    """The `Run` that nodes get: resolves output paths, and passes the nodes' details and warnings to the observers."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Context(Run):
         self.unfinished.clear()
 
     def discard(self) -> None:
-        """Remove what a node that did not end well may have left: its files, and parts of them by their usual name."""
+        """Remove the files of a node that failed, and unfinished parts of them under their usual name."""
         for target, before in self.unfinished.items():
             if before is None or _signature(target) != before:
                 target.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ class Context(Run):
         self.unfinished.clear()
 
     def silent(self, call: Call) -> Context:
-        """The same for another thread, about another call; what is said through it reaches nobody."""
+        """A context for another thread and another call; no observer hears it."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
         other._warned = set()
@@ -100,7 +100,7 @@ class Context(Run):
 
 
 def _signature(path: Path) -> object:
-    """What changes when a file is replaced or written to; None if there is none."""
+    """A value that changes when a file is replaced or written; None if there is no file."""
     try:
         found = path.stat()
     except OSError:

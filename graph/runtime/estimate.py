@@ -1,4 +1,4 @@
-"""What a plan would do: its own nodes, run on meta tensors for two turns of each loop, metered.
+"""An estimate of a plan: its nodes run on meta tensors, two turns of each loop, with a meter.
 
 A node library counts operations and memory (`NodeLibrary.plan_meter`), and says how to make a plan fit that does not
 (`NodeLibrary.memory_advice`).
@@ -74,7 +74,7 @@ class Counter(Observer):
                 self.components[call.id, name] = dict(value)
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """`turns`: the share of a call's turns that cost what its first did; the others cost what its second did."""
+        """`turns`: the share of a call's turns that cost as its first; all others cost as its second."""
         if kind == "turns" and call is not None:
             self.shares.setdefault(call.id, []).append(float(data["like_first"]))
 
@@ -108,7 +108,7 @@ def estimate(
     device: str = "cpu",
     memory_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """What the plan would do on a device.
+    """The cost of a plan on a device.
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all turns, peak bytes, outputs),
@@ -116,7 +116,7 @@ def estimate(
         make it fit, if it does not.
 
     Raises:
-        NodeFailed: If a node cannot do what it is asked, before any weight is loaded.
+        NodeFailed: If a node cannot do its work, before any weight is loaded.
     """
     with ExitStack() as stack:
         observers = Observers([])

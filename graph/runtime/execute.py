@@ -42,8 +42,8 @@ class Executor:
     """Runs a plan once.
 
     Args:
-        plan: What to run.
-        run: What nodes may ask of the run; its `call` is set before each node.
+        plan: The plan to run.
+        run: The run as nodes see it; its `call` is set before each node.
         observer: Hears everything.
         stop: When set, the run ends before the next step with `Interrupted`.
         turns: At most this many turns of each loop (for planning), None for all. A map's lists keep their full
@@ -148,7 +148,7 @@ class Executor:
             run.keep()
         self.observer.node_finished(call, seconds, outputs)
         if prepared.free:
-            # The local names would keep what is freed here alive until the observers have heard of it.
+            # The local names would keep the freed values alive until the observers have heard of it.
             result = arguments = outputs = values = value = None  # type: ignore[assignment]
             for freed in prepared.free:
                 environment.pop(freed, None)
@@ -213,7 +213,7 @@ class Executor:
     def turn(
         self, step: LoopStep, index: int, over: Mapping[str, list[Any]], environment: Environment, states: States
     ) -> None:
-        """One turn of a loop, up to what it yields."""
+        """One turn of a loop, without its `yield`."""
         loop = step.loop
         variables: dict[str, Any] = {}
         for name, values in over.items():
@@ -232,7 +232,7 @@ class Executor:
         collected: Mapping[str, list[Any]],
         environment: Environment,
     ) -> None:
-        """What a turn made becomes the next turn's state, or entries of the loop's lists; the rest is dropped."""
+        """Carry the results of a turn to the next one, or append them to the loop's lists; drop all others."""
         after = {name: get(environment) for name, get in yields.items()}
         for ref in made:
             environment.pop(ref, None)
@@ -243,7 +243,7 @@ class Executor:
                 environment[Var(step.loop.id, name)] = value
 
     def _over(self, step: LoopStep, environment: Environment) -> dict[str, list[Any]]:
-        """What a loop goes over, as lists of one length that are the loop's own."""
+        """The values that a loop goes over, as lists of one length; the loop owns the lists."""
         loop = step.loop
         over: dict[str, list[Any]] = {}
         unknown = []

@@ -1,4 +1,4 @@
-"""What a run was: the record that is written as `run.json`."""
+"""The record of a run, written as `run.json`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORD_VERSION = 1
 
 @dataclass
 class Clock:
-    """Seconds by phase. What is in no other phase is `run`, so that the phases sum to the whole."""
+    """Seconds by phase. Time outside the other phases counts as `run`, so that the phases sum to the whole."""
 
     started: float
     import_seconds: float = 0.0
@@ -34,7 +34,7 @@ class Clock:
 
 @dataclass
 class Recorder(Observer):
-    """Collects what the record holds, beside profile and turns."""
+    """Collects the record's entries, apart from profile and turns."""
 
     profile: Profile = field(default_factory=Profile)
     turns: Turns = field(default_factory=Turns)
@@ -111,7 +111,7 @@ def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
 
 
 def node_rows(plan: Plan, rows: Mapping[str, Row], seconds: float) -> list[dict[str, Any]]:
-    """A row for every node, loop and composite of the file; loops and composites sum what stands in them."""
+    """A row for every node, loop and composite of the file; loops and composites sum the rows inside them."""
     merged = {name: call.id for call in plan.calls() for name in call.names if name != call.id}
     found = []
     for name, type in plan.names.items():

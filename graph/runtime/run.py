@@ -29,12 +29,12 @@ GRACE_SECONDS = 0.4
 
 @dataclass
 class Result:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         status: `done`, `failed` or `interrupted`.
         outputs: The workflow's outputs by name; empty unless done.
-        record: What `run.json` holds.
+        record: The content of `run.json`.
         folder: Where the run's files are.
         error: Why it failed, None otherwise.
         stuck: The worker was still inside a node when the run was given up.
@@ -132,7 +132,7 @@ def run(
         options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
         observers: Also told about the run.
-        clock: When the process started and what went before, if the caller measured that.
+        clock: Start of the process and seconds of the phases before, if the caller measured them.
 
     Raises:
         NodeError: If the plan cannot write where it would: see `prepare_folder`. Nothing has run then.
@@ -154,7 +154,7 @@ def run(
 
 
 class Worker:
-    """The thread that runs the plan, and what it found."""
+    """The thread that runs the plan, and its result."""
 
     def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock) -> None:
         self.plan, self.context, self.observer, self.clock = plan, context, observer, clock

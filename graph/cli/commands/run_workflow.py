@@ -49,7 +49,7 @@ def command(arguments: Namespace) -> int:
         given = options(arguments, library, device)
         clock.import_seconds += time.time() - began
         progress = [] if arguments.quiet else [Progress()]
-        with redirect_stdout(sys.stderr):  # what nodes print is no part of the result
+        with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
             done = run(
                 plan,
                 out=arguments.out,

@@ -31,7 +31,7 @@ from ..types import Types, bind
 
 
 def types(graph: Graph) -> Iterator[Diagnostic]:
-    """Edges whose two ends do not fit, loops over what cannot be looped over, state that changes its type."""
+    """Edges whose two ends do not fit, loops over values that are not lists, state that changes its type."""
     known = Types(graph)
     refused: list[Arg] = []
     for constraint in graph.constraints:
@@ -135,7 +135,7 @@ def _better(target: Type, call: Call | None, around: tuple[Loop, ...], known: Ty
 
 
 def _visible(ref: Ref, is_first: bool, reader: str, graph: Graph) -> str | None:
-    """How a node may write a reference, None if it cannot: what is in a composite is seen through its outputs."""
+    """The text of a reference to a node, None if there is none: a composite shows its outputs only."""
     composites = {path for path, *_ in graph.composites}
     here = _file(reader, composites)
     if _file(ref.node, composites) == here:
@@ -180,7 +180,7 @@ def _interpolations(graph: Graph, known: Types) -> Iterator[Diagnostic]:
 
 
 def everything(graph: Graph) -> Iterator[Arg]:
-    """Every argument of a graph: of its items, of what loops yield, of outputs and composites."""
+    """Every argument of a graph: of its items, of `yield` in loops, of outputs and composites."""
     for item, _ in graph.walk():
         yield from item.sources
         if isinstance(item, Loop):
@@ -190,7 +190,7 @@ def everything(graph: Graph) -> Iterator[Arg]:
 
 
 def interpolated(source: Source) -> Iterator[Source]:
-    """What is interpolated in strings somewhere in a source."""
+    """The sources that are interpolated in strings inside a source."""
     if isinstance(source, Format):
         yield from leaves(source)
     elif isinstance(source, Items):

@@ -16,7 +16,7 @@ from ..ir import BROKEN, Arg, Call, Const, Graph, Items, Loop
 def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[Diagnostic]:
     """Literals that do not fit their parameter, and lists that loops cannot go through.
 
-    What stands at one of the places `mistyped` has been reported as an edge of the wrong type.
+    Values at the places in `mistyped` have been reported as edges of the wrong type.
     """
     refused: list[Arg] = []
     for constraint in graph.constraints:

@@ -56,7 +56,7 @@ def _impossible(source: Source) -> str | None:
 
 
 def _outside(source: Source) -> bool:
-    """Whether a path leaves the folder it is relative to, whatever is interpolated in it."""
+    """Whether a path leaves its folder with every value that may be interpolated in it."""
     if isinstance(source, Const):
         path = str(source.value)
     elif isinstance(source, Format):
@@ -83,11 +83,11 @@ def _turns(what: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic
 
 
 def _unchanged(source: Source, around: tuple[Loop, ...]) -> str | None:
-    """The innermost loop whose turns a path does not tell apart, None if it tells all apart or that is not known."""
+    """The innermost loop in which a path is the same at every turn; None if there is none, or it is not known."""
     found = list(leaves(source))
     if any(isinstance(leaf, Ref) and any(leaf.node.startswith(f"{loop.id}.") for loop in around) for leaf in found):
         return None
-    # Every loop around must be told apart, or the outer one overwrites what the inner one wrote.
+    # The path must change with every loop around it, or a turn of the outer one overwrites files of the inner one.
     varied = {leaf.loop for leaf in found if isinstance(leaf, Var | Index)}
     return next((loop.id for loop in reversed(around) if loop.id not in varied), None)
 

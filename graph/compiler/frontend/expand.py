@@ -63,7 +63,7 @@ class Files:
 
 
 def expand(root: Document, files: Files) -> Instance:
-    """The tree of instances below a document; what is wrong goes to `files.problems`."""
+    """The tree of instances below a document; problems go to `files.problems`."""
     return _instance(root, files, ((root.path.resolve(), root.source.name),) if root.path is not None else (), 0)
 
 
@@ -148,7 +148,7 @@ def _composite(
 
 
 def _similar(uses: str, path: Path) -> str | None:
-    """Another file of the folder whose name is much like this one, as it would be written."""
+    """Another file of the folder with a similar name, as a workflow would write it."""
     nearby = [p.name for p in sorted(path.parent.glob("*.y*ml"))[:200]]
     if kind_of(uses) == "library":
         return did_you_mean(path.stem, [Path(n).stem for n in nearby], f"`{uses.partition(':')[0]}:{{}}`")

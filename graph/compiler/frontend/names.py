@@ -1,4 +1,4 @@
-"""names: what a name or a literal in a file stands for, given the scope it is written in.
+"""names: resolve names and literals of a file in the scope in which they stand.
 
 Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
 file. A name that cannot be resolved is reported and stands as `BROKEN`, so that everything else can still be
@@ -53,7 +53,7 @@ class Scope:
 
 
 class Names:
-    """Turns values of a file into sources; `problems` collects what is wrong."""
+    """Turns values of a file into sources; `problems` collects the problems."""
 
     def __init__(self) -> None:
         self.problems: list[Diagnostic] = []
@@ -67,7 +67,7 @@ class Names:
         return Arg(self.source(value, scope, instance), value.span, text)
 
     def source(self, value: Value, scope: Scope, instance: Instance) -> Source:
-        """What a value in the file stands for."""
+        """The source that a value in the file stands for."""
         folder = instance.document.folder
         if isinstance(value.data, list):
             items = tuple(self.source(v, scope, instance) for v in value.data)

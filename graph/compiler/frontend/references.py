@@ -42,7 +42,7 @@ from .names import Names, Outlet, Scope
 
 
 class Resolver(Names):
-    """Resolves one workflow; `problems` collects what is wrong."""
+    """Resolves one workflow; `problems` collects the problems."""
 
     def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Resolver(Names):
 
         Args:
             root: The workflow.
-            inputs: What `declared` found in its document.
+            inputs: The inputs that `declared` found in its document.
             null: The inputs whose value is null: a composite they are passed on to takes its own default.
         """
         document = root.document
@@ -322,7 +322,7 @@ class Resolver(Names):
 
 
 def passed_on(arg: Arg, refused: list[Arg]) -> bool:
-    """Whether an argument in a composite's file is what the composite was given and was refused already."""
+    """Whether an argument in a composite's file is an input whose value was refused already."""
     return any(
         r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
         for r in refused
@@ -334,7 +334,7 @@ def _node(name: str, entries: Mapping[str, Entry]) -> bool:
 
 
 def _comma(value: Value) -> str | None:
-    """What to say of a name without a value inside { }: it was probably meant as text after a comma."""
+    """The message about a name without a value inside { }: it is probably text after a comma."""
     empty = (value.span.line, value.span.column) == (value.span.end_line, value.span.end_column)
     return "text that contains a comma needs quotes inside { }" if value.data is None and empty else None
 

@@ -22,7 +22,7 @@ class PathText(str):
 
 
 def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:
-    """Put `values` (by input name) in place of inputs, and compute what is then constant.
+    """Put `values` (by input name) in place of inputs, and compute every source that is then constant.
 
     Inputs without a value stay. A constant that does not fit its parameter is left as it is, for the check.
     """
@@ -144,7 +144,7 @@ def as_text(value: Any) -> str:
 
 
 def safe_name(text: str) -> str:
-    """Text as part of a file name: separators and what shells or systems treat specially become hyphens.
+    """Text as part of a file name: separators, and characters that shells or systems treat specially, become hyphens.
 
     Long text is cut, with a mark of its own so that two long texts do not get one name. 80 bytes at most: file
     systems allow 255 for a name with everything in it.

@@ -1,4 +1,4 @@
-"""hoist: what does not change from turn to turn runs once, before the loop."""
+"""hoist: a call whose arguments are the same at every turn runs once, before the loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..ir import Call, Graph, Index, Item, Loop, Ref, Var, has_effect, used
 def hoist(graph: Graph) -> Graph:
     """Move pure items without state out of every loop they do not depend on.
 
-    A loop has at least one turn (an empty one is an error), so what is hoisted would have run anyway. A nested
+    A loop has at least one turn (an empty one is an error), so a hoisted call would have run anyway. A nested
     loop counts as pure: the state in it lives and ends with its own run.
     """
     items: dict[str, Item] = {}
@@ -25,7 +25,7 @@ def hoist(graph: Graph) -> Graph:
 
 
 def _split(loop: Loop) -> tuple[dict[str, Item], Loop]:
-    """What leaves the loop, and the loop without it."""
+    """The items that leave the loop, and the loop without them."""
     inside = dict(loop.body.items)
     outside: dict[str, Item] = {}
     moved = True

@@ -48,7 +48,7 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
 def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) -> dict[Value, str]:
     """The last item to read each value made at this level; its maker, if nothing reads it.
 
-    Who needs a component of a value reads the value, even if what it is given was made of it by another node.
+    A call that needs a component of a value reads that value, even if its argument was made of it by another node.
     """
     last: dict[Value, str] = {}
     local: set[Value] = set(own)

@@ -77,7 +77,7 @@ def _text(source: Source, through: Any) -> str:
     if isinstance(source, Const):
         return f"const {source.value!r}"
     if isinstance(source, Format):
-        # The folder a path is relative to is part of what it means, though sources are compared without it.
+        # The folder of a relative path is part of its meaning, though sources are compared without it.
         parts = [p if isinstance(p, str) else [_text(p, through)] for p in source.parts]
         return f"format {source.safe} {source.base} {parts}"
     if isinstance(source, Items):

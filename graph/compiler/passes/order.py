@@ -14,7 +14,7 @@ Components = Mapping[str, set[tuple[Ref, str]]]
 
 def order(graph: Graph, components: Components) -> Graph:
     """Order every level. Among items that could run, one that needs no component not yet in memory goes first,
-    then one whose components more is ready for; file order decides the rest.
+    then an item whose components are needed by more items that are ready; file order decides the rest.
     """
     items = {
         id: replace(item, body=order(item.body, components)) if isinstance(item, Loop) else item

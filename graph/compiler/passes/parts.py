@@ -1,4 +1,4 @@
-"""parts: one backward pass that gives every output the union of what is read of it.
+"""parts: one backward pass that gives every output the union of the parts that are read of it.
 
 So a node does not make a part of its output that nothing reads, and only the components of a value that some node
 reads are loaded.
@@ -17,11 +17,11 @@ from ..known_arguments import facts_of
 Edge = Ref | Var
 Demand = dict[Edge, frozenset[str]]
 Names = Mapping[str, str]
-"""What parts are called further back, where that is another name."""
+"""Other names of parts, in the value that a node hands on."""
 
 
 def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
-    """The graph with `wanted` on every call. `descriptions` is what node types said of outputs before the run."""
+    """The graph with `wanted` on every call. `descriptions` holds the facts of outputs before the run."""
     demand = demands(graph, descriptions)
 
     def level(graph: Graph) -> Graph:
@@ -38,7 +38,7 @@ def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
 
 
 def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
-    """What a call itself reads of each parameter that comes over an edge; nothing of one it passes on."""
+    """The parts that a call itself reads of each parameter from an edge; none of a parameter that it passes on."""
     found: dict[str, frozenset[str]] = {}
     narrowed = call.type.reads(facts_of(call, descriptions)) if call.type.reads is not None else {}
     for name in call.args:
@@ -53,7 +53,7 @@ def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[st
 
 
 def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[str, Mapping[str, Names]]:
-    """Per call that renames parts of what it passes on, what they are called in each parameter."""
+    """For each call that renames parts of the value it passes on, their names in each parameter."""
     return {
         item.id: item.type.renames(facts_of(item, descriptions))
         for item in items.values()
@@ -94,7 +94,8 @@ def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
 def behind(
     edge: Source, items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> Iterator[tuple[Arg, Names]]:
-    """What an edge hands on: state and what a loop yields, and arguments a node passes on, with their parts' names."""
+    """The arguments whose values an edge carries: state, results of loops, values that a node passes on; with the
+    names of their parts."""
     if isinstance(edge, Var):
         loop = items[edge.loop]
         assert isinstance(loop, Loop)
@@ -118,9 +119,9 @@ def roots(
     arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> set[tuple[Ref, str]]:
     """The outputs that an argument's value may really be, seen through loops and nodes that pass it on, each with
-    what the parts are called there.
+    the names of the parts there.
 
-    What is made inside a loop that the reader is not in, it finds among what the loop yields.
+    A reader outside of a loop finds a value that was made inside it among the loop's results.
     """
     found: set[tuple[Ref, str]] = set()
     seen: set[tuple[Source, str, tuple[Ref, str] | None]] = set()
@@ -176,7 +177,7 @@ def origins(
     renamed: Mapping[str, Mapping[str, Names]],
     descriptions: Mapping[Ref, Any],
 ) -> set[tuple[Ref, str]]:
-    """What the values of `found` hold their parts together with, at the far end (`Shares`, but for `own` parts)."""
+    """The values with which those of `found` share their parts, at the far end (`Shares`, without `own` parts)."""
     ends: set[tuple[Ref, str]] = set()
     work = list(found)
     while work:

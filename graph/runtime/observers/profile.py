@@ -20,7 +20,7 @@ SHORT_SECONDS = 0.001
 
 @dataclass
 class Row:
-    """What one call of the plan took, over all turns. Seconds are host time; memory is the process's on a CPU."""
+    """Time and memory of one call of the plan, over all turns: seconds of the host, memory of the process on a CPU."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -63,7 +63,7 @@ class Profile(Observer):
             self._memory.close()
             self.peak_bytes = self._memory.highest or None
         if self._cuda is not None:
-            if status != "interrupted":  # the device may be busy for long; what it has finished is counted
+            if status != "interrupted":  # the device may be busy for long; only finished work is counted
                 self._cuda.synchronize()
             self.peak_bytes = max([self._cuda.max_memory_allocated(), *(r.peak_bytes or 0 for r in self.rows.values())])
             for row, start, end in self._events:
@@ -174,7 +174,7 @@ class Memory:
 
 
 class Turns(Observer):
-    """Seconds per turn of every loop, and what the loop's variables said of themselves."""
+    """Seconds per turn of every loop, and the facts of the loop's variables."""
 
     def __init__(self) -> None:
         self.turns: list[dict[str, Any]] = []

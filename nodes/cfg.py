@@ -30,7 +30,7 @@ else:
 
 @dataclass(frozen=True)
 class Guider:
-    """A guider of diffusers: its class, by what names it takes our parameters, and whether it needs flat tensors."""
+    """A guider of diffusers: its class, its names for our parameters, and whether it needs flat tensors."""
 
     name: str
     options: Mapping[str, str]
@@ -241,7 +241,7 @@ def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> V
     """Merge the predictions of the guidance branches into one.
 
     Args:
-        predictions: What the denoiser predicted, per branch.
+        predictions: The denoiser's predictions by branch.
         branches: How to merge them.
 
     Returns:

@@ -122,8 +122,8 @@ def predict(
         model: A loaded model; its transformer is used.
         latents: Latents at the noise level of the step.
         step: The step.
-        branches: What the branches are conditioned on, and which of them run.
-        image: What the model needs of a first frame, where it takes one.
+        branches: The guidance branches: their conditioning, and the steps at which each runs.
+        image: The condition on a first frame, for models that take one.
         gate: Whether blocks may be reused from earlier steps; without one, everything is computed.
 
     Returns:

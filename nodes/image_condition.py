@@ -1,4 +1,4 @@
-"""`image.encode` and `image.keep`: what a video model needs of a first frame, and putting it back."""
+"""`image.encode` and `image.keep`: encode a first frame for a video model, and put it back after the loop."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _describe_kept(facts: ImageKeepFacts) -> LatentsFacts:
 
 @node("image.keep", describe=_describe_kept)
 def keep(latents: Latents, image: ImageCondition) -> Latents:
-    """Put back what the image condition keeps of a clip: in Wan 2.2 TI2V the first latent frame.
+    """Put back the part of a clip that the image condition keeps: in Wan 2.2 TI2V the first latent frame.
 
     Such models are shown the clean first frame at every step, while the loop goes on denoising it; this replaces it
     after the loop, as the pipeline does. Latents of models that take the image as channels stay as they are.

@@ -20,7 +20,7 @@ WINDOW, DEVIATION, K1, K2 = 11, 1.5, 0.01, 0.03
 
 
 class Comparison(NamedTuple):
-    """What `metrics.compare` returns."""
+    """The result of `metrics.compare`."""
 
     psnr: float | None
     ssim: float

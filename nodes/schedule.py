@@ -51,8 +51,8 @@ def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -
     name = own if scheduler == "auto" else CLASSES[scheduler]
     made = {**config, "_class_name": name}
     if scheduler != "auto" and name != own:
-        # What `from_config` cannot know: the shift has another name, and the multistep solvers were
-        # written for other noise schedules first, so flow matching is an option there.
+        # `from_config` does not convert this: the shift has another name, and flow matching is an option of the
+        # multistep solvers, which were written for other noise schedules first.
         inherited = config.get("shift" if _flow_match(own) else "flow_shift", 1.0)
         made |= _shifted(name, inherited)
         if not _flow_match(name):
@@ -155,7 +155,7 @@ def make(
     device = "cpu" if model.device == "meta" else model.device
     instance = _instance(name, config, arguments, device)
     sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
-    if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by what one step does not have
+    if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by 0 for one step
         raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
     entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
@@ -175,7 +175,7 @@ def _tokens(model: Model, latents: Latents | None) -> int:
 
 
 def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:
-    with quiet():  # a solver made from another's configuration ignores what only that one knows
+    with quiet():  # a solver made from another's configuration ignores entries that it does not know
         scheduler = getattr(diffusers, name).from_config(dict(config))
     scheduler.set_timesteps(**arguments, device=device)
     return scheduler
@@ -197,7 +197,7 @@ def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, s
         schedule: The schedule the loop runs over.
         step: The step to take.
         latents: Latents at the noise level of the step.
-        velocity: What the denoiser predicted there, guided.
+        velocity: The denoiser's prediction there, guided.
 
     Returns:
         Latents at the next noise level, the last time without noise; shape as given.

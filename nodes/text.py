@@ -62,16 +62,16 @@ def encode(
     """Encode prompts with the model's text encoder.
 
     Cleaning, padding and truncation are those of the family's diffusers pipeline. The negative prompt is
-    encoded only if something reads it. What does not fit into `max_length` tokens is cut, with a warning that
-    quotes it.
+    encoded only if something reads it. Words that do not fit into `max_length` tokens are cut, with a warning that
+    quotes them.
 
     Args:
         model: A loaded model; its tokenizers and text encoders are used.
         prompt: One prompt, or one for each clip.
-        negative: What to steer away from: one text for all prompts, or one for each.
-        max_length: Tokens kept of a prompt; shorter ones are padded to it. Without it, what the family's
-            pipeline keeps (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
-        padding: `cut` leaves out what the family's pipeline pads prompts with and then masks in the transformer
+        negative: Text to steer away from: one for all prompts, or one for each.
+        max_length: Tokens kept of a prompt; shorter ones are padded to it. Without it, the number of the family's
+            pipeline (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
+        padding: `cut` leaves out padding that the family's pipeline adds and then masks in the transformer
             (HunyuanVideo), which is faster and allows attention without a mask; results differ in the last bits.
             `keep` does as the pipeline does. Padding that is not masked (Wan) always stays.
 

@@ -50,7 +50,7 @@ def decode(
         model: A loaded model; only its VAE is used.
         latents: Normalised latents of this model, denoised.
         tiling: Decode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
-            with a warning, only if the whole would not fit in what the device has free, as a plan counts it. True
+            with a warning, only if the whole does not fit the free memory of the device, as a plan counts it. True
             and false are `on` and `off`.
 
     Returns:
@@ -93,7 +93,7 @@ def encode(
         model: A loaded model; only its VAE is used.
         frames: Frames in [0, 1], [B, F, H, W, 3], of a size the model can make.
         tiling: Encode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
-            with a warning, only if the whole would not fit in what the device has free, as a plan counts it. True
+            with a warning, only if the whole does not fit the free memory of the device, as a plan counts it. True
             and false are `on` and `off`.
 
     Returns:

@@ -58,7 +58,7 @@ class Frames(Port):
 
 @dataclass(frozen=True)
 class Conditioning(Port):
-    """What a prompt means to a model: named tensors for the positive and, where it was asked for, the negative prompt.
+    """Encoded prompts: named tensors for the positive and, where it is needed, the negative prompt.
 
     Attributes:
         positive: Keyword tensors of the family's transformer, batch first; None if nothing reads them.
@@ -157,11 +157,11 @@ class Branches(Port):
     """Which guidance branches run at which step, and how their predictions become one; holds no state.
 
     Attributes:
-        conditioning: What the branches are conditioned on.
+        conditioning: The encoded prompts of the branches.
         scale: Guidance scale, as the family's own pipeline means it.
         neutral: The scale at and below which that pipeline does not guide.
         guider: Name of the rule that merges the branches.
-        options: What the guider takes besides the scale, by diffusers' names.
+        options: Options of the guider besides the scale, by diffusers' names.
         start: Fraction of the steps after which guidance starts.
         stop: Fraction of the steps after which it stops.
         batched: Evaluate both branches in one call of the transformer.
@@ -199,7 +199,7 @@ class Branches(Port):
 
 @dataclass(frozen=True)
 class Predictions(Port):
-    """What the denoiser predicted at one step, per guidance branch by name."""
+    """The denoiser's predictions at one step, by name of the guidance branch."""
 
     branches: Mapping[str, torch.Tensor]
     step: Step

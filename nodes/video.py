@@ -144,7 +144,7 @@ def _write_gif(path: Path, pixels: numpy.ndarray[Any, Any], fps: float) -> None:
 
 
 class Clip(NamedTuple):
-    """What `video.load` returns."""
+    """The result of `video.load`."""
 
     frames: Frames
     fps: float

@@ -1,4 +1,4 @@
-"""What gates did in a run, as text: totals by branch, and what was decided at which step. Torch-free."""
+"""The decisions of gates in a run, as text: totals by branch, and the decision of each step. Torch-free."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Neighbouring steps of one outcome and reason on one line, with what was compared with the threshold."""
+    """Neighbouring steps of one outcome and reason on one line, with the numbers compared with the threshold."""
     for (computed, reason), group in groupby(decisions, key=lambda d: (d["computed"], d["reason"])):
         rows = list(group)
         first, last = rows[0]["step"], rows[-1]["step"]

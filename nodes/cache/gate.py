@@ -1,4 +1,4 @@
-"""The `Gate` value: what a cache gate does, as five choices; holds no state. Torch-free."""
+"""The `Gate` value: the description of a cache gate in five choices; holds no state. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIGNALS: Mapping[str, str] = {
     "time": "the embedding of the timestep",
     "time_projection": "the embedding of the timestep, projected for all blocks",
     "modulated": "the modulated input of the first block",
-    "front": "what the first blocks add",
+    "front": "the residual of the first blocks",
     "model": "the model's input and output",
 }
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Steps that are computed whatever the rule says.
+    """Steps that are computed without asking the rule.
 
     Attributes:
         warmup_steps: Of this many first steps, every `warmup_interval`-th is computed.
@@ -78,7 +78,7 @@ class Gate(Port):
     Attributes:
         kind: The method: `none`, `dbcache`, `teacache`, ...; `library` hands the transformer to the cache-dit package.
         name: Path of the node that made it, as the record names it.
-        signal: What is compared between steps.
+        signal: The tensor that is compared between steps.
         rule: When to reuse. `mask`: as the mask says. `change`: the signal's relative change is under the threshold.
             `polynomial`: a polynomial of it, added up, is. `magnitude`: so is the error that a table
             of ratios predicts.
@@ -87,13 +87,13 @@ class Gate(Port):
         coefficients: Of the polynomial, highest order first.
         clamp: A polynomial below 0 counts as 0.
         ratios: The table of `magnitude`, per guidance branch; one entry per step.
-        order: Order of the Taylor expansion that stands in for what is reused; 0 takes the last as it was.
+        order: Order of the Taylor expansion of the reused residual; 0 takes the last residual unchanged.
         front: First blocks that are always computed.
         back: Last blocks that are always computed.
         stacks: A model with two lists of blocks decides for both `together`, or `separate`ly.
         limits: Steps that are always computed.
         table: A calibration table that coefficients or ratios come from, by path.
-        options: What a kind takes beside this.
+        options: Further options of a kind.
     """
 
     kind: str

@@ -15,7 +15,7 @@ from .published.checkpoints import S, by_size
 
 @dataclass(frozen=True)
 class Place:
-    """What a gate needs to know of where it works.
+    """The place where a gate works.
 
     Attributes:
         family: The model's family.
@@ -23,9 +23,9 @@ class Place:
         source: The model's repository or folder, None if it is not known.
         steps: Number of steps of the component, None if it is not known.
         component: The component's name in the repository.
-        size: Width and height of what is made, in pixels; None if they are not known.
+        size: Width and height of the clip in pixels; None if they are not known.
         image: Whether the model is given an image.
-        use: What a table is compared with.
+        use: The facts that a calibration table is compared with.
         group: Blocks that are brought to the device together, where the component is offloaded; 1 if that is not known.
     """
 
@@ -45,7 +45,7 @@ class Place:
         return "transformer" in self.configs
 
     def sized(self, entries: tuple[S, ...]) -> tuple[S, ...]:
-        """Of what was published for several sizes, that for the nearest."""
+        """The entry for the nearest size, of entries published for several sizes."""
         return entries if self.size is None else by_size(entries, *self.size)
 
     @property

@@ -59,7 +59,7 @@ def _signal(gate: Gate, place: Place) -> None:
     if not needs and gate.signal not in ("none", "model") and (gate.mask is None or gate.mask.policy == "static"):
         raise NodeError(f"the rule `{gate.rule}` compares no signal", help="leave `signal` out")
     if gate.signal == "front" and gate.front == 0:
-        raise NodeError("the signal `front` is what the first blocks add", help="set `front_blocks`")
+        raise NodeError("the signal `front` is the residual of the first blocks", help="set `front_blocks`")
     if gate.signal == "model" and (gate.front or gate.back):
         raise NodeError("with the signal `model` no block runs when a step is reused")
     if gate.stacks == "separate" and (len(family.blocks.lists) == 1 or gate.signal == "model"):
@@ -69,7 +69,7 @@ def _signal(gate: Gate, place: Place) -> None:
     if gate.stacks == "separate" and gate.signal == "modulated":
         message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
         raise NodeError(
-            message, help="leave `stacks` out, or compare what the first blocks add: `front`", code="unsupported"
+            message, help="leave `stacks` out, or compare the residual of the first blocks: `front`", code="unsupported"
         )
 
 

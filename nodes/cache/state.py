@@ -1,4 +1,4 @@
-"""What `denoiser.predict` keeps of its gates during one run of a loop, and what it says of them. Torch-free at import.
+"""The gates of `denoiser.predict` in one run of a loop, and the report of their decisions. Torch-free at import.
 
 State belongs to the run of the loop, the predict node, the component of the model and the guidance branch by name.
 """
@@ -67,7 +67,7 @@ class GateState(State):
             self._close(component)
 
     def _close(self, component: str) -> None:
-        """Say what a gate did in all, and forget it."""
+        """Report the totals of a gate, and drop it."""
         held = self.gates.pop(component, None)
         if held is None:
             return
@@ -100,7 +100,7 @@ def _engine(gate: Gate, turn: Turn) -> Working:
 
 
 def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
-    """Say what a gate did in all, and why if that was nothing."""
+    """Report the totals of a gate; warn with the reason if it reused nothing."""
     ended = reused_any = False
     decisions: list[Decision] = []
     found: Mapping[str, Sequence[Track | Taken]] = engine.tracks
@@ -134,7 +134,7 @@ class Opened:
         self.engine, self.name, self.turn, self.index, self.run = engine, name, turn, turn.index, turn.run
 
     def report(self, branch: str) -> None:
-        """Tell the observers what was decided of a branch, after it was evaluated."""
+        """Report the decisions of a branch to the observers, after it was evaluated."""
         engine = self.engine
         if self.run.planning:
             self._say(branch)
@@ -161,7 +161,7 @@ class Opened:
             )
 
     def _say(self, branch: str) -> None:
-        """Tell the plan what is known of a branch."""
+        """Report the steps of a branch to the plan, as far as they are known."""
         engine = self.engine
         digits = engine.digits(branch)
         suffix = "" if branch == "positive" else f"_{branch}"
@@ -171,7 +171,7 @@ class Opened:
 
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
-    """Why a gate reused nothing, and what would have changed that."""
+    """The warning about a gate that reused nothing: the reason, and a threshold that would reuse steps."""
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
     ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"

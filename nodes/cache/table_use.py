@@ -1,4 +1,4 @@
-"""What a calibration table is compared with: from descriptions before a run, and from the model itself. Torch-free."""
+"""The facts that a calibration table is compared with: known before a run, or read from the model. Torch-free."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
 
 
 def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branches | None, run: Run) -> Use:
-    """What a model and a step of its loop tell: all but the shift, which shows in the timesteps.
+    """The use of a table, from a model and a step of its loop: all but the shift, which shows in the timesteps.
 
     Args:
         model: The model.

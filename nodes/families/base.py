@@ -1,4 +1,4 @@
-"""What a model family has to say about itself: the one protocol that the nodes use.
+"""`Family`: everything that differs between families of models; the one protocol that the nodes use.
 
 A family is stateless. Methods that take `configs` use plain data only and run before anything is loaded;
 the others get a `Model` whose components have been acquired.
@@ -25,7 +25,7 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 
 class LoadedModel(Protocol):
-    """What a family needs of a model whose components have been acquired: a `Model` is one."""
+    """A model whose components have been acquired, as a family sees it: a `Model` is one."""
 
     @property
     def device(self) -> str:
@@ -64,7 +64,7 @@ class Blocks:
         lists: Attributes of the transformer that hold them, each with the key of its configuration that is their
             number, in the order in which they run. All are called with the same arguments.
         takes_text: The second argument is a stream of text (`encoder_hidden_states`).
-        returns: What a block returns.
+        returns: The streams that a block returns.
     """
 
     lists: Mapping[str, str]
@@ -112,7 +112,7 @@ class Family(Protocol):
         blocks: Where the transformer's blocks are, for cache gates.
         time_modules: Submodules of the transformer that `time_signal` uses, outermost first; none if there is no
             embedding of the timestep alone.
-        sign: -1 if `predict` returns the negative of what the transformer gives.
+        sign: -1 if `predict` returns the negative of the transformer's output.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Family(Protocol):
         ...
 
     def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
-        """What the family's pipeline gives to the scheduler's `set_timesteps`, beside the device.
+        """The arguments that the family's pipeline gives to the scheduler's `set_timesteps`, beside the device.
 
         Args:
             steps: Number of denoising steps.
@@ -200,7 +200,7 @@ class Family(Protocol):
         raise NodeError(f"models of {self.name} take no first frame")
 
     def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Latents in which what an image condition keeps of the clip is put back; by default it keeps nothing."""
+        """Latents after putting back the part that an image condition keeps; by default it keeps nothing."""
         return latents
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -225,14 +225,14 @@ class Family(Protocol):
         """Embeddings of timesteps [steps] as the transformer makes them, [steps, width].
 
         Args:
-            transformer: What has the `time_modules` as attributes.
+            transformer: A module with the `time_modules` as attributes.
             timesteps: The scheduler's own timesteps.
             projected: The projection that modulates the blocks, six times as wide.
         """
         raise NodeError(f"models of {self.name} have no embedding of the timestep alone")
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        """What the family's pipeline does to a guided prediction, given the positive one; by default nothing."""
+        """The guided prediction, normalised as the family's pipeline does it; by default unchanged."""
         return guided
 
     def decode(self, model: LoadedModel, latents: torch.Tensor) -> torch.Tensor:

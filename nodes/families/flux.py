@@ -21,7 +21,7 @@ else:
 
 
 class Flux(Family):
-    """The FLUX.1 family; see `Family` for what each member means.
+    """The FLUX.1 family; `Family` documents each member.
 
     `embedded` is the pipeline's `guidance_scale` and `scale` its `true_cfg_scale`. FLUX.1-dev takes the first;
     FLUX.1-schnell takes none.
@@ -70,7 +70,7 @@ class Flux(Family):
         """
         names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
         parts = {name: model.component(name) for name in names}
-        with quiet():  # it warns of what CLIP does not see, which T5 does, and of image processors it does not use here
+        with quiet():  # it warns of words that CLIP cuts and T5 reads, and of image processors it does not use here
             from diffusers import FluxPipeline
 
             pipeline = FluxPipeline(**parts, vae=None, scheduler=None, transformer=None)

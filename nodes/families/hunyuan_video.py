@@ -27,12 +27,12 @@ else:
     torch = lazy("torch")
 
 MASK = "encoder_attention_mask"
-MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, whatever the patches of the transformer
+MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, for every patch size of the transformer
 SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # `set_timesteps` takes `sigmas`
 
 
 class HunyuanVideo(Family):
-    """The HunyuanVideo family (text to video); see `Family` for what each member means."""
+    """The HunyuanVideo family (text to video); `Family` documents each member."""
 
     name = "hunyuan-video"
     pipelines = ("HunyuanVideoPipeline",)
@@ -95,7 +95,7 @@ class HunyuanVideo(Family):
         return {"encoder_hidden_states": embeddings, MASK: mask.cpu(), "pooled_projections": pooled}
 
     def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Cut what is padding in all rows; rows that are shorter than the longest stay padded and masked."""
+        """Cut padding that all rows have; rows that are shorter than the longest stay padded and masked."""
         used = text[MASK].any(dim=0).nonzero()
         length = int(used[-1]) + 1 if len(used) else 1
         cut = {name: text[name][:, :length] for name in ("encoder_hidden_states", MASK)}

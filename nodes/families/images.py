@@ -1,4 +1,4 @@
-"""What image families share: sizes in whole patches, packing by 2 x 2, calls of the VAE, planning of encoders."""
+"""Functions that image families share: sizes in whole patches, packing by 2 x 2, calls of the VAE, encoder plans."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unpack(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def schedule_arguments(steps: int, sigmas: Any, scheduler: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
-    """What the image pipelines give to `set_timesteps`: noise levels of their own, and the shift's exponent.
+    """The arguments of the image pipelines for `set_timesteps`: noise levels of their own, and the shift's exponent.
 
     Solvers that were written for other noise schedules (`use_flow_sigmas`) make their own levels, as in FluxPipeline.
     """

@@ -20,7 +20,7 @@ else:
 
 
 class QwenImage(Family):
-    """The Qwen-Image family; see `Family` for what each member means.
+    """The Qwen-Image family; `Family` documents each member.
 
     Its VAE is one for video, so that latents have a dimension of frames of length 1 outside of the denoise loop.
     """
@@ -62,7 +62,7 @@ class QwenImage(Family):
 
         Returns:
             `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
-            int64, on the CPU whatever the device, because shapes depend on them.
+            int64, always on the CPU, because shapes depend on them.
         """
         pipeline = _pipeline(model.component("tokenizer"), images.planned(model, model.component("text_encoder")))
         embeddings, mask = pipeline.encode_prompt(

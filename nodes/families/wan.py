@@ -20,7 +20,7 @@ else:
 
 
 class Wan(Family):
-    """The Wan family; see `Family` for what each member means."""
+    """The Wan family; `Family` documents each member."""
 
     name = "wan"
     pipelines: tuple[str, ...] = ("WanPipeline", "WanImageToVideoPipeline")

@@ -18,7 +18,7 @@ else:
 
 
 class ZImage(Family):
-    """The Z-Image family; see `Family` for what each member means.
+    """The Z-Image family; `Family` documents each member.
 
     Prompts differ in length and its transformer takes a list of them. A batch of both branches is what the pipeline
     evaluates, so `batched: true` in `cfg.split` gives its numbers to the last bit.
@@ -55,7 +55,7 @@ class ZImage(Family):
 
         Returns:
             `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
-            int64, on the CPU whatever the device, because shapes depend on them.
+            int64, always on the CPU, because shapes depend on them.
         """
         from diffusers import ZImagePipeline
 

@@ -1,4 +1,4 @@
-"""What would make a plan fit: which change, and how far, told from the numbers of the plan itself."""
+"""Changes that make a plan fit a device, with the peak memory after each, from the numbers of the plan."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
     """Lines of advice: one change after the other, the one that helps most first, until the plan fits or none helps.
 
     Args:
-        estimate: What `sgd.graph.runtime.estimate.estimate` returns, of a plan that does not fit.
+        estimate: The result of `sgd.graph.runtime.estimate.estimate` for a plan that does not fit.
     """
     rows = [row for row in estimate["nodes"] if row["calls"]]
     if not rows:

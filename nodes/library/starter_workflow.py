@@ -10,7 +10,7 @@ from ...graph.contract.node import Run
 from ...graph.contract.workflow_folders import bundled_workflows
 from ..models.repository.repository import Repository
 
-# By pipeline class, and for classes that run several kinds of model by what the repository says of itself.
+# By pipeline class; for classes that run several kinds of model, by the repository's configuration too.
 WORKFLOWS = {
     "WanPipeline": "wan2_1_t2v",
     "WanPipeline with two experts": "wan2_2_t2v_a14b",
@@ -73,7 +73,7 @@ def adapt(text: str, name: str, source: str, workflow: str) -> str:
         lambda m: m[1] + quoted(source.replace("$", "$$")),
         text,
     )
-    # What a gate was told of the bundled workflow's model says nothing of another.
+    # A gate's threshold for the bundled workflow's model does not fit another model.
     text = re.sub(r"^(  cache: \{type: float, default: )[\d.]+", r"\g<1>0", text, flags=re.MULTILINE)
     text = re.sub(r"\./(parts/\w+)\.yaml", r"sgd:\1", text)
     # The picture that the bundled workflow falls back to does not come along.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SECOND_ENCODER = ("tokenizer_2", "text_encoder_2")
 IMAGE_ENCODER = ("image_processor", "image_encoder")
-"""Components that some models lack: who asks for them before the repository is known gets none."""
+"""Components that some models lack. Acquiring one before the repository is known brings in nothing."""
 
 
 @dataclass(frozen=True, eq=False)

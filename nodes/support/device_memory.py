@@ -8,7 +8,7 @@ from ...graph.contract.text_tables import count
 from . import planning_meter
 
 HEADROOM = 1.1
-"""What a plan counts, times this, has to fit: workspace inside kernels and fragmentation are not in it. A guess."""
+"""Factor on the bytes that a plan counts: workspace inside kernels and fragmentation are not in them. A guess."""
 
 
 def target(run: Run) -> str:
@@ -19,8 +19,8 @@ def target(run: Run) -> str:
 def free(run: Run) -> int | None:
     """Bytes of the device that are free now; None if that is not known.
 
-    While planning: what the device has (`Run.options`, `memory_bytes`) less what the plan holds at this point. On a GPU
-    what torch has reserved and does not use is free, on a CPU what the system calls available.
+    While planning, it is the device's memory (`Run.options`, `memory_bytes`) less the plan's live bytes at this point.
+    On a GPU, memory that torch has reserved and does not use is free; on a CPU, memory that the system calls available.
     """
     if run.planning:
         total = run.options.get("memory_bytes")

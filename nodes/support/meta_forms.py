@@ -1,4 +1,4 @@
-"""The form of a value: what it is without the storages of its tensors, to tell which calls are alike."""
+"""The form of a value: the value without the storages of its tensors, to find calls that are alike."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
 
 class Meter:
-    """Counts operations and bytes of what runs on the meta device.
+    """Counts operations and bytes of calls on the meta device.
 
     A storage counts from the operation that made it to the end of its last reference; views share one. Storages
     of parameters count from `hold` on. Transient memory inside an operation is not seen.
@@ -38,7 +38,7 @@ class Meter:
         self.paused = 0
 
     def take(self) -> dict[str, int]:
-        """What was counted since the last call.
+        """The numbers counted since the last call.
 
         Returns:
             `flops`: floating-point operations, a multiply-add counting as two; `peak_bytes`: the most bytes that
@@ -63,7 +63,7 @@ class Meter:
         self.peak = max(self.peak, self.live)
 
     def exempt(self, tensor: torch.Tensor) -> None:
-        """Do not count the storage of a tensor on the meta device, whatever is done with it."""
+        """Do not count the storage of a tensor on the meta device."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if tensor.device.type == "meta" and key not in self._storages:
@@ -84,7 +84,7 @@ class Meter:
 
 @contextmanager
 def meter(run: Run) -> Iterator[Meter]:
-    """Count what runs inside, on this thread; see `Meter.take`."""
+    """Count the calls inside, on this thread; see `Meter.take`."""
     from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -132,7 +132,7 @@ class Attempt:
         self.above = 0
 
     def undo(self) -> None:
-        """Count it as not done, right after it. What it made should be gone: it counts as live as long as it is."""
+        """Take it out of the count, right after it. Drop its results first: they count as live while they exist."""
         self._counter.flops, self._counter.peak = self._flops, self._peak
 
 
@@ -157,7 +157,7 @@ def live_bytes() -> int:
 
 @contextmanager
 def building() -> Iterator[Callable[..., None]]:
-    """Build a module without counting how; call what is yielded with it, to count what it holds.
+    """Build a module without counting the work; call the function that is yielded with it to count its tensors.
 
     With a number of bytes as well, that many are counted in place of its tensors, as long as the module lives.
     """
@@ -193,7 +193,7 @@ def _keep(place: torch.Tensor) -> None:
 
 @contextmanager
 def alike(owner: Any, name: str) -> Iterator[None]:
-    """Trace a method once for each shape it is given: further calls add what the first one cost.
+    """Trace a method once for each shape of its arguments: further calls add the cost of the first.
 
     For a function of tensors that changes nothing but lists it is given (caches of frames that went before), called
     hundreds of times for tiles and chunks of few shapes.
@@ -245,7 +245,7 @@ def alike(owner: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def runtime(run: Run) -> Iterator[None]:
-    """What a run with this library needs around it: no gradients; while planning, attention as one operation.
+    """The context of a run with this library: no gradients; while planning, attention as one operation.
 
     `no_grad` and not `inference_mode`, whose tensors cannot be used by compiled modules and by LoRA loading later.
     """

@@ -1,4 +1,4 @@
-"""Options of the cache-dit package: which there are, which go together, and what they ask of a model. Torch-free.
+"""Options of the cache-dit package: their names, which of them go together, their demands on a model. Torch-free.
 
 The package drops keys that it does not know, and reads some only beside others. Here each of these is a problem that
 is told before weights load.
@@ -47,14 +47,14 @@ PRUNING = (
     "non_prune_block_ids",
     "force_reduce_calibrator_vram",
 )
-"""What DBPruneConfig has beyond DBCacheConfig."""
+"""Options of DBPruneConfig that DBCacheConfig does not have."""
 
 ELSEWHERE = {
     "parallelism_config": "sgd runs a model on one device",
     "attention_backend": "choose it with `model.attention`",
-    "quantize_config": "choose what a model computes in with `dtype` of `model.load`",
+    "quantize_config": "choose the precision of a model with `dtype` of `model.load`",
 }
-"""Sections of a configuration file that are not about caching, and what to do about them."""
+"""Sections of a configuration file that are not about caching, each with the place for its setting."""
 
 SECTION = "cache_config"
 FRONT, THRESHOLD, WARMUP = 8, 0.08, 8  # defaults of DBCacheConfig
@@ -95,7 +95,7 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
         root, found = parse(read(path, shown(path)))
     except Problems as error:
         first = error.diagnostics[0]
-        # What could not be read is named in the message.
+        # The message names the file that could not be read.
         place = _at(first.span, path) if first.span is not None else ""
         return {}, [Diagnostic("bad-value", place + first.message, FILE, help=first.help)]
     problems = [Diagnostic("bad-value", _at(d.span, path) + d.message, FILE, help=d.help) for d in found]
@@ -191,7 +191,7 @@ def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
 
 
 def settled(gate: Gate, place: Place) -> Gate:
-    """The gate with the choices of ours that are the same, which say what is known ahead of its decisions.
+    """The gate with our own choices that match its options; they tell which decisions are known ahead.
 
     Raises:
         NodeError: If its options are not for this model or number of steps.

@@ -26,7 +26,7 @@ from .engine_options import MASK, POLICY
 
 @dataclass
 class Taken:
-    """What was decided in one of a branch's lists of blocks, by step."""
+    """The decisions of one list of blocks of a branch, by step."""
 
     taken: dict[int, Decision] = field(default_factory=dict)
 
@@ -92,7 +92,7 @@ class LibraryEngine:
         return "1" + "".join(mask.digits[step] for step in steps[1:])
 
     def digits(self, branch: str) -> str:
-        """What is known ahead, for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
+        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
         steps = self.indices[branch]
         gate, component = self.gate, replace(self.component, steps=len(steps))
         if gate.mask is not None:
@@ -158,12 +158,12 @@ class Cache:
         return self.stand_in(lambda blocks: exchanged(self.transformer, blocks, *args, **kwargs))
 
     def decisions(self) -> Iterator[Decision]:
-        """What was decided in the last call, for each context, and as far as cache-dit says why."""
+        """The decisions of the last call, one for each context, with cache-dit's reason where it gives one."""
         for name in self.contexts:
             yield _decision(self.manager.get_context(name))
 
     def close(self) -> None:
-        """Let go of tensors and blocks now: the stand-in and what cache-dit made refer to each other."""
+        """Release tensors and blocks now: the stand-in and cache-dit's objects refer to each other."""
         self.manager.clear_contexts()
         self.manager._current_context = None
         vars(self.stand_in).clear()
@@ -204,7 +204,7 @@ def _decision(context: Any) -> Decision:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """cache-dit writes to stdout what it does, unless told otherwise before it is imported."""
+    """Keep cache-dit from printing: it logs to stdout unless an environment variable is set before its import."""
     name = "CACHE_DIT_LOG_LEVEL"
     if name in os.environ:
         yield

@@ -15,7 +15,7 @@ BRANCHES = ("positive", "negative", "positive+negative")
 
 @dataclass(frozen=True)
 class Use:
-    """What a table is used with, each as far as it is known: None where it is not.
+    """The model, schedule and branches that a table is used with; None for each that is not known.
 
     Attributes:
         component: Name of the transformer in the model's repository.
@@ -48,7 +48,7 @@ def filled(gate: Gate, use: Use) -> Gate:
     """A gate that names a table, with its polynomial or ratios; unchanged where the component is not known.
 
     Raises:
-        NodeError: If the table cannot be read, was made for something else, or lacks what the gate needs.
+        NodeError: If the table cannot be read, was made for something else, or lacks the gate's numbers.
     """
     assert gate.table is not None, "asked for gates with a table only"
     table, name = read(gate.table), shown(gate.table)
@@ -116,8 +116,8 @@ def _measured(component: Component, name: str, branch: str, steps: Sequence[int]
 def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:
     """The ratios of a branch; of branches in one batch the mean, as each has as many tokens.
 
-    `otherwise` stands for what was not measured: 1 where a step is passed over, as the next ratio counts from the last
-    step that ran; NaN, which computes, for branches that were not to be expected.
+    `otherwise` is the ratio of a step that was not measured: 1 where a step is passed over, as the next ratio counts
+    from the last step that ran; NaN, which computes, for branches that were not expected.
     """
     rows = []
     for part in branch.split("+"):

@@ -1,4 +1,4 @@
-"""Fits: TeaCache's polynomial from measured changes, means over runs, and what a threshold would then mean."""
+"""Fits: TeaCache's polynomial from measured changes, means over runs, and the effect of a threshold."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def polynomial(x: Sequence[float], y: Sequence[float], order: int = ORDER) -> di
 
     Returns:
         `coefficients`, highest order first; `r2`, the share of the variance of y that it explains (None where y does
-        not vary); `rms`, the root mean square of what is left; `points`; `least` and `most`, the range of x. None if
+        not vary); `rms`, the root mean square of the rest; `points`; `least` and `most`, the range of x. None if
         there are too few different x to determine it.
     """
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if isfinite(a) and isfinite(b)]
@@ -52,7 +52,7 @@ def polynomial(x: Sequence[float], y: Sequence[float], order: int = ORDER) -> di
 
 
 def means(values: Iterable[tuple[int, float]], steps: int) -> list[float | None]:
-    """The mean for each step of what was measured there; None where nothing was, or nothing finite."""
+    """The mean of the measurements of each step; None where there is none, or none that is finite."""
     found: dict[int, list[float]] = {}
     for index, value in values:
         if isfinite(value):

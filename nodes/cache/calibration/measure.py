@@ -1,7 +1,7 @@
 """Measuring how a model changes from step to step, for `sgd calibrate`: every step is computed.
 
 For each guidance branch, from its step before to this one: the relative L1 change of each signal that gates compare,
-of what all blocks add (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
+of the blocks' residual (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Meter:
 
     def _compare(self, before: Seen, now: Seen) -> dict[str, float]:
         found = {name: changes([(before.index, now.index)])[0] for name, changes in self.distances.items()}
-        # As gates compare it, in its own dtype; what it is to predict is measured as well as it can be.
+        # The signal is compared in its own dtype, as gates do it; residual and output are compared in float32.
         found["modulated"] = relative_change(before.signal, now.signal).item()
         found["residual"] = relative_change(before.residual.float(), now.residual.float()).item()
         found["output"] = relative_change(before.output.float(), now.output.float()).item()
@@ -96,7 +96,7 @@ class Metered:
         self.engine, self.turn, self.index = meter, turn, turn.index
 
     def report(self, branch: str) -> None:
-        """Tell the observers what was measured of a branch, or of several in one batch."""
+        """Report the measurements of a branch, or of several in one batch, to the observers."""
         for name, values in self.engine.measured.items():
             self.turn.run.event(
                 "measurement",

@@ -1,4 +1,4 @@
-"""What `sgd calibrate` makes of denoising runs: hears what is measured, and fits the tables that gates take."""
+"""The measurements of `sgd calibrate`: collects them from denoising runs, and fits the tables that gates take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNALS: tuple[Signal, ...] = ("time", "time_projection", "modulated")
 
 @dataclass
 class Measured:
-    """One component: what it is, in how many loops it ran, and what was measured, as (branch, step, values)."""
+    """One component: its identity, the number of its loops, and measurements as (branch, step, values)."""
 
     facts: Mapping[str, Any]
     loops: int = 0
@@ -73,7 +73,7 @@ class Measurements(Observer):
                 self.schedules[value.scheduler, value.steps[0].schedule] = value
 
     def check(self) -> None:
-        """See that a table can be made of what was measured.
+        """Check that the measurements are enough for a table.
 
         Raises:
             NodeError: If nothing was, or no change, or of several models, schedules or sizes: a table is for one.
@@ -182,7 +182,7 @@ def _lines(name: str, part: Mapping[str, Any], order: int) -> list[str]:
 
 
 def _thresholds(part: Mapping[str, Any], steps: int) -> list[str]:
-    """What some thresholds would mean for the first branch, with the gates' own limits."""
+    """The effect of some thresholds on the first branch, with the gates' own limits."""
     first = next(iter(part["branches"].values()))
     signal = next((s for s in SIGNALS if s in first["changes"]), None)
     lines = []

@@ -44,14 +44,14 @@ class Fit(Part):
 
 
 class Branch(Part):
-    """What was measured of a guidance branch: one entry for each step of the component, null where there is none."""
+    """Measurements of a guidance branch: one entry for each step of the component, null where there is none."""
 
     ratios: Row
     changes: dict[str, Row]
 
 
 class Component(Part):
-    """A transformer of the model: which it was, the timesteps of its own steps, and what was found."""
+    """A transformer of the model: its identity, the timesteps of its own steps, and the measurements."""
 
     class_name: str
     config: str
@@ -81,7 +81,7 @@ class Schedule(Part):
 
 
 class Prompts(Part):
-    """What it was measured with.
+    """The texts of the measurement.
 
     The number of prompts, the SHA-256 of their texts, each followed by a line break (both null where the prompts are
     no input of the workflow), the texts, and how often a component's first step was measured.
@@ -183,7 +183,7 @@ def _read(path: str, changed: int, size: int) -> Table:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """A short digest of a component's configuration, without what libraries note about themselves (`_…`)."""
+    """A short digest of a component's configuration, without the libraries' own entries (`_…`)."""
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

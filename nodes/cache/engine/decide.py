@@ -20,14 +20,14 @@ ALWAYS = 1.0
 
 @dataclass(frozen=True)
 class Decision:
-    """What happens at one step, and why.
+    """The decision about one step, with its reason.
 
     Attributes:
         computed: The blocks are computed; else they are reused.
         reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`; `unforeseen`
             where a schedule known ahead does not hold, since the branch ran at other steps.
         distance: The signal's relative change, where it was measured.
-        value: What was compared with the threshold, where something was.
+        value: The number that was compared with the threshold; None if none was.
     """
 
     computed: bool
@@ -75,7 +75,7 @@ class Decider:
         return {*range(0, min(steps, self.steps), limits.warmup_interval), *share, *limits.always}
 
     def forced(self, index: int) -> Decision | None:
-        """What is known without looking at the signal; None if the rule decides."""
+        """The decision that needs no signal; None if the rule decides."""
         limits, gate = self.gate.limits, self.gate
         if not self.history:
             return Decision(True, "first")
@@ -101,7 +101,7 @@ class Decider:
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:
-        """What the rule says of the signal's relative change; NaN computes."""
+        """The rule's decision for a relative change of the signal; NaN computes."""
         gate, threshold = self.gate, self.gate.threshold
         assert threshold is not None, "a rule other than a mask has a threshold"
         if distance is not None and distance > 0:
@@ -122,7 +122,7 @@ class Decider:
         return Decision(not self.accumulated < threshold, "rule", distance, self.accumulated)
 
     def follow(self, index: int, decision: Decision) -> None:
-        """Take note of what happened at a step."""
+        """Record the decision of a step."""
         self.seen = index
         if decision.computed:
             self.history, self.run = True, 0
@@ -173,11 +173,11 @@ def schedule(
 
 
 def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
-    """What is known ahead of a gate that looks at the signal: 1 for computed, 0 for reused, ? for decided then."""
+    """The steps of a gate with a signal, as known ahead: 1 for computed, 0 for reused, ? for decided then."""
     decider, digits = Decider(gate, steps, branch), []
     for index in indices:
         decision = decider.forced(index)
-        # A limit on runs depends on what was decided before, so that only these are certain.
+        # A limit on runs depends on earlier decisions, so only these steps are certain.
         certain = decision is not None and decision.reason in ("first", "warm-up", "last", "mask")
         digits.append(str(int(decision.computed)) if certain and decision is not None else "?")
         decider.history = True

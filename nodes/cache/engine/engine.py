@@ -3,8 +3,8 @@
 Read it top to bottom: `Engine.evaluate` makes the prediction of a branch, `Gated` calls the transformer with a `Stack`
 in place of its blocks, `Stack.forward` computes the blocks or reuses what they added, `BlockCall` calls each block.
 
-The blocks stay the library's own modules and are called as its forward calls them, so that what was done to them
-(adapters, attention, compilation) holds behind the gate too.
+The blocks stay the library's own modules and are called as its forward calls them, so that adapters, attention and
+compilation work behind the gate too.
 """
 
 from __future__ import annotations
@@ -146,11 +146,11 @@ def exchanged(transformer: Any, stand_ins: Mapping[str, torch.nn.Module], *args:
 
 
 class Stack(torch.nn.Module):
-    """Stands in for one list of blocks, or several in a row: computes them, or reuses what they added.
+    """One module in place of one list of blocks, or several in a row: computes them, or adds their residual again.
 
     Args:
         lists: The lists of blocks, in the order in which they run.
-        family: How its blocks are called, and what their modulated input is.
+        family: The calls of its blocks, and their modulated input.
         gate: A resolved gate.
         last: Nothing reads the stream of text after the last block.
     """

@@ -1,4 +1,4 @@
-"""Predictors: what stands in for the residual of blocks that are not computed."""
+"""Predictors: a tensor in place of the residual of blocks that are not computed."""
 
 from __future__ import annotations
 

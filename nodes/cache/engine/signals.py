@@ -14,7 +14,7 @@ else:
 
 
 def relative_change(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """mean|before − now| / mean|before|, 0-dimensional, on the device: whoever wants the number waits for it.
+    """mean|before − now| / mean|before|, 0-dimensional, on the device: reading the number waits for the device.
 
     Both means are taken in the tensors' own dtype, as DBCache (cache-dit) and TeaCache take them. Tensors of
     different shapes have changed by infinity.

@@ -20,7 +20,7 @@ class Track:
     Attributes:
         decider: Rules and limits.
         known: Decisions by step, where they are known ahead.
-        hidden: Stands in for what the reused blocks add to the hidden states.
+        hidden: Predicts the residual of the reused blocks in the hidden states.
         text: The same for the stream of text, where something after them reads it.
         compared: The signal that the next one is compared with.
         taken: Decisions of the run, by step.

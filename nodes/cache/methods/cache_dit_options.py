@@ -60,8 +60,8 @@ def library(
 ) -> Gate:
     """Hand the blocks to the cache-dit package: DBCache or DBPrune with its calibrators and masks, as they are there.
 
-    For those who have a cache-dit configuration, and to compare with. The options keep cache-dit's names and
-    meanings (its DBCacheConfig, DBPruneConfig and the keys of `load_configs`), and what is not given has its default.
+    Use it with an existing cache-dit configuration, or for comparison. The options keep cache-dit's names and meanings
+    (its DBCacheConfig, DBPruneConfig and the keys of `load_configs`), and its defaults.
     Other than in cache-dit, an option that it would not know or not heed is an error, and the states of guidance
     branches are told apart by name, not by counting calls. So a branch that rests at some steps keeps its state, and
     everything that counts steps counts those at which the branch runs.
@@ -69,7 +69,7 @@ def library(
     Args:
         file: A YAML file of options, as `cache_dit.load_configs` takes: under `cache_config`, or bare. Options given
             here win over the file's. Sections about other things than caching are errors.
-        cache_type: DBCache reuses what the middle blocks add; DBPrune decides for each block. Without it DBCache.
+        cache_type: DBCache reuses the residual of the middle blocks; DBPrune decides for each block. Default: DBCache.
         Fn_compute_blocks: First blocks that always run (8).
         Bn_compute_blocks: Last blocks that always run (0).
         residual_diff_threshold: Relative change under which is reused (0.08).
@@ -89,21 +89,21 @@ def library(
         force_refresh_step_hint: Forget everything before this step.
         force_refresh_step_policy: Only that once, or `repeat`edly after as many steps (once).
         enable_dynamic_prune_threshold: DBPrune: adapt the threshold to the changes of the step's first blocks (false).
-        max_dynamic_prune_threshold: DBPrune: what the adapted threshold stays under (twice the threshold).
+        max_dynamic_prune_threshold: DBPrune: upper bound of the adapted threshold (twice the threshold).
         dynamic_prune_threshold_relax_ratio: DBPrune: the adapted threshold over the mean change (1.25).
         non_prune_block_ids: DBPrune: numbers of further blocks that always run.
         force_reduce_calibrator_vram: DBPrune: compare a quarter of the channels (false).
-        enable_taylorseer: A Taylor expansion stands in for what is reused. It begins at the fourth computed step.
+        enable_taylorseer: Predict reused tensors with a Taylor expansion. It begins at the fourth computed step.
         enable_encoder_taylorseer: For the stream of text too (false).
-        taylorseer_cache_type: Expand what blocks add, or what they return (residual).
+        taylorseer_cache_type: Expand the residuals of blocks, or their outputs (residual).
         taylorseer_order: Order of the expansion (1).
-        enable_dmd: Dynamic mode decomposition stands in for what is reused.
+        enable_dmd: Predict reused tensors with dynamic mode decomposition.
         enable_encoder_dmd: For the stream of text too (as enable_dmd).
         dmd_history: Computed steps that are kept (6).
         dmd_rank: Rank that the decomposition is cut to; 0 finds one (0).
         dmd_ridge: Regularisation (1e-8).
         dmd_svd_precision: Method of the decomposition (medium).
-        enable_foca: Forecast-then-calibrate stands in for what is reused.
+        enable_foca: Predict reused tensors with forecast-then-calibrate.
         enable_encoder_foca: For the stream of text too (false).
         calibrator_cache_type: As taylorseer_cache_type, for DMD and FoCa (residual).
 

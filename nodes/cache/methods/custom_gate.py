@@ -46,12 +46,13 @@ def gate(
     mask: str | None = None,
     policy: Policy | None = None,
 ) -> Gate:
-    """A gate from its parts, for what no preset is.
+    """A gate from its parts, for combinations that no other gate has.
 
     Args:
-        signal: What is compared between steps. `time`: the embedding of the timestep (Wan), `time_projection` its
-            projection. `modulated`: the first block's input, normed and modulated. `front`: what the first blocks
-            add, compared with the last computed step. `model`: the model's input and output, as in `cache.easycache`.
+        signal: The tensor that is compared between steps. `time`: the embedding of the timestep (Wan),
+            `time_projection` its projection. `modulated`: the first block's input, normed and modulated. `front`: the
+            residual of the first blocks, compared with the last computed step. `model`: the model's input and output,
+            as in `cache.easycache`.
         rule: When to reuse. `mask`: as the mask says. `change`: the signal has changed by less than the threshold.
             `polynomial`: a polynomial of its changes adds up to less. `magnitude`: so does the
             error that `ratios` predict.
@@ -59,7 +60,7 @@ def gate(
         coefficients: For `polynomial`, highest order first; [1, 0] adds up the changes themselves.
         clamp: A polynomial below 0 counts as 0.
         ratios: For `magnitude`: the size of the residual over that of the step before, for each step.
-        order: Order of the Taylor expansion that stands in for what is reused; 0 takes the last as it was.
+        order: Order of the Taylor expansion of the reused residual; 0 takes the last residual unchanged.
         front_blocks: First blocks that always run.
         back_blocks: Last blocks that always run.
         stacks: A model with two lists of blocks decides once, or `separate`ly for each.
@@ -74,8 +75,8 @@ def gate(
         compute_bins: The same as lengths of runs of computed steps.
         reuse_bins: Lengths of the runs of steps between them.
         mask: The same as digits, 1 to compute and 0 to reuse, one for each step.
-        policy: At a 0 of the mask, `dynamic` reuses if the rule agrees, `static` always. Without it, what fits the
-            rule.
+        policy: At a 0 of the mask, `dynamic` reuses if the rule agrees, `static` always. Without it, `static` for the
+            rule `mask` and `dynamic` for the others.
 
     Returns:
         The description of the gate.

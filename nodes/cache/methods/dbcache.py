@@ -25,19 +25,19 @@ def dbcache(
     policy: Policy = "dynamic",
     stacks: Stacks = "together",
 ) -> Gate:
-    """Reuse what the middle blocks add while the first blocks add about what they did (DBCache of Cache-DiT).
+    """Reuse the residual of the middle blocks while that of the first blocks hardly changes (DBCache of Cache-DiT).
 
-    At each step the first blocks run. If what they add to their input has changed by less than `threshold` since the
-    last computed step (mean absolute difference over mean absolute value), what the middle blocks added then is added
-    again, and only the last blocks run. Parameters and defaults are those of the cache-dit package, whose names are
-    given in brackets.
+    At each step the first blocks run. Their residual is the difference between their output and input. If it has
+    changed by less than `threshold` since the last computed step (mean absolute difference over mean absolute value),
+    the residual of the middle blocks is added again, and only the last blocks run. Parameters and defaults are those of
+    the cache-dit package, whose names stand in brackets.
 
     Args:
         front_blocks: First blocks that always run (Fn_compute_blocks, FN). Without it 8, and 1 for models of fewer
             than 16 blocks.
         back_blocks: Last blocks that always run (Bn_compute_blocks, BN).
         threshold: Relative change under which is reused (residual_diff_threshold, RDT). 0 computes everything; 1 and
-            more compare nothing and reuse whatever no limit forbids.
+            more compare nothing and reuse every step that no limit forbids.
         warmup_steps: First steps that are computed (max_warmup_steps, WARMUP).
         warmup_interval: Of these, every n-th is (warmup_interval).
         max_consecutive: Longest run of reused steps (max_continuous_cached_steps, MC).

@@ -18,7 +18,7 @@ def fora(
 ) -> Gate:
     """Compute every n-th step and reuse in between (the interval of FORA, 2407.01425).
 
-    What is reused is what the whole stack of blocks adds. FORA itself reuses the outputs of each attention and MLP,
+    The residual of the whole stack of blocks is reused. FORA itself reuses the outputs of each attention and MLP,
     which takes more memory and the same schedule.
 
     Args:

@@ -22,7 +22,7 @@ def magcache(
     max_reused: Count | None = None,
     order: Order = 0,
 ) -> Gate:
-    """Reuse what all blocks add while a table says that it hardly changes in size (MagCache, 2506.09045).
+    """Reuse the residual of all blocks while its size hardly changes, by a table of ratios (MagCache, 2506.09045).
 
     The table has, for each step, the size of the residual over that of the step before. Since the last computed step
     the ratios are multiplied, and the distances of the products from 1 are added up. Up to `threshold` the residual
@@ -32,7 +32,7 @@ def magcache(
     entries are taken. `sgd calibrate` measures one.
 
     Args:
-        threshold: What the error may add up to (magcache_thresh). Without it, that of the origin for the model; a
+        threshold: Largest sum of the errors (magcache_thresh). Without it, that of the origin for the model; a
             `table` has none.
         max_consecutive: Longest run of reused steps (K). Without it, that of the origin for the model.
         retention: Share of first steps that are computed (retention_ratio). Without it that of the origin for

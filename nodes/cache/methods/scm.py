@@ -34,7 +34,7 @@ def scm(
         compute_bins: Lengths of the runs of computed steps, such as [8, 3, 3, 2, 2].
         reuse_bins: Lengths of the runs of reused steps between them, such as [1, 2, 2, 2, 3].
         mask: The mask itself: 1 to compute and 0 to reuse, one digit for each step.
-        policy: At a 0, `static` reuses; `dynamic` reuses if what the first blocks add has changed by less than
+        policy: At a 0, `static` reuses; `dynamic` reuses if the residual of the first blocks has changed by less than
             `threshold`, as in `cache.dbcache`.
         threshold: For `dynamic` alone; without it 0.08.
         order: Order of the Taylor expansion that stands in for the residual, as in `cache.taylorseer`; 0 is none.

@@ -43,7 +43,7 @@ def taylorseer(
         order: Order of the expansion (taylorseer_order, TS_ORDER).
         front_blocks: First blocks that always run. Without it 8, and 1 for models of fewer than 16 blocks.
         back_blocks: Last blocks that always run.
-        threshold: Relative change of what the first blocks add, under which is reused.
+        threshold: Relative change of the first blocks' residual; a smaller change is reused.
         warmup_steps: First steps that are computed.
         warmup_interval: Of these, every n-th is.
         max_consecutive: Longest run of reused steps.

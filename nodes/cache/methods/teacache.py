@@ -26,7 +26,7 @@ def teacache(
     max_reused: Count | None = None,
     order: Order = 0,
 ) -> Gate:
-    """Reuse what all blocks add while the estimated change of the output adds up to little (TeaCache, 2411.19108).
+    """Reuse the residual of all blocks while the estimated changes of the output stay small (TeaCache, 2411.19108).
 
     At each step a signal is compared with that of the step before, a polynomial turns its relative change into one of
     the output, and these are added up since the last computed step. Below `threshold` the residual of the whole stack
@@ -37,10 +37,10 @@ def teacache(
     borrowed from another model: `sgd calibrate` fits one.
 
     Args:
-        threshold: What the estimated changes may add up to. Without it, the gentlest that was published for the model;
-            a `table` has none.
-        signal: What is compared. `time`: the embedding of the timestep (Wan). `modulated`: the first block's input,
-            normed and modulated. `auto`: what was published for the family.
+        threshold: Largest sum of the estimated changes. Without it, the smallest that was published for the model; a
+            `table` has none.
+        signal: The tensor that is compared. `time`: the embedding of the timestep (Wan). `modulated`: the first block's
+            input, normed and modulated. `auto`: the signal that was published for the family.
         retention_steps: Wan only: compare the embedding's projection, compute the first five steps and not necessarily
             the last, with coefficients of their own (use_ret_steps).
         coefficients: The polynomial, highest order first.

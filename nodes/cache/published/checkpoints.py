@@ -1,7 +1,7 @@
 """Which checkpoint a model is, as far as its configurations and its name tell: for tables measured on one of them.
 
 Published coefficients and ratios belong to the weights that they were measured on. Configurations tell the
-architecture; a name is only asked for what they cannot tell.
+architecture; a name decides only where they are equal.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Protocol, TypeVar
 Configs = Mapping[str, Mapping[str, Any]]
 
 # A name that tells of other weights in the same architecture: distilled to few steps, tuned for something else, or a
-# later release. What was measured on the originals does not describe them.
+# later release. Numbers measured on the originals do not describe them.
 OTHERS = re.compile(
     r"distill|turbo|lightning|hyper|lcm|dmd|lightx2v|causvid|fast|forcing|accvid|krea|kontext|fill|canny|depth|redux"
     r"|2512|2509|2511|edit|layered|flf2v|vace|fun[-_]",

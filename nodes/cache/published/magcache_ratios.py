@@ -32,7 +32,7 @@ class Table:
         longest: Longest run of reused steps (K).
         retention: For each transformer, the share of its steps computed at the start: of `steps * share`, rounded
             down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
-        always: Steps computed whatever the rule says, as indices among the measured steps. FLUX.1-dev has one.
+        always: Steps that the rule cannot reuse, as indices among the measured steps. FLUX.1-dev has one.
         pixels: Width times height it was measured at, where there are several.
         image: Whether an image conditions the model, where there is a table for either case.
         source: File and line.
@@ -69,7 +69,7 @@ class Table:
 def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
     """A list of ratios at another number of steps.
 
-    Both ends are kept, and what lies between has the nearest measured ratio: of n, step i of N takes that at
+    Both ends are kept. A step between them takes the nearest measured ratio: of n, step i of N takes that at
     i (n - 1) / (N - 1), rounded to even where it is half-way. One step takes the last. This is the origin's and
     diffusers' interpolation; a ratio stays that of neighbouring steps of the measured run, however many there are.
 
@@ -113,7 +113,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Table, ...]:
-    """The tables published for a model; see `known.checkpoints` for what tells which model it is.
+    """The tables published for a model; `checkpoints.py` tells models apart.
 
     Args:
         family: Name of the family.

@@ -5,7 +5,7 @@ from its READMEs. Fitted by its authors with `numpy.polyfit`, order 4, over the 
 (issues 2 and 20 there). A polynomial says little outside of the changes that it was fitted on; several of these are
 negative within plausible ones (Wan 2.1 14B's for the time embedding below 0.13).
 
-Nothing is published for Wan 2.2's experts, Z-Image or Qwen-Image: what circulates for them is another model's, or
+Nothing is published for Wan 2.2's experts, Z-Image or Qwen-Image: the numbers in use are another model's, or
 hand-made. Nor for FLUX.1-schnell.
 """
 
@@ -25,9 +25,9 @@ class Entry:
 
     Attributes:
         model: The checkpoint that it was fitted on.
-        signal: What is compared from step to step: `modulated`, the image tokens as the first block's first norm
-            modulates them; `time`, the time embedding; `time_projection`, its six-fold projection, which the origin
-            calls retention steps.
+        signal: The tensor that is compared from step to step: `modulated`, the image tokens as the first norm of the
+            first block modulates them; `time`, the time embedding; `time_projection`, its six-fold projection, which
+            the origin calls retention steps.
         coefficients: Highest order first. The polynomial takes the signal's relative L1 change and gives the
             expected one of the output.
         thresholds: Of the accumulated value, those published for this set, the most careful first.
@@ -155,7 +155,7 @@ ENTRIES = (
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Entry, ...]:
-    """The polynomials published for a model; see `known.checkpoints` for what tells which model it is.
+    """The polynomials published for a model; `checkpoints.py` tells models apart.
 
     Args:
         family: Name of the family.

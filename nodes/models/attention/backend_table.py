@@ -1,4 +1,4 @@
-"""The attention backends, as facts: what each needs of the machine and of the model. Torch-free."""
+"""The attention backends as a table: the needs of each on machine and model. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Backend:
     Attributes:
         name: As files have it.
         library: Its name in diffusers' `AttentionBackendName`, or in `kernels.KERNELS`.
-        about: What it is.
+        about: A few words about it.
         package: Distribution that has to be installed, and the module it brings; None if torch brings it.
         least: Smallest version, from diffusers (models/attention_dispatch.py) or that which `kernels` was written for.
         install: How to get the package.
@@ -135,7 +135,7 @@ SAGE_1 = Backend(
     masks="refused",
     exact=False,
 )
-"""What `sage` is where version 1 of the package is installed, or none: PyPI has no other."""
+"""The backend `sage` with version 1 of the package, or none installed: PyPI has no other."""
 
 # As the package names them, after the precision of the values. Which GPU each is for: `sageattn` in core.py of
 # https://github.com/thu-ml/SageAttention, which chooses among them (the one in Triton does not work on 12.0).

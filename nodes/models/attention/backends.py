@@ -76,7 +76,7 @@ def machine(backend: Backend, device: str | None = None) -> Diagnostic | None:
 
 
 def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks) -> Diagnostic | None:
-    """Why a backend cannot serve a transformer, None if it can or what decides is not known.
+    """The problem of a backend that cannot serve a transformer; None if it can, or too little is known.
 
     Args:
         backend: The backend.

@@ -23,7 +23,7 @@ IMPLEMENTATIONS: Mapping[str, str] = {
     "flash3": "flash_attention_3",
     "flash4": "flash_attention_4",
 }
-"""Backends that transformers has too, and what it calls them."""
+"""Backends that transformers has too, and its names for them."""
 
 FLASH: Mapping[str, bool] = {
     "CLIPTextModel": True,
@@ -42,7 +42,7 @@ class EncoderAttention:
 
     Attributes:
         component: Name in the repository.
-        implementation: What transformers calls it, such as `sdpa` or `eager`.
+        implementation: The name in transformers, such as `sdpa` or `eager`.
     """
 
     kind: ClassVar[str] = "attention"
@@ -71,7 +71,7 @@ def chosen(module: Any) -> set[str]:
 
 
 def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Diagnostic | None:
-    """Why a backend cannot serve a text encoder, None if it can or what decides is not known.
+    """The problem of a backend that cannot serve a text encoder; None if it can, or too little is known.
 
     Args:
         backend: As files have it.

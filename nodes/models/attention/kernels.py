@@ -41,7 +41,7 @@ def sage_1(
         query: [B, tokens, heads, 64, 96 or 128], float16, bfloat16 or float32, on a GPU.
         key: [B, tokens, heads, width].
         value: As the keys.
-        scale: What scores are multiplied with; without it 1 / sqrt(width).
+        scale: Factor on the scores; without it 1 / sqrt(width).
         causal: Whether a token only attends to those before it.
 
     Returns:
@@ -58,7 +58,7 @@ def sage_1(
     result = attend(value)
     tokens = key.shape[1]
     filling = -tokens % KEYS
-    if not causal and filling > SHARE * (tokens + filling):  # with `causal` no token sees what is behind the last
+    if not causal and filling > SHARE * (tokens + filling):  # with `causal` no token sees keys behind the last
         result = result / attend(torch.ones_like(value))
     return result
 
@@ -127,7 +127,7 @@ def _register(backend: str, kernel: Kernel) -> Any:
 
     member = str.__new__(AttentionBackendName, backend)
     member._name_ = member._value_ = backend
-    # What `AttentionBackendName(backend)` looks into, as copying a processor and loading a pickled one do.
+    # `AttentionBackendName(backend)` looks the name up here; copying or unpickling a processor calls it.
     AttentionBackendName._value2member_map_[backend] = member
     _AttentionBackendRegistry.register(member)(attend)
     return member

@@ -1,4 +1,4 @@
-"""What of Python packages can be told without importing them: versions, and what compiled ones were built for."""
+"""Facts about Python packages without importing them: versions, and the CUDA version of compiled ones."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class Tuner:
 
 @contextmanager
 def watching() -> Iterator[Callable[[], Shapes | None]]:
-    """See the calls of torch's attention inside; what is yielded tells the largest, None if there were none."""
+    """Watch torch's attention inside; the function that is yielded returns the largest call, None without any."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -185,7 +185,7 @@ def takes_masks(backend: str) -> bool:
 
 
 def _words(backend: str) -> str:
-    """What files call a backend of diffusers."""
+    """The name of a diffusers backend in workflow files."""
     from .backend_table import BACKENDS
 
     return next((b.name for b in BACKENDS.values() if b.library == backend), backend)

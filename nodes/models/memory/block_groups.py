@@ -22,7 +22,7 @@ ENTERED = ("quant_conv", "post_quant_conv", "encoder", "decoder")
 does not."""
 
 COPIED_CACHES = ("AutoencoderKLQwenImage",)
-"""Classes that hand lists on by position and change them. Hooks copy what comes by position, and results are wrong."""
+"""Classes that pass lists by position and change them. Hooks copy positional arguments, so results would be wrong."""
 
 
 def attach(
@@ -66,7 +66,7 @@ def attach(
 
 
 def detach(module: Any) -> None:
-    """Take the hooks off, and whatever a forward that failed left on the device back to the host."""
+    """Remove the hooks, and move tensors that a failed forward left on the device back to the host."""
     from diffusers.hooks import group_offloading as library
 
     names = (
@@ -84,7 +84,7 @@ def detach(module: Any) -> None:
 
 @contextmanager
 def brought_in(module: torch.nn.Module) -> Iterator[None]:
-    """For those who use what is in a module without calling it: its group, if any, is on the device meanwhile."""
+    """Keep a module's group, if it has one, on the device, for code that reads the module without calling it."""
     group = _group(module)
     if group is None:
         yield
@@ -100,7 +100,7 @@ def brought_in(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unhooked(module: torch.nn.Module) -> Iterator[None]:
-    """For those who call a module with tensors in place of its own: hooks in it move nothing meanwhile."""
+    """Switch the hooks of a module off, for code that calls it with tensors in place of its own."""
     hooked = {part: vars(part).pop("forward") for part in module.modules() if _group(part) is not None}
     try:
         yield
@@ -121,7 +121,7 @@ def _group(module: torch.nn.Module) -> Any:
 
 
 def _inner(module: Any) -> list[str] | None:
-    """Names of the modules to look into for blocks, None for what diffusers does without being told."""
+    """Names of the modules with blocks; None for diffusers' own choice."""
     if hasattr(module, "decode") and hasattr(module, "encode"):
         return [name for name in ENTERED if getattr(module, name, None) is not None]
     if hasattr(type(module), "config_class"):  # of transformers
@@ -188,7 +188,7 @@ def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: 
 
 
 def _hollow(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module tree whose tensors have no memory; what is tied stays tied."""
+    """A copy of a module tree whose tensors have no memory; tied tensors stay tied."""
     import torch
     from torch.nn import Parameter
 

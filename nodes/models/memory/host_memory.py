@@ -1,7 +1,7 @@
-"""The host's memory: giving back at once what is not needed any more.
+"""The host's memory: memory of dropped components goes back to the system at once.
 
 Weights are mapped files at first, and copied where they lie at odd addresses; file and copies are not held at the
-same time. What a dropped component took goes back to the system.
+same time. The memory of a dropped component goes back to the system.
 """
 
 from __future__ import annotations

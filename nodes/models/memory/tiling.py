@@ -25,7 +25,7 @@ Tiling = Literal["auto", "on", "off", True, False]
 
 PLENTY = 16384
 """Bytes for each pixel of a clip that are enough for the VAE of any family, in float32: more than twice the most that
-was counted. What fits by this is not traced (tests/nodes/test_tiling.py holds it above what is counted)."""
+was counted. Work that fits by this is not traced (tests/nodes/test_tiling.py keeps it above the counted bytes)."""
 
 Work = Callable[[Model, "torch.Tensor"], Any]
 

@@ -1,7 +1,7 @@
 """Views: a component as one value of a model has it, with its own attention, adapters or compiled code.
 
 A view is a copy of the module tree that shares every parameter and buffer with the component, so that making one
-costs milliseconds and no memory, and what is changed in it is not seen through any other.
+costs milliseconds and no memory, and no other view sees a change in it.
 """
 
 from __future__ import annotations
@@ -83,11 +83,11 @@ class Entrance:
 
     Attributes:
         inner: The forward itself; compiling replaces it.
-        layers: Called with what is inside them, and the arguments; the last is the outermost.
+        layers: Functions around the forward, called with the inner function and the arguments; the last is outermost.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        functools.update_wrapper(self, module.forward)  # for those who ask for its signature
+        functools.update_wrapper(self, module.forward)  # callers look at its signature
         self.inner: Callable[..., Any] = module.forward
         self.layers: list[Callable[..., Any]] = []
 
@@ -114,7 +114,7 @@ class _Held:
 
 
 def _undo(recipe: Recipe, made: Any) -> None:
-    """Let the transforms of a view undo what reaches beyond it."""
+    """Let the transforms of a view undo their effects outside of it."""
     for transform in reversed(recipe):
         undo = getattr(transform, "undo", None)
         if undo is not None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 
 WORKING_ROOM = 0.9
-"""A component whose weights take more than this share of what the device has free leaves no room to work. A guess."""
+"""A component whose weights take more than this share of the free memory leaves no room to work. A guess."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Weights:
         variant: Variant of the weight files, such as `fp16`.
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
         offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
-        views: What transformed values of the model have in place of a component.
+        views: Copies of components that transformed values of the model have in place of a component.
     """
 
     repository: Repository
@@ -115,7 +115,7 @@ class Weights:
         return self._chosen.get(part)
 
     def _choose(self, part: str, run: Run) -> None:
-        """Offload a component in place of failing, if its weights do not fit what a GPU has free."""
+        """Offload a component instead of failing, if its weights do not fit the free memory of a GPU."""
         if self.offload != "auto" or not device_memory.target(run).startswith("cuda"):
             return
         free, (_, size) = device_memory.free(run), self.parameters(part)
@@ -225,7 +225,7 @@ class Weights:
         return self._sizes[part]
 
     def _on_meta(self, part: str) -> Any:
-        """A component on the meta device, whatever this holds; None for a tokenizer or a scheduler."""
+        """A component on the meta device, apart from the ones held here; None for a tokenizer or a scheduler."""
         from ...support import planning_meter
 
         library, name = self.repository.entry(part)

@@ -98,8 +98,8 @@ def attention(
 ) -> Model:
     """Choose how the transformer, or a text encoder, computes attention.
 
-    Only this value of the model is changed; one that goes past this node keeps what it has. A backend that this
-    machine or this model cannot use is an error, before any weights are loaded; none is replaced by another.
+    Only this value of the model is changed; a value that does not pass this node keeps its attention. A backend that
+    this machine or this model cannot use is an error, before any weights are loaded; none is replaced by another.
 
     `auto` is `sdpa` on a CPU. On a GPU it measures: the first call of the transformer runs with `sdpa` and shows the
     shapes; then every exact backend that is available is timed on them, and the fastest that agrees with `sdpa` is
@@ -114,9 +114,9 @@ def attention(
         backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper), `flash4`
             and `xformers` compute the same to rounding. `sage` (SageAttention, version 1 or 2, as installed) rounds
             queries and keys to 8 bits.
-        kernel: Which kernel of SageAttention 2; the name says how it multiplies with the values. `auto` is what the
-            package chooses for the GPU. Other backends, and version 1, have no choice.
-        component: What to change; `transformer_2` is the second expert of Wan 2.2. `text_encoder` and
+        kernel: The kernel of SageAttention 2; the name says how it multiplies with the values. `auto` is the package's
+            choice for the GPU. Other backends, and version 1, have no choice.
+        component: The component to change; `transformer_2` is the second expert of Wan 2.2. `text_encoder` and
             `text_encoder_2` are changed by a node of their own.
 
     Returns:

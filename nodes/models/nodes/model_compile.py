@@ -70,8 +70,8 @@ def compile(
     """Compile the transformer with torch.compile, when it is first called.
 
     Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
-    a minute and more; what of the calls through this value was compiling so far stands in the details of the node
-    that called the transformer, as `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
+    a minute and more; the node that calls the transformer shows the seconds so far in its details, as
+    `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
 
     Sizes are those of all that goes into a block: width, height and frames, the batch, and the length of the text,
     which may be another one for each prompt. Where batched guidance ends before the last step (`start`, `stop` of

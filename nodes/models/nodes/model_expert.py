@@ -51,14 +51,14 @@ def _check(facts: ModelExpertFacts) -> Iterator[Diagnostic]:
 def expert(model: Annotated[Model, Passes()], component: str) -> Model:
     """Take another transformer of the model's repository: Wan 2.2 A14B has one for noisy steps and one for the rest.
 
-    Everything else is shared with the model that is given. Only what nodes read of either is loaded.
+    Both models share everything else. Only components that nodes read of either are loaded.
 
     Args:
         model: A loaded model with several transformers.
         component: Name of the one to use, as in model_index.json: `transformer_2`.
 
     Returns:
-        The same model; whoever reads its transformer reads that one.
+        The same model, with that component in the role of the transformer.
 
     Raises:
         NodeError: If the model has no transformer of that name.

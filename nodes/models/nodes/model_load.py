@@ -94,11 +94,11 @@ def load(
         dtype: Of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU; the image encoder
             of the Wan family is float32 then, as its documentation has it.
         vae_dtype: The same for the VAE. `auto` is float32 for the Wan family, as its documentation has it, else
-            what `dtype` says.
+            the same as `dtype`.
         variant: Variant of the weight files, such as `fp16`; a component without it is read from its ordinary
             files, with a warning.
-        offload: `auto`: a component whose weights do not fit in what a GPU has free is offloaded as `model.offload`
-            does it, with a warning, where it would fail otherwise. `off` never.
+        offload: `auto`: a component whose weights do not fit the free memory of a GPU is offloaded as `model.offload`
+            does it, with a warning, instead of failing. `off` never.
 
     Returns:
         A model whose components are not in memory yet.
@@ -124,9 +124,7 @@ def load(
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
-        run.warn(
-            "the weights are random: what is generated means nothing, and neither does any decision of a cache gate"
-        )
+        run.warn("the weights are random: the output means nothing, and neither does any decision of a cache gate")
     return Model(weights, family)
 
 

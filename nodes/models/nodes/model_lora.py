@@ -64,8 +64,8 @@ def lora(
     """Add a LoRA to the transformer; several of these nodes in a row add up.
 
     Only this value of the model has it: another value of the same model shares the weights, not the adapters, which
-    stay apart from the weights. Formats are those that the family's pipeline in diffusers reads. What a LoRA has for
-    a text encoder is not used, with a warning. A plan does not count the adapters.
+    stay apart from the weights. Formats are those that the family's pipeline in diffusers reads. Tensors for a text
+    encoder are not used, with a warning. A plan does not count the adapters.
 
     Args:
         model: The model.

@@ -82,7 +82,7 @@ def offload(
     stream: bool = False,
     low_memory: bool = False,
 ) -> Model:
-    """Keep a component in the host's memory; what of it computes is on the GPU for that long (group offloading).
+    """Keep a component in the host's memory; a part of it is on the GPU while it computes (group offloading).
 
     For models that do not fit: results are the same, and every call of the component brings all of it over the bus.
     Only this value has it so. A value that goes past this node, or has other settings here, holds a component of its
@@ -91,9 +91,9 @@ def offload(
 
     Args:
         model: The model.
-        component: What to offload; each component has a node of its own. `transformer_2` is the second expert of
+        component: The component to offload; each has a node of its own. `transformer_2` is the second expert of
             Wan 2.2.
-        granularity: `blocks` brings the blocks that repeat in groups; what is in none of them stays for the whole call.
+        granularity: `blocks` brings repeated blocks in groups; modules outside of them stay for the whole call.
             `leaf` brings each linear layer and convolution alone, which takes the least memory.
         blocks: Blocks of a group.
         stream: Bring the next block or layer while this one computes. Faster, needs room for two of them, and pins as

@@ -13,7 +13,7 @@ from ....graph.contract.node import Run
 from ...support.quiet import quiet
 
 LIBRARIES = ("diffusers", "transformers")
-# Base classes, in those libraries, of what a component may be.
+# Base classes of components, in those libraries.
 COMPONENTS = {
     "ModelMixin",
     "PreTrainedModel",
@@ -69,11 +69,11 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         ) from error
     except (ImportError, RuntimeError) as error:
         raise NodeError(f"{source}: {library}.{name} cannot be imported: {error}") from error
-    # diffusers stands in with a dummy class for what a missing package would bring, e.g. sentencepiece.
+    # If a package is missing, e.g. sentencepiece, diffusers has a dummy class in place of the real one.
     if type(cls).__name__ == "DummyObject":
         missing = ", ".join(cls._backends)
         raise NodeError(f"{source}: {library}.{name} needs packages that are not installed: {missing}")
-    # Pipelines and the Auto classes have `from_pretrained` too, and read whatever files they find.
+    # Pipelines and the Auto classes have `from_pretrained` too, and read every file they find.
     if not (isinstance(cls, type) and any(base.__name__ in COMPONENTS for base in cls.__mro__)):
         raise NodeError(f"{source}: {part} names {library}.{name}, which is no kind of component")
     return cls

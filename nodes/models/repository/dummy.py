@@ -37,9 +37,9 @@ def dummy_module(
 ) -> torch.nn.Module:
     """The module of a configuration with random weights on `device`.
 
-    Buffers hold what the class computes. Parameters are normal with standard deviation 0.02, gains of norms 1 and
-    their biases 0. Each parameter has a generator of its own, seeded by `seed` and its name: the numbers depend on
-    neither the number of threads nor the order of parameters (they do on the kind of device and on the dtype).
+    Buffers hold the values that the class computes. Parameters are normal with standard deviation 0.02; gains of norms
+    are 1, and their biases 0. Each parameter has a generator of its own, seeded by `seed` and its name: the numbers
+    depend on the kind of device and the dtype, not on the number of threads or the order of parameters.
     """
     import torch
     from accelerate import init_empty_weights
@@ -103,7 +103,7 @@ def _drop_mask(module: torch.nn.Module) -> None:
     def without(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = signature.bind_partial(*args, **kwargs)
         given.arguments.pop("attention_mask", None)
-        # What came by position behind the mask moves up if it is dropped: pass everything by name.
+        # If the mask is dropped, arguments behind it would move up: pass everything by name.
         named = dict(given.arguments)
         rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
         named |= named.pop(rest, {}) if rest else {}
@@ -113,10 +113,10 @@ def _drop_mask(module: torch.nn.Module) -> None:
 
 
 def _cast(module: Any, dtype: torch.dtype) -> Any:
-    """Give parameters the dtypes they have after loading: `dtype`, but for what the class keeps in float32.
+    """Give parameters the dtypes they have after loading: `dtype`, except those that the class keeps in float32.
 
-    diffusers keeps `_keep_in_fp32_modules` in float32 whatever the dtype; transformers does so for float16 only,
-    and for bfloat16 too what is in `_keep_in_fp32_modules_strict`.
+    diffusers keeps `_keep_in_fp32_modules` in float32 for every dtype; transformers does so for float16 only, and keeps
+    `_keep_in_fp32_modules_strict` in float32 for bfloat16 too.
     """
     import torch
 
@@ -135,7 +135,7 @@ def _cast(module: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What the libraries' loaders do too: buffers without a dtype of their own are created in this one."""
+    """Create buffers without a dtype of their own in this one, as the libraries' loaders do."""
     import torch
 
     before = torch.get_default_dtype()

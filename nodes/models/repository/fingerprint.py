@@ -37,7 +37,7 @@ def of_weights(folder: Path, variant: str | None) -> str | None:
 
 
 def of_files(paths: Iterable[Path]) -> str:
-    """The fingerprint of files in this order, whatever they are called: `sha256:` and 64 hexadecimal digits.
+    """The fingerprint of files in this order, without their names: `sha256:` and 64 hexadecimal digits.
 
     Raises:
         NodeError: If one cannot be read.

@@ -1,4 +1,4 @@
-"""Repositories on the Hugging Face hub: what is cached, what has to be downloaded, and what went wrong.
+"""Repositories on the Hugging Face hub: cached files, downloads, and errors.
 
 Only files a component needs are downloaded, only as safetensors, and always of one commit: the revision is resolved
 once, when the model's configurations are read, and every later file comes from that commit.
@@ -31,7 +31,7 @@ def is_revision(revision: str) -> bool:
 
 
 def check_revision(revision: str) -> None:
-    """Refuse what can be no revision.
+    """Refuse a text that cannot be a revision.
 
     Raises:
         NodeError: If it cannot be the name of a branch, a tag or a commit.
@@ -113,7 +113,7 @@ def component_patterns(part: str, variant: str | None) -> list[str]:
 
 
 def explain(error: Exception, source: str, revision: str | None) -> NodeError:
-    """The error of a hub call in words for the user, with what to try."""
+    """The error of a hub call in words for the user, with a way out."""
     from huggingface_hub import errors
 
     wanted = f"{source} at revision {revision}" if revision else source
@@ -160,7 +160,7 @@ def explain(error: Exception, source: str, revision: str | None) -> NodeError:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what led to it: the client wraps the hub's answer where it has looked into the cache as well."""
+    """The error and its causes: the client wraps the hub's answer if it has looked into the cache as well."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

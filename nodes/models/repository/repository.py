@@ -22,10 +22,10 @@ CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json",
 
 @dataclass(frozen=True)
 class Repository:
-    """Where a model is, and what its model_index.json says.
+    """The place of a model, and the content of its model_index.json.
 
     Attributes:
-        source: What the file names: a folder or a hub id.
+        source: The source in the workflow file: a folder or a hub id.
         revision: Revision asked for; only of meaning on the hub.
         kind: `folder`, `hub` (a snapshot in the local cache) or `bundled` (configurations only).
         folder: Holds model_index.json and a folder per component.
@@ -145,7 +145,7 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
         source: A folder or a hub id.
         revision: Branch, tag or commit on the hub.
         run: Told of progress and of warnings.
-        configs_only: No weights will be asked for (planning, dummy weights): what is on this disk will do.
+        configs_only: No weights will be read (planning, dummy weights): files on this disk are enough.
 
     Raises:
         NodeError: If there is no such model, or it cannot be reached.

@@ -17,7 +17,7 @@ def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
 
     Args:
         encoder: The text encoder's config.json: vocabulary size and ids of special tokens.
-        config: What is known of the real tokenizer's config (`model_max_length`); may be empty.
+        config: Known entries of the real tokenizer's config (`model_max_length`); may be empty.
 
     Returns:
         A fast tokenizer; ids lie in the encoder's vocabulary, special tokens at the encoder's own ids.

@@ -43,7 +43,7 @@ class Compile:
 
 
 class _Watch:
-    """Tells what of the calls of a view was compiling."""
+    """Measures the share of compilation in the calls of a view."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -60,7 +60,7 @@ class _Watch:
 
 @contextmanager
 def compiling() -> Iterator[Callable[[], float]]:
-    """Measure how long torch compiles inside; what is yielded tells the seconds so far."""
+    """Measure how long torch compiles inside; the function that is yielded returns the seconds so far."""
     from torch._dynamo.callback import callback_handler
 
     spent = [0.0]
@@ -87,10 +87,10 @@ def compiling() -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _all_compiled() -> Iterator[None]:
-    """Compile whatever is called inside, for however many sizes.
+    """Compile the calls inside, for any number of sizes.
 
     Left to itself, torch compiles one function for 8 sizes (`recompile_limit`; all values of a model's class share
-    them) and runs every further one uncompiled. Its limit on what it keeps in a process (256) stays, as an error.
+    them) and runs every further one uncompiled. Its limit on compilations in a process (256) stays, as an error.
     The settings are set by hand since `config.patch` takes a third of a millisecond, at each call.
     """
     from torch._dynamo import config

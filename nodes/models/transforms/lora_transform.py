@@ -24,7 +24,7 @@ class Lora:
     Attributes:
         component: Name in the repository.
         file: A safetensors file.
-        scale: Factor on what the adapters add.
+        scale: Factor on the adapters' output.
         pipeline: Pipeline class of diffusers, which knows the formats of LoRA files for its family.
     """
 
@@ -86,7 +86,7 @@ def _load(module: Any, pipeline: str, file: Path, adapter: str) -> tuple[int, in
     counted: list[int] = []
 
     class Loader(mixin):  # type: ignore[misc, valid-type]
-        """What the loading methods of a pipeline use of it."""
+        """The attributes that the loading methods of a pipeline use."""
 
         hf_device_map = None
         components: ClassVar[dict[str, Any]] = {}
@@ -95,7 +95,7 @@ def _load(module: Any, pipeline: str, file: Path, adapter: str) -> tuple[int, in
 
         @classmethod
         def load_lora_into_text_encoder(cls, *args: Any, **options: Any) -> None:
-            """Nothing: what the file has for one was left out below."""
+            """Nothing: tensors for a text encoder were left out below."""
 
         @classmethod
         def lora_state_dict(cls, source: Any, **options: Any) -> Any:

@@ -130,7 +130,7 @@ def predict(
         A prediction per branch, in the layout of the latents and the dtype of the transformer.
 
     Raises:
-        NodeError: If the values are made for different families, or the latents' batch is no multiple of the
+        NodeError: If the values are made for different families, or the latents' batch is not a multiple of the
             number of prompts, or the gate cannot work with this model or schedule.
     """
     conditioning = branches.conditioning

@@ -68,7 +68,7 @@ def _check(facts: ImageEncodeFacts) -> Iterator[Diagnostic]:
     for name, asked, made in (("width", facts.width, size.width), ("height", facts.height, size.height)):
         if made != asked:
             message = f"{name} {asked} is not a size of this model"
-            yield Diagnostic("bad-value", message, name, help=f"the next one down is {made}")
+            yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
 
 
 @node("image.encode", reads=_reads, describe=_describe, check=_check)

@@ -67,7 +67,7 @@ def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
             if family.rounds or (name == "frames" and family.rounds_frames):
                 yield Diagnostic("bad-value", f"{message}: {value} will be made ({made})", name, severity="warning")
             else:
-                yield Diagnostic("bad-value", message, name, help=f"the next one down is {made}")
+                yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
 
 
 @node("latents.noise", describe=_describe, check=_check)

@@ -107,7 +107,7 @@ def encode(
     size = Size(width, height, count)
     made = model.family.size(width, height, count, _configs(model))
     if made != size:
-        raise NodeError(f"frames of {size} are none of this model's sizes", help=f"the next one down is {made}")
+        raise NodeError(f"this model cannot make {size}", help=f"the nearest size below is {made}")
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         return model.family.pack(model.family.encode(model, tensor))

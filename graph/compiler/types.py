@@ -25,7 +25,7 @@ from .ir import (
 
 
 class Types:
-    """Answers the type of any source of a graph; `unknown` where that cannot be told."""
+    """The type of any source of a graph; `unknown` if it is not known."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph

@@ -120,7 +120,7 @@ class Observers(Observer):
             setattr(self, name, self._tell(listening))
 
     def close(self) -> None:
-        """From now on nobody hears anything: the run is over, though a node may still be at work."""
+        """Stop all observers: the run is over, though a node may still be at work."""
         for listening in self._listening.values():
             listening.clear()
 

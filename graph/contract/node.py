@@ -240,7 +240,7 @@ def node(
         TypeError: If the signature is not one of a node, or the facts of its functions do not fit it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name):
-        raise TypeError(f"{name!r} is no name for a node type: write group.verb in lower case")
+        raise TypeError(f"{name!r} is not a name for a node type: write group.verb in lower case")
 
     def make(function: Callable[P, R]) -> NodeFunction[P, R]:
         hints = typing.get_type_hints(function, include_extras=True)

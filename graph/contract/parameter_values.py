@@ -23,7 +23,7 @@ def value_problem(parameter: Parameter, value: Any) -> str | None:
         return problem
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, float) and not math.isfinite(entry):
-            return "not a number (NaN) is no value" if math.isnan(entry) else f"{show(entry)} is not a finite number"
+            return "not a number (NaN) is not a value" if math.isnan(entry) else f"{show(entry)} is not a finite number"
     if id(parameter) not in _ADAPTERS:
         adapter = TypeAdapter(parameter.annotation, config={"arbitrary_types_allowed": True})
         _ADAPTERS[id(parameter)] = (parameter, adapter)

@@ -131,7 +131,7 @@ def document(source: Source) -> Document:
     """The document of a source; its `problems` hold the reasons for which parts were left out.
 
     Raises:
-        Problems: If it is no YAML, no mapping, or of another version of the language.
+        Problems: If it is not YAML, no mapping, or of another version of the language.
     """
     result = Document(source)
     root, result.problems = parse(source)

@@ -81,7 +81,7 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
             literal += "$"
         elif token[0] == "$":
             if re.fullmatch(r"\$[\w.-]+", text):
-                raise ValueError(f"`{text}` is no reference: that is $name or $name.port, in letters, digits and _")
+                raise ValueError(f"`{text}` is not a reference: that is $name or $name.port, in letters, digits and _")
             word = re.match(r"\$\{?(\w*)", text[token.start() :])
             name = word[1] if word else ""
             raise ValueError(f"write ${{{name}}} to insert `{name}` into a longer string, or $$ for a dollar sign")

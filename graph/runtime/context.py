@@ -53,7 +53,7 @@ class Context(Run):
             exists = target.exists()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise NodeError(f"{str(path)[:60]} is no path for a file: {reason}", help="give another path") from error
+            raise NodeError(f"{str(path)[:60]} is not a path for a file: {reason}", help="give another path") from error
         if not target.is_relative_to(root) or target == root:
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
         if target == root / RECORD:

@@ -255,7 +255,7 @@ class Executor:
             try:
                 over[name] = list(value)
             except TypeError:
-                raise self._bad_loop(step, f"`{name}` is no list: {type(value).__name__}") from None
+                raise self._bad_loop(step, f"`{name}` is not a list: {type(value).__name__}") from None
         lengths = {len(values) for values in over.values()} or {1}
         if len(lengths) > 1 or not min(lengths):
             text = ", ".join(f"`{n}` has {len(values)} entries" for n, values in over.items())

@@ -85,7 +85,7 @@ def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise NodeError(
-            f"{str(folder)[:60]} is no folder to write to: {reason}", help="choose another --out"
+            f"{str(folder)[:60]} is not a folder that sgd can write to: {reason}", help="choose another --out"
         ) from error
     if exists and not overwrite:
         raise NodeError(f"{folder / RECORD} exists", help="pass --overwrite, or another --out")

@@ -61,7 +61,7 @@ def place_of(turn: Turn, table: str | None) -> Place:
     place = replace(place, use=table_use.of_model(model, turn.step, turn.window, turn.branches, run))
     if place.use.weights is None:
         reason = "they are random" if table_use.random(model, run) else "they are not on this disk"
-        run.warn(f"whether {shown(table)} was made for these weights cannot be told: {reason}")
+        run.warn(f"sgd cannot verify that {shown(table)} was made for these weights: {reason}")
     return place
 
 

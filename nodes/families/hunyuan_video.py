@@ -154,7 +154,7 @@ class HunyuanVideo(Family):
 
 
 class Unmasked:
-    """An attention processor that is not told of a mask which masks nothing.
+    """An attention processor that gets no mask where the mask hides nothing.
 
     Its backend is that of the processor, which `set_attention_backend` may change while the transformer is called.
     """

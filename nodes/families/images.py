@@ -80,13 +80,13 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
 def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
     """The end of a prompt in a chat template (`text`) that lies beyond `max_length` tokens."""
     cut = tokenizer.decode(tokenizer(text, verbose=False).input_ids[max_length:])
-    # Behind the prompt stands the end of the template, which is no word of the user's.
+    # The end of the template stands behind the prompt; it is not a word of the user.
     end = text[text.rindex(prompt) + len(prompt) :] if prompt else text
     return "" if end.endswith(cut) else cut.removesuffix(end)
 
 
 def text_device(model: LoadedModel) -> torch.device:
-    """Where a pipeline is told to encode prompts; see `planned`."""
+    """The device on which a pipeline encodes prompts; see `planned`."""
     return torch.device("cpu" if model.device == "meta" else model.device)
 
 

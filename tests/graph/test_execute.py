@@ -100,7 +100,7 @@ def test_bad_lengths_name_the_loop_and_its_place(over: dict[str, Any], message: 
 
 def test_what_cannot_be_gone_over_is_said_in_words() -> None:
     body = graph(call("l.c", "m.const", value=Var("l", "a")), o="$l.c")
-    with pytest.raises(NodeError, match="`a` is no list: Cell"):
+    with pytest.raises(NodeError, match="`a` is not a list: Cell"):
         run(graph(call("x", "m.const", value=1), loop("l", {"a": "$x"}, body), out="$l:o"))
 
 

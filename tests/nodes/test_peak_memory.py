@@ -60,7 +60,7 @@ def test_a_dropped_component_gives_its_memory_back():
 
 @LINUX
 def test_only_pages_of_the_files_are_given_back(tmp_path):
-    """Memory that is no mapping of them would be lost with its values."""
+    """Memory that is not a mapping of them would be lost with its values."""
     base = torch.arange(1 << 16, dtype=torch.float32)
     module = nn.ParameterDict({"view": nn.Parameter(base[1:])})
     (tmp_path / "other").write_bytes(b"x" * 8192)

@@ -39,12 +39,12 @@ def model(source: str, more: str = "") -> str:
 @pytest.mark.parametrize("revision", ["/bin/ls", "../../../tmp", "a/../../b", LONG, "a\\0b"])
 def test_a_revision_is_no_path(tmp_path: Path, revision: str) -> None:
     (tmp_path / "w.yaml").write_text(model("org/name", f', revision: "{revision}"'))
-    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is no revision")
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is not a revision")
 
 
 def test_a_source_too_long_for_a_path(tmp_path: Path) -> None:
     (tmp_path / "w.yaml").write_text(model(LONG))
-    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is no path")
+    refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is not a path")
 
 
 def test_a_model_index_nested_without_end(tmp_path: Path) -> None:
@@ -111,5 +111,5 @@ def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
     (folder / "tokenizer" / "vae" / "config.json").write_text((source / "vae" / "config.json").read_text())
     (folder / "tokenizer" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     done = sgd("exec", "quickstart", "steps=1", "--set", f"model.source={folder}", "--out", "o", cwd=tmp_path)
-    refused(done, 1, "DiffusionPipeline, which is no kind of component")
+    refused(done, 1, "DiffusionPipeline, which is not a component")
     assert not (tmp_path / "pwned").exists()

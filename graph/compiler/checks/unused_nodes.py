@@ -15,7 +15,7 @@ from ..passes.prune import live
 def unused(graph: Graph) -> Iterator[Diagnostic]:
     """Nodes that nothing needs, as warnings.
 
-    Of a composite only that nothing of it is needed: that this workflow leaves some of it alone is no mistake.
+    A composite is reported only as a whole: a workflow need not use every node of it.
     """
     needed = live(graph)
     living = {prefix for id in needed for prefix in _prefixes(id)}

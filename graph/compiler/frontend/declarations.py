@@ -65,7 +65,7 @@ def declare(
             help = (
                 did_you_mean(inner, [*PLAIN, *ports]) or f"types: {', '.join(PLAIN)}, list[…] of these, or a port type"
             )
-            report(Diagnostic("bad-value", f"`{part.type.data}` is no type", part.type.span, help=help))
+            report(Diagnostic("bad-value", f"`{part.type.data}` is not a type", part.type.span, help=help))
             return None
         type = found
     low, high = (None if b is None else _float(b.data) for b in (part.min, part.max))

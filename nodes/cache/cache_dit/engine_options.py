@@ -1,7 +1,7 @@
 """Options of the cache-dit package: their names, which of them go together, their demands on a model. Torch-free.
 
 The package drops keys that it does not know, and reads some only beside others. Here each of these is a problem that
-is told before weights load.
+is reported before weights load.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _from_file(path: Path, inputs: Mapping[str, Input]) -> tuple[dict[str, Any],
         if not section.is_map:
             return {}, [
                 *problems,
-                Diagnostic("bad-value", f"{shown(path)}: `{SECTION}` is no mapping of options", FILE),
+                Diagnostic("bad-value", f"{shown(path)}: `{SECTION}` is not a mapping of options", FILE),
             ]
     problems += _unknown(section, names | (set(ELSEWHERE) if section is root else set()), path)
     options = {}

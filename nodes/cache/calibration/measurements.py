@@ -81,7 +81,7 @@ class Measurements(Observer):
         if not self.components:
             raise NodeError("nothing was measured: no step was computed")
         if all(len(found.facts["use"]["timesteps"] or ()) < 2 for found in self.components.values()):
-            raise NodeError("one step is no change that could be measured", help="take more steps")
+            raise NodeError("one step gives no change to measure", help="take more steps")
         if self.others:
             first = next(iter(self.components.values())).facts
             message = f"the workflow denoises with {first['model']['source']} and then with another model, schedule, "

@@ -149,14 +149,15 @@ def read(path: str | Path) -> Table:
     """A table from its file.
 
     Raises:
-        NodeError: If there is no such file, or it is no table of this version.
+        NodeError: If there is no such file, or it is not a table of this version.
     """
     try:
         found = Path(path).stat()
         if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-            raise unusable(f"{shown(path)} is no table: it is no ordinary file")  # a device or a pipe may never end
+            # A device or a pipe may never end.
+            raise unusable(f"{shown(path)} is not a table: it is not a regular file")
         if found.st_size > LARGEST:
-            raise unusable(f"{shown(path)} is no table: {found.st_size} bytes")
+            raise unusable(f"{shown(path)} is not a table: {found.st_size} bytes")
         return _read(str(path), found.st_mtime_ns, found.st_size)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -168,10 +169,10 @@ def _read(path: str, changed: int, size: int) -> Table:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise unusable(f"{shown(path)} is no table: it is not JSON ({_line(error)})") from error
+        raise unusable(f"{shown(path)} is not a table: it is not JSON ({_line(error)})") from error
     version = content.get("sgd_table") if isinstance(content, dict) else None
     if version is None:
-        raise unusable(f"{shown(path)} is no table: it has no `sgd_table`")
+        raise unusable(f"{shown(path)} is not a table: it has no `sgd_table`")
     if version != VERSION:
         raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
     try:

@@ -59,7 +59,7 @@ def dbcache(
         NodeError: If the parameters do not go together.
     """
     if policy == "static" and (preset, compute_bins, reuse_bins, mask) == (None, None, None, None):
-        raise bad_value("policy", "`policy` static reuses where a mask says, and there is no mask")
+        raise bad_value("policy", "`policy` static needs a mask, and there is none")
     limits = Limits(warmup_steps, warmup_interval, 0.0, max_consecutive, max_reused, max_accumulated)
     return Gate(
         "dbcache",

@@ -109,5 +109,5 @@ def target(model: Model, component: str) -> tuple[str, Mapping[str, Any]]:
     name = model.name(component)
     library, _ = model.weights.repository.entry(name)
     if library != "transformers":
-        raise NodeError(f"{name} of {model.weights.repository.source} is no model of transformers")
+        raise NodeError(f"{name} of {model.weights.repository.source} is not a transformers model")
     return name, model.config(component)

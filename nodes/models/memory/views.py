@@ -30,7 +30,7 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    One that has an `undo` is told when the view is dropped, or could not be finished.
+    A transform with `undo` gets a call when the view is dropped, or could not be finished.
     """
 
     @property

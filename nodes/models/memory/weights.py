@@ -134,7 +134,7 @@ class Weights:
         )
 
     def _forget(self, part: str) -> None:
-        """A component of which nothing is held any more may be placed in another way the next time."""
+        """Forget the placement of a component that is no longer in memory: the next time it may be another one."""
         placed = self._chosen.get(part)
         if placed is not None and (part, placed) not in self._held:
             del self._chosen[part]

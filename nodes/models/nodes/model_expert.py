@@ -42,7 +42,7 @@ def _check(facts: ModelExpertFacts) -> Iterator[Diagnostic]:
         return
     alike = [name for name in components if components[name] == components.get(ROLE)]
     if component not in alike:
-        kind = f"is a {components[component]}" if component in components else "is no component of this model"
+        kind = f"is a {components[component]}" if component in components else "is not a component of this model"
         help = did_you_mean(component, alike) or f"its transformers: {', '.join(sorted(alike))}"
         yield Diagnostic("bad-value", f"{component} {kind}", "component", help=help)
 

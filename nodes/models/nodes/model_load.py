@@ -143,7 +143,7 @@ def _family(repository: Repository) -> Family:
     if family is None:
         known = "; ".join(f"{f.name} ({', '.join(f.pipelines)})" for f in FAMILIES.values())
         raise NodeError(
-            f"{repository.source} is for {repository.pipeline}, which is of no known model family",
+            f"{repository.source} is for {repository.pipeline}, and sgd knows no family of models for it",
             help=f"known families: {known}",
         )
     return family

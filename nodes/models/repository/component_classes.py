@@ -75,7 +75,7 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         raise NodeError(f"{source}: {library}.{name} needs packages that are not installed: {missing}")
     # Pipelines and the Auto classes have `from_pretrained` too, and read every file they find.
     if not (isinstance(cls, type) and any(base.__name__ in COMPONENTS for base in cls.__mro__)):
-        raise NodeError(f"{source}: {part} names {library}.{name}, which is no kind of component")
+        raise NodeError(f"{source}: {part} names {library}.{name}, which is not a component")
     return cls
 
 

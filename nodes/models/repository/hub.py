@@ -37,7 +37,7 @@ def check_revision(revision: str) -> None:
         NodeError: If it cannot be the name of a branch, a tag or a commit.
     """
     if not is_revision(revision):
-        raise NodeError(f"{revision!r} is no revision", help="name a branch, a tag or a commit of the repository")
+        raise NodeError(f"{revision!r} is not a revision", help="name a branch, a tag or a commit of the repository")
 
 
 def cached(source: str, revision: str | None) -> Path | None:

@@ -32,7 +32,7 @@ def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: 
     prefixes = tuple(f"{name}." for name in names)
     for file in weight_files.weight_files(repository.folder / model.name(part), model.weights.variant):
         with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - it is no mapping
+            for key in opened.keys():  # noqa: SIM118 - it is not a mapping
                 if key.startswith(prefixes):
                     found[key] = opened.get_tensor(key)
     holder = SimpleNamespace()

@@ -119,7 +119,7 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
         folder = Path(source).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{source[:60]}… is no path", help="give a folder, or the name of a repository") from error
+        raise NodeError(f"{source[:60]}… is not a path", help="give a folder, or the name of a repository") from error
     if is_folder:
         return _read(source, revision, "folder", folder)
     if is_file:
@@ -188,7 +188,7 @@ def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bun
         hint = "give the folder that holds model_index.json"
         if (folder / "config.json").is_file():
             hint += f": {folder.name} is one component, its parent may be the model"
-        raise NodeError(f"{source} is no model in diffusers' layout: it has no model_index.json", help=hint)
+        raise NodeError(f"{source} is not a model in diffusers' layout: it has no model_index.json", help=hint)
     index = read_json(path)
     if not isinstance(index.get("_class_name"), str):
         raise NodeError(

@@ -19,7 +19,7 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     Every file's header is checked against the file's size, so that a download that broke off is found here.
 
     Raises:
-        NodeError: If a shard is missing, or a file is truncated or is no safetensors file.
+        NodeError: If a shard is missing, or a file is truncated or is not a safetensors file.
     """
     for stem in STEMS:
         index = folder / (f"{stem}.safetensors.index" + (f".{variant}" if variant else "") + ".json")

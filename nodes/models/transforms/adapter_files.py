@@ -22,11 +22,11 @@ def check_name(weight_name: str) -> None:
     path = PurePosixPath(weight_name)
     if path.suffix != SUFFIX:
         raise NodeError(
-            f"{weight_name} is no safetensors file; other formats can run code when they are read", help=SAFE
+            f"{weight_name} is not a safetensors file; other formats can run code when they are read", help=SAFE
         )
     if path.is_absolute() or ".." in path.parts or "\\" in weight_name:
         raise NodeError(
-            f"{weight_name} is no name inside a folder or repository",
+            f"{weight_name} is not a name inside a folder or repository",
             help="write name.safetensors, or folder/name.safetensors for a file that lies deeper",
         )
 
@@ -35,7 +35,7 @@ def local(source: str, weight_name: str | None) -> Path | None:
     """The file of a LoRA on this disk, its header checked; None if `source` is the name of a hub repository.
 
     Raises:
-        NodeError: If there is no such file, several to choose from, or it is no safetensors file.
+        NodeError: If there is no such file, several to choose from, or it is not a safetensors file.
     """
     if weight_name is not None:
         check_name(weight_name)
@@ -43,13 +43,13 @@ def local(source: str, weight_name: str | None) -> Path | None:
         path = Path(source).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{source[:60]}… is no path", help="give a file, or the name of a hub repository") from error
+        raise NodeError(f"{source[:60]}… is not a path", help="give a file, or the name of a hub repository") from error
     if is_folder:
         return _inside(path, source, weight_name)
     if is_file:
         if path.suffix != SUFFIX:
             raise NodeError(
-                f"{source} is no safetensors file; other formats can run code when they are read", help=SAFE
+                f"{source} is not a safetensors file; other formats can run code when they are read", help=SAFE
             )
         if weight_name not in (None, path.name):
             raise NodeError(

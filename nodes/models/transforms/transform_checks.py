@@ -47,7 +47,7 @@ def target(model: Model, component: str) -> tuple[str, Mapping[str, Any]]:
     name = model.name(component)
     library, _ = model.weights.repository.entry(name)
     if library != "diffusers":
-        raise NodeError(f"{name} of {model.weights.repository.source} is no model of diffusers")
+        raise NodeError(f"{name} of {model.weights.repository.source} is not a diffusers model")
     return name, model.config(component)
 
 

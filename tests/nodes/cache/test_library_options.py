@@ -179,7 +179,7 @@ def test_a_calibrator_that_is_off_may_have_its_switches_off():
         ("cache_config:\n  steps_computation_mask: 1101\n", "a mask is a list of 1"),
         ("cache_config:\n  residual_diff_threshold: -0.1\n", "`residual_diff_threshold`: -0.1 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: .inf\n", "`residual_diff_threshold`: inf is not a finite number"),
-        ("cache_config: [1]\n", "`cache_config` is no mapping of options"),
+        ("cache_config: [1]\n", "`cache_config` is not a mapping of options"),
         ("- 1\n", "holds no mapping of options"),
         ("", "holds no mapping of options"),
         ("a: [1\n", ":"),

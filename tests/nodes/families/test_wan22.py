@@ -200,7 +200,7 @@ def test_acquiring_an_expert_brings_in_its_own_component(experts_folder):
 @pytest.mark.parametrize(
     ("component", "message"),
     [
-        ("transformer_3", "transformer_3 is no component of this model"),
+        ("transformer_3", "transformer_3 is not a component of this model"),
         ("vae", "vae is a AutoencoderKLWan"),
     ],
 )

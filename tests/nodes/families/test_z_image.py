@@ -105,7 +105,7 @@ def test_a_size_that_the_pipeline_refuses_is_refused(model, width):
         reference(pipeline_of(model), PROMPTS[:1], width=width)
     with pytest.raises(NodeError, match=f"width {width} is not a size") as caught:
         latents.noise(model, width=width, height=32)
-    assert caught.value.help == "the next one down is 44x32"
+    assert caught.value.help == "the nearest size below is 44x32"
     (problem,) = node_facts.check(latents.noise, model={"family": "z-image"}, width=width, height=32, frames=1)
     assert (problem.parameter, problem.severity) == ("width", "error")
 

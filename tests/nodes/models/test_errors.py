@@ -43,7 +43,7 @@ def test_a_file(folder):
 
 def test_not_a_model(tmp_path):
     error = failure(tmp_path)
-    assert str(error) == f"{tmp_path} is no model in diffusers' layout: it has no model_index.json"
+    assert str(error) == f"{tmp_path} is not a model in diffusers' layout: it has no model_index.json"
 
 
 def test_a_component_instead_of_the_model(folder):
@@ -61,7 +61,7 @@ def test_broken_index(folder, content):
 def test_unknown_pipeline(folder):
     edit(folder / "model_index.json", _class_name="AudioPipeline")
     error = failure(folder)
-    assert "AudioPipeline, which is of no known model family" in str(error)
+    assert "AudioPipeline, and sgd knows no family of models for it" in str(error)
     assert "WanPipeline" in error.help
 
 
@@ -170,8 +170,8 @@ def test_shards_outside_the_folder(folder):
         (["transformers", "NoModel"], "is a NoModel, which transformers"),
         (["os", "system"], "only classes of diffusers and transformers are loaded"),
         (["diffusers.utils", "logging"], "only classes of diffusers and transformers are loaded"),
-        (["diffusers", "utils"], "which is no kind of component"),
-        (["transformers", "pipeline"], "which is no kind of component"),
+        (["diffusers", "utils"], "which is not a component"),
+        (["transformers", "pipeline"], "which is not a component"),
     ],
 )
 def test_classes(folder, entry, message):

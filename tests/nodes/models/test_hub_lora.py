@@ -137,7 +137,7 @@ def test_revision(hub, ask_lora, styles, tmp_path):
     assert content(second) == content(commit) == styles[1].read_bytes()
     assert (first["details"]["commit"], second["details"]["commit"]) == (COMMIT, commit_of("second"))
     assert none["error"] == f"{NAME} has no revision third"
-    assert wrong["error"] == "'../third' is no revision"
+    assert wrong["error"] == "'../third' is not a revision"
     assert wrong["check"] == [["bad-value", "revision", wrong["error"]]]
 
 

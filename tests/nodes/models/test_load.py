@@ -227,7 +227,7 @@ def test_check_reports_a_folder_that_is_no_model(tmp_path):
 def test_check_reports_an_unknown_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
     (problem,) = node_facts.check(load, source=str(tmp_path))
-    assert "AudioPipeline, which is of no known model family" in problem.message
+    assert "AudioPipeline, and sgd knows no family of models for it" in problem.message
     assert "wan (WanPipeline" in problem.help
 
 

@@ -157,3 +157,16 @@ class Names:
             self.report("bad-value", message, span, related=related, help=help)
             return BROKEN
         return found[0]
+
+
+def wired_name(value: Value | None) -> str | None:
+    """The first name that a value in the file refers to, None for a literal or text with names in it."""
+    if value is None:
+        return None
+    if isinstance(value.data, list):
+        return next((w for w in map(wired_name, value.data) if w is not None), None)
+    try:
+        parts = split(value.data) if isinstance(value.data, str) else ""
+    except ValueError:
+        return None
+    return parts[0] if isinstance(parts, tuple) else None

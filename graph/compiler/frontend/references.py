@@ -17,7 +17,7 @@ from ...contract.source_spans import Span
 from ...contract.suggestions import did_you_mean
 from ...contract.yaml_reader import Value
 from ...language.document import Document, Entry, LoopPart, NodePart, kind_of
-from ...language.literals import REFERENCE, Given, normalise, split
+from ...language.literals import REFERENCE, Given, normalise
 from ...language.registry import Library
 from ..ir import (
     BROKEN,
@@ -38,7 +38,7 @@ from ..ir import (
 )
 from .declarations import declare
 from .expand import Instance
-from .names import Names, Outlet, Scope
+from .names import Names, Outlet, Scope, wired_name
 
 
 class Resolver(Names):
@@ -191,7 +191,7 @@ class Resolver(Names):
         if given is None:
             return None
         self.used.add(path)
-        name = _wire(written)
+        name = wired_name(written)
         if name is not None and written is not None:
             if name in document.inputs:
                 help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
@@ -341,16 +341,3 @@ def _comma(value: Value) -> str | None:
 
 def _known(names: Mapping[str, Any]) -> str:
     return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
-
-
-def _wire(value: Value | None) -> str | None:
-    """The first name that a value in the file is wired to, None for a literal or text with names in it."""
-    if value is None:
-        return None
-    if isinstance(value.data, list):
-        return next((w for w in map(_wire, value.data) if w is not None), None)
-    try:
-        parts = split(value.data) if isinstance(value.data, str) else ""
-    except ValueError:
-        return None
-    return parts[0] if isinstance(parts, tuple) else None

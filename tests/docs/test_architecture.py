@@ -28,7 +28,7 @@ def test_the_places_it_names_exist(page: str) -> None:
 
 
 @pytest.mark.parametrize("file", FOLDERS, ids=lambda file: file.parent.relative_to(ROOT).as_posix())
-def test_each_folder_says_what_it_is_for_and_what_belongs_elsewhere(file: Path) -> None:
+def test_each_folder_states_its_purpose_and_the_place_of_other_code(file: Path) -> None:
     said = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     assert len(re.findall(r"\.(?:\s|$)", said)) >= 2
 

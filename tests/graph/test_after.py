@@ -55,7 +55,7 @@ def after(folder: Path, name: str, *more: str) -> subprocess.CompletedProcess[st
     return subprocess.run(words, cwd=folder, capture_output=True, text=True)
 
 
-def test_each_pass_changes_what_it_promises(folder: Path) -> None:
+def test_each_pass_keeps_its_guarantee(folder: Path) -> None:
     texts = {name: after(folder, name) for name in ("fold", "prune", "parts", "hoist", "merge", "order")}
     assert {done.returncode for done in texts.values()} == {0}
     shown = {name: done.stdout for name, done in texts.items()}

@@ -238,7 +238,7 @@ def test_values_and_settings(sgd):
     ],
     ids=lambda words: " ".join(words)[:40] or "nothing",
 )
-def test_what_is_wrong_is_2_and_said(sgd, words):
+def test_a_wrong_command_line_exits_with_2_and_a_message(sgd, words):
     Path("broken.py").write_text("def (")
     Path("raises.py").write_text("raise ValueError('no')")
     found = sgd(
@@ -305,7 +305,7 @@ def test_exec_runs_and_leaves_a_record(sgd):
     assert sgd("exec", "good.yaml", "--out", "out", "--quiet", "--device", "cpu").code == 2
 
 
-def test_settings_are_recorded_as_what_they_mean(sgd):
+def test_settings_are_recorded_as_values_of_their_types(sgd):
     found = sgd(
         "exec", "loop.yaml", "--set", "loop.next.by=2", "--set", "end.count=4", "--quiet", "--json", "--device", "cpu"
     )
@@ -362,7 +362,7 @@ def test_terminals_that_know_only_ascii(tmp_path):
     "words",
     [["check", "quickstart"], ["graph", "quickstart"], ["nodes"], ["schema"], ["diff", "quickstart", "quickstart"]],
 )
-def test_what_needs_no_weights_imports_no_torch(words):
+def test_commands_without_weights_import_no_torch(words):
     found = python("from sgd.graph.cli.main import main", f"assert main({words!r}) == 0")
     assert (found.returncode, found.stderr.splitlines()) == (0, ["[]"])
 

@@ -98,7 +98,7 @@ def test_bad_lengths_name_the_loop_and_its_place(over: dict[str, Any], message: 
     assert "w.yaml:7:3" in str(caught.value)
 
 
-def test_what_cannot_be_gone_over_is_said_in_words() -> None:
+def test_a_loop_over_a_single_value_is_an_error() -> None:
     body = graph(call("l.c", "m.const", value=Var("l", "a")), o="$l.c")
     with pytest.raises(NodeError, match="`a` is not a list: Cell"):
         run(graph(call("x", "m.const", value=1), loop("l", {"a": "$x"}, body), out="$l:o"))
@@ -198,7 +198,7 @@ def test_paths_of_a_loop_are_relative_to_the_file_that_says_them(
     assert [*found["l"], found["one"]] == places
 
 
-def test_lists_hold_what_their_parameter_declares() -> None:
+def test_lists_hold_entries_of_the_declared_type() -> None:
     given = graph(call("k", "m.kinds", files=["a", "b"], colours=["red"]), out="$k:value")
     paths, colours = [Path("a"), Path("b")], [machines.Colour.RED]
     assert run(given) == {"out": repr([None, paths, colours])}
@@ -278,7 +278,7 @@ def test_facts_that_fail_do_not_hide_the_failure(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("error", [SystemExit(2), MemoryError(), RecursionError("deep"), StopIteration(3)])
-def test_whatever_a_node_raises_names_the_node(patched: Any, error: BaseException) -> None:
+def test_every_exception_of_a_node_names_the_node(patched: Any, error: BaseException) -> None:
     def broken(value: int) -> Cell:
         raise error
 
@@ -298,7 +298,7 @@ def test_an_interrupt_inside_a_node_is_no_failure_of_the_node(patched: Any) -> N
 
 
 @pytest.mark.parametrize("result", [(1, 2, 3), 5, [1]])
-def test_results_that_are_not_what_was_declared_name_the_node(patched: Any, result: Any) -> None:
+def test_results_of_another_type_than_declared_name_the_node(patched: Any, result: Any) -> None:
     patched("m.split", lambda a: result)
     with pytest.raises(NodeFailed, match=r"s \(m.split\) failed"):
         run(graph(call("a", "m.const", value=0), call("s", "m.split", a="$a"), out="$s:low"))
@@ -439,7 +439,7 @@ def test_turns_are_limited_and_lists_keep_their_length() -> None:
     assert LOG.count(("started", "p.x")) == LOG.count(("started", "q.x")) == 2
 
 
-def test_effects_and_what_reads_them_do_not_run_while_planning() -> None:
+def test_effects_and_their_readers_do_not_run_while_planning() -> None:
     saved = loop(
         "l",
         {"c": "$cs"},
@@ -464,7 +464,7 @@ def given_b(given: Graph) -> Graph:
     return replace(given, outputs={"b": given.outputs["b"]}, items={n: given.items[n] for n in ("cs", "b")})
 
 
-def test_a_loop_over_what_an_effect_returned_runs_one_turn_while_planning(patched: Any) -> None:
+def test_a_loop_over_an_effects_result_runs_one_turn_while_planning(patched: Any) -> None:
     given = graph(
         call("a", "m.const", value=1),
         call("s", "m.save", a="$a"),
@@ -504,7 +504,7 @@ def no_collection() -> Any:
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_a_loop_keeps_one_state_and_what_the_turn_needs() -> None:
+def test_a_loop_keeps_one_state_and_the_values_of_the_turn() -> None:
     body = graph(
         call("l.x", "m.scale", a=Var("l", "s")),
         call("l.y", "m.add", a="$l.x", b=Var("l", "s")),
@@ -519,7 +519,7 @@ def test_a_loop_keeps_one_state_and_what_the_turn_needs() -> None:
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_a_map_lets_go_of_each_entry_after_its_turn_and_keeps_what_it_made() -> None:
+def test_a_map_frees_each_entry_after_its_turn_and_keeps_the_results() -> None:
     body = graph(call("l.x", "m.scale", a=Var("l", "c")), call("l.y", "m.scale", a="$l.x"), o="$l.y")
     given = graph(call("cs", "m.cells"), loop("l", {"c": "$cs"}, body), call("j", "m.join", cells="$l:o"), out="$j")
     alive = Alive()
@@ -530,7 +530,7 @@ def test_a_map_lets_go_of_each_entry_after_its_turn_and_keeps_what_it_made() -> 
 
 @pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("outputs", [{"out": "$d"}, {"out": "$s:high"}], ids=["one output", "several"])
-def test_what_is_freed_is_gone_when_observers_hear_of_it(outputs: dict[str, Any]) -> None:
+def test_freed_values_are_gone_when_observers_hear_of_it(outputs: dict[str, Any]) -> None:
     made: dict[Ref, weakref.ref[Cell]] = {}
     alive: list[Ref] = []
 
@@ -581,7 +581,7 @@ def test_nothing_of_a_run_outlives_it_but_its_outputs() -> None:
 
 
 @pytest.mark.usefixtures("no_collection")
-def test_an_error_keeps_only_what_the_failed_node_was_given() -> None:
+def test_an_error_keeps_only_the_failed_nodes_arguments() -> None:
     alive = Alive()
     given = graph(
         call("kept", "m.const", value=7),

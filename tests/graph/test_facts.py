@@ -99,7 +99,7 @@ def test_facts_follow_an_edge(library, tmp_path):
     assert last.thing == LetterFacts(pages=3)
 
 
-def test_functions_run_once_for_a_node_whatever_the_turns(library, tmp_path):
+def test_functions_run_once_for_a_node_in_a_loop(library, tmp_path):
     text = """nodes:
   ticks: {uses: toy.ticks, with: {count: 50}}
   start: {uses: toy.number, with: {value: 1}}

@@ -100,7 +100,7 @@ def nodes(*lines, outputs="{o: $o}", inputs=(), name=""):
         ("100$$ for ${a}", ["100$ for ", ("a", 10)]),
     ],
 )
-def test_what_a_string_is(text, found):
+def test_kinds_of_strings(text, found):
     assert split(text) == found
 
 
@@ -462,7 +462,7 @@ def test_a_library_without_workflows_is_none():
         ("", "node"),
     ],
 )
-def test_what_uses_names(uses, kind):
+def test_values_of_uses(uses, kind):
     assert kind_of(uses) == kind
 
 
@@ -472,7 +472,7 @@ def test_composite_chain_may_not_be_endless(workflow):
     assert workflow.codes(nodes("o: {uses: ./c0.yaml}")) == ["composite-recursion"]
 
 
-def test_null_passed_on_is_the_default_of_whoever_gets_it(workflow):
+def test_null_passed_on_is_the_default_of_the_receiver(workflow):
     workflow.write(
         nodes("o: {uses: toy.number, with: {value: $v}}", inputs=["v: {type: float, default: 7}"]),
         "part.yaml",
@@ -756,7 +756,7 @@ def test_set_to_null_is_the_default(workflow, parameter):
     } - {parameter}
 
 
-def test_set_replaces_what_is_missing(workflow):
+def test_set_replaces_a_missing_parameter(workflow):
     file = nodes("o: {uses: toy.need}")
     assert workflow.codes(file) == ["missing-parameter"]
     assert workflow.codes(file, settings={"o.text": "x"}) == []

@@ -130,7 +130,7 @@ def test_memory_says_nothing_where_the_system_does_not_tell(monkeypatch: pytest.
     memory.close()
 
 
-def test_what_was_said_of_a_failed_call_is_kept() -> None:
+def test_details_of_a_failed_call_are_kept() -> None:
     profile = Profile()
     failed = call("f", "m.fail", a="$a")
     profile.node_started(failed, {})

@@ -27,13 +27,13 @@ def test_readers_add_up() -> None:
     assert wanted(given, "e") == {"cell": {"*"}}
 
 
-def test_nothing_is_wanted_of_what_nothing_reads() -> None:
+def test_no_part_is_wanted_of_an_output_without_readers() -> None:
     given = graph(call("m", "m.machine"), call("s", "m.split", a="$c"), call("c", "m.const", value=1), out="$s:low")
     assert wanted(given, "m") == {"machine": frozenset()}
     assert wanted(given, "s") == {"low": {"*"}, "high": frozenset()}
 
 
-def test_what_is_read_of_a_passed_on_value_is_read_of_its_source_and_nothing_else() -> None:
+def test_parts_read_of_a_passed_on_value_are_read_of_its_source_only() -> None:
     given = graph(
         call("m", "m.machine"),
         call("t", "m.tune", machine="$m:machine"),
@@ -106,7 +106,7 @@ def test_workflow_outputs_read_the_whole() -> None:
     assert demands(graph(call("m", "m.machine"), out="$m:machine"), {})[Ref("m", "machine")] == {"*"}
 
 
-def test_a_node_learns_what_is_wanted_of_it_after_merging_too() -> None:
+def test_a_merged_node_gets_the_wanted_parts_of_all_readers() -> None:
     given = graph(
         call("m", "m.machine"),
         call("w", "m.wanted", machine="$m:machine"),

@@ -148,7 +148,7 @@ def test_names_of_files_are_made_safe(text: str, safe: str) -> None:
 # prune
 
 
-def test_prune_keeps_what_outputs_and_effects_need() -> None:
+def test_prune_keeps_the_needs_of_outputs_and_effects() -> None:
     given = graph(
         call("a", "m.const", value=1),
         call("dead", "m.scale", a="$a"),
@@ -160,7 +160,7 @@ def test_prune_keeps_what_outputs_and_effects_need() -> None:
     assert live(given) == {"a", "b", "s"}
 
 
-def test_prune_drops_outputs_of_a_map_that_nothing_reads_and_what_makes_them() -> None:
+def test_prune_drops_unread_outputs_of_a_map_and_their_makers() -> None:
     body = graph(call("l.x", "m.const", value=Var("l", "n")), call("l.y", "m.scale", a="$l.x"), x="$l.x", y="$l.y")
     kept = prune(graph(loop("l", {"n": [1, 2]}, body), out="$l:x")).items["l"]
     assert isinstance(kept, Loop)
@@ -212,7 +212,7 @@ def test_hoist_takes_chains_out_of_nested_loops_at_once() -> None:
     ],
     ids=["variable", "index", "state", "effect", "here"],
 )
-def test_hoist_leaves_what_changes_or_must_not_move(item: Call) -> None:
+def test_hoist_leaves_calls_that_change_or_must_not_move(item: Call) -> None:
     port = item.type.outputs[0].name
     given = graph(call("a", "m.const", value=1), loop("l", {"n": [1, 2]}, graph(item, o=Ref("l.x", port))), out="$l:o")
     assert ids(hoist(given)) == {"a", "l"}
@@ -383,7 +383,7 @@ def test_a_start_that_the_body_reads_too_stays_for_all_turns() -> None:
     assert numbers_of(execute(plan_of(given))) == {"out": 13}
 
 
-def test_what_outputs_name_is_never_freed() -> None:
+def test_values_of_outputs_are_never_freed() -> None:
     steps = plan_of(graph(call("a", "m.const", value=1), call("b", "m.scale", a="$a"), x="$a", y="$b")).steps
     assert [step.free for step in steps if isinstance(step, CallStep)] == [(), ()]
 

@@ -25,7 +25,7 @@ several = settings(
 
 @several
 @given(graphs())
-def test_executor_gives_what_naive_evaluation_gives(graph: Graph) -> None:
+def test_executor_equals_naive_evaluation(graph: Graph) -> None:
     verify(graph, "making it")
     assert numbers_of(execute(plan_of(graph))) == naive(graph)
 
@@ -190,7 +190,7 @@ def loops_of(graph: Graph) -> Iterator[Loop]:
 
 @several
 @given(graphs(state=False))
-def test_without_state_what_stays_in_a_loop_depends_on_its_turn(graph: Graph) -> None:
+def test_without_state_a_loop_keeps_only_calls_that_depend_on_its_turn(graph: Graph) -> None:
     hoisted, _ = compiled(graph)
     for loop in loops_of(hoisted):
         order = dependencies(loop.body)

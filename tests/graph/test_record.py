@@ -37,7 +37,7 @@ def rows(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in record["nodes"]}
 
 
-def test_every_item_has_a_row_and_loops_sum_what_stands_in_them(tmp_path: Path) -> None:
+def test_every_item_has_a_row_and_loops_sum_their_rows(tmp_path: Path) -> None:
     body = graph(
         call("l.fixed", "m.const", value=5),
         call("l.x", "m.add", a=Var("l", "c"), b="$l.fixed"),
@@ -72,7 +72,7 @@ def test_every_item_has_a_row_and_loops_sum_what_stands_in_them(tmp_path: Path) 
     assert 0 < shares <= 1
 
 
-def test_turns_say_what_their_variables_say(tmp_path: Path) -> None:
+def test_turns_have_the_facts_of_their_variables(tmp_path: Path) -> None:
     inner = graph(call("l.m.x", "m.scale", a=Var("l.m", "c")), o="$l.m.x")
     body = graph(
         loop("l.m", {"c": "$l.cs"}, inner),
@@ -195,7 +195,7 @@ class Odd(Port):
         ("é\ud800", "é\ud800"),
     ],
 )
-def test_everything_becomes_what_json_holds(tmp_path: Path, value: Any, expected: Any) -> None:
+def test_everything_becomes_json(tmp_path: Path, value: Any, expected: Any) -> None:
     assert clean(value) == expected
     write({"value": clean(value)}, tmp_path / "x.json")
     assert json.loads((tmp_path / "x.json").read_text()) == {"value": expected}
@@ -248,7 +248,7 @@ def test_names_that_begin_alike_are_not_one_in_the_other() -> None:
         lambda r: r["steps"].append({"loop": "l"}),
     ],
 )
-def test_the_schema_refuses_what_is_no_record(tmp_path: Path, spoil: Any) -> None:
+def test_the_schema_refuses_other_json_than_records(tmp_path: Path, spoil: Any) -> None:
     record = recorded(graph(call("a", "m.const", value=1), out="$a"), tmp_path)
     spoil(record)
     with pytest.raises(ValidationError):

@@ -51,7 +51,7 @@ def test_lists_in_lists_are_gone_through() -> None:
     assert list(each("abc")) == ["abc"]
 
 
-def test_rows_follow_what_they_stand_in() -> None:
+def test_rows_follow_their_loop_or_composite() -> None:
     assert tree(["b", "l", "a", "l.x", "l.m", "l.m.y"]) == ["b", "l", "l.x", "l.m", "l.m.y", "a"]
 
 

@@ -53,7 +53,7 @@ def test_a_run_leaves_its_record_and_its_files(tmp_path: Path) -> None:
     assert threading.active_count() < 20
 
 
-def test_a_failed_run_leaves_its_record_and_what_was_finished(tmp_path: Path) -> None:
+def test_a_failed_run_leaves_its_record_and_finished_files(tmp_path: Path) -> None:
     given = replace(saving(), outputs={"f": arg("$f"), "s": arg("$s:value")})
     given = replace(given, items={**given.items, "f": call("f", "m.fail", a="$a", at=3)})
     result = run(plan_of(given), out=tmp_path)
@@ -67,7 +67,7 @@ def test_a_failed_run_leaves_its_record_and_what_was_finished(tmp_path: Path) ->
     assert rows["f"]["calls"] == 1
 
 
-def test_what_a_failed_node_had_begun_to_write_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unfinished_files_of_a_failed_node_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(a: Cell, run: NodeRun, path: Path) -> Path:
         target = run.output(path)
         target.write_text("half")
@@ -107,7 +107,7 @@ def never(value: int) -> Cell:
         ("run.json", None, "the name of the run's record"),
     ],
 )
-def test_what_cannot_be_written_is_refused_before_anything_runs(
+def test_an_unwritable_output_is_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, existing: str | None, message: str
 ) -> None:
     monkeypatch.setitem(machines.TYPES, "m.const", replace(machines.TYPES["m.const"], function=never))
@@ -130,7 +130,7 @@ def test_a_default_path_counts_too_and_one_file_is_not_written_twice(tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
-def test_overwrite_replaces_what_is_there(tmp_path: Path) -> None:
+def test_overwrite_replaces_existing_files(tmp_path: Path) -> None:
     plan = plan_of(saving())
     assert run(plan, out=tmp_path).status == "done"
     (tmp_path / "cell.txt").write_text("old")
@@ -170,7 +170,7 @@ def test_a_record_that_cannot_be_written_is_a_failure_that_says_so(tmp_path: Pat
     assert (tmp_path / "cell.txt").read_text() == "3\n"
 
 
-def test_the_default_folder_is_below_outputs_whatever_the_name(tmp_path: Path) -> None:
+def test_the_default_folder_is_below_outputs_for_every_name(tmp_path: Path) -> None:
     assert default_folder("../../etc/x y", tmp_path).parent == tmp_path
     first = default_folder("a", tmp_path)
     first.mkdir()

@@ -182,13 +182,13 @@ def test_large_file_is_refused_without_reading_it(tmp_path):
         read(path)
 
 
-def test_what_has_no_end_is_not_read_to_it():
+def test_endless_files_are_not_read_to_the_end():
     with pytest.raises(Problems, match="too large"):
         read(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("name", ["missing.yaml", "folder", "no\0name", "x" * 5000])
-def test_what_cannot_be_read(tmp_path, name):
+def test_unreadable_files(tmp_path, name):
     (tmp_path / "folder").mkdir()
     with pytest.raises(Problems, match="cannot read"):
         read(tmp_path / name)

@@ -79,7 +79,7 @@ def test_the_advice_is_kept_by_plans_that_follow_it(tmp_path, given):
     assert promised(followed["help"]) == promised(steps)[1:]
 
 
-def test_tiles_are_advised_with_what_they_take(tmp_path, given):
+def test_tiles_are_advised_with_their_bytes(tmp_path, given):
     (row,) = [row for row in given["nodes"] if row["name"] == "decoded"]
     followed = planned(written(tmp_path, tiling="on"), 3 * GIB)
     (tiled,) = [row for row in followed["nodes"] if row["name"] == "decoded"]

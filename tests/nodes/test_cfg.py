@@ -205,7 +205,7 @@ def test_check(known, expected):
     assert problems(**known) == expected
 
 
-def test_the_run_refuses_what_check_refuses():
+def test_run_and_check_refuse_the_same_values():
     with pytest.raises(NodeError, match="no momentum"):
         cfg.split(conditioning(), scale=4.0, momentum=-0.5)
     with pytest.raises(NodeError, match="take no guidance scale"):

@@ -42,7 +42,7 @@ def check(model=WAN, **known):
     return [(p.code, p.parameter, p.severity) for p in node_facts.check(latents.noise, model=model, **known)]
 
 
-def test_a_size_that_is_rounded_is_a_warning_that_says_what_will_be_made():
+def test_a_rounded_size_is_a_warning_with_the_new_size():
     assert check() == []
     assert check(width=40) == [("bad-value", "width", "warning")]
     assert check(width=48) == []
@@ -60,7 +60,7 @@ def test_impossible_values_are_errors():
     assert check(seed=7, batch=2) == []
 
 
-def test_nothing_is_said_about_what_is_not_known():
+def test_unknown_values_are_no_problem():
     assert check(model={}, width=33) == []
     assert list(node_facts.check(latents.noise, width=33)) == []
     assert list(node_facts.check(latents.noise, seed=[1, 2])) == []
@@ -76,7 +76,7 @@ def test_description():
     assert describe(model=WAN, width=832, frames=81, batch=1) == {"family": "wan", "batch": 1}
 
 
-def test_the_run_refuses_what_check_refuses(wan_model):
+def test_run_and_check_refuse_the_same_values(wan_model):
     with pytest.raises(NodeError, match="2 seeds for a batch of 3"):
         latents.noise(wan_model, width=32, height=32, batch=3, seed=[1, 2])
     with pytest.raises(NodeError, match="smaller than one patch"):
@@ -84,7 +84,7 @@ def test_the_run_refuses_what_check_refuses(wan_model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_file_gives_back_what_was_saved(run, dtype):
+def test_a_file_gives_back_the_saved_values(run, dtype):
     given = Latents(torch.randn(2, 16, 3, 4, 6).to(dtype).transpose(3, 4), "wan", Size(48, 32, 9))
     file = latents.save(run, given, "deep/er/latents.safetensors")
     assert file.path == run.folder / "deep/er/latents.safetensors"

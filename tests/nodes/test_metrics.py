@@ -44,7 +44,7 @@ def test_equal_frames_are_safe_in_json():
     json.dumps(made, allow_nan=False)
 
 
-def test_what_cannot_be_compared():
+def test_sizes_that_cannot_be_compared():
     one, _ = pair("noise")
     with pytest.raises(NodeError, match="cannot be compared"):
         compare(Frames(one), Frames(one[:1]))

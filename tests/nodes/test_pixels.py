@@ -36,7 +36,7 @@ def names(run):
         ("a.MP4", "h264", "mp4"),
     ],
 )
-def test_a_video_is_what_it_says(run, name, codec, container):
+def test_a_video_has_the_declared_rate_and_size(run, name, codec, container):
     given = clip()
     (file,) = video.save(run, given, name, fps=12, crf=8)
     assert names(run) == [name]
@@ -53,7 +53,7 @@ def test_a_video_is_what_it_says(run, name, codec, container):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.webm"])
-def test_colours_are_what_the_file_says(run, name):
+def test_colours_follow_the_tags_of_the_file(run, name):
     """BT.709, limited range: ITU-R BT.709-6, sections 3 and 4."""
     colour = torch.tensor([0.9, 0.2, 0.4])
     (file,) = video.save(run, Frames(colour.expand(1, 3, 32, 32, 3)), name, crf=1)
@@ -116,7 +116,7 @@ def test_each_clip_of_a_batch_has_a_file(run):
         ({"path": "a.mp4", "crf": 60}, "crf"),
     ],
 )
-def test_what_a_video_file_cannot_be(run, known, parameter):
+def test_impossible_video_files(run, known, parameter):
     (problem,) = node_facts.check(video.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):
@@ -124,7 +124,7 @@ def test_what_a_video_file_cannot_be(run, known, parameter):
     assert not run.folder.exists()
 
 
-def test_what_a_video_file_can_be():
+def test_formats_of_video_files():
     for known in ({"path": "a.webm", "crf": 60}, {"path": "a.mp4"}, {"crf": 3}, {}):
         assert not list(node_facts.check(video.save, **known))
 
@@ -178,7 +178,7 @@ def test_no_videos(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg"])
-def test_an_image_is_what_was_saved(run, name):
+def test_an_image_has_the_saved_pixels(run, name):
     given = clip(frames=1)
     (file,) = image.save(run, given, name)
     with Image.open(file.path) as opened:
@@ -224,7 +224,7 @@ def test_which_frame_becomes_the_image(run):
 @pytest.mark.parametrize(
     ("known", "parameter"), [({"path": "a.bmp"}, "path"), ({"path": "a.png", "quality": 5}, "quality")]
 )
-def test_what_an_image_file_cannot_be(run, known, parameter):
+def test_impossible_image_files(run, known, parameter):
     (problem,) = node_facts.check(image.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):

@@ -222,7 +222,7 @@ def test_choose_by_noise_level():
     assert [chosen(t) for t in (1000.0, 876.0, 875.0, 874.9, 0.0)] == ["high", "high", "high", "low", "low"]
 
 
-def test_a_choice_is_described_by_what_both_have():
+def test_a_choice_has_the_facts_that_both_share():
     describe = partial(node_facts.describe, schedule.choose)
     assert describe(above={"family": "wan", "source": "a"}, below={"family": "wan", "source": "b"}) == {
         "family": "wan",
@@ -233,7 +233,7 @@ def test_a_choice_is_described_by_what_both_have():
     assert describe(above=4.0) is None
 
 
-def test_what_is_wrong_with_either_choice_is_found_in_the_description():
+def test_problems_of_either_choice_are_found_before_the_run():
     """Gates and compiled transformers of both are checked before the first step, however often was chosen."""
     from sgd.graph.contract.node import Here
     from sgd.nodes.cache.methods.scm import scm

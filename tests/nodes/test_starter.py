@@ -53,14 +53,14 @@ def test_flux_without_embedded_guidance_is_given_none(tmp_path: Path) -> None:
     assert "embedded:" not in text
 
 
-def test_an_unknown_pipeline_is_refused_with_what_is_known(tmp_path: Path) -> None:
+def test_an_unknown_pipeline_is_refused_with_the_known_families(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     with pytest.raises(NodeError, match="StableDiffusionPipeline") as error:
         module(str(tmp_path))
     assert "WanPipeline" in (error.value.help or "")
 
 
-def test_what_the_command_line_calls_can_be_called_again() -> None:
+def test_the_command_line_can_be_called_twice() -> None:
     from sgd.nodes import standard_library
 
     first, second = (standard_library.starter(MODELS[0]) for _ in range(2))

@@ -56,7 +56,7 @@ def test_a_prompt_may_be_written_without_a_list(wan_model, run):
     assert torch.equal(one.positive["encoder_hidden_states"], listed.positive["encoder_hidden_states"])
 
 
-def test_what_is_cut_off_is_quoted(wan_model, run):
+def test_words_that_are_cut_off_are_quoted(wan_model, run):
     encode(run, wan_model, ["a cat on a mat"], {"positive"}, max_length=512)
     assert run.warnings == []
     encode(run, wan_model, ["a cat on a mat", "a cat on a mat"], max_length=9)

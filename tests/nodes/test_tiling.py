@@ -79,7 +79,7 @@ def test_tiles_only_where_the_whole_does_not_fit(wan_model, run, memory, clip, w
     assert not wan_model.component("vae").use_tiling
 
 
-def test_it_is_decided_by_what_a_plan_counts(wan_folder, wan_model, run, memory, clip):
+def test_offloading_is_decided_by_the_bytes_of_a_plan(wan_folder, wan_model, run, memory, clip):
     _, _, counted = planned(wan_folder, None, "off", frames=1)
     for factor, tiled in ((1.12, "off"), (1.08, "on")):
         memory(int(factor * counted))
@@ -114,7 +114,7 @@ def test_counted_once_for_each_shape(wan_folder, run, memory, clip, monkeypatch)
         decode(run, model, latents.noise(model, width=320, height=272, frames=1))
 
 
-def test_what_runs_out_of_memory_says_what_would_help(wan_folder, run, memory, clip, monkeypatch):
+def test_a_run_out_of_memory_advises_a_way_out(wan_folder, run, memory, clip, monkeypatch):
     model = model_of(wan_folder, "vae")
     memory(64 * GIB)
 
@@ -202,7 +202,7 @@ def planned(folder, memory, tiled, width=320, height=288, frames=9):
     return run, taken["flops"], taken["peak_bytes"] - before
 
 
-def test_a_plan_counts_what_is_chosen_and_nothing_that_was_tried(wan_folder):
+def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     _, whole_flops, whole_peak = planned(wan_folder, None, "off")
     _, tiled_flops, tiled_peak = planned(wan_folder, None, "on")
     assert tiled_peak < whole_peak

@@ -77,7 +77,7 @@ def test_encoding_is_that_of_the_image_to_video_pipeline(wan_model):
     assert torch.equal(made.tensor, condition[:, -16:])
 
 
-def test_decoding_what_was_encoded_has_the_shape_it_had(wan_model):
+def test_decoding_encoded_frames_restores_their_shape(wan_model):
     frames = torch.rand(2, 5, 32, 32, 3)
     back = vae.decode(wan_model, vae.encode(wan_model, Frames(frames)))
     assert back.tensor.shape == frames.shape

@@ -37,7 +37,7 @@ outputs: {image: $image, video: $video}
 
 
 @pytest.mark.parametrize("scale", [5.0, 1.0])
-def test_a_workflow_file_makes_what_the_pipeline_makes(wan_folder, tmp_path, scale, monkeypatch):
+def test_a_workflow_file_makes_the_clip_of_the_pipeline(wan_folder, tmp_path, scale, monkeypatch):
     from helpers.direct import model_of
     from PIL import Image
     from transformers import UMT5EncoderModel

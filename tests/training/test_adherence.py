@@ -25,7 +25,7 @@ def test_reads_real_clips(real):
     assert np.mean([all(r.values()) for r in right]) >= 0.99
 
 
-def test_rejects_what_another_clip_shows(real):
+def test_rejects_the_caption_of_another_clip(real):
     """Compared with the wishes for another clip, agreement falls to chance."""
     clips, frames = real
     n = len(frames)

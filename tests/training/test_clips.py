@@ -46,7 +46,7 @@ def test_plain_captions():
     assert caption("cyan", "square", "growing", "black") == "a cyan square growing on a black background"
 
 
-def test_varied_captions_keep_what_is_said():
+def test_varied_captions_keep_their_content():
     said = Said("red", "circle", "left", "blue", None, True)
     for seed in range(200):
         text = varied_caption(said, random.Random(seed))
@@ -73,7 +73,7 @@ def test_shapes_stay_inside_the_frame():
         assert (track + clips.radius).max() < SIZE
 
 
-def test_tracks_do_what_the_motion_says():
+def test_tracks_follow_the_motion():
     clips = draw(2000)
     dx, dy = clips.x[:, -1] - clips.x[:, 0], clips.y[:, -1] - clips.y[:, 0]
     growth = clips.radius[:, -1] / clips.radius[:, 0]

@@ -126,7 +126,7 @@ def test_the_gate_follows_the_table_from_any_folder(folder, table, tmp_path):
     ],
     ids=["steps", "scheduler", "shift", "weights", "missing", "none"],
 )
-def test_what_it_was_not_made_for_is_refused_before_anything_loads(folder, capsys, monkeypatch, kind, words, says):
+def test_a_table_for_something_else_is_refused_before_anything_loads(folder, capsys, monkeypatch, kind, words, says):
     from safetensors.torch import load_file, save_file
     from sgd.graph.cli import main
 

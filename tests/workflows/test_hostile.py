@@ -90,7 +90,7 @@ def test_a_setting_of_a_parameter_that_is_not_written_has_a_place(tmp_path: Path
     refused(sgd("exec", "quickstart", "--set", "sheet.columns=0", cwd=tmp_path), 2, "quickstart.yaml:22:")
 
 
-def test_what_does_not_fit_says_so(tmp_path: Path) -> None:
+def test_work_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     huge = ["--set", "noise.width=100000000", "--set", "noise.height=100000000"]
     refused(sgd("exec", "quickstart", *huge, "--out", "o", "--device", "cpu", cwd=tmp_path), 4, "less memory")
 

@@ -92,7 +92,7 @@ def test_masks_that_cannot_be_made():
     ],
     ids=lambda value: value.node.name if hasattr(value, "node") else str(value),
 )
-def test_what_is_given_and_empty_is_not_what_is_left_out(make, options):
+def test_an_empty_value_is_not_a_missing_one(make, options):
     """Without its digits or numbers a gate would take those of its defaults, or reuse everything."""
     own = {name for name, value in options.items() if value in ("", [])}
     defaults = {name: given.default for name, given in make.node.inputs.items()}
@@ -160,7 +160,7 @@ def test_clamping_keeps_a_negative_polynomial_from_hiding_changes():
     assert [clamped.judge(i, x).value for i, x in enumerate((0.1, 1.0))] == pytest.approx([0.0, 0.5])
 
 
-def test_an_outlook_says_what_is_certain():
+def test_an_outlook_shows_only_certain_steps():
     assert outlook(dbcache(Here("g"), warmup_steps=3), 8, "positive", range(8)) == "111?????"
     gate = scm(Here("g"), mask="11011001", policy="dynamic")
     assert outlook(gate, 8, "positive", range(8)) == "11?11??1"
@@ -190,7 +190,7 @@ def test_a_plan_prints_the_schedule_that_the_run_follows(tmp_path, gate):
     assert "0" in followed["positive"]
 
 
-def test_a_plan_counts_only_what_is_computed(tmp_path):
+def test_a_plan_counts_only_computed_steps(tmp_path):
     flops = {}
     for name, gate in (("all", "cache.none"), ("third", "cache.fora, with: {every: 3}"), ("open", "cache.dbcache")):
         file = tmp_path / f"{name}.yaml"
@@ -236,7 +236,7 @@ def test_two_experts_with_a_gate_each(tmp_path):
     assert sorted(set(rows)) == list(range(above, 12)), "the record names the steps of the schedule"
 
 
-def test_what_was_published_is_found_for_the_bundled_models():
+def test_published_numbers_are_found_for_the_bundled_models():
     """The gates of full-size models resolve to the published numbers, without a weight file."""
     import numpy
     from diffusers.hooks.mag_cache import FLUX_MAG_RATIOS

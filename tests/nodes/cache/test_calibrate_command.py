@@ -179,7 +179,7 @@ def files() -> set[str]:
     }
 
 
-def test_only_what_is_measured_runs_and_only_the_table_is_written(sgd):
+def test_only_measured_nodes_run_and_only_the_table_is_written(sgd):
     code, out, err = sgd("shop.yaml")
     assert (code, out) == (0, "1 weighed\ntable: shop-table.json\n")
     assert "few prompts" in err
@@ -210,7 +210,7 @@ def test_another_input_and_a_list(sgd):
     assert set(ran()) == {"weigh aa", "weigh bbb", "weigh one", "weigh four"}
 
 
-def test_prompts_are_text_whatever_they_look_like(sgd):
+def test_prompts_that_look_like_numbers_are_text(sgd):
     Path("odd.txt").write_text("[a, b]\n$prompt\n1\n${note}\nnull\n", encoding="utf-8")
     code, out, _ = sgd("shop.yaml", "--prompts", "odd.txt", "--json")
     assert code == 0
@@ -230,7 +230,7 @@ def test_values_and_settings_are_taken(sgd):
     assert (code, "wired-parameter" in err) == (2, True)
 
 
-def test_what_waits_for_the_table_does_not_stand_in_its_way(sgd):
+def test_gates_without_their_table_do_not_stop_its_calibration(sgd):
     Path("waiting.yaml").write_text(FILE.replace("before: $prepare}", "before: $prepare, word: unusable}"))
     assert main.main(["check", "waiting.yaml", "--library", "shop.py"]) == 2
     assert sgd("waiting.yaml")[0] == 0
@@ -270,7 +270,7 @@ def test_what_waits_for_the_table_does_not_stand_in_its_way(sgd):
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_2_and_said(sgd, words, says):
+def test_a_wrong_command_line_exits_with_2_and_a_message(sgd, words, says):
     Path("empty.txt").write_text(" \n\n")
     Path("binary.txt").write_bytes(b"\xff\xfe\n")
     Path("broken.yaml").write_text(FILE.replace("shop.weigh", "shop.wiegh"))
@@ -291,7 +291,7 @@ def test_a_run_that_fails(sgd, prompt, code, says):
     assert files() == set()
 
 
-def test_what_was_heard_only_in_part_makes_no_table(sgd, monkeypatch):
+def test_an_incomplete_measurement_makes_no_table(sgd, monkeypatch):
     def event(self, call, kind, data):
         raise KeyError("grams")
 

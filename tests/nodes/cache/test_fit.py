@@ -58,7 +58,7 @@ def test_means_are_taken_step_by_step():
     assert fit.means([(1, 2.0), (3, 5.0), (1, 4.0), (3, math.nan)], 5) == [None, 3.0, None, 5.0, None]
 
 
-def test_thresholds_mean_what_they_say():
+def test_thresholds_reuse_the_predicted_steps():
     steps, changes = 20, [None, *(0.02 + 0.01 * math.sin(i) for i in range(19))]
     gate = Gate("teacache", signal="time", rule="polynomial", coefficients=(2.0, 0.0), limits=Limits(1, last=True))
     found = fit.thresholds(gate, changes, steps)

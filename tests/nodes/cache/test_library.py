@@ -350,7 +350,7 @@ def test_a_closed_engine_keeps_neither_tensors_nor_blocks(pairs, options):
         gc.enable()
 
 
-def test_what_is_known_ahead_is_what_happens(pairs):
+def test_decisions_known_ahead_come_true(pairs):
     pair, family = pairs["wan"], by_name("wan")
     transformer = pair.model.component("transformer")
     cases = [
@@ -379,7 +379,7 @@ def test_a_refresh_begins_anew(pairs):
     assert near(unguided.latents, theirs.latents)
 
 
-def test_what_is_said_of_a_run(pairs):
+def test_the_report_of_a_run(pairs):
     run = DirectRun()
     pairs["hunyuan-video"].run(gate(**mixed("hunyuan-video"), max_cached_steps=3), run=run)
     totals = [data for kind, data in run.events if kind == "gate_total"]
@@ -403,7 +403,7 @@ def test_what_is_said_of_a_run(pairs):
     assert decisions(run)  # each has what the other gates' have
 
 
-def test_a_cache_that_reused_nothing_says_what_would_have(pairs):
+def test_a_cache_that_reused_nothing_names_a_threshold_that_reuses(pairs):
     run = DirectRun()
     pairs["wan"].run(gate(residual_diff_threshold=1e-3), run=run)
     (warning,) = run.warnings

@@ -156,7 +156,7 @@ def problems(**known):
     ],
     ids=str,
 )
-def test_what_does_not_go_together(options, found):
+def test_options_that_do_not_go_together(options, found):
     assert problems(**options) == [found]
     with pytest.raises(NodeError):
         library("gate", **options)
@@ -191,7 +191,7 @@ def test_a_calibrator_that_is_off_may_have_its_switches_off():
         ("cache_config: !!python/object:os.system {}\n", ":1: "),
     ],
 )
-def test_what_is_wrong_with_a_file(tmp_path, text, message):
+def test_problems_of_a_file(tmp_path, text, message):
     path = tmp_path / "cache.yaml"
     path.write_text(text)
     found = gather(INPUTS, {FILE: path})[1]
@@ -211,7 +211,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_a_file_says_what_the_package_reads_in_it(tmp_path, nested):
+def test_options_of_a_file_are_those_that_the_package_reads(tmp_path, nested):
     options = {
         "cache_type": "DBPrune",
         "Fn_compute_blocks": 2,
@@ -259,7 +259,7 @@ def test_a_policy_in_a_file_gives_the_mask_of_the_package(tmp_path):
         ({"Fn_compute_blocks": 1, POLICY: "fast"}, 7, "wan", "8 steps and more"),
     ],
 )
-def test_what_is_not_for_a_model(options, steps, family, message):
+def test_options_that_do_not_suit_a_model(options, steps, family, message):
     lists = by_name(family).blocks.lists.values()
     place = Place(by_name(family), {"transformer": dict.fromkeys(lists, 6)}, None, steps)
     with pytest.raises(NodeError, match=message) as problem:

@@ -97,7 +97,7 @@ SIGNALS = [(family, "modulated") for family in FAMILIES] + [("wan", "time"), ("w
 
 
 @pytest.mark.parametrize(("family", "signal"), SIGNALS, ids=[" ".join(case) for case in SIGNALS])
-def test_what_is_compared_is_brought_in(family, signal, tmp_path):
+def test_a_compared_block_is_brought_in(family, signal, tmp_path):
     """Signals are taken from inside of the first block, or of the timestep's embedding, without calling either."""
     pair = Pair(family, tmp_path)
     gate = custom(HERE, signal=signal, rule="change", threshold=0.5, warmup_steps=2)

@@ -48,7 +48,7 @@ def test_cache_dit_computes_all(pipelines, plain, family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("calibrator", [None, taylor(1)], ids=["hold", "taylor"])
-def test_cache_dit_reuses_what_it_may(pipelines, plain, family, calibrator):
+def test_cache_dit_reuses_every_step_that_it_may(pipelines, plain, family, calibrator):
     made = oracle_cache_dit.run(pipelines[family], config(residual_diff_threshold=1.0), calibrator)
     assert not same(made.latents, plain[family])
     for lists in made.decisions.values():

@@ -89,7 +89,7 @@ def test_each_run_of_a_loop_has_its_own_steps(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
-def test_what_is_not_finite_is_printed_as_it_is(value):
+def test_numbers_that_are_not_finite_are_printed(value):
     """The record holds it as text, because JSON has no such numbers."""
     decision = {"gate": "g", "component": "t", "branch": "positive", "step": 0, "computed": True, "reason": "rule"}
     decision |= {"distance": value, "threshold": 0.1}
@@ -120,7 +120,7 @@ def test_a_model_that_overflows_is_said_to(tmp_path, monkeypatch):
         "Fn_compute_blocks: 1, residual_diff_threshold: 0.9, steps_computation_mask: [1, 1, 0, 0, 1, 0, 0, 1]",
     ],
 )
-def test_what_the_package_decided_is_a_record_and_a_table(tmp_path, options):
+def test_decisions_of_the_package_stand_in_record_and_table(tmp_path, options):
     file = tmp_path / "library.yaml"
     loop = "  denoise:\n    for: {step: $schedule}" + LOOP.format(latents="$noise")
     head = HEAD.replace("cache.dbcache, with: {threshold: 0.4, warmup_steps: 2}", f"cache.library, with: {{{options}}}")

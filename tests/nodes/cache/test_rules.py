@@ -271,7 +271,7 @@ def test_a_gate_whose_limits_forbid_everything_says_which(pair):
     assert '"max_consecutive": 0' in warning
 
 
-def test_what_cannot_work_is_said_before_the_first_block_runs(pair):
+def test_an_impossible_gate_is_reported_before_the_first_block_runs(pair):
     wrong = {
         "digits": scm(HERE, mask="1100"),
         "blocks": dbcache(HERE, front_blocks=40),
@@ -329,7 +329,7 @@ def test_branches_that_come_unexpectedly(pair):
         assert now.tensor.isfinite().all()
 
 
-def test_lists_that_decide_separately_compare_what_their_own_blocks_add(pair):
+def test_lists_that_decide_separately_compare_their_own_residuals(pair):
     if len(FAMILIES[pair.family].lists) == 1:
         pytest.skip("one list of blocks")
     gate = custom(HERE, signal="modulated", rule="change", threshold=0.5, stacks="separate")

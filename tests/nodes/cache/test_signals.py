@@ -19,7 +19,7 @@ def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp("gates") / request.param)
 
 
-def test_the_modulated_input_is_what_the_first_attention_gets(pair):
+def test_the_modulated_input_is_the_input_of_the_first_attention(pair):
     """Attention's own input, seen by a hook; the block is called by the family's transformer as ever."""
     family, transformer = pair.model.family, pair.model.component("transformer")
     block = getattr(transformer, next(iter(family.blocks.lists)))[0]
@@ -45,7 +45,7 @@ def test_the_modulated_input_is_what_the_first_attention_gets(pair):
     assert all(torch.equal(a, b) for a, b in zip(made, got, strict=True))
 
 
-def test_what_blocks_are_called_with(pair):
+def test_arguments_of_blocks(pair):
     """The layouts that the gate's stack relies on are those of the blocks' signatures."""
     family, transformer = pair.model.family, pair.model.component("transformer")
     for name, key in family.blocks.lists.items():
@@ -114,7 +114,7 @@ def test_drift_is_the_papers_formula():
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-def test_an_expansion_is_exact_for_what_it_can_express(order):
+def test_an_expansion_is_exact_for_polynomials_of_its_order(order):
     """A constant, of order 0; a line, of every other."""
     predictor = Taylor(order)
 

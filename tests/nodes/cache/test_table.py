@@ -84,7 +84,7 @@ def test_magcache_decides_by_the_tables_ratios(pair, file, table, batched):
         assert made.decisions[branch].computed == expected.computed
 
 
-def test_a_branch_that_pauses_takes_the_ratios_of_what_it_passed_over(pair, file, table):
+def test_a_branch_that_pauses_takes_the_ratios_of_skipped_steps(pair, file, table):
     row = table["components"]["transformer"]["branches"]["negative"]["ratios"]
     made = pair.outcome(magcache(HERE, table=file, threshold=1e9, retention=0.0), start=0.25, stop=0.75)
     distances = made.decisions["negative"].distances
@@ -313,7 +313,7 @@ def test_a_path_that_is_no_file(tmp_path, name):
         module.read(f"{tmp_path}/{name}")
 
 
-def test_what_has_no_end_is_not_read(tmp_path):
+def test_endless_files_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(NodeError, match="not a regular file"):

@@ -139,7 +139,7 @@ def test_batched_evaluation_differs_by_rounding_only(model, padding, prompts):
     assert_close(made, expected)
 
 
-def test_what_the_parity_above_depends_on(model):
+def test_conditions_of_the_parity_above(model):
     """Another prompt, negative prompt, scale or embedded scale gives another clip."""
     given = {"negative": "blurred", "scale": 4.0}
     plain = generate(model, PROMPTS[:1], **given).states[-1].tensor

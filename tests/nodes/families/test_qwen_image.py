@@ -166,7 +166,7 @@ def test_a_plan_has_the_shapes_of_a_run(models, folders, scale, batched):
     assert shapes(planned(folders["dynamic"], PROMPTS, **options)) == shapes(made)
 
 
-def test_what_does_not_fit_is_quoted(model):
+def test_words_that_do_not_fit_are_quoted(model):
     run, prompt = DirectRun(), "a red circle"
     template = QwenImagePipeline(None, None, None, None, None).prompt_template_encode.format("")
     assert len(model.component("tokenizer")(template).input_ids) - 34 == TEMPLATE

@@ -101,7 +101,7 @@ def test_both_experts_and_both_scales_matter(experts_model):
         assert (other - first).abs().max() > 1e-4
 
 
-def test_a_file_with_two_experts_makes_what_the_pipeline_makes(experts_folder, experts_model, tmp_path):
+def test_a_file_with_two_experts_makes_the_clip_of_the_pipeline(experts_folder, experts_model, tmp_path):
     run = sgd.run(plan_of(EXPERTS, tmp_path, experts_folder), out=tmp_path / "out", device="cpu")
     assert run.status == "done"
     pipeline = pipeline_of(WanPipeline, experts_model, boundary_ratio=0.875)
@@ -147,7 +147,7 @@ outputs: {{saved: $saved}}
 
 
 @pytest.mark.parametrize("kind", ["ti2v", "clip"])
-def test_a_file_with_an_image_makes_what_the_pipeline_makes(tmp_path, kind):
+def test_a_file_with_an_image_makes_the_clip_of_the_pipeline(tmp_path, kind):
     folder = tmp_path / "model"
     (tiny_wan_image.ti2v() if kind == "ti2v" else tiny_wan_image.image_to_video()).save_pretrained(folder)
     picture().save(tmp_path / "first.png")
@@ -204,7 +204,7 @@ def test_acquiring_an_expert_brings_in_its_own_component(experts_folder):
         ("vae", "vae is a AutoencoderKLWan"),
     ],
 )
-def test_what_is_no_expert(experts_folder, experts_model, component, message):
+def test_components_that_are_not_experts(experts_folder, experts_model, component, message):
     with pytest.raises(NodeError, match=message):
         expert(experts_model, component)
     known = node_facts.describe(load, source=str(experts_folder))

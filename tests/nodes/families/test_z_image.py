@@ -118,7 +118,7 @@ def test_a_plan_has_the_shapes_of_a_run(models, folders, scale, batched):
     assert shapes(planned(folders["dynamic"], PROMPTS, **options)) == shapes(made)
 
 
-def test_what_does_not_fit_is_quoted(model):
+def test_words_that_do_not_fit_are_quoted(model):
     run = DirectRun()
     text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=64)
     assert run.warnings == []

@@ -141,7 +141,7 @@ def test_the_default_of_the_process_is_put_back_after_an_error(wan_model):
 
 
 @pytest.mark.parametrize("backend", GPU_ONLY)
-def test_what_this_machine_cannot_do_is_unavailable(backend, model, run, monkeypatch):
+def test_backends_that_this_machine_lacks_are_unavailable(backend, model, run, monkeypatch):
     monkeypatch.setattr(backends, "gpu", lambda: None)
     [problem] = problems(backend)
     assert (problem.code, problem.parameter) == ("unavailable", "backend")
@@ -452,7 +452,7 @@ def shapes(masked=False):
     return tuning.Shapes((1, 16, 2, 8), (1, 16, 2, 8), masked, torch.float32, torch.device("cpu"))
 
 
-def test_auto_leaves_out_what_disagrees(monkeypatch, forgotten):
+def test_auto_leaves_out_backends_that_disagree(monkeypatch, forgotten):
     timed(monkeypatch, [2e-3, 1e-3])
     monkeypatch.setattr(
         tuning,
@@ -462,7 +462,7 @@ def test_auto_leaves_out_what_disagrees(monkeypatch, forgotten):
     assert tuning.fastest(("native", "off", "near"), shapes()) == ("near", {"native": 2e-3, "near": 1e-3})
 
 
-def test_auto_leaves_out_what_fails_and_what_takes_no_mask(monkeypatch, forgotten):
+def test_auto_leaves_out_backends_that_fail_or_take_no_mask(monkeypatch, forgotten):
     timed(monkeypatch, [2e-3])
     assert tuning.fastest(("native", "_flash_3"), shapes())[0] == "native"  # not installed: raises when called
     tried = []

@@ -125,7 +125,7 @@ def test_other_components(wan_folder, run, part, granularity):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"granularity": "leaf"}, {"stream": True}], ids=str)
-def test_the_memory_is_what_the_plan_says(run, allocated, settings):
+def test_the_memory_equals_the_plan(run, allocated, settings):
     run.options = {"weights": "dummy"}
     value = offload(run, load(run, FULL), **settings)
     value.acquire("transformer", run)
@@ -141,7 +141,7 @@ def test_the_memory_is_what_the_plan_says(run, allocated, settings):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypatch):
+def test_work_that_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypatch):
     """With the query of free memory answered for a small GPU; that the work really takes less is measured."""
     from sgd.nodes.support import device_memory
 

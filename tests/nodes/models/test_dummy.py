@@ -120,7 +120,7 @@ def checksum(threads, seed):
 
 
 @pytest.mark.slow
-def test_reproducible_by_seed_whatever_the_threads():
+def test_reproducible_by_seed_with_any_number_of_threads():
     first = checksum(1, 0)
     assert checksum(2, 0) == first
     assert checksum(2, 1) != first

@@ -123,7 +123,7 @@ def test_text_encoders_of_other_families(family, builder):
 
 
 @pytest.mark.parametrize("backend", ["cudnn", "sage", "xformers"])
-def test_what_transformers_does_not_have_is_unsupported(backend, model, run, hopper):
+def test_backends_that_transformers_lacks_are_unsupported(backend, model, run, hopper):
     [problem] = problems(backend, LLAMA)
     assert (problem.code, problem.parameter) == ("unsupported", "backend")
     assert "`sdpa`" in problem.help
@@ -131,7 +131,7 @@ def test_what_transformers_does_not_have_is_unsupported(backend, model, run, hop
         attention(run, model, backend=backend, component="text_encoder")
 
 
-def test_what_no_machine_can_do_is_said_first(monkeypatch):
+def test_a_problem_on_every_machine_comes_first(monkeypatch):
     monkeypatch.setattr(backends, "gpu", lambda: None)
     assert [p.code for p in problems("cudnn", LLAMA)] == ["unsupported"]
     assert [p.code for p in problems("flash", UMT5)] == ["unsupported"]

@@ -75,7 +75,7 @@ def test_the_files_that_loading_would_take(tmp_path):
     assert fingerprint.of_weights(tmp_path, "fp16") == half != plain
 
 
-def test_what_is_not_there(tmp_path):
+def test_missing_files(tmp_path):
     assert fingerprint.of_weights(tmp_path / "none", None) is None
     assert fingerprint.of_weights(tmp_path, None) is None
     with pytest.raises(NodeError, match="cannot read"):

@@ -57,7 +57,7 @@ def sgd(tmp_path):
 
 
 @pytest.mark.slow
-def test_downloads_only_what_is_asked_for(hub, sgd):
+def test_downloads_only_requested_files(hub, sgd):
     out = sgd(address(hub), NAME)
     assert out["errors"] == []
     assert out["commit"] == COMMIT

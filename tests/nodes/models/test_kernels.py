@@ -98,7 +98,7 @@ def test_a_processor_with_a_kernel_can_be_copied():
     assert kernels.name(STAND_IN) is member
 
 
-def test_what_a_kernel_is_given():
+def test_arguments_of_a_kernel():
     query, key, value = random(2, 5, 3, 8)
     assert torch.equal(tuning.attend(STAND_IN, query, key, value), sdpa(query, key, value, None, False))
     from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -122,7 +122,7 @@ def test_auto_can_choose_a_kernel(model, monkeypatch):
     assert chosen(value.component("transformer")) == {STAND_IN}, "the other does not agree"
 
 
-def test_what_has_no_choice_of_attention_is_given_no_kernel():
+def test_components_without_a_choice_of_attention_get_no_kernel():
     with pytest.raises(NodeError, match="no choice of attention"):
         choose(torch.nn.Linear(1, 1), STAND_IN)
 

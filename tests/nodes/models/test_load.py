@@ -141,7 +141,7 @@ def test_prefetch_leaves_errors_to_acquire(wan_folder, tmp_path, run):
         model.acquire("vae", run)
 
 
-def test_says_what_it_loaded(wan_folder, run, model, pipeline):
+def test_reports_the_loaded_weights(wan_folder, run, model, pipeline):
     model.acquire("transformer", run)
     count = sum(p.numel() for p in pipeline.transformer.parameters())
     detail = run.details["transformer"]
@@ -211,7 +211,7 @@ def test_describe_knows_bundled_models():
 
 
 @pytest.mark.parametrize("source", ["owner/not-in-the-cache", "./no/such/folder", "/no/such/folder", "nothing"])
-def test_check_is_silent_on_what_it_cannot_know(source):
+def test_check_is_silent_on_unknown_values(source):
     assert node_facts.describe(load, source=source) == {}
     assert list(node_facts.check(load, source=source)) == []
     assert node_facts.check(load) == []

@@ -66,7 +66,7 @@ def expected(wan_folder, loras):
 
 
 @pytest.mark.parametrize("chosen", [[(0, 1.0)], [(0, 0.4)], [(0, 0.7), (1, -0.5)], [(2, 1.0)]])
-def test_is_what_the_pipeline_makes(wan_folder, files, model, run, chosen):
+def test_equals_the_pipeline(wan_folder, files, model, run, chosen):
     loras = [(files[number], scale) for number, scale in chosen]
     value = model
     for file, scale in loras:
@@ -172,7 +172,7 @@ def test_a_lora_for_another_model_is_an_error(tmp_path, model, run):
         value.acquire("transformer", run)
 
 
-def test_what_fits_no_layer_is_said(tmp_path, files, model):
+def test_tensors_without_a_layer_are_reported(tmp_path, files, model):
     from safetensors.torch import load_file
 
     tensors = load_file(files[0])
@@ -330,7 +330,7 @@ def test_a_workflow_with_two_values_of_one_model(wan_folder, file, files, tmp_pa
     assert details["styled"]["lora"] == "one.safetensors"
 
 
-def test_what_cannot_work_is_reported_before_anything_is_loaded(wan_folder, file, files, monkeypatch):
+def test_an_impossible_gate_is_reported_before_anything_is_loaded(wan_folder, file, files, monkeypatch):
     import sgd
     from sgd.nodes.models.attention import backends
 

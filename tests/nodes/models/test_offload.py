@@ -281,7 +281,7 @@ def live(run, *values):
 
 
 @pytest.mark.parametrize("blocks", [1, 7])
-def test_a_plan_counts_what_is_on_the_device(cuda, blocks):
+def test_a_plan_counts_bytes_on_the_device(cuda, blocks):
     """Against a sum by name: the largest group of blocks, and everything that is in none."""
     model = load(cuda, FULL)
     value = offload(cuda, model, blocks=blocks)
@@ -318,7 +318,7 @@ def test_operations_on_offloaded_weights_are_counted_and_their_bytes_are_not(cud
     assert taken[0] == taken[1]
 
 
-def test_what_does_not_fit_is_offloaded_with_a_warning(cuda):
+def test_a_component_that_does_not_fit_is_offloaded_with_a_warning(cuda):
     cuda.options["memory_bytes"] = 24 << 30
     model, forbidden = load(cuda, FULL), load(cuda, FULL, offload="off")
     assert live(cuda, model) < 2 << 30
@@ -355,7 +355,7 @@ def test_a_run_that_has_too_little_room_loads_to_the_host(wan_folder, monkeypatc
     assert model.weights.chosen("transformer") is None
 
 
-def test_what_cannot_be_loaded_says_what_would_fit(wan_folder, monkeypatch):
+def test_a_failed_load_advises_a_plan_that_fits(wan_folder, monkeypatch):
     run = DirectRun()
     run.device = "cuda"
     model = load(run, str(wan_folder), dtype="float32", offload="off")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...families.base import Blocks, Family
-from ...models.memory.block_groups import brought_in
+from ...models.memory.block_groups import brought_in, put_back
 from ..gate import Gate, Signal
 from .decide import Decider, Decision, KnownDecisions
 from .gated_component import GatedComponent, expected
@@ -102,7 +102,8 @@ class Engine:
         return self._ahead(branch).digits()
 
     def close(self) -> None:
-        """Nothing outlives this object."""
+        """Return blocks that were brought to the device ahead of a call that the gate left out."""
+        put_back(self.transformer)
 
 
 class Gated:

@@ -82,6 +82,14 @@ def detach(module: Any) -> None:
     module.to("cpu")
 
 
+def put_back(module: torch.nn.Module) -> None:
+    """Move groups that a stream brought ahead, and no call used, back to the host."""
+    for part in module.modules():
+        group = _group(part)
+        if group is not None and group.stream is not None:
+            group.offload_()
+
+
 @contextmanager
 def brought_in(module: torch.nn.Module) -> Iterator[None]:
     """Keep a module's group, if it has one, on the device, for code that reads the module without calling it."""

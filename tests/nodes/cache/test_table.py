@@ -236,7 +236,7 @@ def test_several_runs_are_averaged(pair):
 def test_a_single_step_makes_no_table(pair):
     run = Calibrating()
     pair.run(run=run, steps=1)
-    with pytest.raises(NodeError, match="one step is no change"):
+    with pytest.raises(NodeError, match="one step gives no change"):
         tabled([run], pair.prepare(steps=1)[0])
 
 

@@ -120,7 +120,7 @@ def test_one_of_several(hub, ask_lora, styles):
     assert wrong["error"] == f"{NAME} has no file four.safetensors"
     assert wrong["help"] == "its safetensors files: deep/three.safetensors, one.safetensors, two.safetensors"
     assert pattern["error"] == f"{NAME} has no file *.safetensors"
-    assert "no safetensors file; other formats can run code" in pickled["error"]
+    assert "not a safetensors file; other formats can run code" in pickled["error"]
     assert pickled["check"] == [["bad-value", "weight_name", pickled["error"]]]
     assert "no name inside" in outside["error"]
     assert asked(hub) == {"two.safetensors", "deep/three.safetensors"}

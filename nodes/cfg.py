@@ -1,7 +1,7 @@
 """`cfg.split` and `cfg.merge`: classifier-free guidance, on the guiders of diffusers.
 
-`cfg.split` describes: which branches run at which step, and how they become one. `cfg.merge` does it. A guider's
-momentum is kept in the state of `cfg.merge`, so that no run of a loop feels another.
+`cfg.split` chooses the branches that run at each step, and the rule that merges them. `cfg.merge` applies the rule.
+A guider's momentum is part of the state of `cfg.merge`, so each run of a loop starts without momentum.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ GUIDERS = {
         "ClassifierFreeZeroStarGuidance", {"rescale": "guidance_rescale", "zero_init_steps": "zero_init_steps"}
     ),
     "tcfg": Guider("TangentialClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
-    # Its norm over all but the batch is a matrix norm to torch, which takes two dimensions only.
+    # This guider takes a norm over all dimensions but the batch; torch's matrix norm takes only two dimensions.
     "mag": Guider("MagnitudeAwareGuidance", {"rescale": "guidance_rescale", "alpha": "alpha"}, flat=True),
 }
 
@@ -77,7 +77,7 @@ class CfgSplitFacts(NodeFacts):
 
     @property
     def options(self) -> dict[str, float]:
-        """Options of the guider that are given, by their names in the file."""
+        """The guider's options that the file sets, by their names in the file."""
         options = {
             "rescale": self.rescale,
             "momentum": self.momentum,
@@ -90,7 +90,7 @@ class CfgSplitFacts(NodeFacts):
 
 
 def _reads(facts: CfgSplitFacts) -> Mapping[str, tuple[str, ...]]:
-    """The negative prompt is not read where the scale is known and guides nothing."""
+    """The prompts that are read: only the positive one if scale, start and stop are known and switch guidance off."""
     family = by_name(facts.conditioning.family)
     scale, start, stop = facts.scale, facts.start, facts.stop
     neutral = family is not None and scale is not None and scale <= family.neutral_scale
@@ -108,7 +108,7 @@ def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:
         for name in facts.options:
             if name not in GUIDERS[guider].options:
                 owners = ", ".join(other for other, entry in GUIDERS.items() if name in entry.options)
-                help = f"a guider that has it: {owners}"
+                help = f"guiders with {name}: {owners}"
                 yield Diagnostic("bad-value", f"guider {guider!r} has no {name}", name, help=help)
     if start is not None and stop is not None and stop < start:
         yield Diagnostic("bad-value", f"guidance cannot stop at {stop}, before it starts at {start}", "stop")
@@ -119,7 +119,7 @@ def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:
             help = "set `zero_init_steps: 0`, or leave `rescale` out"
             yield Diagnostic("unsupported", message, "rescale", help=help)
         if family is not None and family.normalises:
-            message = f"{family.name} rescales guided predictions, and one of zeros has no norm"
+            message = f"{family.name} rescales guided predictions, and a prediction of zeros has no norm"
             yield Diagnostic("unsupported", message, "guider", help="set `zero_init_steps: 0`")
     if facts.embedded is not None and family is not None and not family.embedded_guidance:
         message = f"models of {family.name} take no guidance scale as an input"
@@ -143,35 +143,35 @@ def split(
     zero_init_steps: Annotated[int | None, Field(ge=0)] = None,
     alpha: float | None = None,
 ) -> Branches:
-    """Say which guidance branches run at which step, and how their predictions are merged.
+    """Choose the guidance branches that run at each step, and the rule that merges their predictions.
 
-    Where guidance does nothing (a neutral scale, or outside of `start` and `stop`) only the positive branch runs,
-    which halves the work of those steps. If that is known before the run, the negative prompt is not even encoded.
-    An option that is not given has the default of the guider in diffusers.
+    Only the positive branch runs at steps without guidance (a neutral scale, or outside of `start` and `stop`), which
+    halves their work. If no step is guided, and this is known before the run, the negative prompt is not encoded.
+    An option that is left out takes the guider's default in diffusers.
 
     Args:
         conditioning: Encoded prompts.
-        scale: Guidance scale as the family's pipeline means it. Wan guides over 1: 1 and less switch guidance off;
-            Z-Image over 0.
-        embedded: Guidance scale fed to the model, for families whose transformer takes one.
+        scale: Guidance scale, as in the family's pipeline. Wan guides with scales above 1, Z-Image with scales above
+            0; a scale at or below that number switches guidance off.
+        embedded: Guidance scale as an input of the transformer, for families that take one.
         start: Fraction of the steps after which guidance starts, in [0, 1).
-        stop: Fraction of the steps after which it stops, in [start, 1].
-        guider: The rule. `cfg`: classifier-free guidance (2207.12598). `apg`: adaptive projected guidance
+        stop: Fraction of the steps after which guidance stops, in [start, 1].
+        guider: The rule that merges. `cfg`: classifier-free guidance (2207.12598). `apg`: adaptive projected guidance
             (2410.02416). `cfg_zero_star`: CFG-Zero* (2503.18886). `tcfg`: tangential damping (2503.18137).
             `mag`: magnitude-aware (2508.03442).
         batched: Evaluate both branches in one call: more memory, often faster for small clips.
-        rescale: Share in [0, 1] of rescaling to the deviation of the positive prediction (2305.08891, 3.4).
+        rescale: Share in [0, 1] of rescaling to the standard deviation of the positive prediction (2305.08891, 3.4).
         momentum: `apg` only. Weight of earlier differences, usually negative; without it there is no momentum.
         norm_threshold: `apg` only. Largest norm of the difference, 0 for no limit.
         eta: `apg` only. Weight of the part of the difference that is parallel to the positive prediction.
         zero_init_steps: `cfg_zero_star` only. Number of first steps that predict zero.
-        alpha: `mag` only. How fast the scale falls with the relative size of the difference.
+        alpha: `mag` only. Rate at which the scale falls with the relative size of the difference.
 
     Returns:
-        A description, without state.
+        The branches and the rule, without state.
 
     Raises:
-        NodeError: If an option is not one of the guider's, or a value is out of its range.
+        NodeError: If the guider does not have an option, or a value is out of its range.
     """
     facts = CfgSplitFacts(
         conditioning=ConditioningFacts(conditioning.family),
@@ -195,7 +195,7 @@ def split(
 
 
 class GuiderState(State):
-    """The guider of one run of a loop; its momentum outlives a change of scale within the loop."""
+    """The guider of one run of a loop; a change of scale within the loop keeps its momentum."""
 
     def __init__(self) -> None:
         self.key: tuple[Any, ...] | None = None
@@ -215,21 +215,21 @@ class GuiderState(State):
 def _make(branches: Branches) -> Any:
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
-    # Every guider announces at every construction that guiders are experimental; we pin diffusers for that reason.
-    announcer = logging.getLogger("diffusers.guiders.guider_utils")
-    level = announcer.level
-    announcer.setLevel(logging.ERROR)
+    # Every new guider warns that guiders are experimental; sgd pins the version of diffusers for that reason.
+    logger = logging.getLogger("diffusers.guiders.guider_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         guider = getattr(guiders, GUIDERS[branches.guider].name)(
             guidance_scale=branches.scale,
             start=branches.start,
             stop=branches.stop,
-            # Families whose neutral scale is 0 mean positive + scale * (positive - negative).
+            # Families with a neutral scale of 0 compute positive + scale * (positive - negative).
             use_original_formulation=branches.neutral == 0,
             **branches.options,
         )
     finally:
-        announcer.setLevel(level)
+        logger.setLevel(level)
     momentum = getattr(guider, "adaptive_projected_guidance_momentum", None)
     if momentum is not None:
         guider.momentum_buffer = MomentumBuffer(momentum)
@@ -242,11 +242,11 @@ def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> V
 
     Args:
         predictions: The denoiser's predictions by branch.
-        branches: How to merge them.
+        branches: The rule that merges them.
 
     Returns:
-        One prediction, shape and dtype as given, normalised as the family's pipeline does after guidance
-        (Qwen-Image: each token to the norm of the positive one). At a neutral scale the positive one, unchanged.
+        One prediction of unchanged shape and dtype, normalised as in the family's pipeline (Qwen-Image: each token to
+        the norm of the positive prediction). At a neutral scale, the positive prediction, unchanged.
 
     Raises:
         NodeError: If a branch that runs at this step is missing.
@@ -254,7 +254,8 @@ def merge(predictions: Predictions, branches: Branches, state: GuiderState) -> V
     step = predictions.step
     missing = [name for name in branches.active(step) if name not in predictions.branches]
     if missing:
-        raise NodeError(f"the {missing[0]} branch was not predicted", help="give both nodes the same `branches`")
+        help = "give denoiser.predict and cfg.merge the same `branches`"
+        raise NodeError(f"the {missing[0]} branch was not predicted", help=help)
     if not branches.guided:
         return Velocity(predictions.branches["positive"])
     guider = state.use(branches)

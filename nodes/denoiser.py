@@ -37,7 +37,7 @@ NEEDS_IMAGE = Diagnostic(
     "missing-parameter",
     "this model makes clips from an image",
     "image",
-    help="give it one: `image: $first`, from image.encode",
+    help="wire the output of image.encode: `image: $first`",
 )
 
 
@@ -64,7 +64,7 @@ def _check(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     if known_family is not None and image is None and known_family.needs_image(model.configs):
         yield NEEDS_IMAGE
     if image is not None and image.size is not None and clip is not None and image.size != clip:
-        message = f"the image was encoded for a clip of {image.size}, and this one is of {clip}"
+        message = f"the image was encoded for a clip of {image.size}, but this clip is {clip}"
         help = "give image.encode and latents.noise the same width, height and frames"
         yield Diagnostic("bad-value", message, "image", help=help)
     prompts, batch = facts.branches.prompts, facts.latents.batch
@@ -74,7 +74,7 @@ def _check(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
 
 
 def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
-    """Whether the gate can work with this model and number of steps, as far as they are known."""
+    """Problems of the gate with this model and number of steps, as far as both are known."""
     model, gates = facts.model, facts.gate.gates if facts.gate is not None else ()
     family, size = model.known_family, facts.latents.size
     if family is None or facts.gate is None or not gates or are_put_aside():
@@ -84,7 +84,7 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
         family,
         model.configs,
         model.source,
-        # How many steps each of two chosen models or gates gets is known when the schedule is.
+        # Two models or gates divide the steps by noise level; their numbers of steps are known in the run only.
         None if model.chosen or facts.gate.chosen else facts.step.steps,
         named,
         (size.width, size.height) if size is not None else None,
@@ -124,20 +124,20 @@ def predict(
         step: The step.
         branches: The guidance branches: their conditioning, and the steps at which each runs.
         image: The condition on a first frame, for models that take one.
-        gate: Whether blocks may be reused from earlier steps; without one, everything is computed.
+        gate: Reuses blocks of earlier steps; without a gate, every step computes all blocks.
 
     Returns:
         A prediction per branch, in the layout of the latents and the dtype of the transformer.
 
     Raises:
-        NodeError: If the values are made for different families, or the latents' batch is not a multiple of the
-            number of prompts, or the gate cannot work with this model or schedule.
+        NodeError: If the values belong to different families, the number of clips is not a multiple of the number
+            of prompts, or the gate cannot work with this model or schedule.
     """
     conditioning = branches.conditioning
     _require_fit(model, latents, conditioning, image)
     batch, running = latents.tensor.shape[0], branches.active(step)
-    texts = {name: _text(getattr(conditioning, name), name, batch) for name in running}  # of B rows each
-    pictures = None if image is None else {name: spread(t, batch, "image") for name, t in image.tensors.items()}
+    texts = {name: _text(getattr(conditioning, name), name, batch) for name in running}  # B rows each
+    pictures = None if image is None else {name: repeat_rows(t, batch, "image") for name, t in image.tensors.items()}
     given = DenoiserInput(latents.tensor, latents.size, step, texts[running[0]], pictures, branches.embedded)
     transformer = model.component("transformer")
     opened: Opened | Metered | None = None
@@ -167,7 +167,7 @@ def predict(
 
 
 def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, image: ImageCondition | None) -> None:
-    """See that the values were made for models of one family, and for clips of one size."""
+    """Raise a NodeError if the values belong to different families, or to clips of different sizes."""
     facts = DenoiserPredictFacts(
         model=ModelFacts(model.family.name),
         latents=LatentsFacts(latents.family, latents.size),
@@ -192,20 +192,29 @@ def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> D
 def _text(tensors: Tensors | None, branch: str, batch: int) -> Tensors:
     if tensors is None:
         raise NodeError(f"the {branch} prompt was not encoded", help="encode it with `text.encode`")
-    return {key: spread(tensor, batch, "prompt") for key, tensor in tensors.items()}
+    return {key: repeat_rows(tensor, batch, "prompt") for key, tensor in tensors.items()}
 
 
-def spread(tensor: torch.Tensor, batch: int, what: str) -> torch.Tensor:
-    """Repeat each row for the clips made of it, in the order of diffusers' `num_videos_per_prompt`."""
+def repeat_rows(tensor: torch.Tensor, batch: int, noun: str) -> torch.Tensor:
+    """Repeat each row until there is one for each clip, in the order of diffusers' `num_videos_per_prompt`.
+
+    Args:
+        tensor: One row for each prompt or image.
+        batch: Number of clips.
+        noun: `prompt` or `image`, for the error.
+
+    Raises:
+        NodeError: If the number of clips is not a multiple of the number of rows.
+    """
     rows = tensor.shape[0]
     if rows == batch:
         return tensor
     if batch % rows:
-        raise NodeError(_uneven(rows, batch, what))
+        raise NodeError(_uneven(rows, batch, noun))
     return tensor.repeat_interleave(batch // rows, dim=0)
 
 
-def _uneven(rows: int, batch: int, what: str) -> Diagnostic:
-    message = f"{rows} {what}{'s' * (rows != 1)} cannot be shared out evenly to {batch} clip{'s' * (batch != 1)}"
-    place = "branches" if what == "prompt" else what
+def _uneven(rows: int, batch: int, noun: str) -> Diagnostic:
+    message = f"{rows} {noun}{'s' * (rows != 1)} cannot be divided evenly among {batch} clip{'s' * (batch != 1)}"
+    place = "branches" if noun == "prompt" else noun
     return Diagnostic("bad-value", message, place, help=f"give latents.noise `batch: {rows}`")

@@ -45,8 +45,8 @@ def _check_save(facts: ImageSaveFacts) -> Iterator[Diagnostic]:
         message = f"no image format has the extension {suffix!r}" if suffix else "the file name has no extension"
         yield Diagnostic("bad-value", message, "path", help=f"use one of {', '.join(FORMATS)}")
     elif facts.quality is not None and suffix == ".png":
-        message = "PNG loses nothing and has no quality"
-        yield Diagnostic("bad-value", message, "quality", help="leave it out, or use .webp")
+        message = "PNG is lossless and has no quality setting"
+        yield Diagnostic("bad-value", message, "quality", help="leave `quality` out, or use .webp")
 
 
 @node("image.save", effect=True, check=_check_save)
@@ -60,20 +60,20 @@ def save(
 ) -> list[File]:
     """Save one frame of each clip as an image: PNG, JPEG or WebP.
 
-    A batch of one gets the name that is given; of more, the name with -0, -1, … before the extension.
+    One clip gets the given name. Several clips get the name with -0, -1, … before the extension.
 
     Args:
-        frames: Frames in [0, 1], [B, F, H, W, 3]; images have one frame.
+        frames: Frames in [0, 1], [B, F, H, W, 3]; F is 1 for images.
         path: File name ending in .png, .jpg, .jpeg or .webp.
-        frame: Which frame, from 0, or from -1 backwards. Needed if there are several.
+        frame: Number of the frame, from 0; -1 is the last one. Required if there are several frames.
         quality: 1 to 100, for JPEG and WebP. Without it, 95.
 
     Returns:
         One file per image.
 
     Raises:
-        NodeError: If there are several frames and `frame` is not given or not one of them, the extension is
-            unknown, or the file cannot be written.
+        NodeError: If there are several frames and no `frame`, no frame has this number, the extension is unknown,
+            or the file cannot be written.
     """
     require(_check_save, ImageSaveFacts(path=str(path), quality=quality))
     from PIL import Image
@@ -81,11 +81,12 @@ def save(
     count = frames.tensor.shape[1]
     if frame is None and count > 1:
         raise NodeError(
-            f"there are {count} frames and an image is one", help="say which with `frame`, or lay them out: frames.grid"
+            f"there are {count} frames, but an image has one",
+            help="choose one with `frame`, or lay them out with frames.grid",
         )
     index = frame or 0
     if not -count <= index < count:
-        raise NodeError(f"there is no frame {index}: there are {count}")
+        raise NodeError(f"there is no frame {index}: the clip has {count}")
     format = FORMATS[Path(path).suffix.lower()]
     options = {} if format == "PNG" else {"quality": quality or 95}
     files = []
@@ -102,13 +103,13 @@ def load(run: Run, path: Path) -> Frames:
     """Load an image.
 
     Args:
-        path: A file in any format Pillow reads. It is turned as its EXIF data say; transparency becomes white.
+        path: A file in any format that Pillow reads. Its EXIF orientation is applied; transparency becomes white.
 
     Returns:
         A clip of one frame: float32 in [0, 1], [1, 1, H, W, 3], on the run's device.
 
     Raises:
-        NodeError: If the file is missing or no image.
+        NodeError: If the file is missing or is not an image.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -12,7 +12,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, node
-from .denoiser import spread
+from .denoiser import repeat_rows
 from .families import by_name
 from .models.model import IMAGE_ENCODER, Model
 from .support.lazy import lazy
@@ -28,7 +28,7 @@ else:
 
 Positive = Annotated[int, Field(ge=1)]
 CONFIGS = ("model_index", "vae", "transformer")
-STRETCH = 0.02  # a change of the aspect ratio by less than this is not seen
+STRETCH = 0.02  # smaller changes of the aspect ratio give no warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ImageEncodeFacts(NodeFacts):
 
 
 def _reads(facts: ImageEncodeFacts) -> Mapping[str, tuple[str, ...]]:
-    """The encoders that this model has for images, where that is known."""
+    """The model's components that encode images, if they are known."""
     family, configs = facts.model.known_family, facts.model.configs
     return {} if family is None or "transformer" not in configs else {"model": family.image_parts(configs)}
 
@@ -83,29 +83,28 @@ def encode(
     last: Frames | None = None,
     fit: Literal["stretch", "crop"] = "stretch",
 ) -> ImageCondition:
-    """Encode the first frame of a clip, and where the model takes one the last, for `denoiser.predict`.
+    """Encode the first frame of a clip for `denoiser.predict`, and the last frame for models that take one.
 
-    Resizing and encoding are those of the family's diffusers pipeline, which works on 8-bit pixels. Wan 2.1 reads
-    the image with CLIP and the VAE, Wan 2.2 with the VAE alone.
+    The image is resized and encoded as in the family's diffusers pipeline, which works on 8-bit pixels. Wan 2.1 uses
+    CLIP and the VAE, Wan 2.2 the VAE alone.
 
     Args:
         model: A loaded model that takes an image; its VAE is used, and its image encoder if it has one.
         image: The first frame: one image for all clips, or one for each, [B, 1, H, W, 3].
         width: Width of the clip in pixels.
         height: Height in pixels.
-        frames: Number of frames of the clip; rounded down to 4k + 1 by Wan, as `latents.noise` does.
-        last: The last frame, for models that take one: as many as there are first ones.
-        fit: How an image of another aspect ratio becomes one of the clip's: `stretch`, as the pipelines do, or
-            `crop` to the middle.
+        frames: Number of frames of the clip. Wan rounds it down to 4k + 1, as in `latents.noise`.
+        last: The last frame, for models that take one; one for each first frame.
+        fit: Fits an image of another aspect ratio: `stretch`, as the pipelines do, or `crop` to the middle.
 
     Returns:
-        Named tensors, one row per image (Wan 2.1 and 2.2 A14B: `latents`, mask and VAE latents as further channels
-        [B, 4 + C, F, H, W], and for 2.1 `embedding` [B, tokens, width]; Wan 2.2 TI2V: `kept`, the first latent frame,
-        and `mask`, 0 where it stays). float32.
+        Named tensors, one row per image, float32. Wan 2.1 and 2.2 A14B: `latents`, a mask and VAE latents as
+        additional channels [B, 4 + C, F, H, W]; Wan 2.1 also `embedding` [B, tokens, width]. Wan 2.2 TI2V: `kept`,
+        the first latent frame, and `mask`, 0 at the positions of this frame.
 
     Raises:
-        NodeError: If the model takes no such image, an image is a clip of several frames, there are not as many
-            last frames as first ones, or the size is none of the model's.
+        NodeError: If the model does not take the image, an image has several frames, the numbers of first and last
+            frames differ, or the model cannot make the size.
     """
     configs = {part: model.config(part) for part in CONFIGS}
     facts = ImageEncodeFacts(
@@ -120,7 +119,8 @@ def encode(
     first = _pictures(run, image, size, fit)
     final = [None] * len(first) if last is None else _pictures(run, last, size, fit)
     if len(final) != len(first):
-        raise NodeError(f"there are {len(first)} first frames and {len(final)} last ones", help="give one for each")
+        message = f"there are {len(first)} first frames and {len(final)} last frames"
+        raise NodeError(message, help="give one last frame for each first frame")
     rows = [model.family.encode_image(model, a, b, size) for a, b in zip(first, final, strict=True)]
     return ImageCondition({name: torch.cat([row[name] for row in rows]) for name in rows[0]}, model.family.name, size)
 
@@ -139,17 +139,17 @@ def _describe_kept(facts: ImageKeepFacts) -> LatentsFacts:
 
 @node("image.keep", describe=_describe_kept)
 def keep(latents: Latents, image: ImageCondition) -> Latents:
-    """Put back the part of a clip that the image condition keeps: in Wan 2.2 TI2V the first latent frame.
+    """Restore the part of a clip that the image condition fixes: the first latent frame in Wan 2.2 TI2V.
 
-    Such models are shown the clean first frame at every step, while the loop goes on denoising it; this replaces it
-    after the loop, as the pipeline does. Latents of models that take the image as channels stay as they are.
+    The transformer of Wan 2.2 TI2V sees the clean first frame at every step, but the loop denoises its own copy. This
+    node replaces the copy after the loop, as the pipeline does. Latents of other models do not change.
 
     Args:
         latents: Latents after the denoise loop.
-        image: The condition that `denoiser.predict` was given.
+        image: The condition of `denoiser.predict`.
 
     Returns:
-        Latents with that frame; shape and dtype as given.
+        Latents with the clean first frame; shape and dtype do not change.
 
     Raises:
         NodeError: If the image was encoded for another family or size.
@@ -162,15 +162,15 @@ def keep(latents: Latents, image: ImageCondition) -> Latents:
             help="give image.encode and latents.noise the same model and size",
         )
     batch = latents.tensor.shape[0]
-    tensors = {name: spread(tensor, batch, "image") for name, tensor in image.tensors.items()}
+    tensors = {name: repeat_rows(tensor, batch, "image") for name, tensor in image.tensors.items()}
     return Latents(family.keep_image(latents.tensor, tensors), latents.family, latents.size)
 
 
 def _pictures(run: Run, frames: Frames, size: Size, fit: str) -> list[Any]:
-    """One Pillow image per clip, cropped if that is asked for; resizing is left to the pipeline."""
+    """One Pillow image per clip, cropped for `fit: crop`; the pipeline resizes it."""
     _, count, height, width, _ = frames.tensor.shape
     if count > 1:
-        raise NodeError(f"there are {count} frames, and an image is one", help="load it with `image.load`")
+        raise NodeError(f"there are {count} frames, but an image has one", help="load the image with `image.load`")
     if frames.tensor.is_meta:
         pictures = [Image.new("RGB", (width, height)) for _ in frames.tensor]  # planning: only the size matters
     else:

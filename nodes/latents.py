@@ -65,7 +65,8 @@ def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
         if value != asked[name] and not empty:
             message = f"{name} {asked[name]} is not a size of this model"
             if family.rounds or (name == "frames" and family.rounds_frames):
-                yield Diagnostic("bad-value", f"{message}: {value} will be made ({made})", name, severity="warning")
+                message = f"{message}: it is rounded down to {value} ({made})"
+                yield Diagnostic("bad-value", message, name, severity="warning")
             else:
                 yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
 
@@ -82,11 +83,11 @@ def noise(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     run: Run = NO_RUN,
 ) -> Latents:
-    """Draw the noise a run starts from; equal seeds give the noise of the family's diffusers pipeline.
+    """Draw the noise that a run starts from: for an equal seed, the noise of the family's diffusers pipeline.
 
-    Drawn on the CPU, so that a seed means the same on every device. A size that is not one of the model's is
-    rounded down to one, as the pipeline does (Wan: width and height to whole patches, frames to 4k + 1); where the
-    pipeline refuses it (Z-Image, HunyuanVideo's width and height), so does this node.
+    The noise is drawn on the CPU, so a seed gives equal noise on every device. A size that the model cannot make is
+    treated as in the pipeline. Wan, FLUX and Qwen-Image round it down (Wan: width and height to whole patches, frames
+    to 4k + 1). Z-Image refuses it. HunyuanVideo refuses a width or height, and rounds frames down.
 
     Args:
         model: The model the noise is for; only its configuration is read.
@@ -95,16 +96,16 @@ def noise(
         frames: Number of frames.
         batch: Number of clips.
         seed: One seed for the whole batch, or one for each clip (a clip then does not depend on its batch).
-        dtype: Precision of the noise. diffusers' pipelines use float32, but for FLUX and Qwen-Image that of the text
-            encoder; other numbers are drawn for the same seed in another precision.
+        dtype: Precision of the noise. diffusers' pipelines use float32; those of FLUX and Qwen-Image use the precision
+            of the text encoder. A seed gives other numbers in another precision.
 
     Returns:
         Normal noise in the layout of the transformer (Wan: [B, C, F, H, W]; FLUX, Qwen-Image: [B, tokens, 4 C]) on
         the model's device.
 
     Raises:
-        NodeError: If the size is smaller than one patch or one that the family refuses, or there are neither one
-            seed nor as many as clips.
+        NodeError: If the size is smaller than one patch, the family refuses the size, or the number of seeds is
+            neither 1 nor the number of clips.
     """
     configs = {part: model.config(part) for part in ("vae", "transformer")}
     seeds, known = (seed,) if isinstance(seed, int) else tuple(seed), ModelFacts(model.family.name, configs=configs)
@@ -133,14 +134,15 @@ class LatentsSaveFacts(NodeFacts):
 
 
 def _check_extension(facts: LatentsSaveFacts) -> Iterator[Diagnostic]:
-    if facts.path is not None and Path(facts.path).suffix != ".safetensors":
-        message = f"latents are saved as .safetensors, not as {Path(facts.path).suffix or 'that'}"
-        yield Diagnostic("bad-value", message, "path")
+    suffix = ".safetensors" if facts.path is None else Path(facts.path).suffix
+    if suffix != ".safetensors":
+        other = f"as {suffix}" if suffix else "without an extension"
+        yield Diagnostic("bad-value", f"latents are saved as .safetensors, not {other}", "path")
 
 
 @node("latents.save", effect=True, check=_check_extension)
 def save(run: Run, latents: Latents, path: OutPath) -> File:
-    """Save latents, with the size of the clip and the family they are of, as safetensors.
+    """Save latents as safetensors, with the size of the clip and the name of the family.
 
     Args:
         latents: Latents of any family, before or after denoising.
@@ -168,7 +170,7 @@ def _header(path: Path) -> Mapping[str, Any]:
     """The header of a safetensors file: eight bytes of length, then JSON.
 
     Raises:
-        NodeError: If the file is missing, or no latents that `latents.save` wrote.
+        NodeError: If the file is missing, or `latents.save` did not write it.
     """
     try:
         with path.open("rb") as file:
@@ -178,16 +180,16 @@ def _header(path: Path) -> Mapping[str, Any]:
             header = json.loads(file.read(length))
             extent = header["latents"]["data_offsets"][1]
         if 8 + length + extent > path.stat().st_size:
-            raise NodeError(f"{path} ends before its data does: it was not completely written or copied")
+            raise NodeError(f"{path} is incomplete: it was not completely written or copied")
         if header.get("__metadata__", {}).get("format") != FORMAT:
-            raise NodeError(f"{path} holds tensors, but no latents that `latents.save` wrote")
+            raise NodeError(f"{path} has tensors, but `latents.save` did not write it")
         return header
     except FileNotFoundError:
         raise NodeError(f"there is no file {path}") from None
     except OSError as error:
         raise NodeError(f"{path} cannot be read: {error.strerror}") from None
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise NodeError(f"{path} is not a file of latents", help="such files are written by `latents.save`") from None
+        raise NodeError(f"{path} is not a file of latents", help="`latents.save` writes files of latents") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +208,7 @@ def _describe_file(facts: LatentsLoadFacts) -> LatentsFacts:
         size = Size(*(int(metadata[name]) for name in ("width", "height", "frames")))
         return LatentsFacts(metadata["family"], size, header["latents"]["shape"][0])
     except (NodeError, KeyError, ValueError):
-        return LatentsFacts()  # the run says why
+        return LatentsFacts()  # the run reports the problem
 
 
 @node("latents.load", describe=_describe_file)
@@ -217,15 +219,15 @@ def load(run: Run, path: Path) -> Latents:
         path: A .safetensors file.
 
     Returns:
-        The latents, in the precision they were saved in, on the run's device.
+        The latents in their saved precision, on the run's device.
 
     Raises:
-        NodeError: If the file is missing, incomplete, or not one of latents.
+        NodeError: If the file is missing, incomplete, or not a file of latents.
     """
     facts = _describe_file(LatentsLoadFacts(path=str(path)))
     if facts.family is None or facts.size is None:
         _header(path)  # raises if the file is wrong
-        raise NodeError(f"{path} does not say the family and size of its latents")
+        raise NodeError(f"{path} lacks the family or the size of its latents")
     from safetensors.torch import load_file
 
     tensor = load_file(path)["latents"].to(run.device)

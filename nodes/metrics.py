@@ -1,4 +1,4 @@
-"""`metrics.compare`: how far frames are from a reference."""
+"""`metrics.compare`: the difference between frames and a reference."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class Comparison(NamedTuple):
 def compare(frames: Frames, reference: Frames) -> Comparison:
     """Compare frames with a reference of the same shape.
 
-    PSNR is taken over all pixels of the batch at once, from the mean squared error. SSIM is that of Wang et al.
-    2004 (Gaussian window of 11 pixels, deviation 1.5) per frame and colour channel, averaged.
+    PSNR comes from the mean squared error over all pixels of the batch. SSIM follows Wang et al. 2004 (Gaussian
+    window of 11 pixels, deviation 1.5) and is the mean over frames and colour channels.
 
     Args:
         frames: Frames in [0, 1], [B, F, H, W, 3].
         reference: Frames of the same shape.
 
     Returns:
-        `psnr` in dB, null where not a pixel differs (it would be infinite, which JSON cannot say); `ssim` in
-        [-1, 1], 1 for equal frames; `largest`, the largest difference of a pixel, in [0, 1].
+        `psnr` in dB, null for equal frames (JSON has no infinity); `ssim` in [-1, 1], 1 for equal frames; `largest`,
+        the largest difference of a pixel, in [0, 1].
 
     Raises:
         NodeError: If the shapes differ, or the frames are smaller than SSIM's window.
@@ -67,7 +67,7 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
 
 
 def _ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Mean structural similarity of two images [1, C, H, W] in [0, 1], where the window lies inside."""
+    """Mean structural similarity of two images [1, C, H, W] in [0, 1], for all windows inside the images."""
     offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
     weights = torch.exp(-(offsets**2) / (2 * DEVIATION**2))
     weights = weights / weights.sum()

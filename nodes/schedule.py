@@ -1,7 +1,7 @@
-"""`schedule.make`, `schedule.step`, `schedule.choose`: noise levels, one step down, and choosing by noise level.
+"""`schedule.make`, `schedule.step`, `schedule.choose`: noise levels, one denoising step, a choice by noise level.
 
-The schedulers are those of diffusers. A `Schedule` says how to make one; the instance, with its history, lives in
-the state of `schedule.step`, so that no run of a loop sees the history of another.
+The schedulers come from diffusers. A `Schedule` holds the class and the arguments of a scheduler. The scheduler
+itself, with its history, is part of the state of `schedule.step`, so each run of a loop has its own history.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ NEEDS_SIZE = Diagnostic(
 
 
 def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
-    """Class and configuration of the scheduler that is asked for, from the repository's own configuration."""
+    """Class and configuration of the chosen scheduler, made from the repository's configuration."""
     own = config.get("_class_name", "")
     name = own if scheduler == "auto" else CLASSES[scheduler]
     made = {**config, "_class_name": name}
     if scheduler != "auto" and name != own:
-        # `from_config` does not convert this: the shift has another name, and flow matching is an option of the
-        # multistep solvers, which were written for other noise schedules first.
+        # `from_config` does not convert these entries: the shift has another name in multistep solvers, and flow
+        # matching is an option of theirs, because they were first written for other noise schedules.
         inherited = config.get("shift" if _flow_match(own) else "flow_shift", 1.0)
         made |= _shifted(name, inherited)
         if not _flow_match(name):
@@ -104,12 +104,12 @@ def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
 
 
 def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """The reason for which a scheduler cannot drive these loops, if there is one."""
+    """A problem if a scheduler cannot work in a loop over steps."""
     reason = None
     if name.startswith("FlowMatchHeun"):
         reason = "evaluates the model twice per step, which a loop over steps cannot do"
     elif config.get("stochastic_sampling") or "LCM" in name or str(config.get("algorithm_type", "")).startswith("sde"):
-        reason = "as configured adds fresh noise at every step, and no seed would reach it"
+        reason = "as configured adds fresh noise at every step, and no seed controls that noise"
     elif not _flow_match(name) and config.get("prediction_type") != "flow_prediction":
         reason = "as configured is not for flow matching"
     if reason is not None:
@@ -132,18 +132,18 @@ def make(
         model: A loaded model; its scheduler's configuration is used.
         steps: Number of denoising steps.
         shift: Shift of the noise levels towards noise, 1 for none (Wan: 3 for 480p, 5 for 720p). Without it, the
-            repository's own.
-        scheduler: The solver. `auto` is the repository's own; the others are made from its configuration, for
-            flow matching. `unipc`, `dpm++` and `deis` are multistep solvers of second order, `euler` is of first.
-        latents: Needed only if the repository's shift depends on the size and `shift` is not given.
+            repository's shift.
+        scheduler: The solver. `auto` is the repository's solver; the others use its configuration, for flow
+            matching. `unipc`, `dpm++` and `deis` are second-order multistep solvers, `euler` is first-order.
+        latents: Needed only if the repository's shift depends on the size and there is no `shift`.
 
     Returns:
         One entry per step: index, sigma in [0, 1] and timestep as plain numbers, and the scheduler's own timestep
         (0-dimensional, int64 or float32, on the model's device).
 
     Raises:
-        NodeError: If the scheduler is not a deterministic one for flow matching, its shift needs `latents`, or it
-            has no noise levels for so few steps.
+        NodeError: If the scheduler is not deterministic or not for flow matching, its shift needs `latents`, or it
+            has no noise levels for this number of steps.
     """
     own = model.component("scheduler")
     name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
@@ -168,21 +168,21 @@ def make(
 
 
 def _tokens(model: Model, latents: Latents | None) -> int:
-    """Length of the transformer's sequence, on which a dynamic shift depends."""
+    """Length of the transformer's sequence; a dynamic shift depends on it."""
     if latents is None:
         raise NodeError(NEEDS_SIZE)
     return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
 def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:
-    with quiet():  # a solver made from another's configuration ignores entries that it does not know
+    with quiet():  # a solver warns about the entries of another solver's configuration that it ignores
         scheduler = getattr(diffusers, name).from_config(dict(config))
     scheduler.set_timesteps(**arguments, device=device)
     return scheduler
 
 
 class SchedulerState(State):
-    """The scheduler of one run of a loop, with the history its solver keeps."""
+    """The scheduler of one run of a loop, with its history."""
 
     def __init__(self) -> None:
         self.schedule: Schedule | None = None
@@ -194,25 +194,25 @@ def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, s
     """Take one step of the schedule: from this noise level to the next.
 
     Args:
-        schedule: The schedule the loop runs over.
+        schedule: The schedule of the loop.
         step: The step to take.
         latents: Latents at the noise level of the step.
-        velocity: The denoiser's prediction there, guided.
+        velocity: The denoiser's guided prediction at this noise level.
 
     Returns:
-        Latents at the next noise level, the last time without noise; shape as given.
+        Latents at the next noise level, without noise after the last step; the shape does not change.
 
     Raises:
-        NodeError: If the steps do not come one after the other.
+        NodeError: If the steps are out of order.
     """
     if state.schedule is not schedule:
         state.schedule = schedule
         state.scheduler = _instance(schedule.scheduler, schedule.config, schedule.arguments, step.value.device)
-        # With the index given, no scheduler searches for the timestep, which would wait for the device.
+        # With the index, a scheduler does not search for the timestep; a search would wait for the device.
         state.scheduler.set_begin_index(step.index)
     elif state.scheduler.step_index != step.index:
         raise NodeError(
-            f"step {step.index} came where {state.scheduler.step_index} was due: the solver builds on the steps before",
+            f"step {step.index} ran instead of step {state.scheduler.step_index}: the solver needs the steps in order",
             help="run the loop over `$schedule`, in order, with one `schedule.step`",
         )
     tensor = state.scheduler.step(velocity.tensor, step.value, latents.tensor, return_dict=False)[0]
@@ -244,16 +244,16 @@ def choose(
     above: Annotated[T, Passes()],
     below: Annotated[T, Passes()],
 ) -> T:
-    """Choose by noise level: two models (Wan 2.2), two gates, two guidance scales.
+    """Choose one of two values by noise level: models (Wan 2.2), gates or guidance scales.
 
     Args:
         step: The step of the loop.
         boundary: Share of the training timesteps, in [0, 1] (`boundary_ratio` of Wan 2.2's repositories).
-        above: Used while the timestep is at or over the boundary: the noisy steps.
-        below: Used after that.
+        above: The value for timesteps at or above the boundary: the noisy steps.
+        below: The value for all later steps.
 
     Returns:
-        One of the two.
+        `above` or `below`.
     """
     over = [timestep >= boundary * step.train_timesteps for timestep in step.schedule]
     side = step.timestep >= boundary * step.train_timesteps

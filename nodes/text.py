@@ -1,4 +1,4 @@
-"""`text.encode`: prompts into conditioning."""
+"""`text.encode`: encodes prompts into conditioning."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
         yield Diagnostic("bad-value", "there is no prompt in the list", "prompt")
     elif prompts and negative not in (0, 1, prompts):
         given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
-        yield Diagnostic("bad-value", f"{given}: give one, or as many as prompts", "negative")
+        yield Diagnostic("bad-value", f"{given}: give one, or one for each prompt", "negative")
 
 
 def _reads(facts: TextEncodeFacts) -> Mapping[str, tuple[str, ...]]:
-    """The text encoders that the model has, where that is known."""
+    """The model's text encoders, if its components are known."""
     components = facts.model.components
     return {} if components is None else {"model": tuple(part for part in PARTS if part in components)}
 
@@ -61,26 +61,25 @@ def encode(
 ) -> Conditioning:
     """Encode prompts with the model's text encoder.
 
-    Cleaning, padding and truncation are those of the family's diffusers pipeline. The negative prompt is
-    encoded only if something reads it. Words that do not fit into `max_length` tokens are cut, with a warning that
-    quotes them.
+    Prompts are cleaned, padded and truncated as in the family's diffusers pipeline. The negative prompt is encoded
+    only if a node reads it. Words that do not fit into `max_length` tokens are cut; a warning quotes them.
 
     Args:
         model: A loaded model; its tokenizers and text encoders are used.
         prompt: One prompt, or one for each clip.
         negative: Text to steer away from: one for all prompts, or one for each.
-        max_length: Tokens kept of a prompt; shorter ones are padded to it. Without it, the number of the family's
-            pipeline (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
-        padding: `cut` leaves out padding that the family's pipeline adds and then masks in the transformer
-            (HunyuanVideo), which is faster and allows attention without a mask; results differ in the last bits.
-            `keep` does as the pipeline does. Padding that is not masked (Wan) always stays.
+        max_length: Number of tokens of each prompt: longer prompts are cut, shorter ones padded. Without it, the
+            number of the family's pipeline (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
+        padding: `cut` removes padding that the family's pipeline masks in the transformer (HunyuanVideo). It is
+            faster, because attention needs no mask; results differ in the last bits. `keep` keeps the padding, as
+            the pipeline does. Padding that is not masked (Wan) always stays.
 
     Returns:
         Named tensors for the transformer, one row per prompt (Wan: [prompts, max_length, text width], in the
         dtype of the text encoder).
 
     Raises:
-        NodeError: If there is no prompt, or neither one negative prompt nor one for each.
+        NodeError: If there is no prompt, or the number of negative prompts is neither 1 nor the number of prompts.
     """
     prompts, against = _listed(prompt), _listed(negative)
     require(_check, TextEncodeFacts(prompt=tuple(prompts), negative=tuple(against)))
@@ -88,13 +87,13 @@ def encode(
     texts = {"positive": prompts}
     if "negative" in wanted:
         against = against or [""]
-        # One row for each prompt, as the pipelines do: a batch of another size may round differently.
+        # One row for each prompt, as in the pipelines: a batch of another size may round differently.
         texts["negative"] = against * len(texts["positive"]) if len(against) == 1 else against
     for name, entries in texts.items():
         for text in dict.fromkeys(entries):
             cut = model.family.cut_words(model, text, length)
             if cut:
-                run.warn(f"the {name} prompt is longer than {length} tokens; this has no effect: “{cut}”")
+                run.warn(f"the {name} prompt is longer than {length} tokens; these words have no effect: “{cut}”")
     encoded = {name: model.family.encode_text(model, entries, length) for name, entries in texts.items()}
     if padding == "cut":
         encoded = {name: model.family.cut_padding(tensors) for name, tensors in encoded.items()}

@@ -1,4 +1,4 @@
-"""`vae.decode` and `vae.encode`: between latents and frames."""
+"""`vae.decode` and `vae.encode`: latents to frames, and frames to latents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VaeDecodeFacts(NodeFacts):
 def _check_decode(facts: VaeDecodeFacts) -> Iterator[Diagnostic]:
     made, wanted = facts.latents.family, facts.model.family
     if made and wanted and made != wanted:
-        message = f"latents of {made} cannot be decoded by a model of {wanted}"
+        message = f"a model of {wanted} cannot decode latents of {made}"
         yield Diagnostic("unsupported", message, "latents")
 
 
@@ -49,16 +49,16 @@ def decode(
     Args:
         model: A loaded model; only its VAE is used.
         latents: Normalised latents of this model, denoised.
-        tiling: Decode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
-            with a warning, only if the whole does not fit the free memory of the device, as a plan counts it. True
-            and false are `on` and `off`.
+        tiling: Decode tile by tile, which takes less memory and more time; pixels differ slightly where tiles overlap.
+            `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than the
+            device has free. `true` and `false` mean `on` and `off`.
 
     Returns:
         Frames in [0, 1], float32, [B, F, H, W, 3].
 
     Raises:
-        NodeError: If the latents are of another family, or the VAE cannot work in tiles.
-        DoesNotFit: If the device has too little memory for it.
+        NodeError: If the latents belong to another family, or the VAE cannot work in tiles.
+        DoesNotFit: If the device has too little memory.
     """
     require(_check_decode, VaeDecodeFacts(model=ModelFacts(model.family.name), latents=LatentsFacts(latents.family)))
     size = latents.size
@@ -91,17 +91,17 @@ def encode(
 
     Args:
         model: A loaded model; only its VAE is used.
-        frames: Frames in [0, 1], [B, F, H, W, 3], of a size the model can make.
-        tiling: Encode tile by tile: less memory, slower, and slightly different where tiles overlap. `auto` does it,
-            with a warning, only if the whole does not fit the free memory of the device, as a plan counts it. True
-            and false are `on` and `off`.
+        frames: Frames in [0, 1], [B, F, H, W, 3], of a size that the model can make.
+        tiling: Encode tile by tile, which takes less memory and more time; latents differ slightly where tiles
+            overlap. `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than
+            the device has free. `true` and `false` mean `on` and `off`.
 
     Returns:
         Latents in the layout of the transformer, float32.
 
     Raises:
-        NodeError: If the frames are of a size the model cannot make, or the VAE cannot work in tiles.
-        DoesNotFit: If the device has too little memory for it.
+        NodeError: If the model cannot make frames of this size, or the VAE cannot work in tiles.
+        DoesNotFit: If the device has too little memory.
     """
     batch, count, height, width, _ = frames.tensor.shape
     size = Size(width, height, count)

@@ -1,6 +1,6 @@
-"""Facts about the values of `values.py`, known before anything runs. Torch-free.
+"""Facts about the values of `values.py`, known before the run. This module imports no torch.
 
-The facts of a gate stand beside the gate, in `cache/gate.py`.
+The facts of a gate are in `cache/gate.py`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ class TransformFact(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFacts(Facts):
-    """A model, as far as its repository's configurations tell.
+    """A model, as its repository's configurations describe it.
 
     Attributes:
         family: Name of the family.
         source: Folder, or name on the hub.
-        folder: Where its files are; None if they are not on this disk, or belong to the embedded model.
+        folder: Folder of its files; None if they are not on this disk, or belong to the embedded model.
         variant: Variant of the weight files.
-        dtype: Of the weights; None if it depends on the device.
+        dtype: Dtype of the weights; None if it depends on the device.
         components: Class names by name in the repository.
         configs: Configurations by component.
-        names: Names in the repository by role, where they differ (`transformer_2` in the role of `transformer`).
+        names: Names in the repository by role, if they differ (`transformer_2` in the role of `transformer`).
         transforms: Changes so far, in order.
-        groups: Blocks of an offload group, by component; None where the number is not known.
+        groups: Number of blocks in an offload group, by component; None if it is not known.
         whole: Components that are compiled as a whole.
-        chosen: The value is one of two models, which a step of the loop decides.
+        chosen: Each step of the loop chooses one of two models.
     """
 
     family: str | None = None
@@ -85,7 +85,7 @@ class ModelFacts(Facts):
         return replace(self, transforms=(*self.transforms, TransformFact(kind, self.repository_name(role))))
 
     def either(self, other: Facts) -> Facts | None:
-        """One of two models: transformers of both that are compiled as a whole stand beside the shared facts."""
+        """One of two models: the facts they share, and the transformers of both that are compiled as a whole."""
         shared = super().either(other)
         if not isinstance(shared, ModelFacts) or not isinstance(other, ModelFacts):
             return shared
@@ -128,7 +128,7 @@ class BranchesFacts(Facts):
 
 @dataclass(frozen=True)
 class ImageConditionFacts(Facts):
-    """A condition on a first frame: the family's name, the size of the clips it is for."""
+    """A condition on a first frame: the family's name, the size of its clips."""
 
     family: str | None = None
     size: Size | None = None
@@ -150,7 +150,7 @@ class ScheduleFacts(Facts):
 
 
 def made_size(model: ModelFacts, width: int | None, height: int | None, frames: int | None) -> Size | None:
-    """The size in pixels that the model makes when this one is asked for; None if anything about it is not known."""
+    """The size in pixels that the model makes for a requested size; None if the family or a number is not known."""
     family = model.known_family
     if family is None or width is None or height is None or frames is None:
         return None

@@ -1,7 +1,7 @@
-"""The values that flow between nodes. Torch-free at import; tensors are named in annotations only.
+"""The values that flow between nodes. This module imports no torch; only annotations name tensors.
 
-A value is immutable by convention and holds no state of a run: residuals, scheduler history and momentum live
-in the `State` of the node that uses them.
+A value is immutable by convention and holds no state of a run. Residuals, scheduler history and momentum belong to
+the `State` of the node that uses them.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Frames(Port):
 
 @dataclass(frozen=True)
 class Conditioning(Port):
-    """Encoded prompts: named tensors for the positive and, where it is needed, the negative prompt.
+    """Encoded prompts: named tensors for the positive prompt and, if a node reads it, the negative prompt.
 
     Attributes:
-        positive: Keyword tensors of the family's transformer, batch first; None if nothing reads them.
-        negative: The same for the negative prompt, None if it was not encoded.
-        family: Name of the family whose encoders made it.
+        positive: Tensors of the positive prompt, by the family's names, batch first; None if no node reads them.
+        negative: Tensors of the negative prompt; None if it was not encoded.
+        family: Name of the family whose encoders made the tensors.
     """
 
     partial: ClassVar[bool] = True
@@ -85,8 +85,8 @@ class Step(Port):
         index: 0 for the first step.
         count: Steps in the whole schedule.
         sigma: Noise level in [0, 1] before this step.
-        timestep: The same on the training scale, 0 to `train_timesteps`.
-        value: 0-dimensional tensor, the scheduler's own timestep, on the device of the run.
+        timestep: Noise level on the training scale, 0 to `train_timesteps`.
+        value: The scheduler's own timestep, a 0-dimensional tensor on the device of the run.
         train_timesteps: Length of the training scale.
         schedule: Timesteps of all steps of the schedule, on the training scale.
         scheduler: Name of the scheduler's class in diffusers; empty if it is not known.
@@ -107,13 +107,13 @@ class Step(Port):
 
 @dataclass(frozen=True)
 class Schedule(Port):
-    """Noise levels of a run and how to make the scheduler that goes with them (`schedule.step` keeps its own copy).
+    """Noise levels of a run, and the class and arguments of their scheduler, which `schedule.step` makes.
 
     Attributes:
-        steps: The steps in the order in which they are taken.
-        scheduler: Name of the scheduler class in diffusers.
-        config: What the scheduler is made from (`from_config`).
-        arguments: Keyword arguments of its `set_timesteps`.
+        steps: The steps in running order.
+        scheduler: Name of the scheduler's class in diffusers.
+        config: The scheduler's configuration, for `from_config`.
+        arguments: Keyword arguments of the scheduler's `set_timesteps`.
     """
 
     item: ClassVar[type[Port] | None] = Step
@@ -135,12 +135,12 @@ class Schedule(Port):
 
 @dataclass(frozen=True)
 class ImageCondition(Port):
-    """What a family needs of a first frame, as named tensors (CLIP embedding, VAE latents, mask), batch first.
+    """An encoded first frame, as named tensors (CLIP embedding, VAE latents, mask), batch first.
 
     Attributes:
-        tensors: Named as the family names them.
-        family: Name of the family whose encoders made them.
-        size: Size of the clips they are for, None if they fit any.
+        tensors: Tensors by the family's names.
+        family: Name of the family whose encoders made the tensors.
+        size: Size of the clips in pixels and frames; None if the tensors fit every size.
     """
 
     tensors: Mapping[str, torch.Tensor]
@@ -154,18 +154,18 @@ class ImageCondition(Port):
 
 @dataclass(frozen=True)
 class Branches(Port):
-    """Which guidance branches run at which step, and how their predictions become one; holds no state.
+    """The guidance branches that run at each step, and the rule that merges their predictions; no state.
 
     Attributes:
         conditioning: The encoded prompts of the branches.
-        scale: Guidance scale, as the family's own pipeline means it.
-        neutral: The scale at and below which that pipeline does not guide.
+        scale: Guidance scale, as in the family's pipeline.
+        neutral: The largest scale at which the pipeline does not guide.
         guider: Name of the rule that merges the branches.
         options: Options of the guider besides the scale, by diffusers' names.
         start: Fraction of the steps after which guidance starts.
-        stop: Fraction of the steps after which it stops.
+        stop: Fraction of the steps after which guidance stops.
         batched: Evaluate both branches in one call of the transformer.
-        embedded: Guidance scale fed to the model itself, None if it takes none.
+        embedded: Guidance scale as an input of the transformer; None if it takes none.
     """
 
     conditioning: Conditioning
@@ -188,8 +188,8 @@ class Branches(Port):
         return self.active_at(step.index, step.count)
 
     def active_at(self, index: int, count: int) -> tuple[str, ...]:
-        """The same for the step of that index of so many."""
-        # The rounding of the interval is that of diffusers' guiders (`_is_cfg_enabled`).
+        """Names of the branches that run at step `index` of `count` steps, `positive` first."""
+        # The interval is rounded as in diffusers' guiders (`_is_cfg_enabled`).
         within = int(self.start * count) <= index < int(self.stop * count)
         return ("positive", "negative") if self.guided and within else ("positive",)
 
@@ -199,7 +199,7 @@ class Branches(Port):
 
 @dataclass(frozen=True)
 class Predictions(Port):
-    """The denoiser's predictions at one step, by name of the guidance branch."""
+    """The denoiser's predictions at one step, by the name of the guidance branch."""
 
     branches: Mapping[str, torch.Tensor]
     step: Step
@@ -220,7 +220,7 @@ class Velocity(Port):
 
 @dataclass(frozen=True)
 class File(Port):
-    """A file a node wrote, as an absolute path."""
+    """A file that a node wrote, as an absolute path."""
 
     path: Path
 

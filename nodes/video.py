@@ -31,7 +31,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Fps = Annotated[float, Field(gt=0, le=1000)]
 
-# Container and encoder by extension; a GIF is written by Pillow, which makes better palettes.
+# Container and encoder by extension. Pillow writes GIFs, because its palettes are better.
 FORMATS = {
     ".mp4": ("mp4", "libx264"),
     ".mov": ("mov", "libx264"),
@@ -66,7 +66,7 @@ def _check_save(facts: VideoSaveFacts) -> Iterator[Diagnostic]:
     if crf is not None and encoder not in CRF:
         yield Diagnostic("bad-value", f"{suffix} has no quality setting", "crf")
     elif crf is not None and crf > CRF[encoder][1]:
-        message = f"for {suffix} it lies between 0 (best) and {CRF[encoder][1]}, not at {crf}"
+        message = f"crf {crf} is not between 0 (best) and {CRF[encoder][1]}, the range for {suffix}"
         yield Diagnostic("bad-value", message, "crf")
 
 
@@ -74,15 +74,16 @@ def _check_save(facts: VideoSaveFacts) -> Iterator[Diagnostic]:
 def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natural | None = None) -> list[File]:
     """Save clips as video files: H.264 in .mp4, .mov and .mkv, VP9 in .webm, or .gif.
 
-    A batch of one clip gets the name that is given; of more, the name with -0, -1, … before the extension. Colours
-    are stored as BT.709 yuv420p, which every player shows and which needs even sizes: an odd one is made even by
-    repeating its last row or column. A GIF counts time in hundredths of a second, so its speed is rounded.
+    One clip gets the given name. Several clips get the name with -0, -1, … before the extension. Colours are stored
+    as BT.709 yuv420p, which every player shows. It needs even sizes: for an odd size, the last row or column is
+    repeated. A GIF counts time in hundredths of a second, so its speed is rounded.
 
     Args:
         frames: Frames in [0, 1], [B, F, H, W, 3].
         path: File name, with one of the extensions above.
         fps: Frames per second (Wan: 16).
-        crf: Constant rate factor: 0 is best, larger is smaller. Without it, 18 for H.264 and 24 for VP9.
+        crf: Constant rate factor: 0 is the best quality, larger numbers make smaller files. Without it, 18 for H.264
+            and 24 for VP9.
 
     Returns:
         One file per clip.
@@ -125,7 +126,7 @@ def _write(
             stream.options = {"crf": str(crf)}
             for index, image in enumerate(pixels):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-                # Converted to the colours that the file names: players guess by height where it names none.
+                # Convert to the colour space that the file names. Without a name, players guess it from the height.
                 frame = frame.reformat(
                     format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
                 )
@@ -157,13 +158,13 @@ def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = N
     Args:
         path: Any format that FFmpeg reads.
         first: Number of the first frame to take, from 0.
-        count: How many frames to take; without it, all that follow.
+        count: Number of frames to take; without it, all frames from `first` on.
 
     Returns:
         The frames in [0, 1], float32, [1, F, H, W, 3] on the run's device, and the frames per second of the file.
 
     Raises:
-        NodeError: If the file is missing or no video, or has fewer frames than are asked for.
+        NodeError: If the file is missing, is not a video, or has fewer frames than requested.
     """
     try:
         with av.open(str(path)) as container:
@@ -181,8 +182,8 @@ def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = N
     except av.error.FFmpegError as error:
         raise NodeError(f"{path} cannot be read as a video: {error}") from None
     if not taken or (count is not None and len(taken) < count):
-        wanted = f"{count} frames" if count is not None else "a frame"
-        raise NodeError(f"{path} ends before {wanted} from number {first} on")
+        missing = f"no frame {first}" if count is None else f"fewer than {count} frames from frame {first} on"
+        raise NodeError(f"{path} has {missing}")
     return Clip(Frames(from_bytes(numpy.stack(taken)).unsqueeze(0).to(run.device)), fps)
 
 
@@ -198,7 +199,7 @@ class FramesGridFacts(NodeFacts):
 
 def _check_grid(facts: FramesGridFacts) -> Iterator[Diagnostic]:
     if facts.columns is not None and facts.every is not None:
-        message = "`columns` and `every` both say which frames are shown: give one"
+        message = "`columns` and `every` both choose the frames: give one"
         yield Diagnostic("bad-value", message, "every")
 
 
@@ -208,8 +209,8 @@ def grid(frames: Frames, *, columns: Positive | None = None, every: Positive | N
 
     Args:
         frames: Frames in [0, 1], [B, F, H, W, 3].
-        columns: Frames shown of each clip, evenly spread from the first to the last; at most 8 unless given.
-        every: Instead: show every n-th frame, starting with the first.
+        columns: Number of frames for each clip, evenly spaced from the first to the last; by default at most 8.
+        every: Show every n-th frame instead, starting with the first.
         gap: White pixels between and around the frames.
 
     Returns:

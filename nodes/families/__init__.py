@@ -1,4 +1,4 @@
-"""Model families, one module each, found by their name or by the pipeline class a repository names.
+"""Model families, one module each, found by their name or by the pipeline class that a repository names.
 
 A family knows one diffusers pipeline. Node types, which work for every family, belong to `nodes/`.
 """
@@ -18,7 +18,7 @@ __all__ = ["FAMILIES", "Configs", "Family", "by_name", "by_pipeline"]
 
 
 def by_name(name: str | None) -> Family | None:
-    """The family of that name, None if there is none."""
+    """The family with this name; None if there is none."""
     return FAMILIES.get(name) if name is not None else None
 
 

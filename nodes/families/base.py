@@ -1,7 +1,7 @@
 """`Family`: everything that differs between families of models; the one protocol that the nodes use.
 
-A family is stateless. Methods that take `configs` use plain data only and run before anything is loaded;
-the others get a `Model` whose components have been acquired.
+A family is stateless. Methods with a parameter `configs` use plain data and run before components are loaded. Methods
+with a parameter `model` get a `Model` whose components are in memory.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ Configs = Mapping[str, Mapping[str, Any]]
 
 
 class LoadedModel(Protocol):
-    """A model whose components have been acquired, as a family sees it: a `Model` is one."""
+    """The members of a `Model` that a family uses; the model's components are in memory."""
 
     @property
     def device(self) -> str:
-        """Where the components are: `cpu`, `cuda` or `meta`."""
+        """The device of the components: `cpu`, `cuda` or `meta`."""
         ...
 
     def component(self, name: str) -> Any:
-        """The module, tokenizer or scheduler of that name."""
+        """The module, tokenizer or scheduler with this name."""
         ...
 
     def config(self, name: str) -> Mapping[str, Any]:
@@ -41,14 +41,14 @@ class LoadedModel(Protocol):
         ...
 
     def dtype(self, name: str) -> torch.dtype:
-        """The dtype of a component's parameters and of the tensors it takes."""
+        """The dtype of a component's parameters and of its input tensors."""
         ...
 
 
 def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
     """The exponent `mu` of a shift that grows linearly with the length of the sequence.
 
-    The formula and its defaults are those of `calculate_shift` in diffusers' pipelines/flux/pipeline_flux.py.
+    The formula and its defaults come from `calculate_shift` in diffusers' pipelines/flux/pipeline_flux.py.
     """
     first, last = scheduler.get("base_image_seq_len", 256), scheduler.get("max_image_seq_len", 4096)
     low, high = scheduler.get("base_shift", 0.5), scheduler.get("max_shift", 1.15)
@@ -58,13 +58,13 @@ def dynamic_shift(scheduler: Mapping[str, Any], tokens: int) -> float:
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where a transformer's repeated blocks are, and how its forward calls them.
+    """The repeated blocks of a transformer, and how its forward calls them.
 
     Attributes:
-        lists: Attributes of the transformer that hold them, each with the key of its configuration that is their
-            number, in the order in which they run. All are called with the same arguments.
-        takes_text: The second argument is a stream of text (`encoder_hidden_states`).
-        returns: The streams that a block returns.
+        lists: Names of the transformer's lists of blocks, in running order, each with the configuration key for its
+            number of blocks. All blocks take the same arguments.
+        takes_text: Whether the second argument of a block is the text stream (`encoder_hidden_states`).
+        returns: The streams that a block returns, in order.
     """
 
     lists: Mapping[str, str]
@@ -74,15 +74,15 @@ class Blocks:
 
 @dataclass(frozen=True)
 class DenoiserInput:
-    """Everything that goes into one call of a transformer; tensors are batch first and of one batch size B.
+    """The input of one call of a transformer; tensors are batch first, with one batch size B.
 
     Attributes:
-        latents: In the layout of the denoise loop: [B, C, F, H, W], [B, C, H, W] or [B, tokens, 4 C].
+        latents: Latents in the layout of the denoise loop: [B, C, F, H, W], [B, C, H, W] or [B, tokens, 4 C].
         size: The clip's size in pixels.
         step: The step of the schedule.
-        text: Encoded prompts, named as the family's `encode_text` names them, [B, length, width] for the most part.
-        image: The condition on a first frame, named as `encode_image` names it; None without one.
-        embedded: Guidance scale that is fed to the transformer; None if it takes none.
+        text: Encoded prompts by the names of the family's `encode_text`; most are [B, length, width].
+        image: The condition on a first frame by the names of `encode_image`; None without a first frame.
+        embedded: Guidance scale as an input of the transformer; None if it takes none.
     """
 
     latents: torch.Tensor
@@ -96,22 +96,22 @@ class DenoiserInput:
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
-    A family is a subclass; members with a body are defaults for families that do nothing special there.
+    A family is a subclass. Members with a body are defaults.
 
     Attributes:
-        name: Short name, as in descriptions, records and files of latents.
+        name: Short name, used in facts, records and files of latents.
         pipelines: Class names of the diffusers pipelines whose repositories belong to the family.
-        neutral_scale: The guidance scale at and below which the family's pipeline does not guide.
+        neutral_scale: The largest guidance scale at which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
-        max_length: Tokens of a prompt that the family's pipeline keeps unless told otherwise.
-        rounds: Whether a size that is not one of the model's is rounded down; else it is an error, as it is in the
-            family's pipeline.
+        max_length: Number of tokens of a prompt in the family's pipeline by default.
+        rounds: Whether a size that the model cannot make is rounded down; if not, it is an error, as in the family's
+            pipeline.
         rounds_frames: Whether the number of frames is rounded down even if width and height are not.
-        float32: Components that the family's documentation keeps in float32 where no dtype is asked for.
-        normalises: Whether `normalise` changes a guided prediction; one of zeros has no norm to keep.
-        blocks: Where the transformer's blocks are, for cache gates.
-        time_modules: Submodules of the transformer that `time_signal` uses, outermost first; none if there is no
-            embedding of the timestep alone.
+        float32: Components that stay in float32 if the file sets no dtype, as in the family's documentation.
+        normalises: Whether `normalise` changes a guided prediction; a prediction of zeros cannot be normalised.
+        blocks: The transformer's blocks, for cache gates.
+        time_modules: Submodules of the transformer that `time_signal` uses, outermost first; empty if the transformer
+            does not embed the timestep alone.
         sign: -1 if `predict` returns the negative of the transformer's output.
     """
 
@@ -129,15 +129,15 @@ class Family(Protocol):
     sign: int = 1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
-        """The size that is made when this one is asked for, rounded as the family's pipeline rounds."""
+        """The size that the model makes for a requested size, rounded as in the family's pipeline."""
         ...
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
-        """Shape of the latents of a clip of this (rounded) size, in which noise is drawn and the VAE decodes."""
+        """Shape of the latents of a clip of this (rounded) size, for drawing noise and for the VAE."""
         ...
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        """Latents of `latent_shape` in the layout of the denoise loop; by default that is the same."""
+        """Latents of `latent_shape` in the layout of the denoise loop; by default unchanged."""
         return latents
 
     def unpack(self, latents: torch.Tensor, size: Size, configs: Configs) -> torch.Tensor:
@@ -145,16 +145,16 @@ class Family(Protocol):
         return latents
 
     def tokens(self, size: Size, configs: Configs) -> int:
-        """Length of the transformer's sequence for a clip of this size, where a dynamic shift depends on it."""
+        """Length of the transformer's sequence for a clip of this size; a dynamic shift depends on it."""
         ...
 
     def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
-        """The arguments that the family's pipeline gives to the scheduler's `set_timesteps`, beside the device.
+        """The arguments that the family's pipeline gives to the scheduler's `set_timesteps`, without the device.
 
         Args:
             steps: Number of denoising steps.
             scheduler: The scheduler's configuration, with its `_class_name`.
-            tokens: Length of the transformer's sequence, None where the shift does not depend on it.
+            tokens: Length of the transformer's sequence; None if the shift does not depend on it.
         """
         ...
 
@@ -163,27 +163,32 @@ class Family(Protocol):
         ...
 
     def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Encoded prompts without the padding that the family's pipeline masks; by default there is none."""
+        """Encoded prompts without the padding that the family's pipeline masks; by default unchanged."""
         return dict(text)
 
     def join(self, texts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Several encoded prompts as one batch, for `predict`; by default all are of one length."""
+        """Concatenate encoded prompts into one batch for `predict`; the default expects prompts of equal length."""
         return {name: torch.cat([text[name] for text in texts]) for name in texts[0]}
 
     def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
-        """The end of a prompt that does not fit into `max_length` tokens, empty if all of it does."""
+        """The end of a prompt that does not fit into `max_length` tokens; empty if the whole prompt fits."""
         ...
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
-        """Components that `encode_image` uses; by default none, for families that take no image."""
+        """Components that `encode_image` uses; none by default, for families without an image input."""
         return ()
 
     def needs_image(self, configs: Configs) -> bool:
-        """Whether a model of these configurations cannot predict without an image; by default none takes one."""
+        """Whether a model with these configurations needs an image to predict; by default it does not."""
         return False
 
     def image_problem(self, configs: Configs, last: bool) -> str | None:
-        """Why a model of these configurations cannot be given a first frame (and a last one), None if it can."""
+        """The reason why a model with these configurations does not take these frames; None if it does.
+
+        Args:
+            configs: Configurations by component.
+            last: Whether there is a last frame beside the first one.
+        """
         return f"models of {self.name} take no first frame"
 
     def encode_image(
@@ -192,7 +197,7 @@ class Family(Protocol):
         """Encode a first (and last) frame into named tensors for `predict` and `keep_image`, one row each.
 
         Args:
-            model: Its `image_parts` have been acquired; `image_problem` found nothing.
+            model: A model without an `image_problem`; its `image_parts` are in memory.
             image: The first frame, of any size.
             last: The last frame.
             size: Size of the clip.
@@ -200,7 +205,7 @@ class Family(Protocol):
         raise NodeError(f"models of {self.name} take no first frame")
 
     def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Latents after putting back the part that an image condition keeps; by default it keeps nothing."""
+        """Latents in which the part that an image condition fixes is restored; by default unchanged."""
         return latents
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -212,12 +217,12 @@ class Family(Protocol):
         ...
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
-        """The normed and modulated input of a block's first attention, for gates that compare it.
+        """The normalised and modulated input of a block's first attention, for gates that compare it.
 
         Args:
             block: The first block.
-            hidden: Its input.
-            call: Its other arguments by name.
+            hidden: The hidden states that enter the block.
+            call: The block's other arguments by name.
         """
         ...
 
@@ -227,7 +232,7 @@ class Family(Protocol):
         Args:
             transformer: A module with the `time_modules` as attributes.
             timesteps: The scheduler's own timesteps.
-            projected: The projection that modulates the blocks, six times as wide.
+            projected: Return the projection that modulates the blocks instead; it is six times as wide.
         """
         raise NodeError(f"models of {self.name} have no embedding of the timestep alone")
 
@@ -240,5 +245,5 @@ class Family(Protocol):
         ...
 
     def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
-        """Encode frames [B, F, H, W, 3] in [0, 1] into normalised latents of `latent_shape`: the mode of the VAE's."""
+        """Encode frames [B, F, H, W, 3] in [0, 1] into normalised latents: the mode of the VAE's distribution."""
         ...

@@ -23,15 +23,15 @@ else:
 class Flux(Family):
     """The FLUX.1 family; `Family` documents each member.
 
-    `embedded` is the pipeline's `guidance_scale` and `scale` its `true_cfg_scale`. FLUX.1-dev takes the first;
-    FLUX.1-schnell takes none.
+    The option `embedded` of cfg.split is the pipeline's `guidance_scale`; `scale` is its `true_cfg_scale`. FLUX.1-dev
+    takes `embedded`; FLUX.1-schnell does not.
     """
 
     name = "flux"
     pipelines: tuple[str, ...] = ("FluxPipeline",)
     neutral_scale = 1.0  # FluxPipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = True
-    max_length = 512  # FluxPipeline.__call__(max_sequence_length=512); T5's, CLIP keeps 77
+    max_length = 512  # FluxPipeline.__call__(max_sequence_length=512) for T5; CLIP keeps 77
     blocks = Blocks(
         {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
         takes_text=True,
@@ -66,11 +66,12 @@ class Flux(Family):
         """Encode prompts.
 
         Returns:
-            `embeddings`: T5's, [prompts, max_length, width]; `pooled`: CLIP's summary of each, [prompts, width].
+            `embeddings`: T5's embeddings, [prompts, max_length, width]; `pooled`: CLIP's pooled embedding of each
+            prompt, [prompts, width].
         """
         names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
         parts = {name: model.component(name) for name in names}
-        with quiet():  # it warns of words that CLIP cuts and T5 reads, and of image processors it does not use here
+        with quiet():  # diffusers warns about words that only CLIP cuts, and about image processors that are not used
             from diffusers import FluxPipeline
 
             pipeline = FluxPipeline(**parts, vae=None, scheduler=None, transformer=None)
@@ -82,7 +83,7 @@ class Flux(Family):
     def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
         tokenizer = model.component("tokenizer_2")
         ids = tokenizer(prompt, verbose=False).input_ids
-        # The last place of a truncated prompt is taken by the end-of-sequence token.
+        # The end-of-sequence token takes the last place of a truncated prompt.
         return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -115,7 +116,7 @@ class Flux(Family):
 
 
 def _guidance(transformer: Any, embedded: float | None, latents: torch.Tensor) -> torch.Tensor | None:
-    """The guidance scale as the transformer takes it, one for each image."""
+    """The embedded guidance scale, one entry for each image; None if the transformer takes none."""
     if transformer.config.guidance_embeds:
         if embedded is None:
             raise NodeError("this model takes a guidance scale as an input", help="give cfg.split `embedded`, e.g. 3.5")

@@ -1,10 +1,10 @@
 """HunyuanVideo, as diffusers' `HunyuanVideoPipeline` runs it.
 
-The pipeline pads every prompt to 256 tokens and has each attention mask the padding, which rules out the kernels that
-take no mask, among them the fastest. Here the padding is cut where the prompt is encoded, and the transformer's blocks
-are called without a mask when none is left (`Unmasked`). Nothing is lost that could reach a frame: masked keys get no
-weight, and the refiner's mean is one over the words alone. Sums are made in another order, so that results differ in
-the last bits; `padding: keep` of text.encode keeps the padding and the mask, bit for bit as in the pipeline.
+The pipeline pads every prompt to 256 tokens, and each attention masks the padding. This excludes kernels without
+masks, among them the fastest. Here text.encode cuts the padding, and the transformer's blocks run without a mask if no
+padding is left (`Unmasked`). The padding has no effect on a frame: masked keys have no weight, and the refiner takes
+the mean over the words alone. Sums have another order, so results differ in the last bits. `padding: keep` of
+text.encode keeps the padding and the mask; results then equal those of the pipeline bit for bit.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ class HunyuanVideo(Family):
         return {"sigmas": np.linspace(1.0, 0.0, steps + 1)[:-1]}
 
     def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
-        """Llama's embeddings of the prompt in its template, the template cut off, and CLIP's pooled one.
+        """Encode prompts: Llama's embeddings without the tokens of the template, and CLIP's pooled embedding.
 
         Returns:
             `encoder_hidden_states` [B, max_length, 4096], `encoder_attention_mask` [B, max_length] (0 for padding)
-            and `pooled_projections` [B, 768]. The mask stays on the CPU: its values decide how the transformer is
-            called, and reading them must not wait for the device.
+            and `pooled_projections` [B, 768]. The mask stays on the CPU: its values decide whether the transformer
+            runs with a mask, and reading them must not wait for the GPU.
         """
         from diffusers import HunyuanVideoPipeline
 
@@ -86,7 +86,7 @@ class HunyuanVideo(Family):
         pipeline = HunyuanVideoPipeline(
             **{part: model.component(part) for part in parts}, transformer=None, vae=None, scheduler=None
         )
-        with quiet():  # CLIP's 77 tokens are fewer than most prompts; the pipeline warns each time
+        with quiet():  # most prompts are longer than CLIP's 77 tokens; the pipeline warns each time
             embeddings, pooled, mask = pipeline.encode_prompt(
                 prompt=list(prompts), device=torch.device(model.device), max_sequence_length=max_length
             )
@@ -154,9 +154,10 @@ class HunyuanVideo(Family):
 
 
 class Unmasked:
-    """An attention processor that gets no mask where the mask hides nothing.
+    """An attention processor that drops the mask, for calls in which the mask hides nothing.
 
-    Its backend is that of the processor, which `set_attention_backend` may change while the transformer is called.
+    It shares the attention backend of the wrapped processor, because `set_attention_backend` may change the backend
+    while the transformer runs.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -184,7 +185,7 @@ class Unmasked:
 
 @contextmanager
 def unmasked(transformer: Any) -> Iterator[None]:
-    """Call the transformer's attention without a mask: its forward makes one even if nothing is padded."""
+    """Run the transformer's attention without a mask; its forward makes a mask even if nothing is padded."""
     refiner = transformer.context_embedder.token_refiner.refiner_blocks
     blocks = (*refiner, *transformer.transformer_blocks, *transformer.single_transformer_blocks)
     attentions = [block.attn for block in blocks]
@@ -200,14 +201,14 @@ def unmasked(transformer: Any) -> Iterator[None]:
 
 @contextmanager
 def _tiles_on_meta(vae: Any) -> Iterator[None]:
-    """Plan tiles of one shape once, and leave out their blending: it writes each row into the tile it returns.
+    """Trace one tile of each shape in a plan, and skip the blending of tiles, which writes into existing tiles.
 
-    At 720p the VAE works in 308 tiles of eight shapes, and plans would take most of their time there.
+    At 720p the VAE works in 308 tiles of eight shapes. Tracing all of them would take most of a plan's time.
     """
     blends = ("blend_v", "blend_h", "blend_t")
     with ExitStack() as stack:
         for part in (vae.encoder, vae.decoder):
-            stack.enter_context(planning_meter.alike(part, "forward"))
+            stack.enter_context(planning_meter.traced_once(part, "forward"))
         for name in blends:
             setattr(vae, name, _second)
         try:
@@ -222,34 +223,34 @@ def _second(above: Any, tile: Any, extent: int) -> Any:
 
 
 def _guidance(transformer: Any, embedded: float | None, batch: int, dtype: torch.dtype, device: Any) -> Any:
-    """The embedded guidance scale of each clip, in thousandths, rounded as the pipeline rounds it."""
+    """The embedded guidance scale of each clip times 1000, rounded as in the pipeline."""
     if not transformer.config.guidance_embeds:
         if embedded is not None:
             raise NodeError("this model takes no guidance scale as an input", help="leave `embedded` of cfg.split out")
         return None
     if embedded is None:
         raise NodeError(
-            "this model takes a guidance scale as an input, and cfg.split was given none",
-            help="set `embedded` of cfg.split; the family's pipeline takes 6.0 unless told otherwise",
+            "this model takes a guidance scale as an input, but cfg.split has no `embedded`",
+            help="set `embedded` of cfg.split; the default of the family's pipeline is 6.0",
         )
     return torch.tensor([embedded] * batch, dtype=dtype, device=device) * 1000.0
 
 
 def _factors(configs: Configs) -> tuple[int, int]:
-    """How many pixels and frames one latent stands for; the defaults are those of `AutoencoderKLHunyuanVideo`."""
+    """Pixels per side and frames of one latent; the defaults come from `AutoencoderKLHunyuanVideo`."""
     vae = configs.get("vae", {})
     return vae.get("spatial_compression_ratio", 8), vae.get("temporal_compression_ratio", 4)
 
 
 def _in_template(prompt: str) -> tuple[int, str]:
-    """How many tokens of the template come first, and the prompt in it."""
+    """The number of template tokens before the prompt, and the template with the prompt."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE as template
 
     return template["crop_start"], template["template"].format(prompt)
 
 
 def _tokenized(model: LoadedModel, prompts: Sequence[str], max_length: int) -> torch.Tensor:
-    """The pipeline's attention mask, on the CPU: in a plan its own is on the meta device and has no values."""
+    """The pipeline's attention mask, on the CPU, for plans: a mask on the meta device has no values."""
     start, _ = _in_template("")
     tokens = model.component("tokenizer")(
         [_in_template(prompt)[1] for prompt in prompts],

@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-PATCH = 2  # latents to the side of a patch, in Z-Image, FLUX and Qwen-Image
+PATCH = 2  # latents per side of a patch, in Z-Image, FLUX and Qwen-Image
 
 
 def whole(width: int, height: int, factor: int) -> Size:
-    """The largest image of whole patches within this size; `factor` is how many pixels one latent stands for."""
+    """The largest image of whole patches within this size; `factor` is the number of pixels per side of a latent."""
     multiple = factor * PATCH
     return Size(width // multiple * multiple, height // multiple * multiple, 1)
 
 
 def scale_factor(vae: Mapping[str, Any]) -> int:
-    """How many pixels one latent of an `AutoencoderKL` stands for; 8 where its configuration is not known."""
+    """Pixels per side of one latent of an `AutoencoderKL`; 8 if its configuration is not known."""
     return 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else 8
 
 
@@ -44,9 +44,9 @@ def unpack(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def schedule_arguments(steps: int, sigmas: Any, scheduler: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
-    """The arguments of the image pipelines for `set_timesteps`: noise levels of their own, and the shift's exponent.
+    """The arguments of the image pipelines for `set_timesteps`: the pipeline's noise levels and the shift's exponent.
 
-    Solvers that were written for other noise schedules (`use_flow_sigmas`) make their own levels, as in FluxPipeline.
+    Solvers for other noise schedules (`use_flow_sigmas`) make their own noise levels, as in FluxPipeline.
     """
     given = {"num_inference_steps": steps} if scheduler.get("use_flow_sigmas") else {"sigmas": sigmas}
     return given if mu is None else {**given, "mu": mu}
@@ -61,7 +61,7 @@ def to_frames(images: torch.Tensor) -> torch.Tensor:
 
 
 def to_images(frames: torch.Tensor) -> torch.Tensor:
-    """The reverse of `to_frames`, for frames of one image each."""
+    """The reverse of `to_frames`, for clips of one frame."""
     return frames[:, 0].permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
@@ -78,9 +78,9 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
 
 
 def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
-    """The end of a prompt in a chat template (`text`) that lies beyond `max_length` tokens."""
+    """The end of a prompt beyond `max_length` tokens; `text` is the prompt in its chat template."""
     cut = tokenizer.decode(tokenizer(text, verbose=False).input_ids[max_length:])
-    # The end of the template stands behind the prompt; it is not a word of the user.
+    # The template continues after the prompt; this end is not part of the prompt.
     end = text[text.rindex(prompt) + len(prompt) :] if prompt else text
     return "" if end.endswith(cut) else cut.removesuffix(end)
 
@@ -91,10 +91,10 @@ def text_device(model: LoadedModel) -> torch.device:
 
 
 def planned(model: LoadedModel, encoder: Any) -> Any:
-    """A text encoder for pipelines that select tokens by the values of a mask, which a plan does not have.
+    """A text encoder for pipelines that select tokens by the values of a mask.
 
-    While planning the encoder runs on the meta device, so that its cost is counted, and the pipeline gets zeros of the
-    same shapes on the CPU (views of one number), where the tokenizer's mask is.
+    On the meta device, a mask has no values. While planning, the encoder runs on the meta device, where the meter
+    counts its cost, but the pipeline gets zeros of equal shape on the CPU (views of one number), beside the mask.
     """
     return _Planned(encoder) if model.device == "meta" else encoder
 

@@ -22,7 +22,7 @@ else:
 class QwenImage(Family):
     """The Qwen-Image family; `Family` documents each member.
 
-    Its VAE is one for video, so that latents have a dimension of frames of length 1 outside of the denoise loop.
+    Its VAE is a video VAE: outside of the denoise loop, latents have a frame dimension of length 1.
     """
 
     name = "qwen-image"
@@ -61,7 +61,7 @@ class QwenImage(Family):
         """Encode prompts.
 
         Returns:
-            `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
+            `embeddings`: [prompts, max_length, width], zeros after the end of each prompt; `lengths`: [prompts],
             int64, always on the CPU, because shapes depend on them.
         """
         pipeline = _pipeline(model.component("tokenizer"), images.planned(model, model.component("text_encoder")))
@@ -85,7 +85,7 @@ class QwenImage(Family):
         dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
         lengths = text["lengths"]  # [B]
         longest = int(lengths.max())
-        # As in the pipeline: padded to the longest prompt of the batch, and no mask where all are as long.
+        # As in the pipeline: pad to the longest prompt of the batch, without a mask if all prompts are equally long.
         mask = None if bool((lengths == longest).all()) else torch.arange(longest) < lengths[:, None]
         configs = {part: model.config(part) for part in ("vae", "transformer")}
         *_, height, width = self.latent_shape(given.size, 1, configs)
@@ -103,7 +103,7 @@ class QwenImage(Family):
         return block._modulate(block.img_norm1(hidden), first, call.get("modulate_index"))[0]
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
-        """Give each token's prediction the norm it has without guidance."""
+        """Scale each token's guided prediction to the norm of its positive prediction."""
         wanted = torch.norm(positive, dim=-1, keepdim=True)
         return guided * (wanted / torch.norm(guided, dim=-1, keepdim=True))
 
@@ -127,7 +127,7 @@ def _pipeline(tokenizer: Any, text_encoder: Any) -> Any:
 
 
 def _factor(configs: Configs) -> int:
-    """How many pixels one latent stands for, as in QwenImagePipeline; 8 where the VAE is not known."""
+    """Pixels per side of one latent, as in QwenImagePipeline; 8 if the VAE is not known."""
     vae = configs.get("vae", {})
     return 2 ** len(vae["temperal_downsample"]) if "temperal_downsample" in vae else 8
 

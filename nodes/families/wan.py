@@ -79,7 +79,7 @@ class Wan(Family):
 
         tokenizer = model.component("tokenizer")
         ids = tokenizer(prompt_clean(prompt), verbose=False).input_ids
-        # The last place of a truncated prompt is taken by the end-of-sequence token.
+        # The end-of-sequence token takes the last place of a truncated prompt.
         return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
@@ -87,17 +87,17 @@ class Wan(Family):
 
     def needs_image(self, configs: Configs) -> bool:
         transformer = configs.get("transformer", {})
-        # Mask and latents of the image are further channels; without a configuration, the class's defaults.
+        # The mask and the latents of an image are additional channels. 16 is the default of the transformer's class.
         return bool(transformer.get("in_channels", 16) != transformer.get("out_channels", 16))
 
     def image_problem(self, configs: Configs, last: bool) -> str | None:
         transformer = configs.get("transformer", {})
         expands = configs.get("model_index", {}).get("expand_timesteps")
         if not expands and not self.needs_image(configs):
-            return "this model makes clips from text alone; image to video needs one that takes an image (I2V, TI2V)"
+            return "this model makes clips from text alone; image to video needs an I2V or TI2V model"
         if expands and last:
             return "this model takes a first frame only"
-        # A table of positions of two images means training on both (FLF2V); without CLIP any number goes.
+        # Positions for two images mean a model for a first and a last frame (FLF2V). Without CLIP, both forms work.
         if _reads_clip(transformer) and last != (transformer.get("pos_embed_seq_len") is not None):
             return f"this model takes {'a first frame only' if last else 'a first and a last frame'}"
         return None
@@ -107,7 +107,7 @@ class Wan(Family):
     ) -> dict[str, torch.Tensor]:
         from ..support.quiet import quiet
 
-        with quiet():  # diffusers names image processors, which say so if torchvision is missing
+        with quiet():  # image processors of diffusers warn if torchvision is missing
             from diffusers import WanImageToVideoPipeline
 
         pictures = [image] if last is None else [image, last]
@@ -128,7 +128,7 @@ class Wan(Family):
             pipeline.video_processor.preprocess(picture, height=size.height, width=size.width).to(device, torch.float32)
             for picture in pictures
         )
-        # The pipeline would draw the noise of the loop here too; latents of our own keep it from that.
+        # The argument `latents` keeps the pipeline from drawing the noise of the loop here.
         _, condition, *mask = pipeline.prepare_latents(
             image=first,
             batch_size=1,
@@ -145,7 +145,7 @@ class Wan(Family):
             return {"kept": condition, "mask": mask[0]}  # [1, C, 1, H, W], [1, 1, F, H, W]
         tensors = {"latents": condition}  # [1, 4 + C, F, H, W]
         if clip:
-            # [1, tokens, width]: of two images, the tokens of both.
+            # [1, tokens, width]; two images give the tokens of both.
             tensors["embedding"] = pipeline.encode_image(pictures, device).flatten(0, 1).unsqueeze(0)
         return tensors
 
@@ -156,19 +156,19 @@ class Wan(Family):
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, image = given.latents, given.image
-        dtype = model.dtype("transformer")  # the module's own `dtype` walks all its parameters
+        dtype = model.dtype("transformer")  # the `dtype` of a module walks all its parameters
         hidden = latents if image is None else self.keep_image(latents, image)
         hidden = hidden.to(dtype)  # [B, C, F, H, W]
         value = given.step.value.to(latents.device)
         arguments = {name: tensor.to(dtype) for name, tensor in given.text.items()}  # [B, length, width]
         if image is not None and "latents" in image:
-            # Mask and latents of the first frame go in as channels; Wan 2.1 takes CLIP's embedding too.
+            # The mask and the latents of the first frame are additional channels; Wan 2.1 takes CLIP's embedding too.
             hidden = torch.cat([hidden, image["latents"].to(dtype)], dim=1)  # [B, C + 4 + C, F, H, W]
             if "embedding" in image:
                 # The attention of WanTransformer3DModel tells text from image by this length.
                 length = arguments["encoder_hidden_states"].shape[1]
                 if length != self.max_length:
-                    message = f"this model takes prompts of {self.max_length} tokens beside an image, not of {length}"
+                    message = f"with an image, this model takes prompts of {self.max_length} tokens, not of {length}"
                     raise NodeError(message, help="leave `max_length` of text.encode out")
                 embedding = image["embedding"].to(dtype)
                 if transformer.config.pos_embed_seq_len is not None:  # first and last frame, one after the other
@@ -176,7 +176,7 @@ class Wan(Family):
                 arguments["encoder_hidden_states_image"] = embedding
         _require_channels(transformer.config.in_channels, hidden, image is not None)
         if _expands_timesteps(model):
-            # Wan 2.2 TI2V takes one timestep per token: 0 for those of a first frame, which has no noise.
+            # Wan 2.2 TI2V takes one timestep per token: 0 for the tokens of a first frame, which have no noise.
             noisy = torch.ones(latents.shape[2:], device=latents.device) if image is None else image["mask"][0, 0]
             timestep = (noisy[:, ::2, ::2] * value).flatten().unsqueeze(0).expand(latents.shape[0], -1)  # [B, tokens]
         else:
@@ -196,8 +196,8 @@ class Wan(Family):
         from torch.func import functional_call
 
         def whole(module: Any, given: torch.Tensor) -> torch.Tensor:
-            # float32 as in Wan's own code, where the polynomials were fitted; diffusers rounds to the model's dtype.
-            # Copies, since the module may be offloaded.
+            # float32 as in Wan's code, on which the polynomials were fitted; diffusers rounds to the model's dtype.
+            # Copies, because the module may be offloaded.
             own = (*module.named_parameters(), *module.named_buffers())
             state = {name: tensor.to(given.device, torch.float32, copy=True) for name, tensor in own}
             with block_groups.unhooked(module):
@@ -226,7 +226,7 @@ class Wan(Family):
 
 
 def _factors(configs: Configs) -> tuple[int, int]:
-    """How many pixels and frames one latent stands for; the defaults are those of `AutoencoderKLWan`."""
+    """Pixels per side and frames of one latent; the defaults come from `AutoencoderKLWan`."""
     vae = configs.get("vae", {})
     return vae.get("scale_factor_spatial", 8), vae.get("scale_factor_temporal", 4)
 
@@ -256,7 +256,7 @@ def _require_channels(channels: int, hidden: torch.Tensor, with_image: bool) -> 
     if hidden.shape[1] != channels:
         given = f"{hidden.shape[1]} were given {'with' if with_image else 'without'} an image"
         message = f"this model takes {channels} channels, but {given}"
-        raise NodeError(message, help="models for image to video need `image`, others take none")
+        raise NodeError(message, help="image-to-video models need `image`; other models take no image")
 
 
 WAN: Family = Wan()

@@ -20,8 +20,8 @@ else:
 class ZImage(Family):
     """The Z-Image family; `Family` documents each member.
 
-    Prompts differ in length and its transformer takes a list of them. A batch of both branches is what the pipeline
-    evaluates, so `batched: true` in `cfg.split` gives its numbers to the last bit.
+    Prompts differ in length, and the transformer takes a list of them. The pipeline evaluates both branches in one
+    batch: with `batched: true` in `cfg.split`, results equal those of the pipeline bit for bit.
     """
 
     name = "z-image"
@@ -46,7 +46,7 @@ class ZImage(Family):
         return height // images.PATCH * (width // images.PATCH)
 
     def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
-        sigmas = torch.linspace(1.0, 1 / steps, steps).tolist()  # float32, as get_default_z_image_sigmas has them
+        sigmas = torch.linspace(1.0, 1 / steps, steps).tolist()  # float32, as in get_default_z_image_sigmas
         mu = None if tokens is None else dynamic_shift(scheduler, tokens)
         return images.schedule_arguments(steps, sigmas, scheduler, mu)
 
@@ -54,7 +54,7 @@ class ZImage(Family):
         """Encode prompts.
 
         Returns:
-            `embeddings`: [prompts, max_length, width], zeros behind the end of each prompt; `lengths`: [prompts],
+            `embeddings`: [prompts, max_length, width], zeros after the end of each prompt; `lengths`: [prompts],
             int64, always on the CPU, because shapes depend on them.
         """
         from diffusers import ZImagePipeline
@@ -86,12 +86,12 @@ class ZImage(Family):
         latents, text = given.latents, given.text
         dtype = model.dtype("transformer")
         hidden = latents.to(dtype).unsqueeze(2)  # [B, C, 1, H, W]: one frame
-        # Its time runs from 0 (noise) to 1, and its velocity points from noise to the image.
+        # The transformer's time runs from 0 (noise) to 1, and its velocity points from noise to the image.
         time = (1000 - given.step.value.to(latents.device).expand(latents.shape[0])) / 1000
         lengths = text["lengths"].tolist()
         prompts = [rows[:length] for rows, length in zip(text["embeddings"].to(dtype), lengths, strict=True)]
         made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]
-        # float32 before guidance, as in the pipeline; both signs commute with every guider.
+        # float32 before guidance, as in the pipeline. Guiders give equal results for both signs.
         return -torch.stack([image.float() for image in made]).squeeze(2)
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:

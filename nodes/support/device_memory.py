@@ -1,4 +1,4 @@
-"""How much room the device of a run has, for nodes that work in another way where there is little."""
+"""The free memory of a run's device, for nodes that work in another way if memory is short."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from ...graph.contract.text_tables import count
 from . import planning_meter
 
 HEADROOM = 1.1
-"""Factor on the bytes that a plan counts: workspace inside kernels and fragmentation are not in them. A guess."""
+"""Factor on the bytes of a plan, which do not count workspace inside kernels and fragmentation. It is a guess."""
 
 
 def target(run: Run) -> str:
-    """The device that a run uses; while planning, the one that the run would use."""
+    """The device that a run uses; while planning, the device of the planned run."""
     return str(run.options.get("device", "cpu")) if run.planning else run.device
 
 
 def free(run: Run) -> int | None:
-    """Bytes of the device that are free now; None if that is not known.
+    """Free bytes of the device; None if they are not known.
 
-    While planning, it is the device's memory (`Run.options`, `memory_bytes`) less the plan's live bytes at this point.
-    On a GPU, memory that torch has reserved and does not use is free; on a CPU, memory that the system calls available.
+    While planning: the device's memory (`Run.options`, `memory_bytes`) minus the plan's live bytes at this point.
+    On a GPU, memory that torch has reserved but does not use counts as free. On a CPU, available memory does.
     """
     if run.planning:
         total = run.options.get("memory_bytes")
@@ -34,15 +34,15 @@ def free(run: Run) -> int | None:
 
 
 def size(bytes: float) -> str:
-    """Bytes for people: `7.61 GiB`."""
+    """A number of bytes as text: `7.61 GiB`."""
     return count(int(bytes), "B", 1024) if bytes >= 1 else "0 B"
 
 
 def exhausted(error: BaseException) -> bool:
-    """Whether an error says that there was too little memory, of a GPU or of the host."""
+    """Whether an error means that a GPU or the host ran out of memory."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On a CPU torch has no exception class of its own for this.
+    # torch has no exception class for exhausted memory of a CPU.
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""Imports on first use: node modules import in milliseconds, torch and diffusers when a node runs.
+"""Imports on first use: node modules load in milliseconds; torch and diffusers load when a node runs.
 
 if TYPE_CHECKING:
     import torch

@@ -1,4 +1,4 @@
-"""The form of a value: the value without the storages of its tensors, to find calls that are alike."""
+"""The form of a value: the value without the storages of its tensors. Calls with equal forms have equal cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Shape:
 
 
 def form(value: Any) -> Any:
-    """The form of a tensor, of a plain value, or of lists and tuples of these, which become tuples; hashable."""
+    """The form of a tensor, of a plain value, or of a list or tuple of them, which becomes a tuple; hashable."""
     if isinstance(value, list | tuple):
         return tuple(map(form, value))
     if hasattr(value, "untyped_storage"):
@@ -26,10 +26,10 @@ def form(value: Any) -> Any:
     return value
 
 
-def formed(form: Any) -> Any:
-    """A value of a form, its tensors on the meta device with storages of their own; tuples are lists."""
+def from_form(form: Any) -> Any:
+    """A value with this form: new tensors on the meta device; tuples become lists."""
     if isinstance(form, tuple):
-        return [formed(entry) for entry in form]
+        return [from_form(entry) for entry in form]
     if isinstance(form, Shape):
         import torch
 

@@ -1,4 +1,4 @@
-"""Writing files so that an interrupted run leaves no half of one."""
+"""Names of output files, and writing that leaves no partial file if a run is interrupted."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ...graph.contract.errors import NodeError
 
 @contextmanager
 def written(target: Path) -> Iterator[Path]:
-    """A name beside `target` to write to, which becomes `target` only if the block ends well.
+    """A temporary path beside `target`; it becomes `target` only if the block raises no error.
 
     Raises:
-        NodeError: If the file system refuses.
+        NodeError: If the file cannot be written.
     """
     part = target.with_name(f".{target.name}.part")
     try:
@@ -27,6 +27,6 @@ def written(target: Path) -> Iterator[Path]:
 
 
 def numbered(path: Path, count: int) -> list[Path]:
-    """A name for each of `count` entries of a batch: the name itself for one, with -0, -1, … for more."""
+    """A path for each of `count` entries of a batch: `path` for one, else with -0, -1, … before the extension."""
     path = Path(path)
     return [path] if count == 1 else [path.with_name(f"{path.stem}-{index}{path.suffix}") for index in range(count)]

@@ -1,4 +1,4 @@
-"""Between frames and the 8-bit pixels of files."""
+"""Conversion between frames and the 8-bit pixels of files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:
 
 
 def to_bytes(frames: torch.Tensor) -> numpy.ndarray[Any, Any]:
-    """Frames [..., 3] in [0, 1] as uint8 on the CPU, rounded as diffusers' `numpy_to_pil` rounds."""
+    """Frames [..., 3] in [0, 1] as uint8 on the CPU, rounded as in diffusers' `numpy_to_pil`."""
     return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 

@@ -1,8 +1,8 @@
-"""Around a run, gradients are off; around the trace of a plan, a meter counts.
+"""The context of a run, without gradients, and the meter that counts the cost of a plan.
 
-A plan is traced by running the same nodes on the meta device, where tensors have shapes and no memory. The meter
-counts what they would cost: floating-point operations by the formulas of torch's flop counter, and memory as the
-high-water mark of live storages.
+A plan runs the nodes on the meta device, where tensors have shapes and no memory. The meter counts the cost of the
+real run: floating-point operations by the formulas of torch's flop counter, and memory as the high-water mark of live
+storages.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
 class Meter:
     """Counts operations and bytes of calls on the meta device.
 
-    A storage counts from the operation that made it to the end of its last reference; views share one. Storages
-    of parameters count from `hold` on. Transient memory inside an operation is not seen.
+    A storage counts from the operation that made it until its last reference is gone; views share a storage.
+    Storages of parameters count from `hold` on. Temporary memory inside an operation is not counted.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Meter:
             self._finalizers[key] = weakref.finalize(storage, self._freed, key)
 
     def close(self) -> None:
-        """Stop counting; storages that live on are no longer watched."""
+        """Stop counting, and stop watching live storages."""
         for finalizer in self._finalizers.values():
             finalizer.detach()
         self._finalizers.clear()
@@ -84,7 +84,7 @@ class Meter:
 
 @contextmanager
 def meter(run: Run) -> Iterator[Meter]:
-    """Count the calls inside, on this thread; see `Meter.take`."""
+    """Count the calls in the block, on this thread; `Meter.take` returns the numbers."""
     from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -119,11 +119,11 @@ def meter(run: Run) -> Iterator[Meter]:
 
 
 class Attempt:
-    """Something done on the meta device that may be undone; made by `attempt`.
+    """Work on the meta device that can be removed from the count; made by `attempt`.
 
     Attributes:
-        live: Bytes that were live before.
-        above: The most bytes that were live beside them.
+        live: Live bytes before the work.
+        above: The most live bytes during the work, minus `live`; known after it.
     """
 
     def __init__(self, counter: Meter) -> None:
@@ -132,14 +132,14 @@ class Attempt:
         self.above = 0
 
     def undo(self) -> None:
-        """Take it out of the count, right after it. Drop its results first: they count as live while they exist."""
+        """Remove the work from the count, right after it. Delete its results first, which count as live bytes."""
         self._counter.flops, self._counter.peak = self._flops, self._peak
 
 
 @contextmanager
 def attempt() -> Iterator[Attempt]:
-    """Do something on this thread that may turn out to take too much memory."""
-    counter = _METER.get() or Meter()  # without one, nothing is counted
+    """Do work on this thread that can be undone if it takes too much memory."""
+    counter = _METER.get() or Meter()  # without a meter, nothing is counted
     made = Attempt(counter)
     counter.peak = counter.live
     try:
@@ -150,16 +150,17 @@ def attempt() -> Iterator[Attempt]:
 
 
 def live_bytes() -> int:
-    """Bytes that are live in the plan being traced on this thread."""
+    """Live bytes of the plan that this thread traces; 0 without a plan."""
     counter = _METER.get()
     return 0 if counter is None else counter.live
 
 
 @contextmanager
 def building() -> Iterator[Callable[..., None]]:
-    """Build a module without counting the work; call the function that is yielded with it to count its tensors.
+    """Build a module without counting the cost of building it.
 
-    With a number of bytes as well, that many are counted in place of its tensors, as long as the module lives.
+    Yields a function `count(module, resident=None)`, which counts the tensors of the module until they are freed.
+    With `resident`, it counts this number of bytes instead while the module lives.
     """
     counter = _METER.get()
 
@@ -188,18 +189,18 @@ def building() -> Iterator[Callable[..., None]]:
 
 
 def _keep(place: torch.Tensor) -> None:
-    """Called when a module is gone; until then its finalizer keeps `place` alive."""
+    """Called when a module is freed; until then, its finalizer keeps `place` alive."""
 
 
 @contextmanager
-def alike(owner: Any, name: str) -> Iterator[None]:
-    """Trace a method once for each shape of its arguments: further calls add the cost of the first.
+def traced_once(owner: Any, name: str) -> Iterator[None]:
+    """Trace a method once for each shape of its arguments; further calls add the cost of the first call.
 
-    For a function of tensors that changes nothing but lists it is given (caches of frames that went before), called
-    hundreds of times for tiles and chunks of few shapes.
+    A VAE calls the method hundreds of times, for tiles and chunks of few shapes. The method may change only lists
+    among its arguments (caches of earlier frames).
 
     Args:
-        owner: The object whose method it is; put back at the end.
+        owner: The object with the method, which is restored at the end.
         name: Name of the method.
     """
     original, own = getattr(owner, name), vars(owner).get(name)
@@ -230,8 +231,8 @@ def alike(owner: Any, name: str) -> Iterator[None]:
         counter.flops += flops
         counter.peak = max(counter.peak, counter.live + above)
         for changed, entries in zip(lists, after, strict=True):
-            changed[:] = meta_forms.formed(entries)
-        return meta_forms.formed(form)
+            changed[:] = meta_forms.from_form(entries)
+        return meta_forms.from_form(form)
 
     setattr(owner, name, traced)
     try:
@@ -247,7 +248,7 @@ def alike(owner: Any, name: str) -> Iterator[None]:
 def runtime(run: Run) -> Iterator[None]:
     """The context of a run with this library: no gradients; while planning, attention as one operation.
 
-    `no_grad` and not `inference_mode`, whose tensors cannot be used by compiled modules and by LoRA loading later.
+    It uses `no_grad`, because compiled modules and LoRA loading cannot use tensors of `inference_mode`.
     """
     import torch
 
@@ -260,7 +261,7 @@ def runtime(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _attention_on_meta() -> Iterator[None]:
-    """Make attention one operation: on the meta device it is decomposed, with a matrix no GPU kernel ever holds."""
+    """Count attention as one operation; torch's meta version makes a matrix of scores that GPU kernels never store."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -279,9 +280,9 @@ def _attention_on_meta() -> Iterator[None]:
 
 
 def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The result of attention on the meta device, [..., heads, query tokens, value width], its operations counted.
+    """The result of attention on the meta device, [..., heads, query tokens, value width]; counts its operations.
 
-    Two matrix products for every pair of tokens, 2·B·H·Lq·Lk·(D + Dv); a mask does not make it cheaper.
+    Attention takes two matrix products, 2·B·H·Lq·Lk·(D + Dv) operations; a mask does not reduce them.
     """
     counter = _METER.get()
     *batch, queries, width = query.shape

@@ -1,4 +1,4 @@
-"""Libraries kept from printing."""
+"""Keeps libraries from printing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from printing: sgd raises or warns of everything that users should know."""
+    """Keep diffusers and transformers from printing; sgd raises its own errors and warnings."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

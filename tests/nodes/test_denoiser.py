@@ -77,7 +77,7 @@ def test_a_gate_of_kind_none_is_no_gate(wan_model, parts):
 def test_prompts_that_do_not_share_out_evenly(wan_model, parts):
     conditioning, _noise, step = parts
     three = latents.noise(wan_model, width=32, height=32, frames=9, batch=3)
-    with pytest.raises(NodeError, match="2 prompts cannot be shared out evenly to 3 clips"):
+    with pytest.raises(NodeError, match="2 prompts cannot be divided evenly among 3 clips"):
         predict(wan_model, three, step, cfg.split(conditioning, scale=5.0))
     (problem,) = node_facts.check(denoiser.predict, branches={"prompts": 2}, latents={"batch": 1})
     assert (problem.code, problem.help) == ("bad-value", "give latents.noise `batch: 2`")

@@ -49,7 +49,7 @@ def test_a_rounded_size_is_a_warning_with_the_new_size():
     assert check(model=TI2V, width=48) == [("bad-value", "width", "warning")]
     assert check(height=33, frames=10) == [("bad-value", "height", "warning"), ("bad-value", "frames", "warning")]
     (problem,) = node_facts.check(latents.noise, model=WAN, width=850, height=480, frames=81, batch=1, seed=[0])
-    assert "848 will be made (848x480, 81 frames)" in problem.message
+    assert "it is rounded down to 848 (848x480, 81 frames)" in problem.message
 
 
 def test_impossible_values_are_errors():
@@ -135,13 +135,13 @@ def damaged(tmp_path, run):
         ("empty", "is not a file of latents"),
         ("short", "is not a file of latents"),
         ("cut-header", "is not a file of latents"),
-        ("cut-data", "ends before its data does"),
+        ("cut-data", "is incomplete"),
         ("text", "is not a file of latents"),
         ("huge-header", "is not a file of latents"),
         ("list", "is not a file of latents"),
-        ("foreign", "no latents that `latents.save` wrote"),
+        ("foreign", "has tensors, but `latents.save` did not write it"),
         ("other", "is not a file of latents"),
-        ("no-size", "does not say the family and size"),
+        ("no-size", "lacks the family or the size"),
     ],
 )
 def test_a_bad_file_is_an_error_in_words(tmp_path, run, kind, message):

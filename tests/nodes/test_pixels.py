@@ -163,9 +163,9 @@ def test_loading_part_of_a_video(run):
     assert whole.tensor.shape == (1, 6, 48, 64, 3)
     part = video.load(run, file.path, first=2, count=3).frames.tensor
     assert torch.equal(part, whole.tensor[:, 2:5])
-    with pytest.raises(NodeError, match="ends before 3 frames from number 4"):
+    with pytest.raises(NodeError, match="has fewer than 3 frames from frame 4 on"):
         video.load(run, file.path, first=4, count=3)
-    with pytest.raises(NodeError, match="ends before a frame"):
+    with pytest.raises(NodeError, match="has no frame 9"):
         video.load(run, file.path, first=9)
 
 
@@ -211,7 +211,7 @@ def test_quality_is_that_of_pillow(run):
 
 def test_which_frame_becomes_the_image(run):
     given = clip(batch=2)
-    with pytest.raises(NodeError, match="5 frames and an image is one"):
+    with pytest.raises(NodeError, match="5 frames, but an image has one"):
         image.save(run, given, "a.png")
     with pytest.raises(NodeError, match="there is no frame 5"):
         image.save(run, given, "a.png", frame=5)

@@ -167,7 +167,7 @@ def test_steps_out_of_order_are_refused():
     made = schedule.make(Repository(WAN), steps=5)
     state, one = SchedulerState(), start()
     schedule.step(made, made.steps[0], one, Velocity(one.tensor), state)
-    with pytest.raises(NodeError, match="step 3 came where 1 was due"):
+    with pytest.raises(NodeError, match="step 3 ran instead of step 1"):
         schedule.step(made, made.steps[3], one, Velocity(one.tensor), state)
 
 

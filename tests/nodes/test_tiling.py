@@ -250,7 +250,7 @@ def test_tiles_are_not_tried_where_the_frames_alone_do_not_fit(wan_folder):
 @pytest.mark.parametrize("tiled", ["on", "off"])
 def test_a_plan_that_traces_each_shape_once_counts_all_of_them(wan_folder, tiled, monkeypatch):
     short = planned(wan_folder, None, tiled)[1:]
-    monkeypatch.setattr(planning_meter, "alike", lambda owner, name: planning_meter.ExitStack())
+    monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
     assert planned(wan_folder, None, tiled)[1:] == short
 
 

@@ -183,7 +183,7 @@ def _traced(work: VaeWork, tiled: bool) -> Any:
             stack.enter_context(using(vae, tiled))
         for part in ("encoder", "decoder"):
             if hasattr(vae, part):
-                stack.enter_context(planning_meter.alike(getattr(vae, part), "forward"))
+                stack.enter_context(planning_meter.traced_once(getattr(vae, part), "forward"))
         stack.enter_context(_unblended(vae))
         return work.do(work.model, work.given)
 

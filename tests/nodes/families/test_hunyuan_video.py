@@ -382,7 +382,7 @@ def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch
     block.register_forward_hook(lambda *_: calls.append(1))
     for trick in (True, False):
         if not trick:
-            monkeypatch.setattr(planning_meter, "alike", lambda owner, name: planning_meter.ExitStack())
+            monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
         with runtime(run), meter(run) as counter:
             if direction == "decode":
                 vae.decode(model, latents.noise(model, width=512, height=288, frames=29), tiling=True)

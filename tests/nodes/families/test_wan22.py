@@ -174,7 +174,7 @@ def test_an_image_of_another_size_is_found_by_the_check(tmp_path):
 
     found = check(file, {"source": Given(str(folder), False, tmp_path), "prompt": Given("x", False, tmp_path)})
     messages = [d.message for d in found.errors]
-    assert any("encoded for a clip of 32x32, 9 frames, and this one is of 64x32, 9 frames" in m for m in messages)
+    assert any("encoded for a clip of 32x32, 9 frames, but this clip is 64x32, 9 frames" in m for m in messages)
 
 
 def test_the_value_shares_all_but_its_transformer(experts_model):

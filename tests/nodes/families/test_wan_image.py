@@ -202,7 +202,7 @@ def test_a_size_the_pipeline_refuses_is_an_error(models):
 def test_an_image_for_another_size_is_an_error(models):
     from sgd.nodes import denoiser
 
-    with pytest.raises(NodeError, match="encoded for a clip of 64x32, 9 frames, and this one is of 32x32, 9 frames"):
+    with pytest.raises(NodeError, match="encoded for a clip of 64x32, 9 frames, but this clip is 32x32, 9 frames"):
         _predict(models["clip"], 64, 32)
     model = {"family": "wan"}
     known = {"image": {"family": "wan", "size": [64, 32, 9]}, "latents": {"family": "wan", "size": [32, 32, 9]}}
@@ -224,13 +224,13 @@ def _predict(model, width, height, max_length=512):
 
 
 def test_clip_needs_prompts_of_full_length(models):
-    with pytest.raises(NodeError, match="prompts of 512 tokens beside an image, not of 16"):
+    with pytest.raises(NodeError, match="with an image, this model takes prompts of 512 tokens, not of 16"):
         _predict(models["clip"], 32, 32, max_length=16)
 
 
 def test_several_frames_are_no_image(models):
     clip = Frames(torch.zeros(1, 3, 32, 32, 3))
-    with pytest.raises(NodeError, match="there are 3 frames, and an image is one"):
+    with pytest.raises(NodeError, match="there are 3 frames, but an image has one"):
         image_condition.encode(DirectRun(), models["clip"], clip, width=32, height=32, frames=9)
 
 

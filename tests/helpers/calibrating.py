@@ -1,4 +1,4 @@
-"""A run that measures, and tables of what was measured, without the command line."""
+"""A run that measures for calibration, and tables of its measurements, without the command line."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from helpers.ours import Pair
 
 
 class Calibrating(DirectRun):
+    """A run that measures for calibration."""
+
     options: Mapping[str, Any] = {"calibrate": True}
 
     def measured(self, name: str, component: str = "transformer") -> dict[str, list[float | None]]:
-        """Values of one kind by branch, step by step of the component."""
+        """Values of one kind by branch, one for each step of the component."""
         found: dict[str, list[float | None]] = {}
         for kind, data in self.events:
             if kind == "measurement" and data["component"] == component:

@@ -1,4 +1,4 @@
-"""What tests of changed models share: random adapters for any family, and two values predicting side by side."""
+"""Helpers for tests of changed models: random adapters for any family, and the difference of two models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from helpers.ours import Pair
 
 
 def adapters(pipeline: Any, folder: Path, seed: int = 0, rank: int = 4) -> Path:
-    """A file of random adapters for the attention of a pipeline's transformer, as its own class writes it."""
+    """A file of random adapters for the attention of a pipeline's transformer, as the pipeline's class writes it."""
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
@@ -38,10 +38,11 @@ def adapters(pipeline: Any, folder: Path, seed: int = 0, rank: int = 4) -> Path:
 def difference(
     pair: Pair, expected: Model, made: Model, *, steps: int = 2, run: DirectRun | None = None, **options: Any
 ) -> float:
-    """How far apart two values predict, over guided steps from the same latents.
+    """The difference between the predictions of two models, over guided steps from equal latents.
 
     Returns:
-        The largest difference of any branch at any step, as a share of the largest value expected there.
+        The largest difference of any branch at any step, divided by the largest expected value of this branch and
+        step.
     """
     plan, now, branches = pair.prepare(steps=steps, **options)
     scheduler, guider, gates, worst = SchedulerState(), GuiderState(), GateState(), 0.0

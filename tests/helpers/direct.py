@@ -22,7 +22,7 @@ BOTH = Wanted({"positive", "negative"})
 
 
 class DirectRun(Run):
-    """A run that keeps what nodes tell it, and writes into one folder."""
+    """A run that keeps the warnings, details and events of nodes, and writes into one folder."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class DirectRun(Run):
 
 
 def predict(model: Model, now: Latents, step: Any, branches: Branches, **options: Any) -> Predictions:
-    """One evaluation by itself, with a state of its own."""
+    """One evaluation of the denoiser with a new state."""
     state, run = GateState(), DirectRun()
     try:
         return denoiser.predict(model, now, step, branches, state, run, **options)
@@ -58,9 +58,9 @@ def predict(model: Model, now: Latents, step: Any, branches: Branches, **options
 def model_of(
     folder: Path, *parts: str, run: Run | None = None, kind: str = "real", device: str = "cpu", **dtypes: str
 ) -> Model:
-    """The model in a folder, with components in memory: all of them, or the `parts` named.
+    """The model in a folder, with all components in memory, or only those in `parts`.
 
-    In float32, but for components that are given another dtype by name.
+    Components are float32, except those with another dtype in `dtypes`.
     """
     repository = find(str(folder))
     assert repository is not None
@@ -85,7 +85,7 @@ def sample(
     run: Run | None = None,
     image: Any = None,
 ) -> list[Latents]:
-    """Denoise with fresh states, as one run of a loop; the latents after every step."""
+    """Denoise with new states, as in one run of a loop, and return the latents after every step."""
     scheduler, guider, gates = SchedulerState(), GuiderState(), GateState()
     run = run or DirectRun()
     states, now = [], start
@@ -102,6 +102,8 @@ def sample(
 
 
 class Result(NamedTuple):
+    """Latents after every step, and the frames."""
+
     states: list[Latents]
     frames: Frames
 

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^([ ]*)```(\w*)(?: +(\S+))?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`(sgd [^`]+)`")
 PLACEHOLDER = re.compile(r"…|^(?:[A-Z][A-Z_.]*|name=value|path=value)$|^<.*>$|=…")
-"""A word that stands for something else, such as FILE: its command is parsed and not run."""
+"""A placeholder, e.g. FILE. A command with a placeholder is parsed but not run."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Command:
 
     @property
     def is_name(self) -> bool:
-        """The name of a command in a sentence, perhaps with options, and without what the command works on."""
+        """True for a command in a sentence that has a name and perhaps options, but no arguments."""
         return self.inline and all(word.startswith("-") for word in self.words[2:])
 
     @property
     def is_complete(self) -> bool:
-        """The command can be run as it stands: no word is a placeholder."""
+        """True if the command can run as it is written: no word is a placeholder."""
         return not any(map(PLACEHOLDER.search, self.words)) and not self.is_name
 
     def __str__(self) -> str:
@@ -103,7 +103,7 @@ def _words(line: str) -> Iterator[tuple[str, ...]]:
 
 
 def needs(command: Command) -> str | None:
-    """What a command needs that a test does not have: `GPU` or `hub`; None if it can run."""
+    """The resource that a command needs and a test does not have: `GPU` or `hub`; None if the command can run."""
     if "cuda" in command.words:
         return "GPU"
     if command.words[1] in ("exec", "calibrate"):

@@ -1,7 +1,7 @@
-"""diffusers' pipelines of five families, deep enough for a cache gate, and how all oracles run them.
+"""diffusers' pipelines of five families, with enough blocks for a cache gate.
 
-The pipelines are those of the tiny models beside this file, with random weights and more blocks. Every oracle runs them
-through `sample`, so that what differs between two results is the cache alone.
+They are the pipelines of the tiny models beside this file, with random weights and more blocks. Every oracle runs them
+through `sample`, so two results differ by the cache alone.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ BRANCHES = {"cond": "positive", "uncond": "negative"}  # diffusers' names of the
 
 
 class Decisions(NamedTuple):
-    """What a cache did, step by step, in one guidance branch.
+    """The decisions of a cache in one guidance branch, one for each step.
 
     Attributes:
         computed: Whether the step computed all blocks.
-        distances: What was compared with the threshold at that step; None where nothing was compared.
+        distances: The number that the step compared with the threshold; None without a comparison.
     """
 
     computed: tuple[bool, ...]
@@ -34,12 +34,12 @@ class Decisions(NamedTuple):
 
     @property
     def cached(self) -> tuple[int, ...]:
-        """The steps that reused."""
+        """The steps that reused blocks."""
         return tuple(step for step, computed in enumerate(self.computed) if not computed)
 
 
 class Outcome(NamedTuple):
-    """Latents after every step, as the pipeline has them, and the decisions of each branch."""
+    """Latents after every step, in the pipeline's layout, and the decisions of each branch."""
 
     latents: list[torch.Tensor]
     decisions: dict[str, Decisions]
@@ -47,17 +47,17 @@ class Outcome(NamedTuple):
 
 @dataclass(frozen=True)
 class Family:
-    """How a family's tiny pipeline is made and called.
+    """The construction and the call of a family's tiny pipeline.
 
     Attributes:
-        build: Takes the number of blocks in each list.
+        build: Builds the pipeline from the number of blocks in each list.
         lists: Names of the transformer's lists of blocks.
-        call: Arguments of the pipeline that are the same for every run.
-        scale: Its argument for the scale of classifier-free guidance, and a scale that guides nothing.
+        call: Arguments of the pipeline that are equal for every run.
+        scale: The pipeline's argument for the scale of classifier-free guidance, and a scale without guidance.
         together: Whether the pipeline evaluates both branches in one call.
-        mixed: For each method a threshold, found by trying, that makes it reuse some steps of `STEPS` and compute
-            others in every branch and list: with six blocks in each list, guided, and `oracle_cache_dit.config`,
-            TeaCache with P(x) = x, or EasyCache as they are. Nothing that was compared comes within 0.5% of it.
+        mixed: A threshold for each method, found by trial. With it, every branch and list reuses some of `STEPS` steps
+            and computes others. It holds with guidance, six blocks in each list, and the defaults of
+            `oracle_cache_dit.config`, TeaCache (P(x) = x) or EasyCache. No compared number is within 0.5% of it.
     """
 
     build: Callable[..., Any]
@@ -69,7 +69,7 @@ class Family:
 
 
 def deeper(transformer: Any, **config: Any) -> Any:
-    """A transformer of the same configuration but for what is given, with random weights."""
+    """A transformer with random weights and the configuration of `transformer`, changed by `config`."""
     torch.manual_seed(0)
     made = type(transformer).from_config({**transformer.config, **config}).eval()
     with torch.no_grad():
@@ -175,7 +175,7 @@ def family_of(pipeline: Any) -> Family:
 
 
 def branches(pipeline: Any, scale: float | None = 5.0) -> tuple[str, ...]:
-    """The branches that the pipeline calls its transformer for, in this order at every step."""
+    """The branches of the transformer's calls at every step, in order."""
     family = family_of(pipeline)
     if not _guides(family, scale):
         return ("positive",)
@@ -195,9 +195,10 @@ def sample(
     unguided_from: int | None = None,
     **options: Any,
 ) -> list[torch.Tensor]:
-    """Latents after every step of the pipeline; None or a neutral scale guides nothing. Nothing is decoded.
+    """Run the pipeline without decoding, and return the latents after every step.
 
-    From step `unguided_from` on, the negative branch is not called: WanPipeline only, which looks at every step.
+    A scale of None, or a neutral scale, switches guidance off. From step `unguided_from` on, the negative branch does
+    not run; this works with WanPipeline only, which reads the scale at every step.
     """
     family = family_of(pipeline)
     name, neutral = family.scale
@@ -227,9 +228,9 @@ def sample(
 
 @contextmanager
 def named(pipeline: Any, scale: float | None = 5.0) -> Iterator[Callable[[], str]]:
-    """A function that tells which branch the pipeline's transformer is called for.
+    """Yield a function that returns the branch of the transformer's current call.
 
-    The pipelines name each call themselves (`transformer.cache_context`), but for Z-Image, which makes one.
+    The pipelines name each call (`transformer.cache_context`), except Z-Image, which makes one call per step.
     """
     transformer, current = pipeline.transformer, [branches(pipeline, scale)[0]]
     if not hasattr(transformer, "cache_context"):
@@ -252,9 +253,9 @@ def named(pipeline: Any, scale: float | None = 5.0) -> Iterator[Callable[[], str
 
 @contextmanager
 def untouched(pipeline: Any) -> Iterator[None]:
-    """Afterwards the pipeline and its transformers are exactly as before: attributes, modules and their order.
+    """Restore the pipeline and its transformers at the end: attributes, modules and their order.
 
-    Libraries leave things behind: cache-dit a `forward` and another order of children, diffusers' hooks a `forward`.
+    Libraries leave changes: cache-dit a `forward` and another order of children, diffusers' hooks a `forward`.
     """
     names = ("transformer", "transformer_2")
     parts = [part for name in names if (part := getattr(pipeline, name, None)) is not None]

@@ -1,4 +1,4 @@
-"""Random graphs of machines' node types, for property tests: loops in loops, maps, state, equal nodes, dead nodes."""
+"""Random graphs of the node types in `machines.py`, for property tests: nested loops, maps, state, equal nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LIMIT = 3
 
 
 class Scope:
-    """What an item may read: cells, lists of cells, machines, plain numbers; and the loops around it."""
+    """The values that an item may read: cells, lists of cells, machines, plain numbers; and the loops around it."""
 
     def __init__(self, above: Scope | None = None, loop: str = "") -> None:
         self.cells: list[Source] = list(above.cells) if above else []
@@ -25,17 +25,17 @@ class Scope:
 
 
 def graphs(components: bool = False, state: bool = True) -> st.SearchStrategy[Graph]:
-    """Graphs of all sizes, without inputs; a failing one is made smaller by its size, then by its seed."""
+    """Graphs of all sizes, without inputs; hypothesis shrinks a failing graph by its size, then by its seed."""
     return st.builds(random_graph, st.integers(3, 20), st.integers(0, 2**32), st.just(components), st.just(state))
 
 
 def random_graph(size: int, seed: int, components: bool, state: bool) -> Graph:
-    """A graph whose outputs are some of what it makes, most often the last."""
+    """A graph whose outputs are some of its values, more often late ones."""
     rng = Random(f"{size} {seed}")
     names = iter(range(10_000))
 
     def pick(sources: list[Source]) -> Source:
-        # A late one more often than an early one, so that graphs are deep.
+        # Late sources are more frequent, which makes graphs deep.
         return sources[max(rng.randint(0, len(sources) - 1), rng.randint(0, len(sources) - 1))]
 
     def cell(scope: Scope, add: Any) -> Source:

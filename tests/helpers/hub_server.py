@@ -1,6 +1,6 @@
-"""A server on this machine that answers as the hub does, and programs that ask it through the hub's real client.
+"""A local server that answers like the hub, and programs that query it with the hub's real client.
 
-Each program is a process of its own, because the client reads its settings when it is imported.
+Each program runs in its own process, because the client reads its settings when it is imported.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Hub(BaseHTTPRequestHandler):
 
     """Serves `self.server.folder` as the repository `owner/tiny-wan`; see huggingface_hub's file_download.py.
 
-    What is in `self.server.others` is served as another revision: a folder by its name, and a commit made of the name.
+    Each folder in `self.server.others` is served as another revision, by its name and by a commit made of the name.
     """
 
     protocol_version = "HTTP/1.1"
@@ -159,7 +159,7 @@ def asked(server):
 
 
 def ask(program, endpoint, home, job, offline=False):
-    """Run a program with a job as JSON; what it prints as JSON, and what it said on stderr."""
+    """Run a program with a job as JSON, and return the JSON that it prints, with its stderr under `stderr`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and "proxy" not in k.lower()}
     environment |= {
         "HF_ENDPOINT": endpoint,

@@ -1,4 +1,4 @@
-"""The text-to-image workflow as direct calls of node functions, and the same of a diffusers pipeline."""
+"""The text-to-image workflow as direct calls of node functions, and reference results of a diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def generate(
 
 
 def planned(folder: Path, *arguments: Any, **options: Any) -> Result:
-    """The same on the meta device, as `sgd plan` runs it."""
+    """`generate` on the meta device, as `sgd plan` runs it."""
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
     model = load(run, str(folder), dtype="float32")

@@ -1,7 +1,7 @@
 """Node types and graphs for the tests of the passes and the executor, without files and without torch.
 
-A `Cell` is a number that only nodes make; a `Machine` has parts that must be in memory while they are read. What
-happens is written to `LOG` in order. `naive` evaluates a graph as it stands, by recursion and without any pass.
+A `Cell` is a number that only nodes make; a `Machine` has parts that must be in memory while they are read. `LOG` lists
+all events in order. `naive` evaluates a graph by recursion, without any pass.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ LOG: list[tuple[str, ...]] = []
 
 @dataclass(eq=False)
 class Cell(Port):
-    """A whole number on an edge; every instance is another object, so that its life can be watched."""
+    """A whole number on an edge. Each instance is a separate object, so tests can watch when it is freed."""
 
     value: int
 
@@ -62,7 +62,7 @@ class Cell(Port):
 
 @dataclass
 class Core:
-    """What machines made of one another share: which parts are in memory, and how often they were brought in."""
+    """The state that machines made from one another share: the number of holders of each part in memory."""
 
     name: str
     held: dict[str, int] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Core:
 
 @dataclass(eq=False)
 class Machine(Port):
-    """A value with parts. Reading one that is not in memory is an error."""
+    """A value with parts. Reading a part that is not in memory is an error."""
 
     partial: ClassVar[bool] = True
     NAMES: ClassVar[tuple[str, ...]] = ("encoder", "painter", "decoder")
@@ -164,7 +164,7 @@ def plain(a: Cell) -> int:
 
 @node("m.count")
 def count(a: Cell, total: Total) -> Cell:
-    """A running sum: what it gives depends on the turns before."""
+    """A running sum over the turns of a loop."""
     total.sum += a.value + 1
     return Cell(total.sum % 1009)
 
@@ -190,7 +190,7 @@ class Colour(enum.Enum):
 
 @node("m.kinds")
 def kinds(file: Path | None = None, files: list[Path] | None = None, colours: list[Colour] | None = None) -> str:
-    """What its arguments are in Python."""
+    """The arguments as Python values, in text."""
     return repr([file, files, colours])
 
 
@@ -202,7 +202,7 @@ def here(a: Cell, here: Here) -> str:
 
 @node("m.wanted")
 def wanted(machine: Annotated[Machine, Passes()], wanted: Wanted) -> Machine:
-    """A machine; says what is wanted of it."""
+    """The machine; logs the parts that other nodes want."""
     LOG.append(("wanted", *sorted(wanted)))
     return machine
 
@@ -217,7 +217,7 @@ def save(a: Cell, run: Run, path: OutPath = Path("cell.txt")) -> Path:
 
 @node("m.fail")
 def fail(a: Cell, at: int = 0) -> Cell:
-    """Fails at one value."""
+    """Fail at one value."""
     if a.value == at:
         raise RuntimeError("out of luck")
     return Cell(a.value)
@@ -276,7 +276,7 @@ def library() -> Library:
     """These node types and no others."""
     found = Library()
     found.add("machines", sys.modules[__name__])
-    # The schema of records asks for what the standard library adds to each.
+    # The schema of records includes the sections of the standard library.
     found.libraries["sgd"] = standard_object()
     return found
 
@@ -288,7 +288,7 @@ __all__ = ["Interrupted", "NodeFailed", "Path", "used"]
 
 
 def arg(value: Any) -> Arg:
-    """A source, or a literal, as an argument; `name` or `name.port` with a dollar sign is a reference."""
+    """An argument from a source or a literal; `$name` and `$name:port` are references."""
     if isinstance(value, Arg):
         return value
     if isinstance(value, str) and value.startswith("$"):
@@ -329,7 +329,7 @@ def plan_of(graph: Graph, passes: tuple[str, ...] | None = None) -> Plan:
 
 
 class Watch(Observer):
-    """Writes what the executor does to `LOG`."""
+    """Writes the executor's events to `LOG`."""
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         LOG.append(("started", call.id))
@@ -345,7 +345,7 @@ class Watch(Observer):
 
 
 def execute(plan: Plan, out: Path = Path("."), observer: Observer | None = None, **options: Any) -> dict[str, Any]:
-    """Run a plan without a record; `LOG` begins anew."""
+    """Run a plan without a record; clears `LOG` first."""
     LOG.clear()
     observers = Observers([Watch(), *([observer] if observer else [])])
     return Executor(plan, Context(out, observers), observers, **options).execute()
@@ -373,7 +373,7 @@ def numbers_of(value: Any) -> Any:
 
 
 class Naive:
-    """Evaluates one level of a graph as it is written, each item when it is first asked for."""
+    """Evaluates one level of a graph without passes; an item runs when its value is first needed."""
 
     def __init__(self, graph: Graph, above: Naive | None = None, bound: Mapping[Source, Any] | None = None) -> None:
         self.graph, self.above, self.bound = graph, above, dict(bound or {})
@@ -439,7 +439,7 @@ class Naive:
 
 
 def naive(graph: Graph) -> dict[str, Any]:
-    """The outputs of a graph, evaluated as it stands."""
+    """The outputs of a graph, evaluated without passes."""
     LOG.clear()
     root = Naive(graph)
     return {n: numbers_of(root.value(a.source)) for n, a in graph.outputs.items()}

@@ -18,31 +18,31 @@ Node = NodeFunction[..., Any]
 
 
 def check(node: Node, **known: Any) -> list[Diagnostic]:
-    """The problems that the node's `check` finds; a parameter that is left out is not known."""
+    """The problems that the node's `check` finds; a parameter that is left out is unknown."""
     assert node.node.check is not None
     return list(node.node.check(facts(node.node, known)))
 
 
 def describe(node: Node, **known: Any) -> Any:
-    """The facts that the node's `describe` gives, as a mapping without those that are not known."""
+    """The facts that the node's `describe` returns, as a mapping without unknown facts."""
     assert node.node.describe is not None
     return plain(node.node.describe(facts(node.node, known)))
 
 
 def reads(node: Node, **known: Any) -> Mapping[str, Any]:
-    """The parts that the node's `reads` gives."""
+    """The parts that the node's `reads` returns."""
     assert node.node.reads is not None
     return node.node.reads(facts(node.node, known))
 
 
 def renames(node: Node, **known: Any) -> Mapping[str, Any]:
-    """The names that the node's `renames` gives."""
+    """The names that the node's `renames` returns."""
     assert node.node.renames is not None
     return node.node.renames(facts(node.node, known))
 
 
 def facts(node: NodeType, known: Mapping[str, Any]) -> NodeFacts:
-    """The facts of a node: of values as mappings by attribute, of plain parameters as they are."""
+    """The facts of a node, from mappings by attribute for values, and from the values of plain parameters."""
     assert node.facts is not None
     made: dict[str, Any] = {}
     for name, value in known.items():
@@ -74,7 +74,7 @@ def value_facts(kind: type[Facts], value: Mapping[str, Any]) -> Facts:
 
 
 def plain(value: Any) -> Any:
-    """Facts as a mapping by attribute, without those that are not known."""
+    """Facts as a mapping by attribute, without unknown facts."""
     if not isinstance(value, Facts):
         return value
     blank = type(value)()

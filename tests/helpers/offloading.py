@@ -1,7 +1,7 @@
-"""Watches group offloading where device and host are the same: which tensors would be on the device, and when.
+"""Watches group offloading on a CPU: which tensors would be on the device at each time.
 
-On a CPU the hooks of diffusers move nothing, and a tensor that is used before it was brought in works all the same.
-Here every operation is looked at: what it reads of a component has to belong to a group that is in at that time.
+On a CPU the hooks of diffusers move no tensor, and reading a tensor before its group is loaded raises no error.
+`Watched` inspects every operation: a tensor that it reads must belong to a group that is loaded at that time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 def owned(group: Any) -> dict[int, int]:
-    """Bytes of the tensors of a group by the address of their storage."""
+    """Bytes of a group's tensors, by the address of their storage."""
     found = [*group.parameters, *group.buffers]
     for module in group.modules:
         found += [*module.parameters(), *module.buffers()]
@@ -26,12 +26,12 @@ def owned(group: Any) -> dict[int, int]:
 
 
 class Watched(TorchDispatchMode):
-    """What happened to the tensors of one view while this was entered.
+    """The loads and reads of one view's tensors while the mode is active.
 
     Attributes:
-        most: The most bytes that were in at a time.
-        onloads: How often each group was brought in.
-        early: Names of tensors that an operation read while they were out.
+        most: The most bytes on the device at one time.
+        onloads: Number of loads of each group.
+        early: Names of tensors that an operation read while their group was not loaded.
         used: Names of tensors that operations read.
     """
 
@@ -48,7 +48,7 @@ class Watched(TorchDispatchMode):
         self.moving = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        # Who copies to a device that is named may take it from the host.
+        # A copy to a named device may read from the host.
         copied = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
         if not self.moving and not copied:
             for leaf in tree_leaves((args, kwargs)):

@@ -1,7 +1,6 @@
 """The cache-dit package on diffusers' pipelines: its decisions and its latents, step by step.
 
-cache-dit changes the pipeline's class and its transformer; both are put back as they were, so that other tests
-can use the same pipeline and class.
+cache-dit changes the pipeline's class and its transformer. Both are restored, so other tests can use them.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ class Outcome(NamedTuple):
     """Latents after every step, and the decisions of each branch in each list of blocks.
 
     Attributes:
-        latents: As the pipeline has them.
-        decisions: Branch, then list of blocks. Lists are named as the transformer's attribute; those of a second
-            transformer have `transformer_2.` before. A second transformer counts its own steps.
+        latents: Latents after every step, in the pipeline's layout.
+        decisions: Decisions by branch, then by list of blocks. A list has the name of the transformer's attribute,
+            after `transformer_2.` for a second transformer. A second transformer counts its own steps.
     """
 
     latents: list[torch.Tensor]
@@ -31,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def config(**options: Any) -> Any:
-    """A DBCacheConfig that caches early and often where nothing else is said, as tiny models have few blocks."""
+    """A DBCacheConfig that caches early and often by default, because tiny models have few blocks."""
     given = {"Fn_compute_blocks": 1, "Bn_compute_blocks": 0, "max_warmup_steps": 3, "residual_diff_threshold": 0.1}
     return cache_dit.DBCacheConfig(**(given | options))
 
@@ -53,11 +52,11 @@ def run(
 
     Args:
         pipeline: A pipeline of `gate_pipelines.build`, or another of its classes.
-        cache: A DBCacheConfig, not changed. Where it does not say whether branches are separate, they are if the
+        cache: A DBCacheConfig, which is not changed. Without `enable_separate_cfg`, branches are separate if the
             pipeline evaluates them one by one.
-        calibrator: A TaylorSeerCalibratorConfig, or none.
+        calibrator: A TaylorSeerCalibratorConfig, or None.
         steps: Number of steps.
-        scale: Guidance scale; None guides nothing.
+        scale: Guidance scale; None switches guidance off.
         options: Further arguments of `gate_pipelines.sample`.
     """
     named = branches(pipeline, scale)
@@ -75,7 +74,7 @@ def run(
 
 @contextmanager
 def enabled(pipeline: Any, cache: Any, calibrator: Any = None) -> Iterator[None]:
-    """The pipeline with cache-dit's cache; afterwards exactly as it was."""
+    """Enable cache-dit's cache, and restore the pipeline at the end."""
     kind = type(pipeline)
     call = kind.__call__
     with untouched(pipeline):
@@ -91,11 +90,11 @@ def enabled(pipeline: Any, cache: Any, calibrator: Any = None) -> Iterator[None]
 
 
 def contexts(pipeline: Any) -> Iterator[tuple[str, Any]]:
-    """cache-dit's contexts, each by the name of its list of blocks; only while the cache is enabled."""
+    """cache-dit's contexts by the name of their list of blocks; only while the cache is enabled."""
     for prefix in ("transformer", "transformer_2"):
         transformer = getattr(pipeline, prefix, None)
         for name in getattr(transformer, "_context_names", []):
-            # cache-dit's name of a context: the attribute, and a number that tells transformers apart.
+            # A context's name is the name of the attribute and a number for the transformer.
             attribute = name.rsplit("_", 1)[0] if name.rsplit("_", 1)[-1].lstrip("-").isdigit() else name
             yield (
                 attribute if prefix == "transformer" else f"{prefix}.{attribute}",
@@ -107,7 +106,7 @@ def _decisions(context: Any, branch: int) -> Decisions:
     cached = context.cfg_cached_steps if branch else context.cached_steps
     diffs = context.cfg_residual_diffs if branch else context.residual_diffs
     steps = range(context.executed_steps)
-    # Negative numbers stand for no comparison: always reused (-1), or shapes that differ (-2).
+    # Negative numbers mean no comparison: always reused (-1), or different shapes (-2).
     known = [diffs.get(str(step), None) for step in steps]
     return Decisions(
         tuple(step not in cached for step in steps),

@@ -1,12 +1,13 @@
 """EasyCache on the outputs of a pipeline's transformer, from the paper (2507.02860) and its code's behaviour.
 
-x is what the transformer takes and y what it makes, both raw. At a computed step that is not the first, how much the
-output changed for a change of the input since the step computed before: k = mean|y - y_c| / mean|x - x_c|. At
-every later step the output is taken to change by k * mean|x_t - x_(t-1)|, relative to mean|y_c| of the last computed
-one; these are added up. While the sum is below the threshold, y = x + (y_c - x_c); else the step is computed and the
-sum starts at 0. Forced steps at both ends set the sum to 0 too; k is learnt from them all the same.
+x is the transformer's input and y its output, both raw; x_c and y_c belong to the last computed step. Every computed
+step but the first sets k = mean|y - y_c| / mean|x - x_c|, the change of the output per change of the input. Every later
+step adds k * mean|x_t - x_(t-1)| / mean|y_c|, the estimated relative change of the output, to a sum. While the sum is
+below the threshold, y = x + (y_c - x_c). Otherwise the step is computed and the sum starts at 0 again. Forced steps at
+both ends also set the sum to 0 and set k.
 
-The authors' code lets the positive branch decide for both; `together` does so, else every branch has its own.
+In the authors' code, the positive branch decides for both branches; `together` does that. By default, every branch
+decides for itself.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from helpers.gate_pipelines import STEPS, Decisions, Outcome, named, sample, unt
 
 
 class Branch:
-    """What is kept of one guidance branch."""
+    """The state of one guidance branch."""
 
     def __init__(self) -> None:
         self.sum = 0.0
@@ -41,7 +42,7 @@ class Rule:
         self.branches: dict[str, Branch] = {}
 
     def __call__(self, name: str, x: torch.Tensor, model: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """The output for input `x` of the next step of a branch: `model`'s, or what stands in for it."""
+        """The output for input `x` at the next step of a branch: the output of `model`, or its estimate."""
         state = self.branches.setdefault(name, Branch())
         leader = self.branches["positive"] if self.together else state
         if leader is state:
@@ -93,16 +94,16 @@ def run(
 
     Args:
         pipeline: A pipeline of `gate_pipelines.build`.
-        threshold: Of the accumulated relative change. The authors have 0.05 for Wan, 0.025 for HunyuanVideo.
-        first: Steps computed at the start. The authors have 10 for Wan, 5 for HunyuanVideo.
-        last: Steps computed at the end; 1 with the authors.
+        threshold: Threshold of the accumulated relative change. The authors use 0.05 for Wan, 0.025 for HunyuanVideo.
+        first: Steps computed at the start. The authors use 10 for Wan, 5 for HunyuanVideo.
+        last: Steps computed at the end. The authors use 1.
         together: Whether the positive branch decides for the negative one.
         steps: Number of steps.
-        scale: Guidance scale; None guides nothing.
+        scale: Guidance scale; None switches guidance off.
         options: Further arguments of `gate_pipelines.sample`.
 
     Returns:
-        Latents and decisions; a decision's distance is the sum that was compared.
+        Latents and decisions; a decision's distance is the sum that the step compared with the threshold.
     """
     assert getattr(pipeline, "transformer_2", None) is None, "one transformer only"
     transformer, rule = pipeline.transformer, Rule(threshold, steps, first, last, together)

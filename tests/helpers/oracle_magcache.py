@@ -1,11 +1,11 @@
 """MagCache: diffusers' hook on a pipeline, and the rule of the paper (2506.09045) in plain Python.
 
-Three versions of the rule exist, which differ at its edges only:
+Three versions of the rule exist. They differ in details only:
 
 - diffusers: int(retention * steps + 0.5) steps are computed at the start; reuse while err <= threshold.
-- The origin for HunyuanVideo: int(retention * steps); err <= threshold.
-- The origin for Wan and Qwen-Image: int(retention * calls) where two branches are two calls a step, so that an odd
-  number leaves the branches at different steps; err < threshold.
+- The authors' code for HunyuanVideo: int(retention * steps); err <= threshold.
+- The authors' code for Wan and Qwen-Image: int(retention * calls), with one call per branch and step, so an odd number
+  ends at different steps in the two branches; err < threshold.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def schedule(
     """The rule for one branch.
 
     Args:
-        ratios: One for each step: the mean norm of its residual by that of the step before.
-        threshold: Of the accumulated error.
+        ratios: One ratio for each step: the mean norm of its residual, divided by that of the step before.
+        threshold: Threshold of the accumulated error.
         longest: Longest run of reused steps (K).
         retained: Steps computed at the start.
         inclusive: Whether an error equal to the threshold reuses.
 
     Returns:
-        Decisions, with the accumulated error of each step that had to be decided.
+        Decisions, with the accumulated error of each step after the retained steps.
     """
     computed: list[bool] = []
     errors: list[float | None] = []
@@ -64,16 +64,16 @@ def run(
     scale: float | None = 5.0,
     **options: Any,
 ) -> Outcome:
-    """Sample with diffusers' hook, all of the transformer's blocks behind it.
+    """Sample with diffusers' hook on all blocks of the transformer.
 
     Args:
-        pipeline: Of a family whose transformer diffusers can cache: not Z-Image.
-        ratios: As many as steps, for every branch the same: diffusers has one table.
-        threshold: Of the accumulated error.
+        pipeline: A pipeline whose transformer diffusers can cache; not Z-Image.
+        ratios: One ratio for each step; diffusers uses one table for every branch.
+        threshold: Threshold of the accumulated error.
         longest: Longest run of reused steps.
         retention: Share of the steps computed at the start; diffusers rounds it.
         steps: Number of steps.
-        scale: Guidance scale; None guides nothing.
+        scale: Guidance scale; None switches guidance off.
         options: Further arguments of `gate_pipelines.sample`.
     """
     from diffusers.hooks.mag_cache import MagCacheConfig
@@ -108,9 +108,9 @@ def run(
 def calibrate(
     pipeline: Any, *, steps: int = STEPS, scale: float | None = 5.0, **options: Any
 ) -> dict[str, list[float]]:
-    """The ratios of each branch that diffusers' hook measures; its first is always 1.
+    """The ratios of each branch that diffusers' hook measures; the first ratio is always 1.
 
-    The hook prints each branch's list after its last step, and forgets it.
+    The hook prints the list of each branch after the last step, and does not keep it.
     """
     from diffusers.hooks.mag_cache import MagCacheConfig
 

@@ -17,9 +17,9 @@ def masks(first: int = 8, last: int = 100) -> dict[tuple[str, int], str]:
 
 
 def from_bins(compute: list[int], reuse: list[int], steps: int | None = None) -> str:
-    """The mask of bins, which alternate and begin with `compute`.
+    """The mask of alternating bins; the first bin of `compute` comes first.
 
     Raises:
-        AssertionError: If they do not reach `steps`.
+        AssertionError: If the bins do not reach `steps`.
     """
     return "".join(map(str, cache_dit.steps_mask(compute_bins=compute, cache_bins=reuse, total_steps=steps)))

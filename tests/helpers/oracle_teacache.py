@@ -1,11 +1,11 @@
-"""TeaCache on diffusers' pipelines, written from its formula in the plainest way (2411.19108).
+"""TeaCache on diffusers' pipelines, written directly from its formula (2411.19108).
 
-Per branch: rel = mean|m_t - m_(t-1)| / mean|m_(t-1)|, where m_(t-1) is that of the step before, computed or not;
-acc += P(rel); while acc < threshold the whole stack is replaced by its last residual, else it is computed and acc = 0.
-The first steps, and the last where asked, are computed, and set acc to 0 too.
+Each branch computes rel = mean|m_t - m_(t-1)| / mean|m_(t-1)| of a signal m, where m_(t-1) belongs to the step before,
+computed or not; then acc += P(rel). While acc < threshold, the last residual replaces the whole stack of blocks.
+Otherwise the stack is computed and acc = 0. The `first` and `last` steps are computed and set acc to 0 too.
 
-What m is: for Wan the time embedding, or its six-fold projection (what the origin calls retention steps); for
-HunyuanVideo and FLUX the image tokens as the first block's norm1 modulates them.
+The signal m for Wan is the time embedding, or its six-fold projection (retention steps in the authors' code). For
+HunyuanVideo and FLUX it is the image tokens after the modulation by the first block's norm1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IDENTITY = (1.0, 0.0)  # the polynomial P(x) = x
 
 
 class Branch:
-    """What is kept of one guidance branch."""
+    """The state of one guidance branch."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -79,18 +79,18 @@ def run(
     """Sample with TeaCache.
 
     Args:
-        pipeline: Of Wan, HunyuanVideo or FLUX.
-        coefficients: Of P, highest order first.
-        threshold: Of the accumulated P(rel).
+        pipeline: A pipeline of Wan, HunyuanVideo or FLUX.
+        coefficients: Coefficients of P, highest order first.
+        threshold: Threshold of the accumulated P(rel).
         signal: For Wan `time` (also `auto`) or `time_projection`.
-        first: Steps computed at the start. The origin has 1, and 5 for Wan's projection.
-        last: Steps computed at the end. The origin has 1, and 0 for Wan's projection.
+        first: Steps computed at the start. The authors use 1, and 5 for Wan's projection.
+        last: Steps computed at the end. The authors use 1, and 0 for Wan's projection.
         steps: Number of steps.
-        scale: Guidance scale; None guides nothing.
+        scale: Guidance scale; None switches guidance off.
         options: Further arguments of `gate_pipelines.sample`.
 
     Returns:
-        Latents and decisions; a decision's distance is the accumulated value that was compared.
+        Latents and decisions; a decision's distance is the accumulated value that the step compared.
     """
     assert getattr(pipeline, "transformer_2", None) is None, "one transformer only"
     rule = Rule(coefficients, threshold, steps, first, last)
@@ -102,7 +102,7 @@ def run(
 
 
 def changes(pipeline: Any, *, signal: str = "auto", **options: Any) -> dict[str, list[float | None]]:
-    """The signal's relative change of every step of each branch, in a run that computes everything."""
+    """The relative change of the signal at every step of each branch, in a run that computes every step."""
     rule = Rule(IDENTITY, 0.0, options.get("steps", STEPS), 1, 1)
     with named(pipeline, options.get("scale", 5.0)) as branch, replaced(pipeline, rule, branch, signal):
         sample(pipeline, **options)
@@ -111,7 +111,7 @@ def changes(pipeline: Any, *, signal: str = "auto", **options: Any) -> dict[str,
 
 @contextmanager
 def replaced(pipeline: Any, rule: Rule, branch: Callable[[], str], signal: str) -> Iterator[None]:
-    """The pipeline with its transformer's blocks behind the rule."""
+    """Put the rule in front of the blocks of the pipeline's transformer."""
     patch = {"wan": _wan, "hunyuan-video": _hunyuan_video, "flux": _flux}[PIPELINES[type(pipeline).__name__]]
 
     def decide(value: torch.Tensor) -> tuple[bool, Branch]:
@@ -124,7 +124,7 @@ def replaced(pipeline: Any, rule: Rule, branch: Callable[[], str], signal: str) 
 
 
 class One(torch.nn.Module):
-    """A function in the place of a block."""
+    """A module in place of a block, which calls a function."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Our nodes on the same modules as a pipeline of `gate_pipelines`: the same latents without a gate, bit for bit."""
+"""sgd's nodes on the modules of a `gate_pipelines` pipeline: without a gate, latents are equal bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMBEDDED = {"hunyuan-video": 6.0, "flux": 3.5}
 
 
 class Pair:
-    """A pipeline and our model of the same modules."""
+    """A pipeline, and sgd's model with the pipeline's modules."""
 
     def __init__(self, family: str, folder: Path, layers: int = 6) -> None:
         self.family = family
@@ -58,14 +58,14 @@ class Pair:
             return [state.tensor for state in sample(self.model, plan, start, branches, gate=gate, run=run)]
 
     def outcome(self, gate: Gate, **options: Any) -> Outcome:
-        """Latents and decisions; those of separate stacks by (branch, number of the stack)."""
+        """Latents, and decisions by branch or, for separate stacks, by (branch, number of the stack)."""
         run = DirectRun()
         states = self.run(gate, run=run, **options)
         return Outcome(states, decisions(run))
 
 
 def decisions(run: DirectRun) -> dict[Any, Decisions]:
-    """What the gates of a run said they decided."""
+    """The decisions that the gates of a run reported."""
     found: dict[Any, list[dict[str, Any]]] = {}
     for kind, data in run.events:
         if kind == "gate":
@@ -79,7 +79,7 @@ def decisions(run: DirectRun) -> dict[Any, Decisions]:
 
 @contextmanager
 def counted(model: Model) -> Iterator[list[int]]:
-    """How often blocks of the transformer ran inside."""
+    """Count the calls of the transformer's blocks: yields a list with this number."""
     calls = [0]
 
     def hook(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""diffusers' own pipelines, called as a user calls them: what our results are compared with."""
+"""diffusers' pipelines, called as a user calls them: the reference for the nodes' results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Tiny models with random weights, in the layout of diffusers' repositories.
 
-They have every part of their family's architecture and none of its size, so that what is computed with them can
-be compared with diffusers number by number. Tokenizers are made on the spot; nothing is downloaded.
+They have every part of their family's architecture at a tiny size, so their results can be compared with diffusers
+number by number. Tokenizers are made here; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -99,6 +99,6 @@ BUILDERS = {"wan": wan}
 
 
 def save(family: str, folder: Path, **options: Any) -> Path:
-    """Build a tiny pipeline and save it in `folder`, which a `source` of model.load may then name."""
+    """Build a tiny pipeline and save it in `folder`, for the `source` of model.load."""
     BUILDERS[family](**options).save_pretrained(folder)
     return folder

@@ -11,7 +11,7 @@ from helpers.tiny_tokenizers import clip_tokenizer
 
 
 def build(guidance: bool = True, **scheduler: Any) -> Any:
-    """A pipeline, with or without the input for a guidance scale; keyword arguments are its scheduler's."""
+    """A pipeline, with or without the input for a guidance scale; keyword arguments configure its scheduler."""
     from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 
     return FluxPipeline(

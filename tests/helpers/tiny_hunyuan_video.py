@@ -8,10 +8,10 @@ from typing import Any
 
 
 def llama_tokenizer() -> Any:
-    """Most words of the prompt template are one token each, other words one for each character; padded on the right.
+    """A tokenizer with one token for most words of the template and for each character of other words; pads right.
 
-    The pipeline cuts the template off by its number of tokens in Llama 3's vocabulary, 95 before the prompt; one word
-    is spelt out to come to as many here.
+    The pipeline cuts the template by its number of tokens in Llama 3's vocabulary, 95 before the prompt. To reach this
+    number, one word of the template is split into characters here.
     """
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -142,6 +142,6 @@ def hunyuan_video(**config: Any) -> Any:
 
 
 def save(folder: Path, **config: Any) -> Path:
-    """Build the tiny pipeline and save it in `folder`, which a `source` of model.load may then name."""
+    """Build the tiny pipeline and save it in `folder`, for the `source` of model.load."""
     hunyuan_video(**config).save_pretrained(folder)
     return folder

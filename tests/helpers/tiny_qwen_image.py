@@ -10,7 +10,7 @@ from helpers.tiny_tokenizers import qwen2_tokenizer
 
 
 def build(**scheduler: Any) -> Any:
-    """A pipeline; keyword arguments are its scheduler's."""
+    """A pipeline; keyword arguments configure its scheduler."""
     from diffusers import FlowMatchEulerDiscreteScheduler, QwenImagePipeline
 
     return QwenImagePipeline(

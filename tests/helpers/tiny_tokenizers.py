@@ -1,4 +1,4 @@
-"""Tokenizers of single bytes for the tiny models: nothing is downloaded, nothing trained."""
+"""Tokenizers of single bytes for the tiny models, without downloads or training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHAT = (
 
 
 def bytes_vocabulary(specials: list[str], end: str = "") -> dict[str, int]:
-    """Special tokens, then every byte as byte-level BPE writes it; with `end`, also as the end of a word."""
+    """Special tokens, then every byte as in byte-level BPE; with `end`, every byte again as the end of a word."""
     from tokenizers.pre_tokenizers import ByteLevel
 
     letters = sorted(ByteLevel.alphabet())

@@ -7,7 +7,7 @@ from typing import Any
 from helpers import tiny
 
 CLIP_WIDTH = 8
-TOKENS = 17  # of one image: 4 x 4 patches and the class token
+TOKENS = 17  # tokens of one image: 4 x 4 patches and the class token
 
 
 def image_encoder() -> Any:
@@ -62,7 +62,7 @@ def image_to_video(*, clip: bool = True, last: bool = False, experts: int = 1, *
 
 
 def ti2v() -> Any:
-    """A Wan 2.2 TI2V pipeline: timesteps per token, and a VAE of another layout that makes 16 x 16 pixels a latent."""
+    """A Wan 2.2 TI2V pipeline: timesteps per token, and a VAE of another layout with 16 x 16 pixels per latent."""
     import torch
     from diffusers import AutoencoderKLWan, WanPipeline
 
@@ -92,7 +92,7 @@ def ti2v() -> Any:
 
 
 def _filled(transformer: Any) -> Any:
-    """Random positions of the two images, which the class leaves at zero."""
+    """Set the positions of the two images, which the class leaves at zero, to random values."""
     import torch
 
     embedder = transformer.condition_embedder.image_embedder

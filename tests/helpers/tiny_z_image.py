@@ -10,7 +10,7 @@ from helpers.tiny_tokenizers import qwen2_tokenizer
 
 
 def build(**scheduler: Any) -> Any:
-    """A pipeline; keyword arguments are its scheduler's (`use_dynamic_shifting`, `shift`)."""
+    """A pipeline; keyword arguments configure its scheduler (`use_dynamic_shifting`, `shift`)."""
     from diffusers import FlowMatchEulerDiscreteScheduler, ZImagePipeline
 
     return ZImagePipeline(

@@ -1,7 +1,7 @@
 """Node types without torch, for the tests of the language, the compiler and the executor.
 
 Import it as `from helpers import toys`, or give the file to `sgd --library`.
-A `Thing` is a number that only nodes can make; `Ticks` is what a schedule is: a value to loop over.
+A `Thing` is a number that only nodes can make; `Ticks` is a value to loop over, like a schedule.
 """
 
 from __future__ import annotations
@@ -70,27 +70,27 @@ class Ticks(Port):
 
 @dataclass(frozen=True)
 class Box(Port):
-    """A value with parts that have to be brought in; `log` says what was done, in order."""
+    """A value with parts that must be loaded; `log` lists its events in order."""
 
     partial: ClassVar[bool] = True
     name: str = "box"
     log: tuple[list[str], ...] = ()
 
-    def say(self, what: str) -> None:
+    def record(self, event: str) -> None:
         for log in self.log:
-            log.append(f"{what} {self.name}")
+            log.append(f"{event} {self.name}")
 
     def parts(self) -> tuple[str, ...]:
         return ("lid", "floor")
 
     def acquire(self, part: str, run: Run) -> None:
-        self.say(f"acquire {part} of")
+        self.record(f"acquire {part} of")
 
     def prefetch(self, part: str, run: Run) -> None:
-        self.say(f"prefetch {part} of")
+        self.record(f"prefetch {part} of")
 
     def release(self, part: str) -> None:
-        self.say(f"release {part} of")
+        self.record(f"release {part} of")
 
 
 class Level(enum.Enum):
@@ -124,7 +124,7 @@ def add(a: Thing, b: Thing, *, times: Annotated[int, Field(ge=1)] = 1) -> Thing:
     Args:
         a: The first.
         b: The second.
-        times: How many times to add the second.
+        times: Number of times to add the second thing.
     """
     return Thing(a.value + times * b.value)
 
@@ -134,7 +134,7 @@ def sum_(things: list[Thing]) -> Thing:
     """The sum of any number of things.
 
     Args:
-        things: What to add up.
+        things: The things to add.
     """
     return Thing(sum(t.value for t in things))
 
@@ -178,7 +178,7 @@ def rename(gadget: Gadget, name: str) -> Gadget:
 
 @dataclass(frozen=True)
 class TicksFacts(Facts):
-    """How many turns."""
+    """Facts of a `Ticks`: the number of turns."""
 
     steps: int | None = None
 
@@ -196,10 +196,10 @@ def describe_ticks(facts: ToyTicksFacts) -> TicksFacts | None:
 
 @node("toy.ticks", describe=describe_ticks)
 def ticks(count: Annotated[int, Field(ge=1, le=1000)] = 3) -> Ticks:
-    """Something to loop over.
+    """A value to loop over.
 
     Args:
-        count: How many turns.
+        count: Number of turns.
     """
     return Ticks(count)
 
@@ -211,7 +211,7 @@ def step(tick: Tick, thing: Thing, *, by: float = 1.0) -> Thing:
     Args:
         tick: The turn.
         thing: The state.
-        by: How much more.
+        by: The number to add.
     """
     return Thing(thing.value + by)
 
@@ -268,7 +268,7 @@ plain.seen = []  # type: ignore[attr-defined]
 
 @node("toy.need")
 def need(text: str, *, count: int | None = 3) -> str:
-    """A parameter that has to be given.
+    """A required parameter.
 
     Args:
         text: The text.
@@ -320,7 +320,7 @@ def maybe(thing: Thing | None = None) -> Thing:
 
 
 class Count(State):
-    """How often a node was called in its loop; `ended` counts the loops that ended."""
+    """Number of calls of a node in its loop; `ended` counts the loops that ended."""
 
     ended: ClassVar[int] = 0
 
@@ -333,7 +333,7 @@ class Count(State):
 
 @node("toy.count")
 def count(thing: Thing, state: Count, here: Here) -> int:
-    """How often this node was called in its loop.
+    """The number of calls of this node in its loop.
 
     Args:
         thing: Anything.
@@ -348,7 +348,7 @@ def save(thing: Thing, run: Run, *, path: OutPath = Path("thing.txt")) -> Path:
 
     Args:
         thing: The thing.
-        path: Where to.
+        path: Path of the file.
     """
     target = run.output(path)
     if not run.planning:
@@ -362,7 +362,7 @@ def fail(thing: Thing, *, message: str = "it broke") -> Thing:
 
     Args:
         thing: Anything.
-        message: What to say.
+        message: Text of the error.
     """
     raise NodeError(message, help="remove the node")
 
@@ -398,7 +398,7 @@ def open_(box: Annotated[Box, Reads("lid")]) -> Thing:
     Args:
         box: The box.
     """
-    box.say("read lid of")
+    box.record("read lid of")
     return Thing(1.0)
 
 
@@ -416,19 +416,19 @@ def empty_reads(facts: ToyEmptyFacts) -> Mapping[str, list[str]]:
 
 @node("toy.empty", reads=empty_reads)
 def empty(box: Annotated[Box, Reads("lid", "floor")], *, deep: bool = True) -> Thing:
-    """Read the lid of a box, and the floor if it is looked at deeply.
+    """Read the lid of a box, and the floor if `deep` is true.
 
     Args:
         box: The box.
-        deep: Look at the floor too.
+        deep: Read the floor too.
     """
-    box.say("read all of")
+    box.record("read all of")
     return Thing(2.0)
 
 
 @node("toy.parts")
 def parts(box: Box, wanted: Wanted) -> Thing:
-    """How many parts of the output are wanted.
+    """The number of output parts that other nodes want.
 
     Args:
         box: The box.
@@ -461,11 +461,11 @@ def backend_problems(facts: ToyBackendFacts) -> Iterator[Diagnostic]:
 def backend(
     thing: Thing, *, backend: Literal["plain", "quick", "hyper"] = "plain", masked: bool = False, count: int = 1
 ) -> Thing:
-    """A node that knows what cannot work.
+    """A node whose check finds backends that cannot work.
 
     Args:
         thing: Anything.
-        backend: Who does the work.
+        backend: The backend.
         masked: Whether there is a mask.
         count: How many.
     """

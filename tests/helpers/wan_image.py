@@ -1,4 +1,4 @@
-"""Clips from a first frame: with our nodes called directly, and with diffusers' own pipeline."""
+"""Clips from a first frame, made by direct calls of nodes and by diffusers' pipeline."""
 
 from __future__ import annotations
 

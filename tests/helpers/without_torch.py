@@ -1,6 +1,6 @@
 """A plugin of pytest that makes every import of torch fail: `PYTHONPATH=tests pytest -p helpers.without_torch`.
 
-`make fast` uses it, so that its list of tests stays one of tests that need no torch.
+`make fast` uses it, so its list of tests can hold only tests without torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class Absent:
-    """Finds torch, so that a look for it succeeds, and refuses to load it."""
+    """Finds torch, so `find_spec` succeeds, but refuses to load it."""
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name.split(".")[0] == "torch" else None  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What is said to make a plan fit, against plans in which it was done."""
+"""Advice for a plan that does not fit, compared with plans that follow it."""
 
 import re
 
@@ -56,17 +56,17 @@ def planned(file, memory, on="cuda"):
 
 
 def promised(lines):
-    """The peaks that lines of advice promise, in words."""
+    """The peaks that lines of advice promise, as text."""
     return [found[1] for line in lines if (found := re.search(r"at most (.*?), which", line))]
 
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """The plan of the file as it stands, for a GPU that is too small."""
+    """The plan of the unchanged file, for a GPU with too little memory."""
     return planned(written(tmp_path_factory.mktemp("given")), 3 * GIB)
 
 
-def test_the_advice_is_kept_by_plans_that_follow_it(tmp_path, given):
+def test_plans_that_follow_the_advice_have_the_promised_peak(tmp_path, given):
     assert given["fits"] is False
     first, *steps = given["help"]
     assert first == f"text needs most: {size(given['peak_bytes'])}, and there are 3.00 GiB"
@@ -75,32 +75,32 @@ def test_the_advice_is_kept_by_plans_that_follow_it(tmp_path, given):
     assert "`model.offload` of text_encoder" in steps[0]
     followed = planned(written(tmp_path, offload=True), 3 * GIB)
     assert size(followed["peak_bytes"]) == promised(steps)[0]
-    # From there on the same advice is given, for what is left.
+    # The plan that follows the first advice gets the rest of the advice.
     assert promised(followed["help"]) == promised(steps)[1:]
 
 
-def test_tiles_are_advised_with_their_bytes(tmp_path, given):
+def test_advice_on_tiles_names_their_peak(tmp_path, given):
     (row,) = [row for row in given["nodes"] if row["name"] == "decoded"]
     followed = planned(written(tmp_path, tiling="on"), 3 * GIB)
     (tiled,) = [row for row in followed["nodes"] if row["name"] == "decoded"]
     assert tiled["peak_bytes"] == row["detail"]["tiled_peak_bytes"] < row["peak_bytes"]
-    # With nothing else in the way, that is the first advice.
+    # If no other node exceeds the memory, tiling is the first advice.
     alone = {**given, "nodes": [row], "memory_bytes": tiled["peak_bytes"]}
     _, line = standard_library.memory_advice(alone)
     assert line == f"`tiling: on` of decoded: at most {size(tiled['peak_bytes'])}, which fits"
 
 
-def test_a_plan_that_fits_is_given_none(tmp_path):
+def test_a_plan_that_fits_gets_no_advice(tmp_path):
     assert planned(written(tmp_path), 100 * GIB)["help"] == []
 
 
-def test_on_a_cpu_nothing_is_offloaded(given):
+def test_advice_for_a_cpu_names_no_offloading(given):
     lines = standard_library.memory_advice({**given, "device": "cpu"})
     assert not any("offload" in line for line in lines)
     assert any("bfloat16" in line for line in lines)
 
 
-def test_sgd_plan_prints_it(tmp_path, monkeypatch, capsys):
+def test_sgd_plan_prints_the_advice(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(device, "memory_bytes", lambda name: 3 * GIB)
     assert main(["plan", str(written(tmp_path)), "--weights", "dummy", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
@@ -118,11 +118,11 @@ def test_sgd_plan_prints_it(tmp_path, monkeypatch, capsys):
         (ValueError("DefaultCPUAllocator"), False),
     ],
 )
-def test_errors_of_torch_say_that_memory_ran_out(error, expected):
+def test_out_of_memory_errors_of_torch_are_recognised(error, expected):
     assert standard_library.is_out_of_memory(error) is expected
 
 
-def test_a_run_that_does_not_fit_says_it_with_numbers(tmp_path, wan_folder, monkeypatch, capsys):
+def test_a_run_out_of_memory_prints_advice_with_numbers(tmp_path, wan_folder, monkeypatch, capsys):
     from diffusers import WanTransformer3DModel
 
     def out_of_memory(*_, **__):

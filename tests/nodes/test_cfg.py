@@ -1,4 +1,4 @@
-"""Guidance: which branches run, and that merging is what diffusers' guiders make of the same predictions."""
+"""Guidance: the branches that run at each step, and merging, compared with diffusers' guiders."""
 
 import logging
 from dataclasses import replace
@@ -38,14 +38,14 @@ def merged(branches, seed=0, state=None, count=STEPS):
     return [cfg.merge(predictions(i, branches.active(step(i)), seed), branches, state).tensor for i in range(count)]
 
 
-def of_diffusers(guider, seed=0):
-    """The same predictions through a guider, driven as diffusers' modular pipelines drive it."""
+def merged_by_diffusers(guider, seed=0):
+    """The predictions of every step, merged by a guider as in diffusers' modular pipelines."""
     results = []
     for i in range(STEPS):
         both = predictions(i, ("positive", "negative"), seed).branches
         guider.set_state(step=i, num_inference_steps=STEPS, timestep=step(i).value)
         shape = both["positive"].shape
-        if isinstance(guider, guiders.MagnitudeAwareGuidance):  # takes no more than three dimensions
+        if isinstance(guider, guiders.MagnitudeAwareGuidance):  # takes at most three dimensions
             both = {name: prediction.flatten(1) for name, prediction in both.items()}
         batches = guider.prepare_inputs({"latents": (both["positive"], both["negative"])})
         for batch in batches:
@@ -80,11 +80,11 @@ CASES = {
 
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.25, 0.8)], ids=["always", "interval"])
 @pytest.mark.parametrize("case", CASES)
-def test_merging_is_that_of_diffusers(case, interval):
+def test_merging_equals_diffusers_guiders(case, interval):
     options, make = CASES[case]
     start, stop = interval
     branches = cfg.split(conditioning(), scale=4.0, guider=case.split("-")[0], start=start, stop=stop, **options)
-    for ours, theirs in zip(merged(branches), of_diffusers(make(4.0, start=start, stop=stop)), strict=True):
+    for ours, theirs in zip(merged(branches), merged_by_diffusers(make(4.0, start=start, stop=stop)), strict=True):
         assert torch.equal(ours, theirs)
 
 
@@ -95,7 +95,7 @@ def test_each_guider_differs_from_plain_guidance():
         assert not torch.allclose(plain[5], other[5]), guider
 
 
-def test_branches_go_by_name_and_only_active_ones_count():
+def test_merging_finds_branches_by_name_and_uses_only_active_ones():
     branches = cfg.split(conditioning(), scale=4.0, start=0.5)
     for i in (0, 7):
         given = predictions(i, ("positive", "negative"))
@@ -107,14 +107,14 @@ def test_branches_go_by_name_and_only_active_ones_count():
 def test_momentum_does_not_leak_between_runs_of_a_loop():
     branches = cfg.split(conditioning(), scale=4.0, guider="apg", momentum=-0.5)
     alone = merged(branches)
-    merged(branches, seed=7)  # another run of the loop, with a state of its own
+    merged(branches, seed=7)  # another run of the loop, with its own state
     assert all(map(torch.equal, alone, merged(branches)))
     state = GuiderState()
     merged(branches, seed=7, state=state)
-    assert not torch.equal(alone[0], merged(branches, state=state)[0])  # momentum there is, in the state
+    assert not torch.equal(alone[0], merged(branches, state=state)[0])  # the state keeps momentum
 
 
-def test_momentum_outlives_a_change_of_scale_within_a_loop():
+def test_a_change_of_scale_within_a_loop_keeps_the_momentum():
     branches = cfg.split(conditioning(), scale=4.0, guider="apg", momentum=-0.5)
     guider = guiders.AdaptiveProjectedGuidance(4.0, adaptive_projected_guidance_momentum=-0.5)
     state = GuiderState()
@@ -130,7 +130,7 @@ def test_momentum_outlives_a_change_of_scale_within_a_loop():
 
 @pytest.mark.parametrize("count", [1, 3, 10, 50])
 @pytest.mark.parametrize("interval", [(0.0, 1.0), (0.1, 0.55), (0.5, 0.5), (0.0, 0.0), (0.33, 1.0)])
-def test_the_interval_is_that_of_diffusers(interval, count):
+def test_the_guidance_interval_equals_diffusers_interval(interval, count):
     start, stop = interval
     branches = cfg.split(conditioning(), scale=4.0, start=start, stop=stop)
     guider = guiders.ClassifierFreeGuidance(4.0, start=start, stop=stop)
@@ -170,7 +170,7 @@ def test_a_neutral_scale_does_not_read_the_negative_prompt():
     assert reads(conditioning=wan, scale=1) == {"positive"}
     assert reads(conditioning=wan, scale=1.01) == {"positive", "negative"}
     assert reads(conditioning=wan, scale=5.0, stop=0.0) == {"positive"}
-    # What is not known may turn out otherwise.
+    # An unknown scale or family may need the negative prompt.
     assert reads(conditioning=wan) == {"positive", "negative"}
     assert reads(scale=1.0) == {"positive", "negative"}
 
@@ -201,7 +201,7 @@ def problems(**known):
         ({"embedded": 6.0, "conditioning": {"family": "wan"}}, [("unsupported", "embedded")]),
     ],
 )
-def test_check(known, expected):
+def test_check_finds_wrong_options(known, expected):
     assert problems(**known) == expected
 
 
@@ -212,15 +212,15 @@ def test_run_and_check_refuse_the_same_values():
         cfg.split(conditioning(), scale=4.0, embedded=6.0)
 
 
-def test_rescaling_a_prediction_of_zeros_is_not_a_number_in_diffusers():
-    """Why cfg_zero_star refuses `rescale`: if this fails, diffusers has learned it and so may we."""
+def test_rescaling_a_prediction_of_zeros_gives_nan_in_diffusers():
+    """cfg_zero_star refuses `rescale` for this reason. If this test fails, diffusers supports it, and sgd can too."""
     guider = guiders.ClassifierFreeZeroStarGuidance(4.0, guidance_rescale=0.5)
     guider.set_state(step=0, num_inference_steps=STEPS, timestep=None)
     given = predictions(0, ("positive", "negative")).branches
     assert guider.forward(given["positive"], given["negative"]).pred.isnan().all()
 
 
-def test_a_branch_that_was_not_predicted_is_named():
+def test_the_error_names_a_branch_without_prediction():
     branches = cfg.split(conditioning(), scale=4.0)
     with pytest.raises(NodeError, match="negative branch"):
         cfg.merge(predictions(0, ("positive",)), branches, GuiderState())
@@ -236,7 +236,7 @@ def test_planning_merges_meta_tensors(guider):
         assert made.shape == (1, 4, 3, 6, 5)
 
 
-def test_making_a_guider_is_silent_and_leaves_logging_alone():
+def test_making_a_guider_is_silent_and_keeps_the_log_level():
     logger = logging.getLogger("diffusers.guiders.guider_utils")
     heard, before = [], logger.level
     handler: Any = logging.Handler()
@@ -248,7 +248,7 @@ def test_making_a_guider_is_silent_and_leaves_logging_alone():
         assert heard == []
         assert logger.level == logging.WARNING
         guiders.ClassifierFreeGuidance(4.0)
-        assert len(heard) == 1  # what a user would otherwise read in every run
+        assert len(heard) == 1  # the warning that users would otherwise read in every run
     finally:
         logger.removeHandler(handler)
         logger.setLevel(before)

@@ -1,4 +1,4 @@
-"""denoiser.predict: one row of text for each clip, gates, and errors in words."""
+"""denoiser.predict: rows of text for each clip, gates, first frames, and errors."""
 
 from dataclasses import replace
 from typing import Any
@@ -30,7 +30,7 @@ def predict(model, noise, step, branches, **options):
         return direct.predict(model, noise, step, branches, **options)
 
 
-def test_prediction_is_the_transformers_own(wan_model, parts):
+def test_predictions_equal_the_output_of_the_transformer(wan_model, parts):
     conditioning, noise, step = parts
     made = predict(wan_model, noise, step, cfg.split(conditioning, scale=5.0))
     assert made.step is step
@@ -67,14 +67,14 @@ def test_batched_branches_are_not_mixed_up(wan_model, parts):
         assert torch.allclose(apart[name], together[name], atol=1e-5)
 
 
-def test_a_gate_of_kind_none_is_no_gate(wan_model, parts):
+def test_cache_none_changes_no_prediction(wan_model, parts):
     conditioning, noise, step = parts
     branches = cfg.split(conditioning, scale=5.0)
     plain, gated = (predict(wan_model, noise, step, branches, gate=g).branches for g in (None, none(Here("gate"))))
     assert all(torch.equal(plain[name], gated[name]) for name in plain)
 
 
-def test_prompts_that_do_not_share_out_evenly(wan_model, parts):
+def test_prompts_that_do_not_divide_the_clips_evenly_are_an_error(wan_model, parts):
     conditioning, _noise, step = parts
     three = latents.noise(wan_model, width=32, height=32, frames=9, batch=3)
     with pytest.raises(NodeError, match="2 prompts cannot be divided evenly among 3 clips"):
@@ -85,7 +85,7 @@ def test_prompts_that_do_not_share_out_evenly(wan_model, parts):
     assert not list(node_facts.check(denoiser.predict, branches={"prompts": 2}))
 
 
-def test_values_of_another_family(wan_model, parts):
+def test_values_of_another_family_are_an_error(wan_model, parts):
     conditioning, noise, step = parts
     branches = cfg.split(conditioning, scale=5.0)
     with pytest.raises(NodeError, match="latents made for flux"):
@@ -96,7 +96,7 @@ def test_values_of_another_family(wan_model, parts):
     assert (problem.code, problem.parameter) == ("unsupported", "latents")
 
 
-def test_a_negative_prompt_that_was_not_encoded(wan_model, parts):
+def test_a_missing_negative_prompt_is_an_error(wan_model, parts):
     conditioning, noise, step = parts
     with pytest.raises(NodeError, match="negative prompt was not encoded"):
         predict(wan_model, noise, step, cfg.split(replace(conditioning, negative=None), scale=5.0))
@@ -104,7 +104,7 @@ def test_a_negative_prompt_that_was_not_encoded(wan_model, parts):
 
 @pytest.mark.parametrize("embedding", [True, False], ids=["wan-2.1", "wan-2.2"])
 def test_a_first_frame_reaches_the_transformer_as_in_the_pipeline(wan_model, wan_folder, parts, embedding):
-    """The condition is made by the image-to-video pipeline; here it is only used."""
+    """The image-to-video pipeline makes the condition; this test only uses it."""
     from diffusers import FlowMatchEulerDiscreteScheduler, WanImageToVideoPipeline
 
     options = {"image_dim": 4, "added_kv_proj_dim": 24} if embedding else {}
@@ -118,7 +118,7 @@ def test_a_first_frame_reaches_the_transformer_as_in_the_pipeline(wan_model, wan
     pipeline.encode_image = lambda image, device: embeds  # in place of CLIP
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     embeds = torch.randn(1, 257, 4, generator=torch.Generator().manual_seed(1)) if embedding else None
-    length = 512 if embedding else 16  # beside an embedding the transformer takes no other
+    length = 512 if embedding else 16  # with an embedding, the transformer takes only this length
     given = {"height": 32, "width": 32, "num_frames": 9, "output_type": "latent", "max_sequence_length": length}
     expected = pipeline(
         picture,
@@ -164,7 +164,7 @@ class _Image:
 @pytest.mark.parametrize("batched", [False, True])
 @pytest.mark.parametrize("scheduler", ["auto", "euler", "dpm++"])
 def test_the_whole_workflow_is_planned_on_meta_tensors(wan_folder, scheduler, batched):
-    """Shapes and dtypes of a plan are those of the run."""
+    """Shapes and dtypes of a plan equal those of the run."""
     from helpers.direct import generate
 
     given = {"width": 48, "height": 32, "frames": 9, "scheduler": scheduler, "batched": batched, "steps": 2}

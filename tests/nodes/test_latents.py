@@ -28,7 +28,7 @@ def test_a_clip_with_its_own_seed_does_not_depend_on_its_batch(wan_model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_noise_is_normal_and_of_the_layout_of_the_family(wan_model, dtype):
+def test_noise_is_normal_in_the_layout_of_the_family(wan_model, dtype):
     made = latents.noise(wan_model, width=64, height=96, frames=17, batch=2, dtype=dtype)
     assert made.tensor.shape == (2, 16, 5, 12, 8)
     assert made.tensor.dtype == getattr(torch, dtype)
@@ -60,13 +60,13 @@ def test_impossible_values_are_errors():
     assert check(seed=7, batch=2) == []
 
 
-def test_unknown_values_are_no_problem():
+def test_unknown_values_give_no_diagnostic():
     assert check(model={}, width=33) == []
     assert list(node_facts.check(latents.noise, width=33)) == []
     assert list(node_facts.check(latents.noise, seed=[1, 2])) == []
 
 
-def test_description():
+def test_noise_is_described_by_family_batch_and_size():
     describe = partial(node_facts.describe, latents.noise)
     assert describe(model=WAN, width=832, height=480, frames=81, batch=2, seed=[0]) == {
         "family": "wan",
@@ -96,7 +96,7 @@ def test_a_file_gives_back_the_saved_values(run, dtype):
     assert node_facts.describe(latents.load, path=file.path) == {"family": "wan", "size": [48, 32, 9], "batch": 2}
 
 
-def test_planning_loads_shapes(run):
+def test_planning_loads_latents_on_the_meta_device(run):
     file = latents.save(run, Latents(torch.zeros(1, 16, 3, 4, 4), "wan", Size(32, 32, 9)), "l.safetensors")
     planning = DirectRun()
     planning.device = "meta"
@@ -117,7 +117,7 @@ def damaged(tmp_path, run):
         "short": data[:4],
         "cut-header": data[:40],
         "cut-data": data[:-1],
-        "text": b"this is no such file at all",
+        "text": b"this is not a file of latents",
         "huge-header": struct.pack("<Q", 2**60) + data[8:],
         "list": struct.pack("<Q", 2) + b"[]",
         "foreign": foreign.read_bytes(),
@@ -144,7 +144,7 @@ def damaged(tmp_path, run):
         ("no-size", "lacks the family or the size"),
     ],
 )
-def test_a_bad_file_is_an_error_in_words(tmp_path, run, kind, message):
+def test_a_bad_file_is_an_error_with_its_reason(tmp_path, run, kind, message):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(damaged(tmp_path, run)[kind])
     assert node_facts.describe(latents.load, path=path) == {}
@@ -152,7 +152,7 @@ def test_a_bad_file_is_an_error_in_words(tmp_path, run, kind, message):
         latents.load(run, path)
 
 
-def test_a_missing_file_and_a_folder(tmp_path, run):
+def test_a_missing_file_and_a_folder_are_an_error(tmp_path, run):
     with pytest.raises(NodeError, match="there is no file"):
         latents.load(run, tmp_path / "none.safetensors")
     with pytest.raises(NodeError, match="cannot be read"):
@@ -166,7 +166,7 @@ def test_other_extensions_are_refused(run):
         latents.save(run, Latents(torch.zeros(1), "wan", Size(1, 1)), "x.pt")
 
 
-def test_an_interrupted_save_leaves_nothing(run, monkeypatch):
+def test_an_interrupted_save_leaves_no_file(run, monkeypatch):
     import safetensors.torch
 
     def interrupted(tensors, path, metadata):

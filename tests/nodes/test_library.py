@@ -1,4 +1,4 @@
-"""What holds for every node type of the library."""
+"""Rules for every node type of the library."""
 
 import importlib
 import inspect
@@ -47,7 +47,7 @@ def node_types():
 TYPES = node_types()
 
 
-def test_names():
+def test_the_modules_have_these_node_types():
     assert set(TYPES) == {
         "model.expert",
         "text.encode",
@@ -84,7 +84,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_everything_is_documented(name):
+def test_summary_parameters_and_outputs_are_documented(name):
     node = TYPES[name]
     assert node.summary.endswith(".")
     assert [i.name for i in node.inputs.values() if not i.doc] == []
@@ -101,7 +101,7 @@ def test_defaults_are_values_of_their_parameters(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_nothing_known_is_nothing_said(name):
+def test_unknown_facts_give_no_diagnostic(name):
     node = TYPES[name]
     assert list(node.check(node.facts.make({})) if node.check else ()) == []
     if node.describe:
@@ -109,7 +109,7 @@ def test_nothing_known_is_nothing_said(name):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_defaults_alone_are_no_problem(name):
+def test_defaults_alone_give_no_diagnostic(name):
     node = TYPES[name]
     known = {i.name: i.default for i in node.inputs.values() if not i.required}
     assert list(node.check(node_facts.facts(node, known)) if node.check else ()) == []
@@ -121,7 +121,7 @@ def test_errors_of_the_run_are_documented():
             assert "Raises:" in node.doc, node.name
 
 
-def test_importing_imports_nothing_heavy():
+def test_importing_node_modules_imports_no_heavy_library():
     code = f"""
 import importlib, sys
 for name in {MODULES!r}:
@@ -132,7 +132,7 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_checks_and_descriptions_import_nothing_heavy():
+def test_checks_and_descriptions_import_no_heavy_library():
     code = f"""
 import importlib, sys
 sys.path.insert(0, {str(Path(node_facts.__file__).parents[1])!r})

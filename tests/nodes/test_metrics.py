@@ -1,4 +1,4 @@
-"""metrics.compare against scikit-image."""
+"""metrics.compare, compared with scikit-image."""
 
 import json
 
@@ -20,7 +20,7 @@ def pair(kind, shape=(2, 3, 24, 40, 3)):
 
 
 @pytest.mark.parametrize("kind", ["noise", "smooth", "unlike"])
-def test_against_scikit_image(kind):
+def test_psnr_and_ssim_equal_those_of_scikit_image(kind):
     one, other = pair(kind)
     made = compare(Frames(one), Frames(other))
     assert made.psnr == pytest.approx(
@@ -37,14 +37,14 @@ def test_against_scikit_image(kind):
     assert made.largest == pytest.approx((one - other).abs().max().item())
 
 
-def test_equal_frames_are_safe_in_json():
+def test_equal_frames_give_valid_json():
     one, _ = pair("noise")
     made = compare(Frames(one), Frames(one.clone()))
     assert made == (None, pytest.approx(1.0), 0.0)
     json.dumps(made, allow_nan=False)
 
 
-def test_sizes_that_cannot_be_compared():
+def test_frames_that_cannot_be_compared_are_an_error():
     one, _ = pair("noise")
     with pytest.raises(NodeError, match="cannot be compared"):
         compare(Frames(one), Frames(one[:1]))
@@ -52,6 +52,6 @@ def test_sizes_that_cannot_be_compared():
         compare(Frames(one[:, :, :10]), Frames(one[:, :, :10]))
 
 
-def test_planning():
+def test_planning_compares_meta_tensors():
     meta = Frames(torch.empty(1, 2, 16, 16, 3, device="meta"))
     assert compare(meta, meta).psnr is None

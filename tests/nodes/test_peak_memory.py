@@ -1,4 +1,4 @@
-"""A run takes no more memory than diffusers' pipeline: components come and go, the pipeline holds all of them."""
+"""A run takes no more memory than diffusers' pipeline: it holds components in turn, the pipeline holds all of them."""
 
 import platform
 import sys
@@ -17,16 +17,16 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 def test_a_run_peaks_no_higher_than_the_pipeline(tmp_path):
     sizes = memory.build(tmp_path / "wan")
     (ours, pixels), (theirs, expected) = (memory.measured(side, tmp_path / "wan") for side in memory.SIDES)
-    assert max(abs(a - b) for a, b in zip(pixels, expected, strict=True)) <= 0.5 / 255 + 1e-4, "another clip"
+    assert max(abs(a - b) for a, b in zip(pixels, expected, strict=True)) <= 0.5 / 255 + 1e-4, "the clips differ"
     assert theirs > sum(sizes.values()), "the pipeline holds all components"
     assert ours <= 1.02 * theirs
-    # Not only no more: what is not in use is not there. The third of the sum is for activations and the allocator.
+    # Components that are not in use are not in memory. 0.35 of the sum is for activations and the allocator.
     assert ours < max(sizes.values()) + 0.35 * sum(sizes.values())
 
 
 @LINUX
-def test_reading_gives_back_the_file_while_it_copies(tmp_path):
-    """Otherwise the file's pages and the copies of the parameters would take twice the memory of a component."""
+def test_aligning_parameters_releases_the_pages_of_their_file(tmp_path):
+    """Without the release, the file's pages and the copies of the parameters take twice a component's memory."""
     from safetensors.torch import load_file, save_file
 
     size = 24
@@ -47,8 +47,8 @@ def test_reading_gives_back_the_file_while_it_copies(tmp_path):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
-def test_a_dropped_component_gives_its_memory_back():
-    """glibc keeps freed pieces that lie below something in use; here every second one goes on being used."""
+def test_trim_returns_freed_memory_to_the_system():
+    """glibc keeps freed pieces that lie below a piece in use; here every second piece stays in use."""
     pieces = [torch.ones(1 << 14) for _ in range(1000)]  # 64 kB each, less than glibc maps by itself
     kept = pieces[::2]
     full = memory.status("VmRSS")
@@ -59,8 +59,8 @@ def test_a_dropped_component_gives_its_memory_back():
 
 
 @LINUX
-def test_only_pages_of_the_files_are_given_back(tmp_path):
-    """Memory that is not a mapping of them would be lost with its values."""
+def test_only_pages_of_the_files_are_released(tmp_path):
+    """Releasing other memory would lose its values."""
     base = torch.arange(1 << 16, dtype=torch.float32)
     module = nn.ParameterDict({"view": nn.Parameter(base[1:])})
     (tmp_path / "other").write_bytes(b"x" * 8192)
@@ -81,6 +81,6 @@ def test_only_pages_of_the_files_are_given_back(tmp_path):
     ],
     ids=["inside", "one", "less-than-a-page", "begins-before", "ends-behind"],
 )
-def test_whole_pages(monkeypatch, start, size, pages):
+def test_released_pages_lie_inside_a_mapping(monkeypatch, start, size, pages):
     monkeypatch.setattr(host.mmap, "PAGESIZE", 0x1000)
     assert host._pages(start, size, [(0x1000, 0x8000)]) == pages

@@ -1,4 +1,4 @@
-"""Files of frames read back with the libraries that others read them with, contact sheets, and errors."""
+"""Files of frames, read back with PyAV and Pillow; contact sheets; errors."""
 
 import av
 import numpy as np
@@ -12,7 +12,7 @@ from sgd.nodes.values import Frames
 
 
 def clip(batch=1, frames=5, height=48, width=64):
-    """A red square on a gradient, one step further right in every frame."""
+    """A red square on a gradient, 8 pixels further right in every frame."""
     made = torch.zeros(batch, frames, height, width, 3)
     made[..., 1] = torch.linspace(0, 1, height).view(1, 1, height, 1)
     for b in range(batch):
@@ -48,7 +48,7 @@ def test_a_video_has_the_declared_rate_and_size(run, name, codec, container):
         assert stream.average_rate == 12
         pixels = np.stack([f.to_ndarray(format="rgb24") for f in opened.decode(stream)])
     assert pixels.shape == (5, 48, 64, 3)
-    # Chroma is stored at half the resolution, so single pixels beside an edge are far off; most are near.
+    # Chroma is stored at half the resolution: pixels beside an edge differ much, most others little.
     assert np.abs(pixels / 255 - given.tensor[0].numpy()).mean() < 0.03
 
 
@@ -66,20 +66,20 @@ def test_colours_follow_the_tags_of_the_file(run, name):
     assert (video.load(run, file.path).frames.tensor - colour).abs().max() < 3 / 255
 
 
-def test_a_smaller_crf_is_nearer_to_the_frames(run):
+def test_a_smaller_crf_makes_a_larger_file(run):
     noisy = Frames(torch.rand(1, 5, 48, 64, 3, generator=torch.Generator().manual_seed(0)))
     sizes = [video.save(run, noisy, f"{crf}.mp4", crf=crf)[0].path.stat().st_size for crf in (10, 30, 50)]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] > 2 * sizes[2]
 
 
-def test_a_rate_that_is_no_whole_number(run):
+def test_a_fractional_frame_rate_is_kept(run):
     (file,) = video.save(run, clip(), "a.mp4", fps=23.976)
     with av.open(str(file.path)) as opened:
         assert float(opened.streams.video[0].average_rate) == pytest.approx(23.976, abs=1e-3)
 
 
-def test_a_gif(run):
+def test_a_gif_has_the_frames_size_and_duration(run):
     (file,) = video.save(run, clip(), "a.gif", fps=10)
     with Image.open(file.path) as opened:
         assert opened.n_frames == 5  # type: ignore[attr-defined]
@@ -116,7 +116,7 @@ def test_each_clip_of_a_batch_has_a_file(run):
         ({"path": "a.mp4", "crf": 60}, "crf"),
     ],
 )
-def test_impossible_video_files(run, known, parameter):
+def test_impossible_video_files_are_an_error(run, known, parameter):
     (problem,) = node_facts.check(video.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):
@@ -124,12 +124,12 @@ def test_impossible_video_files(run, known, parameter):
     assert not run.folder.exists()
 
 
-def test_formats_of_video_files():
+def test_possible_video_files_give_no_diagnostic():
     for known in ({"path": "a.webm", "crf": 60}, {"path": "a.mp4"}, {"crf": 3}, {}):
         assert not list(node_facts.check(video.save, **known))
 
 
-def test_an_interrupted_save_leaves_nothing(run, monkeypatch):
+def test_an_interrupted_save_leaves_no_file(run, monkeypatch):
     made = av.VideoFrame.from_ndarray
     calls = []
 
@@ -148,7 +148,7 @@ def test_an_interrupted_save_leaves_nothing(run, monkeypatch):
     assert names(run) == []
 
 
-def test_a_file_that_cannot_be_written_is_an_error_in_words(run):
+def test_a_file_that_cannot_be_written_is_an_error(run):
     run.folder.mkdir()
     (run.folder / "a.mp4").mkdir()
     with pytest.raises(NodeError, match="cannot be written"):
@@ -169,7 +169,7 @@ def test_loading_part_of_a_video(run):
         video.load(run, file.path, first=9)
 
 
-def test_no_videos(run, tmp_path):
+def test_missing_files_and_text_files_are_an_error(run, tmp_path):
     with pytest.raises(NodeError, match="there is no file"):
         video.load(run, tmp_path / "none.mp4")
     (tmp_path / "text.mp4").write_text("this is text")
@@ -203,13 +203,13 @@ def test_pixels_are_rounded_as_diffusers_rounds_them(run):
         assert np.array_equal(np.asarray(opened), np.asarray(expected))
 
 
-def test_quality_is_that_of_pillow(run):
+def test_higher_quality_makes_larger_files(run):
     noisy = Frames(torch.rand(1, 1, 48, 64, 3, generator=torch.Generator().manual_seed(0)))
     sizes = [image.save(run, noisy, f"{q}.jpg", quality=q)[0].path.stat().st_size for q in (20, 60, 95)]
     assert sizes == sorted(sizes)
 
 
-def test_which_frame_becomes_the_image(run):
+def test_frame_chooses_the_frame_of_the_image(run):
     given = clip(batch=2)
     with pytest.raises(NodeError, match="5 frames, but an image has one"):
         image.save(run, given, "a.png")
@@ -224,18 +224,18 @@ def test_which_frame_becomes_the_image(run):
 @pytest.mark.parametrize(
     ("known", "parameter"), [({"path": "a.bmp"}, "path"), ({"path": "a.png", "quality": 5}, "quality")]
 )
-def test_impossible_image_files(run, known, parameter):
+def test_impossible_image_files_are_an_error(run, known, parameter):
     (problem,) = node_facts.check(image.save, **known)
     assert (problem.code, problem.parameter) == ("bad-value", parameter)
     with pytest.raises(NodeError):
         image.save(run, clip(frames=1), **known)
 
 
-def test_transparency_becomes_white_and_exif_turns(run, tmp_path):
+def test_transparency_becomes_white_and_exif_orientation_is_applied(run, tmp_path):
     Image.new("RGBA", (3, 2), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert torch.equal(image.load(run, tmp_path / "clear.png").tensor, torch.ones(1, 1, 2, 3, 3))
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.new("RGB", (30, 20)).save(tmp_path / "turned.jpg", exif=exif)
     assert image.load(run, tmp_path / "turned.jpg").tensor.shape == (1, 1, 30, 20, 3)
     with pytest.raises(NodeError, match="there is no file"):
@@ -263,7 +263,7 @@ def cell(sheet, row, column, height, width, gap):
     ],
 )
 @pytest.mark.parametrize("gap", [0, 3])
-def test_a_contact_sheet(frames, options, shown, gap):
+def test_a_contact_sheet_shows_the_chosen_frames(frames, options, shown, gap):
     given = Frames(torch.rand(2, frames, 6, 8, 3))
     sheet = video.grid(given, gap=gap, **options).tensor
     assert sheet.shape == (1, 1, 2 * (6 + gap) + gap, len(shown) * (8 + gap) + gap, 3)
@@ -276,7 +276,7 @@ def test_a_contact_sheet(frames, options, shown, gap):
     assert video.grid(Frames(given.tensor.to("meta")), gap=gap, **options).tensor.shape == sheet.shape
 
 
-def test_a_contact_sheet_has_one_rule():
+def test_columns_and_every_together_are_an_error():
     with pytest.raises(NodeError, match="give one"):
         video.grid(clip(), columns=2, every=2)
     assert [p.parameter for p in node_facts.check(video.grid, columns=2, every=2)] == ["every"]

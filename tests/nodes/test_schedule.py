@@ -1,4 +1,4 @@
-"""Schedules: steps as diffusers' schedulers have them, and one step at a time."""
+"""Schedules: noise levels and single steps, compared with diffusers' schedulers."""
 
 from functools import partial
 from typing import Any
@@ -21,8 +21,8 @@ WAN = {
 EULER = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 5.0, "num_train_timesteps": 1000}
 
 
-class Repository:
-    """A model of which only the scheduler matters."""
+class SchedulerModel:
+    """A model with a scheduler and no other component."""
 
     device = "cpu"
 
@@ -42,8 +42,8 @@ class Repository:
 @pytest.mark.parametrize("steps", [1, 4, 30])
 @pytest.mark.parametrize("name", ["unipc", "euler", "dpm++", "deis"])
 @pytest.mark.parametrize("config", [WAN, EULER], ids=["from-unipc", "from-euler"])
-def test_solvers_made_from_another_keep_the_shift(config, name, steps):
-    """Whatever the repository has, a solver made from it works on the noise levels of its own shift."""
+def test_solvers_made_from_another_scheduler_keep_its_shift(config, name, steps):
+    """Each solver, made from each configuration, has the noise levels of the configuration's shift."""
     import diffusers
 
     shift = config.get("shift") or config["flow_shift"]
@@ -54,7 +54,7 @@ def test_solvers_made_from_another_keep_the_shift(config, name, steps):
         "deis": lambda: diffusers.DEISMultistepScheduler(**FLOW, flow_shift=shift),
     }[name]()
     own.set_timesteps(steps)
-    made = schedule.make(Repository(config), steps=steps, scheduler=name)
+    made = schedule.make(SchedulerModel(config), steps=steps, scheduler=name)
     assert made.scheduler == type(own).__name__
     assert [s.sigma for s in made] == own.sigmas[:-1].tolist()
     assert torch.equal(torch.stack([s.value for s in made]), own.timesteps)
@@ -68,15 +68,15 @@ FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 @pytest.mark.parametrize("name", ["auto", "euler", "dpm++"])
 def test_shift_moves_the_noise_levels_up(name):
-    low, high = (schedule.make(Repository(WAN), steps=8, shift=s, scheduler=name) for s in (1.0, 8.0))
+    low, high = (schedule.make(SchedulerModel(WAN), steps=8, shift=s, scheduler=name) for s in (1.0, 8.0))
     assert all(a.sigma <= b.sigma for a, b in zip(low, high, strict=True))
     assert high.steps[4].sigma > low.steps[4].sigma + 0.2
 
 
-def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
+def test_a_shift_by_size_equals_that_of_the_flux_pipeline():
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
-    model: Any = Repository(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
+    model: Any = SchedulerModel(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
     model.config = lambda part: {}
     with pytest.raises(NodeError, match="depend on the size"):
         schedule.make(model, steps=4)
@@ -84,15 +84,15 @@ def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
     known = {"model": {"configs": {"scheduler": config}}, "steps": 4, "scheduler": "auto", "shift": None}
     (problem,) = node_facts.check(schedule.make, **known, latents=None)
     assert (problem.code, problem.parameter) == ("missing-parameter", "latents")
-    assert not list(node_facts.check(schedule.make, **known))  # wired, and not known yet
+    assert not list(node_facts.check(schedule.make, **known))  # wired, but unknown before the run
     assert not list(node_facts.check(schedule.make, **(known | {"shift": 2.0}), latents=None))
     latents = Latents(torch.zeros(1), "wan", Size(512, 256, 1))
     made = schedule.make(model, steps=4, latents=latents)
     assert made.arguments["mu"] == calculate_shift(512 // 16 * (256 // 16))
     model.scheduler.set_timesteps(4, mu=made.arguments["mu"])
     assert [s.sigma for s in made] == model.scheduler.sigmas[:-1].tolist()
-    # A shift that is given wins, and needs no size.
-    plain = schedule.make(Repository(EULER), steps=4, shift=2.0)
+    # A given shift has priority and needs no size.
+    plain = schedule.make(SchedulerModel(EULER), steps=4, shift=2.0)
     assert [s.sigma for s in schedule.make(model, steps=4, shift=2.0)] == [s.sigma for s in plain]
 
 
@@ -107,7 +107,7 @@ def test_a_shift_that_depends_on_size_is_that_of_the_flux_pipeline():
 )
 def test_schedulers_that_cannot_drive_a_loop_are_refused(config, reason):
     with pytest.raises(NodeError, match=reason):
-        schedule.make(Repository(config), steps=4)
+        schedule.make(SchedulerModel(config), steps=4)
     known = {
         "model": {"family": "wan", "configs": {"scheduler": config}},
         "steps": 4,
@@ -119,7 +119,7 @@ def test_schedulers_that_cannot_drive_a_loop_are_refused(config, reason):
     assert reason in problem.message
 
 
-def test_description_without_torch():
+def test_a_schedule_is_described_by_steps_scheduler_and_shift():
     known = {"model": {"family": "wan", "configs": {"scheduler": WAN}}, "steps": 30, "shift": None}
     assert node_facts.describe(schedule.make, **known, scheduler="auto") == {
         "steps": 30,
@@ -144,15 +144,15 @@ def start():
 
 @pytest.mark.parametrize("name", ["unipc", "dpm++", "deis"])
 def test_history_does_not_leak_between_runs_of_a_loop(name):
-    made = schedule.make(Repository(WAN), steps=6, scheduler=name)
+    made = schedule.make(SchedulerModel(WAN), steps=6, scheduler=name)
     alone = drive(made, start(), SchedulerState())
-    drive(made, start(), SchedulerState(), turns=3)  # a run that was broken off
+    drive(made, start(), SchedulerState(), turns=3)  # an interrupted run
     assert torch.equal(alone, drive(made, start(), SchedulerState()))
 
 
-def test_interleaved_runs_do_not_feel_each_other():
-    """As in two loops in one graph over one schedule."""
-    made = schedule.make(Repository(WAN), steps=5)
+def test_interleaved_runs_have_separate_histories():
+    """Two loops of one graph may run over one schedule."""
+    made = schedule.make(SchedulerModel(WAN), steps=5)
     alone = drive(made, start(), SchedulerState())
     states, tensors = [SchedulerState(), SchedulerState()], [start(), start()]
     for one in made:
@@ -164,18 +164,18 @@ def test_interleaved_runs_do_not_feel_each_other():
 
 
 def test_steps_out_of_order_are_refused():
-    made = schedule.make(Repository(WAN), steps=5)
+    made = schedule.make(SchedulerModel(WAN), steps=5)
     state, one = SchedulerState(), start()
     schedule.step(made, made.steps[0], one, Velocity(one.tensor), state)
     with pytest.raises(NodeError, match="step 3 ran instead of step 1"):
         schedule.step(made, made.steps[3], one, Velocity(one.tensor), state)
 
 
-def test_equal_timesteps_are_steps_of_their_own():
-    """Rounded timesteps repeat where the shift is large; looking one up would find the wrong one."""
+def test_equal_timesteps_are_separate_steps():
+    """With a large shift, rounded timesteps repeat, and a search by timestep finds the wrong step."""
     import diffusers
 
-    made = schedule.make(Repository(WAN), steps=8, shift=500.0)
+    made = schedule.make(SchedulerModel(WAN), steps=8, shift=500.0)
     assert made.steps[0].timestep == made.steps[1].timestep
     own = diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=500.0)
     own.set_timesteps(8)
@@ -186,16 +186,16 @@ def test_equal_timesteps_are_steps_of_their_own():
     assert torch.equal(drive(made, start(), SchedulerState()), expected)
 
 
-def test_another_schedule_starts_anew():
-    first, second = (schedule.make(Repository(WAN), steps=3, scheduler=name) for name in ("unipc", "dpm++"))
+def test_another_schedule_starts_with_an_empty_history():
+    first, second = (schedule.make(SchedulerModel(WAN), steps=3, scheduler=name) for name in ("unipc", "dpm++"))
     state = SchedulerState()
     drive(first, start(), state)
     assert torch.equal(drive(second, start(), state), drive(second, start(), SchedulerState()))
 
 
-def test_starting_late_is_starting_late():
-    """A loop over the last steps only, as for image to image."""
-    made = schedule.make(Repository(EULER), steps=4)
+def test_a_loop_can_start_at_a_later_step():
+    """Image to image runs a loop over the last steps only."""
+    made = schedule.make(SchedulerModel(EULER), steps=4)
     one = schedule.step(made, made.steps[2], start(), Velocity(torch.ones_like(start().tensor)), SchedulerState())
     expected = start().tensor + (made.steps[3].sigma - made.steps[2].sigma)
     assert torch.allclose(one.tensor, expected)
@@ -203,7 +203,7 @@ def test_starting_late_is_starting_late():
 
 @pytest.mark.parametrize("name", ["unipc", "euler", "dpm++", "deis"])
 def test_planning_steps_meta_tensors(name):
-    model = Repository(WAN)
+    model = SchedulerModel(WAN)
     model.device = "meta"
     made = schedule.make(model, steps=3, scheduler=name)
     assert made.steps[0].value.device.type == "cpu"  # noise levels are computed even when planning
@@ -214,7 +214,7 @@ def test_planning_steps_meta_tensors(name):
     assert now.tensor.shape == (1, 2, 1, 4, 4)
 
 
-def test_choose_by_noise_level():
+def test_choose_compares_the_timestep_with_the_boundary():
     def chosen(timestep):
         one = Step(0, 1, timestep / 1000, timestep, None)
         return schedule.choose(one, boundary=0.875, above="high", below="low")
@@ -234,7 +234,7 @@ def test_a_choice_has_the_facts_that_both_share():
 
 
 def test_problems_of_either_choice_are_found_before_the_run():
-    """Gates and compiled transformers of both are checked before the first step, however often was chosen."""
+    """Gates and compiled transformers of both values are checked before the first step, in nested choices too."""
     from sgd.graph.contract.node import Here
     from sgd.nodes.cache.methods.scm import scm
     from sgd.nodes.denoiser import predict
@@ -270,5 +270,5 @@ def test_problems_of_either_choice_are_found_before_the_run():
         assert ["compiled whole" in message for message in found(chosen, short)] == [True]
         assert ["compiled whole" in message for message in found(describe(above=chosen, below=base), short)] == [True]
         assert ["compiled whole" in message for message in found(below, short)] == [True]
-    assert found(whole(base, "transformer_2"), short) == []  # that one does not run
+    assert found(whole(base, "transformer_2"), short) == []  # transformer_2 does not run
     assert found(describe(above=base, below=second), short) == []

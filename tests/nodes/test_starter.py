@@ -1,4 +1,4 @@
-"""`sgd init` writes, for every model whose configuration is bundled, a workflow that passes the check in any folder."""
+"""`sgd init` writes a workflow that passes the check, for every model with a bundled configuration."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_workflow_for_a_bundled_model_passes_the_check(model: str, tmp_path: Pat
     assert getattr(source, "value", None) == model
 
 
-def test_the_kind_of_model_decides() -> None:
+def test_the_kind_of_model_decides_the_workflow() -> None:
     assert "experts_denoise" in module("Wan-AI/Wan2.2-T2V-A14B-Diffusers")[1]
     assert "image.encode" in module("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers")[1]
     assert "image.encode" not in module("Wan-AI/Wan2.1-T2V-1.3B-Diffusers")[1]
 
 
-def test_flux_without_embedded_guidance_is_given_none(tmp_path: Path) -> None:
+def test_a_workflow_for_flux_without_embedded_guidance_sets_no_guidance(tmp_path: Path) -> None:
     folder = tmp_path / 'a "quoted" $folder'
     (folder / "transformer").mkdir(parents=True)
     index = json.loads((BUNDLED / "black-forest-labs/FLUX.1-dev/model_index.json").read_text())
@@ -60,7 +60,7 @@ def test_an_unknown_pipeline_is_refused_with_the_known_families(tmp_path: Path) 
     assert "WanPipeline" in (error.value.help or "")
 
 
-def test_the_command_line_can_be_called_twice() -> None:
+def test_starter_and_machine_facts_can_be_called_twice() -> None:
     from sgd.nodes import standard_library
 
     first, second = (standard_library.starter(MODELS[0]) for _ in range(2))

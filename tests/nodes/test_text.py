@@ -1,4 +1,4 @@
-"""text.encode: what is encoded, and what is said about what is not."""
+"""text.encode: embeddings, and warnings about words that do not fit."""
 
 from functools import partial
 
@@ -28,7 +28,7 @@ def pipeline(wan_model):
 
 
 @pytest.mark.parametrize("length", [None, 8])
-def test_embeddings_are_those_of_the_pipeline(wan_model, pipeline, run, length):
+def test_embeddings_equal_those_of_the_pipeline(wan_model, pipeline, run, length):
     made = encode(run, wan_model, ["a  cat &amp; dog", "rain"], negative=["dark", "blurred"], max_length=length)
     with torch.no_grad():
         positive, negative = pipeline.encode_prompt(
@@ -62,7 +62,7 @@ def test_words_that_are_cut_off_are_quoted(wan_model, run):
     encode(run, wan_model, ["a cat on a mat", "a cat on a mat"], max_length=9)
     (warning,) = run.warnings  # once for equal prompts; the empty negative prompt fits
     assert "positive prompt is longer than 9 tokens" in warning
-    # One token per character here, one for the end, and one that T5 puts in front: "a cat o" stays.
+    # The tokenizer makes one token per character, one for the end, and one in front: "a cat o" stays.
     quoted = warning.split("“")[1].split("”")[0]
     assert "a cat on a mat".endswith(quoted)
     assert quoted == "n a mat"
@@ -73,7 +73,7 @@ def test_a_cut_negative_prompt_is_named(wan_model, run):
     assert [w.split(" prompt")[0] for w in run.warnings] == ["the negative"]
 
 
-def test_numbers_of_prompts(wan_model, run):
+def test_wrong_numbers_of_prompts_are_an_error(wan_model, run):
     with pytest.raises(NodeError, match="3 negative prompts for 2 prompts"):
         encode(run, wan_model, ["a", "b"], negative=["x", "y", "z"])
     with pytest.raises(NodeError, match="no prompt"):
@@ -85,7 +85,7 @@ def test_numbers_of_prompts(wan_model, run):
     assert not list(check(negative=["x", "y"]))  # the prompts are not known yet
 
 
-def test_description():
+def test_conditioning_is_described_by_family_and_prompts():
     describe = partial(node_facts.describe, text.encode)
     assert describe(model={"family": "wan"}, prompt=["a", "b"]) == {"family": "wan", "prompts": 2}
     assert describe(prompt="a") == {"prompts": 1}

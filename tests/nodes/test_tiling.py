@@ -1,6 +1,6 @@
-"""When a VAE works in tiles: asked for, or because its work would not fit.
+"""A VAE works in tiles if the file asks for it, or if the whole does not fit into memory.
 
-The device's memory is pretended, through the query of it or, while planning, the option that the plan gives.
+The tests pretend a size of memory: they replace its query or, while planning, set the option of the plan.
 """
 
 import json
@@ -29,13 +29,13 @@ def no_grad():
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Sets the memory that the device has."""
+    """A function that sets the memory of the device in bytes, or None for unknown memory."""
     return lambda size: monkeypatch.setattr(device, "memory_bytes", lambda name: size)
 
 
 @pytest.fixture
 def clip(wan_model):
-    """Latents of a clip of more than one tile."""
+    """Latents of more than one tile."""
     return latents.noise(wan_model, width=320, height=288, frames=1)
 
 
@@ -43,10 +43,10 @@ def decode(run, model, clip, **options):
     return vae.decode(model, clip, run=run, **options).tensor
 
 
-@pytest.mark.parametrize("what", ["decode", "encode"])
-def test_tiles_only_where_the_whole_does_not_fit(wan_model, run, memory, clip, what):
+@pytest.mark.parametrize("direction", ["decode", "encode"])
+def test_auto_uses_tiles_only_if_the_whole_does_not_fit(wan_model, run, memory, clip, direction):
     def made(**options):
-        if what == "decode":
+        if direction == "decode":
             return decode(run, wan_model, clip, **options)
         frames = torch.rand(1, 1, 288, 320, 3, generator=torch.Generator().manual_seed(0))
         return vae.encode(wan_model, Frames(frames), run=run, **options).tensor
@@ -71,7 +71,7 @@ def test_tiles_only_where_the_whole_does_not_fit(wan_model, run, memory, clip, w
 
     memory(1 << 20)
     assert torch.equal(made(), tiled)
-    assert run.details["tiling"].startswith(f"on: {what[:-1]}ing whole takes ")
+    assert run.details["tiling"].startswith(f"on: {direction[:-1]}ing whole takes ")
     assert run.details["tiling"].endswith("and 1.00 MiB are free")
     (warning,) = run.warnings
     assert "tile by tile" in warning
@@ -79,7 +79,7 @@ def test_tiles_only_where_the_whole_does_not_fit(wan_model, run, memory, clip, w
     assert not wan_model.component("vae").use_tiling
 
 
-def test_offloading_is_decided_by_the_bytes_of_a_plan(wan_folder, wan_model, run, memory, clip):
+def test_tiling_is_decided_by_the_bytes_of_a_plan(wan_folder, wan_model, run, memory, clip):
     _, _, counted = planned(wan_folder, None, "off", frames=1)
     for factor, tiled in ((1.12, "off"), (1.08, "on")):
         memory(int(factor * counted))
@@ -87,8 +87,8 @@ def test_offloading_is_decided_by_the_bytes_of_a_plan(wan_folder, wan_model, run
         assert run.details["tiling"].startswith(f"{tiled}: ")
 
 
-def test_no_more_is_counted_than_the_work_really_takes(wan_model, run, memory, clip):
-    """So that nothing that fits is done in tiles. On a CPU kernels take several times that, which is not counted."""
+def test_the_counted_peak_is_not_above_the_measured_peak(wan_model, run, memory, clip):
+    """A higher count would tile work that fits. CPU kernels take several times more memory, which is not counted."""
     from torch.profiler import ProfilerActivity, profile
 
     work = tiling.VaeWork("decoding", run, wan_model, clip.tensor, 0, lambda model, x: model.family.decode(model, x))
@@ -104,7 +104,7 @@ def test_no_more_is_counted_than_the_work_really_takes(wan_model, run, memory, c
     assert 0 < counted <= most
 
 
-def test_counted_once_for_each_shape(wan_folder, run, memory, clip, monkeypatch):
+def test_memory_is_counted_once_for_each_shape(wan_folder, run, memory, clip, monkeypatch):
     model = model_of(wan_folder, "vae")
     memory(1 << 20)
     decode(run, model, clip)
@@ -114,7 +114,7 @@ def test_counted_once_for_each_shape(wan_folder, run, memory, clip, monkeypatch)
         decode(run, model, latents.noise(model, width=320, height=272, frames=1))
 
 
-def test_a_run_out_of_memory_advises_a_way_out(wan_folder, run, memory, clip, monkeypatch):
+def test_running_out_of_memory_gives_advice(wan_folder, run, memory, clip, monkeypatch):
     model = model_of(wan_folder, "vae")
     memory(64 * GIB)
 
@@ -137,7 +137,7 @@ def test_a_run_out_of_memory_advises_a_way_out(wan_folder, run, memory, clip, mo
         decode(run, model, clip)
 
 
-def test_a_vae_without_tiles(wan_folder, run, memory, clip):
+def test_tiling_a_vae_without_tiles_is_an_error(wan_folder, run, memory, clip):
     model = model_of(wan_folder, "vae")
     del model.component("vae").use_tiling
     memory(64 * GIB)
@@ -166,8 +166,8 @@ VAES = {
 
 @pytest.mark.parametrize("name", VAES)
 @pytest.mark.parametrize("side", [32, 128])
-def test_plenty_is_more_than_any_vae_takes(name, side):
-    """Of full size, in float32, for few frames (which take the most for each pixel)."""
+def test_plenty_is_more_memory_than_any_vae_takes(name, side):
+    """VAEs of full size, in float32, with few frames, which take the most memory for each pixel."""
     import diffusers
 
     config, frames = VAES[name]
@@ -225,8 +225,8 @@ def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     assert run.details["tiled_peak_bytes"] < whole_peak + run.details["vae"]["bytes"]
 
 
-def test_tiles_that_take_no_less_are_not_used(wan_folder, wan_model, run, memory):
-    """The VAE is so narrow that tiles, which overlap, come to more than what they save."""
+def test_tiles_that_save_no_memory_are_not_used(wan_folder, wan_model, run, memory):
+    """The tiles of this narrow VAE overlap, and take more memory than they save."""
     options = {"width": 320, "height": 288, "frames": 17}
     assert planned(wan_folder, None, "on", **options)[2] > planned(wan_folder, None, "off", **options)[2]
     told, _, _ = planned(wan_folder, 30 << 20, "auto", **options)
@@ -240,7 +240,7 @@ def test_tiles_that_take_no_less_are_not_used(wan_folder, wan_model, run, memory
     assert run.warnings == told.warnings == []
 
 
-def test_tiles_are_not_tried_where_the_frames_alone_do_not_fit(wan_folder):
+def test_tiles_are_not_tried_if_the_frames_alone_do_not_fit(wan_folder):
     """Planning millions of tiles would take hours."""
     run, _, _ = planned(wan_folder, GIB, "auto", width=160_000, height=160_000, frames=1)
     assert run.details["tiling"] == "off"
@@ -248,7 +248,7 @@ def test_tiles_are_not_tried_where_the_frames_alone_do_not_fit(wan_folder):
 
 
 @pytest.mark.parametrize("tiled", ["on", "off"])
-def test_a_plan_that_traces_each_shape_once_counts_all_of_them(wan_folder, tiled, monkeypatch):
+def test_a_plan_that_traces_each_shape_once_counts_every_tile(wan_folder, tiled, monkeypatch):
     short = planned(wan_folder, None, tiled)[1:]
     monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
     assert planned(wan_folder, None, tiled)[1:] == short
@@ -270,7 +270,7 @@ outputs: {saved: $saved, other: $other}
 """
 
 
-def test_in_a_file_it_is_a_word_or_a_bool(wan_folder, tmp_path, memory):
+def test_tiling_in_a_file_is_a_word_or_a_bool(wan_folder, tmp_path, memory):
     file = tmp_path / "f.yaml"
     file.write_text(FILE.replace("SOURCE", str(wan_folder)))
     memory(1 << 20)

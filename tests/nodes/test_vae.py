@@ -1,4 +1,4 @@
-"""vae.decode and vae.encode against the pipelines that do the same."""
+"""vae.decode and vae.encode, compared with diffusers' pipelines."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def decode(model, given, **options):
         return vae.decode(model, given, **options).tensor
 
 
-def test_a_batch_is_decoded_clip_by_clip_alike(wan_model):
+def test_a_clip_of_a_batch_equals_the_clip_alone(wan_model):
     noise = latents.noise(wan_model, width=48, height=32, frames=9, batch=3)
     together = decode(wan_model, noise)
     assert together.shape == (3, 9, 32, 48, 3)
@@ -26,7 +26,7 @@ def test_a_batch_is_decoded_clip_by_clip_alike(wan_model):
         assert torch.allclose(together[index], alone[0], atol=1e-6)
 
 
-def test_tiling_is_that_of_the_vae_and_is_put_back(wan_model):
+def test_tiling_uses_the_vaes_tiles_and_restores_its_setting(wan_model):
     autoencoder = wan_model.component("vae")
     noise = latents.noise(wan_model, width=320, height=288, frames=1)
     whole = decode(wan_model, noise)
@@ -36,7 +36,7 @@ def test_tiling_is_that_of_the_vae_and_is_put_back(wan_model):
     try:
         expected = autoencoder.decode(_denormalised(autoencoder, noise.tensor), return_dict=False)[0]
         assert torch.equal(tiled[0, 0], (expected[0, :, 0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0))
-        assert torch.equal(decode(wan_model, noise), whole)  # `tiling: false` holds, whatever was set before
+        assert torch.equal(decode(wan_model, noise), whole)  # no tiles, although the VAE is set to tile
         assert autoencoder.use_tiling
     finally:
         autoencoder.disable_tiling()
@@ -56,8 +56,8 @@ def no_grad():
         yield
 
 
-def test_encoding_is_that_of_the_image_to_video_pipeline(wan_model):
-    """Its `prepare_latents` encodes a first frame followed by nothing."""
+def test_encoding_equals_that_of_the_image_to_video_pipeline(wan_model):
+    """The pipeline's `prepare_latents` encodes a first frame followed by empty frames."""
     pipeline = WanImageToVideoPipeline(
         tokenizer=None,
         text_encoder=None,
@@ -69,7 +69,7 @@ def test_encoding_is_that_of_the_image_to_video_pipeline(wan_model):
     _, condition = pipeline.prepare_latents(
         image * 2 - 1, 1, 16, 32, 48, 9, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(0)
     )
-    # The pipeline fills up with zeros in [-1, 1]: middle grey in [0, 1].
+    # The empty frames are zeros in [-1, 1]: middle grey in [0, 1].
     frames = torch.full((1, 9, 32, 48, 3), 0.5)
     frames[:, 0] = image.permute(0, 2, 3, 1)
     made = vae.encode(wan_model, Frames(frames))
@@ -83,13 +83,13 @@ def test_decoding_encoded_frames_restores_their_shape(wan_model):
     assert back.tensor.shape == frames.shape
 
 
-def test_frames_of_a_size_the_model_cannot_make(wan_model):
+def test_frames_of_a_size_that_the_model_cannot_make_are_an_error(wan_model):
     with pytest.raises(NodeError, match="this model cannot make") as error:
         vae.encode(wan_model, Frames(torch.rand(1, 6, 40, 32, 3)))
     assert "32x32, 5 frames" in error.value.help
 
 
-def test_latents_of_another_family(wan_model):
+def test_latents_of_another_family_are_an_error(wan_model):
     with pytest.raises(NodeError, match="latents of flux"):
         vae.decode(wan_model, Latents(torch.zeros(1), "flux", Size(32, 32)))
     (problem,) = node_facts.check(vae.decode, model={"family": "wan"}, latents={"family": "flux"})
@@ -97,7 +97,7 @@ def test_latents_of_another_family(wan_model):
     assert not list(node_facts.check(vae.decode, model={"family": "wan"}))
 
 
-def test_descriptions():
+def test_decode_and_encode_describe_their_results():
     known = {"family": "wan", "size": [832, 480, 81], "batch": 1}
     assert node_facts.describe(vae.decode, latents=known) == {"size": [832, 480, 81], "batch": 1}
     assert node_facts.describe(vae.decode) == {}

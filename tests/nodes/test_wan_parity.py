@@ -1,7 +1,7 @@
-"""The nodes make what diffusers' own WanPipeline makes, on the same weights.
+"""The nodes' results equal those of diffusers' WanPipeline on the same weights.
 
-The pipeline is called with its own public arguments; where it evaluates what we evaluate, every number after every
-step has to be the same.
+The tests call the pipeline with its public arguments. Latents after every step are equal bit for bit if the nodes
+evaluate the same batches as the pipeline.
 """
 
 import pytest
@@ -26,7 +26,7 @@ def assert_same(result, expected):
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "unguided"])
 @pytest.mark.parametrize("scheduler", ["auto", "euler", "dpm++", "deis"])
-def test_latents_and_frames_are_those_of_the_pipeline(wan_model, scheduler, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(wan_model, scheduler, scale, prompts, size):
     width, height, frames = size
     given = {"width": width, "height": height, "frames": frames, "scale": scale, "negative": "blurred, dark"}
     expected = reference(pipeline_of(wan_model, scheduler), PROMPTS[:prompts], seed=3, **given)
@@ -34,20 +34,20 @@ def test_latents_and_frames_are_those_of_the_pipeline(wan_model, scheduler, scal
 
 
 def test_guidance_changes_the_result(wan_model):
-    """Otherwise the parity above would say nothing about guidance."""
+    """The parity above tests guidance only if guidance changes the result."""
     guided, unguided = (generate(wan_model, PROMPTS[:1], scale=scale).frames.tensor for scale in (5.0, 1.0))
     assert (guided - unguided).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("scheduler", ["unipc", "euler", "dpm++"])
-def test_other_numbers_of_steps(wan_model, scheduler, steps):
+def test_other_numbers_of_steps_equal_the_pipeline(wan_model, scheduler, steps):
     expected = reference(pipeline_of(wan_model, scheduler), PROMPTS[:1], steps=steps)
     assert_same(generate(wan_model, PROMPTS[:1], scheduler=scheduler, steps=steps), expected)
 
 
 @pytest.mark.parametrize("frames", range(1, 10))
-def test_frames_are_rounded_as_the_pipeline_rounds(wan_model, frames):
+def test_frames_are_rounded_as_in_the_pipeline(wan_model, frames):
     states, _ = reference(pipeline_of(wan_model), PROMPTS[:1], frames=frames, steps=1, scale=1.0)
     described = node_facts.describe(latents.noise, model={"family": "wan"}, width=32, height=32, frames=frames)
     made = latents.noise(wan_model, width=32, height=32, frames=frames)
@@ -55,17 +55,17 @@ def test_frames_are_rounded_as_the_pipeline_rounds(wan_model, frames):
     assert described["size"] == [32, 32, made.size.frames]
 
 
-def test_a_seed_for_each_clip(wan_model):
+def test_clips_with_a_seed_each_equal_the_pipeline(wan_model):
     expected = reference(pipeline_of(wan_model), PROMPTS, seed=[5, 6])
     assert_same(generate(wan_model, PROMPTS, seed=[5, 6]), expected)
 
 
-def test_several_clips_of_each_prompt(wan_model):
+def test_several_clips_of_each_prompt_equal_the_pipeline(wan_model):
     expected = reference(pipeline_of(wan_model), PROMPTS, seed=[1, 2, 3, 4], num_videos_per_prompt=2)
     assert_same(generate(wan_model, PROMPTS, seed=[1, 2, 3, 4], batch=4), expected)
 
 
-def test_one_prompt_and_its_negative_broadcast_to_all(wan_model):
+def test_one_negative_prompt_serves_all_prompts(wan_model):
     expected = reference(pipeline_of(wan_model), PROMPTS, negative="bad hands", seed=2)
     assert_same(generate(wan_model, PROMPTS, negative="bad hands", seed=[2]), expected)
 
@@ -78,7 +78,7 @@ def test_batched_evaluation_differs_by_rounding_only(wan_model):
     assert (result.frames.tensor - frames).abs().max() <= 1e-5
 
 
-def test_two_experts_switch_where_the_pipeline_switches(tmp_path):
+def test_two_experts_switch_at_the_step_of_the_pipeline(tmp_path):
     from helpers import tiny
     from helpers.direct import model_of
 
@@ -94,7 +94,7 @@ def test_two_experts_switch_where_the_pipeline_switches(tmp_path):
 
 
 class _Expert:
-    """The second expert of a model, as `model.expert` gives it."""
+    """The second expert of a model, as `model.expert` returns it."""
 
     def __init__(self, model):
         self.model, self.calls = model, 0
@@ -107,8 +107,8 @@ class _Expert:
         return self.model.component("transformer_2" if name == "transformer" else name)
 
 
-def test_timesteps_per_token(tmp_path):
-    """Wan 2.2 TI2V 5B gives its transformer one timestep for each token."""
+def test_timesteps_per_token_equal_the_pipeline(tmp_path):
+    """The transformer of Wan 2.2 TI2V 5B takes one timestep for each token."""
     from helpers import tiny
     from helpers.direct import model_of
 
@@ -134,8 +134,8 @@ def test_low_precision_keeps_the_casts_of_the_pipeline(wan_folder, parts, schedu
     assert_same(generate(model, PROMPTS, scheduler=scheduler), expected)
 
 
-def test_a_pipeline_loaded_by_itself(wan_model, wan_folder):
-    """Nothing above depends on sharing modules, but for the last bit."""
+def test_a_separately_loaded_pipeline_differs_by_rounding_only(wan_model, wan_folder):
+    """The tests above share modules with the pipeline; separate modules differ by rounding only."""
     pipeline = WanPipeline.from_pretrained(wan_folder)
     pipeline.set_progress_bar_config(disable=True)
     states, frames = reference(pipeline, PROMPTS[:1])

@@ -1,4 +1,4 @@
-"""The whole chain: a workflow file, compiled and run, makes what WanPipeline makes."""
+"""The whole chain: a workflow file, compiled and run, makes the clip of WanPipeline."""
 
 import pytest
 import sgd
@@ -49,7 +49,7 @@ def test_a_workflow_file_makes_the_clip_of_the_pipeline(wan_folder, tmp_path, sc
     plan = sgd.compile(file, inputs={"source": str(wan_folder), "prompt": PROMPTS, "scale": scale})
     run = sgd.run(plan, out=tmp_path / "out", device="cpu")
     assert run.status == "done"
-    assert len(encoded) == (2 if scale > 1 else 1)  # the negative prompt is encoded only where it is used
+    assert len(encoded) == (2 if scale > 1 else 1)  # the negative prompt is encoded only if it is used
 
     states, frames = reference(
         pipeline_of(model_of(wan_folder)), PROMPTS, negative="dark", width=48, height=32, frames=9, seed=3, scale=scale

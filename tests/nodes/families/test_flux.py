@@ -1,4 +1,4 @@
-"""The nodes make what diffusers' FluxPipeline makes, on the same weights."""
+"""The nodes' results equal those of diffusers' FluxPipeline on the same weights."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def pipeline_of(model, **parts):
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 4.0], ids=["unguided", "guided"])
 @pytest.mark.parametrize("kind", ["fixed", "dynamic"])
-def test_latents_and_frames_are_those_of_the_pipeline(models, kind, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(models, kind, scale, prompts, size):
     model, (width, height) = models[kind], size
     expected = reference(
         pipeline_of(model),
@@ -72,30 +72,30 @@ def test_guidance_and_prompts_change_the_result(model):
         assert (plain - other).abs().max() > 1e-4
 
 
-def test_a_model_without_embedded_guidance(models):
+def test_a_model_without_embedded_guidance_equals_the_pipeline(models):
     expected = reference(pipeline_of(models["schnell"]), PROMPTS, guidance_scale=0.0)
     assert_same(generate(models["schnell"], PROMPTS, scale=1.0), expected)
 
 
 @pytest.mark.parametrize(("kind", "embedded"), [("dynamic", None), ("schnell", 3.5)])
-def test_embedded_guidance_is_given_where_it_is_taken(models, kind, embedded):
+def test_missing_and_unexpected_embedded_guidance_are_an_error(models, kind, embedded):
     with pytest.raises(NodeError, match="as an input") as caught:
         generate(models[kind], PROMPTS[:1], scale=1.0, embedded=embedded)
     assert "embedded" in caught.value.help
 
 
-def test_several_images_of_each_prompt_with_a_seed_each(model):
+def test_several_seeded_images_of_each_prompt_equal_the_pipeline(model):
     expected = reference(pipeline_of(model), PROMPTS, num_images_per_prompt=2, seed=[1, 2, 3, 4])
     assert_same(generate(model, PROMPTS, scale=1.0, embedded=3.5, batch=4, seed=[1, 2, 3, 4]), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-def test_other_numbers_of_steps(model, steps):
+def test_other_numbers_of_steps_equal_the_pipeline(model, steps):
     expected = reference(pipeline_of(model), PROMPTS[:1], num_inference_steps=steps)
     assert_same(generate(model, PROMPTS[:1], scale=1.0, embedded=3.5, steps=steps), expected)
 
 
-def test_another_solver_with_the_shift_of_the_size(model):
+def test_another_solver_uses_the_shift_of_the_size(model):
     solver = UniPCMultistepScheduler(
         prediction_type="flow_prediction",
         use_flow_sigmas=True,
@@ -106,7 +106,7 @@ def test_another_solver_with_the_shift_of_the_size(model):
     assert_same(generate(model, PROMPTS[:1], scale=1.0, embedded=3.5, steps=5, scheduler="unipc"), expected)
 
 
-def test_a_shift_that_is_given_stands_for_the_one_of_the_size(models):
+def test_a_given_shift_replaces_the_shift_of_the_size(models):
     noise = latents.noise(models["dynamic"], width=32, height=32)
     given = schedule.make(models["dynamic"], steps=4, shift=3.0, latents=noise)
     assert [s.sigma for s in given] == [s.sigma for s in schedule.make(models["fixed"], steps=4)]
@@ -122,7 +122,7 @@ def test_bfloat16_keeps_the_casts_of_the_pipeline(folders):
     assert_same(generate(model, PROMPTS, scale=4.0, embedded=3.5, dtype="bfloat16"), expected)
 
 
-def test_a_pipeline_loaded_by_itself(model, folders):
+def test_a_separately_loaded_pipeline_differs_by_rounding_only(model, folders):
     pipeline = FluxPipeline.from_pretrained(folders["dynamic"])
     pipeline.set_progress_bar_config(disable=True)
     assert_close(generate(model, PROMPTS[:1], scale=1.0, embedded=3.5), reference(pipeline, PROMPTS[:1]))
@@ -155,14 +155,14 @@ def test_words_that_do_not_fit_are_quoted(model, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_text_encoders_that_are_read():
+def test_text_encode_reads_every_text_encoder_of_the_model():
     both = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
     assert node_facts.reads(text.encode, model={"components": dict.fromkeys((*both, "vae"), "")}) == {"model": both}
     assert node_facts.reads(text.encode, model={"components": dict.fromkeys(both[:2], "")}) == {"model": both[:2]}
     assert node_facts.reads(text.encode) == {}
 
 
-def test_a_second_text_encoder_that_is_not_there_is_not_missed(wan_folder):
+def test_a_model_without_a_second_text_encoder_needs_none(wan_folder):
     model = model_of(wan_folder, "tokenizer")
     for part in ("tokenizer_2", "text_encoder_2"):
         model.acquire(part, DirectRun())
@@ -172,7 +172,7 @@ def test_a_second_text_encoder_that_is_not_there_is_not_missed(wan_folder):
         model.acquire("vae_2", DirectRun())
 
 
-def test_encoding_an_image_and_decoding_it(model):
+def test_an_image_is_encoded_and_decoded(model):
     frames = vae.Frames(torch.rand(2, 1, 32, 48, 3))
     with torch.no_grad():
         made = vae.encode(model, frames)
@@ -182,6 +182,6 @@ def test_encoding_an_image_and_decoding_it(model):
         assert vae.decode(model, made).tensor.shape == frames.tensor.shape
 
 
-def test_no_embedded_guidance_for_other_families():
+def test_embedded_guidance_of_another_family_is_an_error():
     (problem,) = node_facts.check(cfg.split, conditioning={"family": "z-image"}, embedded=3.5, scale=1.0, guider="cfg")
     assert (problem.code, problem.parameter) == ("unsupported", "embedded")

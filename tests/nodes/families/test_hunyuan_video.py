@@ -1,4 +1,7 @@
-"""The nodes make what diffusers' HunyuanVideoPipeline makes, on the same weights: with its padding bit for bit."""
+"""The nodes' results equal those of diffusers' HunyuanVideoPipeline on the same weights.
+
+With the pipeline's padding they are equal bit for bit.
+"""
 
 import json
 import logging
@@ -122,7 +125,7 @@ def assert_close(result, expected):
 @pytest.mark.parametrize("size", [(32, 32, 9), (48, 32, 10)], ids=["square", "wide-rounded"])
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 4.0], ids=["unguided", "guided"])
-def test_latents_and_frames_are_those_of_the_pipeline(model, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(model, scale, prompts, size):
     width, height, frames = size
     given = {"width": width, "height": height, "frames": frames, "scale": scale, "negative": "blurred", "seed": 3}
     expected = reference(pipeline_of(model), PROMPTS[:prompts], **given)
@@ -133,13 +136,13 @@ def test_latents_and_frames_are_those_of_the_pipeline(model, scale, prompts, siz
 @pytest.mark.parametrize("padding", ["cut", "keep"])
 @pytest.mark.parametrize("prompts", [1, 2])
 def test_batched_evaluation_differs_by_rounding_only(model, padding, prompts):
-    """The two branches' prompts are of other lengths, so the shorter one is padded again."""
+    """The prompts of the two branches differ in length, so the shorter one is padded again."""
     expected = reference(pipeline_of(model), PROMPTS[:prompts], negative="blurred", scale=4.0)
     made = generate(model, PROMPTS[:prompts], negative="blurred", scale=4.0, padding=padding, batched=True)
     assert_close(made, expected)
 
 
-def test_conditions_of_the_parity_above(model):
+def test_each_input_changes_the_clip(model):
     """Another prompt, negative prompt, scale or embedded scale gives another clip."""
     given = {"negative": "blurred", "scale": 4.0}
     plain = generate(model, PROMPTS[:1], **given).states[-1].tensor
@@ -149,7 +152,7 @@ def test_conditions_of_the_parity_above(model):
     assert all((plain - other.states[-1].tensor).abs().max() > 1e-4 for other in others)
 
 
-def test_a_seed_for_each_of_several_clips_of_each_prompt(model):
+def test_several_seeded_clips_of_each_prompt_equal_the_pipeline(model):
     seeds = [1, 2, 3, 4]
     expected = reference(pipeline_of(model), PROMPTS, seed=seeds, num_videos_per_prompt=2)
     assert_same(generate(model, PROMPTS, seed=seeds, batch=4), expected)
@@ -158,13 +161,13 @@ def test_a_seed_for_each_of_several_clips_of_each_prompt(model):
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 @pytest.mark.parametrize("shift", [None, 3.0])
-def test_noise_levels_are_those_of_the_pipeline(model, steps, shift):
+def test_noise_levels_equal_those_of_the_pipeline(model, steps, shift):
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift or 7.0)
     expected = reference(pipeline_of(model, scheduler), PROMPTS[:1], steps=steps, frames=1)
     assert_same(generate(model, PROMPTS[:1], steps=steps, shift=shift, frames=1), expected)
 
 
-def test_other_solvers(model):
+def test_other_solvers_equal_the_pipeline_or_give_finite_latents(model):
     solver = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=7.0)
     expected = reference(pipeline_of(model, solver), PROMPTS[:1], steps=5, frames=1)
     assert_same(generate(model, PROMPTS[:1], steps=5, frames=1, scheduler="unipc"), expected)
@@ -183,7 +186,7 @@ def test_low_precision_keeps_the_casts_of_the_pipeline(folder, parts):
 
 
 @pytest.mark.parametrize("frames", range(1, 10))
-def test_frames_are_rounded_as_the_pipeline_rounds(model, frames):
+def test_frames_are_rounded_as_in_the_pipeline(model, frames):
     states, video = reference(pipeline_of(model), PROMPTS[:1], frames=frames, steps=1)
     made = latents.noise(model, width=32, height=32, frames=frames)
     assert made.tensor.shape == states[0].shape
@@ -195,7 +198,7 @@ def test_frames_are_rounded_as_the_pipeline_rounds(model, frames):
 
 
 @pytest.mark.parametrize(("width", "height", "parameter"), [(40, 32, "width"), (32, 8, "height")])
-def test_sizes_that_the_pipeline_refuses(model, width, height, parameter):
+def test_sizes_that_the_pipeline_refuses_are_an_error(model, width, height, parameter):
     with pytest.raises(ValueError, match="divisible by 16"):
         reference(pipeline_of(model), PROMPTS[:1], width=width, height=height)
     with pytest.raises(NodeError, match=f"{parameter} (40|of 8) is"):
@@ -205,7 +208,7 @@ def test_sizes_that_the_pipeline_refuses(model, width, height, parameter):
     assert (problem.code, problem.parameter, problem.severity) == ("bad-value", parameter, "error")
 
 
-def test_noise_says_how_many_tokens_it_is(model, run):
+def test_noise_records_its_number_of_tokens(model, run):
     latents.noise(model, width=48, height=32, frames=9, run=run)
     assert run.details["tokens"] == 3 * (32 // 16) * (48 // 16)
 
@@ -214,7 +217,7 @@ def test_noise_says_how_many_tokens_it_is(model, run):
 
 
 @pytest.mark.parametrize("length", [None, 8])
-def test_embeddings_are_those_of_the_pipeline(model, run, length):
+def test_embeddings_equal_those_of_the_pipeline(model, run, length):
     with torch.no_grad():
         made = text.encode(run, BOTH, model, PROMPTS, negative=["dark"], max_length=length, padding="keep")
         for prompt, encoded in ((PROMPTS, made.positive), (["dark"] * 2, made.negative)):
@@ -235,7 +238,7 @@ def test_padding_is_cut_to_the_longest_prompt(model):
     assert encode(model, PROMPTS[:1]).positive[MASK].shape == (1, lengths[0])
 
 
-def test_a_prompt_that_does_not_fit(model, run, caplog):
+def test_a_prompt_that_does_not_fit_gives_one_warning(model, run, caplog):
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         text.encode(run, BOTH, model, ["a cat on a mat " * 6], max_length=30)
         text.encode(run, BOTH, model, ["a cat"], max_length=6)
@@ -252,7 +255,7 @@ def test_a_prompt_that_does_not_fit(model, run, caplog):
 
 @pytest.fixture
 def masks(monkeypatch):
-    """What the transformer's attention is given as a mask."""
+    """Shapes of the masks that the transformer's attention receives, None for calls without a mask."""
     seen, attention = [], torch.nn.functional.scaled_dot_product_attention
 
     def spy(query, key, value, attn_mask=None, **options):
@@ -278,7 +281,7 @@ def test_equal_lengths_in_a_batch_need_no_mask(model, masks):
 
 
 def test_a_backend_can_be_chosen_while_the_transformer_is_called(folder):
-    """As measuring the fastest does, on the shapes of the first call."""
+    """The measurement of the fastest backend chooses one during the first call, on its shapes."""
     model = model_of(folder)
     transformer, conditioning = model.component("transformer"), encode(model, PROMPTS[:1])
     noise, step = latents.noise(model, width=32, height=32), schedule.make(model, steps=1).steps[0]
@@ -289,8 +292,8 @@ def test_a_backend_can_be_chosen_while_the_transformer_is_called(folder):
     assert {block.attn.processor._attention_backend.value for block in blocks} == {"_native_math"}
 
 
-def test_a_kernel_that_takes_no_mask_works_where_none_is_left(folder, monkeypatch):
-    """torch's own attention stands in for a kernel that diffusers lacks."""
+def test_a_kernel_without_masks_works_if_no_padding_is_left(folder, monkeypatch):
+    """torch's attention replaces a kernel that diffusers does not have."""
     from sgd.nodes.models.attention import kernels
 
     def kernel(query, key, value, scale, causal):
@@ -309,7 +312,7 @@ def test_a_kernel_that_takes_no_mask_works_where_none_is_left(folder, monkeypatc
         generate(model, PROMPTS[:1], padding="keep")
 
 
-def test_processors_are_put_back(model):
+def test_processors_are_restored_after_an_error(model):
     transformer = model.component("transformer")
     before = dict(transformer.attn_processors)
     conditioning = encode(model, PROMPTS[:1])
@@ -331,7 +334,7 @@ def test_processors_are_put_back(model):
 # Errors, planning, other directions
 
 
-def test_embedded_guidance_is_asked_for_where_the_model_takes_it(model, tmp_path):
+def test_missing_and_unexpected_embedded_guidance_are_an_error(model, tmp_path):
     with pytest.raises(NodeError, match="takes a guidance scale") as caught:
         generate(model, PROMPTS[:1], embedded=None)
     assert "6.0" in caught.value.help
@@ -341,7 +344,7 @@ def test_embedded_guidance_is_asked_for_where_the_model_takes_it(model, tmp_path
     assert_same(generate(plain, PROMPTS[:1], embedded=None), reference(pipeline_of(plain), PROMPTS[:1]))
 
 
-def test_it_takes_no_image(model):
+def test_an_image_is_an_error(model):
     branches = cfg.split(encode(model, PROMPTS[:1]), scale=1.0, embedded=6.0)
     noise, step = latents.noise(model, width=32, height=32), schedule.make(model, steps=1).steps[0]
     with pytest.raises(NodeError, match="takes no image"):
@@ -350,7 +353,7 @@ def test_it_takes_no_image(model):
 
 @pytest.mark.parametrize("options", [{}, {"padding": "cut"}, {"padding": "cut", "batched": True, "scale": 4.0}])
 def test_the_whole_workflow_is_planned_on_meta_tensors(folder, model, options):
-    """Shapes and dtypes of a plan are those of the run, of the cut text too."""
+    """Shapes and dtypes of a plan equal those of the run, also for text with cut padding."""
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
     traced = load(run, str(folder), dtype="float32")
@@ -368,8 +371,8 @@ def test_the_whole_workflow_is_planned_on_meta_tensors(folder, model, options):
 
 
 @pytest.mark.parametrize("direction", ["decode", "encode"])
-def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch):
-    """Operations and peak are those of all tiles, of which only one of each shape is traced."""
+def test_tracing_one_tile_of_each_shape_counts_every_tile(folder, direction, monkeypatch):
+    """Operations and peak memory equal those of a plan that traces every tile."""
     from sgd.nodes.support import planning_meter
 
     run = DirectRun()
@@ -380,8 +383,8 @@ def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch
         model.acquire(part, run)
     block = getattr(model.component("vae"), f"{direction}r").conv_in
     block.register_forward_hook(lambda *_: calls.append(1))
-    for trick in (True, False):
-        if not trick:
+    for once in (True, False):
+        if not once:
             monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
         with runtime(run), meter(run) as counter:
             if direction == "decode":
@@ -392,9 +395,9 @@ def test_tiles_are_planned_as_if_each_were_traced(folder, direction, monkeypatch
         calls.append(None)
     short, long = calls.index(None), len(calls) - calls.index(None) - 2
     assert short < long
-    few, all_of_them = counted
-    assert few["flops"] == all_of_them["flops"]
-    assert few["peak_bytes"] == pytest.approx(all_of_them["peak_bytes"], rel=1e-4)
+    one_of_each, every_tile = counted
+    assert one_of_each["flops"] == every_tile["flops"]
+    assert one_of_each["peak_bytes"] == pytest.approx(every_tile["peak_bytes"], rel=1e-4)
 
 
 def test_encoding_frames_reverses_the_scaling_of_decoding(model):
@@ -448,7 +451,7 @@ def full_size():
 
 
 @pytest.mark.slow
-def test_the_plan_at_full_size(full_size):
+def test_the_plan_at_full_size_has_the_published_numbers(full_size):
     """13 B parameters as published (2412.03603); operations of the padded sequence counted by hand."""
     sizes = {c["part"]: c["parameters"] for c in full_size["components"]}
     assert sizes["transformer"] == 12_821_012_544

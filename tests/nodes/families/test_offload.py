@@ -1,4 +1,4 @@
-"""Every component of every family offloaded in groups: the same numbers, and each tensor there when it is read."""
+"""Group offloading of every component of every family: equal results, and each tensor on the device when it is read."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def models(tmp_path_factory):
 
 
 def everything(model):
-    """What a text-to-image or -video workflow makes, and its frames encoded again."""
+    """Latents and frames of a text-to-image or text-to-video workflow, and its frames encoded again."""
     options: dict = {"frames": 9} if model.family.name in ("wan", "hunyuan-video") else {"frames": 1}
     if model.config("transformer").get("guidance_embeds"):
         options["embedded"] = 6.0
@@ -56,7 +56,7 @@ def plain(models):
 
 @pytest.mark.parametrize("granularity", ["blocks", "leaf"])
 @pytest.mark.parametrize(("family", "part"), COMPONENTS, ids=["-".join(c) for c in COMPONENTS])
-def test_nothing_changes_and_tensors_are_there_in_time(models, plain, family, part, granularity):
+def test_offloading_keeps_results_and_loads_tensors_in_time(models, plain, family, part, granularity):
     model, transform = models[family], Offload(part, granularity)
     if (family, part) == ("qwen-image", "vae"):
         with pytest.raises(NodeError, match="hands caches from layer to layer"):
@@ -71,15 +71,15 @@ def test_nothing_changes_and_tensors_are_there_in_time(models, plain, family, pa
         made = everything(value)
     assert all(torch.equal(a, b) for a, b in zip(made, plain[family], strict=True))
     assert len(watched.onloads) == len(list(block_groups.groups(view))) - unused(watched, view)
-    assert watched.used, "nothing of the component was read"
+    assert watched.used, "no tensor of the component was read"
     assert watched.early == set()
     total = sum(t.numel() * t.element_size() for t in (*view.parameters(), *view.buffers()))
-    assert watched.most < total, "all of it was there at once"
+    assert watched.most < total, "all tensors were on the device at once"
     assert 0 < watched.most <= run.details[part]["device_bytes"]
     for name in model.parts():
         value.release(name)
 
 
 def unused(watched, view):
-    """Groups none of whose modules were called, such as the visual part of a language model."""
+    """The number of groups without a called module, e.g. the vision part of a language model."""
     return sum(id(group) not in watched.onloads for _, group in block_groups.groups(view))

@@ -1,4 +1,4 @@
-"""The nodes make what diffusers' QwenImagePipeline makes, on the same weights."""
+"""The nodes' results equal those of diffusers' QwenImagePipeline on the same weights."""
 
 from functools import partial
 
@@ -16,7 +16,7 @@ KINDS = {
     "fixed": {"shift": 3.0},
     "dynamic": {"use_dynamic_shifting": True, "max_image_seq_len": 8192, "max_shift": 0.9, "shift_terminal": 0.02},
 }
-# The tokenizer makes a token of each letter: of the template, 34 are dropped and this many are left.
+# Tokens that the template adds to a prompt: the tokenizer makes one token per letter, and the pipeline drops 34.
 TEMPLATE = 128
 generate = partial(imaging.generate, max_length=TEMPLATE + 50)
 planned = partial(imaging.planned, max_length=TEMPLATE + 50)
@@ -52,7 +52,7 @@ def pipeline_of(model):
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 4.0], ids=["unguided", "guided"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_latents_and_frames_are_those_of_the_pipeline(models, kind, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(models, kind, scale, prompts, size):
     model, (width, height) = models[kind], size
     expected = reference(
         pipeline_of(model),
@@ -88,7 +88,7 @@ def test_guided_tokens_keep_the_norm_of_the_positive_prediction():
 
 
 @pytest.mark.parametrize("zero_init_steps", [None, 1])
-def test_zeros_cannot_be_normalised(zero_init_steps):
+def test_normalising_a_prediction_of_zeros_is_an_error(zero_init_steps):
     known = {"conditioning": {"family": "qwen-image"}, "scale": 4.0, "guider": "cfg_zero_star"}
     (problem,) = node_facts.check(cfg.split, **known, zero_init_steps=zero_init_steps)
     assert (problem.code, problem.parameter) == ("unsupported", "guider")
@@ -101,30 +101,30 @@ def test_other_guiders_are_normalised_too(model):
     assert made.frames.tensor.isfinite().all()
 
 
-def test_several_images_of_each_prompt_with_a_seed_each(model):
-    # Of one length: for others the pipeline (diffusers 0.42) repeats masks in another order than the prompts.
+def test_several_seeded_images_of_each_prompt_equal_the_pipeline(model):
+    # Prompts of equal length: for others, the pipeline (diffusers 0.42) repeats masks in another order than prompts.
     prompts = ["a red circle", "a blue plane"]
     expected = reference(pipeline_of(model), prompts, num_images_per_prompt=2, seed=[1, 2, 3, 4])
     assert_same(generate(model, prompts, scale=1.0, batch=4, seed=[1, 2, 3, 4]), expected)
 
 
-def test_each_image_of_a_prompt_is_that_of_the_prompt_alone(model):
+def test_each_image_of_a_batch_equals_the_image_alone(model):
     both = generate(model, PROMPTS, scale=1.0, batch=4, seed=[1, 2, 3, 4]).frames.tensor
     for index in range(4):
         alone = generate(model, [PROMPTS[index // 2]], scale=1.0, seed=[index + 1]).frames.tensor
         assert (both[index] - alone[0]).abs().max() <= 1e-5
 
 
-def test_one_step_has_no_noise_level_to_end_at(model):
+def test_a_single_step_without_noise_levels_is_an_error(model):
     states, _ = reference(pipeline_of(model), PROMPTS[:1], num_inference_steps=1)
-    assert states[-1].isnan().all()  # what the pipeline makes of it
+    assert states[-1].isnan().all()  # the pipeline makes NaN
     with pytest.raises(NodeError, match="no noise levels for 1 step") as caught:
         generate(model, PROMPTS[:1], steps=1, scale=1.0)
     assert "more steps" in caught.value.help
 
 
 @pytest.mark.parametrize("steps", [2, 8])
-def test_other_numbers_of_steps(model, steps):
+def test_other_numbers_of_steps_equal_the_pipeline(model, steps):
     expected = reference(pipeline_of(model), PROMPTS[:1], num_inference_steps=steps)
     assert_same(generate(model, PROMPTS[:1], scale=1.0, steps=steps), expected)
 
@@ -137,13 +137,13 @@ def test_bfloat16_keeps_the_casts_of_the_pipeline(folders):
     assert_same(generate(model, PROMPTS, scale=4.0, dtype="bfloat16"), expected)
 
 
-def test_a_pipeline_loaded_by_itself(model, folders):
+def test_a_separately_loaded_pipeline_differs_by_rounding_only(model, folders):
     pipeline = QwenImagePipeline.from_pretrained(folders["dynamic"])
     pipeline.set_progress_bar_config(disable=True)
     assert_close(generate(model, PROMPTS[:1], scale=1.0), reference(pipeline, PROMPTS[:1]))
 
 
-def test_prompts_that_are_cut(model):
+def test_a_cut_prompt_gives_a_warning_and_equals_the_pipeline(model):
     prompt = "a red circle, " * 8
     expected = reference(pipeline_of(model), [prompt, "short"], max_sequence_length=150)
     run = DirectRun()
@@ -173,11 +173,12 @@ def test_words_that_do_not_fit_are_quoted(model):
     with torch.no_grad():
         text.encode(run, BOTH, model, [prompt], negative=[""], max_length=TEMPLATE + len(prompt))
         assert run.warnings == []
-        text.encode(run, BOTH, model, [prompt], negative=[""], max_length=TEMPLATE - 13 + 5)  # 13 follow the prompt
+        # 13 tokens of the template follow the prompt.
+        text.encode(run, BOTH, model, [prompt], negative=[""], max_length=TEMPLATE - 13 + 5)
     assert [w.split(": ")[1] for w in run.warnings] == ["“ circle”"]
 
 
-def test_encoding_an_image_and_decoding_it(model):
+def test_an_image_is_encoded_and_decoded(model):
     frames = vae.Frames(torch.rand(2, 1, 32, 48, 3))
     with torch.no_grad():
         made = vae.encode(model, frames)

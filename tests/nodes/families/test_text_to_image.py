@@ -1,4 +1,4 @@
-"""The bundled workflow files, run on tiny models, make what the pipelines make."""
+"""The bundled workflow files, run on tiny models, make the images of the pipelines."""
 
 from importlib import import_module
 from pathlib import Path
@@ -13,7 +13,7 @@ from sgd.nodes.library.starter_workflow import starter
 
 WORKFLOWS = Path(__file__).parents[3] / "workflows"
 PROMPT, NEGATIVE = "a red circle", "dark, blurred"
-# Module of the tiny model, options of it, inputs of the workflow, and what they are to the pipeline.
+# Module of the tiny model, its options, inputs of the workflow, and the pipeline's arguments for these inputs.
 CASES = {
     "z_image_turbo": ("tiny_z_image", {}, {}, {"guidance_scale": 0.0}),
     "z_image_turbo-guided": ("tiny_z_image", {}, {"scale": 4.0}, {"guidance_scale": 4.0}),
@@ -60,7 +60,7 @@ def test_a_bundled_workflow_makes_the_image_of_the_pipeline(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["z_image_turbo", "flux_dev"])
-def test_a_negative_prompt_that_is_not_used_is_not_encoded(name):
+def test_an_unused_negative_prompt_is_not_encoded(name):
     plan = sgd.compile(WORKFLOWS / f"{name}.yaml", inputs={"prompt": PROMPT, "negative": NEGATIVE})
     text = next(
         step.call for step in plan.steps if getattr(step, "call", None) and step.call.type.name == "text.encode"
@@ -69,8 +69,8 @@ def test_a_negative_prompt_that_is_not_used_is_not_encoded(name):
 
 
 @pytest.mark.parametrize(("module", "options"), STARTERS)
-def test_a_first_workflow_is_written_for_a_model(module, options, tmp_path):
-    """`sgd init`: what it writes passes its check and runs as it is."""
+def test_a_workflow_of_sgd_init_runs_unchanged(module, options, tmp_path):
+    """The file that `sgd init` writes passes the check and runs without changes."""
     import_module(f"helpers.{module}").build(**options).save_pretrained(tmp_path / "tiny")
     name, written = starter(str(tmp_path / "tiny"))
     file = tmp_path / f"{name}.yaml"

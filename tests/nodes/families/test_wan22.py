@@ -1,4 +1,4 @@
-"""Wan 2.2: two experts, each with a guidance scale, and image to video, in workflow files as a user writes them."""
+"""Wan 2.2 in workflow files: two experts, each with its guidance scale, and image to video."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def close(made, expected):
 
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scales", [(4.0, 3.0), (4.0, None), (1.0, 1.0)], ids=["two scales", "one scale", "unguided"])
-def test_two_experts_with_a_scale_each(experts_model, scales, prompts):
+def test_two_experts_with_separate_scales_equal_the_pipeline(experts_model, scales, prompts):
     above, below = scales
     pipeline = pipeline_of(WanPipeline, experts_model, boundary_ratio=0.875)
     given = {"scale": above, "num_inference_steps": 5, "guidance_scale_2": below, "max_sequence_length": 16}
@@ -89,8 +89,8 @@ def test_two_experts_with_a_scale_each(experts_model, scales, prompts):
     assert_same(made, expected)
 
 
-def test_both_experts_and_both_scales_matter(experts_model):
-    """Otherwise the parity above would say nothing about them."""
+def test_both_experts_and_both_scales_change_the_result(experts_model):
+    """The parity above tests an expert or a scale only if it changes the result."""
 
     def made(**options):
         given = {"boundary": 0.875, "scale": 4.0, "scale_below": 3.0, "steps": 5, "max_length": 16} | options
@@ -109,7 +109,7 @@ def test_a_file_with_two_experts_makes_the_clip_of_the_pipeline(experts_folder, 
     close(load_file(run.folder / "latents.safetensors")["latents"], states[-1])
 
 
-def test_both_experts_are_in_memory_for_the_loop_and_no_longer(experts_folder, tmp_path):
+def test_both_experts_are_in_memory_only_for_the_loop(experts_folder, tmp_path):
     plan = plan_of(EXPERTS, tmp_path, experts_folder)
     loop = next(n for n, step in enumerate(plan.steps) if isinstance(step, LoopStep))
     decode = next(n for n, s in enumerate(plan.steps) if isinstance(s, CallStep) and s.call.id == "frames")
@@ -131,8 +131,8 @@ def test_both_experts_are_in_memory_for_the_loop_and_no_longer(experts_folder, t
 @pytest.mark.parametrize(
     ("component", "kept"), [("transformer_2", {"transformer_2"}), ("transformer", {"transformer"})]
 )
-def test_an_expert_alone_loads_only_itself(experts_folder, tmp_path, component, kept):
-    """A model of two transformers, of which a file uses one."""
+def test_a_file_with_one_expert_loads_only_that_expert(experts_folder, tmp_path, component, kept):
+    """The model has two transformers, and the file uses one."""
     text = f"""{HEAD}
   expert: {{uses: model.expert, with: {{model: $model, component: {component}}}}}
   denoise:
@@ -164,7 +164,7 @@ def test_a_file_with_an_image_makes_the_clip_of_the_pipeline(tmp_path, kind):
     close(load_file(run.folder / "latents.safetensors")["latents"], states[-1])
 
 
-def test_an_image_of_another_size_is_found_by_the_check(tmp_path):
+def test_the_check_finds_an_image_of_another_size(tmp_path):
     folder = tmp_path / "model"
     tiny_wan_image.ti2v().save_pretrained(folder)
     picture().save(tmp_path / "first.png")
@@ -177,7 +177,7 @@ def test_an_image_of_another_size_is_found_by_the_check(tmp_path):
     assert any("encoded for a clip of 32x32, 9 frames, but this clip is 64x32, 9 frames" in m for m in messages)
 
 
-def test_the_value_shares_all_but_its_transformer(experts_model):
+def test_an_expert_shares_all_components_but_its_transformer(experts_model):
     second = expert(experts_model, "transformer_2")
     assert second.component("transformer") is experts_model.component("transformer_2")
     assert second.component("vae") is experts_model.component("vae")
@@ -185,7 +185,7 @@ def test_the_value_shares_all_but_its_transformer(experts_model):
     assert expert(second, "transformer").component("transformer") is second.component("transformer")
 
 
-def test_acquiring_an_expert_brings_in_its_own_component(experts_folder):
+def test_acquiring_an_expert_loads_its_own_component(experts_folder):
     model, run = model_of(experts_folder, "scheduler"), DirectRun()
     second = expert(model, "transformer_2")
     second.acquire("transformer", run)
@@ -204,7 +204,7 @@ def test_acquiring_an_expert_brings_in_its_own_component(experts_folder):
         ("vae", "vae is a AutoencoderKLWan"),
     ],
 )
-def test_components_that_are_not_experts(experts_folder, experts_model, component, message):
+def test_components_that_are_not_experts_are_an_error(experts_folder, experts_model, component, message):
     with pytest.raises(NodeError, match=message):
         expert(experts_model, component)
     known = node_facts.describe(load, source=str(experts_folder))
@@ -212,7 +212,7 @@ def test_components_that_are_not_experts(experts_folder, experts_model, componen
     assert (problem.code, problem.parameter, problem.message) == ("bad-value", "component", message)
 
 
-def test_the_description_is_that_of_the_expert(experts_folder):
+def test_an_expert_is_described_by_its_own_configuration(experts_folder):
     known = node_facts.describe(load, source=str(experts_folder))
     known["configs"]["transformer_2"] = known["configs"]["transformer_2"] | {"num_layers": 7}
     described = node_facts.describe(expert, model=known, component="transformer_2")

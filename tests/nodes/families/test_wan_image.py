@@ -1,4 +1,4 @@
-"""Image to video makes what diffusers' WanImageToVideoPipeline makes, on the same weights."""
+"""Image to video: results equal those of diffusers' WanImageToVideoPipeline on the same weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def peer_of(model, scheduler="auto"):
 @pytest.mark.parametrize("size", [(32, 32, 9), (48, 32, 10)], ids=["square", "wide-rounded"])
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [5.0, 1.0], ids=["guided", "unguided"])
-def test_latents_and_frames_are_those_of_the_pipeline(models, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(models, scale, prompts, size):
     width, height, frames = size
     made_of = {"width": width, "height": height, "scale": scale, "seed": 3}
     expected = reference(peer_of(models["clip"]), PROMPTS[:prompts], image=picture(), num_frames=frames, **made_of)
@@ -53,7 +53,7 @@ def test_latents_and_frames_are_those_of_the_pipeline(models, scale, prompts, si
 
 
 @pytest.mark.parametrize("scheduler", ["euler", "dpm++"])
-def test_other_schedulers(models, scheduler):
+def test_other_schedulers_equal_the_pipeline(models, scheduler):
     expected = reference(peer_of(models["clip"], scheduler), image=picture())
     assert_same(generate(models["clip"], PROMPTS[:1], picture(), scheduler=scheduler), expected)
 
@@ -63,7 +63,7 @@ def test_the_image_changes_the_result(models):
     assert (first.frames.tensor - second.frames.tensor).abs().max() > 1e-3
 
 
-def test_without_clip_two_experts_with_a_scale_each(models):
+def test_two_experts_without_clip_equal_the_pipeline(models):
     given = {"image": picture(), "scale": 3.5, "num_inference_steps": 5}
     expected = reference(peer_of(models["no-clip"]), guidance_scale_2=2.5, **given)
     made = generate(models["no-clip"], PROMPTS[:1], picture(), scale=3.5, scale_below=2.5, boundary=0.9, steps=5)
@@ -71,7 +71,7 @@ def test_without_clip_two_experts_with_a_scale_each(models):
 
 
 @pytest.mark.parametrize("kind", ["last", "no-clip"])
-def test_a_first_and_a_last_frame(models, kind):
+def test_a_first_and_a_last_frame_equal_the_pipeline(models, kind):
     expected = reference(peer_of(models[kind]), image=picture(), last_image=picture(seed=1))
     made = generate(models[kind], PROMPTS[:1], picture(), last=picture(seed=1), boundary=0.9 if kind != "last" else 0.0)
     assert_same(made, expected)
@@ -88,7 +88,7 @@ def test_ti2v_keeps_the_first_latent_frame(models, scale, prompts, size):
     assert_same(made, expected)
 
 
-def test_only_ti2v_keeps_anything(models):
+def test_image_keep_changes_only_latents_of_ti2v(models):
     for kind, kept in (("clip", False), ("ti2v", True)):
         made_of = {"width": 64, "height": 32, "frames": 9}
         condition = image_condition.encode(DirectRun(), models[kind], frames_of(picture()), **made_of)
@@ -98,7 +98,7 @@ def test_only_ti2v_keeps_anything(models):
         assert torch.equal(after.tensor, noise.tensor) is not kept
 
 
-def test_branches_in_one_call_differ_by_rounding_only(models):
+def test_batched_branches_differ_by_rounding_only(models):
     for kind in ("clip", "last", "ti2v"):
         last = picture(seed=1) if kind == "last" else None
         one, other = (
@@ -108,8 +108,8 @@ def test_branches_in_one_call_differ_by_rounding_only(models):
         assert (other.states[-1].tensor - theirs).abs().max() <= 1e-5 * theirs.abs().max()
 
 
-def test_an_image_for_each_clip(models):
-    """The clip of each image is the one it has alone, but for the rounding of a larger batch."""
+def test_each_image_of_a_batch_is_encoded_as_it_is_alone(models):
+    """Each row of the condition equals the condition of its image alone."""
     both = Frames(torch.cat([frames_of(picture(seed=s)).tensor for s in (0, 1)]))
     made_of = {"width": 32, "height": 32, "frames": 9}
     condition = image_condition.encode(DirectRun(), models["clip"], both, **made_of)
@@ -122,7 +122,7 @@ def test_an_image_for_each_clip(models):
 
 
 @pytest.mark.parametrize("kind", ["clip", "no-clip", "last", "ti2v"])
-def test_shapes_on_the_meta_device_are_those_of_the_run(folders, models, kind):
+def test_shapes_on_the_meta_device_equal_those_of_the_run(folders, models, kind):
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
     planned = model_of(folders[kind], run=run, kind="meta", device="meta")
@@ -175,7 +175,7 @@ def test_crop_keeps_the_middle(models):
         ("last", False, "this model takes a first and a last frame"),
     ],
 )
-def test_frames_the_model_does_not_take(folders, models, kind, last, message):
+def test_frames_that_the_model_does_not_take_are_an_error(folders, models, kind, last, message):
     from sgd.nodes.models.nodes.model_load import load
 
     image, made_of = frames_of(picture()), {"width": 32, "height": 32, "frames": 9}
@@ -228,7 +228,7 @@ def test_clip_needs_prompts_of_full_length(models):
         _predict(models["clip"], 32, 32, max_length=16)
 
 
-def test_several_frames_are_no_image(models):
+def test_several_frames_are_an_error(models):
     clip = Frames(torch.zeros(1, 3, 32, 32, 3))
     with pytest.raises(NodeError, match="there are 3 frames, but an image has one"):
         image_condition.encode(DirectRun(), models["clip"], clip, width=32, height=32, frames=9)
@@ -236,7 +236,7 @@ def test_several_frames_are_no_image(models):
 
 @pytest.mark.parametrize("device", ["cuda", "cpu"])
 def test_the_image_encoder_stays_in_float32(folders, device):
-    """As in diffusers' documentation of Wan, where the rest is bfloat16."""
+    """diffusers' documentation of Wan keeps the image encoder in float32, beside bfloat16 components."""
     from sgd.nodes.models.nodes.model_load import load
 
     run = DirectRun()
@@ -265,4 +265,4 @@ def test_a_missing_image_is_found_before_anything_is_loaded(folders, kind, needs
     found = list(node_facts.check(denoiser.predict, model=known, image=None))
     assert [(p.code, p.parameter) for p in found] == [("missing-parameter", "image")] * needs
     assert list(node_facts.check(denoiser.predict, model=known, image={"family": "wan"})) == []
-    assert list(node_facts.check(denoiser.predict, model=known)) == []  # wired to something not known
+    assert list(node_facts.check(denoiser.predict, model=known)) == []  # wired to an unknown value

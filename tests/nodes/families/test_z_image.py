@@ -1,4 +1,4 @@
-"""The nodes make what diffusers' ZImagePipeline makes, on the same weights."""
+"""The nodes' results equal those of diffusers' ZImagePipeline on the same weights."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def pipeline_of(model):
 @pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("scale", [0.0, 4.0], ids=["unguided", "guided"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_latents_and_frames_are_those_of_the_pipeline(models, scheduler, scale, prompts, size):
+def test_latents_and_frames_equal_those_of_the_pipeline(models, scheduler, scale, prompts, size):
     model, (width, height) = models[scheduler], size
     expected = reference(
         pipeline_of(model),
@@ -54,7 +54,7 @@ def test_latents_and_frames_are_those_of_the_pipeline(models, scheduler, scale, 
     )
     given = {"negative": "dark", "scale": scale, "width": width, "height": height, "seed": [3]}
     assert_same(generate(model, PROMPTS[:prompts], batched=True, **given), expected)
-    if scale:  # one branch after the other: prompts are padded otherwise, and sums have another order
+    if scale:  # one branch after the other: prompts have other padding, and sums another order
         assert_close(generate(model, PROMPTS[:prompts], **given), expected)
 
 
@@ -64,19 +64,19 @@ def test_guidance_and_prompts_change_the_result(model):
     assert (results[0] - results[2]).abs().max() > 1e-3
 
 
-def test_several_images_of_each_prompt_with_a_seed_each(model):
+def test_several_seeded_images_of_each_prompt_equal_the_pipeline(model):
     expected = reference(pipeline_of(model), PROMPTS, guidance_scale=0.0, num_images_per_prompt=2, seed=[1, 2, 3, 4])
     assert_same(generate(model, PROMPTS, batch=4, seed=[1, 2, 3, 4]), expected)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
-def test_other_numbers_of_steps(models, steps):
+def test_other_numbers_of_steps_equal_the_pipeline(models, steps):
     expected = reference(pipeline_of(models["dynamic"]), PROMPTS[:1], guidance_scale=0.0, num_inference_steps=steps)
     assert_same(generate(models["dynamic"], PROMPTS[:1], steps=steps), expected)
 
 
-def test_a_part_of_the_steps_is_guided(model):
-    """`stop` stands for the pipeline's `cfg_truncation`: both end guidance towards the image."""
+def test_stop_ends_guidance_before_the_last_steps(model):
+    """`stop` matches the pipeline's `cfg_truncation`: both end guidance before the last steps."""
     plan = schedule.make(model, steps=4)
     guided = sum(1 - step.timestep / 1000 <= 0.4 for step in plan)
     assert 0 < guided < 4
@@ -93,14 +93,14 @@ def test_bfloat16_keeps_the_casts_of_the_pipeline(folders):
     assert_same(generate(model, PROMPTS, scale=4.0, batched=True), expected)
 
 
-def test_a_pipeline_loaded_by_itself(model, folders):
+def test_a_separately_loaded_pipeline_differs_by_rounding_only(model, folders):
     pipeline = ZImagePipeline.from_pretrained(folders["fixed"])
     pipeline.set_progress_bar_config(disable=True)
     assert_close(generate(model, PROMPTS[:1]), reference(pipeline, PROMPTS[:1], guidance_scale=0.0))
 
 
 @pytest.mark.parametrize("width", [46, 47])
-def test_a_size_that_the_pipeline_refuses_is_refused(model, width):
+def test_a_size_that_the_pipeline_refuses_is_an_error(model, width):
     with pytest.raises(ValueError, match="Width must be divisible"):
         reference(pipeline_of(model), PROMPTS[:1], width=width)
     with pytest.raises(NodeError, match=f"width {width} is not a size") as caught:
@@ -126,10 +126,10 @@ def test_words_that_do_not_fit_are_quoted(model):
         made = text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=32)
     assert made.positive["embeddings"].shape == (1, 32, 16)
     assert len(run.warnings) == 1
-    assert run.warnings[0].endswith("“uare”")  # 26 letters fit behind the 6 tokens that open the template
+    assert run.warnings[0].endswith("“uare”")  # 26 letters fit after the 6 tokens at the start of the template
 
 
-def test_encoding_an_image_and_decoding_it(model):
+def test_an_image_is_encoded_and_decoded(model):
     frames = vae.Frames(torch.rand(2, 1, 32, 48, 3))
     with torch.no_grad():
         made = vae.encode(model, frames)

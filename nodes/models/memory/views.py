@@ -1,7 +1,7 @@
 """Views: a component as one value of a model has it, with its own attention, adapters or compiled code.
 
 A view is a copy of the module tree that shares every parameter and buffer with the component, so that making one
-costs milliseconds and no memory, and no other view sees a change in it.
+costs milliseconds and no memory, and no other view sees a change in it. Weights with adapters are the view's own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ....graph.contract.diagnostics import Diagnostic
@@ -30,7 +30,8 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    A transform with `undo` gets a call when the view is dropped, or could not be finished.
+    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform of a kind that a
+    component may have several times has an `apply_with`, which takes the others too.
     """
 
     @property
@@ -51,8 +52,8 @@ class Transform(Protocol):
 Recipe = tuple[Transform, ...]
 
 ORDER = ("lora", "attention", "offload", "compile")
-"""The order in which transforms are applied: adapters bring layers in, hooks that place layers must find them all, and
-compiled code must contain all of it. They are given in this order too, but for those of `ANYWHERE`."""
+"""The order in which transforms are applied: adapters give layers new weights, hooks that place layers must find those,
+and compiled code must contain all of it. They are given in this order too, but for those of `ANYWHERE`."""
 
 ANYWHERE = ("offload",)
 """Transforms that may be given anywhere: they say where a component is, and change nothing in it."""
@@ -113,6 +114,17 @@ class _Held:
     count: int = 1
 
 
+def _apply(recipe: Recipe, made: Any, run: Run) -> None:
+    """Apply the transforms of a view in their order; those of one kind that follow each other go together."""
+    for _, same in groupby(recipe, key=lambda transform: transform.kind):
+        first: Any
+        first, *others = same
+        if others:
+            first.apply_with(others, made, run)
+        else:
+            first.apply(made, run)
+
+
 def _undo(recipe: Recipe, made: Any) -> None:
     """Let the transforms of a view undo their effects outside of it."""
     for transform in reversed(recipe):
@@ -142,8 +154,7 @@ class Views:
             return
         made = view(module)
         try:
-            for transform in recipe:
-                transform.apply(made, run)
+            _apply(recipe, made, run)
         except BaseException:
             _undo(recipe, made)
             del made

@@ -1,20 +1,22 @@
-"""`model.lora`: low-rank adapters on the transformer."""
+"""`model.lora`: adapters merged into the weights of the transformer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Reads, Run, Shares, Source, node
 from ...value_facts import ModelFacts
+from ..adapters import adapter_header, transformer_tables
+from ..adapters.adapter_match import Match, match
 from ..model import Model
 from ..repository import hub
 from ..transforms import adapter_files, transform_checks
-from ..transforms.lora_transform import Lora, missing
+from ..transforms.lora_transform import Lora
 from ..transforms.transform_checks import Denoiser
 
 
@@ -34,20 +36,33 @@ def _describe(facts: ModelLoraFacts) -> ModelFacts:
 
 def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
     yield from transform_checks.problems("lora", facts)
-    lacking = missing()
-    if lacking is not None and facts.source is not None:
-        yield lacking
+    file: Path | None = None
     for name, value, check in (
         ("weight_name", facts.weight_name, adapter_files.check_name),
         ("revision", facts.revision, hub.check_revision),
-        ("source", facts.source, lambda source: adapter_files.local(source, facts.weight_name)),
     ):
-        if isinstance(value, str):
+        if value is not None:
             try:
                 check(value)
             except NodeError as error:
                 yield replace(error.diagnostic, place=name)
                 return
+    if facts.source is None:
+        return
+    try:
+        file = adapter_files.local(facts.source, facts.weight_name)
+        if file is not None and facts.component is not None:
+            name, class_name = facts.model.repository_name(facts.component), facts.model.class_name(facts.component)
+            found = _match(file, name, class_name, facts.model.config(facts.component))
+            yield from found.problems if found is not None else ()
+    except NodeError as error:
+        yield replace(error.diagnostic, place="source")
+
+
+def _match(file: Path, component: str, class_name: str, config: Mapping[str, Any]) -> Match | None:
+    """A file, read for a component; None if the component's layers are not known."""
+    table = transformer_tables.of_config(class_name, config) if config else None
+    return None if table is None else match(adapter_header.read(file), table, component, file.name)
 
 
 @node("model.lora", describe=_describe, check=_check)
@@ -63,14 +78,18 @@ def lora(
 ) -> Model:
     """Add a LoRA to the transformer; several of these nodes in a row add up.
 
-    Only this value of the model has it: another value of the same model shares the weights, not the adapters, which
-    stay apart from the weights. Formats are those that the family's pipeline in diffusers reads. Tensors for a text
-    encoder are not used, with a warning. A plan does not count the adapters.
+    The adapters are merged into the weights when these are loaded, layer by layer: each step is as fast as without.
+    Only this value of the model has them; another value of the same model keeps the plain weights, and shares those
+    of all other layers. LoRA, LoHa, LoKr, DoRA and plain differences are applied, under the names that trainers and
+    other programs give to the layers. Every tensor of the file is applied or named: it is an error if one is for a
+    layer of the transformer and cannot be applied, and a warning if it is for a text encoder or for a layer that this
+    transformer does not have.
 
     Args:
         model: The model.
         source: A safetensors file, a folder that holds one, or `owner/name` on the hub.
-        scale: How strongly it acts: 0 is not at all, 1 is as it was trained.
+        scale: How strongly it acts: 0 is not at all, 1 is as it was trained. Of a DoRA it scales the change of
+            direction; the magnitudes are those of the file.
         weight_name: Name of the file, where a folder or repository holds several: `name.safetensors`, or
             `folder/name.safetensors` for one that lies deeper.
         revision: Branch, tag or commit on the hub; without it, the default branch.
@@ -80,15 +99,28 @@ def lora(
         The model with the LoRA.
 
     Raises:
-        NodeError: If the file cannot be had or read, or is for another model; or if peft is not installed.
+        NodeError: If the file cannot be had or read, or a tensor of it cannot be applied.
     """
-    lacking = missing()
-    if lacking is not None:
-        raise NodeError(lacking)
-    name, _ = transform_checks.target(model, component)
+    name, config = transform_checks.target(model, component)
     file, commit = adapter_files.local(source, weight_name), None
     if file is None and not run.planning:
         file, commit = adapter_files.download(source, revision, weight_name, run)
     run.detail(lora=source if file is None else file.name, scale=scale, **({"commit": commit} if commit else {}))
-    # A plan does not read the file, and may be made before it is downloaded.
-    return model.transformed(Lora(name, file or Path(source), scale, model.weights.repository.pipeline))
+    if file is not None:  # a plan may be made before the file is downloaded
+        found = _match(file, name, transform_checks.class_name(model, name), config)
+        if found is not None:
+            _report(found, run)
+    return model.transformed(Lora(name, file or Path(source), scale))
+
+
+def _report(found: Match, run: Run) -> None:
+    """Say how many tensors of a file are applied, and warn of the others.
+
+    Raises:
+        NodeError: If one cannot be applied that should be.
+    """
+    for problem in found.problems:
+        if problem.severity == "error":
+            raise NodeError(problem)
+        run.warn(problem.message)
+    run.detail(lora_tensors=found.applied)

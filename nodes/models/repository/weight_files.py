@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from ....graph.contract.errors import NodeError
 from .hub import STEMS
@@ -51,21 +52,38 @@ def check(file: Path) -> None:
     Raises:
         NodeError: If the file is truncated, or no safetensors file.
     """
+    header(file)
+
+
+def header(file: Path) -> dict[str, Any]:
+    """The header of a safetensors file, its size checked: dtype, shape and place of each tensor by name.
+
+    Raises:
+        NodeError: If the file is truncated, or no safetensors file.
+    """
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or 8 + length > size:
                 raise NodeError(f"{file} is truncated: {size} bytes, its header is not whole", help=AGAIN)
-            header = json.loads(stream.read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+            content: dict[str, Any] = json.loads(stream.read(length))
+        tensors = [entry for name, entry in content.items() if name != "__metadata__"]
+        ends = [entry["data_offsets"][1] for entry in tensors]
+        if not all(isinstance(entry["dtype"], str) and _is_shape(entry["shape"]) for entry in tensors):
+            raise ValueError("a tensor without dtype or shape")
     except OSError as error:
         raise NodeError(f"cannot read {file}: {error.strerror or error}", help=AGAIN) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         raise NodeError(f"{file} is not a safetensors file: its header cannot be read", help=AGAIN) from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
         raise NodeError(f"{file} is truncated: {size} bytes of {expected}", help=AGAIN)
+    return content
+
+
+def _is_shape(shape: Any) -> bool:
+    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:

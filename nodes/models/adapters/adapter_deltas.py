@@ -1,0 +1,81 @@
+"""What an adapter adds to a weight, computed in float32. Tensors are matrices here: output channels times the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+
+from .adapter_forms import MAGNITUDES, by_input
+
+Tensors = Mapping[str, torch.Tensor]
+"""The parts of one adapter, in float32."""
+
+
+def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
+    """The change of a weight by one form, before any factor.
+
+    Args:
+        form: `lora`, `loha`, `lokr`, `diff` or `diff_m`.
+        tensors: The parts, whose shapes fit.
+        weight: The weight as a matrix, [out, rest].
+
+    Returns:
+        A matrix of the weight's shape.
+    """
+    if form in ("diff", "diff_m"):
+        made = tensors[form]
+    elif form == "lora":
+        made = _lora(tensors)
+    elif form == "loha":
+        made = _loha_factor("1", tensors) * _loha_factor("2", tensors)
+    else:
+        made = torch.kron(_lokr_factor("lokr_w1", tensors), _lokr_factor("lokr_w2", tensors))
+    return made.reshape(weight.shape)
+
+
+def decomposed(tensors: Tensors, weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The weight of a DoRA: its directions with the magnitudes that the adapter has for them.
+
+    Args:
+        tensors: The parts; without magnitudes the weight is returned as it is.
+        weight: The weight with everything added, as a matrix [out, rest].
+        shape: The weight's own shape, [out, in, …].
+    """
+    part = next((name for name in MAGNITUDES if name in tensors), None)
+    if part is None:
+        return weight
+    magnitude = tensors[part]
+    if by_input(part, tuple(magnitude.shape), shape):
+        columns = weight.reshape(shape[0], shape[1], -1)
+        norm = columns.square().sum(dim=(0, 2), keepdim=True).sqrt()  # [1, in, 1]
+        return (columns * (magnitude.reshape(1, -1, 1) / norm)).reshape(weight.shape)
+    return weight * (magnitude.reshape(-1, 1) / weight.norm(dim=1, keepdim=True))
+
+
+def _lora(tensors: Tensors) -> torch.Tensor:
+    up, down, core = tensors["lora_up"], tensors["lora_down"], tensors.get("lora_mid")
+    if core is None:
+        return up.flatten(1) @ down.flatten(1)
+    return _tucker(core, up.flatten(1).T, down.flatten(1))
+
+
+def _loha_factor(number: str, tensors: Tensors) -> torch.Tensor:
+    left, right, core = (tensors.get(f"hada_{name}") for name in (f"w{number}_a", f"w{number}_b", f"t{number}"))
+    assert left is not None
+    assert right is not None
+    return left @ right.flatten(1) if core is None else _tucker(core, left, right)
+
+
+def _lokr_factor(name: str, tensors: Tensors) -> torch.Tensor:
+    if name in tensors:
+        return tensors[name].flatten(1)
+    left, right, core = tensors[f"{name}_a"], tensors[f"{name}_b"], tensors.get("lokr_t2")
+    if core is None or name != "lokr_w2":
+        return left @ right.flatten(1)
+    return _tucker(core, left, right)
+
+
+def _tucker(core: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """A core [r, s, …] between factors [r, out] and [s, in], as a matrix [out, in …]."""
+    return torch.einsum("rs...,ro,si->oi...", core, left.flatten(1), right.flatten(1)).flatten(1)

@@ -1,0 +1,228 @@
+"""Adapters of a file, matched with the layers of a model: those that are applied, and every tensor that is not.
+
+`sgd check` and loading both read a file through `match`, so that they agree. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+from ....graph.contract.diagnostics import Diagnostic
+from . import adapter_forms, adapter_names, adapter_scale
+from .adapter_forms import BIASES, MAGNITUDES, Unfit
+from .adapter_header import UNREADABLE, AdapterHeader
+from .adapter_scale import ScaleRule
+from .layer_table import LayerTable, Pieces, flat
+
+SHOWN = 3
+"""Names of tensors in one message."""
+
+OTHER_MODEL = "it may be for another model; a LoRA is for one family and size"
+OTHER_FORM = "LoRA, LoHa, LoKr, DoRA and differences are applied; convert the file, or leave these tensors out of it"
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Everything that one file has for one of its layers.
+
+    Attributes:
+        stem: The layer, as the file names it.
+        pieces: Where its rows belong in the model.
+        keys: Names of the tensors in the file, by part.
+        shapes: Their shapes, by part.
+    """
+
+    stem: str
+    pieces: Pieces
+    keys: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Match:
+    """A file, read for one model.
+
+    Attributes:
+        adapters: What is applied.
+        applied: How many of the file's tensors that are.
+        scale: How strongly they act.
+        problems: Errors for tensors of this model's layers that cannot be applied, warnings for tensors of others.
+    """
+
+    adapters: tuple[Adapter, ...]
+    applied: int
+    scale: ScaleRule
+    problems: tuple[Diagnostic, ...]
+
+
+Group = tuple[str, Pieces]
+
+
+def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -> Match:
+    """Match the tensors of a file with the layers of a model.
+
+    Args:
+        header: The file's header.
+        table: The model's layers.
+        component: Name of the component, for messages and for the metadata.
+        file: Name of the file, for messages.
+    """
+    found: dict[Group, Adapter] = {}
+    wrong: dict[str, str] = {}
+    lacking: list[str] = []
+    general: str | None = None
+    for key, (dtype, shape) in header.tensors.items():
+        name = adapter_names.parse(key)
+        if name is not None and name.part == "alpha" and _is_general(name.stem):
+            general = key
+            continue
+        pieces = adapter_names.find(table, name.stem, name.part) if name is not None else None
+        if name is None or pieces is None:
+            layer = adapter_names.owner(table, key)
+            if layer is None:
+                lacking.append(key)
+            else:
+                wrong[key] = f"is for {layer}, in a form that cannot be applied"
+            continue
+        own = found.get((name.stem, pieces), Adapter(name.stem, pieces, {}, {}))
+        if dtype in UNREADABLE:
+            wrong[key] = f"has the dtype {dtype}, which cannot be read"
+        elif name.part in own.keys:
+            wrong[key] = f"is for the same layer and part as {own.keys[name.part]}; a file may hold one adapter"
+        keys, shapes = {**own.keys, name.part: key}, {**own.shapes, name.part: shape}
+        found[name.stem, pieces] = replace(own, keys=keys, shapes=shapes)
+    if general is not None:
+        _share(found, general, header.tensors[general].shape)
+    copies = _remove_copies(found, wrong)
+    for own in found.values():
+        wrong |= _misfits(own, table)
+    applied = {key for own in found.values() for key in own.keys.values()} - set(wrong)
+    scale = adapter_scale.of_metadata(header.metadata, component)
+    problems = [
+        *_errors(file, component, wrong, lacking, applied, scale),
+        *_warnings(file, component, lacking, copies),
+    ]
+    return Match(tuple(found.values()), len(applied), scale, tuple(problems))
+
+
+def _is_general(stem: str) -> bool:
+    """Whether an alpha belongs to no layer, and so to all."""
+    return not stem or "" in adapter_names.without_prefixes(f"{stem}.")
+
+
+def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> None:
+    """Let an alpha that stands for the whole file be that of each layer without one of its own."""
+    for group, own in found.items():
+        if "alpha" not in own.keys:
+            keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": shape}
+            found[group] = replace(own, keys=keys, shapes=shapes)
+
+
+def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
+    """Remove what the file has a second time under another name of the same layer; the model's own names stay.
+
+    Some trainers write a layer under two names, and `qkv` beside `to_q`, `to_k` and `to_v`. Two adapters for one
+    layer of which neither has the model's own name are wrong.
+
+    Returns:
+        The tensors that were removed.
+    """
+    holders: dict[tuple[str, bool], list[Group]] = {}
+    for group, own in found.items():
+        for layer in {piece.layer for piece in own.pieces}:
+            for bias in (False, True):
+                if (set(own.keys) & set(BIASES)) if bias else adapter_forms.forms(own.keys):
+                    holders.setdefault((layer, bias), []).append(group)
+    shared = [groups for groups in holders.values() if len(groups) > 1]
+    crowded = {group for groups in shared for group in groups}
+    named = {group for group in crowded if _has_own_name(found[group])}
+    covered = {piece.layer for _, pieces in named for piece in pieces}
+    removed: list[str] = []
+    for group in crowded - named:
+        if all(piece.layer in covered for piece in group[1]):
+            removed += found.pop(group).keys.values()
+    for groups in shared:
+        left = [group for group in groups if group in found]
+        for group in left[1:]:
+            layer, other = group[1][0].layer, left[0][0]
+            wrong |= dict.fromkeys(found[group].keys.values(), f"is for {layer}, which {other} is for too")
+    return removed
+
+
+def _has_own_name(adapter: Adapter) -> bool:
+    """Whether the file names the layer as this model does."""
+    layer = flat(adapter.pieces[0].layer)
+    names = adapter_names.without_prefixes(adapter.stem)
+    return len(adapter.pieces) == 1 and any(flat(name) == layer for name in names)
+
+
+def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
+    """The tensors of an adapter that cannot be applied, each with the reason."""
+    parts, layer, weight = own.shapes, own.pieces[0].layer, table.shape(own.pieces)
+    forms = adapter_forms.forms(parts)
+    for part, shape in parts.items():
+        if part == "alpha" and prod(shape) != 1:
+            yield own.keys[part], "is no single number"
+        elif 0 in shape:
+            yield own.keys[part], "is empty"
+        elif part in ("lora_down_bias", "lora_mid_bias"):
+            yield own.keys[part], f"is for {layer}, in a form that cannot be applied"
+        elif (part in MAGNITUDES and not forms) or (part == "lora_up_bias" and "lora_up" not in parts):
+            yield own.keys[part], f"is for {layer}, and stands without an adapter"
+        elif part == "alpha" and len(parts) == 1:
+            yield own.keys[part], f"is for {layer}, and stands alone"
+        elif part in BIASES and not table.has_bias(own.pieces):
+            yield own.keys[part], f"is for {layer}, which has no bias"
+    if any(0 in shape for shape in parts.values()):
+        return
+    checks = [partial(adapter_forms.fit, form, parts, weight) for form in forms]
+    checks += [partial(adapter_forms.fit_magnitude, part, parts, weight) for part in MAGNITUDES if part in parts]
+    checks += [partial(adapter_forms.fit_bias, part, parts, weight[0]) for part in BIASES if part in parts]
+    for check in checks:
+        try:
+            check()
+        except Unfit as unfit:
+            yield own.keys[unfit.part], f"is for {layer}, and {unfit.reason}"
+
+
+def _errors(
+    file: str, component: str, wrong: Mapping[str, str], lacking: list[str], applied: set[str], scale: ScaleRule
+) -> Iterator[Diagnostic]:
+    if wrong:
+        key, reason = next(iter(wrong.items()))
+        others = [other for other in wrong if other != key]
+        more = f"; {_some(others)} cannot be applied either" if others else ""
+        form = "form" in reason
+        yield Diagnostic(
+            "bad-value", f"{file}: {key} {reason}{more}", "source", help=OTHER_FORM if form else OTHER_MODEL
+        )
+    elif not applied:
+        names = f": {_some(lacking)}" if lacking else ""
+        yield Diagnostic("bad-value", f"{file} has nothing for {component}{names}", "source", help=OTHER_MODEL)
+    for pattern in scale.patterns:
+        if not adapter_scale.readable(pattern):
+            message = f"{file}: its metadata gives an alpha to the layers {pattern[:60]!r}, which cannot be read"
+            yield Diagnostic("bad-value", message, "source", help="write the names of the layers")
+
+
+def _warnings(file: str, component: str, lacking: list[str], copies: list[str]) -> Iterator[Diagnostic]:
+    encoder = [key for key in lacking if adapter_names.of_encoder(key)]
+    layers = [key for key in lacking if key not in set(encoder)]
+    for keys, reason in (
+        (encoder, "for a text encoder, which `model.lora` does not change"),
+        (layers, f"for layers that {component} does not have"),
+        (copies, "in the file a second time, under another name of the same layers"),
+    ):
+        if keys:
+            verb = "is" if len(keys) == 1 else "are"
+            message = f"{file}: {_some(keys)} {verb} {reason}"
+            yield Diagnostic("bad-value", message, "source", severity="warning", help="they are not applied")
+
+
+def _some(keys: list[str]) -> str:
+    """A count of tensors, and the names of the first."""
+    count = f"{len(keys)} tensor{'s' * (len(keys) != 1)}"
+    return f"{count} ({', '.join(keys[:SHOWN])}{', …' * (len(keys) > SHOWN)})"

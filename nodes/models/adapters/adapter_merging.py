@@ -1,0 +1,147 @@
+"""Merging adapters into the weights of a module, one layer after the other.
+
+Every adapter of a layer is added in float32, in the order in which the files are given; the sum is cast to the dtype of
+the weights once. A layer in a file that is several layers here is put together, changed, and taken apart again, so
+that each form may treat it as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from . import adapter_deltas, adapter_forms
+from .adapter_forms import BIASES
+from .adapter_match import Adapter, Match
+from .layer_table import LayerTable, Pieces
+
+
+@dataclass(frozen=True)
+class MatchedFile:
+    """A file of adapters, what it has for the model, and how strongly it acts."""
+
+    file: Path
+    match: Match
+    scale: float
+
+
+def merge(module: torch.nn.Module, table: LayerTable, files: Sequence[MatchedFile], device: str) -> None:
+    """Put weights with adapters in place of the weights of some layers.
+
+    Only the module given changes: the tensors that it had, which other modules may share, stay as they are.
+
+    Args:
+        module: The transformer.
+        table: Its layers.
+        files: The adapters, which fit the table.
+        device: Where to compute.
+    """
+    with ExitStack() as stack:
+        opened = [stack.enter_context(safe_open(each.file, framework="pt")) for each in files]
+        adapters = [
+            (each, source, adapter)
+            for each, source in zip(files, opened, strict=True)
+            if each.scale  # a LoRA of no strength is none, a DoRA too
+            for adapter in each.match.adapters
+        ]
+        for number_of in _groups([adapter for _, _, adapter in adapters]):
+            layers = _Layers(module, table, device)
+            for number in number_of:
+                each, source, adapter = adapters[number]
+                tensors = {part: source.get_tensor(key) for part, key in adapter.keys.items()}
+                layers.add(adapter, tensors, each)
+            layers.write()
+
+
+def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
+    """Adapters that have a layer in common, in their order, so that a layer is read and written once."""
+    groups: list[tuple[set[str], list[int]]] = []
+    of_layer: dict[str, int] = {}
+    for number, adapter in enumerate(adapters):
+        layers = {piece.layer for piece in adapter.pieces}
+        joined = sorted({of_layer[layer] for layer in layers if layer in of_layer})
+        target = joined[0] if joined else len(groups)
+        if not joined:
+            groups.append((set(), []))
+        for other in joined[1:]:
+            groups[target][0].update(groups[other][0])
+            groups[target][1].extend(groups[other][1])
+            groups[other][0].clear()
+            groups[other][1].clear()
+        groups[target][0].update(layers)
+        groups[target][1].append(number)
+        of_layer |= dict.fromkeys(groups[target][0], target)
+    for _, numbers in groups:
+        if numbers:
+            yield sorted(numbers)
+
+
+class _Layers:
+    """The parameters of a few layers in float32, while adapters are added to them."""
+
+    def __init__(self, module: torch.nn.Module, table: LayerTable, device: str) -> None:
+        self.module = module
+        self.table = table
+        self.device = device
+        self.parameters: dict[str, torch.Tensor] = {}
+
+    def add(self, adapter: Adapter, tensors: dict[str, torch.Tensor], file: MatchedFile) -> None:
+        """Add one adapter."""
+        alpha = float(tensors.pop("alpha")) if "alpha" in tensors else None
+        parts = {part: tensor.to(self.device).float() for part, tensor in tensors.items()}
+        own, rule = adapter.shapes, file.match.scale
+        forms = adapter_forms.forms(own)
+        if forms:
+            weight = self._read(adapter.pieces)
+            changed = weight
+            for form in forms:
+                factor = rule.factor(adapter.stem, form, adapter_forms.rank(form, own), alpha)
+                change = adapter_deltas.delta(form, parts, weight)
+                changed = torch.add(changed, change, alpha=file.scale * factor)
+            shape = self.table.shape(adapter.pieces)
+            self._keep(adapter.pieces, adapter_deltas.decomposed(parts, changed, shape))
+        for part in BIASES:
+            if part in parts:
+                factor = 1.0
+                if part == "lora_up_bias":
+                    factor = rule.factor(adapter.stem, "lora", adapter_forms.rank("lora", own), alpha)
+                bias = self._read(adapter.pieces, bias=True)
+                change = parts[part].reshape(bias.shape)
+                self._keep(adapter.pieces, torch.add(bias, change, alpha=file.scale * factor), bias=True)
+
+    def write(self) -> None:
+        """Put the parameters into the module, in the dtype and on the device that they had."""
+        for name, made in self.parameters.items():
+            path, _, last = name.rpartition(".")
+            owner: Any = self.module.get_submodule(path)
+            old = getattr(owner, last)
+            new = made.reshape(old.shape).to(device=old.device, dtype=old.dtype)
+            setattr(owner, last, torch.nn.Parameter(new, requires_grad=False))
+
+    def _read(self, pieces: Pieces, *, bias: bool = False) -> torch.Tensor:
+        """The rows of a layer as the file has it, [out, rest]."""
+        rows = [self._parameter(self._name(piece.layer, bias))[piece.start : piece.stop] for piece in pieces]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def _keep(self, pieces: Pieces, made: torch.Tensor, *, bias: bool = False) -> None:
+        for piece, rows in zip(pieces, made.split([piece.rows for piece in pieces]), strict=True):
+            self._parameter(self._name(piece.layer, bias))[piece.start : piece.stop] = rows
+
+    def _name(self, layer: str, bias: bool) -> str:
+        if bias:
+            return f"{layer}.bias"
+        return layer if layer in self.table.shapes else f"{layer}.weight"
+
+    def _parameter(self, name: str) -> torch.Tensor:
+        """A float32 copy of a parameter, as a matrix [out, rest]."""
+        if name not in self.parameters:
+            tensor = self.module.get_parameter(name).detach()
+            copy = tensor.to(device=self.device, dtype=torch.float32, copy=True)
+            self.parameters[name] = copy.reshape(tensor.shape[0], -1)
+        return self.parameters[name]

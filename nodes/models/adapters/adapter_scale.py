@@ -1,0 +1,119 @@
+"""The factor of an adapter, `alpha / rank`, and what a file's metadata says about it. Torch-free.
+
+diffusers and peft keep `lora_alpha`, `alpha_pattern` and `use_rslora` in the metadata, as one JSON object; other
+trainers keep an `alpha` beside the tensors of each layer. LyCORIS' own `rs_lora` is part of its `alpha` already.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .adapter_names import without_prefixes
+
+LONGEST = 200
+"""Characters of a pattern that is read as a regular expression; longer ones may take long."""
+
+REPEATS = 2
+"""Times that such a pattern may repeat something without a limit; more may take long."""
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How strongly the adapters of one file act, as its metadata has it.
+
+    Attributes:
+        alpha: For every layer without one of its own; None: the rank, which makes the factor 1.
+        patterns: Alpha by pattern of a layer's name, as peft writes them.
+        root: Divide the alpha of a LoRA by the square root of its rank (rslora).
+    """
+
+    alpha: float | None = None
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    root: bool = False
+
+    def factor(self, stem: str, form: str, rank: int | None, alpha: float | None) -> float:
+        """The factor of one adapter.
+
+        Args:
+            stem: The layer, as the file names it.
+            form: Its form.
+            rank: Its rank; None for a form without one, whose factor is 1.
+            alpha: The alpha that the file has for it, None if it has none.
+        """
+        if rank is None:
+            return 1.0
+        if alpha is None:
+            alpha = self._of(stem)
+        return (rank if alpha is None else alpha) / (math.sqrt(rank) if self.root and form == "lora" else rank)
+
+    def _of(self, stem: str) -> float | None:
+        for pattern, alpha in self.patterns.items():
+            if any(_named(pattern, name) for name in without_prefixes(stem)):
+                return alpha
+        return self.alpha
+
+
+def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
+    """The rule that a file's metadata gives for the adapters of a component.
+
+    Values of another type than they should have are left out.
+    """
+    known: dict[str, Any] = dict(metadata)
+    for text in metadata.values():
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(content, dict) and _has(content, component):
+            known |= content
+    own = {k.removeprefix(f"{component}."): v for k, v in known.items() if k.startswith(f"{component}.")}
+    known |= own
+    patterns = known.get("alpha_pattern")
+    return ScaleRule(
+        alpha=_number(known.get("lora_alpha")),
+        patterns={
+            str(pattern): number
+            for pattern, value in (patterns.items() if isinstance(patterns, dict) else ())
+            if (number := _number(value)) is not None
+        },
+        root=any(str(known.get(key)).lower() in ("true", "1") for key in ("use_rslora", "rslora")),
+    )
+
+
+def _has(content: Mapping[str, Any], component: str) -> bool:
+    names = {key.removeprefix(f"{component}.") for key in content}
+    return bool(names & {"lora_alpha", "alpha_pattern", "use_rslora"})
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _named(pattern: str, name: str) -> bool:
+    """Whether a layer is meant by a pattern, which is a regular expression for the end of its name, as in peft."""
+    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
+    if name == plain or name.endswith(f".{plain}"):
+        return True
+    if len(name) > LONGEST or not readable(pattern):
+        return False
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def readable(pattern: str) -> bool:
+    """Whether a pattern is a regular expression that is quick to match."""
+    if len(pattern) > LONGEST or len(re.findall(r"[*+}]", pattern)) > REPEATS or re.search(r"\)[*+?{]", pattern):
+        return False
+    try:
+        re.compile(rf"(.*\.)?({pattern})$")
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return True

@@ -1,0 +1,245 @@
+"""Every tensor of a file is applied or named; `sgd check` and the node itself say the same, without weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers import node_facts
+from helpers.direct import DirectRun, model_of
+from helpers.lora_layouts import adapted, transformer
+from safetensors.torch import save_file
+from sgd.graph.contract.diagnostics import Diagnostic
+from sgd.graph.contract.errors import NodeError
+from sgd.nodes.models.adapters import adapter_header, transformer_tables
+from sgd.nodes.models.adapters.adapter_match import match
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_lora import lora
+from sgd.nodes.models.transforms.lora_transform import Lora
+
+WIDTH = 24
+Q, K = "diffusion_model.blocks.0.self_attn.q", "diffusion_model.blocks.0.self_attn.k"
+
+
+def ones(*shape: int) -> torch.Tensor:
+    return torch.ones(shape)
+
+
+def pair(name: str, rank: int = 4, into: int = WIDTH, out: int = WIDTH) -> dict[str, torch.Tensor]:
+    return {f"{name}.lora_down.weight": ones(rank, into), f"{name}.lora_up.weight": ones(out, rank)}
+
+
+GOOD = pair(Q)
+
+WRONG: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "a whole weight": ({f"{Q}.weight": ones(WIDTH, WIDTH)}, rf"{Q}\.weight is for blocks\.0\.attn1\.to_q, in a form"),
+    "a whole table": (
+        GOOD | {"transformer.scale_shift_table": ones(1, 2, WIDTH)},
+        r"transformer\.scale_shift_table is",
+    ),
+    "OFT": (GOOD | {f"{K}.oft_blocks": ones(4, 6, 6)}, rf"{K}\.oft_blocks is for blocks\.0\.attn1\.to_k, in a form"),
+    "GLoRA": (GOOD | {f"{K}.a1.weight": ones(4, WIDTH)}, rf"{K}\.a1\.weight is for"),
+    "a replaced weight": (GOOD | {f"{K}.set_weight": ones(WIDTH, WIDTH)}, rf"{K}\.set_weight is for"),
+    "scaled fp8": (GOOD | {f"{K}.lora_up.scale_weight": ones(1)}, rf"{K}\.lora_up\.scale_weight is for"),
+    "too wide": (pair(Q, into=48), r"lora_down\.weight is for .*makes a change of 24×48, and the weight is 24×24"),
+    "too long": (pair(Q, out=48), r"lora_up\.weight is for .*makes a change of 48×24, and the weight is 24×24"),
+    "ranks that differ": ({f"{Q}.lora_down.weight": ones(4, 24), f"{Q}.lora_up.weight": ones(24, 8)}, "lora_up.weight"),
+    "no up": ({f"{Q}.lora_down.weight": ones(4, WIDTH)}, r"lora_down\.weight is for .*stands without lora_up"),
+    "no down": (GOOD | {f"{K}.lora_up.weight": ones(WIDTH, 4)}, r"lora_up\.weight is for .*stands without lora_down"),
+    "alpha alone": (GOOD | {f"{K}.alpha": torch.tensor(1.0)}, rf"{K}\.alpha is for .*stands alone"),
+    "alpha of two numbers": (GOOD | {f"{Q}.alpha": ones(2)}, rf"{Q}\.alpha is no single number"),
+    "magnitudes alone": (GOOD | {f"{K}.dora_scale": ones(WIDTH, 1)}, rf"{K}\.dora_scale .* without an adapter"),
+    "magnitudes of another size": (GOOD | {f"{Q}.dora_scale": ones(7, 1)}, rf"{Q}\.dora_scale is for .*7×1"),
+    "half a LoHa": (
+        {f"{Q}.hada_w1_a": ones(WIDTH, 2), f"{Q}.hada_w1_b": ones(2, WIDTH), f"{Q}.hada_w2_a": ones(WIDTH, 2)},
+        "hada_w1_a is for .*stands without hada_w2_b",
+    ),
+    "half a LoKr": ({f"{Q}.lokr_w1": ones(2, 2)}, r"lokr_w1 is for .*stands without lokr_w2_a or lokr_w2"),
+    "a LoKr of another size": (
+        {f"{Q}.lokr_w1": ones(2, 2), f"{Q}.lokr_w2": ones(12, 10)},
+        "lokr_w2 is for .*makes a change of 24×20",
+    ),
+    "a difference of another size": (
+        {f"{Q}.diff": ones(WIDTH, 23)},
+        r"\.diff is for .*24×23, and the parameter is 24×24",
+    ),
+    "a bias of another size": (GOOD | {f"{Q}.diff_b": ones(23)}, r"\.diff_b is for .*the bias has 24 numbers"),
+    "a bias where there is none": (
+        GOOD | {"diffusion_model.blocks.0.self_attn.norm_q.diff_b": ones(WIDTH)},
+        r"norm_q\.diff_b is for blocks\.0\.attn1\.norm_q, which has no bias",
+    ),
+    "a bias of the first factor": (GOOD | {f"{Q}.lora_A.bias": ones(4)}, r"lora_A\.bias is for .*form"),
+    "a table of another size": (GOOD | {"diffusion_model.blocks.0.diff_m": ones(1, 5, WIDTH)}, r"blocks\.0\.diff_m is"),
+    "an empty tensor": (pair(Q, rank=0), "is empty"),
+    "one layer under two names": (
+        GOOD | pair("diffusion_model.blocks.0.self_attn.qkv", out=3 * WIDTH),
+        r"is for blocks\.0\.attn1\.to_q, which .* is for too",
+    ),
+    "two adapters": (
+        {
+            f"{Q}.lora_{part}.{name}.weight": ones(4, 24) if part == "A" else ones(24, 4)
+            for part in "AB"
+            for name in "cd"
+        },
+        "same layer and part",
+    ),
+    "a number that is no real one": (GOOD | {f"{Q}.diff": torch.ones(WIDTH, WIDTH, dtype=torch.complex64)}, "C64"),
+    "another model": (pair("transformer.single_blocks.0.attn.to_q"), "has nothing for transformer: 2 tensors"),
+    "an encoder alone": (pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"), "has nothing for transformer"),
+    "nothing": ({"a": ones(1)}, r"has nothing for transformer: 1 tensor \(a\)"),
+}
+
+WARNED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "a text encoder": (
+        GOOD | pair("lora_te1_text_model_encoder_layers_0_self_attn_q_proj"),
+        r"2 tensors \(lora_te1_text_model_encoder_layers_0_self_attn_q_proj\.lora_down\.weight, .*text encoder",
+    ),
+    "a text encoder of diffusers": (GOOD | pair("text_encoder.layer.0.q"), r"2 tensors \(text_encoder.*text encoder"),
+    "an image branch": (
+        GOOD | pair("diffusion_model.blocks.0.cross_attn.k_img"),
+        r"2 tensors \(diffusion_model\.blocks\.0\.cross_attn\.k_img.* layers that transformer does not have",
+    ),
+    "more blocks": (GOOD | pair("diffusion_model.blocks.9.ffn.0"), r"blocks\.9\.ffn\.0\.lora_down.* does not have"),
+    "a norm without weights": (
+        GOOD | {"diffusion_model.blocks.0.norm1.diff": ones(WIDTH)},
+        r"1 tensor \(diffusion_model\.blocks\.0\.norm1\.diff\) is for layers",
+    ),
+    "fused and split": (
+        pair("lora_unet_blocks_0_self_attn_qkv", out=72)
+        | {k: v for layer in "qkv" for k, v in pair(f"transformer.blocks.0.attn1.to_{layer}").items()},
+        r"2 tensors \(lora_unet_blocks_0_self_attn_qkv.* a second time",
+    ),
+}
+
+
+@pytest.fixture
+def model(wan_folder):
+    return model_of(wan_folder, "scheduler")
+
+
+def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> str:
+    save_file(tensors, folder / "a.safetensors")
+    return str(folder / "a.safetensors")
+
+
+def checked(wan_folder: Path, source: str, **options: Any) -> list[Diagnostic]:
+    """What `sgd check` says of a LoRA on the model in a folder."""
+    facts = load.node.describe(node_facts.facts(load.node, {"source": str(wan_folder)}))  # type: ignore[misc]
+    return node_facts.check(lora, model=facts, source=source, component="transformer", **options)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_cannot_be_applied_is_an_error_that_names_it(tmp_path, wan_folder, model, case):
+    tensors, message = WRONG[case]
+    source, run = saved(tmp_path, tensors), DirectRun()
+    found = [problem for problem in checked(wan_folder, source) if problem.severity == "error"]
+    [problem] = found
+    assert problem.code == "bad-value"
+    assert problem.parameter == "source"
+    assert problem.help
+    assert re.search(message, problem.message), problem.message
+    with pytest.raises(NodeError) as error:
+        lora(run, model, source)
+    assert error.value.diagnostic.message == problem.message
+    with pytest.raises(NodeError) as error:
+        Lora("transformer", Path(source), 1.0).apply(transformer("wan"), run)
+    assert error.value.diagnostic.message == problem.message
+
+
+@pytest.mark.parametrize("case", WARNED)
+def test_what_the_model_lacks_is_a_warning_that_names_and_counts_it(tmp_path, wan_folder, model, case):
+    tensors, message = WARNED[case]
+    source, run = saved(tmp_path, tensors), DirectRun()
+    [problem] = checked(wan_folder, source)
+    assert (problem.severity, problem.parameter) == ("warning", "source")
+    assert re.search(message, problem.message), problem.message
+    value = lora(run, model, source)
+    assert run.warnings == [problem.message]
+    left = len(tensors) - run.details["lora_tensors"]
+    assert f" {left} tensor" in problem.message
+    value.acquire("transformer", run)
+
+
+def test_check_and_load_say_the_same_of_good_files(tmp_path, wan_folder, model):
+    state = model_of(wan_folder, "transformer").component("transformer").state_dict()
+    for layout in ("diffusers", "ComfyUI", "kohya"):
+        file, _ = adapted(state, "wan", layout, "alpha below rank")
+        source, run = saved(tmp_path, file), DirectRun()
+        assert checked(wan_folder, source) == []
+        lora(run, model, source)
+        assert run.warnings == []
+        assert run.details["lora_tensors"] == len(file)
+
+
+def test_the_second_transformer_is_asked_for_by_name(tmp_path, wan_folder):
+    facts = load.node.describe(node_facts.facts(load.node, {"source": str(wan_folder)}))  # type: ignore[misc]
+    source = saved(tmp_path, GOOD)
+    [problem] = node_facts.check(lora, model=facts, source=source, component="transformer_2")
+    assert problem.message.endswith("has no component transformer_2")
+
+
+def test_without_a_model_on_this_disk_check_says_nothing(tmp_path):
+    assert node_facts.check(lora, source=saved(tmp_path, WRONG["OFT"][0]), component="transformer") == []
+
+
+def test_check_of_a_full_size_file_takes_milliseconds():
+    """A LoRA on every layer of the largest Wan transformer."""
+    table = transformer_tables.of_config("WanTransformer3DModel", {})
+    assert table is not None
+    tensors = {}
+    for index in range(40):
+        for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o", "cross_attn.q", "cross_attn.o"):
+            key = f"diffusion_model.blocks.{index}.{name}"
+            tensors[f"{key}.lora_down.weight"] = adapter_header.TensorHeader("BF16", (64, 5120))
+            tensors[f"{key}.lora_up.weight"] = adapter_header.TensorHeader("BF16", (5120, 64))
+            tensors[f"{key}.alpha"] = adapter_header.TensorHeader("F32", ())
+    started = time.perf_counter()
+    found = match(adapter_header.AdapterHeader(tensors, {}), table, "transformer", "a.safetensors")
+    assert time.perf_counter() - started < 0.25
+    assert found.applied == len(tensors)
+    assert found.problems == ()
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a+)+b", "(", "x" * 500, ".*.*.*.*.*.*b"], ids=["nested", "broken", "long", "repeated"]
+)
+def test_patterns_of_alpha_that_cannot_be_read_are_an_error(tmp_path, model, pattern):
+    metadata = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": 8, "alpha_pattern": {pattern: 1}})}
+    save_file(GOOD, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(NodeError, match="which cannot be read"):
+        lora(DirectRun(), model, str(tmp_path / "a.safetensors"))
+
+
+@pytest.mark.parametrize("metadata", ["[" * 10000, "null", "3", '{"lora_alpha": "many", "alpha_pattern": [1]}', "{"])
+def test_metadata_of_another_kind_is_left_out(tmp_path, model, metadata):
+    save_file(GOOD, tmp_path / "a.safetensors", {"lora_adapter_metadata": metadata, "note": metadata})
+    run = DirectRun()
+    lora(run, model, str(tmp_path / "a.safetensors")).acquire("transformer", run)
+    assert run.warnings == []
+
+
+HEADERS = [
+    b"[]",
+    b'{"a": 1}',
+    b'{"a": {"dtype": 5, "shape": [1], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "data_offsets": [0, 4]}}',
+    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
+    b"[" * 5000,
+]
+
+
+@pytest.mark.parametrize("header", HEADERS)
+def test_damaged_headers_are_named(tmp_path, wan_folder, model, header):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    [problem] = checked(wan_folder, str(path))
+    assert "a.safetensors is not a safetensors file" in problem.message
+    with pytest.raises(NodeError, match="is not a safetensors file"):
+        lora(DirectRun(), model, str(path))

@@ -85,7 +85,10 @@ def test_values_of_one_source_do_not_see_each_other(pair, counters):
     assert min(apart) > 1e-3
     blocks = [b for name in plain.family.blocks.lists for b in getattr(plain.component("transformer"), name)]
     assert all(block._compiled_call_impl is None for block in blocks)
-    assert not any("lora" in key for key, _ in plain.component("transformer").named_parameters())
+    parameters = [dict(value.component("transformer").named_parameters()) for value in values]
+    adapted = [key for key, tensor in parameters[0].items() if parameters[1][key] is not tensor]
+    assert adapted
+    assert all(key.endswith(("to_q.weight", "to_k.weight", "to_v.weight")) for key in adapted)
 
 
 @pytest.mark.parametrize("kind", ["taylorseer", "scm"])

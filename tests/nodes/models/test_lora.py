@@ -1,15 +1,16 @@
 """`model.lora`, compared with `load_lora_weights` of diffusers' pipeline on the same random adapters."""
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
-from helpers.lora_files import adapters
+from helpers.lora_files import TARGETS, adapters
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_lora import lora
-from sgd.nodes.models.transforms import lora_transform as module
+from sgd.nodes.models.transforms.lora_transform import Lora
 from sgd.nodes.value_facts import ModelFacts, ScheduleFacts
 
 pytest.importorskip("peft")
@@ -34,6 +35,20 @@ def acquired(value, *parts):
     for part in parts or ("transformer", "text_encoder", "tokenizer", "vae", "scheduler"):
         value.acquire(part, DirectRun())
     return value
+
+
+ADAPTED = tuple(f"{target}.weight" for target in TARGETS)
+
+
+def predicted(value):
+    """The transformer's answer to one input."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        "hidden_states": torch.randn(1, 16, 1, 4, 4, generator=generator),
+        "encoder_hidden_states": torch.randn(1, 8, 32, generator=generator),
+    }
+    with torch.no_grad():
+        return value.component("transformer")(timestep=torch.tensor([500]), return_dict=False, **tensors)[0]
 
 
 def latents(value):
@@ -71,8 +86,8 @@ def test_equals_the_pipeline(wan_folder, files, model, run, chosen):
     value = model
     for file, scale in loras:
         value = lora(run, value, str(file), scale=scale)
-    made = latents(acquired(value))
-    assert torch.equal(made, expected(wan_folder, loras))
+    made, reference = latents(acquired(value)), expected(wan_folder, loras)
+    assert (made - reference).abs().max() <= 3e-5 * reference.abs().max()
     assert not torch.equal(made, latents(acquired(model)))
 
 
@@ -89,8 +104,11 @@ def test_values_with_and_without_do_not_see_each_other(wan_folder, files, model,
     after = model.component("transformer").state_dict()
     assert after.keys() == weights.keys()
     assert all(torch.equal(after[key], tensor) for key, tensor in weights.items())
-    shared = {p.data_ptr() for p in model.component("transformer").parameters()}
-    assert shared <= {p.data_ptr() for p in both.component("transformer").parameters()}
+    plain_ones = {key: p.data_ptr() for key, p in model.component("transformer").named_parameters()}
+    found = {key: p.data_ptr() for key, p in both.component("transformer").named_parameters()}
+    assert found.keys() == plain_ones.keys()
+    own = {key for key in found if found[key] != plain_ones[key]}
+    assert own == {key for key in found if key.endswith(ADAPTED)}, "all other tensors are shared"
 
 
 def test_with_a_kernel_that_diffusers_lacks(files, model, run, monkeypatch):
@@ -114,12 +132,13 @@ def test_scale_zero_is_without(files, model, run):
     assert torch.equal(latents(acquired(lora(run, model, str(files[0]), scale=0.0))), latents(acquired(model)))
 
 
-def test_adapters_have_the_dtype_of_the_model(wan_folder, files, run):
+def test_merged_weights_have_the_dtype_of_the_model(wan_folder, files, run):
     value = model_of(wan_folder, "scheduler", transformer="bfloat16")
+    plain = acquired(value, "transformer").component("transformer").state_dict()
     value = acquired(lora(run, value, str(files[0])), "transformer")
     parameters = dict(value.component("transformer").named_parameters())
-    found = {p.dtype for key, p in parameters.items() if "lora_" in key}
-    assert found == {torch.bfloat16}
+    assert {key: p.dtype for key, p in parameters.items()} == {key: t.dtype for key, t in plain.items()}
+    assert {p.dtype for key, p in parameters.items() if key.endswith(ADAPTED)} == {torch.bfloat16}
     assert not any(p.requires_grad for p in parameters.values())
 
 
@@ -161,15 +180,14 @@ def save(path, tensors):
 def test_a_lora_for_another_model_is_an_error(tmp_path, model, run):
     key = "transformer.single_blocks.0.attn.to_q"
     tensors = {f"{key}.lora_A.weight": torch.ones(4, 24), f"{key}.lora_B.weight": torch.ones(24, 4)}
-    value = lora(run, model, save(tmp_path / "other.safetensors", tensors))
     with pytest.raises(NodeError, match="transformer") as error:
-        value.acquire("transformer", run)
+        lora(run, model, save(tmp_path / "other.safetensors", tensors))
     assert "another model" in error.value.help
     key = "transformer.blocks.0.attn1.to_q"
     tensors = {f"{key}.lora_A.weight": torch.ones(4, 48), f"{key}.lora_B.weight": torch.ones(48, 4)}
-    value = lora(run, model, save(tmp_path / "larger.safetensors", tensors))
-    with pytest.raises(NodeError, match="size mismatch"):
-        value.acquire("transformer", run)
+    with pytest.raises(NodeError, match="makes a change of 48×48, and the weight is 24×24") as error:
+        lora(run, model, save(tmp_path / "larger.safetensors", tensors))
+    assert "another model" in error.value.help
 
 
 def test_tensors_without_a_layer_are_reported(tmp_path, files, model):
@@ -182,8 +200,8 @@ def test_tensors_without_a_layer_are_reported(tmp_path, files, model):
     run = DirectRun()
     value = lora(run, model, save(tmp_path / "more.safetensors", tensors))
     value.acquire("transformer", run)
-    assert any("2 of" in w and "fit no layer" in w for w in run.warnings)
-    assert any("text encoder" in w for w in run.warnings)
+    assert any("2 tensors" in w and "for layers that transformer does not have" in w for w in run.warnings)
+    assert any("1 tensor " in w and "text encoder" in w for w in run.warnings)
     same = acquired(lora(run, model, str(files[0])))
     assert torch.equal(latents(acquired(value)), latents(same))
 
@@ -192,9 +210,8 @@ def test_whole_weights_are_refused(tmp_path, files, model, run):
     from safetensors.torch import load_file
 
     tensors = load_file(files[0]) | {"transformer.scale_shift_table": torch.ones(1, 2, 24)}
-    value = lora(run, model, save(tmp_path / "whole.safetensors", tensors))
-    with pytest.raises(NodeError, match=r"no LoRA only: it holds transformer\.scale_shift_table"):
-        value.acquire("transformer", run)
+    with pytest.raises(NodeError, match=r"transformer\.scale_shift_table is for scale_shift_table, in a form"):
+        lora(run, model, save(tmp_path / "whole.safetensors", tensors))
 
 
 def test_wrong_sources(tmp_path, model, run):
@@ -214,12 +231,11 @@ def test_wrong_sources(tmp_path, model, run):
 
 
 def test_without_peft(monkeypatch, files, model, run):
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    [problem] = node_facts.check(lora, source=str(files[0]))
-    assert problem.code == "unavailable"
-    assert "sgd[lora]" in problem.help
-    with pytest.raises(NodeError, match="peft"):
-        lora(run, model, str(files[0]))
+    """peft writes files in these tests, and is not needed to apply them."""
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert list(node_facts.check(lora, source=str(files[0]))) == []
+    value = acquired(lora(run, model, str(files[0])), "transformer")
+    assert not torch.equal(predicted(value), predicted(model))
 
 
 FAMILIES = {
@@ -249,15 +265,15 @@ def test_other_families(tmp_path, run, family):
             parameter.data = torch.randn_like(parameter)
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(trained))
     type(pipeline).save_lora_weights(tmp_path, transformer_lora_layers=layers, weight_name="a.safetensors")
-    module.Lora("transformer", tmp_path / "a.safetensors", 0.5, type(pipeline).__name__).apply(plain, run)
+    Lora("transformer", tmp_path / "a.safetensors", 0.5).apply(plain, run)
     pipeline.load_lora_weights(tmp_path / "a.safetensors", adapter_name="lora_0")
     pipeline.set_adapters(["lora_0"], [0.5])
+    pipeline.transformer.fuse_lora()
+    pipeline.transformer.unload_lora()
     expected, loaded = dict(pipeline.transformer.named_parameters()), dict(plain.named_parameters())
     assert expected.keys() == loaded.keys()
-    assert all(torch.equal(tensor, expected[key]) for key, tensor in loaded.items())
-    assert sum("lora_" in key for key in loaded) == run.details["lora_tensors"] == len(layers)
-    scales = {layer.scaling["lora_0"] for layer in plain.modules() if hasattr(layer, "scaling") and layer.scaling}
-    assert scales == {0.5}
+    for key, tensor in loaded.items():
+        assert torch.allclose(tensor, expected[key], rtol=0, atol=1e-6), key
     assert run.warnings == []
 
 
@@ -328,6 +344,7 @@ def test_a_workflow_with_two_values_of_one_model(wan_folder, file, files, tmp_pa
     details = {row["name"]: row.get("detail", {}) for row in done.record["nodes"]}
     assert details["chosen"]["attention"] == "sdpa"
     assert details["styled"]["lora"] == "one.safetensors"
+    assert details["styled"]["lora_tensors"] == len(load_file(files[0]))
 
 
 def test_an_impossible_gate_is_reported_before_anything_is_loaded(wan_folder, file, files, monkeypatch):

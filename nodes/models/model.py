@@ -94,12 +94,15 @@ class Model(Port):
         name = self.name(part)
         self.weights.acquire(name, run, self.offload(part))
         placed, recipe = self.offload(part), self.recipe(part)
-        if recipe:
-            try:
-                self.weights.views.acquire(name, recipe, self.weights.component(name, placed), run)
-            except BaseException:
-                self.weights.release(name, placed)
-                raise
+        try:
+            if not (recipe and self.weights.views.holds(name, recipe)):
+                self.weights.complete(name, run, placed)
+            if recipe:
+                component, spare = self.weights.component(name, placed), self.weights.spare(name, placed)
+                self.weights.views.acquire(name, recipe, component, run, spare=spare)
+        except BaseException:
+            self.weights.release(name, placed)
+            raise
 
     def prefetch(self, part: str, run: Run) -> None:
         """Bring a component's bytes near, from another thread; an error shows at `acquire`."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -31,7 +30,13 @@ class MatchedFile:
     scale: float
 
 
-def merge(module: torch.nn.Module, table: LayerTable, files: Sequence[MatchedFile], device: str) -> None:
+def merge(
+    module: torch.nn.Module,
+    table: LayerTable,
+    files: Sequence[MatchedFile],
+    device: str,
+    spare: torch.nn.Module | None = None,
+) -> None:
     """Put weights with adapters in place of the weights of some layers.
 
     Only the module given changes: the tensors that it had, which other modules may share, stay as they are.
@@ -41,6 +46,8 @@ def merge(module: torch.nn.Module, table: LayerTable, files: Sequence[MatchedFil
         table: Its layers.
         files: The adapters, which fit the table.
         device: Where to compute.
+        spare: A module whose tensors the first one shares, and that nobody else reads: a tensor that is replaced has
+            no memory there any more, so that both together never take much more than one.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(safe_open(each.file, framework="pt")) for each in files]
@@ -56,7 +63,7 @@ def merge(module: torch.nn.Module, table: LayerTable, files: Sequence[MatchedFil
                 each, source, adapter = adapters[number]
                 tensors = {part: source.get_tensor(key) for part, key in adapter.keys.items()}
                 layers.add(adapter, tensors, each)
-            layers.write()
+            layers.write(spare)
 
 
 def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
@@ -80,6 +87,12 @@ def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
     for _, numbers in groups:
         if numbers:
             yield sorted(numbers)
+
+
+def put(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Make a tensor the parameter of that name."""
+    path, _, last = name.rpartition(".")
+    setattr(module.get_submodule(path), last, torch.nn.Parameter(tensor, requires_grad=False))
 
 
 class _Layers:
@@ -115,14 +128,14 @@ class _Layers:
                 change = parts[part].reshape(bias.shape)
                 self._keep(adapter.pieces, torch.add(bias, change, alpha=file.scale * factor), bias=True)
 
-    def write(self) -> None:
-        """Put the parameters into the module, in the dtype and on the device that they had."""
+    def write(self, spare: torch.nn.Module | None) -> None:
+        """Put the parameters into the module, in the dtype and on the device that they had; take them from `spare`."""
         for name, made in self.parameters.items():
-            path, _, last = name.rpartition(".")
-            owner: Any = self.module.get_submodule(path)
-            old = getattr(owner, last)
+            old = self.module.get_parameter(name)
             new = made.reshape(old.shape).to(device=old.device, dtype=old.dtype)
-            setattr(owner, last, torch.nn.Parameter(new, requires_grad=False))
+            put(self.module, name, new)
+            if spare is not None:
+                put(spare, name, torch.empty_like(old, device="meta"))
 
     def _read(self, pieces: Pieces, *, bias: bool = False) -> torch.Tensor:
         """The rows of a layer as the file has it, [out, rest]."""

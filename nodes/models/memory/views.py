@@ -30,8 +30,9 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform of a kind that a
-    component may have several times has an `apply_with`, which takes the others too.
+    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform that gives layers
+    new weights has an `apply_with`: it takes the others of its kind too, and a component that no other value reads. The
+    weights of that component may go one by one as they are replaced.
     """
 
     @property
@@ -114,13 +115,13 @@ class _Held:
     count: int = 1
 
 
-def _apply(recipe: Recipe, made: Any, run: Run) -> None:
+def _apply(recipe: Recipe, made: Any, run: Run, spare: Any) -> None:
     """Apply the transforms of a view in their order; those of one kind that follow each other go together."""
     for _, same in groupby(recipe, key=lambda transform: transform.kind):
         first: Any
         first, *others = same
-        if others:
-            first.apply_with(others, made, run)
+        if hasattr(first, "apply_with"):
+            first.apply_with(others, made, run, spare)
         else:
             first.apply(made, run)
 
@@ -142,8 +143,19 @@ class Views:
     def __len__(self) -> int:
         return len(self._held)
 
-    def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run) -> None:
+    def holds(self, part: str, recipe: Recipe) -> bool:
+        """Whether the view is in memory."""
+        return (part, recipe) in self._held
+
+    def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run, *, spare: bool = False) -> None:
         """Make the view of a component that is in memory, or count one more holder.
+
+        Args:
+            part: Name of the component in the repository.
+            recipe: Its transforms.
+            module: The component.
+            run: Told of it.
+            spare: Nobody else reads the component: weights that the view has in their place may go.
 
         Raises:
             NodeError: If a transform cannot be applied.
@@ -154,7 +166,7 @@ class Views:
             return
         made = view(module)
         try:
-            _apply(recipe, made, run)
+            _apply(recipe, made, run, module if spare else None)
         except BaseException:
             _undo(recipe, made)
             del made

@@ -193,6 +193,32 @@ class Weights:
             raise NodeError(f"{name} of {self.repository.source} is not in memory: its reader does not declare it")
         return held.value
 
+    def spare(self, part: str, placed: Offload | None = None) -> bool:
+        """Whether a component on a GPU has one holder, whose view may take the place of its weights.
+
+        Elsewhere they are mapped files for the most part, which take no memory that anything else needs.
+        """
+        held = self._held[part, placed or self.chosen(part)]
+        return self.device.startswith("cuda") and placed is None and held.count == 1
+
+    def complete(self, part: str, run: Run, placed: Offload | None = None) -> None:
+        """Load the weights again that a component gave up to a view, for a holder that needs them.
+
+        Raises:
+            NodeError: If they cannot be loaded.
+            DoesNotFit: If the device has too little memory for them.
+        """
+        module = self.component(part, placed)
+        if self.kind == "meta" or not hasattr(module, "parameters"):
+            return
+        lacking = [name for name, parameter in module.named_parameters() if parameter.is_meta]
+        if not lacking:
+            return
+        again = dict(self._fitting(part, run, placed).named_parameters())
+        for name in lacking:
+            path, _, last = name.rpartition(".")
+            setattr(module.get_submodule(path), last, again[name])
+
     def config(self, name: str) -> Mapping[str, Any]:
         """The configuration of a component, as its file has it.
 

@@ -33,8 +33,14 @@ class Lora:
     def apply(self, module: Any, run: Run) -> None:
         self.apply_with((), module, run)
 
-    def apply_with(self, others: Sequence[Lora], module: Any, run: Run) -> None:
+    def apply_with(self, others: Sequence[Lora], module: Any, run: Run, spare: Any = None) -> None:
         """Merge this LoRA and those that follow it, so that each weight is cast once.
+
+        Args:
+            others: The LoRAs that follow.
+            module: A view of the component.
+            run: The run whose device computes.
+            spare: The component, if nobody else reads it: it loses each weight that is replaced in the view.
 
         Raises:
             NodeError: If a file cannot be read or does not fit.
@@ -48,7 +54,7 @@ class Lora:
                 if problem.severity == "error":
                     raise NodeError(problem)
             files.append(MatchedFile(lora.file, found, lora.scale))
-        merge(module, table, files, run.device)
+        merge(module, table, files, run.device, spare)
 
 
 def _table(module: Any) -> LayerTable:

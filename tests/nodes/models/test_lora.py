@@ -389,3 +389,27 @@ def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
     assert len({use.weights for use in found}) == 1
     known = {"transforms": [["lora", "transformer"], ["lora", "transformer_2"], ["attention", "transformer"]]}
     assert of_facts(node_facts.value_facts(ModelFacts, known), ScheduleFacts()).adapted == 1
+
+
+def test_a_component_that_nobody_else_reads_gives_its_weights_up(files, model, run, monkeypatch):
+    """On a GPU both would not fit beside each other; another value that comes later loads them again."""
+    from sgd.nodes.models.memory.weights import Weights
+
+    monkeypatch.setattr(Weights, "spare", lambda self, part, placed=None: self._held[part, placed].count == 1)
+    whole = {key: t.clone() for key, t in acquired(model, "transformer").component("transformer").state_dict().items()}
+    model.release("transformer")
+    first = acquired(lora(run, model, str(files[0])), "transformer")
+    base = model.weights.component("transformer")
+    assert {key for key, p in base.named_parameters() if p.is_meta} == {key for key in whole if key.endswith(ADAPTED)}
+    made = predicted(first)
+    same = acquired(lora(run, model, str(files[0])), "transformer")
+    assert any(p.is_meta for p in base.parameters()), "who has the same view needs no other weights"
+    same.release("transformer")
+    second = acquired(lora(run, model, str(files[1])), "transformer")
+    assert all(torch.equal(tensor, whole[key]) for key, tensor in base.state_dict().items())
+    assert not torch.equal(predicted(second), made)
+    assert torch.equal(predicted(first), made)
+    assert torch.equal(
+        predicted(acquired(model, "transformer")),
+        predicted(acquired(lora(run, model, str(files[0]), scale=0.0), "transformer")),
+    )

@@ -11,7 +11,7 @@ from ..models.attention import backends
 
 LIBRARIES = (
     *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "av"),
-    *("peft", "cache-dit"),  # optional
+    "cache-dit",  # optional
 )
 
 

@@ -30,9 +30,9 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform that gives layers
-    new weights has an `apply_with`: it takes the others of its kind too, and a component that no other value reads. The
-    weights of that component may go one by one as they are replaced.
+    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform that gives
+    layers new weights has an `apply_with`: it takes the others of its kind too, and a component that no other value
+    reads. The weights of that component may go one by one as they are replaced.
     """
 
     @property

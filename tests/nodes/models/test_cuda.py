@@ -5,9 +5,14 @@ import gc
 import pytest
 import torch
 from helpers.direct import BOTH, DirectRun
+from helpers.lora_files import adapters
+from safetensors.torch import save_file
 from sgd.graph.contract.errors import DoesNotFit
 from sgd.nodes import text
+from sgd.nodes.models.adapters import transformer_tables
 from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_lora import lora
+from sgd.nodes.models.nodes.model_offload import offload
 from sgd.nodes.support import planning_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -79,4 +84,45 @@ def test_plan_and_reality_at_full_size(allocated):
             model.release("text_encoder")
             peaks.append(meter.take()["peak_bytes"] or torch.cuda.max_memory_allocated() - base)
     assert peaks[1] == pytest.approx(peaks[0], rel=0.05)
+    assert allocated() < 1e8
+
+
+@pytest.mark.parametrize("offloaded", [False, True])
+def test_merged_adapters_are_those_of_the_cpu(wan_folder, run, tmp_path, allocated, offloaded):
+    there, file = run_on("cuda"), str(adapters(tmp_path, "a.safetensors", 1))
+    here, model = load(run, str(wan_folder), dtype="float32"), load(there, str(wan_folder), dtype="float32")
+    if offloaded:
+        model = offload(there, model)
+    here, model = lora(run, here, file, scale=0.7), lora(there, model, file, scale=0.7)
+    here.acquire("transformer", run)
+    model.acquire("transformer", there)
+    state = model.component("transformer").state_dict()
+    for name, value in here.component("transformer").state_dict().items():
+        assert (state[name].cpu() - value).abs().max() <= 1e-6 * max(1.0, value.abs().max().item())
+    del state
+    model.release("transformer")
+    assert allocated() == 0
+
+
+@pytest.mark.slow
+def test_a_lora_on_every_layer_takes_no_second_copy(tmp_path, allocated):
+    """At most a few layers are there twice at a time, and none in the end."""
+    run = run_on("cuda", weights="dummy")
+    model = load(run, FULL, dtype="bfloat16")
+    table = transformer_tables.of_config("WanTransformer3DModel", model.config("transformer"))
+    assert table is not None
+    tensors = {}
+    for name, shape in table.shapes.items():
+        if name.endswith(".weight") and len(shape) == 2:
+            layer = name.removesuffix(".weight")
+            tensors[f"{layer}.lora_A.weight"] = torch.ones(8, shape[1])
+            tensors[f"{layer}.lora_B.weight"] = torch.ones(shape[0], 8)
+    save_file(tensors, tmp_path / "a.safetensors")
+    _, size = model.weights.parameters("transformer")
+    value = lora(run, model, str(tmp_path / "a.safetensors"))
+    torch.cuda.reset_peak_memory_stats()
+    value.acquire("transformer", run)
+    assert allocated() < 1.02 * size
+    assert torch.cuda.max_memory_allocated() < 1.2 * size
+    value.release("transformer")
     assert allocated() < 1e8

@@ -333,9 +333,18 @@ def put_together(layers: tuple[str, ...], state: Tensors, of: str = "weight") ->
 
 
 def adapted(
-    state: Tensors, family: str, layout: str, form: str, *, scale: float = 1.0, seed: int = 0
+    state: Tensors, family: str, layout: str, form: str, *, scale: float = 1.0, seed: int = 0, only: str = ""
 ) -> tuple[Tensors, Tensors]:
     """Random adapters for some layers of every kind that a family has.
+
+    Args:
+        state: The parameters of the transformer.
+        family: One of `BUILDERS`.
+        layout: One of `LAYOUTS`.
+        form: One of `FORMS`.
+        scale: At which the adapters are merged.
+        seed: Of the random numbers.
+        only: Leave out layers whose names do not contain this.
 
     Returns:
         The tensors of the file, and the parameters that are merged by hand.
@@ -343,6 +352,8 @@ def adapted(
     names, write, spelling = LAYOUTS[layout]
     make, file, merged = Maker(seed), {}, dict[str, torch.Tensor]()
     for name, layers in names(family).items():
+        if only not in name:
+            continue
         weight = put_together(layers, state)
         tensors, change = FORMS[form](make, tuple(weight.shape))
         for part, tensor in tensors.items():

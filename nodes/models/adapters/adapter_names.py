@@ -45,6 +45,9 @@ SPELLINGS = {
 }
 """One name for parts that have several."""
 
+LONGEST = 1000
+"""Characters of a name that are read; no layer has a longer one."""
+
 ADAPTER = r"(?:\.(?P<adapter>(?!(?:weight|bias)$)[A-Za-z_][^.]*))?"
 PARTS = tuple(
     re.compile(rf"^(?P<stem>.*?){pattern}$")
@@ -77,6 +80,8 @@ class TensorName(NamedTuple):
 
 def parse(key: str) -> TensorName | None:
     """The parts of a name, None if it is not the name of any part of an adapter."""
+    if len(key) > LONGEST:
+        return None
     if key in ("alpha", "lora_alpha"):
         return TensorName("", "alpha", "default")
     for pattern in PARTS:
@@ -121,7 +126,7 @@ def without_prefixes(name: str) -> list[str]:
 
 def owner(table: LayerTable, key: str) -> str | None:
     """The layer of this model that a tensor belongs to whose part is not known; None if there is none."""
-    stem = key
+    stem = key[:LONGEST]
     while True:
         pieces = find(table, stem)
         if pieces is not None:

@@ -18,6 +18,9 @@ from .adapter_names import without_prefixes
 LONGEST = 200
 """Characters of a pattern that is read as a regular expression; longer ones may take long."""
 
+MAIN = "transformer"
+"""Stands before each setting in the metadata that diffusers writes."""
+
 REPEATS = 2
 """Times that such a pattern may repeat something without a limit; more may take long."""
 
@@ -71,8 +74,8 @@ def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
             continue
         if isinstance(content, dict) and _has(content, component):
             known |= content
-    own = {k.removeprefix(f"{component}."): v for k, v in known.items() if k.startswith(f"{component}.")}
-    known |= own
+    for prefix in (MAIN, component):  # a file for a second transformer has the name of the first, for the most part
+        known |= {k.removeprefix(f"{prefix}."): v for k, v in known.items() if k.startswith(f"{prefix}.")}
     patterns = known.get("alpha_pattern")
     return ScaleRule(
         alpha=_number(known.get("lora_alpha")),
@@ -86,7 +89,7 @@ def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
 
 
 def _has(content: Mapping[str, Any], component: str) -> bool:
-    names = {key.removeprefix(f"{component}.") for key in content}
+    names = {key.removeprefix(f"{MAIN}.").removeprefix(f"{component}.") for key in content}
     return bool(names & {"lora_alpha", "alpha_pattern", "use_rslora"})
 
 

@@ -58,9 +58,9 @@ class Lora:
 
 
 def _table(module: Any) -> LayerTable:
-    """The layers of a module, by its configuration; a class without a table has the names of its state dict only."""
+    """The layers of a module, by its configuration; without a table it has the names of its state dict only."""
     known = transformer_tables.of_config(type(module).__name__, module.config)
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
-    if known is not None and dict(known.shapes) == shapes:
+    if known is not None and all(shapes.get(key) == shape for key, shape in known.shapes.items()):
         return known
     return layer_table.of_shapes(shapes)

@@ -213,7 +213,9 @@ def test_alpha_of_the_metadata(tmp_path, settings, factor, prefix):
 
 
 def test_one_alpha_for_the_whole_file_and_another_for_one_layer(tmp_path):
-    state, make, file, expected = module_of("wan").state_dict(), Maker(2), {}, {}
+    state, make = module_of("wan").state_dict(), Maker(2)
+    file: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
     for name, alpha in (("blocks.0.attn1.to_q", None), ("blocks.0.attn1.to_k", 1.0)):
         tensors, change = lora(make, tuple(state[f"{name}.weight"].shape))
         file |= {f"{name}.lora_A.weight": tensors["down"], f"{name}.lora_B.weight": tensors["up"]}
@@ -233,3 +235,31 @@ def test_two_forms_for_one_layer(tmp_path):
     file = {f"{key}.lora_A.weight": tensors["down"], f"{key}.lora_B.weight": tensors["up"], f"{key}.diff": whole}
     expected = {f"{name}.weight": change(weight, 0.3) + 0.3 * whole}
     compare(merged("wan", Lora("transformer", saved(tmp_path, file), 0.3)), "wan", expected)
+
+
+def test_layers_under_two_names_are_applied_once(tmp_path):
+    """Some trainers of Z-Image write `qkv` beside `to.q`, `to.k` and `to.v`, and `out` beside `to_out.0`."""
+    state, make = module_of("z_image").state_dict(), Maker(5)
+    file: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
+    for name, layer in (("to.q", "to_q"), ("to.k", "to_k"), ("to.v", "to_v"), ("to_out.0", "to_out.0")):
+        weight = state[f"layers.0.attention.{layer}.weight"]
+        tensors, change = lora(make, tuple(weight.shape))
+        file |= {f"layers.0.attention.{name}.lora.{part}.weight": tensor for part, tensor in tensors.items()}
+        expected[f"layers.0.attention.{layer}.weight"] = change(weight, 1.0)
+    for name, rows in (("qkv", 96), ("out", 32)):
+        tensors, _ = lora(make, (rows, 32))
+        file |= {f"layers.0.attention.{name}.lora.{part}.weight": tensor for part, tensor in tensors.items()}
+    compare(merged("z_image", Lora("transformer", saved(tmp_path, file), 1.0)), "z_image", expected)
+
+
+def test_metadata_of_a_second_transformer(tmp_path):
+    """Files for a second transformer are written as those for the first, or with its own name."""
+    state, name = module_of("wan").state_dict(), "blocks.0.attn1.to_q"
+    tensors, change = lora(Maker(2), tuple(state[f"{name}.weight"].shape))
+    file = {f"{name}.lora_A.weight": tensors["down"], f"{name}.lora_B.weight": tensors["up"]}
+    expected = {f"{name}.weight": change(state[f"{name}.weight"], 2.0)}
+    for prefix in ("transformer.", "transformer_2."):
+        metadata = json.dumps({f"{prefix}r": 4, f"{prefix}lora_alpha": 8})
+        path = saved(tmp_path, file, lora_adapter_metadata=metadata)
+        compare(merged("wan", Lora("transformer_2", path, 1.0)), "wan", expected)

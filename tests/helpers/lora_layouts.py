@@ -175,7 +175,7 @@ LAYOUTS: dict[str, Layout] = {
 
 
 class Maker:
-    """Makes the tensors of one form for a layer, and says what they make of a weight."""
+    """A source of random tensors."""
 
     def __init__(self, seed: int) -> None:
         self.generator = torch.Generator().manual_seed(seed)

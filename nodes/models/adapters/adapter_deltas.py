@@ -1,4 +1,7 @@
-"""What an adapter adds to a weight, computed in float32. Tensors are matrices here: output channels times the rest."""
+"""The change that an adapter makes to a weight, in float32.
+
+A weight is a matrix here: its output channels times everything else.
+"""
 
 from __future__ import annotations
 

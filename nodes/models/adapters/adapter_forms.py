@@ -1,4 +1,4 @@
-"""Forms of adapters: the parts each consists of, and the size of what it adds, from shapes alone. Torch-free.
+"""Forms of adapters: the parts of each, and the size of the change that it makes, from shapes alone. Torch-free.
 
 A weight is read as a matrix here: its output channels times everything else.
 """
@@ -32,7 +32,7 @@ class Unfit(Exception):
 
     Attributes:
         part: The part at fault.
-        reason: What is wrong, as the end of a sentence about the tensor.
+        reason: The fault, as the end of a sentence about the tensor.
     """
 
     def __init__(self, part: str, reason: str) -> None:
@@ -57,7 +57,7 @@ def rank(form: str, shapes: Shapes) -> int | None:
 
 
 def fit(form: str, shapes: Shapes, weight: Shape) -> None:
-    """Check that what a form adds has the size of the weight.
+    """Check that the change that a form makes has the size of the weight.
 
     Args:
         form: One of `FORMS`.

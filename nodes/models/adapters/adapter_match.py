@@ -17,6 +17,9 @@ from .adapter_header import UNREADABLE, AdapterHeader
 from .adapter_scale import ScaleRule
 from .layer_table import LayerTable, Pieces, flat
 
+UNKNOWN_FORM = "in a form that cannot be applied"
+"""The end of a sentence about a tensor."""
+
 SHOWN = 3
 """Names of tensors in one message."""
 
@@ -46,9 +49,9 @@ class Match:
     """A file, read for one model.
 
     Attributes:
-        adapters: What is applied.
-        applied: How many of the file's tensors that are.
-        scale: How strongly they act.
+        adapters: The adapters that are applied.
+        applied: Number of their tensors.
+        scale: The factors at which they act.
         problems: Errors for tensors of this model's layers that cannot be applied, warnings for tensors of others.
     """
 
@@ -85,13 +88,13 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
             if layer is None:
                 lacking.append(key)
             else:
-                wrong[key] = f"is for {layer}, in a form that cannot be applied"
+                wrong[key] = f"is for {layer}, {UNKNOWN_FORM}"
             continue
         own = found.get((name.stem, pieces), Adapter(name.stem, pieces, {}, {}))
         if dtype in UNREADABLE:
             wrong[key] = f"has the dtype {dtype}, which cannot be read"
         elif name.part in own.keys:
-            wrong[key] = f"is for the same layer and part as {own.keys[name.part]}; a file may hold one adapter"
+            wrong[key] = f"is for the same layer and part as {own.keys[name.part]}; a file holds one adapter"
         keys, shapes = {**own.keys, name.part: key}, {**own.shapes, name.part: shape}
         found[name.stem, pieces] = replace(own, keys=keys, shapes=shapes)
     if general is not None:
@@ -114,7 +117,7 @@ def _is_general(stem: str) -> bool:
 
 
 def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> None:
-    """Let an alpha that stands for the whole file be that of each layer without one of its own."""
+    """Give the alpha of the whole file to each layer without one of its own."""
     for group, own in found.items():
         if "alpha" not in own.keys:
             keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": shape}
@@ -122,7 +125,7 @@ def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> Non
 
 
 def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
-    """Remove what the file has a second time under another name of the same layer; the model's own names stay.
+    """Remove adapters that stand a second time in the file, under another name of the layer; the model's names stay.
 
     Some trainers write a layer under two names, and `qkv` beside `to_q`, `to_k` and `to_v`. Two adapters for one
     layer of which neither has the model's own name are wrong.
@@ -132,7 +135,7 @@ def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[s
     """
     holders: dict[tuple[str, bool], list[Group]] = {}
     for group, own in found.items():
-        for layer in {piece.layer for piece in own.pieces}:
+        for layer in dict.fromkeys(piece.layer for piece in own.pieces):
             for bias in (False, True):
                 if (set(own.keys) & set(BIASES)) if bias else adapter_forms.forms(own.keys):
                     holders.setdefault((layer, bias), []).append(group)
@@ -141,7 +144,7 @@ def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[s
     named = {group for group in crowded if _has_own_name(found[group])}
     covered = {piece.layer for _, pieces in named for piece in pieces}
     removed: list[str] = []
-    for group in crowded - named:
+    for group in [group for group in found if group in crowded - named]:
         if all(piece.layer in covered for piece in group[1]):
             removed += found.pop(group).keys.values()
     for groups in shared:
@@ -169,7 +172,7 @@ def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
         elif 0 in shape:
             yield own.keys[part], "is empty"
         elif part in ("lora_down_bias", "lora_mid_bias"):
-            yield own.keys[part], f"is for {layer}, in a form that cannot be applied"
+            yield own.keys[part], f"is for {layer}, {UNKNOWN_FORM}"
         elif (part in MAGNITUDES and not forms) or (part == "lora_up_bias" and "lora_up" not in parts):
             yield own.keys[part], f"is for {layer}, and stands without an adapter"
         elif part == "alpha" and len(parts) == 1:
@@ -195,10 +198,8 @@ def _errors(
         key, reason = next(iter(wrong.items()))
         others = [other for other in wrong if other != key]
         more = f"; {_some(others)} cannot be applied either" if others else ""
-        form = "form" in reason
-        yield Diagnostic(
-            "bad-value", f"{file}: {key} {reason}{more}", "source", help=OTHER_FORM if form else OTHER_MODEL
-        )
+        help = OTHER_FORM if reason.endswith(UNKNOWN_FORM) else OTHER_MODEL
+        yield Diagnostic("bad-value", f"{file}: {key} {reason}{more}", "source", help=help)
     elif not applied:
         names = f": {_some(lacking)}" if lacking else ""
         yield Diagnostic("bad-value", f"{file} has nothing for {component}{names}", "source", help=OTHER_MODEL)

@@ -23,7 +23,7 @@ from .layer_table import LayerTable, Pieces
 
 @dataclass(frozen=True)
 class MatchedFile:
-    """A file of adapters, what it has for the model, and how strongly it acts."""
+    """A file of adapters, its match with the model, and the strength at which it acts."""
 
     file: Path
     match: Match

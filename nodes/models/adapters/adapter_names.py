@@ -28,10 +28,10 @@ PREFIXES = (
     "lora_dit_",
     "lycoris_",
 )
-"""Stand before a layer of the transformer; several may follow each other."""
+"""Beginnings of names, before the layer of the transformer; several may follow each other."""
 
 ENCODERS = re.compile(r"(lora|lycoris)_te|text_encoder|te\d?[._]|clip|t5|text_model|cond_stage_model|conditioner")
-"""Begin the name of a tensor of a text encoder."""
+"""Beginnings of the names of a text encoder's tensors."""
 
 SPELLINGS = {
     "down": "lora_down",
@@ -48,7 +48,9 @@ SPELLINGS = {
 LONGEST = 1000
 """Characters of a name that are read; no layer has a longer one."""
 
-ADAPTER = r"(?:\.(?P<adapter>(?!(?:weight|bias)$)[A-Za-z_][^.]*))?"
+ADAPTER = r"(?:\.(?!(?:weight|bias)$)[A-Za-z_][^.]*)?"
+"""The name of the adapter, which peft keeps in the middle: `.default`."""
+
 PARTS = tuple(
     re.compile(rf"^(?P<stem>.*?){pattern}$")
     for pattern in (
@@ -70,12 +72,10 @@ class TensorName(NamedTuple):
         stem: The layer, as the file names it, with its prefix.
         part: The tensor's part: `lora_down`, `lora_up`, `lora_mid`, `lora_up_bias`, `dora_scale`,
             `lora_magnitude_vector`, `alpha`, `diff`, `diff_b`, `diff_m`, `hada_…`, `lokr_…`.
-        adapter: The name of the adapter, which peft keeps in the middle; `default` without one.
     """
 
     stem: str
     part: str
-    adapter: str
 
 
 def parse(key: str) -> TensorName | None:
@@ -83,7 +83,7 @@ def parse(key: str) -> TensorName | None:
     if len(key) > LONGEST:
         return None
     if key in ("alpha", "lora_alpha"):
-        return TensorName("", "alpha", "default")
+        return TensorName("", "alpha")
     for pattern in PARTS:
         found = pattern.match(key)
         if found is None:
@@ -92,7 +92,7 @@ def parse(key: str) -> TensorName | None:
         part = SPELLINGS.get(groups["part"], groups["part"])
         if groups.get("of") == "bias":
             part += "_bias"
-        return TensorName(found["stem"] + (groups.get("number") or ""), part, groups.get("adapter") or "default")
+        return TensorName(found["stem"] + (groups.get("number") or ""), part)
     return None
 
 
@@ -125,7 +125,7 @@ def without_prefixes(name: str) -> list[str]:
 
 
 def owner(table: LayerTable, key: str) -> str | None:
-    """The layer of this model that a tensor belongs to whose part is not known; None if there is none."""
+    """The layer of this model to which a tensor with an unknown part belongs; None if there is none."""
     stem = key[:LONGEST]
     while True:
         pieces = find(table, stem)

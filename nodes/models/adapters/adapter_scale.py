@@ -1,4 +1,4 @@
-"""The factor of an adapter, `alpha / rank`, and what a file's metadata says about it. Torch-free.
+"""The factor of an adapter, `alpha / rank`, and the metadata of a file that change it. Torch-free.
 
 diffusers and peft keep `lora_alpha`, `alpha_pattern` and `use_rslora` in the metadata, as one JSON object; other
 trainers keep an `alpha` beside the tensors of each layer. LyCORIS' own `rs_lora` is part of its `alpha` already.
@@ -27,7 +27,7 @@ REPEATS = 2
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """How strongly the adapters of one file act, as its metadata has it.
+    """The factors of the adapters of one file, as its metadata has them.
 
     Attributes:
         alpha: For every layer without one of its own; None: the rank, which makes the factor 1.

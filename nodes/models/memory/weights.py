@@ -202,7 +202,7 @@ class Weights:
         return self.device.startswith("cuda") and placed is None and held.count == 1
 
     def complete(self, part: str, run: Run, placed: Offload | None = None) -> None:
-        """Load the weights again that a component gave up to a view, for a holder that needs them.
+        """Load the weights again that a component gave up to a view, for another holder.
 
         Raises:
             NodeError: If they cannot be loaded.

@@ -21,7 +21,7 @@ class Lora:
     Attributes:
         component: Name in the repository.
         file: A safetensors file.
-        scale: Factor on what the adapters add.
+        scale: Factor on the change that the adapters make.
     """
 
     kind: ClassVar[str] = "lora"

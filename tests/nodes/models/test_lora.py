@@ -56,7 +56,7 @@ def latents(value):
 
 
 def expected(wan_folder, loras):
-    """What diffusers' pipeline makes with these files and scales."""
+    """The latents that diffusers' pipeline makes with these files and scales."""
     from diffusers import WanPipeline
 
     pipeline = WanPipeline.from_pretrained(wan_folder, dtype=torch.float32)
@@ -248,7 +248,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families(tmp_path, run, family):
-    """Their pipelines' loaders differ: what is loaded is compared with them tensor by tensor."""
+    """Their pipelines' loaders differ; the merged weights are compared tensor by tensor."""
     import importlib
 
     from diffusers.utils import convert_state_dict_to_diffusers
@@ -403,7 +403,7 @@ def test_a_component_that_nobody_else_reads_gives_its_weights_up(files, model, r
     assert {key for key, p in base.named_parameters() if p.is_meta} == {key for key in whole if key.endswith(ADAPTED)}
     made = predicted(first)
     same = acquired(lora(run, model, str(files[0])), "transformer")
-    assert any(p.is_meta for p in base.parameters()), "who has the same view needs no other weights"
+    assert any(p.is_meta for p in base.parameters()), "a value with the same view needs no other weights"
     same.release("transformer")
     second = acquired(lora(run, model, str(files[1])), "transformer")
     assert all(torch.equal(tensor, whole[key]) for key, tensor in base.state_dict().items())

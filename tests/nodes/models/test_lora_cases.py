@@ -85,7 +85,7 @@ def folders(tmp_path_factory):
 
 
 def latents(folder: Path, model: Path, family: str, loras: str = "", value: str = "model") -> tuple[torch.Tensor, Any]:
-    """What a workflow makes, and the run."""
+    """The latents that a workflow makes, and the run."""
     folder.mkdir()
     size, guidance = SIZES.get(family, ""), GUIDANCE.get(family, "1.0")
     text = WORKFLOW.format(model=model, lora=loras, value=value, size=size, guidance=guidance)

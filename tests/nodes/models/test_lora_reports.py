@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors.torch import save_file
 from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.adapters import adapter_header, transformer_tables
-from sgd.nodes.models.adapters.adapter_match import match
+from sgd.nodes.models.adapters.adapter_match import OTHER_FORM, OTHER_MODEL, match
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.transforms.lora_transform import Lora
@@ -128,20 +130,21 @@ def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> str:
 
 
 def checked(wan_folder: Path, source: str, **options: Any) -> list[Diagnostic]:
-    """What `sgd check` says of a LoRA on the model in a folder."""
+    """The diagnostics of `sgd check` for a LoRA on the model in a folder."""
     facts = load.node.describe(node_facts.facts(load.node, {"source": str(wan_folder)}))  # type: ignore[misc]
     return node_facts.check(lora, model=facts, source=source, component="transformer", **options)
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_cannot_be_applied_is_an_error_that_names_it(tmp_path, wan_folder, model, case):
+def test_a_tensor_that_cannot_be_applied_is_an_error_that_names_it(tmp_path, wan_folder, model, case):
     tensors, message = WRONG[case]
     source, run = saved(tmp_path, tensors), DirectRun()
     found = [problem for problem in checked(wan_folder, source) if problem.severity == "error"]
     [problem] = found
     assert problem.code == "bad-value"
     assert problem.parameter == "source"
-    assert problem.help
+    form = problem.message.split(";")[0].endswith("in a form that cannot be applied")
+    assert problem.help == (OTHER_FORM if form else OTHER_MODEL)
     assert re.search(message, problem.message), problem.message
     with pytest.raises(NodeError) as error:
         lora(run, model, source)
@@ -152,7 +155,7 @@ def test_what_cannot_be_applied_is_an_error_that_names_it(tmp_path, wan_folder, 
 
 
 @pytest.mark.parametrize("case", WARNED)
-def test_what_the_model_lacks_is_a_warning_that_names_and_counts_it(tmp_path, wan_folder, model, case):
+def test_tensors_for_layers_that_the_model_lacks_are_named_and_counted(tmp_path, wan_folder, model, case):
     tensors, message = WARNED[case]
     source, run = saved(tmp_path, tensors), DirectRun()
     [problem] = checked(wan_folder, source)
@@ -243,3 +246,18 @@ def test_damaged_headers_are_named(tmp_path, wan_folder, model, header):
     assert "a.safetensors is not a safetensors file" in problem.message
     with pytest.raises(NodeError, match="is not a safetensors file"):
         lora(DirectRun(), model, str(path))
+
+
+def test_check_needs_no_torch(tmp_path, wan_folder):
+    code = """
+import sys
+from sgd.nodes.models.nodes.model_load import ModelLoadFacts, load
+from sgd.nodes.models.nodes.model_lora import ModelLoraFacts, lora
+
+model = load.node.describe(ModelLoadFacts(source=sys.argv[1]))
+[problem] = lora.node.check(ModelLoraFacts(model=model, source=sys.argv[2], component="transformer"))
+assert problem.severity == "error"
+assert not {"torch", "diffusers", "safetensors", "peft"} & set(sys.modules)
+"""
+    source = saved(tmp_path, WRONG["OFT"][0])
+    subprocess.run([sys.executable, "-c", code, str(wan_folder), source], check=True)

@@ -77,7 +77,7 @@ def fit(form: str, shapes: Shapes, weight: Shape) -> None:
             raise Unfit(next(p for p in FORMS[form] if p in shapes), f"stands without {part}")
     for part in FORMS[form]:
         if part in shapes and len(shapes[part]) < 2:
-            raise Unfit(part, f"has the shape {_text(shapes[part])}, which is no matrix")
+            raise Unfit(part, f"has the shape {_text(shapes[part])}, which is not a matrix")
     if form == "lora":
         made = _product("lora_up", "lora_down", "lora_mid", shapes, transposed=False)
     elif form == "loha":

@@ -168,7 +168,7 @@ def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
     forms = adapter_forms.forms(parts)
     for part, shape in parts.items():
         if part == "alpha" and prod(shape) != 1:
-            yield own.keys[part], "is no single number"
+            yield own.keys[part], "is not a single number"
         elif 0 in shape:
             yield own.keys[part], "is empty"
         elif part in ("lora_down_bias", "lora_mid_bias"):

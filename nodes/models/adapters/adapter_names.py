@@ -79,7 +79,7 @@ class TensorName(NamedTuple):
 
 
 def parse(key: str) -> TensorName | None:
-    """The parts of a name, None if it is not the name of any part of an adapter."""
+    """The parts of a name, None if it is not the name of a part of an adapter."""
     if len(key) > LONGEST:
         return None
     if key in ("alpha", "lora_alpha"):

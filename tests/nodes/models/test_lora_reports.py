@@ -54,7 +54,7 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "no up": ({f"{Q}.lora_down.weight": ones(4, WIDTH)}, r"lora_down\.weight is for .*stands without lora_up"),
     "no down": (GOOD | {f"{K}.lora_up.weight": ones(WIDTH, 4)}, r"lora_up\.weight is for .*stands without lora_down"),
     "alpha alone": (GOOD | {f"{K}.alpha": torch.tensor(1.0)}, rf"{K}\.alpha is for .*stands alone"),
-    "alpha of two numbers": (GOOD | {f"{Q}.alpha": ones(2)}, rf"{Q}\.alpha is no single number"),
+    "alpha of two numbers": (GOOD | {f"{Q}.alpha": ones(2)}, rf"{Q}\.alpha is not a single number"),
     "magnitudes alone": (GOOD | {f"{K}.dora_scale": ones(WIDTH, 1)}, rf"{K}\.dora_scale .* without an adapter"),
     "magnitudes of another size": (GOOD | {f"{Q}.dora_scale": ones(7, 1)}, rf"{Q}\.dora_scale is for .*7×1"),
     "half a LoHa": (

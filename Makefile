@@ -20,7 +20,7 @@ fast:  ## Lint, types, and tests without torch; under a minute
 	PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) -m pytest -p helpers.without_torch -n 0 -q \
 	  -m 'not slow and not compiles' $(FAST)
 
-test:  ## Every test but those with the real compiler
+test:  ## The tests, without slow ones and those with the real compiler
 	$(PYTHON) -m pytest
 
 all:  ## Everything, in a fresh clone with new virtual environments

@@ -103,6 +103,7 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     signal.signal(signal.SIGTERM, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", list(cases()))
 def test_the_commands_of_a_page_run(page: str, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in runnable(page):

@@ -11,6 +11,8 @@ from sgd.graph.runtime.estimate import estimate
 from sgd.nodes import standard_library
 from sgd.nodes.support.device_memory import size
 
+pytestmark = pytest.mark.slow  # one plan or calibration at full size serves several tests
+
 GIB = 1 << 30
 
 FILE = """

@@ -202,6 +202,7 @@ def planned(folder, memory, tiled, width=320, height=288, frames=9):
     return run, taken["flops"], taken["peak_bytes"] - before
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     _, whole_flops, whole_peak = planned(wan_folder, None, "off")
     _, tiled_flops, tiled_peak = planned(wan_folder, None, "on")
@@ -225,6 +226,7 @@ def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     assert run.details["tiled_peak_bytes"] < whole_peak + run.details["vae"]["bytes"]
 
 
+@pytest.mark.slow
 def test_tiles_that_save_no_memory_are_not_used(wan_folder, wan_model, run, memory):
     """The tiles of this narrow VAE overlap, and take more memory than they save."""
     options = {"width": 320, "height": 288, "frames": 17}

@@ -52,6 +52,7 @@ def test_shipped_model_is_small_and_clean():
         assert "_name_or_path" not in config.read_text()
 
 
+@pytest.mark.slow
 def test_reader_agrees_on_reconstructions(pipe):
     clips = sample_clips(16, torch.Generator().manual_seed(21), HELD_OUT)
     video = render(clips)

@@ -13,6 +13,8 @@ import pytest
 from sgd.nodes.cache.calibration.table import read
 from sgd.nodes.models.repository import fingerprint
 
+pytestmark = pytest.mark.slow  # one plan or calibration at full size serves several tests
+
 FOLDER = Path(__file__).parents[2] / "workflows"
 SMALL = ["--set", "noise.width=32", "--set", "noise.height=32", "--set", "noise.frames=5"]
 STEPS = 8

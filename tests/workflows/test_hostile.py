@@ -95,6 +95,7 @@ def test_work_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
     refused(sgd("exec", "quickstart", *huge, "--out", "o", "--device", "cpu", cwd=tmp_path), 4, "less memory")
 
 
+@pytest.mark.slow
 def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
     """Pipelines would read files that the rules for weights never see, pickles among them."""
     source = Path(__file__).parents[2] / "workflows" / "models" / "tiny-wan"

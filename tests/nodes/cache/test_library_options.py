@@ -284,6 +284,7 @@ def write(folder: Path, source: Path, options: str):
     (folder / "w.yaml").write_text(WORKFLOW.replace("SOURCE", str(source)).replace("OPTIONS", options))
 
 
+@pytest.mark.slow
 def test_check_and_plan_load_no_more_than_they_need(tmp_path, wan_folder):
     (tmp_path / "cache.yaml").write_text("cache_config: {Fn_compute_blocks: 1, max_warmup_step: 3}\n")
     write(tmp_path, wan_folder, "file: cache.yaml")
@@ -310,6 +311,7 @@ def test_check_and_plan_load_no_more_than_they_need(tmp_path, wan_folder):
     assert made.stderr.split()[-2:] == ["True", "False"]
 
 
+@pytest.mark.slow
 def test_a_run_says_nothing_on_stdout_but_its_own(tmp_path, wan_folder):
     write(tmp_path, wan_folder, "Fn_compute_blocks: 1, residual_diff_threshold: 0.9")
     made = sgd("exec", "w.yaml", "--out", "out", cwd=tmp_path)

@@ -68,6 +68,7 @@ def handed(**options):
     return library(HERE, max_warmup_steps=3, **options)
 
 
+@pytest.mark.slow
 def test_cache_dit_passes_over_whole_groups(pair):
     """It decides for each of HunyuanVideo's lists."""
     mixed = {"residual_diff_threshold": FAMILIES[pair.family].mixed["dbcache"]}

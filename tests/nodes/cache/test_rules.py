@@ -109,6 +109,7 @@ def test_a_run_is_the_same_after_one_of_another_size(pair, method):
     assert all(torch.equal(a, b) for a, b in zip(first, pair.run(gate), strict=True))
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_equal_two_processes(tmp_path):
     """With sizes of their own, and a step interval without the negative branch."""
     tests = Path(__file__).parents[2]

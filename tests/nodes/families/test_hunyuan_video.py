@@ -419,6 +419,7 @@ def sgd(*arguments):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_the_workflow_file_makes_a_video(folder, model, tmp_path):
     import av
 

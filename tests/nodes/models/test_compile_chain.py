@@ -73,6 +73,7 @@ def test_predicts_as_without_compiling(pair, counters):
     assert not counters["graph_break"], "what is compiled of a block is all of it"
 
 
+@pytest.mark.slow
 def test_values_of_one_source_do_not_see_each_other(pair, counters):
     """Compiled code belongs to the class of a block, which all values have in common; its guards tell them apart."""
     plain = pair.model

@@ -82,6 +82,7 @@ def content(said):
         return stream.read()
 
 
+@pytest.mark.slow
 def test_the_only_file(hub, ask_lora, styles):
     put(hub, styles[0], "style.safetensors")
     put(hub, styles[1], "earlier/style-1000.safetensors")

@@ -1,4 +1,4 @@
-"""From a workflow file to a plan: every pass in order, every diagnostic on the way."""
+"""Check a workflow file and compile it to a plan, with all checks and passes in order."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .checks.literal_values import values
 from .checks.output_paths import files as written_files
 from .checks.structure import structure
 from .checks.unused_nodes import unused
-from .frontend.declarations import problem_with
+from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.references import Resolver
 from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
@@ -63,10 +63,13 @@ class Checked:
 
 
 def find(file: str | Path) -> tuple[Path, str]:
-    """The path of a workflow file or of a bundled workflow's name, and how to show it.
+    """Find a workflow file by its path, or a bundled workflow by its name.
+
+    Returns:
+        The path of the file, and the path that diagnostics show.
 
     Raises:
-        Problems: If there is neither.
+        Problems: If there is no such file.
     """
     path = Path(file)
     try:
@@ -79,13 +82,13 @@ def find(file: str | Path) -> tuple[Path, str]:
     name = str(file)
     if "/" not in name and (folder / f"{name}.yaml").is_file():
         path = folder / f"{name}.yaml"
-        # Diagnostics show a path that can be opened, the short one below the current folder.
+        # Diagnostics show a path that can be opened, relative to the current folder if the file is inside it.
         here = Path.cwd()
         return path, str(path.relative_to(here) if path.is_relative_to(here) else path)
     bundled = sorted(p.stem for p in folder.glob("*.yaml"))
-    what = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
+    reason = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
     help = did_you_mean(name, bundled) or "bundled workflows: " + ", ".join(bundled)
-    raise Problems([Diagnostic("composite-not-found", f"{file} {what}", None, help=help)])
+    raise Problems([Diagnostic("composite-not-found", f"{file} {reason}", None, help=help)])
 
 
 def check(
@@ -102,9 +105,9 @@ def check(
         file: A path, or the name of a bundled workflow.
         inputs: Values of inputs.
         settings: Values of parameters by path.
-        library: Node types; the installed ones if not given.
+        library: Node types; by default the installed ones.
         complete: Report inputs that have neither a value nor a default.
-        fold_inputs: Put values of inputs into the resulting graph; without, it reads as the file is written.
+        fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
     """
     result = Checked()
     library = library or installed()
@@ -158,12 +161,12 @@ def _check(
         return graph
     verify(folded, "fold")
     found += unused(folded)
-    found += _never_read(graph)
+    found += _unread_inputs(graph)
     result.graph = folded
     return graph
 
 
-def _never_read(graph: Graph) -> Iterable[Diagnostic]:
+def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
     read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
     read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
     for name, declared in graph.inputs.items():
@@ -184,7 +187,7 @@ def _inputs(
             found.append(Diagnostic("unknown-input", f"this workflow has no input `{name}`", None, help=help))
             continue
         read = value.read(declared.type)
-        problem = problem_with(declared, read)
+        problem = input_problem(declared, read)
         if problem is not None:
             span = declared.span
             found.append(Diagnostic("bad-value", f"input `{name}`: {problem}", span, help=declared.about or None))
@@ -196,19 +199,19 @@ def _inputs(
         if declared.default is not None:
             result[name] = declared.default
         elif complete:
-            what = f": {declared.about}" if declared.about else ""
-            message = f"input `{name}` ({declared.type}) has no default and was not given{what}"
+            about = f": {declared.about}" if declared.about else ""
+            message = f"input `{name}` ({declared.type}) has no default and was not given{about}"
             help = (
                 f"give {name}=…"
                 if not declared.type.is_port
-                else "this file is a part for other workflows: use it in one"
+                else "only another workflow can give it: use this file in one"
             )
             found.append(Diagnostic("missing-input", message.rstrip("."), declared.span, help=help))
     return result
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
-    """Each once: first problems without a place, then the workflow from top to bottom, then the files it uses."""
+    """Diagnostics without duplicates: without a place, then of the workflow by line, then of the files it uses."""
     order = {file: number for number, file in enumerate(files)}
 
     def key(d: Diagnostic) -> tuple[int, int, int]:
@@ -224,7 +227,7 @@ def compile_graph(
 
     Args:
         graph: A checked graph.
-        known: Descriptions of outputs.
+        known: Facts of outputs.
         roots: See `prune`.
         after: Name of the last pass to run; all of them if it is empty.
     """
@@ -243,7 +246,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
     Args:
         checked: The result of its check.
         library: Node types.
-        roots: Paths of calls: only these run, and the calls they need. None for the whole file.
+        roots: Paths of calls. Only these run, and the calls that they need; empty for the whole file.
     """
     graph, document = checked.graph, checked.document
     assert graph is not None

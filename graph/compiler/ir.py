@@ -2,7 +2,7 @@
 
 A graph holds calls and loops under their paths in the file (`loop.node`; paths are unique in the whole
 program and survive every rewrite), and outputs. A loop's body is a graph whose outputs are the loop's `yield`.
-Composites are gone: expanding inlines them, their names remain as prefixes of paths.
+Expansion has inlined the composites; their names remain as prefixes of paths.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..contract.source_spans import Span
 
 @dataclass(frozen=True)
 class Const:
-    """A literal. `base` is the folder that a path in it is relative to."""
+    """A literal. A path in it is relative to the folder `base`."""
 
     value: Any
     base: Path | None = field(default=None, compare=False)
 
 
 BROKEN = Const(object())
-"""Stands for a source that could not be resolved, so that the rest of the graph can still be checked."""
+"""A source that could not be resolved; the rest of the graph can still be checked."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Call:
 
     Attributes:
         id: Its path in the file.
-        args: By parameter; parameters left to their default are absent.
-        names: Every path it stands for, more than one after merging.
-        wanted: Per output port the parts that anything reads (`*`: the whole), None before that is known.
+        args: Arguments by parameter, without parameters that keep their default.
+        names: The paths of all calls that it stands for; several after merging.
+        wanted: For each output port, the parts that are read (`*`: the whole); None before the pass `parts`.
     """
 
     id: str
@@ -119,7 +119,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop. With `carry` it hands state on from turn to turn; without, it maps and its outputs are lists."""
+    """A loop. With `carry`, it passes state from turn to turn. Without, it maps, and its outputs are lists."""
 
     id: str
     over: Mapping[str, Arg]
@@ -155,17 +155,17 @@ class Declared:
 class Constraint:
     """A composite's declared input: a value must be of its type and within its bounds."""
 
-    what: str
+    subject: str
     declared: Declared
     arg: Arg
 
 
 @dataclass(frozen=True)
 class Graph:
-    """Items by id, in file order until ordered, and outputs. The root also has inputs and constraints.
+    """Items by id, in file order before the pass `order`, and outputs. The root also has inputs and constraints.
 
-    Of the composites that were in the file it remembers path, file and place (`composites`), and for an output
-    inside one the composites through which it can be read, with how that is written (`exposed`).
+    `composites` holds path, file and place of each composite in the file. `exposed` maps a node output inside a
+    composite to the composites that offer it, each with the text of a reference.
     """
 
     items: Mapping[str, Item]
@@ -275,14 +275,14 @@ def output_ports(item: Item) -> tuple[str, ...]:
 
 
 class BrokenGraph(AssertionError):
-    """A pass broke an invariant of the graph: our mistake, never the user's."""
+    """A pass broke an invariant of the graph: a fault of sgd, not of the user."""
 
 
 def verify(graph: Graph, after: str, ordered: bool = False) -> Graph:
     """Check every invariant of a well-formed graph and return it.
 
     Raises:
-        BrokenGraph: Naming the pass, if one does not hold.
+        BrokenGraph: If an invariant does not hold; the message names the pass.
     """
     ids: set[str] = set()
 

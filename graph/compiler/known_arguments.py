@@ -1,4 +1,4 @@
-"""Arguments of a call that are known before anything runs, as the facts that its node type's functions receive."""
+"""The arguments of a call that are known before a run, as facts for the functions of its node type."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..contract.parameter_values import value_problem
 from .ir import BROKEN, Arg, Call, Const, Ref, Var
 
 Known = Mapping[Any, Any]
-"""Facts or plain values of outputs and loop variables, before anything runs."""
+"""Facts or plain values of outputs and loop variables before a run."""
 
 
 def facts_of(call: Call, known: Known) -> NodeFacts:
-    """The facts of a call's parameters, for a node type that has functions which take them."""
+    """The facts of a call's parameters, for a node type with functions that take facts."""
     assert call.type.facts is not None
     values: dict[str, Any] = {}
     for name, parameter in call.type.inputs.items():
@@ -40,7 +40,7 @@ def known_value(arg: Arg, known: Known) -> Any:
 
 
 def known_facts(arg: Arg, known: Known) -> Facts | None:
-    """Facts of an argument that comes from a node; None if nothing is known, or it is a plain value."""
+    """Facts of an argument that comes from a node; None if nothing is known, or the value is plain."""
     value = known_value(arg, known)
     return value if isinstance(value, Facts) else None
 

@@ -33,7 +33,7 @@ class PassState:
 
 @dataclass(frozen=True)
 class Pass:
-    """A pass.
+    """One pass, and its guarantee.
 
     Attributes:
         name: Its name, for `sgd plan --after` and for a broken invariant.

@@ -1,4 +1,4 @@
-"""The compiled plan: the order of calls, when components come and go, when values are freed."""
+"""The compiled plan: calls in order, with the steps that acquire and release components and free values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Value = Ref | Var
 
 @dataclass(frozen=True)
 class Acquire:
-    """Bring in a part of a value before its first reader."""
+    """Acquire a part of a value before its first reader."""
 
     holder: Ref
     part: str
@@ -23,7 +23,7 @@ class Acquire:
 
 @dataclass(frozen=True)
 class Release:
-    """Let a part of a value go after its last reader."""
+    """Release a part of a value after its last reader."""
 
     holder: Ref
     part: str
@@ -31,7 +31,7 @@ class Release:
 
 @dataclass(frozen=True)
 class CallStep:
-    """Run a call, then free the values it was the last to read."""
+    """Run a call, then free the values that have no later reader."""
 
     call: Call
     free: tuple[Value, ...] = ()
@@ -39,7 +39,7 @@ class CallStep:
 
 @dataclass(frozen=True)
 class LoopStep:
-    """Run a loop. `free_first`: values that only start it, freed once it has them; `free`: after it."""
+    """Run a loop. Values in `free_first` are freed when the first turn begins, values in `free` after the loop."""
 
     loop: Loop
     body: tuple[Step, ...]
@@ -57,8 +57,8 @@ class Plan:
     Attributes:
         name: The workflow's name.
         steps: Steps in order; loops are nested.
-        outputs: Where each workflow output comes from.
-        names: Every node, loop and composite of the file by path: its node type, `loop`, or the file it uses.
+        outputs: The source of each workflow output.
+        names: The node type, `loop`, or the used file, for the path of every node, loop and composite.
         inputs: The values of the workflow's inputs.
         settings: Values of `--set` by path.
         libraries: The libraries whose nodes the plan uses.
@@ -123,7 +123,7 @@ def _source(arg: Arg) -> str:
 
 
 def after_effects(plan: Plan) -> frozenset[str]:
-    """Calls with effects, and the calls that read their results, through loops too."""
+    """Paths of calls with effects, and of calls that read their results, also through loops."""
     skipped: set[str] = set()
     unknown: set[Ref | Var] = set()
     before = -1

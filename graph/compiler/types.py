@@ -43,7 +43,7 @@ class Types:
         return self._orders[id(level)]
 
     def _fill(self, level: Graph) -> None:
-        """Find all types in the order of work, so that no question has to go down a long chain of nodes."""
+        """Find all types in the order of execution, so that no lookup recurses down a long chain of nodes."""
         order = self.order(level)
         if not nx.is_directed_acyclic_graph(order):
             return
@@ -57,7 +57,7 @@ class Types:
                 self.of(Ref(name, port))
 
     def text(self, source: Source) -> str:
-        """A source in words, where the text of the file is not at hand."""
+        """A source as text, if its text in the file is not known."""
         if isinstance(source, Const):
             return show(source.value)
         if isinstance(source, Ref):
@@ -110,7 +110,7 @@ class Types:
         return bind(output.type, self.variables(item))
 
     def variables(self, call: Call) -> dict[str, Type]:
-        """The types that the type variables of a call's signature stand for."""
+        """The types of the type variables in a call's signature."""
         bound: dict[str, Type] = {}
         for name, parameter in call.type.inputs.items():
             arg = call.args.get(name)

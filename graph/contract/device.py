@@ -1,4 +1,4 @@
-"""Which device a run uses and how much memory it has. Torch is imported only where a plan needs it."""
+"""The device of a run and its memory. Torch is imported only if a plan needs it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
     """The device, `cpu` or `cuda`, for a name on the command line.
 
     Args:
-        name: `cpu`, `cuda` or `auto`. `auto` is a GPU if there is one and a library of the plan uses it.
+        name: `cpu`, `cuda` or `auto`. `auto` is a GPU if there is one and a library of the plan uses GPUs.
         libraries: The libraries of the plan.
 
     Raises:
-        NodeError: If a GPU was asked for and there is none.
+        NodeError: If `name` is `cuda` and torch finds no GPU.
     """
     if name == "cpu" or (name == "auto" and not any(library.uses_gpu for library in libraries)):
         return "cpu"
@@ -29,11 +29,11 @@ def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
     if name == "auto":
         return "cpu"
     built = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no NVIDIA GPU"
-    raise NodeError(f"--device cuda: {built}", help="`sgd doctor` says more; --device cpu works everywhere")
+    raise NodeError(f"--device cuda: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
 
 
 def memory_bytes(device: str) -> int | None:
-    """Memory of the device: a GPU's own, a CPU's available RAM; None if the system does not tell."""
+    """Bytes of memory: all memory of a GPU, or the available RAM for a CPU. None if the system does not report it."""
     if device.startswith("cuda"):
         import torch
 

@@ -22,13 +22,13 @@ class Diagnostic:
     """One problem.
 
     Attributes:
-        code: Its kind, as docs/reference lists them.
+        code: The kind of problem; docs/reference lists all codes.
         message: The problem in one sentence.
-        place: Where it is: a span of a workflow file; a parameter's name, until the compiler finds its span; None on
-            the command line.
+        place: A span of a workflow file; the name of a parameter, until the compiler finds its span; None for a problem
+            of the command line.
         label: Text under the span.
-        related: Other places that belong to it.
-        help: The user's way out.
+        related: Other places that belong to the problem.
+        help: How the user can solve it.
         severity: A warning does not stop a run.
     """
 
@@ -42,12 +42,12 @@ class Diagnostic:
 
     @property
     def span(self) -> Span | None:
-        """The place in a workflow file, None if it is not known."""
+        """The place in a workflow file; None if it is not known."""
         return self.place if isinstance(self.place, Span) else None
 
     @property
     def parameter(self) -> str | None:
-        """The parameter that the problem belongs to, while its place is not known."""
+        """The parameter with the problem; None once the compiler has found its span."""
         return self.place if isinstance(self.place, str) else None
 
     def json(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _place(span: Span | None) -> dict[str, Any]:
 
 
 def render(diagnostics: Iterable[Diagnostic], sources: dict[str, Source]) -> str:
-    """Diagnostics as text, each with a frame where its file is known."""
+    """Diagnostics as text, each with a code frame if its file is in `sources`."""
     return "\n".join("\n".join(_render(d, sources)) for d in diagnostics)
 
 

@@ -1,12 +1,12 @@
-"""Errors that a user can mend. Each carries diagnostics: the one value for a problem.
+"""Errors that a user can fix. Each carries diagnostics, one for each problem.
 
-SgdError                an error that the user can mend
+SgdError                an error that the user can fix
 ├── Problems            all problems of a workflow file or a command line
 └── OneProblem          an error with one problem
     ├── LibraryError    a node library cannot be loaded
     ├── NodeError       a node cannot do its work
     │   └── DoesNotFit  the device has too little memory
-    └── NodeFailed      a node raised during a run (graph/runtime/failure.py)
+    └── NodeFailed      a node raised an exception during a run (graph/runtime/failure.py)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .diagnostics import Diagnostic
 
 
 class SgdError(Exception):
-    """Something that a user can mend.
+    """An error that a user can fix.
 
     Attributes:
         diagnostics: The problems.
@@ -29,7 +29,7 @@ class SgdError(Exception):
 
 
 class Problems(SgdError):
-    """Everything that is wrong, raised where nothing more can be checked."""
+    """All problems of a file or a command line, raised when no further check is possible."""
 
     def __init__(self, diagnostics: Iterable[Diagnostic]) -> None:
         found = list(diagnostics)
@@ -37,7 +37,7 @@ class Problems(SgdError):
 
 
 class OneProblem(SgdError):
-    """An error with one problem, and maybe others beside it; `str()` is the first one's message."""
+    """An error with one problem, and perhaps further ones. `str()` gives the message of the first."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class OneProblem(SgdError):
 
     @property
     def help(self) -> str | None:
-        """The user's way out, None if there is none to name."""
+        """How the user can solve the problem; None if the problem has no help line."""
         return self.diagnostic.help
 
 
@@ -70,7 +70,7 @@ class NodeError(OneProblem):
     Args:
         problem: The message for the user, or the diagnostic that a `check` function found.
         others: Further diagnostics, which `sgd check` reports too.
-        help: The user's way out.
+        help: How the user can solve it.
         code: Code of the diagnostic.
     """
 

@@ -49,7 +49,7 @@ class HolderInfo(Protocol):
 
 
 class Observer:
-    """Base class: hears everything, does nothing. Called in the thread that runs the plan, in order."""
+    """Base class: one method for each event, which does nothing. The thread that runs the plan calls them in order."""
 
     def run_started(self, plan: PlanInfo, run: Run) -> None:
         """The plan is about to run; heavy libraries are imported."""
@@ -82,33 +82,33 @@ class Observer:
         """A component is in memory."""
 
     def part_released(self, holder: HolderInfo, part: str) -> None:
-        """A component has been let go."""
+        """A component has been released."""
 
     def values_freed(self, names: Sequence[Any]) -> None:
-        """These values have been read for the last time."""
+        """These values have been freed after their last reader."""
 
     def detail(self, call: CallInfo | None, values: Mapping[str, Any]) -> None:
         """A node adds facts about itself."""
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """Something of a kind that the node library defines happened, such as a decision of a node."""
+        """An event of a kind that a node library defines, such as a node's decision."""
 
     def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
-        """A long node reports how far it is."""
+        """A long node reports its progress."""
 
     def warned(self, call: CallInfo | None, message: str) -> None:
         """A node warns."""
 
 
 class Observers(Observer):
-    """Passes everything on to several observers.
+    """Passes each event on to several observers.
 
-    Only observers that override a method are called for it, so that a plan with few listeners costs little. One
-    that raises does not end the run: it hears no more, and the others hear a warning.
+    An event reaches only observers that override its method, so that a run with few observers costs little. An
+    observer that raises does not end the run: it receives no more events, and the others receive a warning.
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        # A group answers every method in its instance, not in its class: take its members.
+        # A group sets its methods on the instance, and the search below looks at classes: take its members.
         self.observers: list[Observer] = [
             m for o in observers for m in (o.observers if isinstance(o, Observers) else [o])
         ]
@@ -117,15 +117,15 @@ class Observers(Observer):
             own = getattr(Observer, name)
             listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
             self._listening[name] = listening
-            setattr(self, name, self._tell(listening))
+            setattr(self, name, self._forward(listening))
 
     def close(self) -> None:
-        """Stop all observers: the run is over, though a node may still be at work."""
+        """Pass no more events on. A node may still be running when a run is over."""
         for listening in self._listening.values():
             listening.clear()
 
-    def _tell(self, listening: list[Any]) -> Any:
-        def tell(*arguments: Any) -> None:
+    def _forward(self, listening: list[Any]) -> Any:
+        def forward(*arguments: Any) -> None:
             failed = None
             for listener in listening:
                 try:
@@ -135,10 +135,11 @@ class Observers(Observer):
             if failed is not None:
                 self._drop(failed)
 
-        return tell
+        return forward
 
     def _drop(self, failed: list[tuple[Observer, Exception]]) -> None:
         for listening in self._listening.values():
             listening[:] = [m for m in listening if all(m.__self__ is not observer for observer, _ in failed)]
         for observer, error in failed:
-            self.warned(None, f"{type(observer).__name__} failed and hears no more: {type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            self.warned(None, f"{type(observer).__name__} failed and receives no more events: {reason}")

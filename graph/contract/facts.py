@@ -15,10 +15,10 @@ A node type may add four functions without heavy imports, each with one argument
 
 The class has one attribute for each parameter of the node. `@node` compares them with the signature.
 
-- A value that comes from another node is described by a subclass of `Facts`. If nothing is known of the value, the
-  attribute is that class without arguments. None stands for an optional parameter that is not given.
-- A plain value is itself, a list is a tuple. None stands for a value that is not known yet. An attribute whose
-  annotation includes `Unknown` is `UNKNOWN` then, so that it can tell this from a parameter that is not given.
+- A value that comes from another node is described by a subclass of `Facts`. If nothing is known about the value,
+  the attribute is that class without arguments. None stands for an optional parameter that is not given.
+- A plain value stands as it is, a list as a tuple. None stands for a value that is not known yet. If the annotation
+  of an attribute includes `Unknown`, `UNKNOWN` stands for it, and None for a parameter that is not given.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ UNKNOWN: Final = Unknown.UNKNOWN
 
 @dataclass(frozen=True)
 class Facts:
-    """Base class of facts about a value; each attribute has a default, which says that the fact is not known."""
+    """Base class of facts about a value. The default of each attribute means that the fact is not known."""
 
     def either(self, other: Facts) -> Facts | None:
-        """Facts of a value that is this one or the other: facts that both share."""
+        """The facts that both share, for a value that is one of two; None if their classes differ."""
         if type(other) is not type(self):
             return None
         blank = type(self)()
@@ -70,11 +70,11 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class FactsClass:
-    """The class of facts of one node type, and how to make them.
+    """The class of facts of one node type, and the values of unknown facts.
 
     Attributes:
         cls: A subclass of `NodeFacts`.
-        blanks: For each parameter, the attribute's value while nothing is known.
+        blanks: For each parameter, the attribute's value if nothing is known about it.
         kinds: For each parameter that comes from another node, the class of its facts.
     """
 
@@ -83,7 +83,7 @@ class FactsClass:
     kinds: Mapping[str, type[Facts]]
 
     def make(self, known: Mapping[str, Any]) -> NodeFacts:
-        """Facts from the parameters that are known; facts of another class than the declared one are not."""
+        """Facts from the known parameters. Facts that are not of the declared class count as unknown."""
         fitting = {name: value for name, value in known.items() if self._fits(name, value)}
         return self.cls(**{**self.blanks, **fitting})
 
@@ -137,7 +137,7 @@ _PASSED: dict[Callable[..., Any], NodeFacts] = {}
 
 
 def require(check: Callable[[F], Iterable[Diagnostic]], facts: F) -> None:
-    """Check the facts of a call while it runs; the facts that passed last are not checked again.
+    """Check the facts of a call during a run. Facts equal to the last that passed are not checked again.
 
     Raises:
         NodeError: With the first error that `check` finds.

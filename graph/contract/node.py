@@ -4,9 +4,9 @@
     def print_book(book: Annotated[Book, Reads("chapters")], paper: Paper, *, draft: bool = False) -> Pages:
         '''Print the chapters of a book. …'''
 
-The decorator returns the function itself, with its `NodeType` as the attribute `node`. What a parameter is
-follows from its annotation: a `Port` subclass or a list of it comes from an edge; a plain type may also be
-written in the file; `Run`, `Here` and `Wanted` are given by the executor; a `State` subclass is made by it.
+The decorator returns the function itself, with its `NodeType` as the attribute `node`. The
+annotation of a parameter decides its source. A `Port` subclass or a list of it comes from an edge. A plain type may
+also be written in the file. The executor supplies `Run`, `Here` and `Wanted`, and makes a `State` subclass.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ OwnFunction = Callable[[Any], Iterable[str]]
 
 @dataclass(frozen=True)
 class Reads:
-    """`Annotated[Book, Reads("chapters")]`: only these parts of the value are read. No parts: only its description."""
+    """`Annotated[Book, Reads("chapters")]`: only these parts of the value are read; without parts, only its facts."""
 
     parts: frozenset[str]
 
@@ -48,20 +48,20 @@ class Reads:
 
 @dataclass(frozen=True)
 class Passes:
-    """`Annotated[Book, Passes()]`: the parts that are read of the output are read of this parameter, and no others."""
+    """`Annotated[Book, Passes()]`: the value is passed on. Readers of the output decide which of its parts are read."""
 
 
 @dataclass(frozen=True)
 class Shares:
-    """`Annotated[Book, Reads(), Shares()]`: the node's output holds its parts together with this parameter's value.
+    """`Annotated[Book, Reads(), Shares()]`: the node's output shares its parts with this parameter's value.
 
-    A part that several such values need one after the other stays in memory between them.
+    A shared part stays in memory between the readers of the values that share it.
     """
 
 
 @dataclass(frozen=True)
 class PathRole:
-    """How a path parameter is resolved: `read` and `write` are paths; a `source` is a folder or a name elsewhere."""
+    """How a path parameter is resolved: `read` and `write` are paths; a `source` is a folder or a name."""
 
     role: Literal["read", "write", "source"]
 
@@ -73,11 +73,11 @@ Source = Annotated[str, PathRole("source")]
 class State:
     """State that a node keeps from turn to turn of a loop.
 
-    One is made, without arguments, for each run of the innermost enclosing loop, node and parameter.
+    The executor makes one, without arguments, for each node and parameter in each run of the innermost enclosing loop.
     """
 
     def end(self) -> None:
-        """Called when that loop ends, on errors and interrupts too."""
+        """Called when the loop ends, also after an error or an interrupt."""
 
 
 class Here(str):
@@ -85,14 +85,14 @@ class Here(str):
 
 
 class Wanted(frozenset[str]):
-    """The parts of the node's (only) output that anything reads; contains `*` if it is read whole."""
+    """The parts that other nodes read of the node's only output; contains `*` if one reads the whole."""
 
     def __contains__(self, part: object) -> bool:
         return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)
 
 
 class Run:
-    """The run as a node sees it; the executor supplies a subclass.
+    """The run, for a node; the executor supplies a subclass.
 
     Attributes:
         device: `cpu`, `cuda` or, while planning, `meta`.
@@ -108,7 +108,7 @@ class Run:
         """The absolute path for an output file; its folder exists.
 
         Raises:
-            NodeError: If it would lie outside the output folder, or exists and may not be overwritten.
+            NodeError: If the path lies outside the output folder, or exists and may not be overwritten.
         """
         raise NotImplementedError
 
@@ -119,14 +119,14 @@ class Run:
         """Add facts about this call to the plan and the record."""
 
     def event(self, kind: str, **data: Any) -> None:
-        """Tell observers that something of this kind happened."""
+        """Report an event of this kind to the observers."""
 
     def warn(self, message: str) -> None:
         """Add a warning, shown once and kept in the record."""
 
 
 NO_RUN = Run()
-"""The run of a node that is called outside of any run: its details and warnings reach no one."""
+"""The run of a node that is called outside of any run: it drops details and warnings."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Output:
 
 @dataclass(frozen=True)
 class NodeType:
-    """A node type: everything its function's signature and docstring say."""
+    """A node type, from its function's signature and docstring."""
 
     name: str
     version: int
@@ -172,7 +172,7 @@ class NodeType:
     tuple_result: bool
     effect: bool
     states: Mapping[str, type[State]]
-    asks: Mapping[str, str]
+    supplied: Mapping[str, str]
     summary: str
     doc: str
     reads: ReadsFunction | None = None
@@ -186,8 +186,8 @@ class NodeType:
 
     @property
     def mergeable(self) -> bool:
-        """Pure, without state, and the same wherever it stands: may be merged and hoisted."""
-        return not self.effect and not self.states and "here" not in self.asks.values()
+        """Whether calls may be merged and hoisted: pure, without state, and the same at every place in the file."""
+        return not self.effect and not self.states and "here" not in self.supplied.values()
 
     def output(self, name: str) -> Output | None:
         return next((o for o in self.outputs if o.name == name), None)
@@ -200,7 +200,7 @@ class NodeType:
 
 
 class NodeFunction(Protocol[P, R]):
-    """A function that `@node` made a node type of."""
+    """A function with `@node`."""
 
     node: NodeType
 
@@ -224,20 +224,19 @@ def node(
     Args:
         name: The name files use, `group.verb`.
         version: Raise it when the same inputs give other outputs.
-        effect: The node writes a file, or otherwise matters even if nothing reads its outputs.
-        reads: `reads(facts)` gives, for some parameters, the parts that are read, where that depends on facts.
+        effect: The node writes a file, or must run for another reason even if nothing reads its outputs.
+        reads: `reads(facts)` gives the parts that are read of some parameters, if these depend on facts.
         describe: `describe(facts)` gives the facts of the output. With several outputs it gives a mapping by port.
-        check: `check(facts)` yields the problems that can be told before the run.
-        renames: `renames(facts)` gives, for parameters that are passed on (`Passes`), other names of the output's
-            parts. A part that is left out keeps its name.
-        notes: `notes()` describes this machine for the node, by name, for `sgd nodes NAME`.
-        own: `own(facts)` gives the parts that the output holds by itself, apart from the parameter with which it
-            shares its other parts (`Shares`).
+        check: `check(facts)` yields the problems that can be found before the run.
+        renames: `renames(facts)` gives, for each parameter with `Passes`, a mapping from a part of the output to its
+            name in the parameter. Other parts keep their names.
+        notes: `notes()` gives facts about this machine by name; `sgd nodes NAME` prints them.
+        own: `own(facts)` gives the parts that the output does not share with a parameter (`Shares`).
 
-    The functions are without heavy imports. `facts.py` describes their argument.
+    These functions import nothing heavy. `facts.py` describes their argument.
 
     Raises:
-        TypeError: If the signature is not one of a node, or the facts of its functions do not fit it.
+        TypeError: If the signature is not valid for a node, or the class of facts does not match it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name):
         raise TypeError(f"{name!r} is not a name for a node type: write group.verb in lower case")
@@ -247,18 +246,18 @@ def node(
         summary, doc, docs = read_docstring(inspect.getdoc(function) or "")
         inputs: dict[str, Input] = {}
         states: dict[str, type[State]] = {}
-        asks: dict[str, str] = {}
+        supplied: dict[str, str] = {}
         for parameter in inspect.signature(function).parameters.values():
             if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
                 raise TypeError(f"{name}: parameter {parameter.name} must be named")
             hint = hints.get(parameter.name)
-            given = {Run: "run", Here: "here", Wanted: "wanted"}
+            by_executor = {Run: "run", Here: "here", Wanted: "wanted"}
             if hint is None:
                 raise TypeError(f"{name}: parameter {parameter.name} has no annotation")
             if inspect.isclass(hint) and issubclass(hint, State):
                 states[parameter.name] = hint
-            elif hint in given:
-                asks[parameter.name] = given[hint]
+            elif hint in by_executor:
+                supplied[parameter.name] = by_executor[hint]
             else:
                 inputs[parameter.name] = _input(name, parameter, hint, docs)
         if "return" not in hints:
@@ -278,7 +277,7 @@ def node(
             tuple_result,
             effect,
             states,
-            asks,
+            supplied,
             summary,
             doc,
             reads,

@@ -6,7 +6,7 @@ import re
 
 
 def read_docstring(text: str) -> tuple[str, str, dict[str, str]]:
-    """Split a Google-style docstring into its summary, the whole, and a text per argument (`return` for the result)."""
+    """Split a Google-style docstring into summary, whole text, and one text per argument (`return` for the result)."""
     summary = " ".join(text.split("\n\n", 1)[0].split())
     docs: dict[str, str] = {}
     section = current = ""

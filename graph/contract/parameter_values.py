@@ -1,4 +1,4 @@
-"""Whether a literal can be the value of a node's parameter."""
+"""Check a literal against a node's parameter."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 from .node import Input as Parameter
 from .ports import misfit, show
 
-# The parameter is kept with its adapter, so that its id stays its own.
+# The entry keeps the parameter alive, so that no other object gets its id.
 _ADAPTERS: dict[int, tuple[Parameter, TypeAdapter[Any]]] = {}
 
 
 def value_problem(parameter: Parameter, value: Any) -> str | None:
-    """Why a literal cannot be this parameter's value, None if it can."""
+    """The problem with a literal as this parameter's value; None if there is none."""
     if value is None:
         return None if parameter.optional else "null is not allowed"
     problem = misfit(parameter.type, value)
@@ -23,7 +23,7 @@ def value_problem(parameter: Parameter, value: Any) -> str | None:
         return problem
     for entry in value if isinstance(value, list) else [value]:
         if isinstance(entry, float) and not math.isfinite(entry):
-            return "not a number (NaN) is not a value" if math.isnan(entry) else f"{show(entry)} is not a finite number"
+            return "NaN (not a number) is not a value" if math.isnan(entry) else f"{show(entry)} is not a finite number"
     if id(parameter) not in _ADAPTERS:
         adapter = TypeAdapter(parameter.annotation, config={"arbitrary_types_allowed": True})
         _ADAPTERS[id(parameter)] = (parameter, adapter)

@@ -1,8 +1,8 @@
-"""Types of parameters and ports, and which may be connected to which.
+"""Types of parameters and ports, and the rules for connecting them.
 
 A value on an edge is either *plain* (str, int, float, bool, path, an enumeration, a list of these), which can
 also be written in a file, or an instance of a `Port` subclass, which only a node can make. `Type` describes
-both; `accepts` is the whole of the typing rules.
+both; `accepts` holds all typing rules.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Port:
     """Base class of values that flow along edges and cannot be written in a file.
 
     `item` is the port type that a loop over the value yields; a class that sets it has `__len__` and
-    `__iter__`. `partial` says that readers may read named parts of a value (`Reads`); a class whose parts
-    have to be brought in defines `parts()`, `acquire(part, run)`, `prefetch(part, run)` and `release(part)`.
+    `__iter__`. `partial` is True if readers may read named parts of a value (`Reads`). A class whose parts must be
+    acquired before use defines `parts()`, `acquire(part, run)`, `prefetch(part, run)` and `release(part)`.
     """
 
     item: ClassVar[type[Port] | None] = None
@@ -55,7 +55,7 @@ class Type:
 
     @property
     def is_port(self) -> bool:
-        """True where a literal cannot stand: ports, lists of ports, and type variables."""
+        """True if the value comes from a node: ports, lists of ports, and type variables."""
         if self.kind == "list":
             assert self.item is not None
             return self.item.is_port
@@ -63,7 +63,7 @@ class Type:
 
     @property
     def element(self) -> Type | None:
-        """The type of a loop's variable over this type, None if no loop can go over it."""
+        """The type of a loop variable over this type; None if a loop cannot iterate over it."""
         if self.kind == "list":
             return self.item
         if self.cls is not None and issubclass(self.cls, Port) and self.cls.item is not None:
@@ -96,7 +96,7 @@ def from_annotation(annotation: Any) -> Annotation:
     """Read a Python annotation.
 
     Raises:
-        TypeError: If the annotation is none of the supported forms.
+        TypeError: If the annotation is not supported.
     """
     extras: tuple[Any, ...] = ()
     if typing.get_origin(annotation) is Annotated:
@@ -142,11 +142,11 @@ def from_name(name: str, ports: Mapping[str, type[Port]]) -> Type | None:
 
 
 def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) -> bool:
-    """Whether a value of type `source` may be given where `target` is expected.
+    """Whether `target` accepts a value of type `source`.
 
-    Ints are floats; strings are paths; a scalar is taken for a list of one; an enumeration takes an
-    enumeration whose choices are all its own, and a bool where true and false are choices; a type variable
-    takes anything, but the same everywhere (`bound` collects its type).
+    An int is also a float, a string is also a path, and a scalar is also a list of one. An enumeration accepts an
+    enumeration whose choices it has, and a bool if true and false are among its choices. A type variable accepts any
+    type, but one type at all its places; `bound` collects that type.
     """
     if "unknown" in (target.kind, source.kind) or source.kind == "null":
         return True
@@ -198,7 +198,7 @@ def type_of(value: Any) -> Type:
 
 
 def join(members: Iterable[Type]) -> Type:
-    """The narrowest type that takes all of `members`; `unknown` where there is none."""
+    """The narrowest type that accepts all `members`; `unknown` if there is none."""
     result: Type | None = None
     for member in members:
         if result is None or accepts(member, result):
@@ -209,7 +209,7 @@ def join(members: Iterable[Type]) -> Type:
 
 
 def misfit(type: Type, value: Any) -> str | None:
-    """Why the literal `value` is not of `type`, in words, or None if it is."""
+    """The problem with the literal `value` as a value of `type`; None if there is none."""
     if isinstance(value, dict):
         return "a mapping is not a value"
     if type.kind == "var":
@@ -225,7 +225,7 @@ def misfit(type: Type, value: Any) -> str | None:
         return None
     if type.kind == "enum":
         if not _chosen(value, type.choices):
-            return f"{show(value)} is none of {', '.join(show(c) for c in type.choices)}"
+            return f"{show(value)} is not one of {', '.join(show(c) for c in type.choices)}"
         return None
     if type.kind == "float" and isinstance(value, int) and abs(value) > sys.float_info.max:
         return f"{show(value)} is too large for a number"
@@ -248,7 +248,7 @@ ARTICLE = {
 
 
 def plain(value: Any) -> Any:
-    """A parameter's default as data, as a file would have it."""
+    """A parameter's default as plain data, as in a workflow file."""
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     if isinstance(value, enum.Enum):
@@ -257,7 +257,7 @@ def plain(value: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """A literal as it would be written in a file, shortened."""
+    """A literal as in a workflow file, at most 60 characters long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):

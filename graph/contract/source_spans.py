@@ -24,7 +24,7 @@ class Span:
 
 @dataclass
 class Source:
-    """A file's text, kept for code frames. `name` is the path as the user wrote it, `path` where it is."""
+    """A file's text, kept for code frames. `name` is the path as the user wrote it, `path` the path to open."""
 
     name: str
     path: Path | None
@@ -35,7 +35,7 @@ class Source:
         self.lines = BREAK.split(self.text)
 
     def frame(self, span: Span, label: str = "", digits: int = 1) -> list[str]:
-        """The line a span begins in, its number `digits` wide, and carets under it. Tabs count as one column."""
+        """The first line of a span, with a line number of width `digits`, and carets under it. A tab is one column."""
         line = self.lines[span.line - 1] if 0 < span.line <= len(self.lines) else ""
         start = span.column - 1
         end = span.end_column - 1 if span.end_line == span.line else len(line.rstrip())
@@ -53,7 +53,7 @@ class Source:
 
 
 def width(text: str) -> int:
-    """How many columns of a terminal a text takes: wide characters two, combining ones none."""
+    """The columns of a text on a terminal: two for a wide character, none for a combining one."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
 

@@ -1,4 +1,4 @@
-"""Did-you-mean: the known name that is most like an unknown one."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def suggest(word: str, options: Iterable[str]) -> str | None:
-    """The option most like `word`, None if none is."""
+    """The option that is most similar to `word`; None if no option is similar."""
     options = list(options)
     lowered = {o.lower(): o for o in reversed(options)}
     close = difflib.get_close_matches(word.lower(), list(lowered), 1, 0.6)

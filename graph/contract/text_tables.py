@@ -1,4 +1,4 @@
-"""Aligned columns, and numbers with units, for people."""
+"""Aligned columns, and numbers with units, for the terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[st
 
 
 def seconds(value: float | None) -> str:
-    """Seconds with three digits that matter."""
+    """Seconds with about three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"

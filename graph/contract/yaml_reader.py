@@ -1,7 +1,7 @@
-"""A YAML 1.2 tree in which every value knows its place.
+"""A YAML 1.2 tree in which every value has its place in the file.
 
-PyYAML supplies the event stream; the tree is ours, because a workflow file is data (no tags, no merge keys, no
-Python objects), its scalars follow YAML 1.2, and every problem in it must be reported with its position.
+PyYAML supplies the events. This module builds the tree, because a workflow file is data (no tags, no merge keys, no
+Python objects), its scalars follow YAML 1.2, and each problem needs a position.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 class Value:
     """A YAML value with its place: `data` is a scalar, a list of `Value`, or a dict of key to `Value`.
 
-    `keys` holds, for a mapping, where each key stands.
+    For a mapping, `keys` holds the place of each key.
     """
 
     data: Any
@@ -70,7 +70,7 @@ def scalar(text: str) -> Any:
         return False
     if _INT.fullmatch(text):
         base = {"0o": 8, "0x": 16}.get(text[:2], 10)
-        # Python refuses to convert more digits than this; no parameter is that large.
+        # Python refuses to convert numbers with many more digits; no parameter is that large.
         return int(text, base) if len(text) < 400 else text
     if _FLOAT.fullmatch(text):
         return float(text)
@@ -172,7 +172,7 @@ class _Reader:
 
 
 def parse(source: Source) -> tuple[Value | None, list[Diagnostic]]:
-    """Parse a file into a tree of values with places, None if it is empty, and the problems that do not stop it.
+    """Parse a file into a tree of values with places (None if empty), and the problems that do not stop the parser.
 
     Raises:
         Problems: If the text is not YAML, or not the YAML of a workflow file.
@@ -209,14 +209,14 @@ def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
     if problem and context and context.line != problem.line:
         related = (Related(error.context or "began here", _point(source, context.line, context.column)),)
     help = None
-    if "nesting depth" in message:  # PyYAML 6.0.4 and newer end at 1000 by themselves
+    if "nesting depth" in message:  # the limit of PyYAML 6.0.4 and newer is 1000
         message = f"nested more than {MAX_DEPTH} deep"
     if "cannot start any token" in message:
         message = "a tab cannot indent" if character == "\t" else f"text cannot begin with `{character}`"
         help = "indent with spaces" if character == "\t" else "put the text in quotes"
     elif "mapping values are not allowed" in message:
         message = "unexpected `:`"
-        help = "put text that contains `: ` in quotes; or is the indentation right?"
+        help = "put text that contains `: ` in quotes, or check the indentation"
     elif opened and not "".join(source.lines[span.line - 1 :]).strip() and "flow" in str(error.context):
         last = max((n for n, text in enumerate(source.lines) if text.strip()), default=0)
         if opened.line - 1 > last:
@@ -227,10 +227,10 @@ def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
     elif "end of stream" in message and opened:
         return Diagnostic("yaml-syntax", "a quote is not closed", opened)
     elif "expected ','" in message:
-        words = "${…} inside { } or [ ]: put the text around it in quotes"
+        words = "put text with ${…} inside { } or [ ] in quotes"
         help = words if "${" in line[: span.column + 1] else "is a comma or a quote missing?"
     elif "expected key" in message or "expected <block end>" in message or "block collection" in message:
-        help = "is the indentation of this line that of its neighbours?"
+        help = "indent this line like its neighbours"
     elif "expected ':'" in message:
         help = "a name is followed by `: ` and its value"
     return Diagnostic("yaml-syntax", message, span, related=related, help=help)
@@ -240,7 +240,7 @@ def read(path: Path, name: str | None = None) -> Source:
     """Read a workflow file.
 
     Raises:
-        Problems: If it cannot be read, is not UTF-8, or is larger than a workflow file can be.
+        Problems: If the file cannot be read, is not UTF-8, or is larger than `MAX_BYTES`.
     """
     name = str(path) if name is None else name
     try:

@@ -1,6 +1,6 @@
-"""The structure of a workflow file: pydantic models whose leaves are `Value`s, so that places survive.
+"""The structure of a workflow file: pydantic models whose leaves are `Value`s with their places in the file.
 
-A file with problems still gives a document of all that is sound, so that one run reports everything.
+A file with problems still gives a document of its correct parts, so that one check reports all problems.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = {"name": "the workflow's name", "index": "the number of the turn"}
 
 
-def _must(test: Any, what: str) -> AfterValidator:
+def _must_be(test: Any, expected: str) -> AfterValidator:
     def check(value: Value) -> Value:
         if not test(value.data):
-            raise PydanticCustomError("bad-value", "must be {what}", {"what": what})
+            raise PydanticCustomError("bad-value", "must be {expected}", {"expected": expected})
         return value
 
     return AfterValidator(check)
@@ -36,10 +36,10 @@ def _number(data: Any) -> bool:
     return isinstance(data, int | float) and not isinstance(data, bool)
 
 
-Text = Annotated[Value, _must(lambda d: isinstance(d, str), "text")]
-Number = Annotated[Value, _must(_number, "a number")]
-Mapping = Annotated[Value, _must(lambda d: isinstance(d, dict), "a mapping of names to values")]
-Listing = Annotated[Value, _must(lambda d: isinstance(d, list) and d, "a list that is not empty")]
+Text = Annotated[Value, _must_be(lambda d: isinstance(d, str), "text")]
+Number = Annotated[Value, _must_be(_number, "a number")]
+Mapping = Annotated[Value, _must_be(lambda d: isinstance(d, dict), "a mapping of names to values")]
+Listing = Annotated[Value, _must_be(lambda d: isinstance(d, list) and d, "a list that is not empty")]
 Anything = Value
 
 
@@ -92,7 +92,7 @@ class FilePart(Part):
 
 
 class Entry:
-    """A node or loop of the document, under its name. `part` is None if it is too broken to use."""
+    """A node or loop of the document. `part` is None if the entry is too broken to use."""
 
     def __init__(
         self, name: str, key: Span, part: NodePart | LoopPart | None, body: dict[str, Entry] | None = None
@@ -128,10 +128,10 @@ class Document:
 
 
 def document(source: Source) -> Document:
-    """The document of a source; its `problems` hold the reasons for which parts were left out.
+    """The document of a source. Parts with problems are left out, and `problems` lists the problems.
 
     Raises:
-        Problems: If it is not YAML, no mapping, or of another version of the language.
+        Problems: If the source is not YAML, is not a mapping, or is of another version of the language.
     """
     result = Document(source)
     root, result.problems = parse(source)
@@ -153,14 +153,14 @@ def document(source: Source) -> Document:
         result.about = file.about.data
     for name, value in _entries(root.data.get("inputs")).items():
         key = root.data["inputs"].keys[name]
-        if _named(name, key, "an input", result.problems):
+        if _is_free_name(name, key, "an input", result.problems):
             part = _part(InputPart, value, f"input `{name}`", result.problems)
             result.inputs[name] = (key, part if isinstance(part, InputPart) else None)
     result.entries = _body(root.data.get("nodes"), result.problems)
     outputs = root.data.get("outputs")
     for name, value in _entries(outputs).items():
         assert outputs is not None
-        if _identifier(name, outputs.keys[name], "an output", result.problems):
+        if _is_name(name, outputs.keys[name], "an output", result.problems):
             result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
     return result
 
@@ -173,16 +173,16 @@ def _entries(value: Value | None) -> dict[str, Value]:
     return value.data if value is not None and value.is_map else {}
 
 
-def _identifier(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
+def _is_name(name: str, span: Span, kind: str, problems: list[Diagnostic]) -> bool:
     if not NAME.fullmatch(name):
         help = "a name is letters from a to z, digits and underscores, and does not begin with a digit"
-        problems.append(Diagnostic("bad-value", f"`{name}` cannot be the name of {what}", span, help=help))
+        problems.append(Diagnostic("bad-value", f"`{name}` cannot be the name of {kind}", span, help=help))
         return False
     return True
 
 
-def _named(name: str, span: Span, what: str, problems: list[Diagnostic]) -> bool:
-    if not _identifier(name, span, what, problems):
+def _is_free_name(name: str, span: Span, kind: str, problems: list[Diagnostic]) -> bool:
+    if not _is_name(name, span, kind, problems):
         return False
     if name in RESERVED:
         problems.append(Diagnostic("shadowed-name", f"`{name}` is taken: ${{{name}}} is {RESERVED[name]}", span))
@@ -195,18 +195,18 @@ def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
     for name, entry in _entries(value).items():
         assert value is not None
         key = value.keys[name]
-        if not _named(name, key, "a node", problems):
+        if not _is_free_name(name, key, "a node", problems):
             continue
         is_loop = entry.is_map and bool({"for", "body", "carry", "yield"} & set(entry.data))
-        what = f"loop `{name}`" if is_loop else f"node `{name}`"
-        part = _part(LoopPart if is_loop else NodePart, entry, what, problems)
+        subject = f"loop `{name}`" if is_loop else f"node `{name}`"
+        part = _part(LoopPart if is_loop else NodePart, entry, subject, problems)
         if isinstance(part, LoopPart):
             for kind, names in (("a loop variable", part.for_), ("carried state", part.carry)):
                 for variable, span in names.keys.items() if names is not None else ():
-                    _named(variable, span, kind, problems)
+                    _is_free_name(variable, span, kind, problems)
             for variable, span in part.yield_.keys.items() if part.yield_ is not None else ():
                 if part.carry is None or variable not in part.carry.data:
-                    _identifier(variable, span, "what a loop yields", problems)
+                    _is_name(variable, span, "a loop's output", problems)
             if not part.for_.data:
                 problems.append(Diagnostic("bad-value", "`for` names no loop variable", part.for_.span))
             result[name] = Entry(name, key, part, _body(part.body, problems))
@@ -215,27 +215,27 @@ def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
     return result
 
 
-def _part(model: type[Part], value: Value, what: str, problems: list[Diagnostic]) -> Part | None:
+def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnostic]) -> Part | None:
     """Validate one mapping; None if it is too broken to use. Unknown keys are reported and left out."""
     if not value.is_map:
-        problems.append(Diagnostic("bad-value", f"{what} must be a mapping", value.span))
+        problems.append(Diagnostic("bad-value", f"{subject} must be a mapping", value.span))
         return None
     known = {f.alias or n for n, f in model.model_fields.items() if n != "span"}
     for key in value.data:
         if key not in known:
             help = did_you_mean(key, known) or "known keys: " + ", ".join(f"`{k}`" for k in sorted(known))
-            problems.append(Diagnostic("unknown-key", f"{what} has no key `{key}`", value.keys[key], help=help))
+            problems.append(Diagnostic("unknown-key", f"{subject} has no key `{key}`", value.keys[key], help=help))
     try:
         return model.model_validate({**{k: v for k, v in value.data.items() if k in known}, "span": value.span})
     except ValidationError as error:
         for issue in error.errors():
             key = str(issue["loc"][0])
             if issue["type"] == "missing":
-                message = f"{what} needs a key `{key}`"
+                message = f"{subject} needs a key `{key}`"
                 problems.append(Diagnostic("missing-key", message, value.span, help=NEEDED.get(key)))
             else:
                 entry = value.data[key]
-                message = f"`{key}` of {what} {issue['msg']}"
+                message = f"`{key}` of {subject} {issue['msg']}"
                 empty = "it is empty: write its value, or leave the key out" if entry.data is None else None
                 problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
         return None
@@ -243,7 +243,7 @@ def _part(model: type[Part], value: Value, what: str, problems: list[Diagnostic]
 
 NEEDED = {
     "sgd": f"begin the file with `sgd: {VERSION}`, the version of the language",
-    "nodes": "`nodes:` names the nodes and what they use",
+    "nodes": "`nodes:` lists the nodes, each with its `uses:`",
     "uses": "`uses:` names a node type or another file; a loop has `for` and `body` instead",
     "for": "a loop has `for: {name: $list}` and `body`",
     "body": "a loop has `for: {name: $list}` and `body`",

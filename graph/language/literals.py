@@ -26,12 +26,12 @@ class Given:
     base: Path
 
     def read(self, type: Type) -> Any:
-        """The value as `type` reads it: text stays text where a string is meant, else it is a YAML scalar or list."""
+        """The value, read as `type`: text stays text for a string, and is a YAML scalar or list for other types."""
         return read_text(self.value, type) if self.is_text else self.value
 
 
 def read_text(text: str, type: Type) -> Any:
-    """Command-line text as a value of `type`; text that does not fit comes back as it is, to be reported."""
+    """Command-line text as a value of `type`. Text that does not fit is returned unchanged, for the check."""
     if type.kind == "list":
         assert type.item is not None
         if text.lstrip().startswith("["):
@@ -53,19 +53,19 @@ def read_text(text: str, type: Type) -> Any:
 
 
 def _entry(value: Value, type: Type, source: Source) -> Any:
-    """An entry of a list on the command line: `1` is text where the list is one of strings."""
+    """An entry of a list on the command line: `1` is text in a list of strings."""
     if type.kind not in ("str", "path") or isinstance(value.data, str | list | dict):
         return value.plain()
     return source.lines[value.span.line - 1][value.span.column - 1 : value.span.end_column - 1]
 
 
 def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | str:
-    """The kind of a string in a file: a reference (name, port), a literal, or text with names to interpolate.
+    """Split a string of a file: a reference (name, port), a literal, or a list of text and names to interpolate.
 
-    Names come with their offset in the string.
+    Each name comes with its offset in the string.
 
     Raises:
-        ValueError: With a message, for `$` that is none of these.
+        ValueError: If a `$` has no meaning; the message says how to write it.
     """
     if match := REFERENCE.fullmatch(text):
         return match[1], match[2]
@@ -81,7 +81,7 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
             literal += "$"
         elif token[0] == "$":
             if re.fullmatch(r"\$[\w.-]+", text):
-                raise ValueError(f"`{text}` is not a reference: that is $name or $name.port, in letters, digits and _")
+                raise ValueError(f"`{text}` is not a reference; write $name or $name.port, in letters, digits and _")
             word = re.match(r"\$\{?(\w*)", text[token.start() :])
             name = word[1] if word else ""
             raise ValueError(f"write ${{{name}}} to insert `{name}` into a longer string, or $$ for a dollar sign")
@@ -95,7 +95,7 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
 
 
 def unescape(value: Value) -> Any:
-    """A literal as plain data, `$$` read as `$`.
+    """A literal as plain data, with `$$` read as `$`.
 
     Raises:
         ValueError: If it is, or contains, a reference.
@@ -103,7 +103,7 @@ def unescape(value: Value) -> Any:
     if isinstance(value.data, str):
         result = split(value.data)
         if not isinstance(result, str):
-            raise ValueError(f"{show(value.data)} refers to something, and only a value can stand here ($$ for a $)")
+            raise ValueError(f"{show(value.data)} is a reference, but only a value is allowed here ($$ for a $)")
         return result
     if isinstance(value.data, list):
         return [unescape(v) for v in value.data]
@@ -111,7 +111,7 @@ def unescape(value: Value) -> Any:
 
 
 def normalise(type: Type, value: Any) -> Any:
-    """A value that fits `type` in the form nodes get it: lists are lists, floats are floats."""
+    """A value that fits `type` in the form that nodes receive: a list for lists, a float for floats."""
     if value is None:
         return None
     if type.kind == "list":

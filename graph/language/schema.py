@@ -84,7 +84,7 @@ def schema(library: Library) -> dict[str, Any]:
         "required": ["sgd", "nodes"],
         "properties": {
             "sgd": {"const": VERSION, "description": "Version of the language"},
-            "name": {"type": "string", "description": "Name of the workflow; the file's name without it"},
+            "name": {"type": "string", "description": "Name of the workflow; the default is the file's name"},
             "about": {"type": "string"},
             "inputs": {
                 "type": "object",
@@ -140,15 +140,15 @@ def node(type: NodeType) -> dict[str, Any]:
 
 
 def parameter(parameter: Input) -> dict[str, Any]:
-    """A parameter: a literal of its type, a reference, or for plain types a string with names in it."""
+    """A parameter: a literal of its type, a reference, or, for plain types, a string with `${name}` in it."""
     about = {"description": parameter.doc} if parameter.doc else {}
     if parameter.type.kind == "var":
         literal = {"type": ["string", "number", "boolean"]}
-        return {**about, "anyOf": [REFERENCE, literal], "description": _what(parameter)}
+        return {**about, "anyOf": [REFERENCE, literal], "description": _typed_description(parameter)}
     if parameter.is_port:
         many = [{"type": "array", "items": REFERENCE}] if parameter.type.kind == "list" else []
         null = [] if parameter.required else [{"type": "null"}]
-        return {**about, "anyOf": [REFERENCE, *many, *null], "description": _what(parameter)}
+        return {**about, "anyOf": [REFERENCE, *many, *null], "description": _typed_description(parameter)}
     null = [] if parameter.required and not parameter.optional else [{"type": "null"}]
     default = {} if parameter.required or parameter.default is None else {"default": plain(parameter.default)}
     return {
@@ -158,7 +158,7 @@ def parameter(parameter: Input) -> dict[str, Any]:
     }
 
 
-def _what(parameter: Input) -> str:
+def _typed_description(parameter: Input) -> str:
     return f"{parameter.type}: {parameter.doc}" if parameter.doc else str(parameter.type)
 
 

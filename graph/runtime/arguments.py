@@ -1,4 +1,4 @@
-"""From sources to arguments: how a call finds its values in the environment, and in what form it gets them."""
+"""From sources to arguments: find the values of a call in the environment, in the form that the node takes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def getter(source: Source) -> Getter:
 
 
 def argument_getter(parameter: Input, arg: Arg) -> Getter:
-    """A function that finds an argument's value in the form the node takes."""
+    """A function that finds an argument's value in the form that the node takes."""
     get = getter(arg.source)
     if isinstance(arg.source, Const):
         value = _typed(parameter, arg.source.value)
@@ -68,7 +68,7 @@ def argument_getter(parameter: Input, arg: Arg) -> Getter:
 
 
 def _typed(parameter: Input, value: Any) -> Any:
-    """A checked plain value as the Python type that the node's function declares."""
+    """A checked plain value in the Python type that the node's function declares."""
     return _as(parameter.type, value)
 
 
@@ -85,7 +85,7 @@ def _as(type: Type, value: Any) -> Any:
 
 
 def facts_of(value: Any) -> dict[str, Any]:
-    """The facts of a value; an error in a node library's `facts` must not cost a run its record."""
+    """The facts of a value. An error in a node library's `facts` becomes a fact, so that the run keeps its record."""
     if not isinstance(value, Port):
         return {}
     try:
@@ -95,7 +95,7 @@ def facts_of(value: Any) -> dict[str, Any]:
 
 
 def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The arguments of a call in words: shapes and dtypes for values, literals as they are."""
+    """The arguments of a call as text: the type, shape and dtype of a value, or the literal."""
     found = {}
     for name in call.type.inputs:
         if name in arguments:
@@ -104,7 +104,7 @@ def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def in_words(value: Any) -> str:
-    """A value as one line: its type with its facts, or the literal; of a list of values its length and first."""
+    """A value in one line: its type with its facts, or the literal. A list of values: its length and first entry."""
     if isinstance(value, list | tuple) and any(isinstance(v, Port) for v in value):
         return f"{len(value)} x {in_words(value[0])}"
     if not isinstance(value, Port):

@@ -1,4 +1,4 @@
-"""The components that are in memory during a run: acquired, released, and brought near in a thread."""
+"""Acquire and release the components of a run, and prefetch them in a thread."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Components:
     """Follows the `Acquire` and `Release` steps of a plan.
 
     Args:
-        run: The run as components see it.
-        observer: Hears of each component.
+        run: The run that components receive.
+        observer: Receives an event for each component.
         maker: The call that made a value with components.
-        stop: When set, no more is brought near.
+        stop: When set, nothing more is prefetched.
     """
 
     def __init__(self, run: Context, observer: Observer, maker: Callable[[Ref], Call], stop: threading.Event) -> None:
         self.run, self.observer, self.maker, self.stop = run, observer, maker, stop
-        # The values are held here, since their last reader may come before the last reader of their components.
+        # This keeps the values, since their last reader may come before the last reader of their components.
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
 
     def acquire(self, step: Acquire, environment: Environment) -> None:
-        """Bring in a part of a value, or of each in a list; every part if that is `*`.
+        """Acquire a part of a value, or of each value in a list; all parts for `*`.
 
         Raises:
-            NodeFailed: If it cannot be brought in.
+            NodeFailed: If a part cannot be acquired.
         """
         maker = self.run.call = self.maker(step.holder)
         held = self.held[step.holder, step.part] = []
@@ -55,7 +55,7 @@ class Components:
             raise NodeFailed(maker, {"component": part}, error) from error
 
     def release(self, step: Release) -> None:
-        """Release the component that the step of the same value and part acquired."""
+        """Release a component that `acquire` acquired."""
         maker = self.run.call = self.maker(step.holder)
         held = self.held.pop((step.holder, step.part))
         while held:
@@ -67,7 +67,7 @@ class Components:
             self.observer.part_released(Ref(maker.id, step.holder.port), part)
 
     def release_all(self) -> None:
-        """After an error or an interrupt, let go of everything that is still held."""
+        """Release every component that is still held after an error or an interrupt."""
         for parts in self.held.values():
             for holder, part in parts:
                 with suppress(Exception):
@@ -90,7 +90,7 @@ class Components:
         def work() -> None:
             while wanted and not self.stop.is_set():
                 holder, part, run = wanted.pop(0)
-                with suppress(Exception):  # the acquisition that follows meets the same error and reports it
+                with suppress(Exception):  # `acquire` meets the error again and reports it
                     holder.prefetch(part, run)
 
         if wanted:

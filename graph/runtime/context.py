@@ -1,4 +1,4 @@
-"""The `Run` that nodes get: where they may write, and their voice towards the observers."""
+"""The `Run` that nodes receive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORD = "run.json"
 
 
 class Context(Run):
-    """The `Run` that nodes get: resolves output paths, and passes the nodes' details and warnings to the observers."""
+    """The `Run` that nodes receive: resolves output paths, and passes details and warnings on to the observers."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Context(Run):
         return target
 
     def check(self, path: Path | str) -> Path:
-        """Where an output file would be.
+        """The absolute path for an output file, whose folder may not exist yet.
 
         Raises:
             NodeError: See `output`.
@@ -65,12 +65,12 @@ class Context(Run):
         return target
 
     def keep(self) -> None:
-        """The node that asked for files has ended well."""
+        """Keep the files of a node that has succeeded."""
         self.written += self.unfinished
         self.unfinished.clear()
 
     def discard(self) -> None:
-        """Remove the files of a node that failed, and unfinished parts of them under their usual name."""
+        """Remove the files of a node that failed, and their unfinished parts (`.NAME.part`)."""
         for target, before in self.unfinished.items():
             if before is None or _signature(target) != before:
                 target.unlink(missing_ok=True)
@@ -78,7 +78,7 @@ class Context(Run):
         self.unfinished.clear()
 
     def silent(self, call: Call) -> Context:
-        """A context for another thread and another call; no observer hears it."""
+        """A context for a call in another thread; no observer receives its events."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
         other._warned = set()

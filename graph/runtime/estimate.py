@@ -1,6 +1,6 @@
-"""An estimate of a plan: its nodes run on meta tensors, two turns of each loop, with a meter.
+"""Estimate the cost of a plan: its nodes run on meta tensors, two turns of each loop, with a meter.
 
-A node library counts operations and memory (`NodeLibrary.plan_meter`), and says how to make a plan fit that does not
+A node library counts operations and memory (`NodeLibrary.plan_meter`), and gives advice if a plan does not fit
 (`NodeLibrary.memory_advice`).
 """
 
@@ -74,7 +74,7 @@ class Counter(Observer):
                 self.components[call.id, name] = dict(value)
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """`turns`: the share of a call's turns that cost as its first; all others cost as its second."""
+        """An event `turns` gives the share of a call's turns that cost as the first; the others cost as the second."""
         if kind == "turns" and call is not None:
             self.shares.setdefault(call.id, []).append(float(data["like_first"]))
 
@@ -88,7 +88,7 @@ class Counter(Observer):
         return total
 
     def flops(self, id: str) -> int:
-        """Over all turns: the first as it was, every further one as the second was, unless the node says how many."""
+        """FLOPs over all turns. One turn costs as the first, all others as the second, or as an event `turns` gives."""
         counted, calls = self.rows[id]["flops"], self.calls(id)
         if not counted:
             return 0
@@ -112,8 +112,8 @@ def estimate(
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all turns, peak bytes, outputs),
-        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines that say what would
-        make it fit, if it does not.
+        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines
+        of advice if the plan does not fit.
 
     Raises:
         NodeFailed: If a node cannot do its work, before any weight is loaded.

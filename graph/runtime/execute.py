@@ -1,4 +1,4 @@
-"""Runs a plan, in one thread, and tells observers about it; nothing else."""
+"""Run a plan in one thread, and report its events to observers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Executor", "Interrupted", "NodeFailed"]
 
 @dataclass
 class Prepared:
-    """A call with everything looked up that does not change from turn to turn."""
+    """A call with the parts of it that do not change from turn to turn."""
 
     call: Call
     getters: tuple[tuple[str, Getter], ...]
@@ -43,11 +43,11 @@ class Executor:
 
     Args:
         plan: The plan to run.
-        run: The run as nodes see it; its `call` is set before each node.
-        observer: Hears everything.
+        run: The run that nodes receive; its `call` is set before each node.
+        observer: Receives all events.
         stop: When set, the run ends before the next step with `Interrupted`.
-        turns: At most this many turns of each loop (for planning), None for all. A map's lists keep their full
-            length: the last entry stands for those that were not made.
+        turns: At most this many turns of each loop (for planning), None for all. The lists of a map keep
+            their full length: the last result fills them up.
         skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
     """
 
@@ -76,7 +76,7 @@ class Executor:
         Raises:
             NodeFailed: If a node raised.
             NodeError: If there is nothing to loop over, or lists that advance together differ in length.
-            Interrupted: If it was stopped.
+            Interrupted: If `stop` was set.
         """
         environment: Environment = {}
         states: States = {}
@@ -96,7 +96,7 @@ class Executor:
             try:
                 state.end()
             except Exception as error:
-                self.run.warn(f"its state `{name}` did not end well: {reason(error)}")
+                self.run.warn(f"state `{name}` could not end: {reason(error)}")
 
     def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:
         for number, step in enumerate(steps):
@@ -148,7 +148,7 @@ class Executor:
             run.keep()
         self.observer.node_finished(call, seconds, outputs)
         if prepared.free:
-            # The local names would keep the freed values alive until the observers have heard of it.
+            # The local variables would keep the freed values alive while observers receive the event.
             result = arguments = outputs = values = value = None  # type: ignore[assignment]
             for freed in prepared.free:
                 environment.pop(freed, None)
@@ -157,10 +157,10 @@ class Executor:
     def prepare(self, step: CallStep) -> Prepared:
         call, type = step.call, step.call.type
         fixed: dict[str, Any] = {}
-        for name, asked in type.asks.items():
-            if asked == "run":
+        for name, kind in type.supplied.items():
+            if kind == "run":
                 fixed[name] = self.run
-            elif asked == "here":
+            elif kind == "here":
                 fixed[name] = Here(call.id)
             else:
                 wanted = call.wanted or {}
@@ -243,7 +243,7 @@ class Executor:
                 environment[Var(step.loop.id, name)] = value
 
     def _over(self, step: LoopStep, environment: Environment) -> dict[str, list[Any]]:
-        """The values that a loop goes over, as lists of one length; the loop owns the lists."""
+        """The values that a loop iterates over, as lists of equal length; the loop owns the lists."""
         loop = step.loop
         over: dict[str, list[Any]] = {}
         unknown = []
@@ -269,7 +269,7 @@ class Executor:
         return NodeError(f"loop {step.loop.id}: {why}{where}")
 
     def maker(self, holder: Ref) -> Call:
-        """The call that made a value; for one that a loop yields, a call in that loop."""
+        """The call that made a value; for the result of a loop, a call in that loop."""
         made = self.prepared.get(holder.node)
         if made is not None:
             return made.call

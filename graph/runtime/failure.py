@@ -1,4 +1,4 @@
-"""How a run ends before its end: a node failed, or it was asked to stop."""
+"""Errors that end a run early: a node failed, or the run was stopped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..contract.errors import NodeError, OneProblem
 
 
 class Interrupted(Exception):
-    """The run was asked to stop."""
+    """The run was stopped."""
 
 
 class NodeFailed(OneProblem):
@@ -19,8 +19,8 @@ class NodeFailed(OneProblem):
 
     Attributes:
         call: The call that failed.
-        where: File, line and column of it, if known.
-        inputs: Its arguments: per parameter the type, and shape and dtype or the value.
+        where: File, line and column of the call, if known.
+        inputs: For each parameter, the type, and shape and dtype or the value.
     """
 
     def __init__(self, call: Call, inputs: Mapping[str, str], cause: BaseException) -> None:

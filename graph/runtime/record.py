@@ -51,7 +51,7 @@ class Recorder(Observer):
     def record(
         self, plan: Plan, run: Run, clock: Clock, now: float, status: str, outputs: Mapping[str, Any], error: str | None
     ) -> dict[str, Any]:
-        """The record. `clock.started` and `now` are readings of one clock; `outputs` are the workflow's."""
+        """The record. `clock.started` and `now` are times of one clock; `outputs` are the outputs of the workflow."""
         seconds = now - clock.started
         rows = self.profile.rows
         save = sum(row.seconds for row in rows.values() if row.effect)
@@ -105,7 +105,7 @@ def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
             found[package] = None
     torch = sys.modules.get("torch")
     if torch is not None and device.startswith("cuda"):
-        with suppress(Exception):  # interrupted while it was imported, or out of order
+        with suppress(Exception):  # torch may be half imported, or the GPU may fail
             found["device"] = torch.cuda.get_device_name()
     return found
 
@@ -154,7 +154,7 @@ def plain_output(value: Any, run: Run) -> Any:
 
 
 def clean(value: Any) -> Any:
-    """The value as JSON can hold it: paths as text, numbers that are not finite as text."""
+    """The value as JSON: paths and numbers that are not finite become text."""
     if isinstance(value, Mapping):
         return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, set | frozenset):
@@ -167,7 +167,7 @@ def clean(value: Any) -> Any:
 
 
 def write(record: Mapping[str, Any], path: Path) -> None:
-    """Write the record so that a reader never sees half of it."""
+    """Write the record in one step, so that a reader never sees half of it."""
     temporary = path.with_suffix(".json.tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(path)

@@ -1,6 +1,6 @@
 """One run from start to record: worker thread, interrupts, output folder.
 
-The plan runs in a worker thread, so that an interrupt is answered at once by the main one.
+The plan runs in a worker thread, so that the main thread can react to an interrupt at once.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Result:
         status: `done`, `failed` or `interrupted`.
         outputs: The workflow's outputs by name; empty unless done.
         record: The content of `run.json`.
-        folder: Where the run's files are.
-        error: Why it failed, None otherwise.
-        stuck: The worker was still inside a node when the run was given up.
+        folder: The output folder.
+        error: The error of a failed run, else None.
+        stuck: True if the worker was still inside a node when the run ended.
     """
 
     status: str
@@ -50,7 +50,7 @@ class Result:
 
 
 def default_folder(name: str, base: Path = Path("outputs")) -> Path:
-    """`outputs/<name>-<date>-<time>`, with a number behind it if that exists."""
+    """`outputs/<name>-<date>-<time>`, with a number at the end if that folder exists."""
     stamp = base / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S}"
     folder, number = stamp, 2
     while folder.exists():
@@ -59,7 +59,7 @@ def default_folder(name: str, base: Path = Path("outputs")) -> Path:
 
 
 def known_outputs(plan: Plan) -> list[str]:
-    """Paths that the plan would write, as far as they are known before the run."""
+    """The output paths of a plan that are known before the run."""
     found = []
     for call in plan.calls():
         for name, parameter in call.type.inputs.items():
@@ -74,10 +74,10 @@ def known_outputs(plan: Plan) -> list[str]:
 
 
 def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
-    """Make the output folder, if everything that the plan is known to write can go there.
+    """Make the output folder, if all known output paths of the plan are possible there.
 
     Raises:
-        NodeError: If a file exists, would lie outside the folder or be written twice, or there can be no folder.
+        NodeError: If a file exists, lies outside the folder or would be written twice, or the folder cannot be made.
     """
     context = Context(folder, Observer(), overwrite=overwrite)
     try:
@@ -131,11 +131,11 @@ def run(
         device: `cpu` or `cuda`.
         options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
-        observers: Also told about the run.
-        clock: Start of the process and seconds of the phases before, if the caller measured them.
+        observers: Further observers of the run.
+        clock: Start of the process and seconds of the earlier phases, if the caller measured them.
 
     Raises:
-        NodeError: If the plan cannot write where it would: see `prepare_folder`. Nothing has run then.
+        NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
     """
     folder = Path(out) if out is not None else default_folder(plan.name)
     prepare_folder(plan, folder, overwrite)
@@ -161,7 +161,7 @@ class Worker:
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
-        self.told = False
+        self.finished = False
 
     def work(self) -> None:
         try:
@@ -176,21 +176,21 @@ class Worker:
             self.done.set()
 
     def wait(self) -> bool:
-        """Run the plan to its end, or until an interrupt; whether there was one."""
+        """Run the plan to its end or until an interrupt. True if there was an interrupt."""
         try:
             threading.Thread(target=self.work, name="sgd", daemon=True).start()
             while not self.done.wait(0.1):
                 pass
         except KeyboardInterrupt:
             self.stop.set()
-            # A second one means that it should not even wait for this.
+            # A second interrupt ends this wait too.
             with suppress(KeyboardInterrupt):
                 self.done.wait(GRACE_SECONDS)
             return True
         return False
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
-        """Tell the observers, write the record."""
+        """Report the end to the observers, and write the record."""
         stuck, error = not self.done.is_set(), self.error
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
@@ -201,8 +201,8 @@ class Worker:
             status = "interrupted"
         else:
             status = "done"
-        if not self.told:
-            self.told = True
+        if not self.finished:
+            self.finished = True
             self.observer.run_finished(status, error)
         self.observer.close()
         self.context.discard()
@@ -220,7 +220,7 @@ class Worker:
 
 
 def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:
-    """Whether a run failed because the work does not fit the device; libraries know the errors of their packages."""
+    """Whether a run failed because the work does not fit the device. Libraries know the errors of their packages."""
     cause = error.__cause__ if isinstance(error, NodeFailed) else error
     if cause is None or isinstance(cause, DoesNotFit | MemoryError):
         return cause is not None

@@ -1,4 +1,4 @@
-"""Models: where their files come from, how components are held in memory, and how they are transformed.
+"""Models: their files, their components in memory, and the transforms of components.
 
-How a family of models is used (text, latents, blocks) belongs to `nodes/families/`.
+The rules of each model family (text, latents, blocks) belong to `nodes/families/`.
 """

@@ -85,7 +85,7 @@ def rows(only: list[str]) -> list[dict[str, Any]]:
         backend = backends.chosen(name)
         if only and name not in only:
             continue
-        reason = backends.machine(backend)
+        reason = backends.machine_problem(backend)
         if reason is not None:
             found.append({"backend": name, "unavailable": reason.message})
             print(f"{name:9} {reason.message}", flush=True)

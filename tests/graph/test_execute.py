@@ -158,7 +158,7 @@ def test_a_state_that_cannot_end_is_a_warning(monkeypatch: pytest.MonkeyPatch) -
     recorder = Recorder()
     given = graph(call("a", "m.const", value=1), call("c", "m.count", a="$a"), out="$c")
     assert run(given, observer=recorder) == {"out": 2}
-    assert recorder.warnings == ["c: its state `total` did not end well: OSError: disk full"]
+    assert recorder.warnings == ["c: state `total` could not end: OSError: disk full"]
 
 
 # arguments

@@ -62,7 +62,7 @@ def test_one_that_fails_hears_no_more_and_the_others_hear_all() -> None:
     group = Observers([Fails(log, "f "), Hears(log), Warned()])
     execute(plan_of(small()), observer=group)
     assert log == ["a ['value']", "b ['a']", "freed 1"]
-    assert warned == ["Fails failed and hears no more: OSError: gone"]
+    assert warned == ["Fails failed and receives no more events: OSError: gone"]
 
 
 def test_a_closed_group_is_silent() -> None:

@@ -199,7 +199,7 @@ class Deaf(Observer):
 def test_an_observer_that_fails_is_left_out_and_the_run_goes_on(tmp_path: Path) -> None:
     result = run(plan_of(saving()), out=tmp_path, observers=[Deaf()])
     assert result.status == "done"
-    assert record_in(tmp_path)["warnings"] == ["Deaf failed and hears no more: ValueError: no disk"]
+    assert record_in(tmp_path)["warnings"] == ["Deaf failed and receives no more events: ValueError: no disk"]
 
 
 class Ends(Observer):

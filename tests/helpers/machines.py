@@ -428,7 +428,7 @@ class Naive:
                 for one in value if isinstance(value, list) else [value]:
                     if isinstance(one, Machine):
                         one.core.held[part] = 1
-        for name, asked in item.type.asks.items():
+        for name, asked in item.type.supplied.items():
             arguments[name] = Here(item.id) if asked == "here" else Wanted({ALL})
         for name, state in item.type.states.items():
             arguments[name] = self.states.setdefault(item.id, state())

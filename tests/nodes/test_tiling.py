@@ -75,7 +75,7 @@ def test_auto_uses_tiles_only_if_the_whole_does_not_fit(wan_model, run, memory, 
     assert run.details["tiling"].endswith("and 1.00 MiB are free")
     (warning,) = run.warnings
     assert "tile by tile" in warning
-    assert "`tiling: off` forbids it" in warning
+    assert "`tiling: off` forbids tiles" in warning
     assert not wan_model.component("vae").use_tiling
 
 
@@ -179,7 +179,7 @@ def test_plenty_is_more_memory_than_any_vae_takes(name, side):
         with planning_meter.runtime(run), planning_meter.meter(run), planning_meter.attempt() as attempt:
             made = module.decode(torch.empty(shape, device="meta"), return_dict=False)[0]
         pixels = made.numel() // 3
-        assert 0 < 2 * attempt.above < tiling.PLENTY * pixels
+        assert 0 < 2 * attempt.above < tiling.ENOUGH_PER_PIXEL * pixels
 
 
 # While planning
@@ -232,13 +232,13 @@ def test_tiles_that_save_no_memory_are_not_used(wan_folder, wan_model, run, memo
     options = {"width": 320, "height": 288, "frames": 17}
     assert planned(wan_folder, None, "on", **options)[2] > planned(wan_folder, None, "off", **options)[2]
     told, _, _ = planned(wan_folder, 30 << 20, "auto", **options)
-    assert told.details["tiling"] == "off: tiles would take no less"
+    assert told.details["tiling"] == "off: tiles would not take less"
     told, _, _ = planned(wan_folder, 30 << 20, "off", **options)
     assert "tiled_peak_bytes" not in told.details
     memory(30 << 20)
     wide = latents.noise(wan_model, **options)
     assert torch.equal(decode(run, wan_model, wide), decode(run, wan_model, wide, tiling="off"))
-    assert run.details["tiling"] == "off: tiles would take no less"
+    assert run.details["tiling"] == "off: tiles would not take less"
     assert run.warnings == told.warnings == []
 
 

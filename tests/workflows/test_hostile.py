@@ -112,5 +112,5 @@ def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
     (folder / "tokenizer" / "vae" / "config.json").write_text((source / "vae" / "config.json").read_text())
     (folder / "tokenizer" / "vae" / "diffusion_pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
     done = sgd("exec", "quickstart", "steps=1", "--set", f"model.source={folder}", "--out", "o", cwd=tmp_path)
-    refused(done, 1, "DiffusionPipeline, which is not a component")
+    refused(done, 1, "DiffusionPipeline, which is not a component class")
     assert not (tmp_path / "pwned").exists()

@@ -1,4 +1,4 @@
-"""facts: run the node types' own functions `describe` and `check` on the facts that hold before anything runs."""
+"""facts: call the functions `describe` and `check` of node types with the facts that are known before a run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ..passes.prune import live
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     """Problems that node types find, and the facts of outputs.
 
-    Each function runs once for each call in the graph, however many turns its loop takes. The graph may have other
-    problems, as long as every edge is of the right type: nothing is known of a broken argument.
+    Each function runs once for each call in the graph, not for each turn of a loop. Every edge must have the right
+    type; other problems are allowed, and a broken argument counts as unknown.
     """
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []
@@ -80,7 +80,7 @@ def _placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagno
 
 
 def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
-    """Where the value of an edge comes from: often another file than the one that reads it."""
+    """The place of the node that makes the value of an edge, often in another file than its reader."""
     if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
         return ()
     return (Related("made here", made[arg.source.node]),)

@@ -1,4 +1,4 @@
-"""Edges whose two ends do not fit, of a resolved graph as it is written."""
+"""Check the types of edges, loops and interpolated values in a resolved graph, before folding."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
     for constraint in graph.constraints:
         declared = constraint.declared
         here = () if declared.span is None else (Related(f"`{declared.name}` is declared here", declared.span),)
-        for found in _edge(constraint.what, declared.type, constraint.arg, known, {}, None, ()):
+        for found in _edge(constraint.subject, declared.type, constraint.arg, known, {}, None, ()):
             yield replace(found, related=(*found.related, *here))
             refused.append(constraint.arg)
     for item, around in graph.walk():
@@ -54,34 +54,40 @@ def types(graph: Graph) -> Iterator[Diagnostic]:
 
 
 def _edge(
-    what: str, target: Type, arg: Arg, known: Types, bound: dict[str, Type], call: Call | None, around: tuple[Loop, ...]
+    subject: str,
+    target: Type,
+    arg: Arg,
+    known: Types,
+    bound: dict[str, Type],
+    call: Call | None,
+    around: tuple[Loop, ...],
 ) -> Iterator[Diagnostic]:
     if isinstance(arg.source, Items) and target.kind == "list" and target.item is not None:
         for item, span in zip(arg.source.items, arg.source.spans, strict=True):
             entry = Arg(item, span, known.text(item))
-            yield from _edge(what, target.item, entry, known, bound, call, around)
+            yield from _edge(subject, target.item, entry, known, bound, call, around)
             if isinstance(item, Const) and item is not BROKEN and (problem := misfit(target.item, item.value)):
-                yield Diagnostic("bad-value", f"{what}: {problem}", span)
+                yield Diagnostic("bad-value", f"{subject}: {problem}", span)
         return
     if arg.source is BROKEN or (isinstance(arg.source, Const) and target.kind != "var"):
-        return  # `values` says more about literals
+        return  # `values` reports literals
     found = known.of(arg.source)
     before = dict(bound)
     if accepts(target, found, bound):
         return
     expected = bind(target, before)
     text = arg.text or known.text(arg.source)
-    maker = _maker(arg, known)
-    label = f"{found}{maker[0]}"
-    related = () if maker[1] is None or arg.span is None else (Related("made here", maker[1]),)
-    better = _better(expected, call, around, known)
-    help = f"did you mean `${better}`?" if better else _redeclare(arg.source, expected)
-    message = f"{what} takes {expected}, but `{text}` is {found}"
+    origin, origin_span = _origin(arg, known)
+    label = f"{found}{origin}"
+    related = () if origin_span is None or arg.span is None else (Related("made here", origin_span),)
+    suggestion = _suggestion(expected, call, around, known)
+    help = f"did you mean `${suggestion}`?" if suggestion else _redeclare(arg.source, expected)
+    message = f"{subject} takes {expected}, but `{text}` is {found}"
     yield Diagnostic("type-mismatch", message, arg.span, label, related, help)
 
 
-def _maker(arg: Arg, known: Types) -> tuple[str, Span | None]:
-    """Where a value comes from, in words, and where that stands."""
+def _origin(arg: Arg, known: Types) -> tuple[str, Span | None]:
+    """The origin of a value as text, and its place in the file."""
     source = arg.source
     if isinstance(source, Ref) and source.node in known.items:
         item = known.items[source.node]
@@ -100,13 +106,13 @@ def _maker(arg: Arg, known: Types) -> tuple[str, Span | None]:
 def _redeclare(source: Source, expected: Type) -> str | None:
     if not isinstance(source, Input) or expected.is_port:
         return None
-    choices = [str(choice) for choice in expected.choices if not isinstance(choice, bool)]  # no input has those
+    choices = [str(choice) for choice in expected.choices if not isinstance(choice, bool)]  # an input cannot have them
     declaration = f"enum: [{', '.join(choices)}]" if expected.kind == "enum" else f"type: {expected}"
     return f"declare input `{source.name}` as `{declaration}`"
 
 
-def _better(target: Type, call: Call | None, around: tuple[Loop, ...], known: Types) -> str | None:
-    """The visible name that fits and comes latest in the order of work, to suggest it."""
+def _suggestion(target: Type, call: Call | None, around: tuple[Loop, ...], known: Types) -> str | None:
+    """The last visible name, in the order of execution, of a value that fits."""
     known.suggestions += 1
     if call is None or not target.is_port or known.suggestions > MAX_HINTS:
         return None
@@ -135,17 +141,17 @@ def _better(target: Type, call: Call | None, around: tuple[Loop, ...], known: Ty
 
 
 def _visible(ref: Ref, is_first: bool, reader: str, graph: Graph) -> str | None:
-    """The text of a reference to a node, None if there is none: a composite shows its outputs only."""
+    """The text of a reference to a node; None if the reader cannot see it: a composite shows only its outputs."""
     composites = {path for path, *_ in graph.composites}
-    here = _file(reader, composites)
-    if _file(ref.node, composites) == here:
+    here = _composite(reader, composites)
+    if _composite(ref.node, composites) == here:
         name = ref.node.rsplit(".", 1)[-1]
         return name if is_first else f"{name}.{ref.port}"
-    return next((text for path, text in graph.exposed.get(ref, ()) if _file(path, composites) == here), None)
+    return next((text for path, text in graph.exposed.get(ref, ()) if _composite(path, composites) == here), None)
 
 
-def _file(path: str, composites: set[str]) -> str:
-    """The composite that an item stands in, empty for the root file."""
+def _composite(path: str, composites: set[str]) -> str:
+    """The path of the composite that holds an item; empty for the root file."""
     return max((c for c in composites if path.startswith(f"{c}.")), key=len, default="")
 
 
@@ -156,7 +162,7 @@ def _loop(loop: Loop, known: Types) -> Iterator[Diagnostic]:
             message = (
                 f"`for` needs a list or a schedule for `{name}`, but `{arg.text or known.text(arg.source)}` is {type}"
             )
-            yield Diagnostic("type-mismatch", message, arg.span, str(type) + _maker(arg, known)[0])
+            yield Diagnostic("type-mismatch", message, arg.span, str(type) + _origin(arg, known)[0])
     for name, arg in loop.carry.items():
         first, after = known.of(arg.source), loop.body.outputs.get(name)
         if after is None:
@@ -165,12 +171,12 @@ def _loop(loop: Loop, known: Types) -> Iterator[Diagnostic]:
         if not (accepts(first, then) and accepts(then, first)):
             message = f"loop `{loop.id}` carries `{name}` as {first}, but yields {then}"
             related = (Related(f"carried here, {first}", arg.span),) if arg.span else ()
-            label = f"{then}{_maker(after, known)[0]}"
+            label = f"{then}{_origin(after, known)[0]}"
             yield Diagnostic("yield-mismatch", message, after.span, label, related)
 
 
 def _interpolations(graph: Graph, known: Types) -> Iterator[Diagnostic]:
-    for arg in everything(graph):
+    for arg in all_arguments(graph):
         for leaf in interpolated(arg.source):
             type = known.of(leaf)
             if type.kind not in (*PLAIN, "enum", "unknown", "null"):
@@ -179,7 +185,7 @@ def _interpolations(graph: Graph, known: Types) -> Iterator[Diagnostic]:
                 yield Diagnostic("bad-value", message, arg.span)
 
 
-def everything(graph: Graph) -> Iterator[Arg]:
+def all_arguments(graph: Graph) -> Iterator[Arg]:
     """Every argument of a graph: of its items, of `yield` in loops, of outputs and composites."""
     for item, _ in graph.walk():
         yield from item.sources

@@ -1,4 +1,4 @@
-"""values: whether literals fit their parameters, bounds, and the loops that go through them, after folding."""
+"""values: check literals against their parameters and bounds, and the lists of loops, after folding."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 from ...contract.diagnostics import Diagnostic
 from ...contract.parameter_values import value_problem
 from ...contract.source_spans import Span
-from ..frontend.declarations import problem_with
+from ..frontend.declarations import input_problem
 from ..frontend.references import passed_on
 from ..ir import BROKEN, Arg, Call, Const, Graph, Items, Loop
 
 
 def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[Diagnostic]:
-    """Literals that do not fit their parameter, and lists that loops cannot go through.
+    """Literals that do not fit their parameter, and lists that loops cannot iterate over.
 
-    Values at the places in `mistyped` have been reported as edges of the wrong type.
+    `mistyped` holds the places of edges that were already reported as of the wrong type.
     """
     refused: list[Arg] = []
     for constraint in graph.constraints:
         source = constraint.arg.source
         if isinstance(source, Const) and source is not BROKEN and source.value is not None:
-            problem = problem_with(constraint.declared, source.value)
+            problem = input_problem(constraint.declared, source.value)
             if problem is not None:
-                yield _bad(constraint.what, problem, constraint.arg)
+                yield _bad(constraint.subject, problem, constraint.arg)
                 refused.append(constraint.arg)
     for item, _ in graph.walk():
         if isinstance(item, Call):
@@ -43,11 +43,11 @@ def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[D
             yield from _lists(item)
 
 
-def _bad(what: str, problem: str, arg: Arg, doc: str = "") -> Diagnostic:
+def _bad(subject: str, problem: str, arg: Arg, doc: str = "") -> Diagnostic:
     given = f" (from {arg.given})" if arg.given else ""
     written = isinstance(arg.source, Const) and arg.text.startswith("$")
     value = f" (from `{arg.text}`)" if written and not arg.given else ""
-    return Diagnostic("bad-value", f"{what}: {problem}{given}{value}", arg.span, help=doc or None)
+    return Diagnostic("bad-value", f"{subject}: {problem}{given}{value}", arg.span, help=doc or None)
 
 
 def _lists(loop: Loop) -> Iterator[Diagnostic]:
@@ -55,15 +55,15 @@ def _lists(loop: Loop) -> Iterator[Diagnostic]:
     for name, arg in loop.over.items():
         value = _value(arg)
         if isinstance(arg.source, Const) and value in (None, []):
-            what = "null" if value is None else "an empty list"
-            yield Diagnostic("bad-value", f"`for` has nothing to loop over: `{name}` is {what}", arg.span)
+            found = "null" if value is None else "an empty list"
+            yield Diagnostic("bad-value", f"`for` has nothing to loop over: `{name}` is {found}", arg.span)
         elif isinstance(value, list):
             lengths[name] = len(value)
         elif isinstance(arg.source, Items):
             lengths[name] = len(arg.source.items)
     if len(set(lengths.values())) > 1:
         text = ", ".join(f"`{n}` has {length}" for n, length in lengths.items())
-        yield Diagnostic("bad-value", f"lists that advance together must have one length: {text}", loop.span)
+        yield Diagnostic("bad-value", f"lists of one loop must have the same length: {text}", loop.span)
 
 
 def _value(arg: Arg) -> Any:

@@ -1,4 +1,4 @@
-"""files: whether every effect has a file of its own to write, inside the run's folder, as far as names are known."""
+"""files: check that each effect writes its own file inside the run's folder, if the name is known."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def files(graph: Graph) -> Iterator[Diagnostic]:
                 arg = arg if arg.source is BROKEN else Arg(Const(_text(arg.source)), arg.span)
             if arg.source in (BROKEN, Const(None)):
                 continue
-            what = f"`{name}` of {item.type.name}"
+            subject = f"`{name}` of {item.type.name}"
             if (reason := _impossible(arg.source)) is not None:
-                yield Diagnostic("bad-value", f"{what}: {reason}", arg.span)
+                yield Diagnostic("bad-value", f"{subject}: {reason}", arg.span)
             elif _outside(arg.source):
-                help = "it is relative to the run's folder, which --out chooses"
-                yield Diagnostic("bad-value", f"{what} lies outside the run's folder", arg.span, help=help)
+                help = "the path is relative to the run's folder; --out chooses that folder"
+                yield Diagnostic("bad-value", f"{subject} lies outside the run's folder", arg.span, help=help)
             elif around:
-                yield from _turns(what, arg, around)
+                yield from _turns(subject, arg, around)
             elif isinstance(arg.source, Const):
                 path = posixpath.normpath(str(arg.source.value))
                 first, before = written.setdefault(path, (item, arg))
@@ -47,16 +47,16 @@ def _text(source: Source) -> Any:
 
 
 def _impossible(source: Source) -> str | None:
-    """Why no file can have this name, None if one can."""
+    """The problem with a name of a file; None if there is none."""
     text = str(source.value) if isinstance(source, Const) else ""
     if "\0" in text:
         return "a file name has no NUL character"
     longest = max((len(part.encode(errors="replace")) for part in text.split("/")), default=0)
-    return f"a file name is at most 255 bytes long, and this one {longest}" if longest > 255 else None
+    return f"a file name is at most 255 bytes long, and this one has {longest}" if longest > 255 else None
 
 
 def _outside(source: Source) -> bool:
-    """Whether a path leaves its folder with every value that may be interpolated in it."""
+    """Whether a path lies outside its folder, for any interpolated values."""
     if isinstance(source, Const):
         path = str(source.value)
     elif isinstance(source, Format):
@@ -67,33 +67,33 @@ def _outside(source: Source) -> bool:
     return path in (".", "..") or path.startswith(("/", "../"))
 
 
-def _turns(what: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic]:
+def _turns(subject: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic]:
     help = "put ${index} or a loop variable into it"
     unchanged = _unchanged(arg.source, around)
     if unchanged is not None:
-        yield Diagnostic("bad-value", f"{what} is the same in every turn of loop `{unchanged}`", arg.span, help=help)
+        yield Diagnostic("bad-value", f"{subject} is the same in every turn of loop `{unchanged}`", arg.span, help=help)
         return
     names: dict[str, int] = {}
     for turn, name in enumerate(_names(arg.source, around)):
         if name in names:
-            message = f"{what} is {name} in turn {names[name]} and again in turn {turn} of loop `{around[-1].id}`"
+            message = f"{subject} is {name} in turn {names[name]} and again in turn {turn} of loop `{around[-1].id}`"
             yield Diagnostic("bad-value", message, arg.span, help="put ${index} into it")
             return
         names[name] = turn
 
 
 def _unchanged(source: Source, around: tuple[Loop, ...]) -> str | None:
-    """The innermost loop in which a path is the same at every turn; None if there is none, or it is not known."""
+    """The innermost loop whose turns all have one path; None if there is none, or the path is not known."""
     found = list(leaves(source))
     if any(isinstance(leaf, Ref) and any(leaf.node.startswith(f"{loop.id}.") for loop in around) for leaf in found):
         return None
-    # The path must change with every loop around it, or a turn of the outer one overwrites files of the inner one.
+    # The path must change with every loop around it; otherwise a turn overwrites the files of an earlier one.
     varied = {leaf.loop for leaf in found if isinstance(leaf, Var | Index)}
     return next((loop.id for loop in reversed(around) if loop.id not in varied), None)
 
 
 def _names(source: Source, around: tuple[Loop, ...]) -> list[str]:
-    """The paths of all turns of a loop over lists in the file; empty where they are not known."""
+    """The paths of all turns of a loop over lists in the file; empty if they are not known."""
     loop = around[-1]
     consts = {n: a.source.value for n, a in loop.over.items() if isinstance(a.source, Const)}
     lists = {n: value for n, value in consts.items() if isinstance(value, list)}

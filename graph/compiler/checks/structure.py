@@ -23,18 +23,19 @@ def structure(graph: Graph) -> Iterator[Diagnostic]:
     levels = [graph] + [item.body for item, _ in graph.walk() if isinstance(item, Loop)]
     for level in levels:
         order = dependencies(level)
-        for knot in nx.strongly_connected_components(order):
-            if len(knot) > 1 or any(order.has_edge(id, id) for id in knot):
-                yield _cycle(level, next(id for id in level.items if id in knot), order.subgraph(knot))
+        for component in nx.strongly_connected_components(order):
+            if len(component) > 1 or any(order.has_edge(id, id) for id in component):
+                first = next(id for id in level.items if id in component)
+                yield _cycle(level, first, order.subgraph(component))
 
 
-def _cycle(level: Graph, first: str, knot: nx.DiGraph[str]) -> Diagnostic:
-    edges = nx.find_cycle(knot, first)
+def _cycle(level: Graph, first: str, component: nx.DiGraph[str]) -> Diagnostic:
+    edges = nx.find_cycle(component, first)
     names = [edge[0] for edge in edges] + [edges[-1][1]]
     spans = [_reads(level.items[reader], read) for read, reader, *_ in edges]
     related = tuple(Related(f"`{edge[1]}` reads `{edge[0]}`", s) for edge, s in zip(edges, spans, strict=True) if s)
     message = "nodes that need each other: " + " -> ".join(f"`{n}`" for n in names)
-    help = "to hand a value from one turn to the next, use a loop with `carry`"
+    help = "to pass a value from one turn to the next, use a loop with `carry`"
     return Diagnostic("cycle", message, level.items[first].span, related=related, help=help)
 
 

@@ -32,13 +32,13 @@ def unused(graph: Graph) -> Iterator[Diagnostic]:
                 continue
             id, (kind, span) = owner, composites[owner]
             warned.add(owner)
-        help = "read it from a node that does, name it under `outputs`, or remove it"
+        help = "connect it to a node that runs, name it under `outputs`, or remove it"
         message = f"`{id}` ({kind}) does not run: no output and no effect needs it"
         yield Diagnostic("unused-node", message, span, help=help, severity="warning")
 
 
 def _prefixes(id: str) -> Iterator[str]:
-    """`a`, `a.b` of `a.b.c`."""
+    """The paths that contain a path: `a` and `a.b` for `a.b.c`."""
     for position, character in enumerate(id):
         if character == ".":
             yield id[:position]

@@ -17,7 +17,7 @@ from ..ir import Const, Declared
 
 
 def bounds_problem(declared: Declared, value: Any) -> str | None:
-    """Why a value of the right type is outside the declared bounds, None if it is inside."""
+    """The problem with a value outside the declared bounds; None if it is inside."""
     for entry in value if isinstance(value, list | tuple) else [value]:
         if isinstance(entry, bool) or not isinstance(entry, int | float):
             continue
@@ -30,8 +30,8 @@ def bounds_problem(declared: Declared, value: Any) -> str | None:
     return None
 
 
-def problem_with(declared: Declared, value: Any) -> str | None:
-    """Why `value` cannot be the input's value, None if it can."""
+def input_problem(declared: Declared, value: Any) -> str | None:
+    """The problem with `value` as the input's value; None if there is none."""
     if value is None:
         return None if declared.default is not None and declared.default.value is None else "null is not allowed"
     return misfit(declared.type, value) or bounds_problem(declared, value)
@@ -45,7 +45,7 @@ def declare(
     base: Path,
     report: Callable[[Diagnostic], None],
 ) -> Declared | None:
-    """The declaration of one input, None (and reported) if its type is not one."""
+    """The declaration of one input; None, after a report, if its type is not valid."""
     if (part.type is None) == (part.enum is None):
         text = "needs a `type`, or an `enum` of choices" if part.type is None else "has both `type` and `enum`"
         code = "missing-key" if part.type is None else "bad-value"
@@ -86,7 +86,7 @@ def declare(
             default = Const(None, base)
         if default.value is not None:
             draft = Declared(name, type, False, None, low, high)
-            problem = problem_with(draft, default.value)
+            problem = input_problem(draft, default.value)
             if problem is not None:
                 report(Diagnostic("bad-value", f"default of input `{name}`: {problem}", part.default.span))
                 default = Const(None, base)

@@ -14,10 +14,10 @@ from ...contract.workflow_folders import workflow_folder
 from ...contract.yaml_reader import Value, read
 from ...language.document import Document, Entry, NodePart, document, kind_of
 
-# Files that use files that use files twice grow as powers of two; no honest workflow comes near this.
+# Files that use other files twice, over many levels, grow as powers of two. Real workflows stay far below this limit.
 MAX_INSTANCES = 1000
 
-# Files in files and loops in loops, together.
+# The nesting of files and loops together.
 MAX_NESTING = 40
 
 
@@ -31,9 +31,9 @@ class Instance:
 
 @dataclass
 class Files:
-    """Documents read so far, by absolute path: each file is parsed, and its problems reported, once.
+    """Documents by absolute path. Each file is parsed, and its problems are reported, once.
 
-    `libraries` says of files from installed libraries, by the name they are shown under, which library that is.
+    `libraries` maps the name of a file from an installed library, as diagnostics show it, to the library.
     """
 
     library_folder: Callable[[str], Path | None] = workflow_folder
@@ -48,7 +48,7 @@ class Files:
         """Read and parse a file.
 
         Raises:
-            Problems: If it cannot be read or parsed.
+            Problems: If the file cannot be read or parsed.
         """
         return self.parse(read(path, name))
 
@@ -86,7 +86,7 @@ def _instance(document: Document, files: Files, chain: tuple[tuple[Path, str], .
 
 
 def _locate(document: Document, uses: str, files: Files) -> tuple[Path, str] | Diagnostic:
-    """The file that `uses` names and how to show it, or why there is none."""
+    """The file that `uses` names and the path that diagnostics show; a diagnostic if there is no file."""
     if kind_of(uses) == "library":
         library, _, name = uses.partition(":")
         folder = files.library_folder(library)
@@ -148,7 +148,7 @@ def _composite(
 
 
 def _similar(uses: str, path: Path) -> str | None:
-    """Another file of the folder with a similar name, as a workflow would write it."""
+    """A help line with a similar file name of the folder, as a workflow writes it."""
     nearby = [p.name for p in sorted(path.parent.glob("*.y*ml"))[:200]]
     if kind_of(uses) == "library":
         return did_you_mean(path.stem, [Path(n).stem for n in nearby], f"`{uses.partition(':')[0]}:{{}}`")

@@ -1,8 +1,8 @@
-"""names: resolve names and literals of a file in the scope in which they stand.
+"""names: resolve the names and literals of a file in their scope.
 
 Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
-file. A name that cannot be resolved is reported and stands as `BROKEN`, so that everything else can still be
-checked."""
+file. A name that cannot be resolved is reported and becomes `BROKEN`, so that the rest can still be checked.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from ...language.literals import split
 from ..ir import BROKEN, Arg, Const, Format, Index, Items, Ref, Source
 from .expand import Instance
 
-# Looking for similar names takes time, and after so many mistakes nobody reads on.
+# The search for similar names takes time, so only the first mistakes get a suggestion.
 MAX_HINTS = 100
 
 
 @dataclass(frozen=True)
 class Outlet:
-    """A node, loop or composite in scope: its path, its output ports (None: unknown), where it is named."""
+    """A node, loop or composite in scope: its path, output ports (None if unknown), place and kind."""
 
     path: str
     ports: tuple[str, ...] | None
     span: Span
-    what: str
+    kind: str
 
 
 class Scope:
@@ -94,28 +94,28 @@ class Names:
             help = self.hint(name, scope, instance)
             self.report("unknown-reference", f"nothing here is named `{name}`", span, help=help)
             return BROKEN
-        what, where = found
-        if not isinstance(what, Outlet):
+        target, span_of_name = found
+        if not isinstance(target, Outlet):
             if port is not None:
-                related = (Related("declared here", where),)
+                related = (Related("declared here", span_of_name),)
                 self.report("unknown-reference", f"`{name}` has no ports: write `${name}`", span, related=related)
                 return BROKEN
-            return what
-        if what.ports is None:
+            return target
+        if target.ports is None:
             return BROKEN
-        if not what.ports:
-            help = "add a `yield` to it" if what.what == "loop" else None
-            related = (Related(what.what, what.span),)
+        if not target.ports:
+            help = "add a `yield` to the loop" if target.kind == "loop" else None
+            related = (Related(target.kind, target.span),)
             self.report("unknown-reference", f"`{name}` has no outputs", span, related=related, help=help)
             return BROKEN
-        if port is not None and port not in what.ports:
-            related = (Related(what.what, what.span),)
-            help = did_you_mean(port, what.ports, f"`${name}.{{}}`") or "outputs: " + ", ".join(
-                f"`{p}`" for p in what.ports
+        if port is not None and port not in target.ports:
+            related = (Related(target.kind, target.span),)
+            help = did_you_mean(port, target.ports, f"`${name}.{{}}`") or "outputs: " + ", ".join(
+                f"`{p}`" for p in target.ports
             )
             self.report("unknown-reference", f"`{name}` has no output `{port}`", span, related=related, help=help)
             return BROKEN
-        return Ref(what.path, port or what.ports[0])
+        return Ref(target.path, port or target.ports[0])
 
     def hint(self, name: str, scope: Scope, instance: Instance, quote: str = "`${}`") -> str | None:
         self.hints += 1
@@ -127,10 +127,11 @@ class Names:
             if name in entry.body:
                 yields = entry.part.yield_.data if entry.part.yield_ is not None else {}
                 found = next((y for y, value in yields.items() if value.data == f"${name}"), None)
-                do = f"read `${entry.name}.{found or name}`" if found else f"yield it, and read `${entry.name}.{name}`"
-                return f"`{name}` is inside loop `{entry.name}`: {do}"
+                read = f"read `${entry.name}.{found or name}`"
+                advice = read if found else f"yield it, and {read}"
+                return f"`{name}` is inside loop `{entry.name}`: {advice}"
             if name in entry.part.for_.data:
-                return f"`{name}` is a variable of loop `{entry.name}`, and seen only inside it"
+                return f"`{name}` is a variable of loop `{entry.name}`, visible only inside it"
         return did_you_mean(name, scope.all(), quote)
 
     def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:
@@ -153,7 +154,7 @@ class Names:
         if isinstance(found[0], Outlet | Ref):
             related = (Related("a node's output", found[1]),)
             message = f"`{name}` is a node's output and cannot be interpolated"
-            help = f"a value that is exactly ${name} is an edge; only plain values go into longer strings"
+            help = f"write ${name} alone for an edge; only plain values can be part of a longer string"
             self.report("bad-value", message, span, related=related, help=help)
             return BROKEN
         return found[0]

@@ -2,7 +2,7 @@
 
 Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
 file; a composite's file sees its own inputs and nodes only. A name that cannot be resolved is reported and
-stands as `BROKEN`, so that everything else can still be checked.
+becomes `BROKEN`, so that the rest can still be checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .names import Names, Outlet, Scope, wired_name
 
 
 class Resolver(Names):
-    """Resolves one workflow; `problems` collects the problems."""
+    """Resolves the names of one workflow; `problems` collects the problems."""
 
     def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
         super().__init__()
@@ -57,12 +57,12 @@ class Resolver(Names):
         self.null: Set[str] = frozenset()
 
     def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
-        """The graph of a workflow; its inputs stay inputs.
+        """The graph of a workflow, in which inputs do not yet have values.
 
         Args:
             root: The workflow.
             inputs: The inputs that `declared` found in its document.
-            null: The inputs whose value is null: a composite they are passed on to takes its own default.
+            null: The inputs whose value is null. A composite that receives one takes its own default.
         """
         document = root.document
         self.null = null
@@ -102,7 +102,7 @@ class Resolver(Names):
     def level(
         self, entries: Mapping[str, Entry], instance: Instance, scope: Scope, prefix: str, file_prefix: str
     ) -> dict[str, Item]:
-        """The items of one level. `prefix` is the path so far, `file_prefix` that of the file's own top level."""
+        """The items of one level. `prefix` is the path of the level, `file_prefix` the path of its file."""
         for name, entry in entries.items():
             self.bind(scope, name, self.outlet(entry, instance, prefix, file_prefix), entry.key)
         items: dict[str, Item] = {}
@@ -120,12 +120,12 @@ class Resolver(Names):
                 items.update(self.composite(path, entry.part, instance, scope, file_prefix))
         return items
 
-    def bind(self, scope: Scope, name: str, what: Source | Outlet, span: Span) -> None:
+    def bind(self, scope: Scope, name: str, target: Source | Outlet, span: Span) -> None:
         before = scope.find(name)
         if before is not None:
             first = Related("first meaning here", before[1])
             self.report("shadowed-name", f"`{name}` already has a meaning here", span, related=(first,))
-        scope.names[name] = (what, span)
+        scope.names[name] = (target, span)
 
     def outlet(self, entry: Entry, instance: Instance, prefix: str, file_prefix: str) -> Outlet:
         path = prefix + entry.name
@@ -183,9 +183,9 @@ class Resolver(Names):
     def setting(
         self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
     ) -> Arg | None:
-        """The argument that `--set path=…` gives, None if there is none, or it was refused.
+        """The argument of `--set path=…`; None if it is not given, or was refused.
 
-        `place` is where the node says what it uses, to point at for a parameter that is not written.
+        `place` is the span of the node's `uses`, for a parameter that the file does not write.
         """
         given = self.given.get(path)
         if given is None:
@@ -196,8 +196,8 @@ class Resolver(Names):
             if name in document.inputs:
                 help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
             else:
-                what = f"set a parameter of `{name}`, or " if _node(name, document.entries) else ""
-                help = f"{what}edit the file"
+                first = f"set a parameter of `{name}`, or " if _is_node(name, document.entries) else ""
+                help = f"{first}edit the file"
             related = (Related(f"wired to `{name}` here", written.span),)
             self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
             return None
@@ -246,9 +246,9 @@ class Resolver(Names):
             elif found.default is not None:
                 arg = Arg(found.default, key)
             else:
-                what = f"{name} needs `{parameter}`" + (f": {found.about}" if found.about else "")
+                message = f"{name} needs `{parameter}`" + (f": {found.about}" if found.about else "")
                 span = written[parameter].span if parameter in written else part.uses.span
-                self.report("missing-parameter", what.rstrip("."), span, related=(Related("declared here", key),))
+                self.report("missing-parameter", message.rstrip("."), span, related=(Related("declared here", key),))
                 arg = Arg(BROKEN, key)
             inner.names[parameter] = (arg.source, key)
         self.composites.append((path, name, part.uses.span))
@@ -288,7 +288,7 @@ class Resolver(Names):
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
 
     def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
-        """Per output of a node in a composite, the composites that offer it and how it is written there."""
+        """For each node output inside a composite, the composites that offer it, each with the text of a reference."""
         found: dict[Ref, tuple[tuple[str, str], ...]] = {}
         named: set[str] = set()
         for path, output in self.aliases:
@@ -301,14 +301,14 @@ class Resolver(Names):
         return found
 
     def through_aliases(self, source: Source) -> Source:
-        """Follow outputs of composites to the nodes that make them."""
+        """Follow outputs of composites to the nodes that make the values."""
         seen: list[tuple[str, str]] = []
         while isinstance(source, Ref) and (source.node, source.port) in self.aliases:
             step = (source.node, source.port)
             arg = self.aliases[step]
             if step in seen:
                 names = ", ".join(f"`{n}`" for n, _ in seen)
-                message = f"{names} only hands on what it is given, and is given itself"
+                message = f"the output of {names} is its own input"
                 if all(d.message != message for d in self.problems):
                     self.report("cycle", message, arg.span)
                 return BROKEN
@@ -322,19 +322,19 @@ class Resolver(Names):
 
 
 def passed_on(arg: Arg, refused: list[Arg]) -> bool:
-    """Whether an argument in a composite's file is an input whose value was refused already."""
+    """Whether an argument in a composite's file is an input whose value was already refused."""
     return any(
         r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
         for r in refused
     )
 
 
-def _node(name: str, entries: Mapping[str, Entry]) -> bool:
-    return name in entries or any(_node(name, entry.body) for entry in entries.values())
+def _is_node(name: str, entries: Mapping[str, Entry]) -> bool:
+    return name in entries or any(_is_node(name, entry.body) for entry in entries.values())
 
 
 def _comma(value: Value) -> str | None:
-    """The message about a name without a value inside { }: it is probably text after a comma."""
+    """The help for a name without a value inside { }, which is probably text after a comma; else None."""
     empty = (value.span.line, value.span.column) == (value.span.end_line, value.span.end_column)
     return "text that contains a comma needs quotes inside { }" if value.data is None and empty else None
 

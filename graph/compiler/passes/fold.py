@@ -1,4 +1,4 @@
-"""fold: values that are known become constants, paths become absolute, null becomes the parameter's default."""
+"""fold: known values become constants, paths become absolute, and null becomes the parameter's default."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..ir import BROKEN, Arg, Call, Const, Declared, Format, Graph, Input, Item,
 
 
 class PathText(str):
-    """Text from a `path` input: it is relative to another folder than that of the file it is passed on in."""
+    """Text from a `path` input, which is relative to the folder of its giver and not of the file that reads it."""
 
 
 def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:
-    """Put `values` (by input name) in place of inputs, and compute every source that is then constant.
+    """Replace inputs by `values` (by input name), and compute every source that is then constant.
 
-    Inputs without a value stay. A constant that does not fit its parameter is left as it is, for the check.
+    Inputs without a value stay. A constant that does not fit its parameter stays unchanged, for the check.
     """
 
     def change(source: Source) -> Source:
@@ -32,12 +32,12 @@ def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:
             return _path(values[source.name], graph.inputs[source.name]) if source.name in values else source
         if isinstance(source, Format):
             first = source.parts[0]
-            from_elsewhere = isinstance(first, Const) and isinstance(first.value, PathText)
-            if from_elsewhere:
+            from_input = isinstance(first, Const) and isinstance(first.value, PathText)
+            if from_input:
                 source = replace(source, base=first.base)  # type: ignore[union-attr]
             if all(isinstance(p, str | Const) for p in source.parts):
                 text = format_text(source, [p.value if isinstance(p, Const) else p for p in source.parts])
-                return Const(PathText(text) if from_elsewhere else text, source.base)
+                return Const(PathText(text) if from_input else text, source.base)
         if isinstance(source, Items) and all(isinstance(i, Const) for i in source.items):
             return _list([i for i in source.items if isinstance(i, Const)])
         return source
@@ -52,7 +52,7 @@ def _path(value: Const, declared: Declared) -> Const:
 
 
 def _list(items: list[Const]) -> Const:
-    """A list of constants. Paths from elsewhere become absolute where there is one folder for all the rest."""
+    """A list of constants with one folder. A path from an input with another folder becomes absolute."""
     if any(i is BROKEN for i in items):
         return BROKEN
     bases = [i.base for i in items if i.base is not None and not isinstance(i.value, PathText)]
@@ -65,7 +65,7 @@ def _list(items: list[Const]) -> Const:
 
 
 def _parameters(graph: Graph, bases: Mapping[Source, Path | None]) -> Graph:
-    """`bases`: the folders of loop variables that go over literals; a path among these is relative to it."""
+    """Fold the arguments of calls. `bases` holds the folder of paths in each loop variable over literals."""
     items: dict[str, Item] = {}
     for id, item in graph.items.items():
         if isinstance(item, Loop):
@@ -80,7 +80,7 @@ def _parameters(graph: Graph, bases: Mapping[Source, Path | None]) -> Graph:
 
 
 def _based(call: Call, name: str, arg: Arg, bases: Mapping[Source, Path | None]) -> Arg:
-    """A loop variable that is read as a path, with the folder it is relative to."""
+    """The argument. A loop variable that is read as a path gets the folder that it is relative to."""
     parameter = call.type.inputs[name]
     reads_path = parameter.path in ("read", "source") and parameter.type.kind != "list"
     if not reads_path or not isinstance(arg.source, Var) or bases.get(arg.source) is None:
@@ -107,13 +107,13 @@ def _each(value: Any, change: Any) -> Any:
 
 
 def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
-    """A path written relative to `base`, absolute; a name of something elsewhere stays a name.
+    """The absolute path of `text`, which is relative to `base`. With `may_be_name`, a name stays a name.
 
-    `org/model` is a name unless there is a folder of that name beside the file that says so.
+    `org/model` is a name unless a folder of that name exists in `base`.
     """
     path = Path(text)
     if str(text).startswith("~"):
-        with suppress(RuntimeError):  # of a user who does not exist
+        with suppress(RuntimeError):  # there is no such user
             path = path.expanduser()
     absolute = Path.cwd() / (base or "") / path
     if not may_be_name:
@@ -137,20 +137,20 @@ def format_text(source: Format, values: list[Any]) -> str:
 
 
 def as_text(value: Any) -> str:
-    """A plain value as it is interpolated."""
+    """The text of a plain value inside a longer string."""
     if value is None or isinstance(value, bool):
         return {None: "", True: "true", False: "false"}[value]
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def safe_name(text: str) -> str:
-    """Text as part of a file name: separators, and characters that shells or systems treat specially, become hyphens.
+    """Text as part of a file name. Separators and characters that are special to shells or systems become hyphens.
 
-    Long text is cut, with a mark of its own so that two long texts do not get one name. 80 bytes at most: file
-    systems allow 255 for a name with everything in it.
+    The result has at most 80 bytes, because file systems allow 255 bytes for a whole name. Long text is cut and ends
+    in a hash, so that two long texts have two names.
     """
     safe = re.sub(r"[^\w.-]+", "-", text).strip("-.")
     if len(safe.encode()) > 80:
-        mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-        safe = f"{safe.encode()[:71].decode(errors='ignore')}-{mark}"
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+        safe = f"{safe.encode()[:71].decode(errors='ignore')}-{digest}"
     return safe or "_"

@@ -1,4 +1,4 @@
-"""hoist: a call whose arguments are the same at every turn runs once, before the loop."""
+"""hoist: run a call whose arguments are the same in every turn once, before the loop."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from ..ir import Call, Graph, Index, Item, Loop, Ref, Var, has_effect, used
 
 
 def hoist(graph: Graph) -> Graph:
-    """Move pure items without state out of every loop they do not depend on.
+    """Move pure items without state out of every loop that they do not depend on.
 
-    A loop has at least one turn (an empty one is an error), so a hoisted call would have run anyway. A nested
-    loop counts as pure: the state in it lives and ends with its own run.
+    A loop has at least one turn (an empty loop is an error), so a hoisted call would have run anyway. A nested loop
+    counts as pure: its state begins and ends with its own run.
     """
     items: dict[str, Item] = {}
     for id, item in graph.items.items():
@@ -32,13 +32,13 @@ def _split(loop: Loop) -> tuple[dict[str, Item], Loop]:
     while moved:
         moved = False
         for id, item in list(inside.items()):
-            if _fixed(item, loop, inside):
+            if _is_invariant(item, loop, inside):
                 outside[id] = inside.pop(id)
                 moved = True
     return outside, replace(loop, body=replace(loop.body, items=inside))
 
 
-def _fixed(item: Item, loop: Loop, inside: dict[str, Item]) -> bool:
+def _is_invariant(item: Item, loop: Loop, inside: dict[str, Item]) -> bool:
     if has_effect(item) or (isinstance(item, Call) and not item.type.mergeable):
         return False
     for leaf in used(item):

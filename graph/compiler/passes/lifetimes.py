@@ -1,5 +1,8 @@
-"""lifetimes: an ordered graph becomes the steps of a plan: every value is freed after its last reader, every
-component is acquired before its first and released after its last."""
+"""lifetimes: turn an ordered graph into the steps of a plan.
+
+Every value is freed after its last reader. Every component is acquired before its first reader and released after its
+last.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ def lifetimes(graph: Graph, components: Components) -> tuple[Step, ...]:
 
 
 def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Var, ...]) -> tuple[Step, ...]:
-    """The steps of one level. `own`: the variables of the loop whose body this is, freed here as well."""
+    """The steps of one level. If it is the body of a loop, `own` holds the variables of the loop, to free them too."""
     ids = list(graph.items)
     last = _last_readers(graph, own, components)
     after: dict[str, list[Value]] = {id: [] for id in ids}
@@ -46,9 +49,9 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
 
 
 def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) -> dict[Value, str]:
-    """The last item to read each value made at this level; its maker, if nothing reads it.
+    """The last reader of each value of this level; the maker of the value, if nothing reads it.
 
-    A call that needs a component of a value reads that value, even if its argument was made of it by another node.
+    A call that needs a component of a value counts as a reader, even if another node passed the value on to it.
     """
     last: dict[Value, str] = {}
     local: set[Value] = set(own)
@@ -68,7 +71,7 @@ def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) ->
 def _component_spans(
     graph: Graph, components: Components
 ) -> tuple[Mapping[str, list[tuple[Ref, str]]], Mapping[str, list[tuple[Ref, str]]]]:
-    """Per item, the components that it is the first to need and the last to need, of holders at this level."""
+    """For each item, the components of this level that it needs first, and those that it needs last."""
     first: dict[tuple[Ref, str], str] = {}
     last: dict[tuple[Ref, str], str] = {}
     for id, item in graph.items.items():

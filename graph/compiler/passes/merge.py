@@ -1,4 +1,4 @@
-"""merge: equal pure calls run once."""
+"""merge: run equal pure calls once."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..ir import Arg, Call, Const, Format, Graph, Item, Items, Loop, Ref, Source
 
 
 def merge(graph: Graph) -> Graph:
-    """Let one call stand for all that have its node type and arguments, at its level and in the loops below it.
+    """Replace calls of one node type with equal arguments by the first, at its level and in the loops below it.
 
-    The call that stays keeps the names of all, and everything that was wanted of any.
+    The remaining call has the names of all of them, and the union of their wanted parts.
     """
     stays: dict[str, Call] = {}
     replaced: dict[str, str] = {}
@@ -73,11 +73,11 @@ def _key(arg: Arg, through: Any) -> str:
 
 
 def _text(source: Source, through: Any) -> str:
-    """A source as text that is equal exactly for equal sources (1, 1.0 and true are three values)."""
+    """The text of a source, which differs for different sources (1, 1.0 and true are three values)."""
     if isinstance(source, Const):
         return f"const {source.value!r}"
     if isinstance(source, Format):
-        # The folder of a relative path is part of its meaning, though sources are compared without it.
+        # The folder of a relative path is part of its meaning, but the comparison of sources leaves it out.
         parts = [p if isinstance(p, str) else [_text(p, through)] for p in source.parts]
         return f"format {source.safe} {source.base} {parts}"
     if isinstance(source, Items):

@@ -1,4 +1,4 @@
-"""order: a sequence by dependency in which readers of one component stand next to each other."""
+"""order: sort items by dependency, with readers of one component next to each other."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Components = Mapping[str, set[tuple[Ref, str]]]
 
 
 def order(graph: Graph, components: Components) -> Graph:
-    """Order every level. Among items that could run, one that needs no component not yet in memory goes first,
-    then an item whose components are needed by more items that are ready; file order decides the rest.
+    """Order every level. Of the items that are ready, the item that needs the fewest components not yet in memory goes
+    first; file order decides between equals.
     """
     items = {
         id: replace(item, body=order(item.body, components)) if isinstance(item, Loop) else item
@@ -48,7 +48,7 @@ def order(graph: Graph, components: Components) -> Graph:
 
 
 def needed(item: Item, components: Components) -> set[tuple[Ref, str]]:
-    """The components an item needs; for a loop, those of everything in it."""
+    """The components that an item needs; for a loop, the components of all items in it."""
     if not isinstance(item, Loop):
         return set(components.get(item.id, ()))
     return set().union(*(needed(inner, components) for inner in item.body.items.values()))

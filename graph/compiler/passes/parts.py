@@ -1,7 +1,6 @@
-"""parts: one backward pass that gives every output the union of the parts that are read of it.
+"""parts: give each output the union of its parts that are read, in one backward pass.
 
-So a node does not make a part of its output that nothing reads, and only the components of a value that some node
-reads are loaded.
+A node then does not make a part of its output that nothing reads, and only components that a node reads are loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ..known_arguments import facts_of
 Edge = Ref | Var
 Demand = dict[Edge, frozenset[str]]
 Names = Mapping[str, str]
-"""Other names of parts, in the value that a node hands on."""
+"""From a part of a node's output to its name in the value that the node passes on."""
 
 
 def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
@@ -38,7 +37,7 @@ def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
 
 
 def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
-    """The parts that a call itself reads of each parameter from an edge; none of a parameter that it passes on."""
+    """The parts of each parameter that a call itself reads; no part of a parameter that it passes on."""
     found: dict[str, frozenset[str]] = {}
     narrowed = call.type.reads(facts_of(call, descriptions)) if call.type.reads is not None else {}
     for name in call.args:
@@ -62,7 +61,7 @@ def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[
 
 
 def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
-    """The parts read of every edge, loop variables and state included; a fixed point, since state goes round."""
+    """The parts that are read of every edge, loop variable and state: a fixed point, since state goes around a loop."""
     items = {item.id: item for item, _ in graph.walk()}
     demand: Demand = {}
     own = {item.id: reads(item, descriptions) for item in items.values() if isinstance(item, Call)}
@@ -86,16 +85,16 @@ def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
             want(call.args[name], parts)
     while work:
         edge = work.pop()
-        for arg, names in behind(edge, items, renamed):
+        for arg, names in passed_on_by(edge, items, renamed):
             want(arg, frozenset(names.get(part, part) for part in demand[edge]))
     return demand
 
 
-def behind(
+def passed_on_by(
     edge: Source, items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> Iterator[tuple[Arg, Names]]:
-    """The arguments whose values an edge carries: state, results of loops, values that a node passes on; with the
-    names of their parts."""
+    """The arguments whose values an edge passes on, with the names of their parts: state, results of loops, and
+    parameters that a node passes on."""
     if isinstance(edge, Var):
         loop = items[edge.loop]
         assert isinstance(loop, Loop)
@@ -115,13 +114,13 @@ def behind(
             yield from ((arg, names.get(n, {})) for n, arg in item.args.items() if item.type.inputs[n].passes)
 
 
-def roots(
+def makers(
     arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> set[tuple[Ref, str]]:
-    """The outputs that an argument's value may really be, seen through loops and nodes that pass it on, each with
-    the names of the parts there.
+    """The outputs that may have made an argument's value, each with the name of the part there.
 
-    A reader outside of a loop finds a value that was made inside it among the loop's results.
+    Loops and nodes that pass a value on are followed to its maker. For a reader outside of a loop, the maker of a
+    value from inside is the loop.
     """
     found: set[tuple[Ref, str]] = set()
     seen: set[tuple[Source, str, tuple[Ref, str] | None]] = set()
@@ -137,7 +136,7 @@ def roots(
                 left = None
             if left is None and isinstance(items[edge.node], Loop):
                 left = edge, part
-        further = list(behind(edge, items, renamed))
+        further = list(passed_on_by(edge, items, renamed))
         if not further and isinstance(edge, Ref):
             found.add(left or (edge, part))
         work += [(leaf, names.get(part, part), left) for a, names in further for leaf in leaves(a.source)]
@@ -149,9 +148,9 @@ def _inside(id: str, loop: Item) -> bool:
 
 
 def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
-    """Per call, the components (output that holds it, part) that have to be in memory while it runs.
+    """For each call, the components (output that holds it, part) that must be in memory while the call runs.
 
-    Only outputs whose port type has parts to bring in (`acquire`) count.
+    Only outputs whose port type has parts to acquire (`acquire`) count.
     """
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)
@@ -165,7 +164,7 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
                 type = type.item
             if not hasattr(type.cls, "acquire"):
                 continue
-            found = roots(item.args[name], parts, items, renamed)
+            found = makers(item.args[name], parts, items, renamed)
             if found:
                 result.setdefault(item.id, set()).update(found, origins(found, items, renamed, descriptions))
     return result
@@ -177,7 +176,7 @@ def origins(
     renamed: Mapping[str, Mapping[str, Names]],
     descriptions: Mapping[Ref, Any],
 ) -> set[tuple[Ref, str]]:
-    """The values with which those of `found` share their parts, at the far end (`Shares`, without `own` parts)."""
+    """The outputs that first held the parts in `found`: `Shares` is followed back, except for `own` parts."""
     ends: set[tuple[Ref, str]] = set()
     work = list(found)
     while work:
@@ -187,7 +186,7 @@ def origins(
         if isinstance(maker, Call) and part not in _own(maker, descriptions):
             for name, arg in maker.args.items():
                 if maker.type.inputs[name].shares:
-                    further |= roots(arg, {part}, items, renamed)
+                    further |= makers(arg, {part}, items, renamed)
         work += further
         if not further:
             ends.add((ref, part))
@@ -195,7 +194,7 @@ def origins(
 
 
 def _own(call: Call, descriptions: Mapping[Ref, Any]) -> frozenset[str]:
-    """Parts that the output of a call holds by itself."""
+    """The parts that the output of a call does not share."""
     if call.type.own is None:
         return frozenset()
     return frozenset(call.type.own(facts_of(call, descriptions)))

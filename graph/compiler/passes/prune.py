@@ -1,4 +1,4 @@
-"""prune: leave out items that no output and no effect needs, or that some chosen calls do not need."""
+"""prune: remove items that no output and no effect needs, or that no chosen call needs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def live(graph: Graph) -> set[str]:
 def reached(graph: Graph, roots: Collection[str] = ()) -> tuple[set[str], set[tuple[str, str]]]:
     """The items that run, and the ports of loops that are read.
 
-    A result of a mapping loop that nothing reads keeps nothing alive; carried state is always read. With
-    `roots`, calls by path, only these calls and the ones they need run.
+    An unread result of a mapping loop needs no items; carried state is always read. With `roots`, paths of calls,
+    only these calls and the calls that they need run.
     """
     items = {item.id: item for item, _ in graph.walk()}
     loops = {item.id: around for item, around in graph.walk()}
@@ -54,7 +54,7 @@ def _refs(args: Iterable[Arg]) -> list[Ref | str]:
 def prune(graph: Graph, roots: Collection[str] = ()) -> Graph:
     """The graph without the items that nothing needs, and without a map's outputs that nothing reads.
 
-    With `roots`, calls by path, it holds only these calls and the ones they need, and has no outputs.
+    With `roots`, paths of calls, it holds only these calls and the calls that they need, and has no outputs.
     """
     needed, read = reached(graph, roots)
 

@@ -20,7 +20,7 @@ SHORT_SECONDS = 0.001
 
 @dataclass
 class Row:
-    """Time and memory of one call of the plan, over all turns: seconds of the host, memory of the process on a CPU."""
+    """Time and memory of one call of the plan, over all turns. `seconds` is host time."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -34,9 +34,8 @@ class Row:
 class Profile(Observer):
     """Measures every call.
 
-    On a GPU device time is measured with events, without synchronising until the run is over, and memory is
-    what torch allocated. On a CPU a thread samples the process's
-    resident memory every 10 ms.
+    On a GPU, events measure device time, without synchronising before the run is over, and torch reports the
+    allocated memory. On a CPU, a thread samples the resident memory of the process every 10 ms.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,7 @@ class Profile(Observer):
             self._memory.close()
             self.peak_bytes = self._memory.highest or None
         if self._cuda is not None:
-            if status != "interrupted":  # the device may be busy for long; only finished work is counted
+            if status != "interrupted":  # the device may stay busy; only finished work is counted
                 self._cuda.synchronize()
             self.peak_bytes = max([self._cuda.max_memory_allocated(), *(r.peak_bytes or 0 for r in self.rows.values())])
             for row, start, end in self._events:
@@ -119,7 +118,7 @@ class Profile(Observer):
 
 
 def described(port: str, value: Any) -> dict[str, Any]:
-    """An output as the record shows it."""
+    """An output in the form of the record."""
     if isinstance(value, list | tuple) and value and isinstance(value[0], Port):
         kind = f"list[{type(value[0]).__name__}]"
         return {**facts_of(value[0]), "port": port, "type": kind, "count": len(value)}
@@ -127,7 +126,7 @@ def described(port: str, value: Any) -> dict[str, Any]:
 
 
 class Memory:
-    """Samples the resident memory of this process in a thread; 0 where the system does not tell."""
+    """Samples the resident memory of this process in a thread, in bytes; 0 if the system does not report it."""
 
     def __init__(self) -> None:
         self._file = Path("/proc/self/statm")
@@ -157,13 +156,14 @@ class Memory:
             self._sample()
 
     def begin(self) -> None:
-        """A new window begins."""
+        """Begin a new window."""
         self._window = 0
 
     def end(self, seconds: float) -> int:
-        """The highest sample of a window of this length, with one more at its end; of a very short one, the last.
+        """The highest sample of the window, in bytes.
 
-        Reading a sample takes 10 µs or more, which a node of less than a millisecond is not worth.
+        A window of more than a millisecond takes a sample at its end. A shorter one does not, because a sample takes
+        10 µs or more.
         """
         if seconds > SHORT_SECONDS:
             self._sample()

@@ -11,7 +11,7 @@ from ...contract.node import Run
 
 
 class Progress(Observer):
-    """Shows where the run is. Nothing is written unless `stream` is a terminal."""
+    """Shows the progress of a run. Writes only warnings if `stream` is not a terminal."""
 
     def __init__(self, stream: Any = None) -> None:
         self.stream = stream or sys.stderr
@@ -45,14 +45,14 @@ class Progress(Observer):
             self._bars = None
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
-        self._say(call.id)
+        self._show(call.id)
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
-        self._say(f"loaded {part}")
+        self._show(f"loaded {part}")
 
     def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
         name = " ".join(w for w in (call.id if call is not None else "", label) if w)
-        self._say(name, completed=done, total=total)
+        self._show(name, completed=done, total=total)
 
     def warned(self, call: CallInfo | None, message: str) -> None:
         text = f"warning: {call.id}: {message}" if call is not None else f"warning: {message}"
@@ -61,7 +61,7 @@ class Progress(Observer):
         else:
             print(text, file=self.stream)
 
-    def _say(self, text: str, completed: int = 0, total: int | None = None) -> None:
+    def _show(self, text: str, completed: int = 0, total: int | None = None) -> None:
         if self._bars is not None:
             self._bars.update(self._node, description=text, completed=completed, total=total)
 

@@ -1,4 +1,4 @@
-"""The attention backends as a table: the needs of each on machine and model. Torch-free."""
+"""The table of attention backends and their requirements on machine and model. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Backend:
     """One attention backend.
 
     Attributes:
-        name: As files have it.
-        library: Its name in diffusers' `AttentionBackendName`, or in `kernels.KERNELS`.
-        about: A few words about it.
-        package: Distribution that has to be installed, and the module it brings; None if torch brings it.
-        least: Smallest version, from diffusers (models/attention_dispatch.py) or that which `kernels` was written for.
-        install: How to get the package.
-        capability: Smallest compute capability of the GPU; None if it also runs on a CPU.
-        only: The major compute capabilities it has kernels for, if not all from `capability` on.
-        dtypes: Names of dtypes; empty if all.
-        heads: Largest size of a head, which must be a multiple of 8; 0 if any size will do.
-        sizes: The sizes of a head it has, instead of a largest one.
+        name: Name in workflow files.
+        library: Name in diffusers' `AttentionBackendName`, or in `kernels.KERNELS`.
+        about: A short description.
+        package: Required distribution and its module; None if the backend is part of torch.
+        least: Oldest version that works, from diffusers (models/attention_dispatch.py) or from `kernels`.
+        install: Instruction for installing the package.
+        capability: Lowest compute capability of the GPU; None if the backend also runs on a CPU.
+        only: Major compute capabilities that have kernels; empty if every one from `capability` on has them.
+        dtypes: Names of the supported dtypes; empty if every dtype works.
+        heads: Largest head size, which must be a multiple of 8; 0 if there is no limit.
+        sizes: The supported head sizes, for a backend that supports only a few.
         masks: `applied`; `refused` (a call with a mask fails); or `wrong`, for xformers: diffusers 0.42.1 adds a
             boolean mask of four dimensions to the scores as zeros and ones.
-        exact: Computes the same function as SDPA, to rounding: `auto` may choose it.
+        exact: Differs from SDPA only by rounding. `auto` chooses among exact backends.
     """
 
     name: str
@@ -135,10 +135,11 @@ SAGE_1 = Backend(
     masks="refused",
     exact=False,
 )
-"""The backend `sage` with version 1 of the package, or none installed: PyPI has no other."""
+"""The backend `sage` if the installed package is version 1 or is missing. PyPI has only version 1."""
 
-# As the package names them, after the precision of the values. Which GPU each is for: `sageattn` in core.py of
-# https://github.com/thu-ml/SageAttention, which chooses among them (the one in Triton does not work on 12.0).
+# Kernel name, lowest compute capability, and major capabilities. The package names a kernel after the precision of the
+# values. Source: `sageattn` in core.py of https://github.com/thu-ml/SageAttention, which chooses the kernel for a GPU.
+# The Triton kernel does not work on capability 12.0.
 SAGE_KERNELS: Mapping[str, tuple[Capability, tuple[int, ...]]] = {
     "fp16_triton": ((8, 0), (8, 9)),
     "fp16_cuda": ((8, 0), (8, 9, 12)),
@@ -151,10 +152,10 @@ Masks = Literal["never", "sometimes", "always"]
 MASKS: Mapping[str, Masks] = {
     "WanTransformer3DModel": "never",
     "FluxTransformer2DModel": "never",
-    "HunyuanVideoTransformer3DModel": "sometimes",  # not where text.encode cut the padding
+    "HunyuanVideoTransformer3DModel": "sometimes",  # no mask after text.encode cuts the padding
     "HunyuanVideo15Transformer3DModel": "always",
     "LTXVideoTransformer3DModel": "always",
 }
-"""Whether transformers of diffusers 0.42 give attention a mask for the padding of prompts (models/transformers/).
+"""Which transformers of diffusers 0.42 pass attention a mask for the padding of prompts (models/transformers/).
 
-Others may, where prompts of several lengths share a batch."""
+A transformer that is not listed may pass a mask when prompts of different lengths share a batch."""

@@ -1,7 +1,7 @@
-"""Attention backends: which this machine and this model can use, and why not. Torch-free.
+"""Checks whether this machine and this model can use an attention backend. Torch-free.
 
-`model.attention`, its notes in `sgd nodes model.attention`, and `sgd doctor` all ask here. A backend that is
-asked for and cannot work is an error; nothing falls back to another one.
+`model.attention`, its notes in `sgd nodes model.attention`, and `sgd doctor` call these checks. A requested backend
+that cannot work is an error. No other backend replaces it.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .backend_table import ARCHITECTURES, BACKENDS, SAGE_1, SAGE_KERNELS, Backen
 
 
 def problem(code: Literal["unavailable", "unsupported"], message: str, help: str) -> Diagnostic:
-    """The problem of a backend that cannot be used, and an alternative."""
+    """The problem of an unusable backend. `help` names an alternative."""
     return Diagnostic(code, message, "backend", help=help)
 
 
 def chosen(name: str, kernel: str = "auto") -> Backend:
-    """The backend that a name of files stands for here: `sage` depends on the version that is installed.
+    """The backend for a name in a workflow file. `sage` means the installed version of SageAttention.
 
     Args:
         name: One of `BACKENDS`.
-        kernel: One of `SAGE_KERNELS`, which only version 2 has, or `auto`.
+        kernel: `auto`, or one of `SAGE_KERNELS`, which need SageAttention 2.
     """
     backend = BACKENDS[name]
     if name != "sage":
@@ -42,12 +42,12 @@ def chosen(name: str, kernel: str = "auto") -> Backend:
     return replace(backend, library=f"_sage_qk_int8_pv_{kernel}", about=about, capability=capability, only=only)
 
 
-def machine(backend: Backend, device: str | None = None) -> Diagnostic | None:
-    """Why this machine cannot use a backend, None if it can.
+def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic | None:
+    """The reason why this machine cannot use a backend; None if it can.
 
     Args:
         backend: The backend.
-        device: Device of the run, `cpu` or `cuda`; without it, the GPU if there is one.
+        device: Device of the run, `cpu` or `cuda`; None for the GPU if there is one.
     """
     if backend.capability is None:
         return None
@@ -56,60 +56,61 @@ def machine(backend: Backend, device: str | None = None) -> Diagnostic | None:
         installed = packages.installed(*backend.package)
         if installed is None:
             return problem(
-                "unavailable", f"{backend.name} needs {_wanted(backend)}, which is not installed", backend.install
+                "unavailable", f"{backend.name} needs {_requirement(backend)}, which is not installed", backend.install
             )
         if backend.least and packages.older(installed, backend.least):
-            why = f"{backend.name} needs {_wanted(backend)}, and {installed} is installed"
+            why = f"{backend.name} needs {_requirement(backend)}, and {installed} is installed"
             return problem("unavailable", why, backend.install)
         broken = _broken(backend.name)
         if broken is not None:
             return broken
-    least = f"an NVIDIA GPU of compute capability {_words(backend)}"
+    least = f"an NVIDIA GPU of compute capability {_capability_range(backend)}"
     found = None if device == "cpu" else gpu()
     if found is None:
-        where = "the run is on the CPU" if device == "cpu" else "there is none"
+        where = "the run is on the CPU" if device == "cpu" else "this machine has no GPU"
         return problem("unavailable", f"{backend.name} needs {least}, and {where}", instead)
     if found < backend.capability or (backend.only and found[0] not in backend.only):
-        why = f"{backend.name} needs {least}, and this one has {found[0]}.{found[1]}"
+        why = f"{backend.name} needs {least}, and this GPU has {found[0]}.{found[1]}"
         return problem("unavailable", why, instead)
     return None
 
 
-def model(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks) -> Diagnostic | None:
-    """The problem of a backend that cannot serve a transformer; None if it can, or too little is known.
+def model_problem(backend: Backend, *, dtype: str | None, head: int | None, masks: Masks) -> Diagnostic | None:
+    """The reason why a transformer cannot use a backend; None if it can, or if the facts are unknown.
 
     Args:
         backend: The backend.
-        dtype: Name of the transformer's dtype.
-        head: Size of its attention heads.
-        masks: Whether it gives attention a mask.
+        dtype: Name of the transformer's dtype; None if unknown.
+        head: Head size of the transformer; None if unknown.
+        masks: Whether the transformer passes attention a mask.
     """
     takers = ", ".join(b.name for b in BACKENDS.values() if b.masks == "applied")
     if dtype is not None and backend.dtypes and dtype not in backend.dtypes:
         wanted = " or ".join(backend.dtypes)
         return problem(
             "unsupported",
-            f"{backend.name} takes {wanted}, and the model is in {dtype}",
-            f"load it with dtype: {wanted}",
+            f"{backend.name} takes {wanted}, and the dtype of the model is {dtype}",
+            f"load the model with dtype: {wanted}",
         )
     if head is not None and backend.heads and (head > backend.heads or head % 8):
-        why = f"{backend.name} takes heads of a multiple of 8 up to {backend.heads}, and this model's have {head}"
-        return problem("unsupported", why, "`sdpa` takes any size")
+        sizes = f"{backend.name} takes head sizes in multiples of 8 up to {backend.heads}"
+        why = f"{sizes}; this model's head size is {head}"
+        return problem("unsupported", why, "`sdpa` takes any head size")
     if head is not None and backend.sizes and head not in backend.sizes:
         wanted = " or ".join(map(str, backend.sizes))
-        why = f"{backend.name} takes heads of {wanted}, and this model's have {head}"
-        return problem("unsupported", why, "`sdpa` takes any size")
+        why = f"{backend.name} takes a head size of {wanted}; this model's head size is {head}"
+        return problem("unsupported", why, "`sdpa` takes any head size")
     if masks == "always" and backend.masks != "applied":
         why = f"{backend.name} takes no mask, and this model masks the padding of its prompt"
-        return problem("unsupported", why, f"masks are applied by {takers}")
+        return problem("unsupported", why, f"backends that apply masks: {takers}")
     if masks == "sometimes" and backend.masks == "wrong":
         why = f"{backend.name} would apply a mask wrongly, and this model may pass one"
-        return problem("unsupported", why, f"masks are applied by {takers}")
+        return problem("unsupported", why, f"backends that apply masks: {takers}")
     return None
 
 
 def head_size(config: Mapping[str, Any]) -> int | None:
-    """Size of the attention heads of a transformer, from its configuration."""
+    """Head size of a transformer, from its configuration; None if the configuration does not give it."""
     if "attention_head_dim" in config:
         return int(config["attention_head_dim"])
     if "dim" in config and "n_heads" in config:  # Z-Image
@@ -118,10 +119,10 @@ def head_size(config: Mapping[str, Any]) -> int | None:
 
 
 def notes() -> dict[str, str]:
-    """Each backend with whether this machine can use it, and why not."""
+    """For each backend, whether this machine can use it, and the reason if it cannot."""
     found = {}
     for backend in map(chosen, BACKENDS):
-        reason = machine(backend)
+        reason = machine_problem(backend)
         if reason is None:
             installed = packages.installed(*backend.package) if backend.package else None
             state = f"available{f' ({installed})' if installed else ''}"
@@ -133,9 +134,9 @@ def notes() -> dict[str, str]:
 
 @cache
 def gpu() -> Capability | None:
-    """Compute capability of the first GPU, asked of NVIDIA's driver (importing torch takes seconds); None without one.
+    """Compute capability of the first GPU, from NVIDIA's driver; None without a GPU or with a CPU build of torch.
 
-    A torch that was built for CPUs cannot use it, so that there is none then either.
+    Importing torch would take seconds.
     """
     if "+cpu" in (packages.installed("torch", "torch") or ""):
         return None
@@ -152,28 +153,29 @@ def gpu() -> Capability | None:
 
 
 def _broken(name: str) -> Diagnostic | None:
-    """Why a package that is installed cannot be imported or has no kernels."""
+    """The reason why an installed package cannot be imported or has no kernels; None if it works."""
     if name in ("flash4", "xformers"):
         both = [("xformers", "xformers"), ("flash-attn-4", "flash_attn.cute")]
         if all(packages.installed(*each) for each in both) and not packages.installed("flash-attn", "flash_attn"):
-            # xformers/ops/fmha/flash.py (0.0.35) takes any module flash_attn for version 2, and fails to import;
-            # diffusers imports it where it is installed.
-            why = "xformers fails to import where flash-attn-4 is installed without flash-attn, and diffusers with it"
+            # xformers/ops/fmha/flash.py (0.0.35) takes any module flash_attn for version 2 and fails to import.
+            # diffusers imports an installed xformers and then fails too.
+            why = "xformers and diffusers fail to import if flash-attn-4 is installed without flash-attn"
             return problem("unavailable", why, "pip uninstall xformers")
     if name == "xformers":
         built, torch = packages.built_for("xformers"), packages.built_for("torch")
         if built and torch and built.split(".")[0] != torch.split(".")[0]:
-            why = f"this xformers was built for CUDA {built}, and torch for CUDA {torch}: its kernels do not load"
+            why = f"xformers was built for CUDA {built}, and torch for CUDA {torch}; xformers cannot load its kernels"
             return problem("unavailable", why, "install a build of xformers for the CUDA version of your torch")
     return None
 
 
-def _wanted(backend: Backend) -> str:
+def _requirement(backend: Backend) -> str:
     assert backend.package is not None
     return backend.package[0] + (f" {backend.least} or newer" if backend.least else "")
 
 
-def _words(backend: Backend) -> str:
+def _capability_range(backend: Backend) -> str:
+    """The supported compute capabilities, such as `8.0 or higher (Ampere or newer)`."""
     assert backend.capability is not None
     name = ARCHITECTURES[backend.capability]
     major, minor = backend.capability

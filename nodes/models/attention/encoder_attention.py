@@ -1,4 +1,4 @@
-"""Attention of text encoders: they are models of transformers, which chooses it by a name in their configuration."""
+"""Attention of text encoders. The library transformers chooses it by a name in the encoder's configuration."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ IMPLEMENTATIONS: Mapping[str, str] = {
     "flash3": "flash_attention_3",
     "flash4": "flash_attention_4",
 }
-"""Backends that transformers has too, and its names for them."""
+"""Backends that transformers supports, and their names there."""
 
 FLASH: Mapping[str, bool] = {
     "CLIPTextModel": True,
     "LlamaModel": True,
     "Qwen2_5_VLForConditionalGeneration": True,
     "Qwen3Model": True,
-    "T5EncoderModel": False,  # they add a bias for relative positions to the scores
+    "T5EncoderModel": False,  # T5 and UMT5 add a bias for relative positions to the scores
     "UMT5EncoderModel": False,
 }
-"""Whether a text encoder can do with FlashAttention: `_supports_flash_attn` of its class in transformers 5."""
+"""Whether a text encoder can use FlashAttention: `_supports_flash_attn` of its class in transformers 5."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class EncoderAttention:
 
     Attributes:
         component: Name in the repository.
-        implementation: The name in transformers, such as `sdpa` or `eager`.
+        implementation: Name in transformers, such as `sdpa` or `eager`.
     """
 
     kind: ClassVar[str] = "attention"
@@ -51,7 +51,7 @@ class EncoderAttention:
     implementation: str
 
     def apply(self, module: Any, run: Run) -> None:
-        # The configuration, where transformers keeps the choice, was copied with the rest of the view.
+        # transformers keeps the choice in the configuration. The view has a copy of the configuration.
         if not hasattr(module, "set_attn_implementation"):
             raise NodeError(f"{type(module).__name__} has no choice of attention")
         try:
@@ -60,7 +60,7 @@ class EncoderAttention:
         except Exception as error:
             raise NodeError(f"attention of {self.component} cannot be {self.implementation}: {error}") from error
         found = chosen(module)
-        if found != {self.implementation}:  # transformers warns and takes another, in some cases
+        if found != {self.implementation}:  # in some cases transformers warns and takes another implementation
             raise NodeError(f"{type(module).__name__} cannot compute attention with {self.implementation}")
 
 
@@ -70,28 +70,28 @@ def chosen(module: Any) -> set[str]:
     return {str(c._attn_implementation) for c in configs if hasattr(c, "_attn_implementation")}
 
 
-def misfit(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Diagnostic | None:
-    """The problem of a backend that cannot serve a text encoder; None if it can, or too little is known.
+def encoder_problem(backend: str, config: Mapping[str, Any], class_name: str, dtype: str | None) -> Diagnostic | None:
+    """The reason why a text encoder cannot use a backend; None if it can, or if the facts are unknown.
 
     Args:
-        backend: As files have it.
+        backend: Name in workflow files.
         config: The encoder's configuration.
-        class_name: Its class, empty if not known.
-        dtype: Name of its dtype.
+        class_name: The encoder's class; empty if unknown.
+        dtype: Name of the encoder's dtype; None if unknown.
     """
     if backend not in IMPLEMENTATIONS:
         takes = ", ".join(f"`{name}`" for name in IMPLEMENTATIONS)
-        return problem("unsupported", f"text encoders have no {backend} attention", f"transformers has {takes}")
+        return problem("unsupported", f"text encoders have no {backend} attention", f"text encoders have {takes}")
     if backend == "sdpa":
         return None
     if class_name and not FLASH.get(class_name, False):
         return problem("unsupported", f"{class_name} cannot use {backend}", "`sdpa` works for every text encoder")
-    # transformers cuts the padding out before it calls these, so that they need no mask.
-    return backends.model(BACKENDS[backend], dtype=dtype, head=encoder_head_size(config), masks="never")
+    # These backends need no mask: transformers removes the padding before it calls them.
+    return backends.model_problem(BACKENDS[backend], dtype=dtype, head=encoder_head_size(config), masks="never")
 
 
 def encoder_head_size(config: Mapping[str, Any]) -> int | None:
-    """Size of the attention heads of a text encoder, from its configuration."""
+    """Head size of a text encoder, from its configuration; None if the configuration does not give it."""
     config = config.get("text_config") or config
     if config.get("head_dim"):
         return int(config["head_dim"])
@@ -101,10 +101,10 @@ def encoder_head_size(config: Mapping[str, Any]) -> int | None:
 
 
 def target(model: Model, component: str) -> tuple[str, Mapping[str, Any]]:
-    """Name in the repository and configuration of the text encoder to transform.
+    """Repository name and configuration of the text encoder to transform.
 
     Raises:
-        NodeError: If the model has no such component, or it is none of transformers.
+        NodeError: If the model has no such component, or the component is not a transformers model.
     """
     name = model.name(component)
     library, _ = model.weights.repository.entry(name)

@@ -1,10 +1,10 @@
 """Attention kernels from PyPI that diffusers' dispatch lacks: SageAttention 1 and FlashAttention 4.
 
-diffusers' attention processors carry the backend they use, as a member of an enumeration, and look the function up
-in a registry. A kernel here becomes one more entry of both, under a name that nothing else has. It is used only by
-processors that were given it, which are those of one view; the default of the process is not touched.
+An attention processor of diffusers holds its backend as a member of an enumeration. A registry maps the member to a
+function. This module adds one member and one function for each kernel. Only the processors of one view get the member;
+the default backend of the process stays as it is.
 
-Each kernel is an operator of torch, so that compiled code calls it as it is instead of looking inside.
+Each kernel is a torch operator, so torch.compile calls the kernel and does not trace into it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
     Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None, bool], torch.Tensor]
 
-KEYS = 64
-"""How many keys one step of SageAttention 1 takes: `BLKK` of its `per_block_int8` and `BLOCK_N` of its `forward`."""
+KEYS_PER_STEP = 64
+"""Keys in one step of SageAttention 1: `BLKK` of its `per_block_int8` and `BLOCK_N` of its `forward`."""
 
-SHARE = 2.0**-7
-"""The largest share of attention, one rounding of bfloat16, that the filling of the last step may have uncorrected."""
+MAX_PADDING_SHARE = 2.0**-7
+"""Largest share of attention that the zero keys of the last step may get without correction: one bfloat16 rounding."""
 
 
 def sage_1(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool
 ) -> torch.Tensor:
-    """SageAttention 1: the products of queries and keys in int8, those with values in float16.
+    """SageAttention 1: int8 products of queries and keys, float16 products with the values.
 
-    The package subtracts the mean of the keys from them in place; here it is given a copy that had it subtracted.
+    The package subtracts the mean of the keys in place. This function subtracts the mean on a copy instead.
 
-    It takes keys 64 at a time and fills the last step up with keys of zeros, which it does not mask: each gets the
-    weight of a score of zero. Scores against keys of mean zero have mean zero, so that by Jensen's inequality
-    n such keys beside `tokens` true ones get at most n / (tokens + n) of the attention. Where that could be more
-    than `SHARE`, values of one, which attention would leave as they are, show what share the true keys got.
+    The package takes 64 keys a step. It pads the last step with zero keys and does not mask them, so each zero key gets
+    the weight of the score 0. The keys have mean zero, so their scores have mean zero. By Jensen's inequality, n zero
+    keys beside `tokens` real keys then get at most n / (tokens + n) of the attention. If this bound exceeds
+    `MAX_PADDING_SHARE`, a second call with all values 1 gives the share of the real keys. The result is divided by it.
 
     Args:
         query: [B, tokens, heads, 64, 96 or 128], float16, bfloat16 or float32, on a GPU.
         key: [B, tokens, heads, width].
-        value: As the keys.
-        scale: Factor on the scores; without it 1 / sqrt(width).
-        causal: Whether a token only attends to those before it.
+        value: [B, tokens, heads, width].
+        scale: Factor on the scores; None for 1 / sqrt(width).
+        causal: Whether a token attends only to itself and earlier tokens.
 
     Returns:
         [B, tokens, heads, width] in the dtype of the queries.
@@ -57,8 +57,9 @@ def sage_1(
     smooth = key - key.mean(dim=1, keepdim=True)
     result = attend(value)
     tokens = key.shape[1]
-    filling = -tokens % KEYS
-    if not causal and filling > SHARE * (tokens + filling):  # with `causal` no token sees keys behind the last
+    padding = -tokens % KEYS_PER_STEP
+    # With `causal` no token attends to the zero keys, which come after the last token.
+    if not causal and padding > MAX_PADDING_SHARE * (tokens + padding):
         result = result / attend(torch.ones_like(value))
     return result
 
@@ -66,20 +67,20 @@ def sage_1(
 def flash_4(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool
 ) -> torch.Tensor:
-    """FlashAttention 4: tensors as for `sage_1`, float16 or bfloat16, widths a multiple of 8 up to 128."""
+    """FlashAttention 4. Arguments as in `sage_1`; float16 or bfloat16; width a multiple of 8 up to 128."""
     from flash_attn.cute import flash_attn_func
 
     query, key, value = (_dense(tensor) for tensor in (query, key, value))
     result = flash_attn_func(query, key, value, softmax_scale=scale, causal=causal)
-    return result[0] if isinstance(result, tuple) else result  # the second is the logarithm of the sum
+    return result[0] if isinstance(result, tuple) else result  # the second item is the log of the softmax sum
 
 
 KERNELS: Mapping[str, Kernel] = {"_sgd_sage_1": sage_1, "_sgd_flash_4": flash_4}
-"""Our kernels by the names that they have in diffusers' registry."""
+"""The kernels of this module by their names in diffusers' registry."""
 
 
 def name(backend: str) -> Any:
-    """The member of diffusers' `AttentionBackendName` for a backend: one of its own, or one of `KERNELS`.
+    """The member of diffusers' `AttentionBackendName` for a diffusers backend or one of `KERNELS`.
 
     Raises:
         ValueError: If there is no such backend.
@@ -93,7 +94,7 @@ def name(backend: str) -> Any:
 
 @cache
 def _register(backend: str, kernel: Kernel) -> Any:
-    """Add a kernel to diffusers' registry, and its name to the enumeration."""
+    """Add a kernel to diffusers' registry and its name to the enumeration."""
     import torch
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
@@ -127,12 +128,12 @@ def _register(backend: str, kernel: Kernel) -> Any:
 
     member = str.__new__(AttentionBackendName, backend)
     member._name_ = member._value_ = backend
-    # `AttentionBackendName(backend)` looks the name up here; copying or unpickling a processor calls it.
+    # `AttentionBackendName(backend)` looks here. Copying and unpickling a processor call it.
     AttentionBackendName._value2member_map_[backend] = member
     _AttentionBackendRegistry.register(member)(attend)
     return member
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with the elements of a head side by side, as the kernels need them."""
+    """The tensor with contiguous elements in each head, as the kernels need it."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()

@@ -1,4 +1,4 @@
-"""Facts about Python packages without importing them: versions, and the CUDA version of compiled ones."""
+"""Versions and CUDA builds of Python packages, read without importing the packages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 
 def installed(package: str, module: str) -> str | None:
-    """Version of an installed package whose module can be found, None without it.
+    """Version of an installed package; None if the package or its module is missing.
 
-    A module in another is looked for as a folder: finding it would import the other, which may import torch.
+    A submodule is searched as a folder. `find_spec` would import its parent, which may import torch.
     """
     outer, *inner = module.split(".")
     if not any(Path(at, *inner).is_dir() for at in _folders(outer)) and (inner or not _found(outer)):
@@ -24,7 +24,7 @@ def installed(package: str, module: str) -> str | None:
 
 
 def older(found: str, least: str) -> bool:
-    """Whether a version comes before another; false if it cannot be read."""
+    """Whether version `found` is older than `least`; false if `found` is not a valid version."""
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -34,7 +34,7 @@ def older(found: str, least: str) -> bool:
 
 
 def built_for(module: str) -> str | None:
-    """The CUDA version, such as `13.0`, that torch or xformers was built for; None if that is not known, or none."""
+    """The CUDA version of the torch or xformers build, such as `13.0`; None for a CPU build or if unknown."""
     for folder in _folders(module):
         try:
             if module == "torch":
@@ -55,7 +55,7 @@ def _found(module: str) -> bool:
 
 
 def _folders(module: str) -> list[str]:
-    """The folders of a package, not imported; none for a module that is a file or not there."""
+    """The folders of a package, found without importing it; empty for a single-file or missing module."""
     try:
         spec = importlib.util.find_spec(module)
     except ValueError:

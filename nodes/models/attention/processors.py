@@ -1,4 +1,4 @@
-"""Which backend the attention processors of a module have, and giving them another."""
+"""Reads and sets the backend of a module's attention processors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from . import kernels
 
 
 def choose(module: Any, backend: str) -> None:
-    """Give a view's attention a backend, by the name it has in diffusers or in `kernels`.
+    """Set the attention backend of a view, by its name in diffusers or in `kernels`.
 
-    diffusers makes its own the default of the process as well, which is put back.
+    diffusers also changes the default backend of the process. This function restores the default.
 
     Raises:
-        NodeError: If nothing in the module can be given a backend, or the backend cannot be used after all.
+        NodeError: If the module has no processor with a backend, or the backend cannot be used.
     """
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
@@ -25,26 +25,26 @@ def choose(module: Any, backend: str) -> None:
     try:
         with quiet():
             if backend in kernels.KERNELS:
-                member = kernels.name(backend)  # diffusers' method takes only names it knows
+                member = kernels.name(backend)  # `set_attention_backend` accepts only names of diffusers
                 for processor in processors(module):
                     processor._attention_backend = member
             else:
                 module.set_attention_backend(backend)
     except Exception as error:
-        raise NodeError(f"attention cannot be {backend}: {error}") from error
+        raise NodeError(f"attention cannot use {backend}: {error}") from error
     finally:
         Registry.set_active_backend(before)
     if backend not in chosen(module):
-        raise NodeError(f"{type(module).__name__} has no attention that can be given a backend")
+        raise NodeError(f"{type(module).__name__} has no attention with a choice of backend")
 
 
 def chosen(module: Any) -> set[str]:
-    """The backends that the attention of a module was given, by diffusers' names."""
+    """The backends set on a module's attention processors, by diffusers' names."""
     found = (processor._attention_backend for processor in processors(module))
     return {str(getattr(backend, "value", backend)) for backend in found if backend is not None}
 
 
 def processors(module: Any) -> list[Any]:
-    """The processors of the attention of a module that have a choice of backend."""
+    """The attention processors of a module that have a choice of backend."""
     found = (getattr(part, "processor", None) for part in module.modules())
     return [processor for processor in found if hasattr(processor, "_attention_backend")]

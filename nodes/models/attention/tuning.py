@@ -1,4 +1,4 @@
-"""Choosing an attention backend by measuring, on the shapes that the model really has."""
+"""Times attention backends on the shapes of the model's own calls, and chooses the fastest."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 REPEATS = 3
 CALLS = 4
-"""Calls between two looks at the clock, so that the next is prepared while a GPU still works, as it is in a run."""
+"""Calls in one timing. As in a run, the CPU prepares the next call while the GPU still works."""
 TOLERANCE = 2.0**-5
-"""Largest difference from SDPA, relative to SDPA's largest value. Two roundings of bfloat16 are 2^-7; what differs by
-more than this is not the same function."""
+"""Largest allowed difference from SDPA, relative to SDPA's largest value. Two bfloat16 roundings are 2^-7. A backend
+with a larger difference computes another function."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The largest attention of a forward pass: sizes of queries and keys, [B, tokens, heads, width].
+    """The largest attention call of a forward pass: shapes of queries and keys, [B, tokens, heads, width].
 
-    `masked` says whether any attention of the pass had a mask.
+    `masked` is true if any attention call of the pass had a mask.
     """
 
     query: tuple[int, ...]
@@ -43,12 +43,12 @@ _REMEMBERED: dict[tuple[Any, ...], tuple[str, Timings]] = {}
 
 
 class Tuner:
-    """Watches the first call of a view for each shape, and gives the view the fastest backend for those that follow.
+    """Watches the first call of a view for each shape, and sets the fastest backend for later calls.
 
     Args:
-        view: The module; its attention has the first candidate.
+        view: The module; its attention uses the first candidate.
         candidates: Names of backends in diffusers or `kernels`; the first is the reference.
-        run: Told of the choice, where the call was made.
+        run: Receives the choice and the timings, as details of the node that calls the view.
     """
 
     def __init__(self, view: Any, candidates: Sequence[str], run: Run) -> None:
@@ -63,7 +63,7 @@ class Tuner:
         from torch.utils._pytree import tree_leaves
 
         inputs = tree_leaves((args, kwargs))  # Z-Image takes lists of tensors
-        # A family may put other processors in for a call, as HunyuanVideo does where there is nothing to mask.
+        # A family may replace processors for one call. HunyuanVideo does so if no token is masked.
         processors = frozenset(type(module.processor) for module in self.attentions)
         key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
         if key in self.chosen:
@@ -79,8 +79,8 @@ class Tuner:
         self.chosen[key], timings = fastest(self.candidates, largest)
         self.use(self.chosen[key])
         self.run.detail(
-            attention=_words(self.chosen[key]),
-            attention_milliseconds={_words(n): round(1e3 * s, 4) for n, s in timings.items()},
+            attention=_workflow_name(self.chosen[key]),
+            attention_milliseconds={_workflow_name(n): round(1e3 * s, 4) for n, s in timings.items()},
         )
         return result
 
@@ -92,7 +92,7 @@ class Tuner:
 
 @contextmanager
 def watching() -> Iterator[Callable[[], Shapes | None]]:
-    """Watch torch's attention inside; the function that is yielded returns the largest call, None without any."""
+    """Record the calls of torch's attention inside `with`. Yields a function for the largest call, or None."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -119,9 +119,9 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
 
 
 def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
-    """The fastest backend that agrees with the first, and the seconds one call took with each that does.
+    """The fastest backend that agrees with the first, and the seconds for one call of each backend that agrees.
 
-    Backends that refuse masks are left out where a mask was seen. Remembered until the process ends.
+    If a call had a mask, backends that refuse masks are left out. The process remembers the result.
     """
     import torch
 
@@ -145,13 +145,13 @@ def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
                 if agrees:
                     timings[backend] = measure(lambda b=backend: attend(b, query, keys, values), shapes.device)  # type: ignore[misc]
             except Exception:
-                continue  # `auto` means: of those that work; the timings that are reported show which did
+                continue  # `auto` chooses among the backends that work; the reported timings list them
         _REMEMBERED[key] = (min(timings, key=lambda b: timings[b]), timings)
     return _REMEMBERED[key]
 
 
 def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention by one backend, as diffusers calls it; all [B, tokens, heads, width]."""
+    """Call one backend through diffusers' dispatch. All tensors are [B, tokens, heads, width]."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     result = dispatch_attention_fn(query, key, value, backend=kernels.name(backend))
@@ -159,7 +159,7 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call: the mean of a few, the least of several times, after one that does not count."""
+    """Seconds for one call: the smallest of `REPEATS` means over `CALLS` calls, after one warm-up call."""
     import torch
 
     def wait() -> None:
@@ -184,8 +184,8 @@ def takes_masks(backend: str) -> bool:
     return all(b.masks == "applied" for b in BACKENDS.values() if b.library == backend)
 
 
-def _words(backend: str) -> str:
-    """The name of a diffusers backend in workflow files."""
+def _workflow_name(backend: str) -> str:
+    """The name in workflow files of a diffusers backend."""
     from .backend_table import BACKENDS
 
     return next((b.name for b in BACKENDS.values() if b.library == backend), backend)

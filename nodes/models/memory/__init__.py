@@ -1,4 +1,4 @@
-"""Components in memory: acquired, offloaded, seen through views, decoded in tiles, and released.
+"""Components in memory: loading, views, offloading, tiled VAE work, and release.
 
 Reading files belongs to `nodes/models/repository/`.
 """

@@ -1,8 +1,9 @@
-"""Group offloading of diffusers on a view: which modules form a group, how much of them is on the device at a time.
+"""Group offloading of diffusers on a view: its hooks, its groups, and its bytes on the device.
 
-diffusers hangs a hook on modules that brings a group's tensors to the device before a forward and takes them back after
-it (hooks/group_offloading.py). It asks for modules whose forward is called: VAEs are entered by `decode` and `encode`,
-and a text encoder's blocks lie some levels down, so both are given the modules to look into.
+A hook of diffusers moves a group's tensors to the device before a forward call and back after it
+(hooks/group_offloading.py). diffusers puts hooks only on modules whose forward is called. Callers of a VAE call
+`decode` and `encode` instead, and a text encoder holds its blocks several levels down. This module therefore names the
+modules that hold the blocks.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from ...support import planning_meter
 if TYPE_CHECKING:
     import torch
 
-ENTERED = ("quant_conv", "post_quant_conv", "encoder", "decoder")
-"""Modules of a VAE that its `decode` and `encode` call. AutoencoderKL names them itself, AutoencoderKLHunyuanVideo
-does not."""
+CALLED_BY_VAE = ("quant_conv", "post_quant_conv", "encoder", "decoder")
+"""Modules that a VAE's `decode` and `encode` call. AutoencoderKL lists them itself; AutoencoderKLHunyuanVideo does
+not."""
 
 COPIED_CACHES = ("AutoencoderKLQwenImage",)
-"""Classes that pass lists by position and change them. Hooks copy positional arguments, so results would be wrong."""
+"""Classes that pass lists as positional arguments and change them. Hooks copy positional arguments, so results would
+be wrong."""
 
 
 def attach(
@@ -35,17 +37,17 @@ def attach(
     low_memory: bool = False,
     host: str = "cpu",
 ) -> None:
-    """Hang hooks on a view whose tensors are in the host's memory.
+    """Add hooks to a view whose tensors are in host memory.
 
     Args:
-        module: The view. Its parameters may be shared with other views; its buffers become its own, since hooks
-            replace them.
+        module: The view. It may share its parameters with other views. Its buffers are copied, since hooks replace
+            buffers.
         granularity: `blocks` or `leaf`.
-        blocks: Blocks of a group.
-        device: Where tensors are during a forward.
-        stream: Bring the next group while this one computes, on a CUDA stream of its own.
-        low_memory: Pin the host's memory for each transfer, and not all of it beforehand.
-        host: Where tensors are between: `cpu`, or `meta` for those of a plan.
+        blocks: Number of blocks in a group.
+        device: Device of the tensors during a forward call.
+        stream: Transfer the next group on a separate CUDA stream while the current group computes.
+        low_memory: Pin host memory for each transfer instead of all of it beforehand.
+        host: Device of the tensors between calls: `cpu`, or `meta` in a plan.
     """
     from diffusers.hooks import apply_group_offloading
 
@@ -54,7 +56,8 @@ def attach(
             owner._buffers[name] = buffer.clone()
     options: dict[str, Any] = {"offload_type": "leaf_level"}
     if granularity == "blocks":
-        options = {"offload_type": "block_level", "num_blocks_per_group": blocks, "block_modules": _inner(module)}
+        parents = _block_parents(module)
+        options = {"offload_type": "block_level", "num_blocks_per_group": blocks, "block_modules": parents}
     apply_group_offloading(
         module,
         onload_device=device,
@@ -66,7 +69,7 @@ def attach(
 
 
 def detach(module: Any) -> None:
-    """Remove the hooks, and move tensors that a failed forward left on the device back to the host."""
+    """Remove the hooks, and move tensors that a failed forward call left on the device back to the host."""
     from diffusers.hooks import group_offloading as library
 
     names = (
@@ -92,7 +95,7 @@ def put_back(module: torch.nn.Module) -> None:
 
 @contextmanager
 def brought_in(module: torch.nn.Module) -> Iterator[None]:
-    """Keep a module's group, if it has one, on the device, for code that reads the module without calling it."""
+    """Keep a module's group on the device inside `with`, for code that uses its tensors without calling the module."""
     group = _group(module)
     if group is None:
         yield
@@ -108,7 +111,7 @@ def brought_in(module: torch.nn.Module) -> Iterator[None]:
 
 @contextmanager
 def unhooked(module: torch.nn.Module) -> Iterator[None]:
-    """Switch the hooks of a module off, for code that calls it with tensors in place of its own."""
+    """Disable a module's hooks inside `with`, for code that calls the module with replaced tensors."""
     hooked = {part: vars(part).pop("forward") for part in module.modules() if _group(part) is not None}
     try:
         yield
@@ -118,7 +121,7 @@ def unhooked(module: torch.nn.Module) -> Iterator[None]:
 
 
 def _group(module: torch.nn.Module) -> Any:
-    """The group that a module's forward brings in, None without one."""
+    """The group that a module's forward call moves to the device; None without a group."""
     registry = getattr(module, "_diffusers_hook", None)
     if registry is None:
         return None
@@ -128,37 +131,37 @@ def _group(module: torch.nn.Module) -> Any:
     return None if hook is None else hook.group
 
 
-def _inner(module: Any) -> list[str] | None:
-    """Names of the modules with blocks; None for diffusers' own choice."""
+def _block_parents(module: Any) -> list[str] | None:
+    """Names of the modules that hold the blocks; None for the default of diffusers."""
     if hasattr(module, "decode") and hasattr(module, "encode"):
-        return [name for name in ENTERED if getattr(module, name, None) is not None]
-    if hasattr(type(module), "config_class"):  # of transformers
+        return [name for name in CALLED_BY_VAE if getattr(module, name, None) is not None]
+    if hasattr(type(module), "config_class"):  # a transformers model
         from torch.nn import Embedding
 
         found: set[str] = set()
-        _lead_to_blocks(module, found)
-        # Some models look words up before they call the part that holds the table: it is a group by itself.
+        _add_block_parents(module, found)
+        # Some models use the embedding table before they call the module that holds it, so the table is a group.
         found |= {path.rsplit(".", 1)[-1] for path, part in module.named_modules() if isinstance(part, Embedding)}
         return sorted(found)
     return None
 
 
-def _lead_to_blocks(module: torch.nn.Module, found: set[str]) -> bool:
-    """Whether a list of blocks is somewhere in a module; the names on the way are added to `found`."""
+def _add_block_parents(module: torch.nn.Module, found: set[str]) -> bool:
+    """Whether a module contains a list of blocks. Adds the names of the modules on the path to `found`."""
     from torch.nn import ModuleList, Sequential
 
-    leads = False
+    has_blocks = False
     for name, child in module.named_children():
         if isinstance(child, ModuleList | Sequential):
-            leads = True
-        elif _lead_to_blocks(child, found):
+            has_blocks = True
+        elif _add_block_parents(child, found):
             found.add(name)
-            leads = True
-    return leads
+            has_blocks = True
+    return has_blocks
 
 
 def groups(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
-    """The groups of a view with hooks, each once, with the path of the module whose forward brings it in."""
+    """Path and group for each group of a view with hooks. The module at the path moves the group when it is called."""
     seen: set[int] = set()
     for path, part in module.named_modules():
         group = _group(part)
@@ -168,7 +171,7 @@ def groups(module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def tensors(group: Any) -> Mapping[int, torch.Tensor]:
-    """The parameters and buffers of a group, by identity."""
+    """The parameters and buffers of a group by their `id`."""
     found = [*group.parameters, *group.buffers]
     for part in group.modules:
         found += [*part.parameters(), *part.buffers()]
@@ -176,16 +179,17 @@ def tensors(group: Any) -> Mapping[int, torch.Tensor]:
 
 
 def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: bool) -> int:
-    """The most bytes of a component that are on the device at a time: a group with those around it, as diffusers makes
-    them, and with a stream the next one too.
+    """Largest number of bytes of a component on the device at a time.
+
+    This is the largest group plus the groups of its parent modules. A stream adds the next group.
 
     Args:
-        module: The component, without hooks; it is left as it is.
+        module: The component, without hooks. It does not change.
     """
     with planning_meter.building():
-        # Hooks make cycles, which would keep the component's own tensors until someone looks for garbage.
-        twin = _hollow(module)
-        attach(twin, granularity, blocks, "cpu", host="meta")  # nothing moves until a call
+        # Hooks make reference cycles. They would keep the component's own tensors until the next garbage collection.
+        twin = _meta_copy(module)
+        attach(twin, granularity, blocks, "cpu", host="meta")  # moves no tensors
     sizes = {path: _bytes(group) for path, group in groups(twin)}
     most = next_one = 0
     for path, size in sizes.items():
@@ -195,8 +199,8 @@ def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: 
     return most + (next_one if stream else 0)
 
 
-def _hollow(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module tree whose tensors have no memory; tied tensors stay tied."""
+def _meta_copy(module: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a module tree on the meta device. Tied tensors stay tied."""
     import torch
     from torch.nn import Parameter
 

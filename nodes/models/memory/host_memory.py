@@ -1,7 +1,7 @@
-"""The host's memory: memory of dropped components goes back to the system at once.
+"""Host memory: returns unused pages to the system at once.
 
-Weights are mapped files at first, and copied where they lie at odd addresses; file and copies are not held at the
-same time. The memory of a dropped component goes back to the system.
+Loaded weights are mapped files. Parameters at unaligned addresses are copied, and the pages of the file are returned
+as each copy is made. The memory of a dropped component also goes back to the system.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64
 MAPS = Path("/proc/self/maps")
-MADV_DONTNEED = 4  # of Linux, bits/mman-linux.h
+MADV_DONTNEED = 4  # Linux, bits/mman-linux.h
 Range = tuple[int, int]
 
 
 def align(module: torch.nn.Module, files: Iterable[Path]) -> None:
-    """Copy the parameters that lie at odd addresses.
+    """Copy the parameters at unaligned addresses to aligned memory.
 
-    CPU kernels take other paths on unaligned memory, so that a loaded model would differ in the last bits from
-    the same model built in memory. The pages of `files` that a copied parameter was read from are given back at once:
-    they would stay until the last parameter is copied, and the component would take twice its memory.
+    CPU kernels compute differently on unaligned memory. Without the copy, a loaded model would differ in the last bits
+    from a model built in memory. Each copy returns the parameter's pages of `files` at once. Otherwise the component
+    would take twice its memory until the last copy.
     """
     ranges = mapped(files)
     for parameter in module.parameters():
@@ -41,7 +41,7 @@ def align(module: torch.nn.Module, files: Iterable[Path]) -> None:
 
 
 def mapped(files: Iterable[Path]) -> list[Range]:
-    """Where files are mapped into this process, start and end; nothing on systems other than Linux."""
+    """Start and end addresses of the files mapped into this process; empty on systems other than Linux."""
     names = {os.path.realpath(file) for file in files}
     try:
         lines = [line.split(maxsplit=5) for line in MAPS.read_text().splitlines()]
@@ -52,10 +52,10 @@ def mapped(files: Iterable[Path]) -> list[Range]:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, where the C library (glibc) keeps it for later.
+    """Return freed memory from the C library (glibc) to the system.
 
-    Tensors of less than 32 MB stay with it otherwise, so that a dropped component would go on taking its memory.
-    Takes about 60 ms for each gigabyte given back, measured on one core.
+    glibc otherwise keeps freed tensors under 32 MB, so a dropped component would still take memory. The call takes
+    about 60 ms for each returned gigabyte, measured on one core.
     """
     call = getattr(_libc(), "malloc_trim", None)
     if call is not None:
@@ -63,9 +63,9 @@ def trim() -> None:
 
 
 def _pages(start: int, size: int, ranges: list[Range]) -> Range | None:
-    """Start and length of the whole pages of a piece of memory, if it lies in one of the ranges and has any.
+    """Start and length of the whole pages in a block of memory; None outside of the ranges or without a whole page.
 
-    Only a mapping of a file may be given back: it is read again if someone asks. Other memory would be lost.
+    Only mapped files may be returned, since the system can read them again. Other memory would lose its content.
     """
     end = start + size
     if not any(low <= start and end <= high for low, high in ranges):
@@ -80,6 +80,6 @@ def _libc() -> ctypes.CDLL | None:
 
 def _give_back(start: int, length: int) -> None:
     libc = _libc()
-    assert libc is not None, "there are ranges on Linux only"
-    # Advice: nothing is wrong if it is not taken.
+    assert libc is not None, "only Linux has ranges"
+    # The result is ignored: `madvise` is a hint to the system.
     libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), MADV_DONTNEED)

@@ -1,4 +1,4 @@
-"""Where an offloaded component is held: in the host's memory, a few blocks at a time on the device."""
+"""Offloading: a component stays in host memory, and a few of its blocks at a time are on the device."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from . import block_groups
 
 @dataclass(frozen=True)
 class Offload:
-    """The transform, and where its component is held: in the host's memory.
+    """The transform that keeps a component in host memory.
 
-    It changes no result, so it may be given anywhere among the others; its hooks go on after adapters and the choice
-    of attention and before compiling. Values of one source without it, or with it in another way, have the component
-    apart from this one.
+    Offloading changes no results, so `model.offload` may come before or after the other transforms. Its hooks are
+    added after adapters and the choice of attention, and before compiling. Model values without offloading, or with
+    other settings, hold a separate copy of the component.
 
     Attributes:
         component: Name in the repository.
         granularity: `blocks` or `leaf`.
-        blocks: Blocks of a group.
-        stream: Bring the next group while this one computes.
-        low_memory: Pin the host's memory for each transfer only.
+        blocks: Number of blocks in a group.
+        stream: Transfer the next group while the current group computes.
+        low_memory: Pin host memory only for each transfer.
     """
 
     kind: ClassVar[str] = "offload"
@@ -40,11 +40,11 @@ class Offload:
         )
 
     def undo(self, module: Any) -> None:
-        """Called when the view is dropped."""
+        """Remove the hooks when the view is dropped."""
         block_groups.detach(module)
 
     def resident(self, module: Any) -> int:
-        """The most bytes of the component that are on the device at a time.
+        """Largest number of bytes of the component on the device at a time.
 
         Args:
             module: The component, without hooks.
@@ -60,9 +60,9 @@ class Offload:
         return ", ".join(words)
 
 
-def misfit(class_name: str) -> Diagnostic | None:
-    """The problem of components of a class that cannot be offloaded in groups, None if they can."""
+def offload_problem(class_name: str) -> Diagnostic | None:
+    """The reason why components of a class cannot be offloaded in groups; None if they can."""
     if class_name in block_groups.COPIED_CACHES:
-        message = f"{class_name} hands caches from layer to layer in a way that group offloading does not carry"
-        return Diagnostic("unsupported", message, "component", help="it is small; leave it on the device")
+        message = f"{class_name} passes caches between its layers, and group offloading would break them"
+        return Diagnostic("unsupported", message, "component", help="this component is small; leave it on the device")
     return None

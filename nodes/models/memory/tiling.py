@@ -1,7 +1,7 @@
-"""Tiles for a VAE: because the node asks for them, or because the whole would not fit the device.
+"""Tiled VAE work: on request, or because the whole clip does not fit on the device.
 
-The work is traced on the meta device to count the bytes that it takes. There it takes no memory and at most a second
-or two (`planning_meter.Meter`).
+A trace on the meta device counts the bytes of the work (`planning_meter.Meter`). The trace takes no memory and at most
+one or two seconds.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
 
 Tiling = Literal["auto", "on", "off", True, False]
 
-PLENTY = 16384
-"""Bytes for each pixel of a clip that are enough for the VAE of any family, in float32: more than twice the most that
-was counted. Work that fits by this is not traced (tests/nodes/test_tiling.py keeps it above the counted bytes)."""
+ENOUGH_PER_PIXEL = 16384
+"""Bytes for each pixel of a clip that are enough for the VAE of any family, in float32.
+
+The number is more than twice the largest count; tests/nodes/test_tiling.py checks this. Work that fits with this
+number is not traced."""
 
 Work = Callable[[Model, "torch.Tensor"], Any]
 
@@ -34,21 +36,21 @@ _COUNTED: weakref.WeakKeyDictionary[Any, dict[Any, int]] = weakref.WeakKeyDictio
 
 @dataclass(frozen=True)
 class VaeWork:
-    """A piece of work of a model's VAE.
+    """Encoding or decoding by a model's VAE.
 
     Attributes:
-        name: The work in words: `decoding`.
+        name: `decoding` or `encoding`, for messages.
         run: Receives the choice and its reason.
-        model: Its VAE has been acquired.
-        given: Latents or frames.
-        pixels: Pixels of all frames of all clips.
-        do: The work, given the model (or a twin of it on the meta device) and the tensor.
+        model: A model whose VAE has been acquired.
+        tensor: Latents or frames.
+        pixels: Number of pixels in all frames of all clips.
+        do: The function that does the work. It takes the model, or its copy on the meta device, and the tensor.
     """
 
     name: str
     run: Run
     model: Model
-    given: torch.Tensor
+    tensor: torch.Tensor
     pixels: int
     do: Work
 
@@ -57,40 +59,40 @@ class VaeWork:
         return self.model.component("vae")
 
     @property
-    def able(self) -> bool:
+    def can_tile(self) -> bool:
         """Whether the VAE can work tile by tile."""
         return hasattr(self.vae, "use_tiling")
 
     def perform(self, tiling: Tiling) -> Any:
-        """Let the VAE work, in tiles if the node says so, or if `auto` finds that the whole does not fit.
+        """Do the work: in tiles on request, or if the setting is `auto` and the whole does not fit.
 
         Raises:
-            NodeError: If tiles were asked for and the VAE has none.
-            DoesNotFit: If the device has too little memory for it.
+            NodeError: If the node requests tiles and the VAE cannot work in tiles.
+            DoesNotFit: If the device has too little memory.
         """
-        if tiling in ("on", True) and not self.able:
+        if tiling in ("on", True) and not self.can_tile:
             raise NodeError("this model's VAE cannot work tile by tile", help="leave `tiling` out")
         if self.model.device == "meta":
             return _planned(self, tiling)
         tiled = tiling in ("on", True)
         if tiling == "auto":
-            tiled = self.able and _needed(self, lambda: _bytes(self, False), lambda: _bytes(self, True))
+            tiled = self.can_tile and _must_tile(self, lambda: _bytes(self, False), lambda: _bytes(self, True))
         return _performed(self, tiled)
 
 
-def _needed(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]) -> bool:
-    """Decide for `auto`: tiles only where the whole does not fit in the device's free memory, and they take less.
+def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]) -> bool:
+    """Whether `auto` tiles: the whole does not fit in the device's free memory, and tiles take less.
 
     Args:
         work: The work.
-        whole: Counts the bytes that the work takes as a whole.
-        tiles: Counts the bytes that it takes tile by tile.
+        whole: Counts the bytes without tiles.
+        tiles: Counts the bytes with tiles.
     """
     run, free = work.run, device_memory.free(work.run)
     if free is None:
         run.detail(tiling="off")
         return False
-    if PLENTY * work.pixels <= free:
+    if ENOUGH_PER_PIXEL * work.pixels <= free:
         run.detail(tiling="off: it fits")
         return False
     needs = whole()
@@ -98,21 +100,21 @@ def _needed(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]) -
         run.detail(tiling=f"off: it fits, taking {size(needs)} of {size(free)}")
         return False
     if tiles() >= needs:
-        run.detail(tiling="off: tiles would take no less")
+        run.detail(tiling="off: tiles would not take less")
         return False
     run.detail(tiling=f"on: {work.name} whole takes {size(needs)}, and {size(free)} are free")
     run.warn(
-        f"{work.name} tile by tile, because whole it would take {size(needs)} and {size(free)} of the device are free; "
-        "tiles differ slightly where they overlap (`tiling: off` forbids it)"
+        f"{work.name} tile by tile: the whole would take {size(needs)}, and {size(free)} of the device are free; "
+        "results differ slightly where tiles overlap (`tiling: off` forbids tiles)"
     )
     return True
 
 
 def _bytes(work: VaeWork, tiled: bool) -> int:
-    """Bytes that the work takes beside the VAE and its argument, counted on a twin on the meta device."""
+    """Bytes of the work without the VAE and the input tensor, counted on a copy on the meta device."""
     model = work.model
     known = _COUNTED.setdefault(model.weights, {})
-    key = (work.name, tiled, tuple(work.given.shape), work.given.dtype)
+    key = (work.name, tiled, tuple(work.tensor.shape), work.tensor.dtype)
     if key not in known:
         run = Run()
         run.device, run.planning = "meta", True
@@ -120,7 +122,7 @@ def _bytes(work: VaeWork, tiled: bool) -> int:
         twin = replace(work, run=run, model=replace(model, weights=weights, transforms=()))
         with planning_meter.runtime(run), planning_meter.meter(run):
             twin.model.acquire("vae", run)
-            traced = replace(twin, given=work.given.to("meta"))
+            traced = replace(twin, tensor=work.tensor.to("meta"))
             with planning_meter.attempt() as attempt:
                 _traced(traced, tiled)
         known[key] = attempt.above
@@ -129,12 +131,13 @@ def _bytes(work: VaeWork, tiled: bool) -> int:
 
 
 def _planned(work: VaeWork, tiling: Tiling) -> Any:
-    """The same while planning: the work runs on the meta device, and the plan counts the way that is chosen."""
+    """Do the work in a plan: on the meta device. The plan counts the bytes of the chosen way."""
     if tiling in ("on", True):
         return _traced(work, True)
     free = device_memory.free(work.run)
-    frames = 3 * 4 * work.pixels  # bytes in float32, which tiles do not make smaller
-    if not work.able or (free is not None and frames >= free):  # to count the tiles of such a clip could take hours
+    frames = 3 * 4 * work.pixels  # bytes in float32; tiles do not reduce them
+    # Counting the tiles of a clip with more bytes than the free memory could take hours.
+    if not work.can_tile or (free is not None and frames >= free):
         if tiling == "auto":
             work.run.detail(tiling="off")
         return _traced(work, False)
@@ -153,7 +156,7 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
         attempt.undo()
         return attempt.above
 
-    if tiling == "auto" and _needed(work, whole, tiles):
+    if tiling == "auto" and _must_tile(work, whole, tiles):
         made.clear()
         attempts[0].undo()
         return _traced(work, True)
@@ -163,7 +166,7 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
 
 
 def _advise(work: VaeWork, free: int, needs: int, tiles: Callable[[], int], attempt: planning_meter.Attempt) -> None:
-    """Tell the plan how much tiles would save, where the whole does not fit and tiles are forbidden."""
+    """Add the bytes of tiled work to the plan if the whole does not fit and the node forbids tiles."""
     if HEADROOM * needs <= free:
         return
     less = tiles()
@@ -176,30 +179,30 @@ def _advise(work: VaeWork, free: int, needs: int, tiles: Callable[[], int], atte
 
 
 def _traced(work: VaeWork, tiled: bool) -> Any:
-    """The work on the meta device, tiles and chunks of one shape traced once."""
+    """Do the work on the meta device. Tiles and chunks of one shape are traced once."""
     vae = work.vae
     with ExitStack() as stack:
-        if work.able:
-            stack.enter_context(using(vae, tiled))
+        if work.can_tile:
+            stack.enter_context(tiling_set(vae, tiled))
         for part in ("encoder", "decoder"):
             if hasattr(vae, part):
                 stack.enter_context(planning_meter.traced_once(getattr(vae, part), "forward"))
         stack.enter_context(_unblended(vae))
-        return work.do(work.model, work.given)
+        return work.do(work.model, work.tensor)
 
 
 def _performed(work: VaeWork, tiled: bool) -> Any:
-    """The work itself; if the device has too little memory for it, the error gives the numbers."""
+    """Do the work on the device. If the device has too little memory, the error gives the numbers."""
     free = device_memory.free(work.run)
     try:
-        with using(work.vae, tiled) if work.able else ExitStack():
-            return work.do(work.model, work.given)
+        with tiling_set(work.vae, tiled) if work.can_tile else ExitStack():
+            return work.do(work.model, work.tensor)
     except Exception as error:
         if not device_memory.exhausted(error):
             raise
         needs = "" if tiled else f" takes {size(_bytes(work, False))} in one piece, which"
         here = f": {size(free)} were free" if free is not None else ""
-        tiles = "" if tiled or not work.able else "set `tiling: on`, or choose "
+        tiles = "" if tiled or not work.can_tile else "set `tiling: on`, or choose "
         raise DoesNotFit(
             f"{work.name}{needs} does not fit on the device{here}",
             help=f"{tiles}a smaller size, fewer frames, a batch of one or a narrower `vae_dtype` of model.load",
@@ -207,8 +210,8 @@ def _performed(work: VaeWork, tiled: bool) -> Any:
 
 
 @contextmanager
-def using(vae: Any, tiled: bool) -> Iterator[None]:
-    """Set tiling for one call and put it back: the VAE is shared by everything that uses the model."""
+def tiling_set(vae: Any, tiled: bool) -> Iterator[None]:
+    """Set tiling inside `with` and restore it afterwards. All values of the model share the VAE."""
     before = vae.use_tiling
     vae.use_tiling = tiled
     try:
@@ -219,7 +222,7 @@ def using(vae: Any, tiled: bool) -> Iterator[None]:
 
 @contextmanager
 def _unblended(vae: Any) -> Iterator[None]:
-    """Leave out the blending of tiles, which writes each row into the tile it returns."""
+    """Skip the blending of tiles, which writes each row into the returned tile."""
     names = [name for name in ("blend_v", "blend_h", "blend_t") if hasattr(vae, name)]
     for name in names:
         setattr(vae, name, lambda above, tile, extent: tile)

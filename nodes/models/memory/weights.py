@@ -106,7 +106,7 @@ class Weights:
             facts |= {"parameters": count, "bytes": size, "dtype": self.dtype_name(part)}
             if placed is not None:
                 facts |= {"offloaded": str(placed), "device_bytes": placed.resident(value)}
-            elif self.kind == "meta" and offloading.misfit(type(value).__name__) is None:
+            elif self.kind == "meta" and offloading.offload_problem(type(value).__name__) is None:
                 facts["offload_bytes"] = offloading.Offload(part).resident(value)
         run.detail(**{part: facts})
 
@@ -122,7 +122,7 @@ class Weights:
         if free is None or size <= WORKING_ROOM * free:
             return
         library, name = self.repository.entry(part)
-        if library not in ("diffusers", "transformers") or offloading.misfit(name) is not None:
+        if library not in ("diffusers", "transformers") or offloading.offload_problem(name) is not None:
             return
         self._chosen[part] = placed = offloading.Offload(part)
         most = placed.resident(self._on_meta(part))
@@ -287,7 +287,7 @@ class Weights:
         if self.dtype_name(part) == "float32":
             lighter.insert(0, f"dtype bfloat16 ({size / 2e9:.1f} GB)")
         elsewhere = placed is None and self.device != "cpu" and module is not None
-        if elsewhere and offloading.misfit(type(module).__name__) is None:
+        if elsewhere and offloading.offload_problem(type(module).__name__) is None:
             lighter.insert(0, f"model.offload ({offloading.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
         known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB were free"
         return DoesNotFit(

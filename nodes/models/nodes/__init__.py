@@ -1,4 +1,4 @@
-"""The node types whose names begin with `model.`, one file for each.
+"""The node types `model.*`, one file for each.
 
-Their work is done in the other folders of `nodes/models/`.
+The other folders of `nodes/models/` hold the code that these nodes call.
 """

@@ -1,4 +1,4 @@
-"""`model.attention`: how a transformer, or a text encoder, computes attention."""
+"""`model.attention`: the attention backend of a transformer or a text encoder."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class ModelAttentionFacts(transform_checks.TransformFacts):
 
 @dataclass(frozen=True)
 class Target:
-    """The component that is to compute attention with a backend.
+    """The component whose attention backend is chosen.
 
     Attributes:
         role: The component's role, such as `transformer`.
-        config: Its configuration, empty if it is not known.
-        class_name: Its class, empty if it is not known.
-        dtype: Name of its dtype.
-        device: Device of the run, `cpu` or `cuda`; None if it is not known.
+        config: The component's configuration; empty if unknown.
+        class_name: The component's class; empty if unknown.
+        dtype: Name of the component's dtype; None if unknown.
+        device: Device of the run, `cpu` or `cuda`; None if unknown.
     """
 
     role: str
@@ -47,13 +47,13 @@ class Target:
     device: str | None = None
 
     def problem(self, backend: Backend) -> Diagnostic | None:
-        """The reason for which it cannot have a backend here; None if it can, or nothing is known against it."""
-        machine = backends.machine(backend, self.device)
-        if self.role in encoder_attention.ROLES:  # a problem on every machine comes first
-            return encoder_attention.misfit(backend.name, self.config, self.class_name, self.dtype) or machine
+        """The reason why the component cannot use a backend here; None if it can, or if the facts are unknown."""
+        machine = backends.machine_problem(backend, self.device)
+        if self.role in encoder_attention.ROLES:  # report a problem on every machine first
+            return encoder_attention.encoder_problem(backend.name, self.config, self.class_name, self.dtype) or machine
         masks: Masks = MASKS.get(self.class_name, "sometimes") if self.class_name else "never"
         head = backends.head_size(self.config)
-        return machine or backends.model(backend, dtype=self.dtype, head=head, masks=masks)
+        return machine or backends.model_problem(backend, dtype=self.dtype, head=head, masks=masks)
 
 
 def _describe(facts: ModelAttentionFacts) -> ModelFacts:
@@ -68,7 +68,7 @@ def _check(facts: ModelAttentionFacts) -> Iterator[Diagnostic]:
         return
     backend = backends.chosen(name, kernel)
     if role is None:
-        found = backends.machine(backend)
+        found = backends.machine_problem(backend)
     else:
         model = facts.model
         found = Target(role, model.config(role), model.class_name(role), model.dtype).problem(backend)
@@ -79,7 +79,7 @@ def _check(facts: ModelAttentionFacts) -> Iterator[Diagnostic]:
 def _kernel_problems(backend: str, kernel: str) -> Iterator[Diagnostic]:
     if kernel != "auto" and backend != "sage":
         message = f"{backend} has no choice of kernels"
-        yield Diagnostic("bad-value", message, "kernel", help="kernels are those of backend: sage")
+        yield Diagnostic("bad-value", message, "kernel", help="only `backend: sage` has a choice of kernels")
 
 
 @node(
@@ -96,34 +96,35 @@ def attention(
     kernel: Literal["auto", "fp16_triton", "fp16_cuda", "fp8_cuda", "fp8_cuda_sm90"] = "auto",
     component: Component = "transformer",
 ) -> Model:
-    """Choose how the transformer, or a text encoder, computes attention.
+    """Choose the attention backend of the transformer or of a text encoder.
 
-    Only this value of the model is changed; a value that does not pass this node keeps its attention. A backend that
-    this machine or this model cannot use is an error, before any weights are loaded; none is replaced by another.
+    The choice applies only to the output of this node; the input model keeps its backend. A backend that this machine
+    or this model cannot use is an error before any weights are loaded. No other backend replaces it.
 
-    `auto` is `sdpa` on a CPU. On a GPU it measures: the first call of the transformer runs with `sdpa` and shows the
-    shapes; then every exact backend that is available is timed on them, and the fastest that agrees with `sdpa` is
-    used from the next call on. The choice is remembered for the device, dtype and shapes until the process ends, and
-    stands in the details of the node that called the transformer.
+    `auto` is `sdpa` on a CPU. On a GPU, the first call of the transformer runs with `sdpa` and shows the shapes. Then
+    the node times every available exact backend on these shapes. Later calls use the fastest backend that agrees with
+    `sdpa`. The process remembers the choice for the device, dtype and shapes. The details of the node that calls the
+    transformer show the choice.
 
-    Text encoders run once, through transformers: they take `sdpa`, which `auto` is for them, and where their class
-    can do without a bias (CLIP, Llama and Qwen can, T5 and UMT5 not) `flash`, `flash3` and `flash4`.
+    Text encoders run once, in the library transformers. `auto` is `sdpa` for them. CLIP, Llama and Qwen also take
+    `flash`, `flash3` and `flash4`. T5 and UMT5 do not, since they add a bias to the scores.
 
     Args:
         model: The model.
-        backend: `sdpa`: torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper), `flash4`
-            and `xformers` compute the same to rounding. `sage` (SageAttention, version 1 or 2, as installed) rounds
-            queries and keys to 8 bits.
-        kernel: The kernel of SageAttention 2; the name says how it multiplies with the values. `auto` is the package's
-            choice for the GPU. Other backends, and version 1, have no choice.
-        component: The component to change; `transformer_2` is the second expert of Wan 2.2. `text_encoder` and
-            `text_encoder_2` are changed by a node of their own.
+        backend: `sdpa` is torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper),
+            `flash4` and `xformers` differ from it only by rounding. `sage` (the installed version 1 or 2 of
+            SageAttention) rounds queries and keys to 8 bits.
+        kernel: Kernel of SageAttention 2. The name gives the precision of the product with the values. `auto` is the
+            package's choice for the GPU. Version 1 and other backends have no choice of kernels.
+        component: The component to change. `transformer_2` is the second expert of Wan 2.2. Each text encoder needs
+            a `model.attention` node of its own.
 
     Returns:
-        The model with that attention.
+        The model with the chosen attention.
 
     Raises:
-        NodeError: If the backend cannot be used here, or the model's attention is chosen or compiled already.
+        NodeError: If the backend cannot be used here, or if the component already has a chosen attention or is
+            compiled.
     """
     encoder = component in encoder_attention.ROLES
     name, config = (encoder_attention if encoder else transform_checks).target(model, component)

@@ -1,4 +1,4 @@
-"""`model.compile`: the transformer through torch.compile."""
+"""`model.compile`: a transformer compiled with torch.compile."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _check(facts: ModelCompileFacts) -> Iterator[Diagnostic]:
 
 
 def _lacking(on_gpu: bool) -> Diagnostic | None:
-    """The compiler that torch.compile lacks on this machine."""
+    """The problem of a compiler that torch.compile needs and this machine lacks; None if nothing is missing."""
     if on_gpu:
         if importlib.util.find_spec("triton") is None:
             message = "compiling for a GPU needs the package triton, which is not installed"
@@ -46,8 +46,8 @@ def _lacking(on_gpu: bool) -> Diagnostic | None:
     compilers = (os.environ.get("CXX", ""), "g++", "clang++")
     if any(shutil.which(name) for name in compilers if name):
         return None
-    message = "compiling for a CPU needs a C++ compiler, and there is none"
-    return Diagnostic("unavailable", message, "model", help="install g++ or clang++, or name one in CXX")
+    message = "compiling for a CPU needs a C++ compiler, and this machine has none"
+    return Diagnostic("unavailable", message, "model", help="install g++ or clang++, or name a compiler in CXX")
 
 
 def _describe(facts: ModelCompileFacts) -> ModelFacts:
@@ -67,30 +67,31 @@ def compile(
     dynamic: bool | None = False,
     component: Denoiser = "transformer",
 ) -> Model:
-    """Compile the transformer with torch.compile, when it is first called.
+    """Compile the transformer with torch.compile at its first call.
 
-    Only this value of the model is compiled. Results differ from the ordinary ones by rounding. Compiling takes half
-    a minute and more; the node that calls the transformer shows the seconds so far in its details, as
-    `compile_seconds`. It needs a C++ compiler on a CPU, and Triton on a GPU.
+    Only the output of this node is compiled; the input model stays as it is. Results differ from uncompiled results by
+    rounding. Compiling takes half a minute or more. The details of the node that calls the transformer give the time
+    spent on compiling so far as `compile_seconds`. Compiling needs a C++ compiler on a CPU, and Triton on a GPU.
 
-    Sizes are those of all that goes into a block: width, height and frames, the batch, and the length of the text,
-    which may be another one for each prompt. Where batched guidance ends before the last step (`start`, `stop` of
-    cfg.split), the batch changes, and the rest of the steps has another size.
+    The size of a block's inputs depends on width, height, frames, batch, and the text length, which may differ between
+    prompts. If batched guidance ends before the last step (`start`, `stop` of cfg.split), the batch changes, so the
+    later steps have another size.
 
     Args:
-        model: The model; adapters and the choice of attention come before.
-        region: `blocks` compiles the block that repeats once (`compile_repeated_blocks` of diffusers); `whole` the
-            whole transformer at once, which takes longer.
+        model: The model. Adapters and the choice of attention come before this node.
+        region: `blocks` compiles the repeated block once (`compile_repeated_blocks` of diffusers). `whole` compiles the
+            whole transformer, which takes longer.
         mode: Mode of torch.compile. `reduce-overhead` and `max-autotune` record CUDA graphs.
-        dynamic: Compile for any size (torch takes a batch of 1 apart in any case): false compiles anew for each, null
-            lets torch decide when a size changes.
-        component: The transformer to compile; `transformer_2` is the second expert of Wan 2.2.
+        dynamic: True compiles once for all sizes, but torch compiles a batch of 1 separately. False compiles again for
+            each size. Null lets torch decide when a size changes.
+        component: The transformer to compile. `transformer_2` is the second expert of Wan 2.2.
 
     Returns:
-        The model with that transformer compiled.
+        The model with the compiled transformer.
 
     Raises:
-        NodeError: If it is compiled already, its class does not name its repeated blocks, or there is no compiler.
+        NodeError: If the transformer is already compiled, its class does not name its repeated blocks, or there is no
+            compiler.
     """
     lacking = _lacking(run.device.startswith("cuda"))
     if lacking is not None and not run.planning:

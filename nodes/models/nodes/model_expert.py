@@ -1,4 +1,4 @@
-"""`model.expert`: one of several transformers of a model, as the model's transformer."""
+"""`model.expert`: makes another transformer of a model its main transformer."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ def _check(facts: ModelExpertFacts) -> Iterator[Diagnostic]:
     components, component = facts.model.components, facts.component
     if components is None or component is None:
         return
-    alike = [name for name in components if components[name] == components.get(ROLE)]
-    if component not in alike:
+    transformers = [name for name in components if components[name] == components.get(ROLE)]
+    if component not in transformers:
         kind = f"is a {components[component]}" if component in components else "is not a component of this model"
-        help = did_you_mean(component, alike) or f"its transformers: {', '.join(sorted(alike))}"
+        help = did_you_mean(component, transformers) or f"transformers of this model: {', '.join(sorted(transformers))}"
         yield Diagnostic("bad-value", f"{component} {kind}", "component", help=help)
 
 
 @node("model.expert", renames=_renames, describe=_describe, check=_check)
 def expert(model: Annotated[Model, Passes()], component: str) -> Model:
-    """Take another transformer of the model's repository: Wan 2.2 A14B has one for noisy steps and one for the rest.
+    """Use another transformer of the model's repository. Wan 2.2 A14B has one for noisy steps and one for later steps.
 
-    Both models share everything else. Only components that nodes read of either are loaded.
+    The output shares all other components with the input model. A transformer that no node reads is not loaded.
 
     Args:
         model: A loaded model with several transformers.
-        component: Name of the one to use, as in model_index.json: `transformer_2`.
+        component: Name of the transformer in model_index.json, such as `transformer_2`.
 
     Returns:
-        The same model, with that component in the role of the transformer.
+        The model with this component as its transformer.
 
     Raises:
-        NodeError: If the model has no transformer of that name.
+        NodeError: If the model has no transformer with this name.
     """
     components = {name: cls for name, (_, cls) in model.weights.repository.components.items()}
     require(_check, ModelExpertFacts(model=ModelFacts(components=components), component=component))

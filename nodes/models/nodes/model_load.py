@@ -1,4 +1,4 @@
-"""`model.load`: name a model; its components come in when something reads them."""
+"""`model.load`: names a model. A component is loaded when a node first reads it."""
 
 from __future__ import annotations
 
@@ -83,29 +83,29 @@ def load(
 ) -> Model:
     """Name a model: a folder in diffusers' layout, or a repository on the Hugging Face hub.
 
-    Only model_index.json and the components' configurations are read here. Weights are read, and downloaded if
-    they are not in the cache, when the first node that uses a component is about to run; a component that no
-    node uses is never downloaded. Only safetensors are read.
+    This node reads only model_index.json and the components' configurations. The weights of a component are read just
+    before the first node that uses it, and downloaded if they are not in the cache. A component that no node uses is
+    never downloaded. Only safetensors files are read.
 
     Args:
         source: A folder that holds model_index.json, or `owner/name` on the hub.
         revision: Branch, tag or commit on the hub; without it, the default branch. Name a commit to get the
             same weights every time.
-        dtype: Of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU; the image encoder
-            of the Wan family is float32 then, as its documentation has it.
-        vae_dtype: The same for the VAE. `auto` is float32 for the Wan family, as its documentation has it, else
-            the same as `dtype`.
-        variant: Variant of the weight files, such as `fp16`; a component without it is read from its ordinary
-            files, with a warning.
-        offload: `auto`: a component whose weights do not fit the free memory of a GPU is offloaded as `model.offload`
-            does it, with a warning, instead of failing. `off` never.
+        dtype: Dtype of the weights and the computation. `auto` is bfloat16 on a GPU and float32 on a CPU. With `auto`,
+            the image encoder of the Wan family is float32, as its documentation recommends.
+        vae_dtype: Dtype of the VAE. `auto` is float32 for the Wan family, as its documentation recommends, and `dtype`
+            for other families.
+        variant: Variant of the weight files, such as `fp16`. A component without this variant is read from its
+            ordinary files, with a warning.
+        offload: `auto` offloads a component whose weights do not fit in the free memory of a GPU, with a warning, as
+            `model.offload` does. `off` never offloads.
 
     Returns:
         A model whose components are not in memory yet.
 
     Raises:
-        NodeError: If there is no such model, it is not in diffusers' layout or of no known family, or it cannot
-            be reached.
+        NodeError: If there is no such model, it is not in diffusers' layout, its family is unknown, or it cannot be
+            reached.
     """
     dummy = run.options.get("weights") == "dummy"
     repository = open_repository(source, revision, run, configs_only=run.planning or dummy)
@@ -124,14 +124,14 @@ def load(
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
-        run.warn("the weights are random: the output means nothing, and neither does any decision of a cache gate")
+        run.warn("the weights are random: the results and the decisions of cache gates mean nothing")
     return Model(weights, family)
 
 
 def _auto(dtype: str, run: Run) -> str:
     if dtype != "auto":
         return dtype
-    # A plan is traced on the meta device, for the device that the run would take.
+    # A plan is traced on the meta device, but its dtype is that of the device of the run.
     device = str(run.options.get("device", "cpu")) if run.planning else run.device
     return "float32" if device == "cpu" else "bfloat16"
 
@@ -143,7 +143,7 @@ def _family(repository: Repository) -> Family:
     if family is None:
         known = "; ".join(f"{f.name} ({', '.join(f.pipelines)})" for f in FAMILIES.values())
         raise NodeError(
-            f"{repository.source} is for {repository.pipeline}, and sgd knows no family of models for it",
+            f"{repository.source} is a model for {repository.pipeline}, which belongs to no known model family",
             help=f"known families: {known}",
         )
     return family

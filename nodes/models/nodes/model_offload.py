@@ -1,4 +1,4 @@
-"""`model.offload`: a component in the host's memory, of which a few blocks at a time are on the GPU."""
+"""`model.offload`: keeps a component in host memory, with a few of its blocks at a time on the GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ....graph.contract.node import Reads, Run, Shares, node
 from ...support import device_memory
 from ...value_facts import ModelFacts
 from ..attention import encoder_attention
-from ..memory.offloading import Offload, misfit
+from ..memory.offloading import Offload, offload_problem
 from ..model import Model
 from ..transforms import transform_checks
 
@@ -49,25 +49,25 @@ def _describe(facts: ModelOffloadFacts) -> ModelFacts:
 def _check(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
     yield from transform_checks.problems("offload", facts)
     if facts.component is not None:
-        reason = misfit(facts.model.class_name(facts.component))
+        reason = offload_problem(facts.model.class_name(facts.component))
         if reason is not None:
             yield reason
     yield from _settings(facts)
 
 
 def _settings(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
-    """Settings that do not go together."""
+    """The problems of settings that conflict."""
     component, blocks = facts.component, 1 if facts.blocks is None else facts.blocks
     if facts.granularity == "leaf" and blocks != 1:
-        message = "there are no blocks in groups of leaves"
+        message = "`granularity: leaf` has no blocks"
         yield Diagnostic("bad-value", message, "blocks", help="leave `blocks` out")
     elif facts.stream and blocks != 1:
         yield Diagnostic("bad-value", "with a stream, a group is one block", "blocks", help="leave `blocks` out")
     if facts.stream and component is not None and component not in REPEATED:
-        message = f"a stream learns the order of groups in a first call, and {component} is called once"
-        yield Diagnostic("unsupported", message, "stream", help="leave `stream` out; it is for the transformers")
+        message = f"a stream learns the order of groups in the first call, and {component} is called only once"
+        yield Diagnostic("unsupported", message, "stream", help="leave `stream` out; only transformers can use it")
     if facts.low_memory and facts.stream is False:
-        message = "`low_memory` says how a stream pins memory"
+        message = "`low_memory` needs a stream"
         yield Diagnostic("bad-value", message, "low_memory", help="set `stream: true` too")
 
 
@@ -82,30 +82,31 @@ def offload(
     stream: bool = False,
     low_memory: bool = False,
 ) -> Model:
-    """Keep a component in the host's memory; a part of it is on the GPU while it computes (group offloading).
+    """Keep a component in host memory, and move each part to the GPU only while it computes (group offloading).
 
-    For models that do not fit: results are the same, and every call of the component brings all of it over the bus.
-    Only this value has it so. A value that goes past this node, or has other settings here, holds a component of its
-    own. The node may stand before or after the other transforms. On a CPU there is nothing to offload to: the
-    component is used as it is, with a warning. On a GPU results were compared (one H100), and speed was not measured.
+    Use this node for a model that does not fit on the GPU. Results stay equal, but every call of the component
+    transfers all of its weights to the GPU. Only the output of this node is offloaded. The input model, and outputs
+    with other settings, hold separate copies of the component. The node may come before or after the other transforms.
+    On a CPU the node changes nothing and gives a warning. On a GPU the results were compared (one H100); the speed was
+    not measured.
 
     Args:
         model: The model.
-        component: The component to offload; each has a node of its own. `transformer_2` is the second expert of
-            Wan 2.2.
-        granularity: `blocks` brings repeated blocks in groups; modules outside of them stay for the whole call.
-            `leaf` brings each linear layer and convolution alone, which takes the least memory.
-        blocks: Blocks of a group.
-        stream: Bring the next block or layer while this one computes. Faster, needs room for two of them, and pins as
-            much of the host's memory as the component takes. For the transformers.
-        low_memory: With a stream, pin memory for each transfer only. Slower.
+        component: The component to offload; each component needs a node of its own. `transformer_2` is the second
+            expert of Wan 2.2.
+        granularity: `blocks` moves groups of the repeated blocks; the other layers stay on the GPU for the whole call.
+            `leaf` moves each linear layer and convolution separately, which takes the least memory.
+        blocks: Number of blocks in a group.
+        stream: Transfer the next block or layer while the current one computes. This is faster, needs GPU memory for
+            two of them, and pins host memory for the whole component. Only for transformers.
+        low_memory: With a stream, pin memory only for each transfer. This is slower.
 
     Returns:
-        The model with that component offloaded.
+        The model with the offloaded component.
 
     Raises:
-        NodeError: If the model has no such component, it is offloaded already, it cannot be, or the settings do not
-            go together.
+        NodeError: If the model has no such component, the component is already offloaded or cannot be offloaded, or
+            the settings conflict.
     """
     facts = ModelOffloadFacts(
         component=component, granularity=granularity, blocks=blocks, stream=stream, low_memory=low_memory
@@ -113,14 +114,14 @@ def offload(
     require(_settings, facts)
     find = encoder_attention if component in encoder_attention.ROLES else transform_checks
     name, _ = find.target(model, component)
-    reason = misfit(transform_checks.class_name(model, name))
+    reason = offload_problem(transform_checks.class_name(model, name))
     if reason is not None:
         raise NodeError(reason)
     made = Offload(name, granularity, blocks, stream, low_memory)
     changed = model.transformed(made)
     if device_memory.target(run) == "cpu":
         run.detail(offload="nothing: the run is on a CPU")
-        run.warn(f"the run is on a CPU: there is nothing to offload {name} to, and it is used as it is")
+        run.warn(f"the run is on a CPU: {name} is already in host memory and is not offloaded")
         return model
     run.detail(offload=f"{name}: {made}")
     return changed

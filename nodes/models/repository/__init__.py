@@ -1,4 +1,4 @@
-"""Model repositories: folders, the hub, configurations, and the files of weights.
+"""Model repositories: folders, the hub, configurations, and weight files.
 
 Placing components on a device belongs to `nodes/models/memory/`.
 """

@@ -1,6 +1,6 @@
-"""Classes that a model_index.json names: imported from diffusers and transformers, from nowhere else.
+"""Imports the classes that a model_index.json names. The classes must be in diffusers or transformers.
 
-Code that a repository brings along is run only if the caller of the run said so (`trust_remote_code`)."""
+Code from a repository runs only with the option `trust_remote_code`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ....graph.contract.node import Run
 from ...support.quiet import quiet
 
 LIBRARIES = ("diffusers", "transformers")
-# Base classes of components, in those libraries.
+# Base classes of components in these libraries.
 COMPONENTS = {
     "ModelMixin",
     "PreTrainedModel",
@@ -31,13 +31,13 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
     Args:
         source: The model, for messages.
         part: Name of the component.
-        library: Library as model_index.json has it, or the name of a module in the component's folder.
+        library: Library in model_index.json, or the name of a module in the component's folder.
         name: Name of the class.
         folder: The component's folder.
-        run: Its option `trust_remote_code` allows a module in that folder.
+        run: The run. Its option `trust_remote_code` allows a module in the component's folder.
 
     Raises:
-        NodeError: If the class is of another library, does not exist, or needs the repository's own code.
+        NodeError: If the class is in another library, does not exist, or needs code of the repository.
     """
     if library not in LIBRARIES:
         if not library.isidentifier() or not (folder / f"{library}.py").is_file():
@@ -47,7 +47,7 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
             )
         if not run.options.get("trust_remote_code"):
             raise NodeError(
-                f"{source}: {part} needs Python code that comes with the repository ({part}/{library}.py)",
+                f"{source}: {part} needs Python code of the repository ({part}/{library}.py)",
                 help="read that code; if you trust it, run again with --trust-remote-code",
             )
         from diffusers.utils.dynamic_modules_utils import get_class_from_dynamic_module
@@ -59,23 +59,23 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         except Exception as error:
             raise NodeError(f"{source}: the code of {part} ({library}.py) fails: {error}") from error
     try:
-        with quiet():  # an image processor says so if torchvision, which it can do without, is missing
+        with quiet():  # an image processor warns if torchvision is missing, and works without it
             cls = getattr(importlib.import_module(library), name)
     except AttributeError as error:
         version = importlib.import_module(library).__version__
         raise NodeError(
-            f"{source}: {part} is a {name}, which {library} {version} does not have",
-            help=f"install a {library} that has it, or a revision of the model for this one",
+            f"{source}: {part} needs the class {name}, and {library} {version} does not have it",
+            help=f"install a {library} with this class, or use a revision of the model for {library} {version}",
         ) from error
     except (ImportError, RuntimeError) as error:
         raise NodeError(f"{source}: {library}.{name} cannot be imported: {error}") from error
-    # If a package is missing, e.g. sentencepiece, diffusers has a dummy class in place of the real one.
+    # diffusers replaces a class by a dummy class if a package such as sentencepiece is missing.
     if type(cls).__name__ == "DummyObject":
         missing = ", ".join(cls._backends)
         raise NodeError(f"{source}: {library}.{name} needs packages that are not installed: {missing}")
-    # Pipelines and the Auto classes have `from_pretrained` too, and read every file they find.
+    # Pipelines and Auto classes also have `from_pretrained`, and read any files in the folder.
     if not (isinstance(cls, type) and any(base.__name__ in COMPONENTS for base in cls.__mro__)):
-        raise NodeError(f"{source}: {part} names {library}.{name}, which is not a component")
+        raise NodeError(f"{source}: {part} names {library}.{name}, which is not a component class")
     return cls
 
 

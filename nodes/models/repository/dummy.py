@@ -1,6 +1,6 @@
-"""Components built from their configurations alone: on the meta device for planning, or with random weights.
+"""Builds components from their configurations: on the meta device for plans, or with random weights.
 
-A dummy component has the class, shapes and dtypes of the real one, and costs the same time and memory.
+A dummy component has the class, shapes and dtypes of the real component, and takes as much time and memory.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from ...support.quiet import quiet
 if TYPE_CHECKING:
     import torch
 
-STD = 0.02  # small enough for activations to stay finite through sixty blocks in half precision
+STD = 0.02  # standard deviation; activations stay finite through sixty blocks in half precision
 
 
 def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torch.nn.Module:
-    """The module of a configuration on the meta device: shapes and dtypes as after loading, no memory."""
+    """A module on the meta device, built from its configuration. Shapes and dtypes are those of the loaded module."""
     import torch
 
     with torch.device("meta"):
@@ -35,11 +35,11 @@ def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torc
 def dummy_module(
     cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: str, *, seed: int = 0
 ) -> torch.nn.Module:
-    """The module of a configuration with random weights on `device`.
+    """A module on `device` with random weights, built from its configuration.
 
-    Buffers hold the values that the class computes. Parameters are normal with standard deviation 0.02; gains of norms
-    are 1, and their biases 0. Each parameter has a generator of its own, seeded by `seed` and its name: the numbers
-    depend on the kind of device and the dtype, not on the number of threads or the order of parameters.
+    The class computes the buffers. Parameters are normal with standard deviation 0.02; gains of norms are 1 and their
+    biases 0. Each parameter has its own generator, seeded by `seed` and the parameter's name. The numbers depend on the
+    type of device and the dtype, but not on the number of threads or the order of parameters.
     """
     import torch
     from accelerate import init_empty_weights
@@ -47,13 +47,13 @@ def dummy_module(
     with init_empty_weights(include_buffers=False):
         module = _construct(cls, config, dtype)
     if hasattr(cls, "config_class"):
-        module.tie_weights()  # not inside the context above, which makes a parameter of its own of every assignment
+        module.tie_weights()  # outside of `init_empty_weights`, which would make a new parameter of every assignment
     _cast(module, dtype)
     made: dict[int, torch.nn.Parameter] = {}
     for path, owner in list(module.named_modules()):
         is_norm = "norm" in type(owner).__name__.lower()
         for name, parameter in list(owner.named_parameters(recurse=False)):
-            if id(parameter) not in made:  # a tied parameter is one parameter
+            if id(parameter) not in made:  # tied parameters get one tensor
                 values = torch.empty_like(parameter, device=device)
                 if is_norm:
                     values.fill_(0.0 if name == "bias" else 1.0)
@@ -67,7 +67,7 @@ def dummy_module(
             owner.register_parameter(name, made[id(parameter)])
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
-                raise NodeError(f"{cls.__name__} leaves its buffer {path}.{name} without values")
+                raise NodeError(f"{cls.__name__} does not compute its buffer {path}.{name}")
             setattr(owner, name, buffer.to(device))
     return module.eval()
 
@@ -95,7 +95,7 @@ def _construct(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
 
 
 def _drop_mask(module: torch.nn.Module) -> None:
-    """Let a text encoder on the meta device ignore its attention mask: transformers branches on the mask's values."""
+    """Make a text encoder on the meta device ignore its attention mask, since transformers reads the mask's values."""
     signature = inspect.signature(module.forward)
     if "attention_mask" not in signature.parameters:
         return
@@ -103,7 +103,7 @@ def _drop_mask(module: torch.nn.Module) -> None:
     def without(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         given = signature.bind_partial(*args, **kwargs)
         given.arguments.pop("attention_mask", None)
-        # If the mask is dropped, arguments behind it would move up: pass everything by name.
+        # Pass all arguments by name: without the mask, later positional arguments would shift.
         named = dict(given.arguments)
         rest = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
         named |= named.pop(rest, {}) if rest else {}
@@ -113,10 +113,10 @@ def _drop_mask(module: torch.nn.Module) -> None:
 
 
 def _cast(module: Any, dtype: torch.dtype) -> Any:
-    """Give parameters the dtypes they have after loading: `dtype`, except those that the class keeps in float32.
+    """Give parameters their dtypes after loading: `dtype`, or float32 for modules that the class keeps in float32.
 
-    diffusers keeps `_keep_in_fp32_modules` in float32 for every dtype; transformers does so for float16 only, and keeps
-    `_keep_in_fp32_modules_strict` in float32 for bfloat16 too.
+    diffusers keeps `_keep_in_fp32_modules` in float32 for every dtype, and transformers only for float16.
+    transformers keeps `_keep_in_fp32_modules_strict` in float32 for bfloat16 too.
     """
     import torch
 
@@ -135,7 +135,7 @@ def _cast(module: Any, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Create buffers without a dtype of their own in this one, as the libraries' loaders do."""
+    """Set torch's default dtype inside `with`, as the libraries' loaders do. Buffers without a dtype get it."""
     import torch
 
     before = torch.get_default_dtype()

@@ -1,8 +1,9 @@
-"""Whether weights are the same weights, told from their files without reading all of them. Torch-free.
+"""Fingerprints of weights from samples of their files. Equal weights have equal fingerprints. Torch-free.
 
-A file of up to `WHOLE` bytes is read whole. Of a larger one its size, its safetensors header (names, shapes, dtypes
-and places of all tensors) and `SAMPLES` pieces of `PIECE` bytes, evenly spaced over the rest, are read: another
-training changes nearly every number, so that every piece differs. A change of a few numbers only may be missed.
+A file of up to `WHOLE_LIMIT` bytes is read whole. For a larger file, the fingerprint covers its size, its safetensors
+header (names, shapes, dtypes and offsets of all tensors) and `SAMPLES` samples of `SAMPLE_BYTES` bytes, evenly spaced
+over the tensors. Another training changes nearly every number and therefore every sample. The fingerprint may miss a
+change of only a few numbers.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from pathlib import Path
 from ....graph.contract.errors import NodeError
 from . import weight_files
 
-WHOLE = 64 * 2**20
+WHOLE_LIMIT = 64 * 2**20
 SAMPLES = 16
-PIECE = 2**16
+SAMPLE_BYTES = 2**16
 
 
 def of_weights(folder: Path, variant: str | None) -> str | None:
-    """The fingerprint of a component's weight files, None if it has none on this disk.
+    """The fingerprint of a component's weight files; None if this disk has none.
 
     Args:
         folder: The component's folder.
-        variant: Variant of the weight files; without files of it, the ordinary ones count, as in loading.
+        variant: Variant of the weight files. Without files of this variant, the ordinary files count, as in loading.
 
     Raises:
         NodeError: If a file is damaged or a shard is missing.
@@ -37,10 +38,10 @@ def of_weights(folder: Path, variant: str | None) -> str | None:
 
 
 def of_files(paths: Iterable[Path]) -> str:
-    """The fingerprint of files in this order, without their names: `sha256:` and 64 hexadecimal digits.
+    """The fingerprint of files in this order, `sha256:` and 64 hexadecimal digits. File names do not matter.
 
     Raises:
-        NodeError: If one cannot be read.
+        NodeError: If a file cannot be read.
     """
     digest = hashlib.sha256()
     for path in paths:
@@ -54,17 +55,17 @@ def of_files(paths: Iterable[Path]) -> str:
 
 @lru_cache(maxsize=256)
 def _of_file(path: Path, size: int, changed: int) -> bytes:
-    """The digest of one file. `changed` is when: a file that was written to since is read again."""
+    """The digest of one file. `changed` is the file's time of change in ns; a changed file is read again."""
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as stream:
-        if size <= WHOLE:
+        if size <= WHOLE_LIMIT:
             digest.update(stream.read())
             return digest.digest()
         length = stream.read(8)
         digest.update(length)
-        start = 8 + min(int.from_bytes(length, "little"), WHOLE)
+        start = 8 + min(int.from_bytes(length, "little"), WHOLE_LIMIT)
         digest.update(stream.read(start - 8))
         for sample in range(SAMPLES):
-            stream.seek(start + (size - start - PIECE) * sample // (SAMPLES - 1))
-            digest.update(stream.read(PIECE))
+            stream.seek(start + (size - start - SAMPLE_BYTES) * sample // (SAMPLES - 1))
+            digest.update(stream.read(SAMPLE_BYTES))
     return digest.digest()

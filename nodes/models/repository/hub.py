@@ -1,7 +1,7 @@
-"""Repositories on the Hugging Face hub: cached files, downloads, and errors.
+"""Repositories on the Hugging Face hub: the local cache, downloads, and errors of the hub.
 
-Only files a component needs are downloaded, only as safetensors, and always of one commit: the revision is resolved
-once, when the model's configurations are read, and every later file comes from that commit.
+Only the files of needed components are downloaded, with weights only as safetensors. All files of a model come from
+one commit: the commit of the revision at the time when the model's configurations are read.
 """
 
 from __future__ import annotations
@@ -16,34 +16,35 @@ from ....graph.contract.errors import NodeError
 
 STEMS = ("diffusion_pytorch_model", "model")
 CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/*.index.json", "*/*.index.*.json")
-SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")  # code is never run unless the caller trusts it
+# Python files are downloaded, but run only with `trust_remote_code`.
+SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether `source` can be the name of a repository on the hub: `owner/name`, and not a path."""
+    """Whether `source` has the form `owner/name` of a repository on the hub."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
 
 
 def is_revision(revision: str) -> bool:
-    """Whether this can be the name of a branch, a tag or a commit, and no path to somewhere else."""
+    """Whether `revision` can be the name of a branch, a tag or a commit. A path such as `../x` cannot."""
     parts = revision.split("/")
     return len(revision) <= 255 and all(re.fullmatch(r"\w[\w.+-]*", part) for part in parts)
 
 
 def check_revision(revision: str) -> None:
-    """Refuse a text that cannot be a revision.
+    """Check the form of a revision.
 
     Raises:
-        NodeError: If it cannot be the name of a branch, a tag or a commit.
+        NodeError: If `revision` cannot be the name of a branch, a tag or a commit.
     """
     if not is_revision(revision):
         raise NodeError(f"{revision!r} is not a revision", help="name a branch, a tag or a commit of the repository")
 
 
 def cached(source: str, revision: str | None) -> Path | None:
-    """The snapshot folder of `source` at `revision` in the local cache, None if its model_index.json is not there.
+    """The snapshot folder of `source` at `revision` in the local cache; None if it has no model_index.json.
 
-    Reads the cache's documented layout instead of calling the library, whose import takes longer than a whole check.
+    Reads the documented layout of the cache. Importing the hub library would take longer than a whole check.
     """
     if not is_hub_id(source):
         return None
@@ -63,19 +64,22 @@ def cached(source: str, revision: str | None) -> Path | None:
 def fetch(
     source: str, revision: str | None, patterns: Sequence[str], progress: Callable[[int, int, str], None] | None = None
 ) -> Path:
-    """Download the files of `source` at `revision` that match `patterns`; the snapshot's folder, named by its commit.
+    """Download the files of `source` at `revision` that match `patterns`.
 
-    Downloads resume where an earlier one stopped. Files that are cached cost no transfer, and if the hub cannot be
-    reached a complete cached snapshot is taken.
+    An interrupted download resumes. Cached files are not downloaded again. If the hub cannot be reached, a complete
+    cached snapshot is used.
 
     Args:
         source: `owner/name`.
-        revision: A branch, a tag or a commit; None is the default branch.
+        revision: A branch, a tag or a commit; None for the default branch.
         patterns: Shell patterns of paths inside the repository.
-        progress: Called with bytes done, bytes in all, and a label.
+        progress: Called with the received bytes, the total bytes, and a label.
+
+    Returns:
+        The snapshot's folder. Its name is the commit.
 
     Raises:
-        NodeError: If the repository, the revision or the files cannot be had; the message says why.
+        NodeError: If the repository, the revision or the files cannot be downloaded; the message gives the reason.
     """
     import huggingface_hub
 
@@ -89,9 +93,9 @@ def fetch(
 
 
 def file_names(source: str, commit: str | None) -> list[str]:
-    """Names of all files of a repository, empty if the hub cannot be asked.
+    """Names of all files of a repository; empty if the hub cannot be reached.
 
-    The client tries other lists of files again for half a minute where there is no network.
+    `model_info` fails at once without a network. The client's other file lists retry for half a minute.
     """
     import huggingface_hub
 
@@ -102,8 +106,8 @@ def file_names(source: str, commit: str | None) -> list[str]:
 
 
 def component_patterns(part: str, variant: str | None) -> list[str]:
-    """Patterns of the files of one component: its small text files and its safetensors of one variant."""
-    patterns = [f"{part}/*{ending}" for ending in SMALL]
+    """Patterns for one component: its small files, and its safetensors files of one variant."""
+    patterns = [f"{part}/*{ending}" for ending in SMALL_FILES]
     for stem in STEMS:
         if variant:
             patterns += [f"{part}/{stem}.{variant}*.safetensors", f"{part}/{stem}-*.{variant}.safetensors"]
@@ -113,7 +117,7 @@ def component_patterns(part: str, variant: str | None) -> list[str]:
 
 
 def explain(error: Exception, source: str, revision: str | None) -> NodeError:
-    """The error of a hub call in words for the user, with a way out."""
+    """A `NodeError` for a failed hub call, with a message and help for the user."""
     from huggingface_hub import errors
 
     wanted = f"{source} at revision {revision}" if revision else source
@@ -121,23 +125,21 @@ def explain(error: Exception, source: str, revision: str | None) -> NodeError:
     login = "log in with `hf auth login` (or set HF_TOKEN) with an account that has access"
     if isinstance(error, errors.GatedRepoError):
         return NodeError(
-            f"{source} is gated: its files are only for accounts that accepted its terms",
-            help=f"accept them at https://huggingface.co/{source}, then {login}",
+            f"{source} is gated: only accounts that accepted its terms may download its files",
+            help=f"accept the terms at https://huggingface.co/{source}, then {login}",
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return NodeError(
             f"{source} has no revision {revision or 'main'}",
-            help=f"see https://huggingface.co/{source}/commits for its branches, tags and commits",
+            help=f"https://huggingface.co/{source}/commits lists the branches, tags and commits",
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return NodeError(
-            f"no repository {source} on the hub, or it is private; and no folder of that name",
+            f"{source} is not a folder, and the hub has no public repository with this name",
             help=f"check the spelling; for a private repository {login}",
         )
     if isinstance(error, errors.HFValidationError):
-        return NodeError(
-            f"{source} is neither a folder nor the name of a repository on the hub", help="write owner/name"
-        )
+        return NodeError(f"{source} is neither a folder nor the name of a hub repository", help="write owner/name")
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return NodeError(
             f"the disk is full: {source} could not be downloaded",
@@ -149,25 +151,25 @@ def explain(error: Exception, source: str, revision: str | None) -> NodeError:
         return NodeError(f"the hub answered HTTP {status} for {wanted}", help="try again later; downloads resume")
     if any(isinstance(e, errors.OfflineModeIsEnabled) for e in _chain(error)):
         return NodeError(
-            f"{wanted} is not completely in the local cache, and HF_HUB_OFFLINE forbids to download it",
+            f"{wanted} is not completely in the local cache, and HF_HUB_OFFLINE forbids downloads",
             help="unset HF_HUB_OFFLINE, or give a folder that holds the model",
         )
     reason = str(error).strip().splitlines() or [type(error).__name__]
     return NodeError(
-        f"the hub cannot be reached for {wanted}, and the local cache does not hold all of it: {reason[0]}",
+        f"{wanted} is not completely in the local cache, and the hub cannot be reached: {reason[0]}",
         help="check the network (HF_ENDPOINT, proxies), or give a folder that holds the model; downloads resume",
     )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and its causes: the client wraps the hub's answer if it has looked into the cache as well."""
+    """The error and its causes. After a failed cache lookup, the client wraps the hub's answer in another error."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _bar(source: str, progress: Callable[[int, int, str], None] | None) -> Any:
-    """A progress bar class for the hub's client that prints nothing and tells `progress` of the bytes received."""
+    """A progress bar class for the hub's client. It prints nothing and passes the received bytes to `progress`."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     class Bar(tqdm):  # type: ignore[misc]
@@ -180,7 +182,7 @@ def _bar(source: str, progress: Callable[[int, int, str], None] | None) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             self._received += int(n or 0)
-            # Before the size of a file is known the total lags behind; a bar beyond its end helps nobody.
+            # The total can be too small until the size of every file is known, so cap the bytes at the total.
             if progress is not None and self._bytes and self.total:
                 progress(min(self._received, int(self.total)), int(self.total), f"download {source}")
 

@@ -1,4 +1,4 @@
-"""Reading single modules of a component from its files on this disk, without loading the rest of it."""
+"""Reads single modules of a component from its files on this disk. The rest of the component is not loaded."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from . import weight_files
 
 
 def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: Run) -> Any | None:
-    """Some submodules with their weights, on the CPU, under the same attributes; None if the files are not here.
+    """Some submodules of a component with their weights, on the CPU.
 
     Args:
         model: The model.
         part: Role of the component.
         module: The component on the meta device.
         names: Dotted names of the submodules.
-        run: The run that is planned; with dummy weights the files say nothing of it.
+        run: The planned run. With dummy weights it does not use the files, so the result is None.
+
+    Returns:
+        An object with the submodules at these dotted names; None if the files are not on this disk.
     """
     import torch
     from safetensors import safe_open
@@ -32,7 +35,7 @@ def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: 
     prefixes = tuple(f"{name}." for name in names)
     for file in weight_files.weight_files(repository.folder / model.name(part), model.weights.variant):
         with safe_open(file, framework="pt") as opened:
-            for key in opened.keys():  # noqa: SIM118 - it is not a mapping
+            for key in opened.keys():  # noqa: SIM118 - `opened` is not a mapping
                 if key.startswith(prefixes):
                     found[key] = opened.get_tensor(key)
     holder = SimpleNamespace()

@@ -1,4 +1,4 @@
-"""Reading one component from its files, through `from_pretrained` of its own class."""
+"""Reads one component from its files, with `from_pretrained` of its class."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def bring(repository: Repository, part: str, variant: str | None, run: Run) -> tuple[Path, list[Path], str | None]:
-    """The files of a component on this disk: its folder, its weight files (checked), and their variant.
+    """The folder of a component, its checked weight files, and their variant. Missing files are downloaded.
 
-    A component that has no weights of the variant asked for falls back to the ordinary ones, with a warning.
+    A component without weights of the requested variant uses its ordinary weights, with a warning.
 
     Raises:
-        NodeError: If they cannot be had, are damaged, or exist only pickled.
+        NodeError: If the files cannot be downloaded or are damaged.
     """
     folder = repository.bring(part, variant, run)
     weights = weight_files.weight_files(folder, variant)
@@ -32,7 +32,7 @@ def bring(repository: Repository, part: str, variant: str | None, run: Run) -> t
         folder = repository.bring(part, None, run)
         weights = weight_files.weight_files(folder, None)
         if weights:
-            run.warn(f"{repository.source}: {part} has no {variant} weights; its ordinary ones are used")
+            run.warn(f"{repository.source}: {part} has no {variant} weights; its ordinary weights are used")
             variant = None
     return folder, weights, variant
 
@@ -41,26 +41,26 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     """Load a component: a module in evaluation mode on `device`, or a tokenizer, processor or scheduler.
 
     Args:
-        repository: Where it is.
-        part: Its name in model_index.json.
+        repository: The repository of the component.
+        part: Name of the component in model_index.json.
         variant: Variant of the weight files, such as `fp16`.
-        dtype: Of floating-point parameters, but for those the class keeps in float32.
-        device: `cpu`, or a CUDA device, to which weights go shard by shard (`device_map`; tested only where there is
-            a GPU, tests/nodes/models/test_cuda.py).
-        run: Told of progress and warnings.
+        dtype: Dtype of floating-point parameters, except those that the class keeps in float32.
+        device: `cpu`, or a CUDA device, which receives the weights shard by shard (`device_map`; only
+            tests/nodes/models/test_cuda.py tests this, on a GPU).
+        run: Receives progress and warnings.
 
     Raises:
-        NodeError: If the files are missing, damaged or do not fit the configuration.
+        NodeError: If the files are missing, damaged, only pickled, or do not fit the configuration.
     """
     library, name = repository.entry(part)
     folder, weights, variant = bring(repository, part, variant, run)
     config = repository.config_file(part)
-    if not weights and config is not None and config.name == "config.json":  # a module, told without importing it
+    if not weights and config is not None and config.name == "config.json":  # only modules have config.json
         raise _no_weights(repository, part, folder, variant)
     cls = component_class(repository.source, part, library, name, folder, run)
     if not is_module(cls):
         return read_small(repository, part, cls, folder, run)
-    repository.config(part)  # says so if it is missing or no JSON
+    repository.config(part)  # raises if the file is missing or not JSON
     if not weights:
         raise _no_weights(repository, part, folder, variant)
     options = _options(library, run) | {
@@ -74,7 +74,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     if device != "cpu":
         options["device_map"] = {"": device}
     if library == "transformers":
-        options.pop("low_cpu_mem_usage")  # always so in transformers 5
+        options.pop("low_cpu_mem_usage")  # transformers 5 always uses low memory and has no option for it
     with quiet():
         module, info = _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **options))
     _complete(repository, part, info, run)
@@ -91,7 +91,7 @@ def read_small(repository: Repository, part: str, cls: Any, folder: Path, run: R
 
 
 def warm(paths: list[Path], stop: Any) -> None:
-    """Read files once so that they are in the page cache; ends early when `stop()` is true."""
+    """Read files into the page cache. The function returns early when `stop()` is true."""
     for path in paths:
         with path.open("rb", buffering=0) as stream:
             if hasattr(os, "posix_fadvise"):
@@ -130,19 +130,19 @@ def _guarded(repository: Repository, part: str, load: Any) -> Any:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NodeError(
             f"{repository.source}: {part} cannot be loaded: {reason}",
-            help="its files and its config do not fit this version of the library, or the copy is damaged",
+            help=f"the files of {part} do not fit this version of the library, or the copy is damaged",
         ) from error
 
 
 def _complete(repository: Repository, part: str, info: Any, run: Run) -> None:
-    """Refuse a module some of whose parameters were not in the files: the library fills them with random numbers."""
+    """Raise if the files lacked some parameters, which the library fills with random numbers."""
     missing = sorted(info.get("missing_keys") or ())
     mismatched = sorted(str(m[0]) for m in info.get("mismatched_keys") or ())
-    for keys, what in ((missing, "are not in its files"), (mismatched, "have another shape in its files")):
+    for keys, fault in ((missing, "are not in its files"), (mismatched, "have another shape in its files")):
         if keys:
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise NodeError(
-                f"{repository.source}: parameters of {part} {what}: {shown}",
+                f"{repository.source}: parameters of {part} {fault}: {shown}",
                 help="the config belongs to other weights, or the copy is incomplete",
             )
     unexpected = sorted(info.get("unexpected_keys") or ())

@@ -1,6 +1,6 @@
-"""A model repository in diffusers' layout: model_index.json and one folder per component. Torch-free.
+"""A model repository in diffusers' layout: model_index.json and one folder for each component. Torch-free.
 
-It is found, in this order, as a folder, in the local cache of the hub, among the configurations shipped with this
+A repository is searched in this order: as a folder, in the local cache of the hub, among the configurations of this
 package (`configs/`; no weights), on the hub.
 """
 
@@ -22,13 +22,13 @@ CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json",
 
 @dataclass(frozen=True)
 class Repository:
-    """The place of a model, and the content of its model_index.json.
+    """The location of a model and the content of its model_index.json.
 
     Attributes:
-        source: The source in the workflow file: a folder or a hub id.
-        revision: Revision asked for; only of meaning on the hub.
+        source: Source in the workflow file: a folder or a hub id.
+        revision: Requested revision; only the hub uses it.
         kind: `folder`, `hub` (a snapshot in the local cache) or `bundled` (configurations only).
-        folder: Holds model_index.json and a folder per component.
+        folder: The folder with model_index.json and one folder for each component.
         index: The content of model_index.json.
     """
 
@@ -40,12 +40,12 @@ class Repository:
 
     @property
     def pipeline(self) -> str:
-        """Name of the pipeline class in diffusers, from which the family follows."""
+        """Name of the pipeline class in diffusers. It determines the family."""
         return str(self.index["_class_name"])
 
     @property
     def commit(self) -> str | None:
-        """The commit of a hub snapshot."""
+        """The commit of a hub snapshot; None for other kinds."""
         return self.folder.name if self.kind == "hub" else None
 
     @property
@@ -61,10 +61,10 @@ class Repository:
         return next((f for n in CONFIG_NAMES if (f := self.folder / part / n).is_file()), None)
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a component as its file has it; `model_index` is the repository's own.
+        """The configuration of a component, unchanged from its file. `model_index` gives model_index.json.
 
         Raises:
-            NodeError: If the repository has no such component, or its file is missing or no JSON object.
+            NodeError: If the repository has no such component, or its file is missing or not a JSON object.
         """
         if part == "model_index":
             return dict(self.index)
@@ -92,10 +92,10 @@ class Repository:
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
-        """The folder of a component with all its files, downloaded if they are on the hub and not in the cache.
+        """The folder of a component with all its files. Files on the hub are downloaded if they are not in the cache.
 
         Raises:
-            NodeError: If they cannot be had.
+            NodeError: If the files cannot be downloaded, or the folder is missing.
         """
         self.entry(part)
         if self.kind == "hub":
@@ -103,17 +103,17 @@ class Repository:
         folder = self.folder / part
         if not folder.is_dir():
             raise NodeError(
-                f"{self.source} has no folder {part}, which its model_index.json lists",
+                f"{self.source} has no folder {part}, but its model_index.json lists it",
                 help="the copy is incomplete: download the model again",
             )
         return folder
 
 
 def find(source: str, revision: str | None = None, *, bundled: bool = True) -> Repository | None:
-    """The repository as far as it is on this disk, without network; None if it is not.
+    """The repository if its configurations are on this disk, found without network; else None.
 
     Raises:
-        NodeError: If `source` is a folder but not that of a model.
+        NodeError: If `source` is a file, or a folder that is not a model.
     """
     try:
         folder = Path(source).expanduser()
@@ -131,7 +131,7 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
     if snapshot is not None:
         repository = _read(source, revision, "hub", snapshot)
         if all(repository.config_file(part) for part in repository.components):
-            return repository  # else some other program downloaded only a part of it
+            return repository  # otherwise another program downloaded only a part
     shipped = BUNDLED / source
     if bundled and hub.is_hub_id(source) and (shipped / "model_index.json").is_file():
         return _read(source, revision, "bundled", shipped)
@@ -139,30 +139,30 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
 
 
 def open_repository(source: str, revision: str | None, run: Run, *, configs_only: bool) -> Repository:
-    """The repository, its configurations downloaded if need be.
+    """The repository. Its configurations are downloaded if necessary.
 
     Args:
         source: A folder or a hub id.
         revision: Branch, tag or commit on the hub.
-        run: Told of progress and of warnings.
-        configs_only: No weights will be read (planning, dummy weights): files on this disk are enough.
+        run: Receives progress and warnings.
+        configs_only: Whether configurations are enough (a plan, dummy weights). Then those on this disk are used.
 
     Raises:
-        NodeError: If there is no such model, or it cannot be reached.
+        NodeError: If there is no such model, or the hub cannot be reached.
     """
     found = find(source, revision, bundled=configs_only)
     if found is not None and (configs_only or found.kind == "folder"):
         return found
     if not hub.is_hub_id(source):
         raise NodeError(
-            f"no folder {source}",
+            f"there is no folder {source}",
             help="give a folder that holds model_index.json, or the name of a repository on the hub (owner/name)",
         )
     snapshot = hub.fetch(source, revision, hub.CONFIGS, run.progress)
     if not (snapshot / "model_index.json").is_file():
         raise NodeError(
             f"{source} is not in diffusers' layout: it has no model_index.json",
-            help="look for a repository of the same model whose name ends in -Diffusers",
+            help="look for a repository of this model with a name that ends in -Diffusers",
         )
     return _read(source, revision, "hub", snapshot)
 
@@ -171,7 +171,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
     Raises:
-        NodeError: If the file is unreadable or holds anything else.
+        NodeError: If the file cannot be read or does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -187,11 +187,9 @@ def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bun
     if not path.is_file():
         hint = "give the folder that holds model_index.json"
         if (folder / "config.json").is_file():
-            hint += f": {folder.name} is one component, its parent may be the model"
+            hint += f": {folder.name} is one component, and its parent folder may be the model"
         raise NodeError(f"{source} is not a model in diffusers' layout: it has no model_index.json", help=hint)
     index = read_json(path)
     if not isinstance(index.get("_class_name"), str):
-        raise NodeError(
-            f"{path} names no pipeline class (`_class_name`)", help="it is not a diffusers model_index.json"
-        )
+        raise NodeError(f"{path} names no pipeline class (`_class_name`)", help="give a model_index.json of diffusers")
     return Repository(source, revision, kind, folder, index)

@@ -1,7 +1,7 @@
-"""A stand-in for a tokenizer that is not on this disk: the same vocabulary length and maximum length, other ids.
+"""A stand-in for a tokenizer that is not on this disk, with equal vocabulary size and maximum length.
 
-With dummy weights and in plans only lengths and shapes matter: it splits text into words and punctuation, so a
-prompt is a little shorter than with the real one.
+Plans and runs with dummy weights use only lengths and shapes. The stand-in splits text into words and punctuation, so
+its prompts are a little shorter than those of the real tokenizer. The token ids differ.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-DEFAULT_LENGTH = 512  # of prompts where the configuration does not say; the maximum of the T5-family pipelines
+DEFAULT_LENGTH = 512  # maximum of the T5-family pipelines; used if the configuration gives no maximum
 
 
 def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
@@ -17,10 +17,10 @@ def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
 
     Args:
         encoder: The text encoder's config.json: vocabulary size and ids of special tokens.
-        config: Known entries of the real tokenizer's config (`model_max_length`); may be empty.
+        config: The real tokenizer's config (`model_max_length`), as far as it is known; may be empty.
 
     Returns:
-        A fast tokenizer; ids lie in the encoder's vocabulary, special tokens at the encoder's own ids.
+        A fast tokenizer. Its ids are in the encoder's vocabulary, and special tokens have the encoder's ids.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -45,7 +45,7 @@ def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
         specials[role] = (token, free)
     vocabulary |= {f"<{i}>": i for i in range(length) if i not in taken}
 
-    # Every word becomes the unknown token: the text is of no consequence, its length is.
+    # Every word becomes the unknown token, since only the length of the text matters.
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     template = None

@@ -1,4 +1,4 @@
 """Transforms of a component: a LoRA, an attention backend, compiled blocks.
 
-The node types that ask for them are in `nodes/models/nodes/`.
+The node types that add transforms to a model are in `nodes/models/nodes/`.
 """

@@ -1,4 +1,4 @@
-"""The file of a LoRA: on this disk, or one of a repository on the hub. Only safetensors, and nothing beside it."""
+"""Finds a LoRA file on this disk or on the hub. Only the safetensors file is read or downloaded."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ from ....graph.contract.node import Run
 from ..repository import hub, weight_files
 
 SUFFIX = ".safetensors"
-SAFE = "get it as safetensors, or convert it on a machine you can lose"
+CONVERT = "get the LoRA as safetensors, or convert it on a machine without important data"
 
 
 def check_name(weight_name: str) -> None:
-    """Refuse a name that is not that of a safetensors file inside a folder or a repository.
+    """Check the name of a safetensors file inside a folder or a repository.
 
     Raises:
-        NodeError: If it is of another format, or leads elsewhere.
+        NodeError: If the name has another suffix or leads out of the folder.
     """
     path = PurePosixPath(weight_name)
     if path.suffix != SUFFIX:
-        raise NodeError(
-            f"{weight_name} is not a safetensors file; other formats can run code when they are read", help=SAFE
-        )
+        raise NodeError(f"{weight_name} is not a safetensors file; reading other formats can run code", help=CONVERT)
     if path.is_absolute() or ".." in path.parts or "\\" in weight_name:
         raise NodeError(
             f"{weight_name} is not a name inside a folder or repository",
-            help="write name.safetensors, or folder/name.safetensors for a file that lies deeper",
+            help="write name.safetensors, or folder/name.safetensors for a file in a subfolder",
         )
 
 
@@ -35,7 +33,8 @@ def local(source: str, weight_name: str | None) -> Path | None:
     """The file of a LoRA on this disk, its header checked; None if `source` is the name of a hub repository.
 
     Raises:
-        NodeError: If there is no such file, several to choose from, or it is not a safetensors file.
+        NodeError: If the file is missing or not a safetensors file, or if a folder holds several and `weight_name` is
+            None.
     """
     if weight_name is not None:
         check_name(weight_name)
@@ -48,9 +47,7 @@ def local(source: str, weight_name: str | None) -> Path | None:
         return _inside(path, source, weight_name)
     if is_file:
         if path.suffix != SUFFIX:
-            raise NodeError(
-                f"{source} is not a safetensors file; other formats can run code when they are read", help=SAFE
-            )
+            raise NodeError(f"{source} is not a safetensors file; reading other formats can run code", help=CONVERT)
         if weight_name not in (None, path.name):
             raise NodeError(
                 f"{source} is a file, and not {weight_name}", help="leave weight_name out, or give a folder"
@@ -58,27 +55,30 @@ def local(source: str, weight_name: str | None) -> Path | None:
         weight_files.check(path)
         return path
     if source.endswith(SUFFIX) or not hub.is_hub_id(source):
-        raise NodeError(f"there is no file or folder {source}", help="give one, or the name of a hub repository")
+        raise NodeError(
+            f"there is no file or folder {source}", help="give a file, a folder, or the name of a hub repository"
+        )
     return None
 
 
 def download(source: str, revision: str | None, weight_name: str | None, run: Run) -> tuple[Path, str]:
-    """The file of a repository on the hub, downloaded if it is not in the cache, and the commit it is from.
+    """A LoRA file from the hub and its commit. The file is downloaded if it is not in the cache.
 
     Raises:
-        NodeError: If it cannot be had, there are several to choose from, or it is damaged.
+        NodeError: If the file cannot be downloaded or is damaged, or if the repository holds several and `weight_name`
+            is None.
     """
     if revision is not None:
         hub.check_revision(revision)
     names = hub.file_names(source, revision)
     if names:
         weight_name = _pick(names, source, weight_name)
-    # Where the hub cannot be asked, the file named is taken from the cache, or the only one that is there: to ask for
-    # any safetensors file might bring a whole model.
+    # Without an answer of the hub, use the named file or the only file in the cache. A download of every safetensors
+    # file could be a whole model.
     folder = hub.fetch(source, revision, [] if weight_name is None else [glob.escape(weight_name)], run.progress)
     if not names and not any(folder.glob("*" + SUFFIX if weight_name is None else glob.escape(weight_name))):
         raise NodeError(
-            f"the local cache holds no such file of {source}, and the hub cannot be asked for one",
+            f"the local cache does not hold the LoRA file of {source}, and the hub cannot be reached",
             help="check the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a file",
         )
     return _inside(folder, source, weight_name), folder.name
@@ -94,7 +94,7 @@ def _inside(folder: Path, source: str, weight_name: str | None) -> Path:
 
 
 def _pick(names: list[str], source: str, weight_name: str | None) -> str:
-    """The name asked for, or else the only one at the top, of the files in a folder or repository."""
+    """`weight_name`, or the only name at the top level of a folder or repository if `weight_name` is None."""
     names = sorted(name for name in names if name.endswith(SUFFIX))
     if weight_name is not None:
         if weight_name not in names:
@@ -102,8 +102,8 @@ def _pick(names: list[str], source: str, weight_name: str | None) -> str:
         return weight_name
     top = [name for name in names if "/" not in name]
     if not top:
-        deeper = f"it holds some in folders; set weight_name: {_some(names, ' or ')}" if names else None
-        raise NodeError(f"{source} holds no safetensors file", help=deeper or "only safetensors are read")
+        deeper = f"its subfolders hold some; set weight_name: {_some(names, ' or ')}" if names else None
+        raise NodeError(f"{source} holds no safetensors file", help=deeper or "only safetensors files are read")
     if len(top) > 1:
         raise NodeError(f"{source} holds {len(top)} safetensors files", help=f"set weight_name: {_some(top, ' or ')}")
     return top[0]

@@ -1,4 +1,4 @@
-"""The transform that gives a component an attention backend."""
+"""The transform that sets the attention backend of a component."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..attention.processors import choose
 
 @dataclass(frozen=True)
 class Attention:
-    """The transform: one backend for every attention of a component, or the fastest of several.
+    """The transform: one backend for all attention of a component, or the fastest of several.
 
     Attributes:
         component: Name in the repository.
-        candidates: Names of backends in diffusers or `kernels`; with more than one they are measured, the first is
-            the reference.
+        candidates: Names of backends in diffusers or `kernels`. Several candidates are timed; the first is the
+            reference.
     """
 
     kind: ClassVar[str] = "attention"

@@ -1,4 +1,4 @@
-"""The transform that compiles a transformer's blocks, or all of it."""
+"""The transform that compiles a transformer's blocks, or the whole transformer."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ class Compile:
         import torch
 
         options: dict[str, Any] = {"mode": self.mode, "dynamic": self.dynamic}
-        door = entrance(module)
+        forward = entrance(module)
         if self.region == "blocks":
             try:
                 module.compile_repeated_blocks(**options)
             except (ValueError, AttributeError) as error:
                 raise NodeError(
-                    f"{type(module).__name__} does not say which of its blocks repeat", help="set region: whole"
+                    f"{type(module).__name__} does not name its repeated blocks", help="set region: whole"
                 ) from error
         else:
-            door.inner = torch.compile(door.inner, **options)
-        door.layers.append(_Watch(run).around)
+            forward.inner = torch.compile(forward.inner, **options)
+        forward.layers.append(_CompileTimer(run).around)
 
 
-class _Watch:
-    """Measures the share of compilation in the calls of a view."""
+class _CompileTimer:
+    """Reports the time that a view's calls spend on compiling."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -60,7 +60,7 @@ class _Watch:
 
 @contextmanager
 def compiling() -> Iterator[Callable[[], float]]:
-    """Measure how long torch compiles inside; the function that is yielded returns the seconds so far."""
+    """Measure torch's compile time inside `with`. Yields a function for the seconds so far."""
     from torch._dynamo.callback import callback_handler
 
     spent = [0.0]
@@ -77,7 +77,7 @@ def compiling() -> Iterator[Callable[[], float]]:
     callback_handler.register_end_callback(end)
     try:
         with warnings.catch_warnings():
-            # A hint for float32 on tensor cores, which would change the result.
+            # torch suggests float32 on tensor cores, which would change the result.
             warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
             yield lambda: spent[0]
     finally:
@@ -87,11 +87,11 @@ def compiling() -> Iterator[Callable[[], float]]:
 
 @contextmanager
 def _all_compiled() -> Iterator[None]:
-    """Compile the calls inside, for any number of sizes.
+    """Compile every call inside `with`, for any number of sizes.
 
-    Left to itself, torch compiles one function for 8 sizes (`recompile_limit`; all values of a model's class share
-    them) and runs every further one uncompiled. Its limit on compilations in a process (256) stays, as an error.
-    The settings are set by hand since `config.patch` takes a third of a millisecond, at each call.
+    By default torch compiles one function for 8 sizes (`recompile_limit`, which all models of a class share) and runs
+    other sizes uncompiled. Its limit for the process (256) stays and becomes an error. The code sets `config` directly
+    since `config.patch` takes a third of a millisecond at each call.
     """
     from torch._dynamo import config
     from torch._dynamo.exc import FailOnRecompileLimitHit
@@ -103,7 +103,7 @@ def _all_compiled() -> Iterator[None]:
     except FailOnRecompileLimitHit as error:
         raise NodeError(
             f"torch has compiled this for {config.accumulated_recompile_limit} sizes, the most in one process",
-            help="set `dynamic: true` of model.compile: one for all sizes",
+            help="set `dynamic: true` of model.compile, which compiles once for all sizes",
         ) from error
     finally:
         config.recompile_limit, config.fail_on_recompile_limit_hit = before

@@ -1,4 +1,4 @@
-"""Facts and checks that all nodes share which transform a component. Torch-free."""
+"""Facts and checks of all nodes that transform a component. Torch-free."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TransformFacts(NodeFacts):
 
 
 def problems(kind: TransformKind, facts: TransformFacts) -> Iterator[Diagnostic]:
-    """Reasons for which this component of the model cannot be transformed, as far as its facts tell."""
+    """The reasons why a component cannot be transformed, as far as the model's facts are known."""
     model, component = facts.model, facts.component
     if model == ModelFacts() or component is None:
         return
@@ -39,7 +39,7 @@ def problems(kind: TransformKind, facts: TransformFacts) -> Iterator[Diagnostic]
 
 
 def target(model: Model, component: str) -> tuple[str, Mapping[str, Any]]:
-    """Name in the repository and configuration of the component to transform.
+    """Repository name and configuration of the component to transform.
 
     Raises:
         NodeError: If the model has no such component.

@@ -298,7 +298,7 @@ def test_an_incomplete_measurement_makes_no_table(sgd, monkeypatch):
     monkeypatch.setattr(Weights, "event", event)
     code, out, err = sgd("shop.yaml")
     assert (code, out) == (1, "")
-    assert "Weights failed and hears no more" in err
+    assert "Weights failed and receives no more events" in err
     assert files() == set()
 
 

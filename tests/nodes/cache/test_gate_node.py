@@ -78,7 +78,7 @@ def test_a_diagnostic_stands_at_its_parameter(node, values, parameter):
 def test_the_signature_is_the_list_of_parameters_and_of_facts():
     assert list(fora.node.inputs) == ["every", "order", "front_blocks", "back_blocks", "warmup_steps"]
     assert [field.name for field in fields(fora.node.facts.cls)] == list(fora.node.inputs)
-    assert fora.node.asks == {"here": "here"}
+    assert fora.node.supplied == {"here": "here"}
     assert fora(Here("loop.gate"), every=3).name == "loop.gate"
 
 

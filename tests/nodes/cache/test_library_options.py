@@ -175,7 +175,7 @@ def test_a_calibrator_that_is_off_may_have_its_switches_off():
         ("cache_config:\n  Fn_compute_blocks: 0\n", ":2: `Fn_compute_blocks`: 0 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: -0.1\n", ":2: `residual_diff_threshold`: -0.1 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: high\n", ':2: `residual_diff_threshold`: "high" is not a number'),
-        ("cache_config:\n  steps_computation_mask: quick\n", ':2: `steps_computation_mask`: "quick" is none of'),
+        ("cache_config:\n  steps_computation_mask: quick\n", ':2: `steps_computation_mask`: "quick" is not one of'),
         ("cache_config:\n  steps_computation_mask: 1101\n", "a mask is a list of 1"),
         ("cache_config:\n  residual_diff_threshold: -0.1\n", "`residual_diff_threshold`: -0.1 is out of bounds"),
         ("cache_config:\n  residual_diff_threshold: .inf\n", "`residual_diff_threshold`: inf is not a finite number"),

@@ -59,7 +59,7 @@ def plain(models):
 def test_offloading_keeps_results_and_loads_tensors_in_time(models, plain, family, part, granularity):
     model, transform = models[family], Offload(part, granularity)
     if (family, part) == ("qwen-image", "vae"):
-        with pytest.raises(NodeError, match="hands caches from layer to layer"):
+        with pytest.raises(NodeError, match="passes caches between its layers"):
             offload(DirectRun(), model, component="vae")
         return
     run = DirectRun()

@@ -1,4 +1,4 @@
-"""`model.compile`. What compiles takes half a minute and is marked slow."""
+"""`model.compile`. Tests with the real compiler take half a minute and are marked slow."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ def model(wan_folder):
 
 @pytest.fixture
 def compiled(monkeypatch):
-    """Compile without a compiler: torch's `eager` backend traces and then runs what it traced."""
+    """Compile without a compiler. torch's `eager` backend traces the code and runs the trace."""
     real = torch.compile
     calls = []
 
@@ -60,15 +60,15 @@ def test_only_this_value_is_compiled(model, run, compiled, region):
     predict(value)
     assert run.details["compile_seconds"] == first, "the second call compiles nothing"
     predict(value, batch=2)
-    assert run.details["compile_seconds"] > first, "another size is compiled anew"
+    assert run.details["compile_seconds"] > first, "another size is compiled again"
     assert torch.equal(predict(model), plain)
     blocks = model.component("transformer").blocks
     assert all(block._compiled_call_impl is None for block in blocks)
     assert run.details["compile"] == f"{region}, max-autotune-no-cudagraphs"
 
 
-def test_every_size_is_compiled(model, run, compiled):
-    """torch by itself stops at the limit, and runs what comes then as it is."""
+def test_sizes_beyond_the_recompile_limit_are_compiled(model, run, compiled):
+    """By default, torch runs sizes beyond the limit uncompiled."""
     from torch._dynamo import config
     from torch._dynamo.utils import counters
 
@@ -90,9 +90,9 @@ def test_every_size_is_compiled(model, run, compiled):
     assert (config.recompile_limit, config.fail_on_recompile_limit_hit) == before
 
 
-@pytest.mark.parametrize(("dynamic", "clips", "anew"), [(False, 1, True), (True, 1, True), (True, 2, False)])
-def test_where_batched_guidance_ends(wan_folder, run, compiled, dynamic, clips, anew):
-    """Half as much comes in from there on: compiled anew, and said, unless it was compiled for any size (but 1)."""
+@pytest.mark.parametrize(("dynamic", "clips", "again"), [(False, 1, True), (True, 1, True), (True, 2, False)])
+def test_the_end_of_batched_guidance_compiles_again(wan_folder, run, compiled, dynamic, clips, again):
+    """Later batches are half as large. Only code for any size is not compiled again, except for a batch of 1."""
     from sgd.nodes import cfg, denoiser, latents, schedule, text
     from sgd.nodes.cache.state import GateState
 
@@ -113,7 +113,7 @@ def test_where_batched_guidance_ends(wan_folder, run, compiled, dynamic, clips, 
             seconds.append(run.details["compile_seconds"])
     assert names == [{"positive", "negative"}] * 2 + [{"positive"}] * 2
     grew = [later > earlier for earlier, later in pairwise(seconds)]
-    assert grew == [True, False, anew, False]
+    assert grew == [True, False, again, False]
 
 
 FILE = """
@@ -143,8 +143,8 @@ outputs: {kept: $kept}
 """
 
 
-def test_a_workflow(wan_folder, tmp_path, compiled):
-    """With a gate, and guidance that ends half way: the same latents as without compiling, whose time is apart."""
+def test_a_compiled_workflow_gives_the_uncompiled_latents(wan_folder, tmp_path, compiled):
+    """The workflow has a gate, and its guidance ends half way. The record has the compile time."""
     import sgd
     from safetensors.torch import load_file
 
@@ -158,12 +158,12 @@ def test_a_workflow(wan_folder, tmp_path, compiled):
         made.append(load_file(done.folder / "made.safetensors")["latents"])
         details[name] = {row["name"]: row.get("detail", {}) for row in done.record["nodes"]}
     assert torch.allclose(*made, rtol=0, atol=1e-5 * made[1].abs().max().item())
-    told = [name for name, detail in details["compiled"].items() if "compile_seconds" in detail]
-    assert told == ["denoise.velocity"]
+    reported = [name for name, detail in details["compiled"].items() if "compile_seconds" in detail]
+    assert reported == ["denoise.velocity"]
     assert not any("compile_seconds" in detail for detail in details["plain"].values())
 
 
-def test_with_measured_attention(model, run, compiled, monkeypatch):
+def test_compiles_after_attention_is_measured(model, run, compiled, monkeypatch):
     from sgd.nodes.models.attention import tuning
     from sgd.nodes.models.attention.processors import chosen
     from sgd.nodes.models.transforms.attention_transform import Attention
@@ -176,31 +176,31 @@ def test_with_measured_attention(model, run, compiled, monkeypatch):
     for one in (model, value):
         one.acquire("transformer", run)
     plain = predict(model)
-    assert torch.equal(predict(value), plain), "the call that is watched is not compiled"
+    assert torch.equal(predict(value), plain), "the first call is watched and not compiled"
     assert "compile_seconds" not in run.details
     assert chosen(value.component("transformer")) == {"_native_math"}
     assert torch.allclose(predict(value), plain, atol=1e-5)
     assert run.details["compile_seconds"] > 0
 
 
-def test_comes_last(model, run):
+def test_compile_must_be_the_last_transform(model, run):
     value = compile(run, model)
     for node, arguments in ((attention, {}), (compile, {})):
         with pytest.raises(NodeError, match=r"cannot come after model\.compile|already went through"):
             node(run, value, **arguments)
 
 
-def test_blocks_need_a_name(wan_folder, run, monkeypatch):
+def test_a_class_without_repeated_blocks_is_an_error(wan_folder, run, monkeypatch):
     from diffusers import WanTransformer3DModel
 
     monkeypatch.setattr(WanTransformer3DModel, "_repeated_blocks", None)
     value = compile(run, model_of(wan_folder, "scheduler"))
-    with pytest.raises(NodeError, match="which of its blocks repeat") as error:
+    with pytest.raises(NodeError, match="does not name its repeated blocks") as error:
         value.acquire("transformer", run)
     assert error.value.help == "set region: whole"
 
 
-def test_without_a_compiler(model, run, monkeypatch):
+def test_a_missing_compiler_is_unavailable(model, run, monkeypatch):
     monkeypatch.setattr(module.shutil, "which", lambda name: None)
     monkeypatch.setattr(module, "gpu", lambda: None)
     [problem] = node_facts.check(compile, model={"components": {"transformer": "T"}}, component="transformer")
@@ -211,7 +211,7 @@ def test_without_a_compiler(model, run, monkeypatch):
     compile(run, model)
 
 
-def test_callbacks_are_taken_back():
+def test_measuring_removes_its_callbacks():
     from torch._dynamo.callback import callback_handler
 
     before = len(callback_handler.start_callbacks)
@@ -224,7 +224,7 @@ def test_callbacks_are_taken_back():
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("region", ["blocks", "whole"])
-def test_really_compiled(wan_folder, region):
+def test_the_real_compiler_gives_the_uncompiled_result(wan_folder, region):
     torch._dynamo.reset()
     run = DirectRun()
     model = model_of(wan_folder, "transformer")

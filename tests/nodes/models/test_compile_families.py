@@ -1,6 +1,6 @@
-"""Every family through inductor, the real compiler of torch, with its block compiled as `model.compile` does.
+"""`model.compile` with the blocks of every family and torch's real compiler, inductor.
 
-Not run unless asked for with `-m compiles`: together they take a minute and a half on two cores.
+The tests run only with `-m compiles`. They take a minute and a half on two cores.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.compiles, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def kept(tmp_path_factory):
-    """What is compiled is kept in one new folder: a block that comes again is not compiled again."""
+def compiler_cache(tmp_path_factory):
+    """A new folder for compiled code. All tests share it, so no block is compiled twice."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
@@ -34,7 +34,7 @@ def fresh():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_compiled_model_predicts_the_same(family, tmp_path):
+def test_a_compiled_model_predicts_the_uncompiled_result(family, tmp_path):
     pair, run = Pair(family, tmp_path / family, layers=2), DirectRun()
     value = compile(run, pair.model)
     value.acquire("transformer", run)
@@ -43,7 +43,7 @@ def test_a_compiled_model_predicts_the_same(family, tmp_path):
     assert run.details["compile_seconds"] > 0.1
 
 
-def test_with_adapters_and_attention(tmp_path):
+def test_adapters_and_attention_can_be_compiled(tmp_path):
     pytest.importorskip("peft")
     pair, run = Pair("wan", tmp_path / "wan", layers=1), DirectRun()
     styled = attention(run, lora(run, pair.model, str(adapters(pair.pipeline, tmp_path)), scale=0.7), backend="sdpa")

@@ -1,6 +1,6 @@
-"""Offloading and tiling on a GPU: what is on the device, when, and that results stay. Skipped without one.
+"""Offloading and tiling on a GPU: the memory on the device, and equal results. Skipped without a GPU.
 
-Run on one NVIDIA H100 (torch 2.11), but for the slow ones and what is compared after a first call.
+These tests ran on one NVIDIA H100 (torch 2.11), except the slow tests and the comparisons after a first call.
 """
 
 import gc
@@ -62,17 +62,17 @@ def predict(value, width=32):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_the_same_numbers_and_nothing_stays(wan_folder, run, allocated, settings):
+def test_offloading_keeps_the_results_and_frees_the_device(wan_folder, run, allocated, settings):
     model = load(run, str(wan_folder), dtype="float32")
     model.acquire("transformer", run)
-    predict(model)  # libraries keep what they work in from their first call on
+    predict(model)  # libraries keep their work memory after their first call
     model.release("transformer")
     before = allocated()
     value = offload(run, model, **settings)
     value.acquire("transformer", run)
     view = value.component("transformer")
     assert {p.device.type for p in view.parameters()} == {"cpu"}
-    # The first call with a stream learns the order, the later ones bring ahead.
+    # With a stream, the first call learns the order of groups. Later calls transfer groups ahead of time.
     made = [predict(value) for _ in range(3)]
     assert {p.device.type for p in view.parameters()} == {"cpu"}
     model.acquire("transformer", run)
@@ -106,7 +106,7 @@ def test_a_call_that_fails_leaves_nothing_on_the_device(wan_folder, run, allocat
 
 @pytest.mark.parametrize("part", ["text_encoder", "vae"])
 @pytest.mark.parametrize("granularity", ["blocks", "leaf"])
-def test_other_components(wan_folder, run, part, granularity):
+def test_other_components_keep_their_results(wan_folder, run, part, granularity):
     model = load(run, str(wan_folder), dtype="float32")
     value = offload(run, model, component=part, granularity=granularity)
     made = []
@@ -130,7 +130,7 @@ def test_the_memory_equals_the_plan(run, allocated, settings):
     value = offload(run, load(run, FULL), **settings)
     value.acquire("transformer", run)
     promised = run.details["transformer"]["device_bytes"]
-    assert allocated() < 1e7, "loading brings nothing to the device"
+    assert allocated() < 1e7, "loading puts no weights on the device"
     predict(value, width=4096)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -142,14 +142,14 @@ def test_the_memory_equals_the_plan(run, allocated, settings):
 
 @pytest.mark.slow
 def test_work_that_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypatch):
-    """With the query of free memory answered for a small GPU; that the work really takes less is measured."""
+    """The query of free memory returns the size of a small GPU. The test measures the memory of the tiled work."""
     from sgd.nodes.support import device_memory
 
     run.options = {"weights": "dummy"}
     monkeypatch.setattr(device_memory, "free", lambda run: int(1.5e9))
     model = load(run, FULL)
     model.acquire("transformer", run)
-    assert "stays in the host's memory" in run.warnings[-1]
+    assert "stays in host memory" in run.warnings[-1]
     assert allocated() < 1e7
     model.release("transformer")
     model.acquire("vae", run)

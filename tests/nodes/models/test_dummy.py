@@ -1,4 +1,4 @@
-"""Components built from configurations alone: random weights, meta modules, the shipped configurations."""
+"""Components built from configurations: random weights, modules on the meta device, bundled configurations."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def shapes(module):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
-def test_same_shapes_and_dtypes_as_the_real_one(wan_folder, configs_only, run, dummy_run, plan_run, part, dtype):
+def test_shapes_and_dtypes_equal_the_real_component(wan_folder, configs_only, run, dummy_run, plan_run, part, dtype):
     real = load(run, str(wan_folder), dtype=dtype, vae_dtype=dtype)
     made = load(dummy_run, str(configs_only), dtype=dtype, vae_dtype=dtype)
     planned = load(plan_run, str(configs_only), dtype=dtype, vae_dtype=dtype)
@@ -66,7 +66,7 @@ def test_same_shapes_and_dtypes_as_the_real_one(wan_folder, configs_only, run, d
 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder", "vae"])
-def test_buffers_are_computed(wan_folder, configs_only, run, dummy_run, part):
+def test_buffers_equal_the_real_component(wan_folder, configs_only, run, dummy_run, part):
     real, made = load(run, str(wan_folder)), load(dummy_run, str(configs_only))
     real.acquire(part, run)
     made.acquire(part, dummy_run)
@@ -75,7 +75,7 @@ def test_buffers_are_computed(wan_folder, configs_only, run, dummy_run, part):
         assert torch.equal(buffers[name], expected), name
 
 
-def test_values(configs_only, dummy_run):
+def test_weights_are_normal_and_gains_are_one(configs_only, dummy_run):
     model = load(dummy_run, str(configs_only))
     for part in ("transformer", "text_encoder", "vae"):
         model.acquire(part, dummy_run)
@@ -126,7 +126,7 @@ def test_reproducible_by_seed_with_any_number_of_threads():
     assert checksum(2, 1) != first
 
 
-def test_seed_and_names_decide():
+def test_weights_depend_only_on_seed_and_name():
     from diffusers import WanTransformer3DModel
 
     config = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 1, "text_dim": 32}
@@ -148,8 +148,8 @@ def test_bad_config_is_a_node_error(configs_only, plan_run):
 
 
 @pytest.mark.parametrize("name", INDEX)
-def test_shipped_configurations(name, plan_run):
-    """Parameters come to the published sizes; no network, no memory."""
+def test_bundled_configurations_have_the_published_parameter_counts(name, plan_run):
+    """Building the components needs no network and no memory."""
     model = load(plan_run, name)
     repository = model.weights.repository
     assert repository.kind == "bundled"
@@ -157,7 +157,7 @@ def test_shipped_configurations(name, plan_run):
     assert {part: count for part, count in counts.items() if count} == INDEX[name]["parameters"]
     for part in ("scheduler", "tokenizer"):
         model.acquire(part, plan_run)
-    # Schedulers for flow matching alone have no other prediction, and do not say so.
+    # Schedulers that only do flow matching do not name their prediction type.
     assert model.component("scheduler").config.get("prediction_type", "flow_prediction") == "flow_prediction"
 
 
@@ -165,7 +165,7 @@ def test_every_folder_is_in_the_index():
     assert {str(path.parent.relative_to(CONFIGS)) for path in CONFIGS.rglob("model_index.json")} == set(INDEX)
 
 
-def test_published_sizes():
+def test_transformers_have_the_published_sizes():
     billions = {name: entry["parameters"]["transformer"] / 1e9 for name, entry in INDEX.items()}
     assert billions["Wan-AI/Wan2.1-T2V-1.3B-Diffusers"] == pytest.approx(1.419, rel=1e-4)
     assert billions["Wan-AI/Wan2.1-T2V-14B-Diffusers"] == pytest.approx(14.289, rel=1e-4)
@@ -174,7 +174,7 @@ def test_published_sizes():
     assert billions["Qwen/Qwen-Image"] == pytest.approx(20, rel=0.03)
 
 
-def test_stand_in_tokenizer():
+def test_a_stand_in_tokenizer_for_umt5():
     encoder = {"model_type": "umt5", "vocab_size": 256384, "pad_token_id": 0, "eos_token_id": 1}
     tokenizer = stand_in(encoder, {"model_max_length": 512})
     assert len(tokenizer) == 256384
@@ -185,7 +185,7 @@ def test_stand_in_tokenizer():
     assert tokenizer("word " * 50, max_length=12, truncation=True).input_ids == [2] * 11 + [1]
 
 
-def test_stand_in_tokenizer_of_clip():
+def test_a_stand_in_tokenizer_for_clip():
     tokenizer = stand_in(
         {"model_type": "clip_text_model", "vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407}, {}
     )

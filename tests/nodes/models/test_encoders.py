@@ -1,4 +1,4 @@
-"""`model.attention` of text encoders: what is refused and why, parity, and that other values keep what they have."""
+"""`model.attention` of text encoders: refused backends, parity, and separate values of one model."""
 
 import sys
 from pathlib import Path
@@ -58,7 +58,7 @@ def encoded(value):
 
 
 @pytest.mark.parametrize("name", FLASH)
-def test_the_table_is_that_of_transformers(name):
+def test_the_flash_table_matches_transformers(name):
     import transformers
 
     cls = getattr(transformers, name)
@@ -79,7 +79,7 @@ def test_every_bundled_text_encoder_is_in_the_table():
 
 
 @pytest.mark.parametrize("backend", ["auto", "sdpa"])
-def test_works_everywhere(backend, model, run):
+def test_auto_and_sdpa_work_on_every_machine(backend, model, run):
     assert problems(backend, UMT5) == []
     value = acquired(attention(run, model, backend=backend, component="text_encoder"))
     assert run.details["attention"] == "sdpa"
@@ -89,21 +89,21 @@ def test_works_everywhere(backend, model, run):
     assert torch.equal(generate(value, ["a"], steps=1).states[-1].tensor, plain)
 
 
-def test_values_of_one_model_do_not_see_each_other(model, run):
+def test_values_of_one_model_keep_their_own_attention(model, run):
     eager = acquired(model.transformed(EncoderAttention("text_encoder", "eager")))
     sdpa = acquired(attention(run, model, backend="sdpa", component="text_encoder"))
     acquired(model)
     assert [chosen(v.component("text_encoder")) for v in (eager, sdpa, model)] == [{"eager"}, {"sdpa"}, {"sdpa"}]
     one, other, plain = (encoded(v) for v in (eager, sdpa, model))
     assert torch.equal(other, plain)
-    assert not torch.equal(one, plain), "computed in another way"
+    assert not torch.equal(one, plain), "`eager` rounds differently"
     assert torch.allclose(one, plain, atol=1e-5)
     weights = [next(v.component("text_encoder").parameters()).data_ptr() for v in (eager, sdpa, model)]
     assert len(set(weights)) == 1, "one copy of the weights"
 
 
 @pytest.mark.parametrize(("family", "builder"), [("tiny_flux", "build"), ("tiny_hunyuan_video", "hunyuan_video")])
-def test_text_encoders_of_other_families(family, builder):
+def test_text_encoders_of_other_families_take_an_implementation(family, builder):
     import importlib
 
     from sgd.nodes.models.memory.views import view
@@ -152,17 +152,17 @@ def test_the_class_the_dtype_and_the_heads_decide(backend, model, run, hopper):
         attention(run, model, backend=backend, component="text_encoder")
 
 
-def test_a_component_the_model_lacks(model, run):
+def test_a_missing_component_is_an_error(model, run):
     assert [p.code for p in problems("sdpa", UMT5, "text_encoder_2")] == ["bad-value"]
     with pytest.raises(NodeError):
         attention(run, model, backend="sdpa", component="text_encoder_2")
     once = attention(run, model, backend="sdpa", component="text_encoder")
     with pytest.raises(NodeError, match="already"):
         attention(run, once, backend="sdpa", component="text_encoder")
-    assert len(attention(run, once, backend="sdpa").transforms) == 2, "the transformer is another matter"
+    assert len(attention(run, once, backend="sdpa").transforms) == 2, "the transformer can have an attention too"
 
 
-def test_an_implementation_that_cannot_be_had(model):
+def test_an_unavailable_implementation_is_an_error(model):
     from sgd.nodes.models.memory.views import view
 
     model.acquire("text_encoder", DirectRun())
@@ -174,7 +174,7 @@ def test_an_implementation_that_cannot_be_had(model):
     assert chosen(model.component("text_encoder")) == {"sdpa"}
 
 
-def test_decided_without_torch():
+def test_check_does_not_import_torch():
     import subprocess
 
     code = (
@@ -187,8 +187,8 @@ def test_decided_without_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_in_a_file(wan_folder, tmp_path):
-    """The node that encodes reads the changed value; the plain one goes past."""
+def test_a_workflow_encodes_with_the_changed_text_encoder(wan_folder, tmp_path):
+    """`text.encode` reads the changed model; other nodes read the unchanged model."""
     file = tmp_path / "text.yaml"
     file.write_text(
         f"""

@@ -1,4 +1,4 @@
-"""Every way a model folder can be wrong ends in a `NodeError` that says what and what to do."""
+"""Every fault of a model folder is a `NodeError` with a message and help."""
 
 import json
 import shutil
@@ -30,25 +30,25 @@ def failure(folder, part=None, **options):
     raise AssertionError("no error")
 
 
-def test_no_folder(tmp_path):
+def test_a_missing_folder(tmp_path):
     error = failure(tmp_path / "nowhere")
-    assert str(error) == f"no folder {tmp_path / 'nowhere'}"
+    assert str(error) == f"there is no folder {tmp_path / 'nowhere'}"
     assert "model_index.json" in error.help
 
 
-def test_a_file(folder):
+def test_a_file_instead_of_a_folder(folder):
     error = failure(folder / VAE)
     assert "is a file; a model is a folder" in str(error)
 
 
-def test_not_a_model(tmp_path):
+def test_a_folder_without_a_model_index(tmp_path):
     error = failure(tmp_path)
     assert str(error) == f"{tmp_path} is not a model in diffusers' layout: it has no model_index.json"
 
 
 def test_a_component_instead_of_the_model(folder):
     error = failure(folder / "vae")
-    assert "its parent may be the model" in error.help
+    assert "its parent folder may be the model" in error.help
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "\udcff".encode("utf-8", "surrogateescape"), '{"vae": []}'])
@@ -61,11 +61,11 @@ def test_broken_index(folder, content):
 def test_unknown_pipeline(folder):
     edit(folder / "model_index.json", _class_name="AudioPipeline")
     error = failure(folder)
-    assert "AudioPipeline, and sgd knows no family of models for it" in str(error)
+    assert "AudioPipeline, which belongs to no known model family" in str(error)
     assert "WanPipeline" in error.help
 
 
-def test_no_such_component(folder):
+def test_an_unknown_component(folder):
     error = failure(folder, "transformer_2")
     assert "has no component transformer_2" in str(error)
     assert error.help == "its model_index.json lists scheduler, text_encoder, tokenizer, transformer, vae"
@@ -99,7 +99,7 @@ def test_config_of_other_shapes(folder):
     assert "transformer" in str(failure(folder, "transformer"))
 
 
-def test_more_weights_than_the_config(folder):
+def test_unused_weights_are_a_warning(folder):
     edit(folder / "transformer/config.json", num_layers=1)
     run = DirectRun()
     load(run, str(folder)).acquire("transformer", run)
@@ -125,7 +125,7 @@ def test_damaged_weights(folder, content):
 def test_only_pickled_weights(folder):
     (folder / VAE).rename(folder / "vae/diffusion_pytorch_model.bin")
     error = failure(folder, "vae")
-    assert "vae has its weights only as pickled files (diffusion_pytorch_model.bin)" in str(error)
+    assert "vae has only pickled weights (diffusion_pytorch_model.bin)" in str(error)
     assert "safe_serialization" in error.help
 
 
@@ -166,15 +166,15 @@ def test_shards_outside_the_folder(folder):
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        (["diffusers", "AutoencoderKLNothing"], "is a AutoencoderKLNothing, which diffusers"),
-        (["transformers", "NoModel"], "is a NoModel, which transformers"),
+        (["diffusers", "AutoencoderKLNothing"], "needs the class AutoencoderKLNothing, and diffusers"),
+        (["transformers", "NoModel"], "needs the class NoModel, and transformers"),
         (["os", "system"], "only classes of diffusers and transformers are loaded"),
         (["diffusers.utils", "logging"], "only classes of diffusers and transformers are loaded"),
-        (["diffusers", "utils"], "which is not a component"),
-        (["transformers", "pipeline"], "which is not a component"),
+        (["diffusers", "utils"], "which is not a component class"),
+        (["transformers", "pipeline"], "which is not a component class"),
     ],
 )
-def test_classes(folder, entry, message):
+def test_classes_that_are_not_components(folder, entry, message):
     edit(folder / "model_index.json", vae=entry)
     assert message in str(failure(folder, "vae"))
 
@@ -192,7 +192,7 @@ def test_code_of_the_repository_is_refused_unless_trusted(folder, tmp_path):
     (folder / "vae/mine.py").write_text(CODE.format(mark=str(mark)))
     edit(folder / "model_index.json", vae=["mine", "Mine"])
     error = failure(folder, "vae")
-    assert "needs Python code that comes with the repository (vae/mine.py)" in str(error)
+    assert "needs Python code of the repository (vae/mine.py)" in str(error)
     assert "--trust-remote-code" in error.help
     assert not mark.exists()
 
@@ -211,14 +211,14 @@ def test_broken_tokenizer(folder):
     assert "tokenizer cannot be loaded" in str(error)
 
 
-def test_offline_and_not_cached():
+def test_an_offline_run_without_cached_files():
     error = failure("owner/not-in-the-cache")
     assert str(error) == (
-        "owner/not-in-the-cache is not completely in the local cache, and HF_HUB_OFFLINE forbids to download it"
+        "owner/not-in-the-cache is not completely in the local cache, and HF_HUB_OFFLINE forbids downloads"
     )
 
 
 @pytest.mark.parametrize("source", ["nothing", "a/b/c", "", "owner/", "-x/y z"])
-def test_neither_folder_nor_repository(source, tmp_path, monkeypatch):
+def test_a_source_that_is_neither_folder_nor_repository(source, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert source in str(failure(source))

@@ -1,4 +1,4 @@
-"""Fingerprints tell weights apart, by reading all of small files and parts of large ones."""
+"""Fingerprints of weights: small files are read whole, large files are sampled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def saved(path, seed=0, **more):
     return path
 
 
-def test_the_fingerprint_is_the_documented_one(tmp_path):
+def test_the_fingerprint_follows_its_documentation(tmp_path):
     path = saved(tmp_path / "a.safetensors")
     content = path.read_bytes()
     one = hashlib.sha256(len(content).to_bytes(8, "little") + content).digest()
@@ -25,7 +25,7 @@ def test_the_fingerprint_is_the_documented_one(tmp_path):
     assert fingerprint.of_files([path, path]) == f"sha256:{hashlib.sha256(one + one).hexdigest()}"
 
 
-def test_names_do_not_matter_and_every_byte_does(tmp_path):
+def test_every_byte_changes_the_fingerprint_and_names_do_not(tmp_path):
     path = saved(tmp_path / "a.safetensors")
     known = fingerprint.of_files([path])
     assert fingerprint.of_files([saved(tmp_path / "b.safetensors")]) == known
@@ -38,8 +38,8 @@ def test_names_do_not_matter_and_every_byte_does(tmp_path):
 
 @pytest.fixture
 def sampled(monkeypatch):
-    monkeypatch.setattr(fingerprint, "WHOLE", 1000)
-    monkeypatch.setattr(fingerprint, "PIECE", 64)
+    monkeypatch.setattr(fingerprint, "WHOLE_LIMIT", 1000)
+    monkeypatch.setattr(fingerprint, "SAMPLE_BYTES", 64)
     fingerprint._of_file.cache_clear()
 
 
@@ -59,7 +59,7 @@ def test_large_files_are_sampled(tmp_path, sampled):
         seen += fingerprint.of_files([path]) != known
     header = 8 + int.from_bytes(content[:8], "little")
     assert seen == pytest.approx((header + fingerprint.SAMPLES * 64) / 8, abs=fingerprint.SAMPLES + 1)
-    for place in (header, len(content) - 1):  # both ends of what is sampled
+    for place in (header, len(content) - 1):  # both ends of the sampled bytes
         changed = bytearray(content)
         changed[place] ^= 1
         path.write_bytes(changed)
@@ -67,10 +67,10 @@ def test_large_files_are_sampled(tmp_path, sampled):
         assert fingerprint.of_files([path]) != known
 
 
-def test_the_files_that_loading_would_take(tmp_path):
+def test_the_fingerprint_uses_the_files_that_loading_reads(tmp_path):
     plain = fingerprint.of_files([saved(tmp_path / "diffusion_pytorch_model.safetensors")])
     assert fingerprint.of_weights(tmp_path, None) == plain
-    assert fingerprint.of_weights(tmp_path, "fp16") == plain  # loading takes the ordinary files then, and says so
+    assert fingerprint.of_weights(tmp_path, "fp16") == plain  # loading uses the ordinary files too, with a warning
     half = fingerprint.of_files([saved(tmp_path / "diffusion_pytorch_model.fp16.safetensors", seed=2)])
     assert fingerprint.of_weights(tmp_path, "fp16") == half != plain
 

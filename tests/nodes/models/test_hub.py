@@ -1,4 +1,4 @@
-"""Models from the hub, through its real client: against a server on this machine that answers as the hub does."""
+"""Models from the hub. The real hub client talks to a local server that answers like the hub."""
 
 import json
 import os
@@ -14,14 +14,14 @@ from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes.model_load import load
 job = json.loads(sys.argv[1])
 out = {"progress": [], "warnings": [], "errors": []}
-class Tell(Run):
+class Recorder(Run):
     planning = job.get("planning", False)
     device = "meta" if planning else "cpu"
     def warn(self, message): out["warnings"].append(message)
     def progress(self, done, total, label=""): out["progress"].append((done, total, label))
 for source, revision, *parts in job["models"]:
     try:
-        run = Tell()
+        run = Recorder()
         known = load.node.facts.make({"source": source, "revision": revision})
         out["check"] = [p.message for p in load.node.check(known)]
         model = load(run, source, revision=revision)
@@ -79,14 +79,14 @@ def test_downloads_only_requested_files(hub, sgd):
     assert label == f"download {NAME}"
     assert out["stderr"] == ""
 
-    # What is cached needs no server; what is not says so.
+    # Cached files need no server. Files that are not cached are an error.
     out = sgd(address(hub), (NAME, None, "vae"), (NAME, COMMIT, "vae"), (NAME, None, "transformer"), offline=True)
     assert out["commit"] == COMMIT
     assert out["vae"] > 0
     ((message, _),) = out["errors"]
     assert "HF_HUB_OFFLINE" in message
 
-    # A plan reads the configurations of the cached snapshot; no request at all, unless one is missing.
+    # A plan reads the configurations of the cached snapshot. It sends requests only if a configuration is missing.
     hub.requests.clear()
     out = sgd(address(hub), NAME, planning=True)
     assert (out["errors"], out["commit"]) == ([], COMMIT)
@@ -130,8 +130,8 @@ def test_errors_of_the_hub(hub, sgd):
     messages = [message for message, _ in out["errors"]]
     helps = [help for _, help in out["errors"]]
     assert messages == [
-        "no repository private/model on the hub, or it is private; and no folder of that name",
-        "gated/model is gated: its files are only for accounts that accepted its terms",
+        "private/model is not a folder, and the hub has no public repository with this name",
+        "gated/model is gated: only accounts that accepted its terms may download its files",
         "the hub refuses access to forbidden/model (HTTP 403)",
         "the hub answered HTTP 500 for broken/model",
         f"{NAME} has no revision no-such-tag",
@@ -142,7 +142,7 @@ def test_errors_of_the_hub(hub, sgd):
     assert out["check"] == []
 
 
-def test_repository_of_another_layout(hub, sgd, tmp_path):
+def test_a_repository_in_another_layout_is_an_error(hub, sgd, tmp_path):
     hub.folder = tmp_path / "other"
     hub.folder.mkdir()
     (hub.folder / "model.safetensors").write_bytes(b"")
@@ -151,27 +151,25 @@ def test_repository_of_another_layout(hub, sgd, tmp_path):
     assert "-Diffusers" in help
 
 
-def test_pickled_weights_on_the_hub(hub, sgd, tmp_path, wan_folder):
+def test_pickled_weights_are_refused_and_not_downloaded(hub, sgd, tmp_path, wan_folder):
     import shutil
 
     hub.folder = shutil.copytree(wan_folder, tmp_path / "pickled")
     (hub.folder / "vae/diffusion_pytorch_model.safetensors").rename(hub.folder / "vae/diffusion_pytorch_model.bin")
     ((message, _),) = sgd(address(hub), NAME, parts=["vae"], bare=True)["errors"]
-    assert message.startswith(f"{NAME}: vae has its weights only as pickled files (diffusion_pytorch_model.bin)")
+    assert message.startswith(f"{NAME}: vae has only pickled weights (diffusion_pytorch_model.bin)")
     assert not any(path.endswith(".bin") for _, path, _ in hub.requests)
 
 
-def test_no_server(sgd):
+def test_an_unreachable_hub_is_an_error(sgd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"  # bound and not listening: connections are refused
+        closed = f"http://127.0.0.1:{taken.getsockname()[1]}"  # a bound socket that does not listen refuses connections
         out = sgd(closed, NAME)
         ((message, help),) = out["errors"]
-        assert message.startswith(
-            f"the hub cannot be reached for {NAME}, and the local cache does not hold all of it: "
-        )
+        assert message.startswith(f"{NAME} is not completely in the local cache, and the hub cannot be reached: ")
         assert "HF_ENDPOINT" in help
         assert not out["torch"]
-        # Shipped configurations need no network.
+        # Bundled configurations need no network.
         out = sgd(closed, "Wan-AI/Wan2.1-T2V-14B-Diffusers", planning=True)
         assert out["errors"] == []

@@ -1,7 +1,7 @@
-"""Kernels that diffusers lacks, as backends of its dispatch: only the view that was given one uses it.
+"""Kernels that diffusers lacks, as backends of its dispatch. Only a view with a kernel uses it.
 
-On a CPU torch's own attention stands in for a kernel. The kernels themselves are compared on a GPU with attention in
-float32 from its formula; these tests are skipped where there is no GPU or the package is missing.
+On a CPU, torch's own attention replaces a kernel. On a GPU, the kernels are compared with the formula of attention.
+These tests are skipped without a GPU or without the package.
 """
 
 import copy
@@ -63,7 +63,7 @@ def formula(query, key, value, scale=None):
     return (scores.softmax(-1) @ value).transpose(1, 2)
 
 
-def test_only_the_view_that_was_given_a_kernel_uses_it(model):
+def test_only_the_view_with_a_kernel_uses_it(model):
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
 
     before = Registry.get_active_backend()
@@ -79,7 +79,7 @@ def test_only_the_view_that_was_given_a_kernel_uses_it(model):
     assert Registry.get_active_backend() == before
 
 
-def test_the_list_of_diffusers_is_not_longer():
+def test_a_kernel_does_not_extend_the_list_of_diffusers():
     from diffusers.models.attention_dispatch import AttentionBackendName
 
     before = list(AttentionBackendName)
@@ -119,7 +119,7 @@ def test_auto_can_choose_a_kernel(model, monkeypatch):
     plain = latents(acquired(model))
     value = acquired(model.transformed(Attention("transformer", ("native", OFF, STAND_IN))))
     assert torch.allclose(latents(value), plain, atol=1e-5)
-    assert chosen(value.component("transformer")) == {STAND_IN}, "the other does not agree"
+    assert chosen(value.component("transformer")) == {STAND_IN}, "the other kernel does not agree"
 
 
 def test_components_without_a_choice_of_attention_get_no_kernel():
@@ -128,7 +128,7 @@ def test_components_without_a_choice_of_attention_get_no_kernel():
 
 
 @pytest.mark.slow
-def test_compiled(model):
+def test_a_view_with_a_kernel_can_be_compiled(model):
     plain = latents(acquired(model))
     both = model.transformed(Attention("transformer", (STAND_IN,)))
     value = acquired(both.transformed(Compile("transformer", "blocks", "default", False)))
@@ -139,9 +139,9 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 
 def usable(name):
-    """Skip where the machine cannot use one of our kernels; the kernel's name in diffusers if it can."""
+    """The name of one of our kernels in diffusers. Skips the test if this machine cannot use the kernel."""
     backend = {b.library: b for b in (backend_table.SAGE_1, *backend_table.BACKENDS.values())}[name]
-    reason = backends.machine(backend)
+    reason = backends.machine_problem(backend)
     if reason is not None:
         pytest.skip(reason.message)
     if name == backend_table.SAGE_1.library and backends.chosen("sage") is not backend_table.SAGE_1:
@@ -155,8 +155,8 @@ CASES = [("_sgd_sage_1", 0.03), ("_sgd_flash_4", 0.01)]
 @gpu
 @pytest.mark.parametrize(("name", "tolerance"), CASES)
 @pytest.mark.parametrize("tokens", [(256, 56), (77, 512), (300, 4100), (1, 1)])
-def test_agrees_with_the_formula(name, tolerance, tokens):
-    """SageAttention 1 does not mask what it fills its last keys up with: 8 of 64 here, 8 % if left uncorrected."""
+def test_kernels_agree_with_the_formula(name, tolerance, tokens):
+    """SageAttention 1 does not mask its padding: 8 of 64 keys here. Uncorrected, the error would be 8 %."""
     query, key, value = random(2, max(tokens), 4, 128, device="cuda", dtype=torch.bfloat16)
     query, key, value = query[:, : tokens[0]], key[:, : tokens[1]], value[:, : tokens[1]]
     before = key.clone()
@@ -171,7 +171,7 @@ def test_agrees_with_the_formula(name, tolerance, tokens):
 @pytest.mark.parametrize(("name", "tolerance"), CASES)
 @pytest.mark.parametrize("width", [64, 96, 128])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_agrees_at_each_width(name, tolerance, width, dtype):
+def test_kernels_agree_with_the_formula_at_each_width(name, tolerance, width, dtype):
     query, key, value = random(1, 200, 3, width, device="cuda", dtype=dtype)
     wanted = formula(query, key, value, 0.2)
     from diffusers.models.attention_dispatch import dispatch_attention_fn
@@ -182,7 +182,7 @@ def test_agrees_at_each_width(name, tolerance, width, dtype):
 
 @gpu
 @pytest.mark.parametrize("name", [name for name, _ in CASES])
-def test_a_transformer_with_it_compiled_or_not(name):
+def test_kernels_work_in_a_transformer_compiled_or_not(name):
     from diffusers import WanTransformer3DModel
 
     torch.manual_seed(0)

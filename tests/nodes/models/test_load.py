@@ -1,4 +1,4 @@
-"""`model.load` and the life of components, on real files."""
+"""`model.load`, and loading and release of components, with real files."""
 
 import gc
 import subprocess
@@ -31,24 +31,24 @@ def model(wan_folder, run):
     return load(run, str(wan_folder))
 
 
-def same(a, b):
+def equal_tensors(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
 
 @pytest.mark.parametrize("part", MODULES)
-def test_modules_are_those_of_from_pretrained(model, run, pipeline, part):
+def test_modules_equal_from_pretrained(model, run, pipeline, part):
     model.acquire(part, run)
     module = model.component(part)
     assert type(module) is type(getattr(pipeline, part))
-    assert same(module.state_dict(), getattr(pipeline, part).state_dict())
+    assert equal_tensors(module.state_dict(), getattr(pipeline, part).state_dict())
     buffers = dict(getattr(pipeline, part).named_buffers())
-    assert same(dict(module.named_buffers()), buffers)
+    assert equal_tensors(dict(module.named_buffers()), buffers)
     assert not module.training
     assert not any(p.requires_grad for p in module.parameters())
     assert all(p.data_ptr() % 64 == 0 for p in module.parameters())
 
 
-def test_tokenizer_and_scheduler_are_those_of_the_repository(model, run, pipeline):
+def test_tokenizer_and_scheduler_equal_the_pipeline(model, run, pipeline):
     for part in ("tokenizer", "scheduler"):
         model.acquire(part, run)
     text = "a red circle moves left"
@@ -57,7 +57,7 @@ def test_tokenizer_and_scheduler_are_those_of_the_repository(model, run, pipelin
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_dtypes_are_those_of_from_pretrained(wan_folder, run, dtype):
+def test_dtypes_equal_from_pretrained(wan_folder, run, dtype):
     from diffusers import WanTransformer3DModel
     from transformers import UMT5EncoderModel
 
@@ -65,20 +65,20 @@ def test_dtypes_are_those_of_from_pretrained(wan_folder, run, dtype):
     for part, cls in (("transformer", WanTransformer3DModel), ("text_encoder", UMT5EncoderModel)):
         model.acquire(part, run)
         expected = cls.from_pretrained(wan_folder / part, dtype=getattr(torch, dtype))
-        assert same(model.component(part).state_dict(), expected.state_dict())
+        assert equal_tensors(model.component(part).state_dict(), expected.state_dict())
     model.acquire("vae", run)
     assert model.dtype("vae") is torch.float32
     assert {p.dtype for p in model.component("vae").parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize(("chosen", "vae"), [("float16", "float16"), ("auto", "float32")])
-def test_the_vae_has_a_dtype_of_its_own(wan_folder, run, chosen, vae):
+def test_vae_dtype_sets_the_dtype_of_the_vae(wan_folder, run, chosen, vae):
     model = load(run, str(wan_folder), dtype="bfloat16", vae_dtype=chosen)
     assert str(model.dtype("vae")) == f"torch.{vae}"
     assert model.dtype("transformer") is torch.bfloat16
 
 
-def test_names_its_parts(model):
+def test_lists_its_components(model):
     assert set(model.parts()) == {"transformer", "text_encoder", "tokenizer", "vae", "scheduler"}
 
 
@@ -92,7 +92,7 @@ def test_reads_configs_only_until_acquired(wan_folder, run, model):
 
 
 @pytest.mark.parametrize("part", MODULES)
-def test_released_component_is_gone(model, run, part):
+def test_a_released_component_is_freed(model, run, part):
     model.acquire(part, run)
     module = weakref.ref(model.component(part))
     storage = weakref.ref(next(model.component(part).parameters()))
@@ -117,7 +117,7 @@ def test_holders_are_counted(model, run):
         model.release("vae")
 
 
-def test_prefetch_beside_other_work(model, run):
+def test_prefetch_runs_in_other_threads(model, run):
     threads = [threading.Thread(target=model.prefetch, args=(part, run)) for part in (*MODULES, "tokenizer")]
     for thread in threads:
         thread.start()
@@ -174,17 +174,17 @@ def test_sharded_and_variant_files(pipeline, wan_folder, tmp_path, run, variant)
     for part in MODULES:
         model.prefetch(part, run)
         model.acquire(part, run)
-        assert same(model.component(part).state_dict(), getattr(pipeline, part).state_dict())
+        assert equal_tensors(model.component(part).state_dict(), getattr(pipeline, part).state_dict())
     assert run.warnings == []
 
 
-def test_missing_variant_falls_back(wan_folder, run):
+def test_a_missing_variant_uses_the_ordinary_weights(wan_folder, run):
     model = load(run, str(wan_folder), variant="fp16")
     model.acquire("vae", run)
-    assert run.warnings == [f"{wan_folder}: vae has no fp16 weights; its ordinary ones are used"]
+    assert run.warnings == [f"{wan_folder}: vae has no fp16 weights; its ordinary weights are used"]
 
 
-def test_only_variant_is_said(pipeline, tmp_path, run):
+def test_an_error_names_the_only_variant(pipeline, tmp_path, run):
     pipeline.vae.save_pretrained(tmp_path / "vae", variant="fp16")
     (tmp_path / "model_index.json").write_text(
         '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'
@@ -194,7 +194,7 @@ def test_only_variant_is_said(pipeline, tmp_path, run):
     assert error.value.help == "set variant: fp16"
 
 
-def test_describe_and_check_know_a_folder(wan_folder):
+def test_describe_and_check_read_a_folder(wan_folder):
     known = node_facts.describe(load, source=str(wan_folder))
     assert known["family"] == "wan"
     assert known["source"] == str(wan_folder)
@@ -204,7 +204,7 @@ def test_describe_and_check_know_a_folder(wan_folder):
     assert list(node_facts.check(load, source=str(wan_folder))) == []
 
 
-def test_describe_knows_bundled_models():
+def test_describe_reads_bundled_configurations():
     known = node_facts.describe(load, source="Wan-AI/Wan2.1-T2V-14B-Diffusers", revision="main")
     assert known["family"] == "wan"
     assert known["configs"]["transformer"]["num_layers"] == 40
@@ -217,7 +217,7 @@ def test_check_is_silent_on_unknown_values(source):
     assert node_facts.check(load) == []
 
 
-def test_check_reports_a_folder_that_is_no_model(tmp_path):
+def test_check_reports_a_folder_without_a_model(tmp_path):
     (problem,) = node_facts.check(load, source=str(tmp_path))
     assert (problem.code, problem.parameter) == ("bad-value", "source")
     assert "no model_index.json" in problem.message
@@ -227,11 +227,11 @@ def test_check_reports_a_folder_that_is_no_model(tmp_path):
 def test_check_reports_an_unknown_pipeline(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "AudioPipeline"}')
     (problem,) = node_facts.check(load, source=str(tmp_path))
-    assert "AudioPipeline, and sgd knows no family of models for it" in problem.message
+    assert "AudioPipeline, which belongs to no known model family" in problem.message
     assert "wan (WanPipeline" in problem.help
 
 
-def test_torch_free(wan_folder):
+def test_describe_and_check_do_not_import_torch(wan_folder):
     code = (
         f"import sys; sys.path.insert(0, {TESTS!r}); from helpers import node_facts;"
         "from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.planning_meter;"
@@ -243,5 +243,5 @@ def test_torch_free(wan_folder):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_run_without_folder_is_enough(wan_folder):
+def test_a_run_without_a_folder_loads_a_model(wan_folder):
     assert load(DirectRun(), str(wan_folder)).device == "cpu"

@@ -1,4 +1,4 @@
-"""What the meter counts, against hand counts and against real memory."""
+"""Counts of the meter, compared with hand counts and with real memory."""
 
 import time
 
@@ -19,7 +19,7 @@ def run():
 
 
 def wan_flops(latent_frames, height, width, *, heads, ffn, layers, text_length=512, text_width=4096):
-    """Matrix products of one call of Wan's transformer, counted by hand; a multiply-add is two operations."""
+    """Operations of the matrix products in one call of Wan's transformer. A multiply-add is two operations."""
     d = heads * 128
     tokens = latent_frames * (height // 2) * (width // 2)
     self_attention = 4 * 2 * tokens * d * d + 4 * tokens * tokens * d
@@ -40,7 +40,7 @@ SMALL = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
         (SMALL, {"heads": 12, "ffn": 8960, "layers": 30}, (21, 60, 104), 283),
     ],
 )
-def test_wan_transformer_at_full_size(run, config, sizes, latent, teraflops):
+def test_counts_of_the_wan_transformer_at_full_size(run, config, sizes, latent, teraflops):
     from diffusers import WanTransformer3DModel
 
     began = time.perf_counter()
@@ -62,7 +62,7 @@ def test_wan_transformer_at_full_size(run, config, sizes, latent, teraflops):
         }
         assert taken["flops"] == wan_flops(*latent, **sizes)
         assert taken["flops"] / 1e12 == pytest.approx(teraflops, rel=1e-3)
-        # Without attention matrices: what is live beside the weights is a few hidden states.
+        # No attention matrix is counted: beside the weights, only a few hidden states are live.
         hidden = latent[0] * latent[1] * latent[2] // 4 * sizes["heads"] * 128 * 4
         assert taken["peak_bytes"] - loaded["live_bytes"] < 12 * hidden
         del module, latents, states, out
@@ -70,7 +70,7 @@ def test_wan_transformer_at_full_size(run, config, sizes, latent, teraflops):
     assert time.perf_counter() - began < 30
 
 
-def test_wan_decoder_at_full_size(run):
+def test_counts_of_the_wan_decoder_at_full_size(run):
     from diffusers import AutoencoderKLWan
 
     with planning_meter.runtime(run), planning_meter.meter(run) as meter:
@@ -80,7 +80,7 @@ def test_wan_decoder_at_full_size(run):
         assert meter.take()["flops"] / 1e12 == pytest.approx(275.4, abs=0.1)
 
 
-def test_text_encoder_runs_its_own_code(run):
+def test_counts_of_a_text_encoder_at_full_size(run):
     model = load(run, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
     with planning_meter.runtime(run), planning_meter.meter(run) as meter:
         for part in ("tokenizer", "text_encoder"):
@@ -88,7 +88,7 @@ def test_text_encoder_runs_its_own_code(run):
         assert meter.take()["live_bytes"] == model.weights.parameters("text_encoder")[1]
         made = text.encode(run, BOTH, model, ["a red circle"], negative=[""], max_length=None)
         assert made.positive["encoder_hidden_states"].shape == (1, 512, 4096)
-        # Two prompts of 512 tokens; every encoder weight but the embedding is used once per token.
+        # Two prompts of 512 tokens use every encoder weight, except the embedding, once per token.
         weights = model.weights.parameters("text_encoder")[0] - 256384 * 4096
         assert meter.take()["flops"] == pytest.approx(2 * 2 * 512 * weights, rel=0.03)
         model.release("text_encoder")
@@ -112,11 +112,11 @@ def test_live_bytes_follow_references(run):
         b += 1
         del b
         assert meter.take()["live_bytes"] == 0
-        torch.empty(1000)  # real memory is small change here: noise levels, tokens
+        torch.empty(1000)  # memory on the CPU is not counted; it holds only noise levels and tokens
         assert meter.take()["peak_bytes"] == 0
 
 
-def test_after_the_meter_nothing_is_watched(run):
+def test_nothing_is_counted_after_the_meter(run):
     with planning_meter.meter(run) as meter:
         kept = torch.empty(1000, device="meta")
     del kept
@@ -126,7 +126,7 @@ def test_after_the_meter_nothing_is_watched(run):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_attention_is_one_operation(run, causal):
+def test_attention_counts_as_one_operation(run, causal):
     query = torch.empty(2, 8, 100, 64, device="meta")
     key = torch.empty(2, 8, 77, 64, device="meta")
     value = torch.empty(2, 8, 77, 32, device="meta")
@@ -140,7 +140,7 @@ def test_attention_is_one_operation(run, causal):
         }
 
 
-def test_attention_on_real_tensors_is_left_alone(run):
+def test_attention_on_real_tensors_does_not_change(run):
     query = torch.randn(1, 2, 5, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
     with planning_meter.runtime(run):
@@ -166,7 +166,7 @@ def test_counts_agree_with_torch(run):
 
 
 def other_transformers():
-    """One small transformer of every further architecture, and what it is called with."""
+    """One small transformer of every other architecture: its class, its configuration and its arguments."""
     import diffusers
 
     def one(*shape):
@@ -209,7 +209,7 @@ def other_transformers():
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen-image", "hunyuan-video", "z-image"])
-def test_other_architectures_run_on_meta(run, name):
+def test_other_architectures_run_on_the_meta_device(run, name):
     from torch.utils._pytree import tree_map_only
 
     cls, config, arguments = other_transformers()[name]
@@ -219,7 +219,7 @@ def test_other_architectures_run_on_meta(run, name):
         expected = made(**arguments, return_dict=False)[0]
         real = meter.take()["flops"]
         out = planned(**tree_map_only(torch.Tensor, lambda t: t.to("meta"), arguments), return_dict=False)[0]
-        # Torch has no formula for its attention on a CPU: the plan counts what the CPU run does and attention.
+        # torch has no formula for its attention on a CPU, so only the plan counts attention.
         assert meter.take()["flops"] > real > 0
     expected, out = (x if isinstance(x, list) else [x] for x in (expected, out))
     assert [x.shape for x in out] == [x.shape for x in expected]

@@ -1,4 +1,4 @@
-"""Views: several values of one model, each with its own transforms, sharing the weights."""
+"""Views: several values of one model share the weights, and each has its own transforms."""
 
 import gc
 import weakref
@@ -14,7 +14,7 @@ from sgd.nodes.models.memory.views import entrance, misplaced, view
 
 @dataclass(frozen=True)
 class Doubled:
-    """A transform that doubles what the component returns, and counts how often it was applied."""
+    """A transform that doubles the outputs of the component and counts its applications."""
 
     kind: ClassVar[str] = "attention"
     applied: ClassVar[list[str]] = []
@@ -74,7 +74,7 @@ def test_a_view_shares_every_tensor_and_no_module(wan_model, part):
     assert dict(made.config) == dict(module.config) if part != "text_encoder" else True
 
 
-def test_values_of_one_model_do_not_see_each_other(model, run):
+def test_values_of_one_model_keep_their_own_transforms(model, run):
     doubled = model.transformed(Doubled())
     halved = model.transformed(Doubled(factor=0.5))
     for value in (doubled, model, halved):
@@ -87,14 +87,14 @@ def test_values_of_one_model_do_not_see_each_other(model, run):
     assert all(p is parameters[0] for p in parameters)
 
 
-def test_other_components_are_the_same(model, run):
+def test_values_share_other_components(model, run):
     doubled = model.transformed(Doubled())
     for value in (model, doubled):
         value.acquire("vae", run)
     assert doubled.component("vae") is model.component("vae")
 
 
-def test_a_component_by_another_name_has_its_own_transforms(tmp_path, run):
+def test_transforms_follow_the_repository_name_of_a_component(tmp_path, run):
     from helpers import tiny
     from sgd.nodes.models.nodes.model_expert import expert
 
@@ -120,7 +120,7 @@ def test_equal_transforms_are_applied_once(model, run, counted):
     assert len({id(value.component("transformer")) for value in values}) == 1
 
 
-def test_transforms_add_up_in_order(model, run):
+def test_a_second_transform_of_one_kind_is_an_error(model, run):
     from sgd.nodes.models.transforms.attention_transform import Attention
 
     value = model.transformed(Attention("transformer", ("_native_math",)))
@@ -140,12 +140,12 @@ def test_transforms_add_up_in_order(model, run):
         ("compile", ["compile"], "already went through model.compile"),
     ],
 )
-def test_order(kind, before, why):
+def test_the_order_of_transforms_is_checked(kind, before, why):
     problem = misplaced(kind, before)
     assert (problem is None) if why is None else (why in problem.message)
 
 
-def test_released_views_are_gone(model, run):
+def test_released_views_are_freed(model, run):
     doubled = model.transformed(Doubled())
     doubled.acquire("transformer", run)
     doubled.acquire("transformer", run)
@@ -161,7 +161,7 @@ def test_released_views_are_gone(model, run):
         doubled.component("transformer")
 
 
-def test_a_view_outlives_other_values(model, run):
+def test_a_view_works_after_other_values_are_released(model, run):
     doubled = model.transformed(Doubled())
     doubled.acquire("transformer", run)
     model.acquire("transformer", run)
@@ -170,7 +170,7 @@ def test_a_view_outlives_other_values(model, run):
     assert torch.equal(predict(doubled), 2 * plain)
 
 
-def test_a_value_is_not_served_the_component_of_another(model, run):
+def test_a_value_does_not_get_the_component_of_another(model, run):
     doubled = model.transformed(Doubled())
     model.acquire("transformer", run)
     with pytest.raises(NodeError, match="not in memory"):
@@ -187,7 +187,7 @@ def test_a_transform_that_fails_leaves_nothing_behind(model, run):
     assert len(model.weights.views) == 0
 
 
-def test_planning_applies_nothing(wan_folder, counted):
+def test_a_plan_applies_no_transforms(wan_folder, counted):
     planned = model_of(wan_folder, "scheduler", kind="meta", device="meta").transformed(Doubled())
     planned.acquire("transformer", DirectRun())
     assert counted == []

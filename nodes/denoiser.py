@@ -10,14 +10,14 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, node
-from .cache.begin import COMPILED_WHOLE
 from .cache.calibration.table import are_put_aside, problem
+from .cache.first_turn import COMPILED_WHOLE
 from .cache.gate import Gate, GateFacts
-from .cache.place import Place
+from .cache.gate_place import Place
+from .cache.loop_turn import Turn
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
 from .cache.table_use import of_facts
-from .cache.turn import Turn
 from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .support.lazy import lazy

@@ -9,8 +9,8 @@ from dataclasses import replace
 from ...graph.contract.errors import NodeError
 from .calibration.filled_gate import filled
 from .gate import SIGNALS, Gate
+from .gate_place import Place, whole_groups
 from .masks import mask_of
-from .place import Place, whole_groups
 from .published import magcache_ratios, teacache_coefficients
 
 FEW_BLOCKS = 16

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run, State
-from . import begin
+from . import first_turn
 from .engine.decide import Decision
 from .gate import Gate
+from .loop_turn import Turn
 from .resolved_gate import resolve
-from .turn import Turn
 
 if TYPE_CHECKING:
     from .cache_dit.library_loop import LibraryEngine, Taken
     from .calibration.measure import Meter, Metered
+    from .engine.branch_cache import BranchCache
     from .engine.engine import Engine
-    from .engine.track import Track
 
     Working = Engine | LibraryEngine
 
@@ -59,7 +59,7 @@ class GateState(State):
         from .calibration.measure import Metered
 
         if turn.component not in self.meters:
-            self.meters[turn.component] = begin.meter(turn)
+            self.meters[turn.component] = first_turn.meter(turn)
         return Metered(self.meters[turn.component], turn)
 
     def end(self) -> None:
@@ -81,7 +81,7 @@ class GateState(State):
 
 def _engine(gate: Gate, turn: Turn) -> Working:
     """The engine that computes or reuses on the model's transformer, as a gate says."""
-    place = begin.place_of(turn, gate.table)
+    place = first_turn.place_of(turn, gate.table)
     try:
         resolved = resolve(gate, place)
     except NodeError as problem:
@@ -89,7 +89,7 @@ def _engine(gate: Gate, turn: Turn) -> Working:
         if len(turn.window) < turn.step.count:
             message += f" ({len(turn.window)} of {turn.step.count} steps are those of {place.component})"
         raise NodeError(message, help=problem.help) from problem
-    component = begin.component_of(turn, resolved.signal)
+    component = first_turn.component_of(turn, resolved.signal)
     if resolved.kind == "library":
         from .cache_dit.library_loop import LibraryEngine
 
@@ -103,10 +103,10 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
     """Report the totals of a gate; warn with the reason if it reused nothing."""
     ended = reused_any = False
     decisions: list[Decision] = []
-    found: Mapping[str, Sequence[Track | Taken]] = engine.tracks
-    for branch, tracks in found.items():
-        for number, track in enumerate(tracks):
-            taken = track.taken
+    found: Mapping[str, Sequence[BranchCache | Taken]] = engine.branch_caches
+    for branch, caches in found.items():
+        for number, cache in enumerate(caches):
+            taken = cache.taken
             reused = sum(not decision.computed for decision in taken.values())
             run.event(
                 "gate_total",
@@ -114,7 +114,7 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
                 method=gate.kind,
                 component=component,
                 branch=branch,
-                stack=number if len(tracks) > 1 else None,
+                stack=number if len(caches) > 1 else None,
                 computed=len(taken) - reused,
                 reused=reused,
                 ratio=reused / len(taken) if taken else 0.0,
@@ -139,12 +139,12 @@ class Opened:
         if self.run.planning:
             self._say(branch)
             return
-        tracks: Sequence[Track | Taken] = engine.tracks.get(branch, [])
-        for number, track in enumerate(tracks):
-            decision = track.taken.get(self.index)
+        caches: Sequence[BranchCache | Taken] = engine.branch_caches.get(branch, [])
+        for number, cache in enumerate(caches):
+            decision = cache.taken.get(self.index)
             if decision is None:
                 continue
-            stack = {"stack": number} if len(tracks) > 1 else {}
+            stack = {"stack": number} if len(caches) > 1 else {}
             value = {} if decision.value == decision.distance else {"value": decision.value}
             self.run.event(
                 "gate",

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
-from ..support import planning_meter
+from ..support import cost_meter
 from ..support.lazy import lazy
 from ..support.quiet import quiet
 from ..values import Size
@@ -208,7 +208,7 @@ def _tiles_on_meta(vae: Any) -> Iterator[None]:
     blends = ("blend_v", "blend_h", "blend_t")
     with ExitStack() as stack:
         for part in (vae.encoder, vae.decoder):
-            stack.enter_context(planning_meter.traced_once(part, "forward"))
+            stack.enter_context(cost_meter.traced_once(part, "forward"))
         for name in blends:
             setattr(vae, name, _second)
         try:

@@ -75,16 +75,16 @@ class StandardLibrary(NodeLibrary):
         import diffusers.utils.torch_utils  # noqa: F401
         import transformers  # noqa: F401
 
-        from ..support import planning_meter
+        from ..support import cost_meter
 
-        with planning_meter.runtime(run):
+        with cost_meter.runtime(run):
             yield
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""
-        from ..support import planning_meter
+        from ..support import cost_meter
 
-        return planning_meter.meter(run)
+        return cost_meter.meter(run)
 
     def table_section(self, record: Mapping[str, Any]) -> str:
         """The decisions of cache gates."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run
 from ...graph.contract.ports import Port
-from .memory.views import ORDER, Recipe, Transform, misplaced
+from .memory.component_views import ORDER, Recipe, Transform, misplaced
 
 if TYPE_CHECKING:
     import torch

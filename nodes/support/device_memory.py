@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...graph.contract import device
 from ...graph.contract.node import Run
 from ...graph.contract.text_tables import count
-from . import planning_meter
+from . import cost_meter
 
 HEADROOM = 1.1
 """Factor on the bytes of a plan, which do not count workspace inside kernels and fragmentation. It is a guess."""
@@ -24,7 +24,7 @@ def free(run: Run) -> int | None:
     """
     if run.planning:
         total = run.options.get("memory_bytes")
-        return None if total is None else max(int(total) - planning_meter.live_bytes(), 0)
+        return None if total is None else max(int(total) - cost_meter.live_bytes(), 0)
     if not run.device.startswith("cuda"):
         return device.memory_bytes(run.device)
     import torch

@@ -9,7 +9,7 @@ import torch
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
-from sgd.nodes.models.memory.views import view
+from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.model import Model
 from sgd.nodes.schedule import SchedulerState
 

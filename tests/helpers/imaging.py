@@ -9,7 +9,7 @@ import torch
 from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.models.model import Model
 from sgd.nodes.models.nodes.model_load import load
-from sgd.nodes.support.planning_meter import runtime
+from sgd.nodes.support.cost_meter import runtime
 
 from helpers.direct import BOTH, DirectRun, Result, sample
 

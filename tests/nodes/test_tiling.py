@@ -15,7 +15,7 @@ from sgd.nodes import latents, vae
 from sgd.nodes.models.memory import tiling
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import dummy
-from sgd.nodes.support import planning_meter
+from sgd.nodes.support import cost_meter
 from sgd.nodes.values import Frames, Latents, Size
 
 GIB = 1 << 30
@@ -108,7 +108,7 @@ def test_memory_is_counted_once_for_each_shape(wan_folder, run, memory, clip, mo
     model = model_of(wan_folder, "vae")
     memory(1 << 20)
     decode(run, model, clip)
-    monkeypatch.setattr(planning_meter, "meter", None)
+    monkeypatch.setattr(cost_meter, "meter", None)
     decode(run, model, clip)
     with pytest.raises(TypeError):
         decode(run, model, latents.noise(model, width=320, height=272, frames=1))
@@ -176,7 +176,7 @@ def test_plenty_is_more_memory_than_any_vae_takes(name, side):
     module = dummy.meta_module(getattr(diffusers, name), config, torch.float32)
     for count in {1, frames or 1}:
         shape = (1, 16, side, side) if frames is None else (1, 16, count, side, side)
-        with planning_meter.runtime(run), planning_meter.meter(run), planning_meter.attempt() as attempt:
+        with cost_meter.runtime(run), cost_meter.meter(run), cost_meter.attempt() as attempt:
             made = module.decode(torch.empty(shape, device="meta"), return_dict=False)[0]
         pixels = made.numel() // 3
         assert 0 < 2 * attempt.above < tiling.ENOUGH_PER_PIXEL * pixels
@@ -190,7 +190,7 @@ def planned(folder, memory, tiled, width=320, height=288, frames=9):
     run.device, run.planning, run.options = "meta", True, {"device": "cuda", "memory_bytes": memory}
     model = load(run, str(folder), dtype="float32")
     size = Size(width, height, frames)
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         model.acquire("vae", run)
         shape = model.family.latent_shape(size, 1, {"vae": model.config("vae")})
         clip = Latents(torch.empty(shape, device="meta"), "wan", size)
@@ -252,7 +252,7 @@ def test_tiles_are_not_tried_if_the_frames_alone_do_not_fit(wan_folder):
 @pytest.mark.parametrize("tiled", ["on", "off"])
 def test_a_plan_that_traces_each_shape_once_counts_every_tile(wan_folder, tiled, monkeypatch):
     short = planned(wan_folder, None, tiled)[1:]
-    monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
+    monkeypatch.setattr(cost_meter, "traced_once", lambda owner, name: cost_meter.ExitStack())
     assert planned(wan_folder, None, tiled)[1:] == short
 
 

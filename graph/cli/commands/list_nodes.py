@@ -17,7 +17,7 @@ from ..command_line import load_library, wrong
 
 def command(arguments: Namespace) -> int:
     """`sgd nodes`."""
-    from ..show import as_json, details, listing
+    from ..node_help import as_json, details, listing
 
     try:
         library = load_library(arguments)

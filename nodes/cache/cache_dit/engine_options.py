@@ -21,8 +21,8 @@ from ....graph.contract.suggestions import did_you_mean
 from ....graph.contract.yaml_reader import Value, parse, read
 from ..calibration.table import shown
 from ..gate import Gate, Limits, Mask
+from ..gate_place import Place, whole_groups
 from ..masks import preset_mask
-from ..place import Place, whole_groups
 
 FILE, POLICY, MASK = "file", "mask_policy", "steps_computation_mask"
 CALIBRATORS = ("enable_taylorseer", "enable_dmd", "enable_foca")

@@ -50,7 +50,7 @@ class LibraryEngine:
         self.gate, self.component = gate, component
         self.transformer, self.steps, self.trial = component.transformer, component.steps, component.trial
         self.caches: dict[str, Cache] = {}
-        self.tracks: dict[str, list[Taken]] = {}
+        self.branch_caches: dict[str, list[Taken]] = {}
         self.indices: dict[str, Sequence[int]] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
@@ -62,10 +62,10 @@ class LibraryEngine:
         cache = self.caches.get(branch)
         if cache is None:
             cache = self.caches[branch] = Cache(self.transformer, self._options(branch))
-            self.tracks[branch] = [Taken() for _ in cache.contexts]
+            self.branch_caches[branch] = [Taken() for _ in cache.contexts]
         made = call(cache)
-        for track, decision in zip(self.tracks[branch], cache.decisions(), strict=True):
-            track.taken[index] = decision
+        for record, decision in zip(self.branch_caches[branch], cache.decisions(), strict=True):
+            record.taken[index] = decision
         return made
 
     def close(self) -> None:

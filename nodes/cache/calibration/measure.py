@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..engine.branch_cache import BranchCache
 from ..engine.decide import Decider
 from ..engine.engine import Gated
 from ..engine.gated_component import Distances
 from ..engine.predictors import Taylor
 from ..engine.signals import relative_change
-from ..engine.track import Track
 from ..gate import Gate
 
 if TYPE_CHECKING:
     from ...families.base import Family
-    from ..turn import Turn
+    from ..loop_turn import Turn
 
 WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
 """A gate that looks at the modulated input and computes every step; a threshold of 0 compares nothing."""
@@ -66,11 +66,11 @@ class Meter:
             given: The latents that go into the transformer.
             call: Calls the transformer that it is given.
         """
-        track = Track(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0))
-        self.gated.use([track], index)
+        cache = BranchCache(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0))
+        self.gated.use([cache], index)
         made = call(self.gated)
-        assert track.compared is not None, "every step is computed and its signal looked at"
-        names, streams = branch.split("+"), (track.compared, track.hidden.predict(index), made)
+        assert cache.compared is not None, "every step is computed and its signal looked at"
+        names, streams = branch.split("+"), (cache.compared, cache.hidden.predict(index), made)
         self.measured = {}
         for name, parts in zip(names, zip(*(stream.chunk(len(names)) for stream in streams), strict=True), strict=True):
             now = Seen(index, *parts)

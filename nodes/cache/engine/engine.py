@@ -18,11 +18,11 @@ import torch
 from ...families.base import Blocks, Family
 from ...models.memory.block_groups import brought_in, put_back
 from ..gate import Gate, Signal
+from .branch_cache import BranchCache
 from .decide import Decider, Decision, KnownDecisions
 from .gated_component import GatedComponent, expected
 from .predictors import Taylor
 from .signals import Drift, relative_change
-from .track import Track
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
@@ -39,7 +39,7 @@ class Engine:
     def __init__(self, gate: Gate, component: GatedComponent) -> None:
         self.gate, self.component, self.transformer = gate, component, component.transformer
         self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
-        self.tracks: dict[str, list[Track]] = {}
+        self.branch_caches: dict[str, list[BranchCache]] = {}
         self.indices: dict[str, Sequence[int]] = {}
         self.drifts: dict[str, Drift] = {}
 
@@ -52,47 +52,51 @@ class Engine:
             given: The latents that go into the transformer, batch first.
             call: Calls a transformer; it gets this one, or one with a gate before its blocks.
         """
-        tracks = self.tracks.get(branch)
-        if tracks is None:
-            tracks = self._begin(branch, index)
+        caches = self.branch_caches.get(branch)
+        if caches is None:
+            caches = self._begin(branch, index)
         if self.gated is not None:
-            self.gated.use(tracks, index)
+            self.gated.use(caches, index)
             return call(self.gated)
         return self._whole(branch, index, given, call)
 
     def _whole(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
         """The whole transformer computed, or the difference between its output and input added again."""
-        track, drift, sign = self.tracks[branch][0], self.drifts.setdefault(branch, Drift()), self.component.family.sign
-        decision = track.forced(index)
-        change = drift.measure(given) if track.known is None else None
+        cache, drift, sign = (
+            self.branch_caches[branch][0],
+            self.drifts.setdefault(branch, Drift()),
+            self.component.family.sign,
+        )
+        decision = cache.forced(index)
+        change = drift.measure(given) if cache.known is None else None
         if decision is None and change is None:
             decision = Decision(True, "first")
         if decision is None:
             assert change is not None, "measured above"
-            decision = track.decider.judge(index, change.item())
+            decision = cache.decider.judge(index, change.item())
         drift.passed(given)
-        track.take(index, decision)
+        cache.take(index, decision)
         if not decision.computed:
-            assert track.compared is not None, "a step was computed before"
-            return (sign * given + track.hidden.predict(index)).to(track.compared.dtype)
+            assert cache.compared is not None, "a step was computed before"
+            return (sign * given + cache.hidden.predict(index)).to(cache.compared.dtype)
         made = call(self.transformer)
-        track.compared = made
-        if track.known is None:
+        cache.compared = made
+        if cache.known is None:
             drift.learned(given, made)
-        track.hidden.update(index, made - sign * given)
+        cache.hidden.update(index, made - sign * given)
         return made
 
-    def _begin(self, branch: str, index: int) -> list[Track]:
-        """The tracks of a branch that runs for the first time: one for each stack."""
+    def _begin(self, branch: str, index: int) -> list[BranchCache]:
+        """The caches of a branch that runs for the first time: one for each stack."""
         component, order = self.component, self.gate.order
         self.indices[branch] = expected(component.active(branch), index, component.steps)
         known = self._ahead(branch).by_step()
         count = len(self.gated.stacks) if self.gated is not None else 1
-        self.tracks[branch] = [
-            Track(Decider(self.gate, component.steps, branch), known, Taylor(order), Taylor(order))
+        self.branch_caches[branch] = [
+            BranchCache(Decider(self.gate, component.steps, branch), known, Taylor(order), Taylor(order))
             for _ in range(count)
         ]
-        return self.tracks[branch]
+        return self.branch_caches[branch]
 
     def _ahead(self, branch: str) -> KnownDecisions:
         return KnownDecisions(self.gate, self.component, branch, self.indices[branch])
@@ -126,10 +130,10 @@ class Gated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transformer, name)
 
-    def use(self, tracks: Sequence[Track], index: int) -> None:
+    def use(self, caches: Sequence[BranchCache], index: int) -> None:
         """Choose whose turn it is at the next call."""
-        for stack, track in zip(self.stacks, tracks, strict=True):
-            stack.track, stack.index = track, index
+        for stack, cache in zip(self.stacks, caches, strict=True):
+            stack.cache, stack.index = cache, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return exchanged(self.transformer, self.stand_ins, *args, **kwargs)
@@ -166,59 +170,59 @@ class Stack(torch.nn.Module):
         self.front, self.middle, self.back = blocks[:front], blocks[front:end], blocks[end:]
         self.first = blocks[0]
         self.keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
-        self.track: Track | None = None
+        self.cache: BranchCache | None = None
         self.index = -1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        track = self.track
-        assert track is not None, "a branch is chosen before each call"
+        cache = self.cache
+        assert cache is not None, "a branch is chosen before each call"
         call = BlockCall(self.family.blocks, args, kwargs)
-        modulated = self._modulated(call) if self._measures("modulated", track) else None
+        modulated = self._modulated(call) if self._measures("modulated", cache) else None
         streams = call.through(self.front, call.given)  # hidden [B, tokens, width], text [B, length, width] or None
-        added = streams[0] - call.given[0] if self._measures("front", track) else None  # [B, tokens, width]
-        if self._decide(track, modulated if added is None else added).computed:
+        added = streams[0] - call.given[0] if self._measures("front", cache) else None  # [B, tokens, width]
+        if self._decide(cache, modulated if added is None else added).computed:
             made = call.through(self.middle, streams)
-            self._remember(track, streams, made)
+            self._remember(cache, streams, made)
         else:
-            made = self._predicted(track, streams)
+            made = self._predicted(cache, streams)
         return call.returned(call.through(self.back, made))
 
-    def _measures(self, signal: Signal, track: Track) -> bool:
+    def _measures(self, signal: Signal, cache: BranchCache) -> bool:
         """Whether the gate compares this signal, and the decisions do not follow from the schedule alone."""
-        return self.gate.signal == signal and track.known is None
+        return self.gate.signal == signal and cache.known is None
 
     def _modulated(self, call: BlockCall) -> torch.Tensor:
         """The modulated input of the first block [B, tokens, width]."""
         with brought_in(self.first):
             return self.family.modulated(self.first, call.given[0], call.named(self.first))
 
-    def _decide(self, track: Track, signal: torch.Tensor | None) -> Decision:
+    def _decide(self, cache: BranchCache, signal: torch.Tensor | None) -> Decision:
         """The decision of this step; one number is read from the device if the rule decides."""
-        decision = track.forced(self.index)
+        decision = cache.forced(self.index)
         if decision is None:
             assert signal is not None, "the gate measures the signal of its rule"
-            assert track.compared is not None, "the first step is computed"
-            decision = track.decider.judge(self.index, relative_change(track.compared, signal).item())
+            assert cache.compared is not None, "the first step is computed"
+            decision = cache.decider.judge(self.index, relative_change(cache.compared, signal).item())
         # An input is compared with the last step; a residual with the last computed step.
         if signal is not None and (decision.computed or self.gate.signal == "modulated"):
-            track.compared = signal
-        track.take(self.index, decision)
+            cache.compared = signal
+        cache.take(self.index, decision)
         return decision
 
-    def _remember(self, track: Track, before: Streams, after: Streams) -> None:
+    def _remember(self, cache: BranchCache, before: Streams, after: Streams) -> None:
         """Keep the residual of the middle blocks, if a later step may need it."""
-        if not track.remembers(self.index):
+        if not cache.remembers(self.index):
             return
-        track.hidden.update(self.index, after[0] - before[0])
+        cache.hidden.update(self.index, after[0] - before[0])
         if self.keeps_text:
-            track.text.update(self.index, after[1] - before[1])  # type: ignore[operator]
+            cache.text.update(self.index, after[1] - before[1])  # type: ignore[operator]
 
-    def _predicted(self, track: Track, streams: Streams) -> Streams:
+    def _predicted(self, cache: BranchCache, streams: Streams) -> Streams:
         """The streams after the middle blocks: their predicted residual is added, and no block runs."""
         hidden, text = streams
         if self.keeps_text:
-            text = track.text.predict(self.index) + text  # type: ignore[operator]
-        return track.hidden.predict(self.index) + hidden, text
+            text = cache.text.predict(self.index) + text  # type: ignore[operator]
+        return cache.hidden.predict(self.index) + hidden, text
 
 
 class BlockCall:

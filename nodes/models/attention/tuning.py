@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.node import Run
-from ..memory.views import entrance
+from ..memory.component_views import entrance
 from . import kernels
 from .processors import choose
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ...support import planning_meter
+from ...support import cost_meter
 
 if TYPE_CHECKING:
     import torch
@@ -186,7 +186,7 @@ def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: 
     Args:
         module: The component, without hooks. It does not change.
     """
-    with planning_meter.building():
+    with cost_meter.building():
         # Hooks make reference cycles. They would keep the component's own tensors until the next garbage collection.
         twin = _meta_copy(module)
         attach(twin, granularity, blocks, "cpu", host="meta")  # moves no tensors

@@ -1,6 +1,6 @@
 """Tiled VAE work: on request, or because the whole clip does not fit on the device.
 
-A trace on the meta device counts the bytes of the work (`planning_meter.Meter`). The trace takes no memory and at most
+A trace on the meta device counts the bytes of the work (`cost_meter.Meter`). The trace takes no memory and at most
 one or two seconds.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ....graph.contract.errors import DoesNotFit, NodeError
 from ....graph.contract.node import Run
-from ...support import device_memory, planning_meter
+from ...support import cost_meter, device_memory
 from ...support.device_memory import HEADROOM, size
 from ..model import Model
 
@@ -120,10 +120,10 @@ def _bytes(work: VaeWork, tiled: bool) -> int:
         run.device, run.planning = "meta", True
         weights = replace(model.weights, device="meta", kind="meta", offload="off")
         twin = replace(work, run=run, model=replace(model, weights=weights, transforms=()))
-        with planning_meter.runtime(run), planning_meter.meter(run):
+        with cost_meter.runtime(run), cost_meter.meter(run):
             twin.model.acquire("vae", run)
             traced = replace(twin, tensor=work.tensor.to("meta"))
-            with planning_meter.attempt() as attempt:
+            with cost_meter.attempt() as attempt:
                 _traced(traced, tiled)
         known[key] = attempt.above
     placed = model.offload("vae")
@@ -142,16 +142,16 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
             work.run.detail(tiling="off")
         return _traced(work, False)
     made: list[Any] = []
-    attempts: list[planning_meter.Attempt] = []
+    attempts: list[cost_meter.Attempt] = []
 
     def whole() -> int:
-        with planning_meter.attempt() as attempt:
+        with cost_meter.attempt() as attempt:
             made.append(_traced(work, False))
         attempts.append(attempt)
         return attempt.above
 
     def tiles() -> int:
-        with planning_meter.attempt() as attempt:
+        with cost_meter.attempt() as attempt:
             _traced(work, True)
         attempt.undo()
         return attempt.above
@@ -165,7 +165,7 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
     return made.pop() if made else _traced(work, False)
 
 
-def _advise(work: VaeWork, free: int, needs: int, tiles: Callable[[], int], attempt: planning_meter.Attempt) -> None:
+def _advise(work: VaeWork, free: int, needs: int, tiles: Callable[[], int], attempt: cost_meter.Attempt) -> None:
     """Add the bytes of tiled work to the plan if the whole does not fit and the node forbids tiles."""
     if HEADROOM * needs <= free:
         return
@@ -186,7 +186,7 @@ def _traced(work: VaeWork, tiled: bool) -> Any:
             stack.enter_context(tiling_set(vae, tiled))
         for part in ("encoder", "decoder"):
             if hasattr(vae, part):
-                stack.enter_context(planning_meter.traced_once(getattr(vae, part), "forward"))
+                stack.enter_context(cost_meter.traced_once(getattr(vae, part), "forward"))
         stack.enter_context(_unblended(vae))
         return work.do(work.model, work.tensor)
 

@@ -16,7 +16,7 @@ from ..repository import dummy, reading
 from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
-from .views import Views
+from .component_views import Views
 
 if TYPE_CHECKING:
     import torch
@@ -252,13 +252,13 @@ class Weights:
 
     def _on_meta(self, part: str) -> Any:
         """A component on the meta device, apart from the ones held here; None for a tokenizer or a scheduler."""
-        from ...support import planning_meter
+        from ...support import cost_meter
 
         library, name = self.repository.entry(part)
         cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
         if not is_module(cls):
             return None
-        with planning_meter.building():
+        with cost_meter.building():
             return dummy.meta_module(cls, self.config(part), self.torch_dtype(part))
 
     def facts(self) -> dict[str, Any]:
@@ -303,12 +303,12 @@ class Weights:
         cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
         if not is_module(cls):
             return self._small(part, cls, run)
-        from ...support import planning_meter
+        from ...support import cost_meter
 
         dtype = self.torch_dtype(part)
         if self.kind == "dummy":
             return dummy.dummy_module(cls, self.config(part), dtype, device)
-        with planning_meter.building() as count:
+        with cost_meter.building() as count:
             module = dummy.meta_module(cls, self.config(part), dtype)
             count(module, None if placed is None else placed.resident(module))
         return module

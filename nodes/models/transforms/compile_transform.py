@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
-from ..memory.views import entrance
+from ..memory.component_views import entrance
 
 
 @dataclass(frozen=True)

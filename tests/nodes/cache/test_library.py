@@ -21,8 +21,8 @@ from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.cache_dit.engine_options import JOINED, settled
 from sgd.nodes.cache.cache_dit.library_loop import LibraryEngine
 from sgd.nodes.cache.engine.gated_component import GatedComponent
+from sgd.nodes.cache.gate_place import Place
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.place import Place
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.families import by_name

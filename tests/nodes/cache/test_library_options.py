@@ -17,8 +17,8 @@ import yaml
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.cache.cache_dit import engine_options
 from sgd.nodes.cache.cache_dit.engine_options import CALIBRATORS, ELSEWHERE, FILE, MASK, NEEDS, POLICY, PRUNING, gather
+from sgd.nodes.cache.gate_place import Place
 from sgd.nodes.cache.methods.cache_dit_options import library
-from sgd.nodes.cache.place import Place
 from sgd.nodes.cache.resolved_gate import resolve
 from sgd.nodes.families import by_name
 

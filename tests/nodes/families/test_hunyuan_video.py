@@ -19,7 +19,7 @@ from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked
 from sgd.nodes.models.attention.processors import choose
 from sgd.nodes.models.nodes.model_load import load
-from sgd.nodes.support.planning_meter import meter, runtime
+from sgd.nodes.support.cost_meter import meter, runtime
 from sgd.nodes.values import ImageCondition
 
 PROMPTS = ["a cat walks", "Rain &amp; wind,  over a   field {of} grass"]
@@ -373,7 +373,7 @@ def test_the_whole_workflow_is_planned_on_meta_tensors(folder, model, options):
 @pytest.mark.parametrize("direction", ["decode", "encode"])
 def test_tracing_one_tile_of_each_shape_counts_every_tile(folder, direction, monkeypatch):
     """Operations and peak memory equal those of a plan that traces every tile."""
-    from sgd.nodes.support import planning_meter
+    from sgd.nodes.support import cost_meter
 
     run = DirectRun()
     run.device, run.planning, run.options = "meta", True, {"device": "cpu"}
@@ -385,7 +385,7 @@ def test_tracing_one_tile_of_each_shape_counts_every_tile(folder, direction, mon
     block.register_forward_hook(lambda *_: calls.append(1))
     for once in (True, False):
         if not once:
-            monkeypatch.setattr(planning_meter, "traced_once", lambda owner, name: planning_meter.ExitStack())
+            monkeypatch.setattr(cost_meter, "traced_once", lambda owner, name: cost_meter.ExitStack())
         with runtime(run), meter(run) as counter:
             if direction == "decode":
                 vae.decode(model, latents.noise(model, width=512, height=288, frames=29), tiling=True)

@@ -126,7 +126,7 @@ def test_values_of_one_model_keep_their_own_attention(model, run):
 
 def test_an_error_restores_the_default_backend(wan_model):
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
-    from sgd.nodes.models.memory.views import view
+    from sgd.nodes.models.memory.component_views import view
 
     before = Registry.get_active_backend()
     made = view(wan_model.component("transformer"))
@@ -362,7 +362,7 @@ def test_notes_give_the_availability_of_each_backend(monkeypatch):
     assert list(notes) == list(BACKENDS)
     assert notes["sdpa"].startswith("available")
     assert all(notes[name].startswith("not available: ") for name in GPU_ONLY)
-    from sgd.graph.cli.show import details
+    from sgd.graph.cli.node_help import details
     from sgd.nodes.library.machine_facts import machine_facts
 
     text = details(attention.node)
@@ -504,7 +504,7 @@ def test_auto_chooses_the_exact_backends_that_fit(hopper, wan_folder, monkeypatc
 def test_the_mask_table_matches_calls_of_other_families(family, builder):
     import importlib
 
-    from sgd.nodes.models.memory.views import entrance
+    from sgd.nodes.models.memory.component_views import entrance
 
     pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()
     pipeline.set_progress_bar_config(disable=True)

@@ -13,7 +13,7 @@ from sgd.nodes.models.adapters import transformer_tables
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.nodes.model_offload import offload
-from sgd.nodes.support import planning_meter
+from sgd.nodes.support import cost_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -76,7 +76,7 @@ def test_plan_and_reality_at_full_size(allocated):
     for each in (plan, run):
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-        with planning_meter.runtime(each), planning_meter.meter(each) as meter:
+        with cost_meter.runtime(each), cost_meter.meter(each) as meter:
             model = load(each, FULL)
             for part in ("tokenizer", "text_encoder"):
                 model.acquire(part, each)

@@ -12,7 +12,7 @@ from sgd.nodes import latents, vae
 from sgd.nodes.models.memory import block_groups
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_offload import offload
-from sgd.nodes.support import planning_meter
+from sgd.nodes.support import cost_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -156,7 +156,7 @@ def test_work_that_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypat
     noise = latents.noise(model, width=832, height=480, frames=17)
     clip = type(noise)(noise.tensor.cuda(), noise.family, noise.size)
     peaks = []
-    with planning_meter.runtime(run):
+    with cost_meter.runtime(run):
         for tiling in ("off", "auto"):
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()

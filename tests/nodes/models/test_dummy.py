@@ -14,7 +14,7 @@ from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import dummy, repository
 from sgd.nodes.models.repository.tokenizers import stand_in
-from sgd.nodes.support import planning_meter
+from sgd.nodes.support import cost_meter
 
 CONFIGS = repository.BUNDLED
 INDEX = json.loads((CONFIGS / "index.json").read_text())
@@ -198,7 +198,7 @@ def test_plans_read_no_weights(wan_folder, tmp_path, plan_run):
     for path in folder.rglob("*.safetensors"):
         path.write_bytes(b"")
     model = load(plan_run, str(folder))
-    with planning_meter.runtime(plan_run):
+    with cost_meter.runtime(plan_run):
         for part in model.weights.repository.components:
             model.prefetch(part, plan_run)
             model.acquire(part, plan_run)

@@ -106,7 +106,7 @@ def test_values_of_one_model_keep_their_own_attention(model, run):
 def test_text_encoders_of_other_families_take_an_implementation(family, builder):
     import importlib
 
-    from sgd.nodes.models.memory.views import view
+    from sgd.nodes.models.memory.component_views import view
 
     pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()
     for role in encoder_attention.ROLES:
@@ -163,7 +163,7 @@ def test_a_missing_component_is_an_error(model, run):
 
 
 def test_an_unavailable_implementation_is_an_error(model):
-    from sgd.nodes.models.memory.views import view
+    from sgd.nodes.models.memory.component_views import view
 
     model.acquire("text_encoder", DirectRun())
     for name in ("nonsense", "flash_attention_2"):

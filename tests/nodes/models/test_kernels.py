@@ -14,7 +14,7 @@ from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backend_table, backends, kernels, tuning
 from sgd.nodes.models.attention.processors import choose, chosen
-from sgd.nodes.models.memory.views import view
+from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.transforms.attention_transform import Attention
 from sgd.nodes.models.transforms.compile_transform import Compile
 

@@ -234,7 +234,7 @@ def test_check_reports_an_unknown_pipeline(tmp_path):
 def test_describe_and_check_do_not_import_torch(wan_folder):
     code = (
         f"import sys; sys.path.insert(0, {TESTS!r}); from helpers import node_facts;"
-        "from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.planning_meter;"
+        "from sgd.nodes.models.nodes.model_load import load; import sgd.nodes.support.cost_meter;"
         f"assert node_facts.describe(load, source={str(wan_folder)!r})['family'] == 'wan';"
         "assert node_facts.check(load, source='owner/name') == [];"
         "heavy = {'torch', 'diffusers', 'transformers', 'numpy', 'accelerate', 'safetensors'} & set(sys.modules);"

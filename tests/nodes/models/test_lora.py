@@ -254,7 +254,7 @@ def test_other_families(tmp_path, run, family):
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
-    from sgd.nodes.models.memory.views import view
+    from sgd.nodes.models.memory.component_views import view
 
     builder, targets = FAMILIES[family]
     pipeline = getattr(importlib.import_module(f"helpers.{family}"), builder)()

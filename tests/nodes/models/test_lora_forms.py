@@ -13,7 +13,7 @@ import torch
 from helpers.direct import DirectRun
 from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora, transformer
 from safetensors.torch import save_file
-from sgd.nodes.models.memory.views import view
+from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.transforms.lora_transform import Lora
 
 NEAR = 3e-5

@@ -22,7 +22,7 @@ from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_offload import offload
 from sgd.nodes.models.transforms.attention_transform import Attention
 from sgd.nodes.models.transforms.compile_transform import Compile
-from sgd.nodes.support import device_memory, planning_meter
+from sgd.nodes.support import cost_meter, device_memory
 
 FULL = "Wan-AI/Wan2.1-T2V-14B-Diffusers"
 MODEL = {
@@ -269,7 +269,7 @@ def test_the_class_that_is_refused_would_be_wrong():
 
 def live(run, *values):
     """Bytes that the transformers of values take on the device, as a plan counts them."""
-    with planning_meter.meter(run) as meter:
+    with cost_meter.meter(run) as meter:
         for value in values:
             value.acquire("transformer", run)
         taken = meter.take()["live_bytes"]
@@ -304,7 +304,7 @@ def test_operations_on_offloaded_weights_are_counted_and_their_bytes_are_not(cud
     model = load(cuda, FULL)
     taken = []
     for value in (model, offload(cuda, model)):
-        with planning_meter.runtime(cuda), planning_meter.meter(cuda) as meter:
+        with cost_meter.runtime(cuda), cost_meter.meter(cuda) as meter:
             value.acquire("transformer", cuda)
             held = meter.take()["live_bytes"]
             value.component("transformer")(

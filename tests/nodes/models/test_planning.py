@@ -8,7 +8,7 @@ from helpers.direct import BOTH, DirectRun
 from sgd.nodes import text
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import dummy
-from sgd.nodes.support import planning_meter
+from sgd.nodes.support import cost_meter
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def test_counts_of_the_wan_transformer_at_full_size(run, config, sizes, latent, 
     from diffusers import WanTransformer3DModel
 
     began = time.perf_counter()
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
-        with planning_meter.building() as count:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
+        with cost_meter.building() as count:
             module = dummy.meta_module(WanTransformer3DModel, config, torch.bfloat16)
             count(module)
         loaded = meter.take()
@@ -73,7 +73,7 @@ def test_counts_of_the_wan_transformer_at_full_size(run, config, sizes, latent, 
 def test_counts_of_the_wan_decoder_at_full_size(run):
     from diffusers import AutoencoderKLWan
 
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         vae = dummy.meta_module(AutoencoderKLWan, {}, torch.float32)
         frames = vae.decode(torch.empty(1, 16, 21, 60, 104, device="meta"), return_dict=False)[0]
         assert frames.shape == (1, 3, 81, 480, 832)
@@ -82,7 +82,7 @@ def test_counts_of_the_wan_decoder_at_full_size(run):
 
 def test_counts_of_a_text_encoder_at_full_size(run):
     model = load(run, "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         for part in ("tokenizer", "text_encoder"):
             model.acquire(part, run)
         assert meter.take()["live_bytes"] == model.weights.parameters("text_encoder")[1]
@@ -97,7 +97,7 @@ def test_counts_of_a_text_encoder_at_full_size(run):
 
 
 def test_live_bytes_follow_references(run):
-    with planning_meter.meter(run) as meter:
+    with cost_meter.meter(run) as meter:
         a = torch.empty(1000, device="meta")
         view = a[:10].view(2, 5)
         assert meter.take() == {"flops": 0, "peak_bytes": 4000, "live_bytes": 4000}
@@ -117,11 +117,11 @@ def test_live_bytes_follow_references(run):
 
 
 def test_nothing_is_counted_after_the_meter(run):
-    with planning_meter.meter(run) as meter:
+    with cost_meter.meter(run) as meter:
         kept = torch.empty(1000, device="meta")
     del kept
     assert meter.live == 4000
-    with planning_meter.building() as count:
+    with cost_meter.building() as count:
         count(torch.nn.Linear(2, 2, device="meta"))
 
 
@@ -130,7 +130,7 @@ def test_attention_counts_as_one_operation(run, causal):
     query = torch.empty(2, 8, 100, 64, device="meta")
     key = torch.empty(2, 8, 77, 64, device="meta")
     value = torch.empty(2, 8, 77, 32, device="meta")
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         out = torch.nn.functional.scaled_dot_product_attention(query, key, value=value, is_causal=causal)
         assert out.shape == (2, 8, 100, 32)
         assert meter.take() == {
@@ -143,12 +143,12 @@ def test_attention_counts_as_one_operation(run, causal):
 def test_attention_on_real_tensors_does_not_change(run):
     query = torch.randn(1, 2, 5, 8)
     expected = torch.nn.functional.scaled_dot_product_attention(query, query, query)
-    with planning_meter.runtime(run):
+    with cost_meter.runtime(run):
         assert torch.equal(torch.nn.functional.scaled_dot_product_attention(query, query, query), expected)
 
 
 def test_runtime_turns_gradients_off():
-    with planning_meter.runtime(DirectRun()):
+    with cost_meter.runtime(DirectRun()):
         assert not torch.is_grad_enabled()
         assert not torch.is_inference_mode_enabled()
     assert torch.is_grad_enabled()
@@ -160,7 +160,7 @@ def test_counts_agree_with_torch(run):
     module = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(8 * 36, 10))
     with torch.no_grad(), FlopCounterMode(display=False) as reference:
         module(torch.randn(2, 3, 8, 8))
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         module.to("meta")(torch.empty(2, 3, 8, 8, device="meta"))
         assert meter.take()["flops"] == reference.get_total_flops()
 
@@ -215,7 +215,7 @@ def test_other_architectures_run_on_the_meta_device(run, name):
     cls, config, arguments = other_transformers()[name]
     made = dummy.dummy_module(cls, config, torch.float32, "cpu")
     planned = dummy.meta_module(cls, config, torch.float32)
-    with planning_meter.runtime(run), planning_meter.meter(run) as meter:
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
         expected = made(**arguments, return_dict=False)[0]
         real = meter.take()["flops"]
         out = planned(**tree_map_only(torch.Tensor, lambda t: t.to("meta"), arguments), return_dict=False)[0]

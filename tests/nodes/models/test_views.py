@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.errors import NodeError
-from sgd.nodes.models.memory.views import entrance, misplaced, view
+from sgd.nodes.models.memory.component_views import entrance, misplaced, view
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Track:
+class BranchCache:
     """Everything that a guidance branch keeps from step to step, for one stack.
 
     Attributes:

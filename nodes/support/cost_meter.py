@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.node import Run
-from . import meta_forms
+from . import value_forms
 
 if TYPE_CHECKING:
     import torch
@@ -212,16 +212,16 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
             return original(*args, **kwargs)
         lists = [value for value in (*args, *kwargs.values()) if isinstance(value, list)]
         key = (
-            tuple(map(meta_forms.form, args)),
-            tuple((word, meta_forms.form(value)) for word, value in kwargs.items()),
+            tuple(map(value_forms.form, args)),
+            tuple((word, value_forms.form(value)) for word, value in kwargs.items()),
         )
         if key not in seen:
             flops, live, peak = counter.flops, counter.live, counter.peak
             counter.peak = live
             made = original(*args, **kwargs)
             seen[key] = (
-                meta_forms.form(made),
-                [meta_forms.form(changed) for changed in lists],
+                value_forms.form(made),
+                [value_forms.form(changed) for changed in lists],
                 counter.flops - flops,
                 counter.peak - live,
             )
@@ -231,8 +231,8 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
         counter.flops += flops
         counter.peak = max(counter.peak, counter.live + above)
         for changed, entries in zip(lists, after, strict=True):
-            changed[:] = meta_forms.from_form(entries)
-        return meta_forms.from_form(form)
+            changed[:] = value_forms.from_form(entries)
+        return value_forms.from_form(form)
 
     setattr(owner, name, traced)
     try:

@@ -10,8 +10,8 @@ from ...graph.contract.diagnostics import Diagnostic
 from ...graph.contract.errors import NodeError
 from .calibration.table import shown
 from .gate import Signal
-from .place import Place
-from .turn import Turn
+from .gate_place import Place
+from .loop_turn import Turn
 
 if TYPE_CHECKING:
     from .calibration.measure import Meter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import signal
 import sys
@@ -15,6 +16,7 @@ from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
+from .collector import collector_paused
 
 COMMANDS = {
     "exec": "run_workflow",
@@ -189,12 +191,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The `sgd` command. Returns the exit code."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        added: LibraryCommand | None = getattr(arguments, "library_command", None)
-        if added is None:
-            code: int = import_module(f".commands.{COMMANDS[arguments.command]}", __package__).command(arguments)
-        else:
-            code = import_module(".partial_run", __package__).run_library_command(added, arguments)
+        with collector_paused():
+            arguments = parse(sys.argv[1:] if argv is None else argv)
+            added: LibraryCommand | None = getattr(arguments, "library_command", None)
+            name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command]}"
+            module = import_module(name, __package__)
+        code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -209,6 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None  # type: ignore[assignment]
         print(f"error: {error.strerror or error}", file=sys.stderr)
         return FAILED
+    finally:
+        if argv is not None:  # the process goes on after this command
+            gc.unfreeze()
 
 
 def _terminated(*_: Any) -> None:

@@ -86,7 +86,12 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
         library_files(to)
 
     def device(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        to.add_argument(
+            "--device",
+            choices=["auto", "cpu", "cuda"],
+            default="auto",
+            help="where nodes run (default: auto, a GPU if there is one)",
+        )
 
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
@@ -100,7 +105,7 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     exec_.add_argument("--quiet", action="store_true", help="no progress and no table")
 
     check = command("check", "report every problem of workflow files, running nothing")
-    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
     check.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
     library_files(check)
 
@@ -116,31 +121,35 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     graph = command("graph", "draw the graph of a workflow")
     workflow(graph)
-    graph.add_argument("--format", choices=["text", "mermaid", "dot"], default="text")
+    graph.add_argument(
+        "--format", choices=["text", "mermaid", "dot"], default="text", help="the form of the drawing (default: text)"
+    )
     graph.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
 
     nodes = command("nodes", "list the installed node types, or describe one")
-    nodes.add_argument("name", nargs="?", metavar="NAME")
-    nodes.add_argument("--json", action="store_true")
+    nodes.add_argument(
+        "name", nargs="?", metavar="NAME", help="a node type, such as text.encode (default: all are listed)"
+    )
+    nodes.add_argument("--json", action="store_true", help="print the node types as JSON on stdout")
     library_files(nodes)
 
     schema = command("schema", "print the JSON Schema of workflow files for the installed nodes")
     library_files(schema)
 
     diff = command("diff", "compare two workflow files")
-    diff.add_argument("before", metavar="A")
-    diff.add_argument("after", metavar="B")
-    diff.add_argument("--json", action="store_true")
+    diff.add_argument("before", metavar="A", help="a workflow file, or the name of a bundled workflow")
+    diff.add_argument("after", metavar="B", help="the workflow file to compare it with")
+    diff.add_argument("--json", action="store_true", help="print the differences as JSON on stdout")
     library_files(diff)
 
     sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
     init = command("init", f"write a workflow for {sources or 'a source'}")
-    init.add_argument("source", metavar="SOURCE")
+    init.add_argument("source", metavar="SOURCE", help=sources or "the source")
     init.add_argument("--out", metavar="FILE", help="where to write it (default: <name>.yaml here; - for stdout)")
-    init.add_argument("--overwrite", action="store_true")
+    init.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
     doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
-    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
 
     for added in (added for library in libraries for added in library.commands):
         if added.name in commands.choices:

@@ -143,8 +143,13 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     library_files(diff)
 
     sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
-    init = command("init", f"write a workflow for {sources or 'a source'}")
-    init.add_argument("source", metavar="SOURCE", help=sources or "the source")
+    init = command("init", f"copy a bundled workflow, or write one for {sources or 'a source'}")
+    init.add_argument(
+        "source",
+        nargs="?",
+        metavar="NAME|SOURCE",
+        help=f"a bundled workflow (default: they are listed), or {sources or 'a source'}",
+    )
     init.add_argument("--out", metavar="FILE", help="where to write it (default: <name>.yaml here; - for stdout)")
     init.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +73,15 @@ def test_a_bundled_name_is_not_looked_up_beside_the_file(tmp_path: Path) -> None
     assert found.diagnostics == []
     (load,) = [values for type, values in calls(found.graph) if type == "image.load"]
     assert load["path"] == bundled_workflows() / "images" / "boat.png"
+
+
+@pytest.mark.parametrize("name", ["quickstart", "wan2_1_i2v"])
+def test_a_copy_does_not_differ_from_the_original(name: str, capsys, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["init", name, "--out", "mine.yaml"]) == 0
+    assert main.main(["diff", name, "mine.yaml", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["changed"], found["added"], found["removed"]) == ({}, {}, {})
+    Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("sgd:models/tiny-wan", "./other"))
+    assert main.main(["diff", name, "mine.yaml", "--json"]) == 0
+    assert ("model" in json.loads(capsys.readouterr().out)["changed"]) == (name == "quickstart")

@@ -28,6 +28,7 @@ COMMANDS = {
     "diff": "compare_files",
     "init": "write_starter",
     "doctor": "describe_machine",
+    "completion": "complete_words",
 }
 """The module of each command, imported when the command is called. Node libraries add further commands."""
 
@@ -155,6 +156,15 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
     doctor.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
+
+    completion = command("completion", "print a script that completes commands in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
+    completion.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="WORD",
+        help="print the completions of the last word of a command line, as the script does",
+    )
 
     for added in (added for library in libraries for added in library.commands):
         if added.name in commands.choices:

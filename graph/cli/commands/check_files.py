@@ -13,7 +13,8 @@ from ...contract.errors import LibraryError
 
 if TYPE_CHECKING:
     pass
-from ..command_line import load_library, say, wrong
+from ..command_line import load_library, wrong
+from ..terminal import say
 
 
 def command(arguments: Namespace) -> int:

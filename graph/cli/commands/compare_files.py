@@ -13,7 +13,8 @@ from ...contract.errors import LibraryError
 
 if TYPE_CHECKING:
     pass
-from ..command_line import load_library, say, wrong
+from ..command_line import load_library, wrong
+from ..terminal import say, show
 
 
 def command(arguments: Namespace) -> int:
@@ -34,5 +35,5 @@ def command(arguments: Namespace) -> int:
     found = difference(before, after)
     shown = json.dumps(found, indent=1) if arguments.json else text(found)
     if shown:
-        print(shown)
+        show(shown)
     return DONE

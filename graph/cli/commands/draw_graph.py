@@ -12,6 +12,7 @@ from ...contract.constants import DONE
 if TYPE_CHECKING:
     pass
 from ..command_line import checked, wrong
+from ..terminal import show
 
 
 def command(arguments: Namespace) -> int:
@@ -28,5 +29,5 @@ def command(arguments: Namespace) -> int:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run ({error})")
     assert found[0].graph is not None
-    print(FORMATS[arguments.format](found[0].graph, times))
+    show(FORMATS[arguments.format](found[0].graph, times))
     return DONE

@@ -8,9 +8,12 @@ from pathlib import Path
 
 from ...contract.constants import DONE
 from ...contract.errors import NodeError
+from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
+from ...contract.output_files import replace_text
 from ...language.registry import installed
-from ..command_line import say, wrong
+from ..command_line import wrong
+from ..terminal import say, show
 
 
 def command(arguments: Namespace) -> int:
@@ -20,13 +23,14 @@ def command(arguments: Namespace) -> int:
     except NodeError as error:
         return wrong(str(error), error.help)
     if arguments.out == "-":
-        print(text, end="")
+        show(text, end="")
         return DONE
     path = Path(arguments.out or f"{name}.yaml")
     if path.exists() and not arguments.overwrite:
         return wrong(f"{path} exists", "pass --overwrite, or another --out")
     try:
-        path.write_text(text)
+        with held():
+            replace_text(path, text)
     except OSError as error:
         return wrong(f"cannot write {path}: {error.strerror}")
     say(f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`")

@@ -65,22 +65,19 @@ def _leave(code: object) -> None:
     import os
     import threading
 
+    from .graph.cli import terminal
     from .graph.contract import interrupts
 
     if isinstance(code, str):
         print(code, file=sys.stderr)
     number = code if isinstance(code, int) else 0 if code is None else 1
     if number == interrupts.EXIT_CODE:
+        terminal.flush()
         interrupts.end("")
     for thread in threading.enumerate():
         if thread is not threading.main_thread() and not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except (OSError, ValueError):
-            pass
+    terminal.flush()
     interrupts.ignore()
     os._exit(number)

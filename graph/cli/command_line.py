@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..language.literals import Given
 from ..language.registry import Library, installed
-from .terminal import say
+from .terminal import flush, say
 
 if TYPE_CHECKING:
     from ..runtime.run import Result
@@ -75,8 +74,6 @@ def interrupted(done: Result) -> int:
     """The exit code of a run that was interrupted, and of which the user was told. If it goes on, this does not return."""
     interrupts.reported()
     if done.stuck:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        flush()
         interrupts.end()
     return INTERRUPTED

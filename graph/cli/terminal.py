@@ -10,6 +10,7 @@ import errno
 import io
 import re
 import sys
+from contextlib import suppress
 from typing import Any, TextIO
 
 from ..contract.source_spans import printable
@@ -81,12 +82,23 @@ def _drop(stream: io.TextIOWrapper, error: OSError) -> None:
 
 def guard() -> None:
     """Guard the standard streams of this process."""
-    sys.stdout, sys.stderr = _guarded(sys.stdout), _guarded(sys.stderr)
+    sys.stdout, sys.stderr = _guarded(sys.stdout, sys.stdout.line_buffering), _guarded(sys.stderr, True)
 
 
-def _guarded(stream: Any) -> Any:
-    encoding, immediate = stream.encoding, stream.line_buffering
-    options: dict[str, Any] = {"encoding": encoding, "errors": "backslashreplace", "line_buffering": immediate}
+def flush() -> None:
+    """Write what the standard streams still hold, as far as possible."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError, ValueError):
+                stream.flush()
+
+
+def _guarded(stream: Any, by_line: bool) -> Any:
+    options: dict[str, Any] = {
+        "encoding": stream.encoding,
+        "errors": "backslashreplace",
+        "line_buffering": by_line,
+    }
     made = Guarded(stream.detach(), **options)
     made.unguarded = Unguarded(made.buffer, **options)
     return made

@@ -6,6 +6,7 @@ to the run from before its first file until after its record.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from .execute import Executor, Interrupted, NodeFailed
 from .output_folder import OutputFolder
 from .record import Clock, Recorder, write
 
-GRACE_SECONDS = 0.4
+GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
 
@@ -236,6 +237,10 @@ class Worker:
         except KeyboardInterrupt:
             pass
         self.stop.set()
+        if interrupts.pending():
+            # The process ends soon. Until then this thread writes files beside one that may be in pure Python, and
+            # would wait five milliseconds after each.
+            sys.setswitchinterval(1e-4)
         # A second interrupt ends this wait too.
         with suppress(KeyboardInterrupt):
             self.done.wait(GRACE_SECONDS)

@@ -25,7 +25,7 @@ def command(arguments: Namespace) -> int:
     times = None
     if arguments.profile:
         try:
-            times = times_of(json.loads(Path(arguments.profile).read_text()))
+            times = times_of(json.loads(Path(arguments.profile).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run ({error})")
     assert found[0].graph is not None

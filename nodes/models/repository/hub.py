@@ -56,7 +56,7 @@ def cached(source: str, revision: str | None) -> Path | None:
     commit = revision or "main"
     reference = repository / "refs" / commit
     if reference.is_file():
-        commit = reference.read_text().strip()
+        commit = reference.read_text(encoding="utf-8").strip()
     snapshot = repository / "snapshots" / commit
     return snapshot if (snapshot / "model_index.json").is_file() else None
 

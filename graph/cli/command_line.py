@@ -71,7 +71,7 @@ def options(arguments: Namespace, library: Library, device: str) -> dict[str, An
 
 
 def interrupted(done: Result) -> int:
-    """The exit code of a run that was interrupted, and of which the user was told. If it goes on, this does not return."""
+    """The exit code of a run that was interrupted, once the user was told. Does not return if the run goes on."""
     interrupts.reported()
     if done.stuck:
         flush()

@@ -82,7 +82,7 @@ def _drop(stream: io.TextIOWrapper, error: OSError) -> None:
 
 def guard() -> None:
     """Guard the standard streams of this process."""
-    sys.stdout, sys.stderr = _guarded(sys.stdout, sys.stdout.line_buffering), _guarded(sys.stderr, True)
+    sys.stdout, sys.stderr = _guarded(sys.stdout, bool(sys.stdout.line_buffering)), _guarded(sys.stderr, True)
 
 
 def flush() -> None:

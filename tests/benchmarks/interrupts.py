@@ -109,7 +109,8 @@ def trial(folder: Path, index: int, moment: float, more: list[str]) -> Trial:
     listed = {str(path) for value in record.get("outputs", {}).values() for path in value}
     if record.get("status") == "done" and not listed <= names:
         left.append("outputs are missing")
-    return Trial(moment, number, group, process.returncode, stderr, tuple(left), record.get("status", ""), seconds, late)
+    status = record.get("status", "")
+    return Trial(moment, number, group, process.returncode, stderr, tuple(left), status, seconds, late)
 
 
 def main() -> None:
@@ -135,7 +136,8 @@ def main() -> None:
     late = [t for t in trials if t.late]
     before = [t for t in trials if t.before and not t.late]
     rest = [t for t in trials if not t.late and not t.before]
-    print(f"\n{len(trials)} moments: {len(before)} before sgd's first line, {len(late)} after the end, {len(rest)} between")
+    print(f"\n{len(trials)} moments: {len(rest)} between sgd's first line and its end")
+    print(f"{len(before)} before sgd's first line, {len(late)} after the end")
     print("\nexit code  record       lines  traceback  left  count  longest")
     rows = Counter(
         (t.code, t.status or "-", len(t.stderr.splitlines()), "Traceback" in t.stderr, len(t.left)) for t in rest

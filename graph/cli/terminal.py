@@ -38,9 +38,11 @@ class Guarded(io.TextIOWrapper):
 
     Attributes:
         unguarded: A stream to the same place for text with escape sequences of our own.
+        required: Text that cannot be written is an error, such as for a full disk. On stderr nobody could read of it.
     """
 
     unguarded: TextIO
+    required = True
 
     def write(self, text: str, /) -> int:
         try:
@@ -67,9 +69,9 @@ class Unguarded(Guarded):
         return len(text)
 
 
-def _drop(stream: io.TextIOWrapper, error: OSError) -> None:
+def _drop(stream: Guarded, error: OSError) -> None:
     """Send what a stream still holds, and what comes, to nobody. Raises the error if the stream has another problem."""
-    if error.errno not in GONE:
+    if stream.required and error.errno not in GONE:
         raise error
     import os
 
@@ -82,7 +84,9 @@ def _drop(stream: io.TextIOWrapper, error: OSError) -> None:
 
 def guard() -> None:
     """Guard the standard streams of this process."""
-    sys.stdout, sys.stderr = _guarded(sys.stdout, bool(sys.stdout.line_buffering)), _guarded(sys.stderr, True)
+    sys.stdout = _guarded(sys.stdout, bool(sys.stdout.line_buffering))
+    sys.stderr = _guarded(sys.stderr, True)
+    sys.stderr.required = sys.stderr.unguarded.required = False  # type: ignore[attr-defined]
 
 
 def flush() -> None:

@@ -4,12 +4,10 @@
     run = sgd.run(plan)
     print(run.outputs, run.record["seconds"])
 
-Names are imported when first used, so that the command line starts at once.
+Names are imported when first used, and nothing is imported here, so that the command line starts at once.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sgd.graph.compiler.compile import compile
     from sgd.graph.compiler.plan import Plan
@@ -36,7 +34,9 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'sgd' has no attribute {name!r}")
     return getattr(import_module(f"sgd.graph.{_HOMES[name]}"), name)

@@ -6,7 +6,6 @@ A guider's momentum is part of the state of `cfg.merge`, so each run of a loop s
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,6 +18,7 @@ from ..graph.contract.facts import UNKNOWN, NodeFacts, Unknown, require
 from ..graph.contract.node import Reads, State, node
 from .families import by_name
 from .support.lazy import lazy
+from .support.quiet import QuietLogger
 from .value_facts import BranchesFacts, ConditioningFacts
 from .values import Branches, Conditioning, Predictions, Velocity
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from diffusers import guiders
 else:
     guiders = lazy("diffusers.guiders")
+
+
+GUIDER_LOGGER = QuietLogger("diffusers.guiders.guider_utils")
+"""Every new guider warns that guiders are experimental; sgd pins the version of diffusers for that reason."""
 
 
 @dataclass(frozen=True)
@@ -215,11 +219,7 @@ class GuiderState(State):
 def _make(branches: Branches) -> Any:
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
-    # Every new guider warns that guiders are experimental; sgd pins the version of diffusers for that reason.
-    logger = logging.getLogger("diffusers.guiders.guider_utils")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with GUIDER_LOGGER.held():
         guider = getattr(guiders, GUIDERS[branches.guider].name)(
             guidance_scale=branches.scale,
             start=branches.start,
@@ -228,8 +228,6 @@ def _make(branches: Branches) -> Any:
             use_original_formulation=branches.neutral == 0,
             **branches.options,
         )
-    finally:
-        logger.setLevel(level)
     momentum = getattr(guider, "adaptive_projected_guidance_momentum", None)
     if momentum is not None:
         guider.momentum_buffer = MomentumBuffer(momentum)

@@ -92,7 +92,7 @@ def save(
     files = []
     for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
-        with written(target) as part:
+        with written(run, target) as part:
             Image.fromarray(to_bytes(clip[index])).save(part, format=format, **options)
         files.append(File(target))
     return files

@@ -161,7 +161,7 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
     metadata = {"format": FORMAT, "family": latents.family}
     metadata |= {name: str(getattr(size, name)) for name in ("width", "height", "frames")}
     target = run.output(path)
-    with written(target) as part:
+    with written(run, target) as part:
         save_file({"latents": latents.tensor.detach().cpu().contiguous()}, part, metadata=metadata)
     return File(target)
 

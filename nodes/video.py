@@ -97,7 +97,7 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
         pixels = to_bytes(clip)
-        with written(target) as part:
+        with written(run, target) as part:
             if encoder == "pillow":
                 _write_gif(part, pixels, fps)
             else:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compiler.compile import Checked, check
+from ..contract import interrupts
 from ..contract.constants import INTERRUPTED, WRONG
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..language.literals import Given
 from ..language.registry import Library, installed
 from .collector import collector_paused
+from .terminal import flush, say
 
 if TYPE_CHECKING:
     from ..runtime.run import Result
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 def wrong(message: str, help: str | None = None) -> int:
@@ -77,9 +73,9 @@ def options(arguments: Namespace, library: Library, device: str) -> dict[str, An
 
 
 def interrupted(done: Result) -> int:
-    """The exit code of a run that was interrupted. If it does not stop, this does not return."""
+    """The exit code of a run that was interrupted, once the user was told. Does not return if the run goes on."""
+    interrupts.reported()
     if done.stuck:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(INTERRUPTED)
+        flush()
+        interrupts.end()
     return INTERRUPTED

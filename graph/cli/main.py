@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from sgd import entry  # first of all, since it handles interrupts
+
 import argparse
 import gc
 import re
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +19,7 @@ from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
 from .collector import collector_paused
+from .terminal import say, show
 
 COMMANDS = {
     "exec": "run_workflow",
@@ -47,7 +50,7 @@ class Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import version
 
-        print(f"sgd {version('sgd')}")
+        show(f"sgd {version('sgd')}")
         parser.exit()
 
 
@@ -212,8 +215,10 @@ def libraries_for(called: str, argv: Sequence[str]) -> list[NodeLibrary]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The `sgd` command. Returns the exit code."""
-    signal.signal(signal.SIGTERM, _terminated)
+    """The `sgd` command. Returns the exit code.
+
+    The process of the command begins in `sgd/entry.py`, which guards its streams and handles interrupts.
+    """
     try:
         with collector_paused():
             arguments = parse(sys.argv[1:] if argv is None else argv)
@@ -221,10 +226,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command]}"
             module = import_module(name, __package__)
         code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of a pipe has gone; Python would complain again when it closes stdout.
@@ -233,16 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         # A command reports errors of its own files. This is an error of its output, such as a full disk behind a pipe.
         sys.stdout = None  # type: ignore[assignment]
-        print(f"error: {error.strerror or error}", file=sys.stderr)
+        say(f"error: {error.strerror or error}")
         return FAILED
     finally:
         if argv is not None:  # the process goes on after this command
             gc.unfreeze()
 
 
-def _terminated(*_: Any) -> None:
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    entry.main()

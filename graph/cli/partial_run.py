@@ -21,13 +21,16 @@ from ..contract.device import choose
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..contract.events import Observer
+from ..contract.interrupts import held
 from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
+from ..contract.output_files import create, temporary_path
 from ..contract.ports import Type
 from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
 from ..runtime.run import does_not_fit, run
-from .command_line import given, interrupted, load_library, say, wrong
+from .command_line import given, interrupted, load_library, wrong
+from .terminal import say
 
 
 def run_library_command(command: LibraryCommand, arguments: Namespace) -> int:
@@ -89,9 +92,10 @@ class CommandWorkflow:
                 raise NodeError(f"{target} is a folder", help="name a file with --out")
             if target.exists() and not overwrite:
                 raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
-            probe = target.with_suffix(".json.tmp")  # where it is written first
-            probe.touch()
-            probe.unlink()
+            probe = temporary_path(target)
+            with held():
+                create(probe)
+                probe.unlink()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise NodeError(f"cannot write to {str(target)[:60]}: {reason}", help="choose another --out") from error
@@ -99,7 +103,8 @@ class CommandWorkflow:
 
     def save(self, content: Mapping[str, Any], path: Path) -> None:
         try:
-            write(content, path)
+            with held():
+                write(content, path)
         except OSError as error:
             say(f"error: cannot write {path}: {error.strerror}")
             raise CommandEnded(FAILED) from error
@@ -122,21 +127,22 @@ class PartialRun:
 
     def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
         prefix = f"sgd-{self.workflow.command}-"
-        with tempfile.TemporaryDirectory(prefix=prefix) as folder, redirect_stdout(sys.stderr):
-            done = run(
-                self.plan,
-                out=folder,
-                device=self.device,
-                options={**options, "device": self.device},
-                overwrite=True,
-                observers=[observer, Progress()],
-            )
+        with held():
+            with tempfile.TemporaryDirectory(prefix=prefix) as folder, redirect_stdout(sys.stderr):
+                done = run(
+                    self.plan,
+                    out=folder,
+                    device=self.device,
+                    options={**options, "device": self.device},
+                    overwrite=True,
+                    observers=[observer, Progress()],
+                )
+            if done.status == "interrupted":
+                say(f"interrupted; {unfinished}")
+                raise CommandEnded(interrupted(done))
         if any(warning.startswith(f"{type(observer).__name__} failed") for warning in done.record["warnings"]):
             say(f"error: not everything that was measured was heard; {unfinished}")
             raise CommandEnded(FAILED)
-        if done.status == "interrupted":
-            say(f"interrupted; {unfinished}")
-            raise CommandEnded(interrupted(done))
         if done.status == "failed":
             say(f"error: {str(done.error) or type(done.error).__name__}")
             raise CommandEnded(DOES_NOT_FIT if does_not_fit(done.error, self.plan.loaded) else FAILED)

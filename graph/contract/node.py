@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, cast
 from .diagnostics import Diagnostic
 from .facts import FactsClass, facts_class
 from .node_docstrings import read_docstring
+from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
 
 ALL = "*"
@@ -111,6 +112,20 @@ class Run:
             NodeError: If the path lies outside the output folder, or exists and may not be overwritten.
         """
         raise NotImplementedError
+
+    def temporary(self, target: Path) -> Path:
+        """A new empty file beside an output file, with a name that nobody can guess.
+
+        Write to it, and then rename it to the output file (`temporary.replace(target)`): a reader never sees half of
+        the file. The run removes it if the node fails, and the next run in this folder if the process is killed.
+
+        Args:
+            target: A path that `output` returned.
+
+        Raises:
+            NodeError: If it cannot be created.
+        """
+        return new_temporary(target)
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Report progress inside a long node."""

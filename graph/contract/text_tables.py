@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .source_spans import BREAK
+
 
 def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows of cells as aligned lines; the columns in `right` are aligned to the right."""
-    rows = [list(map(str, row)) for row in rows]
+    """Rows of cells as aligned lines; the columns in `right` are aligned to the right. A line break becomes a space."""
+    rows = [[BREAK.sub(" ", str(cell)) for cell in row] for row in rows]
     if not rows:
         return []
     right = set(right)

@@ -12,6 +12,7 @@ from ..compiler.ir import Call, Ref
 from ..compiler.plan import Acquire, Release, Step
 from ..contract.events import Observer
 from ..contract.node import ALL
+from ..contract.process_state import shared
 from .arguments import Environment
 from .context import Context
 from .failure import NodeFailed, reason
@@ -47,7 +48,8 @@ class Components:
             for holder in value if isinstance(value, list | tuple) else [value]:
                 for part in holder.parts() if step.part == ALL else [step.part]:
                     began = perf_counter()
-                    holder.acquire(part, self.run)
+                    with shared():
+                        holder.acquire(part, self.run)
                     held.append((holder, part))
                     self.observer.part_acquired(Ref(maker.id, step.holder.port), part, perf_counter() - began)
         except (Exception, SystemExit) as error:
@@ -61,7 +63,8 @@ class Components:
         while held:
             holder, part = held.pop()
             try:
-                holder.release(part)
+                with shared():
+                    holder.release(part)
             except Exception as error:
                 self.run.warn(f"{part} was not released: {reason(error)}")
             self.observer.part_released(Ref(maker.id, step.holder.port), part)
@@ -70,7 +73,7 @@ class Components:
         """Release every component that is still held after an error or an interrupt."""
         for parts in self.held.values():
             for holder, part in parts:
-                with suppress(Exception):
+                with suppress(Exception), shared():
                     holder.release(part)
         self.held.clear()
 

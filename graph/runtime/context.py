@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,24 @@ from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import Run
+from .failure import Interrupted
+from .output_folder import JOURNAL, LOCK, OutputFolder
 
 RECORD = "run.json"
 
 
 class Context(Run):
-    """The `Run` that nodes receive: resolves output paths, and passes details and warnings on to the observers."""
+    """The `Run` that nodes receive: resolves output paths, and passes details and warnings on to the observers.
+
+    Args:
+        out: The path of the output folder.
+        observer: Receives all events.
+        device: `cpu`, `cuda` or, while planning, `meta`.
+        options: Values that nodes read.
+        overwrite: Replace files that exist.
+        planning: See `Run`.
+        folder: The output folder; None if nothing is written.
+    """
 
     def __init__(
         self,
@@ -26,6 +40,7 @@ class Context(Run):
         options: Mapping[str, Any] | None = None,
         overwrite: bool = False,
         planning: bool = False,
+        folder: OutputFolder | None = None,
     ) -> None:
         self.out, self.observer, self.device = out, observer, device
         self.options = dict(options or {})
@@ -33,13 +48,38 @@ class Context(Run):
         self.call: Call | None = None
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
+        self._temporary: list[Path] = []
+        self._folder = folder
+        self._over = False
+        self._files = threading.RLock()
         self._warned: set[str] = set()
 
     def output(self, path: Path | str) -> Path:
         target = self.check(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.unfinished[target] = _signature(target)
+        with self._files:
+            if self._over:
+                raise Interrupted
+            try:
+                if self._folder is not None:
+                    self._folder.begun(target)
+                target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unwritable(target, error) from error
+            self.unfinished[target] = _signature(target)
         return target
+
+    def temporary(self, target: Path) -> Path:
+        if self._folder is None:
+            return super().temporary(target)
+        with self._files:
+            if self._over:
+                raise Interrupted
+            try:
+                made = self._folder.temporary(target)
+            except OSError as error:
+                raise _unwritable(target, error) from error
+            self._temporary.append(made)
+        return made
 
     def check(self, path: Path | str) -> Path:
         """The absolute path for an output file, whose folder may not exist yet.
@@ -58,6 +98,8 @@ class Context(Run):
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
         if target == root / RECORD:
             raise NodeError(f"{RECORD} is the name of the run's record", help="give another path")
+        if target in (root / LOCK, root / JOURNAL):
+            raise NodeError(f"{target.name} is a file of the run itself", help="give another path")
         if target in self.written or target in self.unfinished:
             raise NodeError(f"{path} was already written by this run", help="give another path")
         if exists and not self.overwrite:
@@ -66,15 +108,34 @@ class Context(Run):
 
     def keep(self) -> None:
         """Keep the files of a node that has succeeded."""
-        self.written += self.unfinished
-        self.unfinished.clear()
+        with self._files:
+            if self._over:
+                raise Interrupted
+            if self._folder is not None:
+                for target in self.unfinished:
+                    self._folder.finished(target)
+            self.written += self.unfinished
+            self._forget()
 
     def discard(self) -> None:
-        """Remove the files of a node that failed, and their unfinished parts (`.NAME.part`)."""
-        for target, before in self.unfinished.items():
-            if before is None or _signature(target) != before:
-                target.unlink(missing_ok=True)
-            target.with_name(f".{target.name}.part").unlink(missing_ok=True)
+        """Remove the files of a node that has not ended well, and its temporary files. Nothing is written from now on.
+
+        Temporary files go first: a node that is still at work can no longer make an output of one.
+        """
+        with self._files:
+            self._over = True
+            for made in self._temporary:
+                _remove(made)
+            for target, before in self.unfinished.items():
+                if before is None or _signature(target) != before:
+                    _remove(target)
+                _remove(target.with_name(f".{target.name}.part"))
+            self._forget()
+
+    def _forget(self) -> None:
+        for made in self._temporary:
+            _remove(made)  # a node may have left one
+        self._temporary.clear()
         self.unfinished.clear()
 
     def silent(self, call: Call) -> Context:
@@ -106,3 +167,12 @@ def _signature(path: Path) -> object:
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _unwritable(target: Path, error: OSError) -> NodeError:
+    return NodeError(f"{target} cannot be written: {error.strerror or error}")

@@ -13,6 +13,7 @@ from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Step
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import ALL, Here, State, Wanted
+from ..contract.process_state import enter_shared, leave_shared
 from .arguments import Environment, Getter, argument_getter, getter, summary
 from .components import Components
 from .context import Context
@@ -129,9 +130,13 @@ class Executor:
                 if key not in states:
                     states[key] = state()
                 arguments[name] = states[key]
-            began = perf_counter()
-            result = prepared.function(**arguments, **prepared.fixed)
-            seconds = perf_counter() - began
+            enter_shared()
+            try:
+                began = perf_counter()
+                result = prepared.function(**arguments, **prepared.fixed)
+                seconds = perf_counter() - began
+            finally:
+                leave_shared()
             if prepared.single:
                 [(port, ref)] = prepared.outputs
                 outputs = {port: result}

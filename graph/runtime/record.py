@@ -16,6 +16,7 @@ from typing import Any
 from ..compiler.plan import Plan
 from ..contract.events import CallInfo, Observer
 from ..contract.node import Run
+from ..contract.output_files import replace_text
 from ..contract.ports import Port
 from .arguments import facts_of
 from .observers.profile import Profile, Row, Turns
@@ -166,8 +167,15 @@ def clean(value: Any) -> Any:
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
-def write(record: Mapping[str, Any], path: Path) -> None:
-    """Write the record in one step, so that a reader never sees half of it."""
-    temporary = path.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(path)
+def write(record: Mapping[str, Any], path: Path, temporary: Path | None = None) -> None:
+    """Write the record in one step, so that a reader never sees half of it.
+
+    Args:
+        record: The record.
+        path: Its file.
+        temporary: The file that is written first; see `replace_text`.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    replace_text(path, json.dumps(record, indent=1) + "\n", temporary)

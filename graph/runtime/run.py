@@ -1,10 +1,12 @@
-"""One run from start to record: worker thread, interrupts, output folder.
+"""One run from start to record: output folder, worker thread, interrupts.
 
-The plan runs in a worker thread, so that the main thread can react to an interrupt at once.
+The plan runs in a worker thread, so that the main thread can react to an interrupt at once. The output folder belongs
+to the run from before its first file until after its record.
 """
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,14 +19,17 @@ from typing import Any
 from ..compiler.ir import Const
 from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
+from ..contract import interrupts
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
+from .output_folder import OutputFolder
 from .record import Clock, Recorder, write
 
-GRACE_SECONDS = 0.4
+GRACE_SECONDS = 0.25
+POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -37,7 +42,8 @@ class Result:
         record: The content of `run.json`.
         folder: The output folder.
         error: The error of a failed run, else None.
-        stuck: True if the worker was still inside a node when the run ended.
+        stuck: True if the worker was still inside a node when the run ended. The folder stays locked until it leaves.
+        record_problem: The reason why there is no `run.json`; None if there is one.
     """
 
     status: str
@@ -47,6 +53,7 @@ class Result:
     error: BaseException | None = None
     stuck: bool = False
     written: list[Path] = field(default_factory=list)
+    record_problem: str | None = None
 
 
 def default_folder(name: str, base: Path = Path("outputs")) -> Path:
@@ -73,21 +80,47 @@ def known_outputs(plan: Plan) -> list[str]:
     return found
 
 
-def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
-    """Make the output folder, if all known output paths of the plan are possible there.
+def prepare_folder(plan: Plan, out: Path | None, overwrite: bool) -> OutputFolder:
+    """Take the output folder, if all known output paths of the plan are possible there.
+
+    Args:
+        plan: The plan.
+        out: The folder; None for a new one.
+        overwrite: Files that exist may be replaced.
 
     Raises:
-        NodeError: If a file exists, lies outside the folder or would be written twice, or the folder cannot be made.
+        NodeError: If the folder belongs to another run or cannot be made, a file exists, lies outside the folder or
+            would be written twice.
+    """
+    while True:
+        path = out or default_folder(plan.name)
+        try:
+            folder = OutputFolder(path, new=out is None)
+            break
+        except FileExistsError:
+            continue  # another run that began in this second has it
+    try:
+        check_outputs(plan, path, overwrite)
+    except NodeError as error:
+        folder.release()
+        folder.remove_if_empty()
+        if folder.left:
+            raise NodeError(f"{error}; {folder.left}", help=error.help) from error
+        raise
+    except BaseException:
+        folder.release()
+        raise
+    return folder
+
+
+def check_outputs(plan: Plan, folder: Path, overwrite: bool) -> None:
+    """Check the known output paths of a plan.
+
+    Raises:
+        NodeError: If a file exists, lies outside the folder or would be written twice.
     """
     context = Context(folder, Observer(), overwrite=overwrite)
-    try:
-        exists = (folder / RECORD).exists()
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise NodeError(
-            f"{str(folder)[:60]} is not a folder that sgd can write to: {reason}", help="choose another --out"
-        ) from error
-    if exists and not overwrite:
+    if (folder / RECORD).exists() and not overwrite:
         raise NodeError(f"{folder / RECORD} exists", help="pass --overwrite, or another --out")
     seen: set[Path] = set()
     for path in known_outputs(plan):
@@ -95,13 +128,6 @@ def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
         if target in seen:
             raise NodeError(f"{path} would be written twice", help="give each node that writes its own path")
         seen.add(target)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{RECORD}.part"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise NodeError(f"cannot write to {folder}: {error.strerror}", help="choose another --out") from error
 
 
 @contextmanager
@@ -137,31 +163,41 @@ def run(
     Raises:
         NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
     """
-    folder = Path(out) if out is not None else default_folder(plan.name)
-    prepare_folder(plan, folder, overwrite)
-    clock = clock or Clock(time.time())
-    recorder = Recorder()
-    observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
-    context = Context(folder, observer, device, options, overwrite)
-    worker = Worker(plan, context, observer, clock)
-    interrupted = worker.wait()
-    while True:
-        # Nothing may keep the record from being written, not even a second interrupt.
+    with interrupts.held():
+        folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
+        worker: Worker | None = None
         try:
-            return worker.finish(recorder, interrupted)
-        except KeyboardInterrupt:
-            interrupted = True
+            clock = clock or Clock(time.time())
+            recorder = Recorder()
+            observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
+            context = Context(folder.path, observer, device, options, overwrite, folder=folder)
+            if folder.left:
+                context.warn(folder.left)
+            worker = Worker(plan, context, observer, clock, folder)
+            interrupted = worker.wait()
+            while True:
+                # Nothing may keep the record from being written, not even a second interrupt.
+                try:
+                    return worker.finish(recorder, interrupted)
+                except KeyboardInterrupt:
+                    interrupted = True
+        finally:
+            if worker is None or worker.leave() or interrupts.pending():  # after an interrupt, the process ends
+                folder.release()
 
 
 class Worker:
     """The thread that runs the plan, and its result."""
 
-    def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock) -> None:
-        self.plan, self.context, self.observer, self.clock = plan, context, observer, clock
+    def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder) -> None:
+        self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.finished = False
+        self.thread = threading.Thread(target=self.work, name="sgd", daemon=True)
+        self._turn = threading.Lock()
+        self._left = self._over = False
 
     def work(self) -> None:
         try:
@@ -174,20 +210,41 @@ class Worker:
             self.error = error
         finally:
             self.done.set()
+            with self._turn:
+                self._over, left = True, self._left
+            if left:
+                self.folder.release()
+
+    def leave(self) -> bool:
+        """Go on without the worker, which releases the folder when it ends. False if it has ended already."""
+        if self.thread.ident is None:  # it never began
+            return True
+        if self.done.is_set():
+            self.thread.join()
+        with self._turn:
+            self._left = not self._over
+            return self._over
 
     def wait(self) -> bool:
         """Run the plan to its end or until an interrupt. True if there was an interrupt."""
         try:
-            threading.Thread(target=self.work, name="sgd", daemon=True).start()
-            while not self.done.wait(0.1):
-                pass
+            self.thread.start()
+            while not self.done.wait(POLL_SECONDS):
+                if interrupts.pending():
+                    break
+            else:
+                return False
         except KeyboardInterrupt:
-            self.stop.set()
-            # A second interrupt ends this wait too.
-            with suppress(KeyboardInterrupt):
-                self.done.wait(GRACE_SECONDS)
-            return True
-        return False
+            pass
+        self.stop.set()
+        if interrupts.pending():
+            # The process ends soon. Until then this thread writes files beside one that may be in pure Python, and
+            # would wait five milliseconds after each.
+            sys.setswitchinterval(1e-4)
+        # A second interrupt ends this wait too.
+        with suppress(KeyboardInterrupt):
+            self.done.wait(GRACE_SECONDS)
+        return True
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
         """Report the end to the observers, and write the record."""
@@ -207,16 +264,28 @@ class Worker:
         self.observer.close()
         self.context.discard()
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        now, folder = time.time(), self.context.out
-        text = None if error is None else str(error) or type(error).__name__
-        record = recorder.record(self.plan, self.context, self.clock, now, status, outputs, text)
+        now, folder, problem = time.time(), self.folder.path, None
+        record = self.record(recorder, now, status, outputs, error)
         try:
-            write(record, folder / RECORD)
-        except OSError as problem:
+            write(record, folder / RECORD, self.folder.noted(folder / RECORD))
+        except OSError as refused:
+            problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":
-                status, error = "failed", NodeError(f"{folder / RECORD} cannot be written: {problem.strerror}")
+                status, error = "failed", NodeError(problem)
         written = [path for path in self.context.written if path.exists()]
-        return Result(status, outputs, record, folder, error, stuck, written)
+        return Result(status, outputs, record, folder, error, stuck, written, problem)
+
+    def record(
+        self, recorder: Recorder, now: float, status: str, outputs: Mapping[str, Any], error: BaseException | None
+    ) -> dict[str, Any]:
+        """The record; without outputs that cannot describe themselves."""
+        text = None if error is None else str(error) or type(error).__name__
+        known = (self.plan, self.context, self.clock, now, status)
+        try:
+            return recorder.record(*known, outputs, text)
+        except Exception as problem:
+            recorder.warned(None, f"outputs are not recorded: {type(problem).__name__}: {problem}")
+            return recorder.record(*known, {}, text)
 
 
 def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:

@@ -72,8 +72,11 @@ class StandardLibrary(NodeLibrary):
 
         The packages that every model needs are imported here.
         """
-        import diffusers.utils.torch_utils  # noqa: F401
-        import transformers  # noqa: F401
+        from ...graph.contract.process_state import exclusive
+
+        with exclusive():  # packages whose modules import each other are imported by one thread
+            import diffusers.utils.torch_utils  # noqa: F401
+            import transformers  # noqa: F401
 
         from ..support import cost_meter
 

@@ -45,7 +45,7 @@ def starter(source: str) -> tuple[str, str]:
             help="known pipelines: " + ", ".join(dict.fromkeys(k.split()[0] for k in WORKFLOWS)),
         )
     name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or workflow
-    text = (bundled_workflows() / f"{workflow}.yaml").read_text()
+    text = (bundled_workflows() / f"{workflow}.yaml").read_text(encoding="utf-8")
     if repository.pipeline == "FluxPipeline" and not repository.config("transformer").get("guidance_embeds"):
         # FLUX.1-schnell takes no guidance scale.
         text = "".join(

@@ -7,16 +7,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ...graph.contract.errors import NodeError
+from ...graph.contract.node import Run
 
 
 @contextmanager
-def written(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`; it becomes `target` only if the block raises no error.
+def written(run: Run, target: Path) -> Iterator[Path]:
+    """A temporary file beside `target`; it becomes `target` only if the block raises no error.
 
     Raises:
         NodeError: If the file cannot be written.
     """
-    part = target.with_name(f".{target.name}.part")
+    part = run.temporary(target)
     try:
         yield part
         part.replace(target)

@@ -10,7 +10,8 @@ from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import LibraryError
 from ..collector import collector_paused
-from ..command_line import load_library, say, wrong
+from ..command_line import load_library, wrong
+from ..terminal import say
 
 
 @collector_paused()

@@ -9,7 +9,8 @@ from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import render
 from ...contract.errors import LibraryError
-from ..command_line import load_library, say, wrong
+from ..command_line import load_library, wrong
+from ..terminal import say, show
 
 
 def command(arguments: Namespace) -> int:
@@ -30,5 +31,5 @@ def command(arguments: Namespace) -> int:
     found = difference(before, after)
     shown = json.dumps(found, indent=1) if arguments.json else text(found)
     if shown:
-        print(shown)
+        show(shown)
     return DONE

@@ -14,6 +14,7 @@ from ...contract.constants import DONE
 from ...contract.device import memory_bytes
 from ...contract.text_tables import columns, count
 from ...language.registry import installed
+from ..terminal import show
 
 
 def command(arguments: Namespace) -> int:
@@ -25,8 +26,8 @@ def command(arguments: Namespace) -> int:
         print(json.dumps(found, indent=1))
         return DONE
     for section, facts in found.items():
-        print(section)
-        print("\n".join(f"  {line}" for line in columns([[k, v] for k, v in facts.items()])))
+        show(section)
+        show("\n".join(f"  {line}" for line in columns([[k, v] for k, v in facts.items()])))
     return DONE
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...contract.constants import DONE
 from ..command_line import checked, wrong
+from ..terminal import show
 
 
 def command(arguments: Namespace) -> int:
@@ -20,9 +21,9 @@ def command(arguments: Namespace) -> int:
     times = None
     if arguments.profile:
         try:
-            times = times_of(json.loads(Path(arguments.profile).read_text()))
+            times = times_of(json.loads(Path(arguments.profile).read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run ({error})")
     assert found[0].graph is not None
-    print(FORMATS[arguments.format](found[0].graph, times))
+    show(FORMATS[arguments.format](found[0].graph, times))
     return DONE

@@ -9,6 +9,7 @@ from ...contract.constants import DONE
 from ...contract.errors import LibraryError
 from ...contract.suggestions import did_you_mean
 from ..command_line import load_library, wrong
+from ..terminal import show
 
 
 def command(arguments: Namespace) -> int:
@@ -21,11 +22,11 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error))
     if arguments.name is None:
         types = [as_json(library.nodes[n]) for n in sorted(library.nodes)]
-        print(json.dumps(types, indent=1) if arguments.json else listing(library))
+        show(json.dumps(types, indent=1) if arguments.json else listing(library))
         return DONE
     type = library.nodes.get(arguments.name)
     if type is None:
         help = did_you_mean(arguments.name, library.nodes) or "`sgd nodes` lists what is installed"
         return wrong(f"no node type `{arguments.name}`", help)
-    print(json.dumps(as_json(type), indent=1) if arguments.json else details(type))
+    show(json.dumps(as_json(type), indent=1) if arguments.json else details(type))
     return DONE

@@ -15,7 +15,11 @@ from typing import TYPE_CHECKING, Any
 from ...compiler.compile import plan_of
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
 from ...contract.errors import NodeError
-from ..command_line import checked, interrupted, options, say, wrong
+from ...contract.interrupts import held, pending
+from ...runtime.context import RECORD
+from ...runtime.run import Result, does_not_fit, run
+from ..command_line import checked, interrupted, options, wrong
+from ..terminal import say, show
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -28,7 +32,6 @@ def command(arguments: Namespace) -> int:
     from ...contract.device import choose
     from ...runtime.observers.progress import Progress
     from ...runtime.record import Clock
-    from ...runtime.run import does_not_fit, run
     from ..run_table import run_table
     from ..tables import each
 
@@ -49,46 +52,67 @@ def command(arguments: Namespace) -> int:
         given = options(arguments, library, device)
         clock.import_seconds += time.time() - began
         progress = [] if arguments.quiet else [Progress()]
-        with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
-            done = run(
-                plan,
-                out=arguments.out,
-                device=device,
-                options=given,
-                overwrite=arguments.overwrite,
-                observers=progress,
-                clock=clock,
-            )
+        with held():
+            with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
+                done = run(
+                    plan,
+                    out=arguments.out,
+                    device=device,
+                    options=given,
+                    overwrite=arguments.overwrite,
+                    observers=progress,
+                    clock=clock,
+                )
+            if done.status == "interrupted" or pending():
+                return _interrupted(done, arguments)
     except NodeError as error:
         return wrong(str(error), error.help)
     if arguments.json:
         print(json.dumps(done.record, indent=1))
-    elif not arguments.quiet and done.status == "done":
-        print(run_table(done.record))
+    if done.status == "failed":
+        return _failed(done, plan, given, device)
+    if not arguments.json and not arguments.quiet:
+        show(run_table(done.record))
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
-                print(f"\n{text}\n")
+                show(f"\n{text}\n")
         for name, value in done.record["outputs"].items():
             for path in each(value):
-                print(f"{name}: {done.folder / path if isinstance(path, str) else path}")
-        print(f"record: {done.folder / 'run.json'}")
-    if done.status == "interrupted":
-        kept = ", ".join(str(p) for p in done.written) or "no output yet"
-        say(f"interrupted; kept: {kept}; record: {done.folder / 'run.json'}")
-        replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
-        say(f"run the same command again{replace} to start over")
-        return interrupted(done)
-    if done.status == "failed":
-        say(f"error: {str(done.error) or type(done.error).__name__}")
-        if done.written:
-            say("kept: " + ", ".join(str(p) for p in done.written))
-        if does_not_fit(done.error, plan.loaded):
-            known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]
-            for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, given, device)]:
-                say(f" = help: {line}")
-            return DOES_NOT_FIT
-        return FAILED
+                show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
+        show(f"record: {done.folder / RECORD}")
     return DONE
+
+
+def _interrupted(done: Result, arguments: Namespace) -> int:
+    """Tell in one line how an interrupt left a run."""
+    if arguments.json:
+        print(json.dumps(done.record, indent=1))
+    state = "interrupted" if done.status == "interrupted" else f"interrupted when the run had ended ({done.status})"
+    replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
+    say(f"{state}; {_kept(done)}; run the same command again{replace} to start over")
+    return interrupted(done)
+
+
+def _kept(done: Result) -> str:
+    """The files of a run that did not come to its end."""
+    kept = ", ".join(str(path) for path in done.written) or "no output yet"
+    return f"kept: {kept}; {done.record_problem or f'record: {done.folder / RECORD}'}"
+
+
+def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str) -> int:
+    """Tell why a run failed, and what there is of it."""
+    message = str(done.error) or type(done.error).__name__
+    say(f"error: {message}")
+    if done.record_problem and done.record_problem != message:
+        say(f"error: {done.record_problem}")
+    if done.written:
+        say("kept: " + ", ".join(str(path) for path in done.written))
+    if not does_not_fit(done.error, plan.loaded):
+        return FAILED
+    known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]
+    for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, options, device)]:
+        say(f" = help: {line}")
+    return DOES_NOT_FIT
 
 
 def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:

@@ -11,7 +11,8 @@ from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
 from ...contract.errors import NodeError
 from ...contract.suggestions import did_you_mean
-from ..command_line import checked, options, say, wrong
+from ..command_line import checked, options, wrong
+from ..terminal import say, show
 
 if TYPE_CHECKING:
     from ...compiler.compile import Checked
@@ -47,10 +48,10 @@ def command(arguments: Namespace) -> int:
         return FAILED
     except NodeError as error:
         return wrong(str(error), error.help)
-    print(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated))
+    show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated))
     if not arguments.json:
         for line in estimated["help"]:
-            print(f"help: {line}")
+            show(f"help: {line}")
     return DONE
 
 
@@ -62,5 +63,5 @@ def _after(checked: Checked, arguments: Namespace) -> int:
     assert graph is not None
     if arguments.after != "fold":
         graph, _ = compile_graph(graph, checked.known, after=arguments.after)
-    print(json.dumps(as_json(graph), indent=1) if arguments.json else text(graph))
+    show(json.dumps(as_json(graph), indent=1) if arguments.json else text(graph))
     return DONE

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from ...contract.constants import DONE
 from ...contract.errors import NodeError
+from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
+from ...contract.output_files import replace_text
 from ...contract.suggestions import did_you_mean
 from ...contract.text_tables import columns
 from ...contract.workflow_folders import bundled_workflows
 from ...contract.yaml_reader import parse, read
 from ...language.registry import installed
 from ..bundled_copy import portable_copy
-from ..command_line import say, wrong
+from ..command_line import wrong
+from ..terminal import say, show
 
 
 def command(arguments: Namespace) -> int:
@@ -23,7 +26,7 @@ def command(arguments: Namespace) -> int:
     if arguments.source is None:
         if arguments.out is not None:
             return wrong("--out needs a bundled workflow or a model", "write `sgd init quickstart --out mine.yaml`")
-        print(listing())
+        show(listing())
         return DONE
     file = bundled_workflows() / f"{arguments.source}.yaml"
     is_bundled = "/" not in arguments.source and file.is_file()
@@ -35,13 +38,14 @@ def command(arguments: Namespace) -> int:
     except NodeError as error:
         return wrong(str(error), did_you_mean(arguments.source, names()) or error.help)
     if arguments.out == "-":
-        print(text, end="")
+        show(text, end="")
         return DONE
     path = Path(arguments.out or f"{name}.yaml")
     if path.exists() and not arguments.overwrite:
         return wrong(f"{path} exists", "pass --overwrite, or another --out")
     try:
-        path.write_text(text, encoding="utf-8")
+        with held():
+            replace_text(path, text)
     except OSError as error:
         return wrong(f"cannot write {path}: {error.strerror}")
     say(

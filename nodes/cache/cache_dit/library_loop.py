@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from ....graph.contract.errors import NodeError
+from ....graph.contract.process_state import exclusive
 from ..engine.decide import Decision, KnownDecisions
 from ..engine.engine import exchanged
 from ..engine.gated_component import GatedComponent, expected
@@ -119,11 +120,14 @@ class Cache:
     """A transformer with cache-dit's blocks in place of its own during a call; the state is that of one branch."""
 
     def __init__(self, transformer: Any, options: Mapping[str, Any]) -> None:
-        with quiet():
-            import cache_dit
-            from cache_dit.caching.block_adapters import FakeDiffusionPipeline
-
         self.transformer = transformer
+        with exclusive(), quiet():  # cache-dit keeps registries, and a logger that an environment variable sets
+            self._enable(transformer, options)
+
+    def _enable(self, transformer: Any, options: Mapping[str, Any]) -> None:
+        import cache_dit
+        from cache_dit.caching.block_adapters import FakeDiffusionPipeline
+
         # Which lists there are, and how their blocks are called, is cache-dit's own knowledge of this transformer.
         known = cache_dit.BlockAdapterRegister.get_adapter(transformer, skip_post_init=True)
         if known is None:

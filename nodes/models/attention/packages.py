@@ -38,9 +38,11 @@ def built_for(module: str) -> str | None:
     for folder in _folders(module):
         try:
             if module == "torch":
-                found = re.search(r"^cuda.*= *['\"](\d+\.\d+)", Path(folder, "version.py").read_text(), re.MULTILINE)
+                text = Path(folder, "version.py").read_text(encoding="utf-8")
+                found = re.search(r"^cuda.*= *['\"](\d+\.\d+)", text, re.MULTILINE)
                 return found and found.group(1)
-            cuda = json.loads(Path(folder, "cpp_lib.json").read_text())["version"]["cuda"]  # 1208 for 12.8
+            # 1208 for 12.8
+            cuda = json.loads(Path(folder, "cpp_lib.json").read_text(encoding="utf-8"))["version"]["cuda"]
             return cuda and f"{cuda // 100}.{cuda % 100}"
         except (OSError, ValueError, LookupError, TypeError):
             continue

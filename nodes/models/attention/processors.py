@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ....graph.contract.errors import NodeError
+from ....graph.contract.process_state import exclusive
 from ...support.quiet import quiet
 from . import kernels
 
@@ -12,7 +13,8 @@ from . import kernels
 def choose(module: Any, backend: str) -> None:
     """Set the attention backend of a view, by its name in diffusers or in `kernels`.
 
-    diffusers also changes the default backend of the process. This function restores the default.
+    diffusers also changes the default backend of the process. This function restores the default, and no other thread
+    computes meanwhile.
 
     Raises:
         NodeError: If the module has no processor with a backend, or the backend cannot be used.
@@ -21,19 +23,20 @@ def choose(module: Any, backend: str) -> None:
 
     if not hasattr(module, "set_attention_backend"):
         raise NodeError(f"{type(module).__name__} has no choice of attention")
-    before, _ = Registry.get_active_backend()
-    try:
-        with quiet():
-            if backend in kernels.KERNELS:
-                member = kernels.name(backend)  # `set_attention_backend` accepts only names of diffusers
-                for processor in processors(module):
-                    processor._attention_backend = member
-            else:
-                module.set_attention_backend(backend)
-    except Exception as error:
-        raise NodeError(f"attention cannot use {backend}: {error}") from error
-    finally:
-        Registry.set_active_backend(before)
+    with exclusive():
+        before, _ = Registry.get_active_backend()
+        try:
+            with quiet():
+                if backend in kernels.KERNELS:
+                    member = kernels.name(backend)  # `set_attention_backend` accepts only names of diffusers
+                    for processor in processors(module):
+                        processor._attention_backend = member
+                else:
+                    module.set_attention_backend(backend)
+        except Exception as error:
+            raise NodeError(f"attention cannot use {backend}: {error}") from error
+        finally:
+            Registry.set_active_backend(before)
     if backend not in chosen(module):
         raise NodeError(f"{type(module).__name__} has no attention with a choice of backend")
 

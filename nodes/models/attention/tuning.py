@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.node import Run
+from ....graph.contract.process_state import exclusive
 from ..memory.component_views import entrance
 from . import kernels
 from .processors import choose
@@ -70,7 +71,8 @@ class Tuner:
             self.use(self.chosen[key])
             return call(*args, **kwargs)
         self.use(self.candidates[0])
-        with watching() as seen, torch.compiler.set_stance("force_eager"):
+        # The stance is one for all threads.
+        with exclusive(), watching() as seen, torch.compiler.set_stance("force_eager"):
             result = call(*args, **kwargs)
         largest = seen()
         if largest is None:

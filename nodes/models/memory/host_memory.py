@@ -44,7 +44,7 @@ def mapped(files: Iterable[Path]) -> list[Range]:
     """Start and end addresses of the files mapped into this process; empty on systems other than Linux."""
     names = {os.path.realpath(file) for file in files}
     try:
-        lines = [line.split(maxsplit=5) for line in MAPS.read_text().splitlines()]
+        lines = [line.split(maxsplit=5) for line in os.fsdecode(MAPS.read_bytes()).splitlines()]
     except OSError:
         return []
     found = [line[0].split("-") for line in lines if len(line) == 6 and line[5] in names]

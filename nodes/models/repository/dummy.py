@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import NodeError
+from ....graph.contract.process_state import exclusive, shared
+from ...support.meta_device import on_meta
 from ...support.quiet import quiet
 
 if TYPE_CHECKING:
@@ -21,17 +23,20 @@ STD = 0.02  # standard deviation; activations stay finite through sixty blocks i
 
 
 def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torch.nn.Module:
-    """A module on the meta device, built from its configuration. Shapes and dtypes are those of the loaded module."""
-    import torch
+    """A module on the meta device, built from its configuration. Shapes and dtypes are those of the loaded module.
 
-    with torch.device("meta"):
-        module = _construct(cls, config, dtype)
-    if hasattr(cls, "config_class"):
-        module.tie_weights()
-        _drop_mask(module)
-    return _cast(module, dtype).eval().requires_grad_(False)
+    Nothing that other threads use is changed meanwhile.
+    """
+    with shared():
+        with quiet(), on_meta(dtype):
+            module = _construct(cls, config, dtype, planned=True)
+        if hasattr(cls, "config_class"):
+            module.tie_weights()
+            _drop_mask(module)
+        return _cast(module, dtype).eval().requires_grad_(False)
 
 
+@shared()
 def dummy_module(
     cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: str, *, seed: int = 0
 ) -> torch.nn.Module:
@@ -43,8 +48,10 @@ def dummy_module(
     """
     import torch
     from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
 
-    with init_empty_weights(include_buffers=False):
+    # These change functions and variables of torch for all threads.
+    with exclusive(), quiet(), init_empty_weights(include_buffers=False), no_init_weights(), _default_dtype(dtype):
         module = _construct(cls, config, dtype)
     if hasattr(cls, "config_class"):
         module.tie_weights()  # outside of `init_empty_weights`, which would make a new parameter of every assignment
@@ -78,20 +85,25 @@ def size(module: torch.nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
 
 
-def _construct(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> Any:
+def _construct(cls: Any, config: Mapping[str, Any], dtype: torch.dtype, planned: bool = False) -> Any:
     import torch
-    from transformers.initialization import no_init_weights
 
-    with quiet(), no_init_weights(), _default_dtype(dtype):
-        try:
-            if hasattr(cls, "config_class"):
-                return cls._from_config(cls.config_class.from_dict(dict(config)), dtype=dtype)
+    try:
+        if not hasattr(cls, "config_class"):
             return cls.from_config({k: v for k, v in config.items() if not k.startswith("_diffusers")})
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
-            raise NodeError(f"{cls.__name__} cannot be built from its config: {reason}") from error
+        made = cls.config_class.from_dict(dict(config))
+        if not planned:
+            return cls._from_config(made, dtype=dtype)
+        # As `_from_config` does, which also sets torch's default dtype.
+        for each in (made, *(getattr(made, name) for name in made.sub_configs)):
+            if each is not None:
+                each.dtype = dtype
+        return cls(made)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise NodeError(f"{cls.__name__} cannot be built from its config: {reason}") from error
 
 
 def _drop_mask(module: torch.nn.Module) -> None:

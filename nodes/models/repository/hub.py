@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ....graph.contract.errors import NodeError
+from ....graph.contract.process_state import released
 
 STEMS = ("diffusion_pytorch_model", "model")
 CONFIGS = ("model_index.json", "*/config.json", "*/*_config.json", "*/*.index.json", "*/*.index.*.json")
@@ -56,7 +57,7 @@ def cached(source: str, revision: str | None) -> Path | None:
     commit = revision or "main"
     reference = repository / "refs" / commit
     if reference.is_file():
-        commit = reference.read_text().strip()
+        commit = reference.read_text(encoding="utf-8").strip()
     snapshot = repository / "snapshots" / commit
     return snapshot if (snapshot / "model_index.json").is_file() else None
 
@@ -84,9 +85,10 @@ def fetch(
     import huggingface_hub
 
     try:
-        folder = huggingface_hub.snapshot_download(
-            source, revision=revision, allow_patterns=list(patterns), tqdm_class=_bar(source, progress)
-        )
+        with released():
+            folder = huggingface_hub.snapshot_download(
+                source, revision=revision, allow_patterns=list(patterns), tqdm_class=_bar(source, progress)
+            )
     except Exception as error:
         raise explain(error, source, revision) from error
     return Path(folder)

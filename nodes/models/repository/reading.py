@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from ....graph.contract.process_state import exclusive
 from ...support.quiet import quiet
 from ..memory.host_memory import align
 from . import hub, weight_files
@@ -75,7 +76,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         options["device_map"] = {"": device}
     if library == "transformers":
         options.pop("low_cpu_mem_usage")  # transformers 5 always uses low memory and has no option for it
-    with quiet():
+    with exclusive(), quiet():  # the loaders change functions and variables of torch for all threads
         module, info = _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **options))
     _complete(repository, part, info, run)
     if device == "cpu":
@@ -86,7 +87,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
 def read_small(repository: Repository, part: str, cls: Any, folder: Path, run: Run) -> Any:
     """Load a tokenizer, a processor or a scheduler from its folder."""
     library, _ = repository.entry(part)
-    with quiet():
+    with exclusive(), quiet():
         return _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **_options(library, run)))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from ...support.quiet import Switch
 from ..memory.component_views import entrance
 
 
@@ -76,13 +77,34 @@ def compiling() -> Iterator[Callable[[], float]]:
     callback_handler.register_start_callback(start)
     callback_handler.register_end_callback(end)
     try:
-        with warnings.catch_warnings():
-            # torch suggests float32 on tensor cores, which would change the result.
-            warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+        with _NO_ADVICE.held():
             yield lambda: spent[0]
     finally:
         callback_handler.remove_start_callback(start)
         callback_handler.remove_end_callback(end)
+
+
+def _ignore_advice() -> Callable[[], object]:
+    """torch suggests float32 on tensor cores, which would change the result."""
+    stack = ExitStack()
+    stack.enter_context(warnings.catch_warnings())
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
+    return stack.close
+
+
+def _raise_limit() -> Callable[[], object]:
+    from torch._dynamo import config
+
+    before = config.recompile_limit, config.fail_on_recompile_limit_hit
+
+    def restore() -> None:
+        config.recompile_limit, config.fail_on_recompile_limit_hit = before
+
+    config.recompile_limit, config.fail_on_recompile_limit_hit = config.accumulated_recompile_limit, True
+    return restore
+
+
+_NO_ADVICE, _NO_LIMIT = Switch(_ignore_advice), Switch(_raise_limit)
 
 
 @contextmanager
@@ -96,14 +118,11 @@ def _all_compiled() -> Iterator[None]:
     from torch._dynamo import config
     from torch._dynamo.exc import FailOnRecompileLimitHit
 
-    before = config.recompile_limit, config.fail_on_recompile_limit_hit
-    config.recompile_limit, config.fail_on_recompile_limit_hit = config.accumulated_recompile_limit, True
     try:
-        yield
+        with _NO_LIMIT.held():
+            yield
     except FailOnRecompileLimitHit as error:
         raise NodeError(
             f"torch has compiled this for {config.accumulated_recompile_limit} sizes, the most in one process",
             help="set `dynamic: true` of model.compile, which compiles once for all sizes",
         ) from error
-    finally:
-        config.recompile_limit, config.fail_on_recompile_limit_hit = before

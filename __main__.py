@@ -1,0 +1,5 @@
+"""`python -m sgd`: the `sgd` command."""
+
+from .entry import main
+
+main()

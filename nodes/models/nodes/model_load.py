@@ -13,7 +13,8 @@ from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
 from ..memory.weights import Weights
 from ..model import Model
-from ..repository.repository import Repository, find, open_repository
+from ..repository.hub import is_hub_id
+from ..repository.repository import Repository, find, no_folder, open_repository
 
 if TYPE_CHECKING:
     from ...families import Family
@@ -66,6 +67,8 @@ def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
         repository = _find(facts)
         if repository is not None:
             _family(repository)
+        elif facts.source is not None and not is_hub_id(facts.source):
+            raise no_folder(facts.source)
     except NodeError as error:
         yield replace(error.diagnostic, place="source")
 

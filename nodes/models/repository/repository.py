@@ -6,17 +6,20 @@ package (`configs/`; no weights), on the hub.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ....graph.contract.errors import NodeError
+from ....graph.contract import json_reader
+from ....graph.contract.errors import NodeError, UnreadableFile
 from ....graph.contract.node import Run
+from ...support.file_contents import mistaken
+from ...support.input_files import nearby, shown
 from . import hub
 
 BUNDLED = Path(__file__).parent / "configs"
+DAMAGED = "the copy is damaged: download the model again"
 CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -154,10 +157,7 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
     if found is not None and (configs_only or found.kind == "folder"):
         return found
     if not hub.is_hub_id(source):
-        raise NodeError(
-            f"there is no folder {source}",
-            help="give a folder that holds model_index.json, or the name of a repository on the hub (owner/name)",
-        )
+        raise no_folder(source)
     snapshot = hub.fetch(source, revision, hub.CONFIGS, run.progress)
     if not (snapshot / "model_index.json").is_file():
         raise NodeError(
@@ -167,6 +167,15 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
     return _read(source, revision, "hub", snapshot)
 
 
+def no_folder(source: str) -> NodeError:
+    """The error of a local source that is not there."""
+    cure = "give a folder that holds model_index.json, or the name of a repository on the hub (owner/name)"
+    similar = nearby(Path(source).expanduser()) if "/" in source else None
+    return NodeError(
+        f"there is no folder {shown(source) if Path(source).is_absolute() else source}", help=similar or cure
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -174,12 +183,23 @@ def read_json(path: Path) -> dict[str, Any]:
         NodeError: If the file cannot be read or does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NodeError(f"cannot read {path}: {error}", help="the copy is damaged: download the model again") from error
+        content = json_reader.read_json(path)
+    except UnreadableFile as error:
+        known = mistaken(_start(path))
+        if known is not None:
+            raise NodeError(f"{path} is not JSON: it is {known.what}", help=known.cure) from error
+        raise NodeError(str(error), help=DAMAGED) from error
     if not isinstance(content, dict):
-        raise NodeError(f"{path} does not hold a JSON object", help="the copy is damaged: download the model again")
+        raise NodeError(f"{path} does not hold a JSON object", help=DAMAGED)
     return content
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(80)
+    except (OSError, ValueError):
+        return b""
 
 
 def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bundled"], folder: Path) -> Repository:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ....graph.contract.errors import NodeError
+from ...support.tensor_header import AGAIN, read_header
 from .hub import STEMS
 from .repository import read_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-AGAIN = "the copy is damaged or incomplete: delete the file and download the model again"
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -61,29 +60,7 @@ def header(file: Path) -> dict[str, Any]:
     Raises:
         NodeError: If the file is truncated, or no safetensors file.
     """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or 8 + length > size:
-                raise NodeError(f"{file} is truncated: {size} bytes, its header is not whole", help=AGAIN)
-            content: dict[str, Any] = json.loads(stream.read(length))
-        tensors = [entry for name, entry in content.items() if name != "__metadata__"]
-        ends = [entry["data_offsets"][1] for entry in tensors]
-        if not all(isinstance(entry["dtype"], str) and _is_shape(entry["shape"]) for entry in tensors):
-            raise ValueError("a tensor without dtype or shape")
-    except OSError as error:
-        raise NodeError(f"cannot read {file}: {error.strerror or error}", help=AGAIN) from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise NodeError(f"{file} is not a safetensors file: its header cannot be read", help=AGAIN) from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise NodeError(f"{file} is truncated: {size} bytes of {expected}", help=AGAIN)
-    return content
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
+    return read_header(file)
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:

@@ -14,12 +14,17 @@ from typing import Any, Literal
 from ....graph.contract import json_reader
 from ....graph.contract.errors import NodeError, UnreadableFile
 from ....graph.contract.node import Run
+from ....graph.contract.ports import show
 from ...support.file_contents import mistaken
 from ...support.input_files import nearby, shown
 from . import hub
 
 BUNDLED = Path(__file__).parent / "configs"
 DAMAGED = "the copy is damaged: download the model again"
+COMPONENT_NAMES = (
+    *("transformer", "transformer_2", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "scheduler"),
+    *("image_encoder", "image_processor", "processor", "feature_extractor"),
+)
 CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -91,7 +96,7 @@ class Repository:
         except KeyError:
             raise NodeError(
                 f"{self.source} has no component {part}",
-                help=f"its model_index.json lists {', '.join(sorted(self.components))}",
+                help=f"its model_index.json lists {', '.join(sorted(self.components)) or 'no component'}",
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
@@ -105,11 +110,15 @@ class Repository:
             hub.fetch(self.source, self.commit, hub.component_patterns(part, variant), run.progress)
         folder = self.folder / part
         if not folder.is_dir():
-            raise NodeError(
-                f"{self.source} has no folder {part}, but its model_index.json lists it",
-                help="the copy is incomplete: download the model again",
-            )
+            raise self.no_component_folder(part)
         return folder
+
+    def no_component_folder(self, part: str) -> NodeError:
+        """The error of a component whose folder is missing."""
+        return NodeError(
+            f"{self.source} has no folder {part}, but its model_index.json lists it",
+            help="the copy is incomplete: download the model again",
+        )
 
 
 def find(source: str, revision: str | None = None, *, bundled: bool = True) -> Repository | None:
@@ -194,6 +203,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry names a component, or says that there is none."""
+    if entry is None:
+        return True
+    pair = isinstance(entry, list) and len(entry) == 2
+    return pair and (all(isinstance(e, str) for e in entry) or all(e is None for e in entry))
+
+
 def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
@@ -212,4 +229,10 @@ def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bun
     index = read_json(path)
     if not isinstance(index.get("_class_name"), str):
         raise NodeError(f"{path} names no pipeline class (`_class_name`)", help="give a model_index.json of diffusers")
+    for name, entry in index.items():
+        if name in COMPONENT_NAMES and not _is_entry(entry):
+            raise NodeError(
+                f"{path}: `{name}` is {show(entry)}, not a library and a class",
+                help=f'write ["library", "class"], or [null, null] for a model without {name}',
+            )
     return Repository(source, revision, kind, folder, index)

@@ -82,7 +82,7 @@ def warnings_of_config(
     for problem in config_problems(config, library, name, tensors):
         message = f"{file}: {problem.message}"
         if not problem.is_warning:
-            raise NodeError(message, help=problem.help or "the file was changed: download it again")
+            raise NodeError(message, help=problem.help or "correct the value, or download the file again")
         help = problem.help or f"this version of {library} ignores it"
         yield Diagnostic("unknown-key", message, help=help, severity="warning")
 

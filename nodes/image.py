@@ -13,6 +13,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import OutPath, Run, node
+from .support.input_files import file_problems, require_file
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import from_bytes, to_bytes
@@ -98,7 +99,18 @@ def save(
     return files
 
 
-@node("image.load")
+@dataclass(frozen=True, kw_only=True)
+class ImageLoadFacts(NodeFacts):
+    """Facts of `image.load`."""
+
+    path: str | None = None
+
+
+def _check_load(facts: ImageLoadFacts) -> Iterator[Diagnostic]:
+    yield from file_problems(facts.path)
+
+
+@node("image.load", check=_check_load)
 def load(run: Run, path: Path) -> Frames:
     """Load an image.
 
@@ -113,14 +125,13 @@ def load(run: Run, path: Path) -> Frames:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    require_file(path)
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             pixels = numpy.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise NodeError(f"there is no file {path}") from None
     except (UnidentifiedImageError, OSError) as error:
         raise NodeError(f"{path} cannot be read as an image: {error}") from None
     return Frames(from_bytes(pixels)[None, None].to(run.device))

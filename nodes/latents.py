@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -15,9 +13,12 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import NO_RUN, OutPath, Reads, Run, node
+from .families import by_name
 from .models.model import Model
+from .support.input_files import require_file, shown
 from .support.lazy import lazy
 from .support.path_names import written
+from .support.tensor_header import read_header
 from .value_facts import LatentsFacts, ModelFacts, made_size
 from .values import File, Latents, Size
 
@@ -28,6 +29,8 @@ else:
 
 Positive = Annotated[int, Field(ge=1)]
 FORMAT = "sgd-latents-1"
+WRITES = "`latents.save` writes files of latents"
+LARGEST_SIZE = 1_000_000  # pixels, or frames; far above every model's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,30 +169,31 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
     return File(target)
 
 
-def _header(path: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file: eight bytes of length, then JSON.
+FLOATING = ("F16", "BF16", "F32", "F64")
+
+
+def _read(path: Path) -> LatentsFacts:
+    """The facts of a file of latents, from its header.
 
     Raises:
-        NodeError: If the file is missing, or `latents.save` did not write it.
+        NodeError: If the file is missing or damaged, or `latents.save` did not write it.
     """
+    require_file(path)
+    name, header = shown(path), read_header(path)
+    metadata, entry = header.get("__metadata__", {}), header.get("latents")
+    if metadata.get("format") != FORMAT:
+        raise NodeError(f"{name} has tensors, but `latents.save` did not write it", help=WRITES)
+    if entry is None or entry["dtype"] not in FLOATING or not entry["shape"]:
+        raise NodeError(f"{name} is not a file of latents: it holds no floating-point tensor `latents`", help=WRITES)
+    if by_name(metadata.get("family")) is None:
+        raise NodeError(f"{name} lacks the family of its latents, or names one that is not known", help=WRITES)
     try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > 2**20:
-                raise ValueError
-            header = json.loads(file.read(length))
-            extent = header["latents"]["data_offsets"][1]
-        if 8 + length + extent > path.stat().st_size:
-            raise NodeError(f"{path} is incomplete: it was not completely written or copied")
-        if header.get("__metadata__", {}).get("format") != FORMAT:
-            raise NodeError(f"{path} has tensors, but `latents.save` did not write it")
-        return header
-    except FileNotFoundError:
-        raise NodeError(f"there is no file {path}") from None
-    except OSError as error:
-        raise NodeError(f"{path} cannot be read: {error.strerror}") from None
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise NodeError(f"{path} is not a file of latents", help="`latents.save` writes files of latents") from None
+        numbers = [int(metadata[each]) for each in ("width", "height", "frames")]
+    except (KeyError, ValueError):
+        numbers = []
+    if not numbers or not all(1 <= number <= LARGEST_SIZE for number in numbers):
+        raise NodeError(f"{name} lacks the size of its latents", help=WRITES)
+    return LatentsFacts(metadata["family"], Size(*numbers), entry["shape"][0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,15 +207,21 @@ def _describe_file(facts: LatentsLoadFacts) -> LatentsFacts:
     if facts.path is None:
         return LatentsFacts()
     try:
-        header = _header(Path(facts.path))
-        metadata = header["__metadata__"]
-        size = Size(*(int(metadata[name]) for name in ("width", "height", "frames")))
-        return LatentsFacts(metadata["family"], size, header["latents"]["shape"][0])
-    except (NodeError, KeyError, ValueError):
-        return LatentsFacts()  # the run reports the problem
+        return _read(Path(facts.path))
+    except NodeError:
+        return LatentsFacts()  # `check` reports the problem
 
 
-@node("latents.load", describe=_describe_file)
+def _check_file(facts: LatentsLoadFacts) -> Iterator[Diagnostic]:
+    if facts.path is None:
+        return
+    try:
+        _read(Path(facts.path))
+    except NodeError as error:
+        yield replace(error.diagnostic, place="path")
+
+
+@node("latents.load", describe=_describe_file, check=_check_file)
 def load(run: Run, path: Path) -> Latents:
     """Load latents that `latents.save` wrote.
 
@@ -224,10 +234,9 @@ def load(run: Run, path: Path) -> Latents:
     Raises:
         NodeError: If the file is missing, incomplete, or not a file of latents.
     """
-    facts = _describe_file(LatentsLoadFacts(path=str(path)))
-    if facts.family is None or facts.size is None:
-        _header(path)  # raises if the file is wrong
-        raise NodeError(f"{path} lacks the family or the size of its latents")
+    facts = _read(path)
+    assert facts.family is not None
+    assert facts.size is not None
     from safetensors.torch import load_file
 
     tensor = load_file(path)["latents"].to(run.device)

@@ -14,6 +14,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import OutPath, Run, node
+from .support.input_files import file_problems, require_file
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import from_bytes, to_bytes
@@ -151,7 +152,20 @@ class Clip(NamedTuple):
     fps: float
 
 
-@node("video.load")
+@dataclass(frozen=True, kw_only=True)
+class VideoLoadFacts(NodeFacts):
+    """Facts of `video.load`."""
+
+    path: str | None = None
+    first: int | None = None
+    count: int | None = None
+
+
+def _check_load(facts: VideoLoadFacts) -> Iterator[Diagnostic]:
+    yield from file_problems(facts.path)
+
+
+@node("video.load", check=_check_load)
 def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = None) -> Clip:
     """Load frames of a video file.
 
@@ -166,6 +180,7 @@ def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = N
     Raises:
         NodeError: If the file is missing, is not a video, or has fewer frames than requested.
     """
+    require_file(path)
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -177,8 +192,6 @@ def load(run: Run, path: Path, *, first: Natural = 0, count: Positive | None = N
                     taken.append(image.to_ndarray(format="rgb24"))
                 if len(taken) == count:
                     break
-    except FileNotFoundError:
-        raise NodeError(f"there is no file {path}") from None
     except av.error.FFmpegError as error:
         raise NodeError(f"{path} cannot be read as a video: {error}") from None
     if not taken or (count is not None and len(taken) < count):

@@ -52,15 +52,22 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
 
 
 @collector_paused()
-def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | int:
-    """Check the workflow of a command with its values; diagnostics go to stderr."""
+def checked(arguments: Namespace, complete: bool, running: bool = False) -> tuple[Checked, Library] | int:
+    """Check the workflow of a command with its values; diagnostics go to stderr.
+
+    Args:
+        arguments: The command line.
+        complete: Report inputs that have neither a value nor a default.
+        running: Whether the workflow will run, so that the files that it reads are checked too.
+    """
     try:
         library = load_library(arguments)
         inputs = given(arguments.values, "name=value")
         settings = given(arguments.set, "--set path=value")
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
-    result = check(arguments.file, inputs, settings, library, complete)
+    known = added_options(arguments, library) if running else None
+    result = check(arguments.file, inputs, settings, library, complete, options=known)
     if result.diagnostics:
         say(render(result.diagnostics, result.sources))
     return WRONG if result.errors else (result, library)
@@ -68,8 +75,13 @@ def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | i
 
 def options(arguments: Namespace, library: Library, device: str) -> dict[str, Any]:
     """Values for `Run.options`: the options that libraries add, and the device."""
+    return added_options(arguments, library) | {"device": device}
+
+
+def added_options(arguments: Namespace, library: Library) -> dict[str, Any]:
+    """Values of the options that libraries add."""
     added = [option for each in library.libraries.values() for option in each.options]
-    return {option.key: option.value_in(arguments) for option in added} | {"device": device}
+    return {option.key: option.value_in(arguments) for option in added}
 
 
 def interrupted(done: Result) -> int:

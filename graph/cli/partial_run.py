@@ -72,7 +72,7 @@ class CommandWorkflow:
 
     def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> PartialRun | None:
         own = {name: Given(value, False, Path.cwd()) for name, value in values.items()}
-        checked = check(self.file, self.values | own, self.settings, self.library, complete=True)
+        checked = check(self.file, self.values | own, self.settings, self.library, complete=True, options={})
         if checked.errors or (checked.diagnostics and not self.warned):
             say(render(checked.diagnostics, checked.sources))
         if checked.errors:

@@ -19,6 +19,7 @@ from ..language.registry import Library, installed
 from .checks.descriptions import facts
 from .checks.edge_types import types
 from .checks.literal_values import values
+from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
 from .checks.structure import structure
 from .checks.unused_nodes import unused
@@ -98,6 +99,7 @@ def check(
     library: Library | None = None,
     complete: bool = False,
     fold_inputs: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
@@ -108,6 +110,8 @@ def check(
         library: Node types; by default the installed ones.
         complete: Report inputs that have neither a value nor a default.
         fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
+        options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
+            run, as for a plan.
     """
     result = Checked()
     library = library or installed()
@@ -117,6 +121,8 @@ def check(
         path, name = find(file)
         document = files.open(path, name)
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
+        if options is not None and result.graph is not None:
+            result.diagnostics += needed_parts(result.graph, result.known, options)
         if not fold_inputs:
             result.graph = written
     except Problems as problems:

@@ -5,7 +5,8 @@ SgdError                an error that the user can fix
 └── OneProblem          an error with one problem
     ├── LibraryError    a node library cannot be loaded
     ├── NodeError       a node cannot do its work
-    │   └── DoesNotFit  the device has too little memory
+    │   ├── DoesNotFit  the device has too little memory
+    │   └── UnreadableFile  a file is not what it should be
     └── NodeFailed      a node raised an exception during a run (graph/runtime/failure.py)
 """
 
@@ -77,3 +78,7 @@ class NodeError(OneProblem):
 
 class DoesNotFit(NodeError):
     """The device has too little memory; the command line exits with 4."""
+
+
+class UnreadableFile(NodeError):
+    """A file cannot be read, or does not hold what it should. The message begins with its name, line and column."""

@@ -32,6 +32,7 @@ R = TypeVar("R", covariant=True)
 ReadsFunction = Callable[[Any], Mapping[str, Iterable[str]]]
 DescribeFunction = Callable[[Any], Any]
 CheckFunction = Callable[[Any], Iterable[Diagnostic]]
+CheckPartsFunction = Callable[[Any, frozenset[str], Mapping[str, Any]], Iterable[Diagnostic]]
 RenamesFunction = Callable[[Any], Mapping[str, Mapping[str, str]]]
 NotesFunction = Callable[[], Mapping[str, str]]
 OwnFunction = Callable[[Any], Iterable[str]]
@@ -196,6 +197,7 @@ class NodeType:
     renames: RenamesFunction | None = None
     notes: NotesFunction | None = None
     own: OwnFunction | None = None
+    check_parts: CheckPartsFunction | None = None
     facts: FactsClass | None = field(default=None, compare=False)
     library: str = field(default="", compare=False)
 
@@ -233,6 +235,7 @@ def node(
     renames: RenamesFunction | None = None,
     notes: NotesFunction | None = None,
     own: OwnFunction | None = None,
+    check_parts: CheckPartsFunction | None = None,
 ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
     """Make a node type of a typed function.
 
@@ -247,6 +250,8 @@ def node(
             name in the parameter. Other parts keep their names.
         notes: `notes()` gives facts about this machine by name; `sgd nodes NAME` prints them.
         own: `own(facts)` gives the parts that the output does not share with a parameter (`Shares`).
+        check_parts: `check_parts(facts, parts, options)` yields the problems of the parts of the output that a run
+            with these options brings into memory.
 
     These functions import nothing heavy. `facts.py` describes their argument.
 
@@ -279,7 +284,7 @@ def node(
             raise TypeError(f"{name}: no return annotation")
         outputs, tuple_result = _outputs(name, hints["return"], docs)
         try:
-            facts = facts_class((reads, describe, check, renames, own), inputs)
+            facts = facts_class((reads, describe, check, renames, own, check_parts), inputs)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
         made = cast(NodeFunction[P, R], function)
@@ -301,6 +306,7 @@ def node(
             renames,
             notes,
             own,
+            check_parts,
             facts,
         )
         return made

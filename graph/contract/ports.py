@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import enum
 import inspect
-import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union
+
+from .plain_values import number_problem, text_problem
 
 PLAIN = ("str", "int", "float", "bool", "path")
 
@@ -227,8 +228,10 @@ def misfit(type: Type, value: Any) -> str | None:
         if not _chosen(value, type.choices):
             return f"{show(value)} is not one of {', '.join(show(c) for c in type.choices)}"
         return None
-    if type.kind == "float" and isinstance(value, int) and abs(value) > sys.float_info.max:
+    if isinstance(value, int) and number_problem(value) is not None:
         return f"{show(value)} is too large for a number"
+    if isinstance(value, str) and type.kind in ("str", "path"):
+        return text_problem(value)
     if accepts(type, type_of(value)) and value is not None:
         return None
     # YAML reads 0110 and 1e5 as numbers, and `true` as a truth value, so the value may differ from the text.

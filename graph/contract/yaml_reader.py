@@ -15,12 +15,14 @@ import yaml
 
 from .diagnostics import Diagnostic, Related
 from .errors import Problems
+from .plain_values import MAX_TEXT, number_problem, text_problem
 from .source_spans import BREAK, Source, Span
 
-MAX_BYTES = 1 << 20
+MAX_BYTES = MAX_TEXT
 MAX_DEPTH = 50
 MAX_VALUES = 50_000
 
+SURROGATE = re.compile("[\ud800-\udfff]")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -126,7 +128,7 @@ class _Reader:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             self.fail(f"tag {tag}: a workflow file has no tags", place, "remove the tag")
         if isinstance(event, yaml.ScalarEvent):
-            result = Value(scalar(event.value) if event.implicit[0] else event.value, place)
+            result = self.scalar(event, place)
         elif isinstance(event, yaml.SequenceStartEvent):
             result = self.sequence(event, depth)
         else:
@@ -137,6 +139,21 @@ class _Reader:
             self.anchors[event.anchor] = (result, self.count - before, self.deepest - depth)
         self.deepest = max(around, self.deepest)
         return result
+
+    def scalar(self, event: Any, place: Span) -> Value:
+        """A text, a number, true, false or null."""
+        text = event.value
+        value = scalar(text) if event.implicit[0] else text
+        problem = None
+        if isinstance(value, str):
+            # `scalar` leaves a whole number of very many digits a text.
+            too_long = event.implicit[0] and _INT.fullmatch(text) is not None
+            problem = number_problem(float("inf")) if too_long else text_problem(text)
+        elif isinstance(value, int | float) and not _INF.fullmatch(text):
+            problem = number_problem(value)
+        if problem is not None:
+            self.fail(problem, place)
+        return Value(value, place)
 
     def sequence(self, start: Any, depth: int) -> Value:
         items: list[Value] = []
@@ -177,11 +194,22 @@ def parse(source: Source) -> tuple[Value | None, list[Diagnostic]]:
     Raises:
         Problems: If the text is not YAML, or not the YAML of a workflow file.
     """
+    half = SURROGATE.search(source.text)  # the parser's C library cannot take one
+    if half is not None:
+        before = BREAK.split(source.text[: half.start()])
+        problem = text_problem(half[0])
+        assert problem is not None
+        raise Problems([Diagnostic("yaml-syntax", problem, _point(source, len(before) - 1, len(before[-1])))])
     try:
         reader = _Reader(source)
         return reader.document(), reader.problems
     except yaml.MarkedYAMLError as error:
         raise Problems([_syntax(source, error)]) from None
+    except (ValueError, OverflowError):  # of the parser without the C library, for an escape beyond Unicode
+        beyond = re.search(r"\\U(?!00(?:0|10))", source.text)
+        before = BREAK.split(source.text[: beyond.start()] if beyond is not None else "")
+        place = _point(source, len(before) - 1, len(before[-1]))
+        raise Problems([Diagnostic("yaml-syntax", "an escape that is no character of Unicode", place)]) from None
     except yaml.YAMLError as error:
         message = str(getattr(error, "reason", None) or error).split("\n")[0]
         position = getattr(error, "position", None)
@@ -251,9 +279,12 @@ def read(path: Path, name: str | None = None) -> Source:
         reason = getattr(error, "strerror", None) or str(error)
         raise Problems([Diagnostic("yaml-syntax", f"cannot read {name}: {reason}")]) from None
     if len(data) > MAX_BYTES:
-        raise Problems(
-            [Diagnostic("yaml-syntax", f"{name} is larger than {MAX_BYTES >> 20} MiB, too large for a workflow")]
-        )
+        message = f"{name} is larger than {MAX_BYTES >> 20} MiB, too large for a workflow"
+        line = data.count(b"\n", 0, MAX_BYTES) + 1  # the line in which the limit lies
+        raise Problems([Diagnostic("yaml-syntax", message, Span(name, line, 1, line, 2))])
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        help = "save it as UTF-8"
+        raise Problems([Diagnostic("yaml-syntax", f"{name} is UTF-16", Span(name, 1, 1, 1, 2), help=help)])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...graph.contract.diagnostics import Diagnostic
 from ...graph.contract.errors import NodeError
-from .calibration.table import shown
+from ..support.input_files import shown
 from .gate import Signal
 from .gate_place import Place
 from .loop_turn import Turn

@@ -47,6 +47,7 @@ def folder(tmp_path_factory):
     """A copy of the bundled workflows that may be changed, without the weights beside them."""
     target = tmp_path_factory.mktemp("workflows") / "workflows"
     shutil.copytree(bundled_workflows(), target, ignore=shutil.ignore_patterns("models", "__pycache__", "*.py"))
+    (target / "models").symlink_to(bundled_workflows() / "models")
     return target
 
 
@@ -409,3 +410,57 @@ def test_every_tree_is_inside_its_text():
             for key, span in value.keys.items():
                 assert source.lines[span.line - 1][span.column - 1 : span.end_column - 1].strip("'\"") == key
             work += value.data.values() if value.is_map else value.data if value.is_list else []
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ('name: "\\ud800"', 2),
+        ('name: "\\ud83d\\ude00"', 2),
+        ('name: "\\U00110000"', 2),
+        ('name: "\\0"', 2),
+        ("name: 1e999", 2),
+        ("name: -1e999", 2),
+        ("name: " + "9" * 400, 2),
+        ("name: " + "9" * 5000, 2),
+        ("name: 0x" + "f" * 300, 2),
+        ("name: \x00", 2),
+        ("name: \x1b[31m", 2),
+        ('name: "' + "x" * (10 << 20) + '"', 2),
+        ("about: x\nname: " + "x" * (10 << 20), 3),
+        ("name: \ud800", 2),
+    ],
+)
+@pytest.mark.parametrize("loader", ["CSafeLoader", "SafeLoader"])
+def test_text_and_numbers_beyond_all_limits_have_a_place(monkeypatch, loader, line, place):
+    import yaml
+    from sgd.graph.contract import yaml_reader
+
+    monkeypatch.setattr(yaml_reader, "LOADER", getattr(yaml, loader))
+    found = quick(f"sgd: 1\n{line}\nnodes: {{o: {{uses: toy.number}}}}\noutputs: {{o: $o}}\n", "yaml-syntax")
+    (problem,) = found.errors
+    assert problem.span is not None
+    assert problem.span.line == place
+    assert len(problem.message) < 300
+
+
+def test_utf_16_has_a_place(tmp_path):
+    (tmp_path / "w.yaml").write_bytes("sgd: 1\nnodes: {}\n".encode("utf-16"))
+    (problem,) = examine(tmp_path / "w.yaml").errors
+    assert problem.span is not None
+    assert "UTF-16" in problem.message
+
+
+@pytest.mark.parametrize("value", ["x" * (10 << 20), "a\ud800", "a\0"])
+def test_texts_of_a_caller_have_limits_too(value):
+    path = SCRATCH[0] / "w.yaml"
+    path.write_text(
+        "sgd: 1\ninputs: {x: {type: str}, y: {type: path, default: a}, z: {type: 'list[str]', default: [a]}}\n"
+        "nodes: {o: {uses: toy.number}}\noutputs: {o: $o}\n"
+    )
+    for name in ("x", "y", "z"):
+        given_value = Given([value] if name == "z" else value, False, Path("/"))
+        found = examine(path, {"x": Given("a", False, Path("/")), name: given_value})
+        (problem,) = found.errors
+        assert (problem.code, problem.span.line) == ("bad-value", 2)
+        assert len(problem.message) < 300

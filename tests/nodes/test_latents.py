@@ -132,22 +132,25 @@ def damaged(tmp_path, run):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("empty", "is not a file of latents"),
-        ("short", "is not a file of latents"),
-        ("cut-header", "is not a file of latents"),
-        ("cut-data", "is incomplete"),
-        ("text", "is not a file of latents"),
-        ("huge-header", "is not a file of latents"),
-        ("list", "is not a file of latents"),
+        ("empty", "is empty"),
+        ("short", "is truncated"),
+        ("cut-header", "is truncated"),
+        ("cut-data", "is truncated"),
+        ("text", "is not a safetensors file"),
+        ("huge-header", "is not a safetensors file"),
+        ("list", "is not a safetensors file"),
         ("foreign", "has tensors, but `latents.save` did not write it"),
         ("other", "is not a file of latents"),
-        ("no-size", "lacks the family or the size"),
+        ("no-size", "lacks the family"),
     ],
 )
 def test_a_bad_file_is_an_error_with_its_reason(tmp_path, run, kind, message):
     path = tmp_path / "bad.safetensors"
     path.write_bytes(damaged(tmp_path, run)[kind])
     assert node_facts.describe(latents.load, path=path) == {}
+    (problem,) = node_facts.check(latents.load, path=str(path))
+    assert (problem.code, problem.parameter) == ("bad-value", "path")
+    assert message in problem.message
     with pytest.raises(NodeError, match=message):
         latents.load(run, path)
 

@@ -281,3 +281,23 @@ def test_columns_and_every_together_are_an_error():
         video.grid(clip(), columns=2, every=2)
     assert [p.parameter for p in node_facts.check(video.grid, columns=2, every=2)] == ["every"]
     assert not list(node_facts.check(video.grid, columns=2, every=None))
+
+
+@pytest.mark.parametrize("load", [image.load, video.load], ids=["image", "video"])
+def test_check_finds_a_file_that_is_not_there(tmp_path, run, load):
+    (tmp_path / "boat.png").write_bytes(b"")
+    faults = {
+        "boot.png": "there is no file",
+        "no/boat.png": "there is no file",
+        "boat.png": "is empty",
+        ".": "it is a folder",
+    }
+    for name, words in faults.items():
+        (problem,) = node_facts.check(load, path=str(tmp_path / name))
+        assert (problem.code, problem.parameter) == ("bad-value", "path")
+        assert words in problem.message
+        with pytest.raises(NodeError, match=words):
+            load(run, tmp_path / name)
+    (misspelt,) = node_facts.check(load, path=str(tmp_path / "boot.png"))
+    assert misspelt.help == "did you mean `boat.png`?"
+    assert node_facts.check(load) == []

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 LONG = "x" * 5000
 SAVE = """
@@ -36,7 +37,7 @@ def model(source: str, more: str = "") -> str:
     return f'sgd: 1\nnodes:\n  m: {{uses: model.load, with: {{source: "{source}"{more}}}}}\noutputs: {{m: $m}}\n'
 
 
-@pytest.mark.parametrize("revision", ["/bin/ls", "../../../tmp", "a/../../b", LONG, "a\\0b"])
+@pytest.mark.parametrize("revision", ["/bin/ls", "../../../tmp", "a/../../b", LONG])
 def test_a_revision_is_no_path(tmp_path: Path, revision: str) -> None:
     (tmp_path / "w.yaml").write_text(model("org/name", f', revision: "{revision}"'))
     refused(sgd("check", "w.yaml", cwd=tmp_path), 2, "is not a revision")
@@ -63,8 +64,9 @@ def test_file_names_that_cannot_be(tmp_path: Path, path: str, word: str) -> None
 @pytest.mark.parametrize("out", [LONG, ""])
 def test_output_folders_that_cannot_be(tmp_path: Path, out: str) -> None:
     (tmp_path / "w.yaml").write_text(SAVE.format(path="b.png"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     refused(sgd("exec", "w.yaml", "--out", out, cwd=tmp_path), 2, "--out")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["w.yaml"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "w.yaml"]
 
 
 def test_a_profile_nested_without_end(tmp_path: Path) -> None:

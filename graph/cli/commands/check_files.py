@@ -23,7 +23,7 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error))
     found: list[Diagnostic] = []
     for file in arguments.files:
-        result = check(file, library=library)
+        result = check(file, library=library, options={})
         found += result.diagnostics
         if result.diagnostics and not arguments.json:
             say(render(result.diagnostics, result.sources))

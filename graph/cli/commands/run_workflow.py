@@ -40,7 +40,7 @@ def command(arguments: Namespace) -> int:
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
-    found = checked(arguments, complete=True)
+    found = checked(arguments, complete=True, running=True)
     if isinstance(found, int):
         return found
     result, library = found

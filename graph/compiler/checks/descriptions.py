@@ -56,7 +56,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     def call(item: Call) -> None:
         facts = facts_of(item, known)
         if item.type.check is not None:
-            found.extend(_placed(problem, item, made) for problem in item.type.check(facts))
+            found.extend(placed(problem, item, made) for problem in item.type.check(facts))
         if item.type.describe is None:
             return
         described = item.type.describe(facts)
@@ -70,7 +70,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
 
 
-def _placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnostic:
+def placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnostic:
     """The problem of a parameter, at the parameter's place in the file."""
     arg = call.args.get(problem.parameter or "")
     if arg is None:

@@ -19,7 +19,7 @@ from ....graph.contract.parameter_values import value_problem
 from ....graph.contract.source_spans import Span
 from ....graph.contract.suggestions import did_you_mean
 from ....graph.contract.yaml_reader import Value, parse, read
-from ..calibration.table import shown
+from ...support.input_files import shown
 from ..gate import Gate, Limits, Mask
 from ..gate_place import Place, whole_groups
 from ..masks import preset_mask

@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ...support.input_files import shown
 from ..gate import Gate
-from .table import Component, Table, read, shown, unusable
+from .table import Component, Table, read, unusable
 
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
 BRANCHES = ("positive", "negative", "positive+negative")

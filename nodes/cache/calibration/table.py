@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ....graph.contract.diagnostics import Diagnostic
-from ....graph.contract.errors import NodeError
+from ....graph.contract.errors import NodeError, UnreadableFile
+from ....graph.contract.json_reader import read_json
+from ...support.input_files import shown
 
 VERSION = 1
 LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one
@@ -153,7 +154,9 @@ def read(path: str | Path) -> Table:
     """
     try:
         found = Path(path).stat()
-        if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode):
+            raise unusable(f"cannot read the table {shown(path)}: it is a folder")
+        if not stat.S_ISREG(found.st_mode):
             # A device or a pipe may never end.
             raise unusable(f"{shown(path)} is not a table: it is not a regular file")
         if found.st_size > LARGEST:
@@ -167,9 +170,9 @@ def read(path: str | Path) -> Table:
 @lru_cache(maxsize=16)
 def _read(path: str, changed: int, size: int) -> Table:
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise unusable(f"{shown(path)} is not a table: it is not JSON ({_line(error)})") from error
+        content = read_json(Path(path), shown(path), LARGEST)
+    except UnreadableFile as error:
+        raise unusable(f"{shown(path)} is not a table: it is not JSON: {error}") from error
     version = content.get("sgd_table") if isinstance(content, dict) else None
     if version is None:
         raise unusable(f"{shown(path)} is not a table: it has no `sgd_table`")
@@ -187,13 +190,3 @@ def digest(config: Mapping[str, Any]) -> str:
     """A short digest of a component's configuration, without the libraries' own entries (`_…`)."""
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     return hashlib.sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def shown(path: str | Path) -> str:
-    """A path as people wrote it: from the current folder, where it lies below."""
-    here = os.path.relpath(path)
-    return str(path) if here.startswith("..") else here
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ....graph.contract.errors import DoesNotFit, NodeError
 from ....graph.contract.node import Run
 from ...support import device_memory
-from ..repository import dummy, reading
+from ..repository import component_fit, dummy, reading
 from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
@@ -259,7 +259,12 @@ class Weights:
         if not is_module(cls):
             return None
         with cost_meter.building():
-            return dummy.meta_module(cls, self.config(part), self.torch_dtype(part))
+            return self._module_on_meta(part, cls)
+
+    def _module_on_meta(self, part: str, cls: Any) -> torch.nn.Module:
+        file = self.repository.config_file(part)
+        assert file is not None
+        return component_fit.on_meta(cls, self.config(part), self.torch_dtype(part), file)
 
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
@@ -305,18 +310,19 @@ class Weights:
             return self._small(part, cls, run)
         from ...support import cost_meter
 
-        dtype = self.torch_dtype(part)
+        reading.warn_of_config(self.repository, part, [], run)
         if self.kind == "dummy":
-            return dummy.dummy_module(cls, self.config(part), dtype, device)
+            self._module_on_meta(part, cls)
+            return dummy.dummy_module(cls, self.config(part), self.torch_dtype(part), device)
         with cost_meter.building() as count:
-            module = dummy.meta_module(cls, self.config(part), dtype)
+            module = self._module_on_meta(part, cls)
             count(module, None if placed is None else placed.resident(module))
         return module
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:
         """A tokenizer, a processor or a scheduler: the real one if its files are on this disk."""
         if hasattr(cls, "from_config"):
-            return cls.from_config(dict(self.config(part)))
+            return reading.scheduler(self.repository, part, cls, run)
         folder = self.repository.folder / part
         # A tokenizer is more than its configuration: where only that was downloaded, the vocabulary is missing.
         if "tokenizer" not in part or {f.name for f in folder.glob("*")} - CONFIGURATION:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import NodeFacts
 from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
-from ..model import Model
-from ..repository.repository import Repository, find, open_repository
+from ..model import IMAGE_ENCODER, SECOND_ENCODER, Model
+from ..repository.component_files import component_problems
+from ..repository.hub import is_hub_id
+from ..repository.repository import Repository, find, no_folder, open_repository
 
 if TYPE_CHECKING:
     from ...families import Family
@@ -65,11 +67,27 @@ def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
         repository = _find(facts)
         if repository is not None:
             _family(repository)
+        elif facts.source is not None and not is_hub_id(facts.source):
+            raise no_folder(facts.source)
     except NodeError as error:
         yield replace(error.diagnostic, place="source")
 
 
-@node("model.load", describe=_describe, check=_check)
+def _check_parts(facts: ModelLoadFacts, parts: frozenset[str], options: Mapping[str, Any]) -> Iterator[Diagnostic]:
+    """Problems of the files of components, as far as their headers tell. A run with dummy weights reads none."""
+    try:
+        repository = _find(facts)
+    except NodeError:
+        return  # `_check` reports it
+    if repository is None or repository.kind == "bundled" or options.get("weights") == "dummy":
+        return
+    for part in sorted(parts):
+        if part in repository.components or part not in (*SECOND_ENCODER, *IMAGE_ENCODER):
+            for problem in component_problems(repository, part, facts.variant):
+                yield replace(problem, place="source")
+
+
+@node("model.load", describe=_describe, check=_check, check_parts=_check_parts)
 def load(
     run: Run,
     source: Source,

@@ -57,7 +57,12 @@ def cached(source: str, revision: str | None) -> Path | None:
     commit = revision or "main"
     reference = repository / "refs" / commit
     if reference.is_file():
-        commit = reference.read_text(encoding="utf-8").strip()
+        try:
+            commit = reference.read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            return None  # the client writes the file again when it downloads
+        if not is_revision(commit):
+            return None
     snapshot = repository / "snapshots" / commit
     return snapshot if (snapshot / "model_index.json").is_file() else None
 

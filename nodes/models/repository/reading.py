@@ -13,7 +13,9 @@ from ...support.quiet import quiet
 from ..memory.host_memory import align
 from . import hub, weight_files
 from .component_classes import component_class, is_module
-from .repository import Repository
+from .component_files import check_tokenizer, needs_weights, warnings_of_config
+from .component_fit import check_fit, on_meta, try_schedule
+from .repository import DAMAGED, Repository
 
 if TYPE_CHECKING:
     import torch
@@ -55,15 +57,17 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     """
     library, name = repository.entry(part)
     folder, weights, variant = bring(repository, part, variant, run)
-    config = repository.config_file(part)
-    if not weights and config is not None and config.name == "config.json":  # only modules have config.json
+    if not weights and needs_weights(repository, part):
         raise _no_weights(repository, part, folder, variant)
     cls = component_class(repository.source, part, library, name, folder, run)
     if not is_module(cls):
         return read_small(repository, part, cls, folder, run)
-    repository.config(part)  # raises if the file is missing or not JSON
+    config, config_file = repository.config(part), repository.config_file(part)
+    assert config_file is not None
     if not weights:
         raise _no_weights(repository, part, folder, variant)
+    warn_of_config(repository, part, weights, run)
+    check_fit(on_meta(cls, config, dtype, config_file), weights, config_file)
     options = _options(library, run) | {
         "dtype": dtype,
         "use_safetensors": True,
@@ -78,17 +82,94 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         options.pop("low_cpu_mem_usage")  # transformers 5 always uses low memory and has no option for it
     with exclusive(), quiet():  # the loaders change functions and variables of torch for all threads
         module, info = _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **options))
-    _complete(repository, part, info, run)
+    _complete(folder, config_file, weights, info, run)
     if device == "cpu":
         align(module, weights)
     return module.eval().requires_grad_(False)
 
 
 def read_small(repository: Repository, part: str, cls: Any, folder: Path, run: Run) -> Any:
-    """Load a tokenizer, a processor or a scheduler from its folder."""
+    """Load a tokenizer, a processor or a scheduler from its folder.
+
+    Raises:
+        NodeError: If a file is damaged or missing, or holds values that the class does not take.
+    """
     library, _ = repository.entry(part)
-    with exclusive(), quiet():
-        return _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **_options(library, run)))
+    is_tokenizer = "tokenizer" in part
+    if is_tokenizer:
+        check_tokenizer(folder)
+    else:
+        warn_of_config(repository, part, [], run)
+
+    def load() -> Any:
+        made = cls.from_pretrained(str(folder), **_options(library, run))
+        if is_tokenizer:
+            made("a")
+        elif hasattr(made, "set_timesteps"):
+            try_schedule(made)
+        return made
+
+    try:
+        with exclusive(), quiet():
+            made = load()
+    except Exception as error:
+        if is_tokenizer:
+            check_tokenizer(folder, parse_all=True)
+        file = repository.config_file(part) or folder
+        what = f"the files of {folder} make no {cls.__name__}" if is_tokenizer else f"{file} makes no {cls.__name__}"
+        raise NodeError(what, help=f"a file was changed, or is for another version of {library}; {DAMAGED}") from error
+    if is_tokenizer:
+        _check_vocabulary(repository, part, made, folder)
+    return made
+
+
+def scheduler(repository: Repository, part: str, cls: Any, run: Run) -> Any:
+    """A scheduler from its configuration alone.
+
+    Raises:
+        NodeError: If it holds values that the class does not take.
+    """
+    warn_of_config(repository, part, [], run)
+    try:
+        with exclusive(), quiet():
+            made = cls.from_config(repository.config(part))
+            try_schedule(made)
+    except Exception as error:
+        file = repository.config_file(part)
+        raise NodeError(f"{file} makes no {cls.__name__}", help=f"a file was changed; {DAMAGED}") from error
+    return made
+
+
+def warn_of_config(repository: Repository, part: str, weights: list[Path], run: Run) -> None:
+    """Check the configuration of a component, and warn of options that its class does not have.
+
+    Raises:
+        NodeError: If the class cannot be built with a value.
+    """
+    library, name = repository.entry(part)
+    for warning in warnings_of_config(repository, part, repository.config(part), library, name, weights):
+        run.warn(f"{warning.message}; {warning.help}")
+
+
+def _check_vocabulary(repository: Repository, part: str, tokenizer: Any, folder: Path) -> None:
+    """Check that the text encoder has an embedding for each token."""
+    encoder = part.replace("tokenizer", "text_encoder")
+    if encoder not in repository.components or repository.config_file(encoder) is None:
+        return
+    config = repository.config(encoder)
+    inner = config.get("text_config")
+    both = (config, inner if isinstance(inner, dict) else {})
+    sizes = [size for each in both if isinstance(size := each.get("vocab_size"), int)]
+    added = tokenizer.get_added_vocab()  # tokens that a text seldom has
+    largest = max((number for token, number in tokenizer.get_vocab().items() if token not in added), default=-1)
+    if largest < 0:
+        raise NodeError(f"{folder} holds a tokenizer without a vocabulary", help=DAMAGED)
+    if sizes and largest >= max(sizes):
+        file = repository.config_file(encoder)
+        raise NodeError(
+            f"{folder} has tokens up to number {largest}, and the encoder has {max(sizes)} (`vocab_size` of {file})",
+            help="the tokenizer belongs to another model: download the model again",
+        )
 
 
 def warm(paths: list[Path], stop: Any) -> None:
@@ -128,25 +209,32 @@ def _guarded(repository: Repository, part: str, load: Any) -> Any:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NodeError(
-            f"{repository.source}: {part} cannot be loaded: {reason}",
+            f"{repository.folder / part} cannot be loaded: {_short(error)}",
             help=f"the files of {part} do not fit this version of the library, or the copy is damaged",
         ) from error
 
 
-def _complete(repository: Repository, part: str, info: Any, run: Run) -> None:
+def _complete(folder: Path, config: Path, weights: list[Path], info: Any, run: Run) -> None:
     """Raise if the files lacked some parameters, which the library fills with random numbers."""
+    files, several = (f"the files of {folder}", True) if len(weights) > 1 else (str(weights[0]), False)
     missing = sorted(info.get("missing_keys") or ())
     mismatched = sorted(str(m[0]) for m in info.get("mismatched_keys") or ())
-    for keys, fault in ((missing, "are not in its files"), (mismatched, "have another shape in its files")):
+    for keys, faults in (
+        (missing, ("lacks", "lack")),
+        (mismatched, ("has another shape of", "have another shape of")),
+    ):
         if keys:
             shown = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
             raise NodeError(
-                f"{repository.source}: parameters of {part} {fault}: {shown}",
+                f"{files} {faults[several]} parameters that {config} asks for: {shown}",
                 help="the config belongs to other weights, or the copy is incomplete",
             )
     unexpected = sorted(info.get("unexpected_keys") or ())
     if unexpected:
         some = ", ".join(unexpected[:2]) + (", …" if len(unexpected) > 2 else "")
-        run.warn(f"{repository.source}: {len(unexpected)} tensors in the files of {part} are not used: {some}")
+        run.warn(f"{len(unexpected)} tensors in {files} are not used: {some}")
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

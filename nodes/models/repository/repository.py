@@ -6,17 +6,25 @@ package (`configs/`; no weights), on the hub.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from ....graph.contract.errors import NodeError
+from ....graph.contract import json_reader
+from ....graph.contract.errors import NodeError, UnreadableFile
 from ....graph.contract.node import Run
+from ....graph.contract.ports import show
+from ...support.file_contents import mistaken
+from ...support.input_files import nearby, shown
 from . import hub
 
 BUNDLED = Path(__file__).parent / "configs"
+DAMAGED = "the copy is damaged: download the model again"
+COMPONENT_NAMES = (
+    *("transformer", "transformer_2", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae", "scheduler"),
+    *("image_encoder", "image_processor", "processor", "feature_extractor"),
+)
 CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
 
 
@@ -88,7 +96,7 @@ class Repository:
         except KeyError:
             raise NodeError(
                 f"{self.source} has no component {part}",
-                help=f"its model_index.json lists {', '.join(sorted(self.components))}",
+                help=f"its model_index.json lists {', '.join(sorted(self.components)) or 'no component'}",
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
@@ -102,11 +110,15 @@ class Repository:
             hub.fetch(self.source, self.commit, hub.component_patterns(part, variant), run.progress)
         folder = self.folder / part
         if not folder.is_dir():
-            raise NodeError(
-                f"{self.source} has no folder {part}, but its model_index.json lists it",
-                help="the copy is incomplete: download the model again",
-            )
+            raise self.no_component_folder(part)
         return folder
+
+    def no_component_folder(self, part: str) -> NodeError:
+        """The error of a component whose folder is missing."""
+        return NodeError(
+            f"{self.source} has no folder {part}, but its model_index.json lists it",
+            help="the copy is incomplete: download the model again",
+        )
 
 
 def find(source: str, revision: str | None = None, *, bundled: bool = True) -> Repository | None:
@@ -154,10 +166,7 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
     if found is not None and (configs_only or found.kind == "folder"):
         return found
     if not hub.is_hub_id(source):
-        raise NodeError(
-            f"there is no folder {source}",
-            help="give a folder that holds model_index.json, or the name of a repository on the hub (owner/name)",
-        )
+        raise no_folder(source)
     snapshot = hub.fetch(source, revision, hub.CONFIGS, run.progress)
     if not (snapshot / "model_index.json").is_file():
         raise NodeError(
@@ -167,6 +176,15 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
     return _read(source, revision, "hub", snapshot)
 
 
+def no_folder(source: str) -> NodeError:
+    """The error of a local source that is not there."""
+    cure = "give a folder that holds model_index.json, or the name of a repository on the hub (owner/name)"
+    similar = nearby(Path(source).expanduser()) if "/" in source else None
+    return NodeError(
+        f"there is no folder {shown(source) if Path(source).is_absolute() else source}", help=similar or cure
+    )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file.
 
@@ -174,12 +192,31 @@ def read_json(path: Path) -> dict[str, Any]:
         NodeError: If the file cannot be read or does not hold a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise NodeError(f"cannot read {path}: {error}", help="the copy is damaged: download the model again") from error
+        content = json_reader.read_json(path)
+    except UnreadableFile as error:
+        known = mistaken(_start(path))
+        if known is not None:
+            raise NodeError(f"{path} is not JSON: it is {known.what}", help=known.cure) from error
+        raise NodeError(str(error), help=DAMAGED) from error
     if not isinstance(content, dict):
-        raise NodeError(f"{path} does not hold a JSON object", help="the copy is damaged: download the model again")
+        raise NodeError(f"{path} does not hold a JSON object", help=DAMAGED)
     return content
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether an entry names a component, or says that there is none."""
+    if entry is None:
+        return True
+    pair = isinstance(entry, list) and len(entry) == 2
+    return pair and (all(isinstance(e, str) for e in entry) or all(e is None for e in entry))
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(80)
+    except (OSError, ValueError):
+        return b""
 
 
 def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bundled"], folder: Path) -> Repository:
@@ -192,4 +229,10 @@ def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bun
     index = read_json(path)
     if not isinstance(index.get("_class_name"), str):
         raise NodeError(f"{path} names no pipeline class (`_class_name`)", help="give a model_index.json of diffusers")
+    for name, entry in index.items():
+        if name in COMPONENT_NAMES and not _is_entry(entry):
+            raise NodeError(
+                f"{path}: `{name}` is {show(entry)}, not a library and a class",
+                help=f'write ["library", "class"], or [null, null] for a model without {name}',
+            )
     return Repository(source, revision, kind, folder, index)

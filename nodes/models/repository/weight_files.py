@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ....graph.contract.errors import NodeError
+from ...support.tensor_header import AGAIN, read_header
 from .hub import STEMS
 from .repository import read_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
-AGAIN = "the copy is damaged or incomplete: delete the file and download the model again"
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
@@ -25,16 +26,40 @@ def weight_files(folder: Path, variant: str | None) -> list[Path]:
     for stem in STEMS:
         index = folder / (f"{stem}.safetensors.index" + (f".{variant}" if variant else "") + ".json")
         single = folder / (stem + (f".{variant}" if variant else "") + ".safetensors")
-        if index.is_file():
-            files = _shards(index)
-        elif single.is_file():
-            files = [single]
+        if exists(index):
+            weight_map = _weight_map(index)
+            files = _shards(index, weight_map)
+        elif exists(single):
+            weight_map, files = {}, [single]
         else:
             continue
-        for file in files:
-            check(file)
+        _check_index(index, weight_map, {file.name: header(file) for file in files})
         return files
     return []
+
+
+def exists(file: Path) -> bool:
+    """Whether there is anything with this name; what is no file is an error when it is read."""
+    return os.path.lexists(file)
+
+
+def _check_index(index: Path, weight_map: Mapping[str, str], headers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare an index with the headers of its shards.
+
+    Raises:
+        NodeError: If a shard lacks a tensor that the index names, or a tensor stands in two shards.
+    """
+    absent = [name for name, shard in weight_map.items() if name not in headers[shard]]
+    if absent:
+        more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+        shard = weight_map[absent[0]]
+        raise NodeError(f"{index} names tensor {absent[0][:80]}{more}, which {shard} does not hold", help=AGAIN)
+    home: dict[str, str] = {}
+    for shard, content in headers.items():
+        for name in content:
+            first = home.setdefault(name, shard)
+            if first != shard and name != "__metadata__":
+                raise NodeError(f"{index.parent}: tensor {name[:80]} is in both {first} and {shard}", help=AGAIN)
 
 
 def variants(folder: Path) -> list[str]:
@@ -61,29 +86,7 @@ def header(file: Path) -> dict[str, Any]:
     Raises:
         NodeError: If the file is truncated, or no safetensors file.
     """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or 8 + length > size:
-                raise NodeError(f"{file} is truncated: {size} bytes, its header is not whole", help=AGAIN)
-            content: dict[str, Any] = json.loads(stream.read(length))
-        tensors = [entry for name, entry in content.items() if name != "__metadata__"]
-        ends = [entry["data_offsets"][1] for entry in tensors]
-        if not all(isinstance(entry["dtype"], str) and _is_shape(entry["shape"]) for entry in tensors):
-            raise ValueError("a tensor without dtype or shape")
-    except OSError as error:
-        raise NodeError(f"cannot read {file}: {error.strerror or error}", help=AGAIN) from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise NodeError(f"{file} is not a safetensors file: its header cannot be read", help=AGAIN) from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise NodeError(f"{file} is truncated: {size} bytes of {expected}", help=AGAIN)
-    return content
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
+    return read_header(file)
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:
@@ -91,8 +94,8 @@ def no_weights(source: str, part: str, names: list[str], variant: str | None, ot
     pickled = sorted(n for n in names if n.endswith(PICKLED))
     if pickled:
         return NodeError(
-            f"{source}: {part} has its weights only as pickled files ({', '.join(pickled[:3])}), which can run code "
-            "when they are read",
+            f"{source}: {part} has its weights only as pickled files ({', '.join(pickled[:3])}), which can run "
+            "code when they are read",
             help="use a repository or revision with safetensors, or convert it once with diffusers' "
             "save_pretrained(..., safe_serialization=True) on a machine you can lose",
         )
@@ -100,19 +103,26 @@ def no_weights(source: str, part: str, names: list[str], variant: str | None, ot
         kind = f"no {variant} weights" if variant else "no weights without a variant"
         return NodeError(f"{source}: {part} has {kind}", help=f"set variant: {' or '.join(others)}")
     return NodeError(
-        f"{source}: {part} has no weight files (safetensors)", help="the copy is incomplete: download the model again"
+        f"{source}/{part} has no weight files (safetensors)", help="the copy is incomplete: download the model again"
     )
 
 
-def _shards(index: Path) -> list[Path]:
+def _weight_map(index: Path) -> dict[str, str]:
+    """The shard of each tensor, from an index."""
     weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(n, str) for n in weight_map.values()):
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(n, str) for n in weight_map.values()):
         raise NodeError(f"{index} does not list its shards (`weight_map`)", help=AGAIN)
+    return weight_map
+
+
+def _shards(index: Path, weight_map: Mapping[str, str]) -> list[Path]:
     names = sorted(set(weight_map.values()))
-    if any(Path(name).name != name for name in names):
-        raise NodeError(f"{index} names shards outside its folder", help="do not use this model")
+    if any(Path(name).name != name or not name.endswith(".safetensors") for name in names):
+        raise NodeError(
+            f"{index} names shards that are no safetensors files of its folder", help="do not use this model"
+        )
     files = [index.parent / name for name in names]
-    missing = [file.name for file in files if not file.is_file()]
+    missing = [file.name for file in files if not exists(file)]
     if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         raise NodeError(

@@ -271,7 +271,7 @@ GOOD = {"sgd_table": 1}
         (b'{"sgd_table": 2}', "version 2, and this sgd reads 1"),
         (b'{"sgd_table": [' + b"1," * 5000 + b"1]}", "version"),
         (b'{"sgd_table": 1}', "damaged table: made"),
-        (b'{"sgd_table": 1, "made": NaN}', "damaged table"),
+        (b'{"sgd_table": 1, "made": NaN}', "`NaN` is not JSON"),
     ],
 )
 def test_a_file_that_is_no_table(tmp_path, content, says):
@@ -303,7 +303,7 @@ def test_a_damaged_table(tmp_path, table, edit):
     assert module.read(path)
     edit(table)
     path.write_text(json.dumps(table))
-    with pytest.raises(NodeError, match="damaged table"):
+    with pytest.raises(NodeError, match=r"damaged table|t\.json:1:\d+: `(NaN|Infinity)` is not JSON"):
         module.read(path)
 
 

@@ -1,6 +1,7 @@
 """Every fault of a model folder is a `NodeError` with a message and help."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -84,14 +85,14 @@ def test_config_missing(folder):
 def test_config_broken(folder):
     (folder / "transformer/config.json").write_text("{")
     error = failure(folder, "transformer")
-    assert str(error).startswith(f"cannot read {folder / 'transformer/config.json'}")
+    assert str(error) == f"{folder / 'transformer/config.json'}:1:1: `{{` is not closed"
     assert error.__cause__ is not None
 
 
 def test_config_of_other_weights(folder):
     edit(folder / "transformer/config.json", num_layers=3)
     error = failure(folder, "transformer")
-    assert "parameters of transformer are not in its files: blocks.2." in str(error)
+    assert re.search(r"lacks parameters that .*transformer/config.json asks for: blocks\.2\.", str(error))
 
 
 def test_config_of_other_shapes(folder):
@@ -104,7 +105,9 @@ def test_unused_weights_are_a_warning(folder):
     run = DirectRun()
     load(run, str(folder)).acquire("transformer", run)
     (warning,) = run.warnings
-    assert "in the files of transformer are not used" in warning
+    assert re.fullmatch(
+        r"\d+ tensors in .*transformer/diffusion_pytorch_model.safetensors are not used: blocks.*", warning
+    )
 
 
 def test_truncated_weights(folder):
@@ -125,7 +128,7 @@ def test_damaged_weights(folder, content):
 def test_only_pickled_weights(folder):
     (folder / VAE).rename(folder / "vae/diffusion_pytorch_model.bin")
     error = failure(folder, "vae")
-    assert "vae has only pickled weights (diffusion_pytorch_model.bin)" in str(error)
+    assert "vae has its weights only as pickled files (diffusion_pytorch_model.bin)" in str(error)
     assert "safe_serialization" in error.help
 
 
@@ -160,7 +163,7 @@ def test_truncated_shard(folder):
 def test_shards_outside_the_folder(folder):
     index = sharded(folder) / "diffusion_pytorch_model.safetensors.index.json"
     edit(index, weight_map={"a": "../../secret.safetensors"})
-    assert "names shards outside its folder" in str(failure(folder, "transformer"))
+    assert "names shards that are no safetensors files of its folder" in str(failure(folder, "transformer"))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_broken_tokenizer(folder):
     for file in (folder / "tokenizer").glob("*.json"):
         file.write_text("{")
     error = failure(folder, "tokenizer")
-    assert "tokenizer cannot be loaded" in str(error)
+    assert re.search(r"tokenizer/.*json:1:1: `{` is not closed", str(error))
 
 
 def test_an_offline_run_without_cached_files():

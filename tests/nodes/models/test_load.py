@@ -210,11 +210,18 @@ def test_describe_reads_bundled_configurations():
     assert known["configs"]["transformer"]["num_layers"] == 40
 
 
-@pytest.mark.parametrize("source", ["owner/not-in-the-cache", "./no/such/folder", "/no/such/folder", "nothing"])
-def test_check_is_silent_on_unknown_values(source):
-    assert node_facts.describe(load, source=source) == {}
-    assert list(node_facts.check(load, source=source)) == []
+def test_check_is_silent_on_unknown_values():
+    assert node_facts.describe(load, source="owner/not-in-the-cache") == {}
+    assert list(node_facts.check(load, source="owner/not-in-the-cache")) == []
     assert node_facts.check(load) == []
+
+
+@pytest.mark.parametrize("source", ["./no/such/folder", "/no/such/folder", "nothing", "three/words/deep", "../up"])
+def test_check_reports_a_local_source_that_is_not_there(source):
+    assert node_facts.describe(load, source=source) == {}
+    (problem,) = node_facts.check(load, source=source)
+    assert (problem.code, problem.parameter) == ("bad-value", "source")
+    assert problem.message == f"there is no folder {source}"
 
 
 def test_check_reports_a_folder_without_a_model(tmp_path):

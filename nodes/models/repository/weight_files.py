@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ....graph.contract.errors import NodeError
+from . import safetensors_header
 from .hub import STEMS
 from .repository import read_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+OTHER = "give the safetensors file itself"
 AGAIN = "the copy is damaged or incomplete: delete the file and download the model again"
 
 
@@ -64,26 +65,26 @@ def header(file: Path) -> dict[str, Any]:
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or 8 + length > size:
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
+            if size < 8 or length > min(size - 8, safetensors_header.MOST_BYTES):
+                kind = safetensors_header.other_file(start + stream.read(24))
+                if kind is not None:
+                    raise NodeError(f"{file} is not a safetensors file: it is {kind}", help=OTHER)
                 raise NodeError(f"{file} is truncated: {size} bytes, its header is not whole", help=AGAIN)
-            content: dict[str, Any] = json.loads(stream.read(length))
-        tensors = [entry for name, entry in content.items() if name != "__metadata__"]
-        ends = [entry["data_offsets"][1] for entry in tensors]
-        if not all(isinstance(entry["dtype"], str) and _is_shape(entry["shape"]) for entry in tensors):
-            raise ValueError("a tensor without dtype or shape")
+            content = safetensors_header.parse(stream.read(length))
+        ends = [entry["data_offsets"][1] for name, entry in content.items() if name != "__metadata__"]
+        expected = 8 + length + max(ends, default=0)
+        if size < expected:
+            raise NodeError(f"{file} is truncated: {size} bytes of {expected}", help=AGAIN)
+        safetensors_header.check_places(content)
     except OSError as error:
         raise NodeError(f"cannot read {file}: {error.strerror or error}", help=AGAIN) from error
-    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
-        raise NodeError(f"{file} is not a safetensors file: its header cannot be read", help=AGAIN) from error
-    expected = 8 + length + max(ends, default=0)
-    if size != expected:
-        raise NodeError(f"{file} is truncated: {size} bytes of {expected}", help=AGAIN)
+    except safetensors_header.BadHeader as error:
+        raise NodeError(f"{file} is not a safetensors file: {error}", help=AGAIN) from error
+    if size > expected:
+        raise NodeError(f"{file} is damaged: {size} bytes, and its header tells of {expected}", help=AGAIN)
     return content
-
-
-def _is_shape(shape: Any) -> bool:
-    return isinstance(shape, list) and all(isinstance(size, int) and size >= 0 for size in shape)
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:

@@ -157,7 +157,7 @@ def test_pickled_weights_are_refused_and_not_downloaded(hub, sgd, tmp_path, wan_
     hub.folder = shutil.copytree(wan_folder, tmp_path / "pickled")
     (hub.folder / "vae/diffusion_pytorch_model.safetensors").rename(hub.folder / "vae/diffusion_pytorch_model.bin")
     ((message, _),) = sgd(address(hub), NAME, parts=["vae"], bare=True)["errors"]
-    assert message.startswith(f"{NAME}: vae has only pickled weights (diffusion_pytorch_model.bin)")
+    assert message.startswith(f"{NAME}: vae has its weights only as pickled files (diffusion_pytorch_model.bin)")
     assert not any(path.endswith(".bin") for _, path, _ in hub.requests)
 
 

@@ -89,7 +89,9 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
             continue
         name = adapter_names.parse(key)
         if name is not None and name.part == "alpha" and _is_general(name.stem):
-            general = key
+            if general is not None:
+                wrong[key] = f"is an alpha for the whole file, as {general} is"
+            general = general or key
             continue
         pieces = adapter_names.find(table, name.stem, name.part) if name is not None else None
         if name is None or pieces is None:
@@ -109,14 +111,16 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
         found[name.stem, pieces] = replace(own, keys=keys, shapes=shapes, alpha=alpha)
     if general is not None:
         _share(found, general, header)
+    idle = _idle_alphas(found.values(), general)
     copies = _remove_copies(found, wrong)
     for own in found.values():
         wrong |= _misfits(own, table)
-    applied = {key for own in found.values() for key in own.keys.values()} - set(wrong)
+    applied = {key for own in found.values() for key in own.keys.values()} - {*wrong, *idle}
     scale = adapter_scale.of_header(header, component)
     problems = [
         *_errors(file, component, wrong, [*lacking, *others], applied, scale),
-        *_warnings(file, component, lacking, copies, others, found.values()),
+        *_warnings(file, component, lacking, copies, others, idle),
+        *_without_effect(file, found.values()),
     ]
     return Match(tuple(found.values()), len(applied), scale, tuple(problems))
 
@@ -143,6 +147,18 @@ def _share(found: dict[Group, Adapter], key: str, header: AdapterHeader) -> None
         if "alpha" not in own.keys:
             keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": header.tensors[key].shape}
             found[group] = replace(own, keys=keys, shapes=shapes, alpha=header.alphas.get(key))
+
+
+def _idle_alphas(found: Iterable[Adapter], general: str | None) -> list[str]:
+    """Alphas that scale nothing: one of a difference, and one of the whole file where each layer has its own."""
+    scaled, others = set(), [] if general is None else [general]
+    for own in found:
+        if "alpha" in own.keys:
+            if set(adapter_forms.forms(own.keys)) - {"diff", "diff_m"}:
+                scaled.add(own.keys["alpha"])
+            elif len(own.keys) > 1:
+                others.append(own.keys["alpha"])
+    return [key for key in dict.fromkeys(others) if key not in scaled]
 
 
 def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
@@ -235,7 +251,7 @@ def _errors(
 
 
 def _warnings(
-    file: str, component: str, lacking: list[str], copies: list[str], others: list[str], found: Iterable[Adapter]
+    file: str, component: str, lacking: list[str], copies: list[str], others: list[str], idle: list[str]
 ) -> Iterator[Diagnostic]:
     encoder = [key for key in lacking if adapter_names.of_encoder(key)]
     layers = [key for key in lacking if key not in set(encoder)]
@@ -244,9 +260,13 @@ def _warnings(
         (layers, f"for layers that {component} does not have"),
         (others, f"for another transformer than {component}, which needs a `model.lora` of its own"),
         (copies, "in the file a second time, under another name of the same layers"),
+        (idle, "an alpha that scales nothing"),
     ):
         if keys:
             yield _warning(f"{file}: {_some(keys)} {_are(keys)} {reason}", "they are not applied")
+
+
+def _without_effect(file: str, found: Iterable[Adapter]) -> Iterator[Diagnostic]:
     still = list(dict.fromkeys(own.keys["alpha"] for own in found if own.alpha == 0))
     if still:
         yield _warning(f"{file}: {_some(still)} {_are(still)} 0", "the adapters of these layers have no effect")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_wan_image
 from helpers.direct import DirectRun
 from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora, transformer
 from safetensors.torch import save_file
@@ -155,6 +156,46 @@ def test_norms_and_padding_of_other_families(tmp_path):
         file = {f"diffusion_model.{name}.diff": torch.ones_like(plain)}
         expected = {key: plain + 1}
         compare(merged(family, Lora("transformer", saved(tmp_path, file), 1.0)), family, expected)
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "lora_unet_", ""])
+def test_the_image_branch_of_wan(tmp_path, prefix):
+    """Original names: wan/modules/model.py of Wan 2.1, WanI2VCrossAttention and MLPProj."""
+    module = tiny_wan_image.image_to_video(last=True).transformer
+    state, make = module.state_dict(), Maker(6)
+    names = {
+        "blocks.0.cross_attn.k_img": "blocks.0.attn2.add_k_proj",
+        "blocks.1.cross_attn.v_img": "blocks.1.attn2.add_v_proj",
+        "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+        "patch_embedding": "patch_embedding",
+    }
+    differences = {
+        "blocks.0.cross_attn.norm_k_img.diff": "blocks.0.attn2.norm_added_k.weight",
+        "img_emb.proj.0.diff": "condition_embedder.image_embedder.norm1.weight",
+        "img_emb.proj.4.diff_b": "condition_embedder.image_embedder.norm2.bias",
+        "img_emb.emb_pos.diff": "condition_embedder.image_embedder.pos_embed",
+    }
+
+    def written(layer: str) -> str:
+        return prefix + (layer.replace(".", "_") if prefix == "lora_unet_" else layer)
+
+    file: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
+    for name, layer in names.items():
+        tensors, change = lora(make, tuple(state[f"{layer}.weight"].shape), alpha=2.0)
+        spelling = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
+        file |= {f"{written(name)}.{spelling[part]}": tensor for part, tensor in tensors.items()}
+        expected[f"{layer}.weight"] = change(state[f"{layer}.weight"], 0.7)
+    for name, key in differences.items():
+        layer, _, part = name.rpartition(".")
+        file[f"{written(layer)}.{part}"] = added = make.random(*state[key].shape)
+        expected[key] = state[key] + 0.7 * added
+    made: Any = view(module)
+    Lora("transformer", saved(tmp_path, file), 0.7).apply(made, DirectRun())
+    for key, tensor in made.state_dict().items():
+        right = expected.get(key, state[key])
+        assert (tensor - right).abs().max() <= NEAR * right.abs().max(), key
 
 
 QKV = tuple(f"layers.0.attention.to_{letter}" for letter in "qkv")

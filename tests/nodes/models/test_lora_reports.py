@@ -93,6 +93,10 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a number that is no real one": (GOOD | {f"{Q}.diff": torch.ones(WIDTH, WIDTH, dtype=torch.complex64)}, "C64"),
     "another model": (pair("transformer.single_blocks.0.attn.to_q"), "has nothing for transformer: 2 tensors"),
     "an encoder alone": (pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"), "has nothing for transformer"),
+    "two alphas for the whole file": (
+        GOOD | {"alpha": torch.tensor(1.0), "diffusion_model.alpha": torch.tensor(2.0)},
+        r"diffusion_model\.alpha is an alpha for the whole file, as alpha is",
+    ),
     "nothing": ({"a": ones(1)}, r"has nothing for transformer: 1 tensor \(a\)"),
 }
 
@@ -110,6 +114,18 @@ WARNED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a norm without weights": (
         GOOD | {"diffusion_model.blocks.0.norm1.diff": ones(WIDTH)},
         r"1 tensor \(diffusion_model\.blocks\.0\.norm1\.diff\) is for layers",
+    ),
+    "an alpha for the whole file where each layer has one": (
+        GOOD | {f"{Q}.alpha": torch.tensor(1.0), "alpha": torch.tensor(2.0)},
+        r"1 tensor \(alpha\) is an alpha that scales nothing",
+    ),
+    "an alpha of a difference": (
+        GOOD | {f"{K}.diff": ones(WIDTH, WIDTH), f"{K}.alpha": torch.tensor(2.0)},
+        r"1 tensor \(diffusion_model\.blocks\.0\.self_attn\.k\.alpha\) is an alpha that scales nothing",
+    ),
+    "the other expert": (
+        GOOD | pair("transformer_2.blocks.0.attn1.to_v"),
+        r"2 tensors \(transformer_2\.blocks\.0\.attn1\.to_v\.lora_down\.weight, .* for another transformer",
     ),
     "fused and split": (
         pair("lora_unet_blocks_0_self_attn_qkv", out=72)

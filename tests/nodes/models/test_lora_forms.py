@@ -3,68 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import tiny_wan_image
 from helpers.direct import DirectRun
-from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora, transformer
-from safetensors.torch import save_file
+from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora
+from helpers.merged_weights import NEAR, compare, merged, module_of, saved
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.transforms.lora_transform import Lora
-
-NEAR = 3e-5
-"""The largest difference over the largest value."""
-
-
-@cache
-def module_of(family: str) -> Any:
-    return transformer(family)
-
-
-@cache
-def view_of(family: str) -> Any:
-    return view(module_of(family))
-
-
-def merged(family: str, *loras: Lora) -> dict[str, torch.Tensor]:
-    """The parameters of a view of a tiny transformer with LoRAs."""
-    made, plain = view_of(family), dict(module_of(family).named_parameters())
-    try:
-        loras[0].apply_with(loras[1:], made, DirectRun())
-        return dict(made.state_dict())
-    finally:  # one view does for all tests: to make one takes longer than all else
-        for path, owner in made.named_modules():
-            for name in owner._parameters:
-                if owner._parameters[name] is not None:
-                    owner._parameters[name] = plain[f"{path}.{name}" if path else name]
-
-
-def saved(folder: Path, tensors: dict[str, torch.Tensor], name: str = "a", **metadata: str) -> Path:
-    path = folder / f"{name}.safetensors"
-    save_file(tensors, path, metadata or None)
-    return path
-
-
-def compare(made: dict[str, torch.Tensor], family: str, expected: dict[str, torch.Tensor]) -> None:
-    """Merged parameters are as expected, all others those of the model itself."""
-    plain = module_of(family).state_dict()
-    assert made.keys() == plain.keys()
-    for key, tensor in made.items():
-        if key not in expected:
-            assert tensor.data_ptr() == plain[key].data_ptr(), key
-            continue
-        assert tensor.dtype == plain[key].dtype
-        assert tensor.shape == plain[key].shape
-        largest = expected[key].abs().max()
-        assert (tensor - expected[key]).abs().max() <= NEAR * largest, key
-        assert (plain[key] - expected[key]).abs().max() > NEAR * largest, key
-
 
 WITH_ALL_FORMS = ("diffusers", "lycoris", "ComfyUI", "kohya")
 """Layouts that are tried with every form: the model's names and the original ones, with dots and flat."""
@@ -305,50 +254,6 @@ def test_metadata_of_a_second_transformer(tmp_path):
         metadata = json.dumps({f"{prefix}r": 4, f"{prefix}lora_alpha": 8})
         path = saved(tmp_path, file, lora_adapter_metadata=metadata)
         compare(merged("wan", Lora("transformer_2", path, 1.0)), "wan", expected)
-
-
-PEFT = {
-    "LoRA": lambda peft, layers: peft.LoraConfig(r=4, lora_alpha=8, target_modules=layers),
-    "rslora": lambda peft, layers: peft.LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=layers),
-    "patterns": lambda peft, layers: peft.LoraConfig(
-        r=4, lora_alpha=6, target_modules=layers, rank_pattern={"to_q": 2}, alpha_pattern={"to_v": 3}
-    ),
-    "DoRA": lambda peft, layers: peft.LoraConfig(r=4, lora_alpha=8, use_dora=True, target_modules=layers),
-    "LoHa": lambda peft, layers: peft.LoHaConfig(r=3, alpha=5, target_modules=layers),
-    "LoKr": lambda peft, layers: peft.LoKrConfig(r=2, alpha=5, target_modules=layers),
-    "LoKr of whole factors": lambda peft, layers: peft.LoKrConfig(r=64, alpha=16, target_modules=layers),
-}
-
-
-@pytest.mark.parametrize("form", PEFT)
-def test_files_that_peft_saves(tmp_path, form):
-    """peft keeps alpha and the other settings in a file beside its own, which it merges with them."""
-    peft = pytest.importorskip("peft")
-    trained = peft.get_peft_model(deepcopy(module_of("wan")), PEFT[form](peft, ["to_q", "to_v", "ffn.net.2"]))
-    generator = torch.Generator().manual_seed(0)
-    for key, parameter in trained.named_parameters():
-        if re.search("lora_|hada_|lokr_", key):
-            parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator) + float("magnitude" in key)
-    trained.save_pretrained(tmp_path)
-    merged_by_peft = trained.merge_and_unload().state_dict()
-    expected = {k: t for k, t in merged_by_peft.items() if not torch.equal(t, module_of("wan").state_dict()[k])}
-    assert len(expected) == 10
-    file = tmp_path / "adapter_model.safetensors"
-    compare(merged("wan", Lora("transformer", file, 1.0)), "wan", expected)
-
-
-def test_peft_settings_are_for_one_file_only(tmp_path):
-    """Beside several files, they belong to the one that has peft's name."""
-    state, name = module_of("wan").state_dict(), "blocks.0.attn1.to_q"
-    tensors, change = lora(Maker(2), tuple(state[f"{name}.weight"].shape))
-    file = {f"{name}.lora_A.weight": tensors["down"], f"{name}.lora_B.weight": tensors["up"]}
-    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 8}')
-    for names in (("mine",), ("mine", "adapter_model")):
-        paths = [saved(tmp_path, file, each) for each in names]
-        for path in paths:
-            factor = 2.0 if len(names) == 1 or path.name == "adapter_model.safetensors" else 1.0
-            expected = {f"{name}.weight": change(state[f"{name}.weight"], factor)}
-            compare(merged("wan", Lora("transformer", path, 1.0)), "wan", expected)
 
 
 def test_magnitudes_of_a_row_without_direction(tmp_path):

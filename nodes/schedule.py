@@ -37,6 +37,12 @@ CLASSES = {
     "deis": "DEISMultistepScheduler",
 }
 
+SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
+"""Schedulers of diffusers that take noise levels (`sigmas`), and stretch them to a last one (`shift_terminal`)."""
+
+DEFAULTS = "_use_default_values"
+"""Entry of a scheduler's configuration in diffusers: the names of entries that its file does not have."""
+
 NEEDS_SIZE = Diagnostic(
     "missing-parameter",
     "this model's noise levels depend on the size",
@@ -45,7 +51,9 @@ NEEDS_SIZE = Diagnostic(
 )
 
 
-def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
+def _configure(
+    config: Mapping[str, Any], scheduler: str, shift: float | None, terminal: float | None = None
+) -> tuple[str, dict[str, Any]]:
     """Class and configuration of the chosen scheduler, made from the repository's configuration."""
     own = config.get("_class_name", "")
     name = own if scheduler == "auto" else CLASSES[scheduler]
@@ -61,6 +69,10 @@ def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -
             made |= {"algorithm_type": "deis", "solver_type": "logrho"}
     if shift is not None:
         made |= _shifted(name, shift) | {"use_dynamic_shifting": False}
+    if terminal is not None:
+        made["shift_terminal"] = terminal or None
+    if DEFAULTS in config:  # `from_config` leaves out the entries that this names
+        made[DEFAULTS] = [entry for entry in config[DEFAULTS] if made.get(entry) == config.get(entry)]
     return name, made
 
 
@@ -80,6 +92,8 @@ class ScheduleMakeFacts(NodeFacts):
     steps: int | None = None
     shift: float | Unknown | None = UNKNOWN
     scheduler: str | None = None
+    spacing: str | None = None
+    terminal: float | None = None
     latents: LatentsFacts | None = LatentsFacts()
 
 
@@ -97,8 +111,9 @@ def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
     config, shift = facts.model.config("scheduler"), facts.shift
     if not config or facts.scheduler is None:
         return
-    name, made = _configure(config, facts.scheduler, None if shift is UNKNOWN else shift)
+    name, made = _configure(config, facts.scheduler, None if shift is UNKNOWN else shift, facts.terminal)
     yield from _unusable(name, made)
+    yield from _not_taken(name, facts.spacing, facts.terminal)
     if made.get("use_dynamic_shifting") and facts.latents is None:
         yield NEEDS_SIZE
 
@@ -117,6 +132,16 @@ def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
         yield Diagnostic("unsupported", f"{name} {reason}", "scheduler", help=help)
 
 
+def _not_taken(name: str, spacing: str | None, terminal: float | None) -> Iterator[Diagnostic]:
+    """A problem for each parameter that a scheduler cannot follow."""
+    if name in SIGMAS:
+        return
+    for parameter, given in (("spacing", spacing == "even"), ("terminal", bool(terminal))):
+        if given:
+            message = f"{name} makes its own noise levels, and has no `{parameter}`"
+            yield Diagnostic("unsupported", message, parameter, help="choose scheduler: euler or unipc")
+
+
 @node("schedule.make", describe=_describe, check=_check)
 def make(
     model: Annotated[Model, Reads("scheduler")],
@@ -124,6 +149,8 @@ def make(
     steps: Annotated[int, Field(ge=1)] = 50,
     shift: Annotated[float | None, Field(gt=0)] = None,
     scheduler: Literal["auto", "unipc", "euler", "dpm++", "deis"] = "auto",
+    spacing: Literal["auto", "even"] = "auto",
+    terminal: Annotated[float | None, Field(ge=0, lt=1)] = None,
     latents: Annotated[Latents | None, Reads()] = None,
 ) -> Schedule:
     """Make the noise levels of a run.
@@ -135,6 +162,10 @@ def make(
             repository's shift.
         scheduler: The solver. `auto` is the repository's solver; the others use its configuration, for flow
             matching. `unipc`, `dpm++` and `deis` are second-order multistep solvers, `euler` is first-order.
+        spacing: The noise levels before the shift. `even` is 1, (n - 1) / n, … 1 / n for n steps, with which distilled
+            models are trained; `auto` is what the model's pipeline in diffusers does, and differs for few steps.
+        terminal: Noise level of the last step, to which the levels are stretched; 0 stretches nothing. Without it, the
+            repository's (Qwen-Image: 0.02).
         latents: Needed only if the repository's shift depends on the size and there is no `shift`.
 
     Returns:
@@ -142,15 +173,20 @@ def make(
         (0-dimensional, int64 or float32, on the model's device).
 
     Raises:
-        NodeError: If the scheduler is not deterministic or not for flow matching, its shift needs `latents`, or it
-            has no noise levels for this number of steps.
+        NodeError: If the scheduler is not deterministic or not for flow matching, its shift needs `latents`, it has no
+            noise levels for this number of steps, or it cannot follow `spacing` or `terminal`.
     """
     own = model.component("scheduler")
-    name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
-    for problem in _unusable(name, config):
+    name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift, terminal)
+    for problem in (*_unusable(name, config), *_not_taken(name, spacing, terminal)):
         raise NodeError(problem)
     tokens = _tokens(model, latents) if config.get("use_dynamic_shifting") else None
     arguments = model.family.schedule_arguments(steps, config, tokens)
+    if spacing == "even":
+        import numpy
+
+        levels = numpy.linspace(1.0, 1 / steps, steps)
+        arguments = {name: value for name, value in arguments.items() if name == "mu"} | {"sigmas": levels}
     # Planning runs on meta tensors, but the noise levels themselves are always computed.
     device = "cpu" if model.device == "meta" else model.device
     instance = _instance(name, config, arguments, device)

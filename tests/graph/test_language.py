@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -674,6 +675,22 @@ def test_a_source_is_a_name_unless_such_a_folder_is_there(tmp_path):
     assert locate("org/model", tmp_path, True) == str(tmp_path / "org" / "model")
     assert locate("./org/other", tmp_path, True) == str(tmp_path / "org" / "other")
     assert locate("~nobody-of-that-name/x", tmp_path, False) == tmp_path / "~nobody-of-that-name/x"
+
+
+@pytest.mark.parametrize(
+    "name", ["org/other/a.safetensors", "org/other/deep/er/a b (v1.1).safetensors", "org/other/a.gguf"]
+)
+def test_a_source_with_a_suffix_is_the_name_of_a_file(tmp_path, name):
+    assert locate(name, tmp_path, True) == name
+    (tmp_path / "org" / "other").mkdir(parents=True)
+    assert locate(name, tmp_path, True) == str(tmp_path / name), "such a folder is there, and lacks the file"
+
+
+@pytest.mark.parametrize(
+    "path", ["a.safetensors", "a/b/c", "./a/b/c.txt", "a/b/../c.txt", "a/../b/c.txt", "a/b/c.5", "a//c.txt", "a/b/.txt"]
+)
+def test_a_source_of_another_form_is_a_path(tmp_path, path):
+    assert Path(locate(path, tmp_path, True)) == Path(os.path.abspath(tmp_path / path))
 
 
 @pytest.mark.parametrize("path", ["../a.txt", "/a.txt", "a/../../b.txt", ".", "", "${name}/../../x"])

@@ -73,6 +73,58 @@ def test_shift_moves_the_noise_levels_up(name):
     assert high.steps[4].sigma > low.steps[4].sigma + 0.2
 
 
+@pytest.mark.parametrize("steps", [1, 4, 30])
+@pytest.mark.parametrize("name", ["euler", "unipc"])
+def test_even_spacing_is_that_of_wans_own_code(name, steps):
+    """Source: get_sampling_sigmas in wan/utils/fm_solvers.py of Wan 2.1 and 2.2."""
+    levels = [7 * t / (1 + 6 * t) for t in ((steps - k) / steps for k in range(steps))]
+    made = schedule.make(SchedulerModel(WAN), steps=steps, shift=7.0, scheduler=name, spacing="even")
+    assert [s.sigma for s in made] == pytest.approx(levels, abs=2e-6)
+    assert [s.timestep for s in made] == pytest.approx(
+        [1000 * level for level in levels], abs=2e-3 if name == "euler" else 1.0
+    )  # UniPC's are whole numbers
+
+
+def test_even_spacing_keeps_a_shift_by_size():
+    config = EULER | {"use_dynamic_shifting": True}
+    model: Any = SchedulerModel(config)
+    model.config = lambda part: {}
+    latents = Latents(torch.zeros(1), "wan", Size(512, 256, 1))
+    made = schedule.make(model, steps=4, latents=latents, spacing="even")
+    model.scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=made.arguments["mu"])
+    assert [s.sigma for s in made] == model.scheduler.sigmas[:-1].tolist()
+
+
+def test_the_last_level_can_be_set_or_left():
+    stretched, plain = EULER | {"shift_terminal": 0.02}, schedule.make(SchedulerModel(EULER), steps=6)
+    assert schedule.make(SchedulerModel(stretched), steps=6).steps[-1].sigma == pytest.approx(0.02)
+    made = schedule.make(SchedulerModel(stretched), steps=6, terminal=0.0)
+    assert [s.sigma for s in made] == [s.sigma for s in plain]
+    for config in (EULER, stretched):
+        assert schedule.make(SchedulerModel(config), steps=6, terminal=0.1).steps[-1].sigma == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("name", ["dpm++", "deis"])
+@pytest.mark.parametrize(("parameter", "value"), [("spacing", "even"), ("terminal", 0.1)])
+def test_solvers_that_make_their_own_levels_take_none(name, parameter, value):
+    with pytest.raises(NodeError, match=f"makes its own noise levels, and has no `{parameter}`"):
+        schedule.make(SchedulerModel(WAN), steps=4, scheduler=name, **{parameter: value})
+    known = {"model": {"family": "wan", "configs": {"scheduler": WAN}}, "steps": 4, "scheduler": name, "shift": None}
+    (problem,) = node_facts.check(schedule.make, **known, **{parameter: value})
+    assert (problem.code, problem.parameter) == ("unsupported", parameter)
+    assert not list(node_facts.check(schedule.make, **(known | {"scheduler": "unipc"}), **{parameter: value}))
+
+
+@pytest.mark.parametrize(("name", "entry"), [("FlowMatchEuler", "shift"), ("UniPCMultistep", "flow_shift")])
+def test_a_shift_counts_for_a_repository_that_has_none(name, entry):
+    """diffusers drops entries that the repository's file does not have."""
+    flow = FLOW if name == "UniPCMultistep" else {}
+    config = {"_class_name": f"{name}DiscreteScheduler".replace("MultistepDiscrete", "Multistep"), **flow}
+    made = schedule.make(SchedulerModel(config), steps=4, shift=5.0)
+    assert [s.sigma for s in made] == [s.sigma for s in schedule.make(SchedulerModel(config | {entry: 5.0}), steps=4)]
+    assert made.steps[1].sigma > schedule.make(SchedulerModel(config), steps=4).steps[1].sigma + 0.1
+
+
 def test_a_shift_by_size_equals_that_of_the_flux_pipeline():
     from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 

@@ -17,6 +17,9 @@ from ...contract.workflow_folders import bundled_path
 from ...language.literals import normalise
 from ..ir import BROKEN, Arg, Call, Const, Declared, Format, Graph, Input, Item, Items, Loop, Source, Var, rewrite
 
+NAME = re.compile(r"(?P<owned>[\w-][\w.-]*/[\w-][\w.-]*)((?:/(?!\.\.?/)[^/\\]+)+\.[A-Za-z]\w*)?")
+"""`owner/name`, or the name of a file in it."""
+
 
 class PathText(str):
     """Text from a `path` input, which is relative to the folder of its giver and not of the file that reads it."""
@@ -110,8 +113,9 @@ def _each(value: Any, change: Any) -> Any:
 def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
     """The absolute path of `text`, which is relative to `base`. With `may_be_name`, a name stays a name.
 
-    `org/model` is a name unless a folder of that name exists in `base`. `sgd:images/boat.png` is a file of an installed
-    library.
+    `owner/name` is a name unless a file or folder of that name exists in `base`. `owner/name/path/file.suffix` is the
+    name of a file unless it exists in `base`, or a folder `owner/name` does.
+    `sgd:images/boat.png` is a file of an installed library.
     """
     bundled = bundled_path(str(text))
     if bundled is not None:
@@ -123,14 +127,17 @@ def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path
     absolute = Path.cwd() / (base or "") / path
     if not may_be_name:
         return absolute
-    try:
-        exists = absolute.exists()
-    except OSError:
-        exists = False
-    looks_like_path = str(text).startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(text))
-    if not exists and not looks_like_path:
+    exists, named = _exists(absolute), NAME.fullmatch(str(text))
+    if named is not None and not exists and not _exists(Path.cwd() / (base or "") / named["owned"]):
         return str(text)
     return str(absolute.resolve()) if exists else os.path.abspath(absolute)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def format_text(source: Format, values: list[Any]) -> str:

@@ -52,8 +52,13 @@ def decomposed(tensors: Tensors, weight: torch.Tensor, shape: tuple[int, ...]) -
     if by_input(part, tuple(magnitude.shape), shape):
         columns = weight.reshape(shape[0], shape[1], -1)
         norm = columns.square().sum(dim=(0, 2), keepdim=True).sqrt()  # [1, in, 1]
-        return (columns * (magnitude.reshape(1, -1, 1) / norm)).reshape(weight.shape)
-    return weight * (magnitude.reshape(-1, 1) / weight.norm(dim=1, keepdim=True))
+        return (columns * _ratio(magnitude.reshape(1, -1, 1), norm)).reshape(weight.shape)
+    return weight * _ratio(magnitude.reshape(-1, 1), weight.norm(dim=1, keepdim=True))
+
+
+def _ratio(magnitude: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """Magnitude over norm; 0 where the norm is 0, since zeros have no direction."""
+    return torch.where(norm > 0, magnitude / norm, 0.0)
 
 
 def _lora(tensors: Tensors) -> torch.Tensor:

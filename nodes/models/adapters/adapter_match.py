@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -19,6 +20,9 @@ from .layer_table import LayerTable, Pieces, flat
 
 UNKNOWN_FORM = "in a form that cannot be applied"
 """The end of a sentence about a tensor."""
+
+SECOND = "transformer_2"
+"""Name of a second transformer, in front of the names of its tensors."""
 
 SHOWN = 3
 """Names of tensors in one message."""
@@ -36,12 +40,14 @@ class Adapter:
         pieces: Where its rows belong in the model.
         keys: Names of the tensors in the file, by part.
         shapes: Their shapes, by part.
+        alpha: Value of its alpha; None if it has none.
     """
 
     stem: str
     pieces: Pieces
     keys: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,15 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
     wrong: dict[str, str] = {}
     lacking: list[str] = []
     general: str | None = None
+    others = _of_other_transformer(header, component)
     for key, (dtype, shape) in header.tensors.items():
+        if key in others:
+            continue
         name = adapter_names.parse(key)
         if name is not None and name.part == "alpha" and _is_general(name.stem):
-            general = key
+            if general is not None:
+                wrong[key] = f"is an alpha for the whole file, as {general} is"
+            general = general or key
             continue
         pieces = adapter_names.find(table, name.stem, name.part) if name is not None else None
         if name is None or pieces is None:
@@ -96,17 +107,20 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
         elif name.part in own.keys:
             wrong[key] = f"is for the same layer and part as {own.keys[name.part]}; a file holds one adapter"
         keys, shapes = {**own.keys, name.part: key}, {**own.shapes, name.part: shape}
-        found[name.stem, pieces] = replace(own, keys=keys, shapes=shapes)
+        alpha = header.alphas.get(key) if name.part == "alpha" else own.alpha
+        found[name.stem, pieces] = replace(own, keys=keys, shapes=shapes, alpha=alpha)
     if general is not None:
-        _share(found, general, header.tensors[general].shape)
+        _share(found, general, header)
+    idle = _idle_alphas(found.values(), general)
     copies = _remove_copies(found, wrong)
     for own in found.values():
         wrong |= _misfits(own, table)
-    applied = {key for own in found.values() for key in own.keys.values()} - set(wrong)
-    scale = adapter_scale.of_metadata(header.metadata, component)
+    applied = {key for own in found.values() for key in own.keys.values()} - {*wrong, *idle}
+    scale = adapter_scale.of_header(header, component)
     problems = [
-        *_errors(file, component, wrong, lacking, applied, scale),
-        *_warnings(file, component, lacking, copies),
+        *_errors(file, component, wrong, [*lacking, *others], applied, scale),
+        *_warnings(file, component, lacking, copies, others, idle),
+        *_without_effect(file, found.values()),
     ]
     return Match(tuple(found.values()), len(applied), scale, tuple(problems))
 
@@ -116,12 +130,35 @@ def _is_general(stem: str) -> bool:
     return not stem or "" in adapter_names.without_prefixes(f"{stem}.")
 
 
-def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> None:
+def _of_other_transformer(header: AdapterHeader, component: str) -> list[str]:
+    """Tensors for another transformer of the model, in a file that tells the two apart.
+
+    A file for `transformer_2` alone has its name or that of the first.
+    """
+    second = [key for key in header.tensors if key.startswith(f"{SECOND}.")]
+    if component != SECOND:
+        return second
+    return [key for key in header.tensors if second and key.startswith(f"{adapter_scale.MAIN}.")]
+
+
+def _share(found: dict[Group, Adapter], key: str, header: AdapterHeader) -> None:
     """Give the alpha of the whole file to each layer without one of its own."""
     for group, own in found.items():
         if "alpha" not in own.keys:
-            keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": shape}
-            found[group] = replace(own, keys=keys, shapes=shapes)
+            keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": header.tensors[key].shape}
+            found[group] = replace(own, keys=keys, shapes=shapes, alpha=header.alphas.get(key))
+
+
+def _idle_alphas(found: Iterable[Adapter], general: str | None) -> list[str]:
+    """Alphas that scale nothing: one of a difference, and one of the whole file where each layer has its own."""
+    scaled, others = set(), [] if general is None else [general]
+    for own in found:
+        if "alpha" in own.keys:
+            if set(adapter_forms.forms(own.keys)) - {"diff", "diff_m"}:
+                scaled.add(own.keys["alpha"])
+            elif len(own.keys) > 1:
+                others.append(own.keys["alpha"])
+    return [key for key in dict.fromkeys(others) if key not in scaled]
 
 
 def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
@@ -169,6 +206,8 @@ def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
     for part, shape in parts.items():
         if part == "alpha" and prod(shape) != 1:
             yield own.keys[part], "is not a single number"
+        elif part == "alpha" and own.alpha is not None and not math.isfinite(own.alpha):
+            yield own.keys[part], f"is {own.alpha}, which is no finite number"
         elif 0 in shape:
             yield own.keys[part], "is empty"
         elif part in ("lora_down_bias", "lora_mid_bias"):
@@ -203,24 +242,42 @@ def _errors(
     elif not applied:
         names = f": {_some(lacking)}" if lacking else ""
         yield Diagnostic("bad-value", f"{file} has nothing for {component}{names}", "source", help=OTHER_MODEL)
-    for pattern in scale.patterns:
+    for fault in scale.faults:
+        yield Diagnostic("bad-value", f"{file} {fault}", "source", help=OTHER_FORM)
+    for pattern in (*scale.patterns, *scale.ranks):
         if not adapter_scale.readable(pattern):
-            message = f"{file}: its metadata gives an alpha to the layers {pattern[:60]!r}, which cannot be read"
+            message = f"{file}: its settings give an alpha or rank to the layers {pattern[:60]!r}, which cannot be read"
             yield Diagnostic("bad-value", message, "source", help="write the names of the layers")
 
 
-def _warnings(file: str, component: str, lacking: list[str], copies: list[str]) -> Iterator[Diagnostic]:
+def _warnings(
+    file: str, component: str, lacking: list[str], copies: list[str], others: list[str], idle: list[str]
+) -> Iterator[Diagnostic]:
     encoder = [key for key in lacking if adapter_names.of_encoder(key)]
     layers = [key for key in lacking if key not in set(encoder)]
     for keys, reason in (
         (encoder, "for a text encoder, which `model.lora` does not change"),
         (layers, f"for layers that {component} does not have"),
+        (others, f"for another transformer than {component}, which needs a `model.lora` of its own"),
         (copies, "in the file a second time, under another name of the same layers"),
+        (idle, "an alpha that scales nothing"),
     ):
         if keys:
-            verb = "is" if len(keys) == 1 else "are"
-            message = f"{file}: {_some(keys)} {verb} {reason}"
-            yield Diagnostic("bad-value", message, "source", severity="warning", help="they are not applied")
+            yield _warning(f"{file}: {_some(keys)} {_are(keys)} {reason}", "they are not applied")
+
+
+def _without_effect(file: str, found: Iterable[Adapter]) -> Iterator[Diagnostic]:
+    still = list(dict.fromkeys(own.keys["alpha"] for own in found if own.alpha == 0))
+    if still:
+        yield _warning(f"{file}: {_some(still)} {_are(still)} 0", "the adapters of these layers have no effect")
+
+
+def _warning(message: str, help: str) -> Diagnostic:
+    return Diagnostic("bad-value", message, "source", severity="warning", help=help)
+
+
+def _are(keys: list[str]) -> str:
+    return "is" if len(keys) == 1 else "are"
 
 
 def _some(keys: list[str]) -> str:

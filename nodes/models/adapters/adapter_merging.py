@@ -11,14 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
+from ....graph.contract.errors import NodeError
+from ..repository.weight_files import AGAIN
 from . import adapter_deltas, adapter_forms
 from .adapter_forms import BIASES
 from .adapter_match import Adapter, Match
 from .layer_table import LayerTable, Pieces
+
+TRAINED = "its training may have failed: use an earlier state of it"
+SMALLER = "give model.lora a smaller scale, or model.load a wider dtype (bfloat16 or float32)"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,9 @@ def merge(
         device: Where to compute.
         spare: A module whose tensors the first one shares, and that nobody else reads: a tensor that is replaced has
             no memory there any more, so that both together never take much more than one.
+
+    Raises:
+        NodeError: If a tensor cannot be read, or has a value that is not finite or too large.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(safe_open(each.file, framework="pt")) for each in files]
@@ -61,9 +70,28 @@ def merge(
             layers = _Layers(module, table, device)
             for number in number_of:
                 each, source, adapter = adapters[number]
-                tensors = {part: source.get_tensor(key) for part, key in adapter.keys.items()}
-                layers.add(adapter, tensors, each)
+                layers.add(adapter, _read(source, adapter, each.file, device), each)
             layers.write(spare)
+
+
+def _read(source: Any, adapter: Adapter, file: Path, device: str) -> dict[str, torch.Tensor]:
+    """The parts of an adapter but its alpha, in float32.
+
+    Raises:
+        NodeError: If a tensor cannot be read, or has a value that is not finite.
+    """
+    parts: dict[str, torch.Tensor] = {}
+    for part, key in adapter.keys.items():
+        if part == "alpha":
+            continue
+        try:
+            tensor = source.get_tensor(key).to(device)
+        except SafetensorError as error:
+            raise NodeError(f"{file.name}: {key} cannot be read: {error}", help=AGAIN) from error
+        parts[part] = tensor.float()
+        if not parts[part].isfinite().all():
+            raise NodeError(f"{file.name}: {key} has values that are not finite (NaN or infinity)", help=TRAINED)
+    return parts
 
 
 def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
@@ -104,11 +132,9 @@ class _Layers:
         self.device = device
         self.parameters: dict[str, torch.Tensor] = {}
 
-    def add(self, adapter: Adapter, tensors: dict[str, torch.Tensor], file: MatchedFile) -> None:
-        """Add one adapter."""
-        alpha = float(tensors.pop("alpha")) if "alpha" in tensors else None
-        parts = {part: tensor.to(self.device).float() for part, tensor in tensors.items()}
-        own, rule = adapter.shapes, file.match.scale
+    def add(self, adapter: Adapter, parts: dict[str, torch.Tensor], file: MatchedFile) -> None:
+        """Add one adapter, whose parts are in float32."""
+        own, rule, alpha = adapter.shapes, file.match.scale, adapter.alpha
         forms = adapter_forms.forms(own)
         if forms:
             weight = self._read(adapter.pieces)
@@ -129,10 +155,17 @@ class _Layers:
                 self._keep(adapter.pieces, torch.add(bias, change, alpha=file.scale * factor), bias=True)
 
     def write(self, spare: torch.nn.Module | None) -> None:
-        """Put the parameters into the module, in the dtype and on the device that they had; take them from `spare`."""
+        """Put the parameters into the module, in the dtype and on the device that they had; take them from `spare`.
+
+        Raises:
+            NodeError: If a value does not fit the dtype.
+        """
         for name, made in self.parameters.items():
             old = self.module.get_parameter(name)
             new = made.reshape(old.shape).to(device=old.device, dtype=old.dtype)
+            if not new.isfinite().all() and old.isfinite().all():
+                dtype = str(old.dtype).removeprefix("torch.")
+                raise NodeError(f"{name} with its LoRA has values that {dtype} cannot hold", help=SMALLER)
             put(self.module, name, new)
             if spare is not None:
                 put(spare, name, torch.empty_like(old, device="meta"))

@@ -15,6 +15,7 @@ PREFIXES = (
     "diffusion_model.",
     "model.",
     "transformer.",
+    "transformer_2.",
     "base_model.model.",
     "base_model.",
     "unet.",

@@ -36,7 +36,6 @@ def _describe(facts: ModelLoraFacts) -> ModelFacts:
 
 def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
     yield from transform_checks.problems("lora", facts)
-    file: Path | None = None
     for name, value, check in (
         ("weight_name", facts.weight_name, adapter_files.check_name),
         ("revision", facts.revision, hub.check_revision),
@@ -51,6 +50,7 @@ def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
         return
     try:
         file = adapter_files.local(facts.source, facts.weight_name)
+        file = file or adapter_files.cached(facts.source, facts.weight_name, facts.revision)
         if file is not None and facts.component is not None:
             name, class_name = facts.model.repository_name(facts.component), facts.model.class_name(facts.component)
             found = _match(file, name, class_name, facts.model.config(facts.component))
@@ -91,7 +91,9 @@ def lora(
 
     Args:
         model: The model.
-        source: A safetensors file, a folder that holds one, or `owner/name` on the hub.
+        source: A safetensors file, a folder that holds one, `owner/name` on the hub, or a file there:
+            `owner/name/path/file.safetensors`. With random weights a file of the hub is used only if it is in the
+            cache.
         scale: How strongly it acts: 0 is not at all, 1 is as it was trained. Of a DoRA it scales the change of
             direction; the magnitudes are those of the file.
         weight_name: Name of the file, where a folder or repository holds several: `name.safetensors`, or
@@ -109,8 +111,14 @@ def lora(
 
     name, config = transform_checks.target(model, component)
     file, commit = adapter_files.local(source, weight_name), None
-    if file is None and not run.planning:
+    dummy = run.options.get("weights") == "dummy"
+    if file is None and (dummy or run.planning):
+        file = adapter_files.cached(source, weight_name, revision)
+    elif file is None:
         file, commit = adapter_files.download(source, revision, weight_name, run)
+    if file is None and dummy:
+        run.warn(f"{source} is not on this disk, and a run with random weights downloads nothing: it is not applied")
+        return model
     run.detail(lora=source if file is None else file.name, scale=scale, **({"commit": commit} if commit else {}))
     if file is not None:  # a plan may be made before the file is downloaded
         found = _match(file, name, transform_checks.class_name(model, name), config)

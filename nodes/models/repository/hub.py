@@ -10,7 +10,7 @@ import errno
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.process_state import released
@@ -24,6 +24,29 @@ SMALL_FILES = (".json", ".txt", ".model", ".jinja", ".tiktoken", ".py")
 def is_hub_id(source: str) -> bool:
     """Whether `source` has the form `owner/name` of a repository on the hub."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", source) is not None
+
+
+class HubFile(NamedTuple):
+    """A file in a repository on the hub.
+
+    Attributes:
+        repository: `owner/name`.
+        name: Path of the file inside the repository.
+    """
+
+    repository: str
+    name: str
+
+
+def hub_file(source: str) -> HubFile | None:
+    """The file that `owner/name/path/file.suffix` names; None if `source` has another form."""
+    owner, _, rest = source.partition("/")
+    name, _, path = rest.partition("/")
+    repository = f"{owner}/{name}"
+    parts = path.split("/")
+    if not is_hub_id(repository) or any(part in ("", ".", "..") for part in parts) or "\\" in path:
+        return None
+    return HubFile(repository, path) if re.search(r"[^.]\.[A-Za-z]\w*$", parts[-1]) else None
 
 
 def is_revision(revision: str) -> bool:
@@ -42,8 +65,8 @@ def check_revision(revision: str) -> None:
         raise NodeError(f"{revision!r} is not a revision", help="name a branch, a tag or a commit of the repository")
 
 
-def cached(source: str, revision: str | None) -> Path | None:
-    """The snapshot folder of `source` at `revision` in the local cache; None if it has no model_index.json.
+def cached(source: str, revision: str | None, file: str = "model_index.json") -> Path | None:
+    """The snapshot folder of `source` at `revision` in the local cache; None if it does not hold `file`.
 
     Reads the documented layout of the cache. Importing the hub library would take longer than a whole check.
     """
@@ -64,7 +87,7 @@ def cached(source: str, revision: str | None) -> Path | None:
         if not is_revision(commit):
             return None
     snapshot = repository / "snapshots" / commit
-    return snapshot if (snapshot / "model_index.json").is_file() else None
+    return snapshot if (snapshot / file).is_file() else None
 
 
 def fetch(

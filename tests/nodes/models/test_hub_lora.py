@@ -19,7 +19,9 @@ job, out = json.loads(sys.argv[1]), []
 class Tell(Run):
     planning = job["planning"]
     device = "meta" if planning else "cpu"
-    def __init__(self): self.details, self.progressed = {}, []
+    options = {"weights": "dummy"} if job["dummy"] else {}
+    def __init__(self): self.details, self.progressed, self.warnings = {}, [], []
+    def warn(self, message): self.warnings.append(message)
     def detail(self, **values): self.details |= values
     def progress(self, done, total, label=""): self.progressed.append([done, total, label])
 model = load(Tell(), job["model"], dtype="float32")
@@ -29,12 +31,13 @@ for call in job["calls"]:
     said["check"] = [[p.code, p.parameter, p.message] for p in lora.node.check(lora.node.facts.make(call))]
     try:
         value = lora(run, model, **call)
-        said["file"] = str(value.transforms[-1].file)
+        said["transforms"] = len(value.transforms)
+        said["file"] = str(value.transforms[-1].file) if value.transforms else None
         if job["acquire"]:
             value.acquire("transformer", run)
     except NodeError as error:
         said["error"], said["help"] = str(error), error.help
-    said["details"], said["progress"] = run.details, run.progressed
+    said["details"], said["progress"], said["warnings"] = run.details, run.progressed, run.warnings
 print(json.dumps({"calls": out, "torch": "torch" in sys.modules}))
 """
 
@@ -60,9 +63,9 @@ def hub(tmp_path):
 
 @pytest.fixture
 def ask_lora(tmp_path, wan_folder):
-    def ask_lora(endpoint, *calls, offline=False, planning=False, acquire=False):
+    def ask_lora(endpoint, *calls, offline=False, planning=False, acquire=False, dummy=False):
         asked_for = [{"source": NAME, **call} for call in calls or ({},)]
-        job = {"model": str(wan_folder), "calls": asked_for, "planning": planning, "acquire": acquire}
+        job = {"model": str(wan_folder), "calls": asked_for, "planning": planning, "acquire": acquire, "dummy": dummy}
         out = ask(PROGRAM, endpoint, tmp_path / "hub", job, offline)
         assert out["stderr"] == ""
         assert out["torch"] == acquire
@@ -121,10 +124,55 @@ def test_one_of_several(hub, ask_lora, styles):
     assert wrong["error"] == f"{NAME} has no file four.safetensors"
     assert wrong["help"] == "its safetensors files: deep/three.safetensors, one.safetensors, two.safetensors"
     assert pattern["error"] == f"{NAME} has no file *.safetensors"
-    assert "not a safetensors file; other formats can run code" in pickled["error"]
+    assert "not a safetensors file; reading other formats can run code" in pickled["error"]
     assert pickled["check"] == [["bad-value", "weight_name", pickled["error"]]]
     assert "is not a name inside" in outside["error"]
     assert asked(hub) == {"two.safetensors", "deep/three.safetensors"}
+
+
+def test_a_source_that_names_a_file(hub, ask_lora, styles):
+    put(hub, styles[0], "one.safetensors")
+    put(hub, styles[1], "deep/er/two v1.1.safetensors")
+    config = '{"peft_type": "LORA", "r": 4, "lora_alpha": 8}'
+    (hub.folder / "deep" / "er" / "adapter_config.json").write_text(config)
+    [planned] = ask_lora(address(hub), {"source": f"{NAME}/one.safetensors"}, planning=True)
+    assert (hub.requests, planned["check"]) == ([], [])
+    one, two, none, twice, pickled = ask_lora(
+        address(hub),
+        {"source": f"{NAME}/one.safetensors"},
+        {"source": f"{NAME}/deep/er/two v1.1.safetensors"},
+        {"source": f"{NAME}/deep/three.safetensors"},
+        {"source": f"{NAME}/one.safetensors", "weight_name": "two.safetensors"},
+        {"source": f"{NAME}/pytorch_lora_weights.bin"},
+    )
+    assert (content(one), content(two)) == (styles[0].read_bytes(), styles[1].read_bytes())
+    assert one["details"]["commit"] == COMMIT
+    assert asked(hub) == {
+        *("one.safetensors", "deep/er/two v1.1.safetensors"),
+        "deep/er/adapter_config.json",  # peft keeps the strength of its files there
+    }
+    assert none["error"] == f"{NAME} has no file deep/three.safetensors"
+    assert none["help"] == "its safetensors files: deep/er/two v1.1.safetensors, one.safetensors"
+    for said in (twice, pickled):
+        assert said["check"] == [["bad-value", "source", said["error"]]]
+    assert twice["error"] == f"{NAME}/one.safetensors names a file, and weight_name names two.safetensors"
+    assert "not a safetensors file" in pickled["error"]
+    # A file in the cache is checked without a server.
+    [cached] = ask_lora(address(hub), {"source": f"{NAME}/one.safetensors"}, offline=True, planning=True)
+    assert cached["file"] == one["file"]
+
+
+def test_random_weights_go_without_a_file_that_is_not_on_this_disk(hub, ask_lora, styles):
+    put(hub, styles[0], "one.safetensors")
+    call = {"source": f"{NAME}/one.safetensors"}
+    [without] = ask_lora(address(hub), call, dummy=True)
+    assert hub.requests == []
+    [warning] = without["warnings"]
+    assert warning.startswith(f"{NAME}/one.safetensors is not on this disk")
+    assert without["transforms"] == 0
+    ask_lora(address(hub), call)
+    [cached] = ask_lora(address(hub), call, dummy=True)
+    assert (cached["warnings"], cached["transforms"]) == ([], 1)
 
 
 def test_revision(hub, ask_lora, styles, tmp_path):
@@ -145,7 +193,10 @@ def test_revision(hub, ask_lora, styles, tmp_path):
 def test_no_file_that_can_be_used(hub, ask_lora, styles):
     """Nothing is downloaded to find out, whatever there is."""
     [pickled] = ask_lora(address(hub))
-    assert (pickled["error"], pickled["help"]) == (f"{NAME} holds no safetensors file", "only safetensors are read")
+    assert (pickled["error"], pickled["help"]) == (
+        f"{NAME} holds no safetensors file",
+        "only safetensors files are read",
+    )
     put(hub, styles[0], "transformer/diffusion_pytorch_model.safetensors")
     [deeper] = ask_lora(address(hub))
     assert deeper["error"] == pickled["error"]
@@ -160,9 +211,9 @@ def test_refusals(hub, ask_lora, styles):
         *({"source": f"{name}/style"} for name in ("gated", "private", "forbidden", "broken")),
         {"source": "styles/one.safetensors"},
     )
-    assert gated["error"] == "gated/style is gated: its files are only for accounts that accepted its terms"
+    assert gated["error"] == "gated/style is gated: only accounts that accepted its terms may download its files"
     assert "https://huggingface.co/gated/style" in gated["help"]
-    assert private["error"].startswith("no repository private/style on the hub, or it is private")
+    assert private["error"].startswith("private/style is not a folder, and the hub has no public repository")
     assert "hf auth login" in private["help"]
     assert forbidden["error"] == "the hub refuses access to forbidden/style (HTTP 403)"
     assert broken["error"] == "the hub answered HTTP 500 for broken/style"
@@ -192,5 +243,5 @@ def test_no_server(hub, ask_lora, styles):
         )
     assert content(cached) == styles[0].read_bytes()
     for said in (missing, unknown):
-        assert said["error"].startswith("the hub cannot be reached for ")
+        assert "is not completely in the local cache, and the hub cannot be reached" in said["error"]
         assert "HF_ENDPOINT" in said["help"]

@@ -4,65 +4,16 @@ from __future__ import annotations
 
 import json
 from copy import deepcopy
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import tiny_wan_image
 from helpers.direct import DirectRun
-from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora, transformer
-from safetensors.torch import save_file
+from helpers.lora_layouts import BUILDERS, FORMS, LAYOUTS, Maker, adapted, lora
+from helpers.merged_weights import NEAR, compare, merged, module_of, saved
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.transforms.lora_transform import Lora
-
-NEAR = 3e-5
-"""The largest difference over the largest value."""
-
-
-@cache
-def module_of(family: str) -> Any:
-    return transformer(family)
-
-
-@cache
-def view_of(family: str) -> Any:
-    return view(module_of(family))
-
-
-def merged(family: str, *loras: Lora) -> dict[str, torch.Tensor]:
-    """The parameters of a view of a tiny transformer with LoRAs."""
-    made, plain = view_of(family), dict(module_of(family).named_parameters())
-    try:
-        loras[0].apply_with(loras[1:], made, DirectRun())
-        return dict(made.state_dict())
-    finally:  # one view does for all tests: to make one takes longer than all else
-        for path, owner in made.named_modules():
-            for name in owner._parameters:
-                if owner._parameters[name] is not None:
-                    owner._parameters[name] = plain[f"{path}.{name}" if path else name]
-
-
-def saved(folder: Path, tensors: dict[str, torch.Tensor], name: str = "a", **metadata: str) -> Path:
-    path = folder / f"{name}.safetensors"
-    save_file(tensors, path, metadata or None)
-    return path
-
-
-def compare(made: dict[str, torch.Tensor], family: str, expected: dict[str, torch.Tensor]) -> None:
-    """Merged parameters are as expected, all others those of the model itself."""
-    plain = module_of(family).state_dict()
-    assert made.keys() == plain.keys()
-    for key, tensor in made.items():
-        if key not in expected:
-            assert tensor.data_ptr() == plain[key].data_ptr(), key
-            continue
-        assert tensor.dtype == plain[key].dtype
-        assert tensor.shape == plain[key].shape
-        largest = expected[key].abs().max()
-        assert (tensor - expected[key]).abs().max() <= NEAR * largest, key
-        assert (plain[key] - expected[key]).abs().max() > NEAR * largest, key
-
 
 WITH_ALL_FORMS = ("diffusers", "lycoris", "ComfyUI", "kohya")
 """Layouts that are tried with every form: the model's names and the original ones, with dots and flat."""
@@ -154,6 +105,46 @@ def test_norms_and_padding_of_other_families(tmp_path):
         file = {f"diffusion_model.{name}.diff": torch.ones_like(plain)}
         expected = {key: plain + 1}
         compare(merged(family, Lora("transformer", saved(tmp_path, file), 1.0)), family, expected)
+
+
+@pytest.mark.parametrize("prefix", ["diffusion_model.", "lora_unet_", ""])
+def test_the_image_branch_of_wan(tmp_path, prefix):
+    """Original names: wan/modules/model.py of Wan 2.1, WanI2VCrossAttention and MLPProj."""
+    module = tiny_wan_image.image_to_video(last=True).transformer
+    state, make = module.state_dict(), Maker(6)
+    names = {
+        "blocks.0.cross_attn.k_img": "blocks.0.attn2.add_k_proj",
+        "blocks.1.cross_attn.v_img": "blocks.1.attn2.add_v_proj",
+        "img_emb.proj.1": "condition_embedder.image_embedder.ff.net.0.proj",
+        "img_emb.proj.3": "condition_embedder.image_embedder.ff.net.2",
+        "patch_embedding": "patch_embedding",
+    }
+    differences = {
+        "blocks.0.cross_attn.norm_k_img.diff": "blocks.0.attn2.norm_added_k.weight",
+        "img_emb.proj.0.diff": "condition_embedder.image_embedder.norm1.weight",
+        "img_emb.proj.4.diff_b": "condition_embedder.image_embedder.norm2.bias",
+        "img_emb.emb_pos.diff": "condition_embedder.image_embedder.pos_embed",
+    }
+
+    def written(layer: str) -> str:
+        return prefix + (layer.replace(".", "_") if prefix == "lora_unet_" else layer)
+
+    file: dict[str, torch.Tensor] = {}
+    expected: dict[str, torch.Tensor] = {}
+    for name, layer in names.items():
+        tensors, change = lora(make, tuple(state[f"{layer}.weight"].shape), alpha=2.0)
+        spelling = {"down": "lora_down.weight", "up": "lora_up.weight", "alpha": "alpha"}
+        file |= {f"{written(name)}.{spelling[part]}": tensor for part, tensor in tensors.items()}
+        expected[f"{layer}.weight"] = change(state[f"{layer}.weight"], 0.7)
+    for name, key in differences.items():
+        layer, _, part = name.rpartition(".")
+        file[f"{written(layer)}.{part}"] = added = make.random(*state[key].shape)
+        expected[key] = state[key] + 0.7 * added
+    made: Any = view(module)
+    Lora("transformer", saved(tmp_path, file), 0.7).apply(made, DirectRun())
+    for key, tensor in made.state_dict().items():
+        right = expected.get(key, state[key])
+        assert (tensor - right).abs().max() <= NEAR * right.abs().max(), key
 
 
 QKV = tuple(f"layers.0.attention.to_{letter}" for letter in "qkv")
@@ -263,3 +254,19 @@ def test_metadata_of_a_second_transformer(tmp_path):
         metadata = json.dumps({f"{prefix}r": 4, f"{prefix}lora_alpha": 8})
         path = saved(tmp_path, file, lora_adapter_metadata=metadata)
         compare(merged("wan", Lora("transformer_2", path, 1.0)), "wan", expected)
+
+
+def test_magnitudes_of_a_row_without_direction(tmp_path):
+    """A row of zeros, as untrained heads have, stays one."""
+    module = deepcopy(module_of("wan"))
+    module.proj_out.weight.data[3] = 0
+    weight = module.proj_out.weight.data.clone()
+    file = {
+        "proj_out.lora_A.weight": torch.zeros(2, weight.shape[1]),
+        "proj_out.lora_B.weight": torch.zeros(weight.shape[0], 2),
+        "proj_out.dora_scale": torch.ones(weight.shape[0], 1),
+    }
+    made: Any = view(module)
+    Lora("transformer", saved(tmp_path, file), 1.0).apply(made, DirectRun())
+    norm = weight.norm(dim=1, keepdim=True)
+    assert torch.allclose(made.proj_out.weight, torch.where(norm > 0, weight / norm, 0.0))

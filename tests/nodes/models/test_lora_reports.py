@@ -8,35 +8,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from helpers import node_facts
 from helpers.direct import DirectRun, model_of
+from helpers.lora_files import GOOD, WIDTH, K, Q, checked, ones, pair, saved
 from helpers.lora_layouts import adapted, transformer
 from safetensors.torch import save_file
-from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.adapters import adapter_header, transformer_tables
 from sgd.nodes.models.adapters.adapter_match import OTHER_FORM, OTHER_MODEL, match
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_lora import lora
 from sgd.nodes.models.transforms.lora_transform import Lora
-
-WIDTH = 24
-Q, K = "diffusion_model.blocks.0.self_attn.q", "diffusion_model.blocks.0.self_attn.k"
-
-
-def ones(*shape: int) -> torch.Tensor:
-    return torch.ones(shape)
-
-
-def pair(name: str, rank: int = 4, into: int = WIDTH, out: int = WIDTH) -> dict[str, torch.Tensor]:
-    return {f"{name}.lora_down.weight": ones(rank, into), f"{name}.lora_up.weight": ones(out, rank)}
-
-
-GOOD = pair(Q)
 
 WRONG: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a whole weight": ({f"{Q}.weight": ones(WIDTH, WIDTH)}, rf"{Q}\.weight is for blocks\.0\.attn1\.to_q, in a form"),
@@ -93,6 +78,10 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "a number that is no real one": (GOOD | {f"{Q}.diff": torch.ones(WIDTH, WIDTH, dtype=torch.complex64)}, "C64"),
     "another model": (pair("transformer.single_blocks.0.attn.to_q"), "has nothing for transformer: 2 tensors"),
     "an encoder alone": (pair("lora_te1_text_model_encoder_layers_0_mlp_fc1"), "has nothing for transformer"),
+    "two alphas for the whole file": (
+        GOOD | {"alpha": torch.tensor(1.0), "diffusion_model.alpha": torch.tensor(2.0)},
+        r"diffusion_model\.alpha is an alpha for the whole file, as alpha is",
+    ),
     "nothing": ({"a": ones(1)}, r"has nothing for transformer: 1 tensor \(a\)"),
 }
 
@@ -111,6 +100,18 @@ WARNED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
         GOOD | {"diffusion_model.blocks.0.norm1.diff": ones(WIDTH)},
         r"1 tensor \(diffusion_model\.blocks\.0\.norm1\.diff\) is for layers",
     ),
+    "an alpha for the whole file where each layer has one": (
+        GOOD | {f"{Q}.alpha": torch.tensor(1.0), "alpha": torch.tensor(2.0)},
+        r"1 tensor \(alpha\) is an alpha that scales nothing",
+    ),
+    "an alpha of a difference": (
+        GOOD | {f"{K}.diff": ones(WIDTH, WIDTH), f"{K}.alpha": torch.tensor(2.0)},
+        r"1 tensor \(diffusion_model\.blocks\.0\.self_attn\.k\.alpha\) is an alpha that scales nothing",
+    ),
+    "the other expert": (
+        GOOD | pair("transformer_2.blocks.0.attn1.to_v"),
+        r"2 tensors \(transformer_2\.blocks\.0\.attn1\.to_v\.lora_down\.weight, .* for another transformer",
+    ),
     "fused and split": (
         pair("lora_unet_blocks_0_self_attn_qkv", out=72)
         | {k: v for layer in "qkv" for k, v in pair(f"transformer.blocks.0.attn1.to_{layer}").items()},
@@ -122,17 +123,6 @@ WARNED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
 @pytest.fixture
 def model(wan_folder):
     return model_of(wan_folder, "scheduler")
-
-
-def saved(folder: Path, tensors: dict[str, torch.Tensor]) -> str:
-    save_file(tensors, folder / "a.safetensors")
-    return str(folder / "a.safetensors")
-
-
-def checked(wan_folder: Path, source: str, **options: Any) -> list[Diagnostic]:
-    """The diagnostics of `sgd check` for a LoRA on the model in a folder."""
-    facts = load.node.describe(node_facts.facts(load.node, {"source": str(wan_folder)}))  # type: ignore[misc]
-    return node_facts.check(lora, model=facts, source=source, component="transformer", **options)
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -218,34 +208,18 @@ def test_patterns_of_alpha_that_cannot_be_read_are_an_error(tmp_path, model, pat
         lora(DirectRun(), model, str(tmp_path / "a.safetensors"))
 
 
-@pytest.mark.parametrize("metadata", ["[" * 10000, "null", "3", '{"lora_alpha": "many", "alpha_pattern": [1]}', "{"])
-def test_metadata_of_another_kind_is_left_out(tmp_path, model, metadata):
-    save_file(GOOD, tmp_path / "a.safetensors", {"lora_adapter_metadata": metadata, "note": metadata})
-    run = DirectRun()
-    lora(run, model, str(tmp_path / "a.safetensors")).acquire("transformer", run)
-    assert run.warnings == []
-
-
-HEADERS = [
-    b"[]",
-    b'{"a": 1}',
-    b'{"a": {"dtype": 5, "shape": [1], "data_offsets": [0, 4]}}',
-    b'{"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}}',
-    b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}',
-    b'{"a": {"dtype": "F32", "data_offsets": [0, 4]}}',
-    b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": []}}',
-    b"[" * 5000,
-]
-
-
-@pytest.mark.parametrize("header", HEADERS)
-def test_damaged_headers_are_named(tmp_path, wan_folder, model, header):
-    path = tmp_path / "a.safetensors"
-    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
-    [problem] = checked(wan_folder, str(path))
-    assert "a.safetensors is not a safetensors file" in problem.message
-    with pytest.raises(NodeError, match="is not a safetensors file"):
-        lora(DirectRun(), model, str(path))
+def test_tensors_for_the_two_transformers_of_one_file_are_told_apart(tmp_path, wan_folder):
+    first, second = pair("transformer.blocks.0.attn1.to_q"), pair("transformer_2.blocks.0.attn1.to_k")
+    header = adapter_header.read(Path(saved(tmp_path, first | second)))
+    config = json.loads((wan_folder / "transformer" / "config.json").read_text())
+    table = transformer_tables.of_config("WanTransformer3DModel", config)
+    assert table is not None
+    for component, layer, other in (("transformer", "to_q", second), ("transformer_2", "to_k", first)):
+        found = match(header, table, component, "a.safetensors")
+        assert [piece.layer for own in found.adapters for piece in own.pieces] == [f"blocks.0.attn1.{layer}"]
+        [problem] = found.problems
+        assert problem.severity == "warning"
+        assert f"2 tensors ({', '.join(sorted(other))}) are for another transformer than {component}" in problem.message
 
 
 def test_check_needs_no_torch(tmp_path, wan_folder):

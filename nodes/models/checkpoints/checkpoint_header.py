@@ -43,7 +43,9 @@ def read(file: Path) -> CheckpointHeader:
     if not start:
         raise NodeError(f"{file} is empty", help=AGAIN)
     if start.startswith(b"version https://"):
-        raise NodeError(f"{file} is a pointer of Git LFS, not the file itself", help="run `git lfs pull`, or download it")
+        raise NodeError(
+            f"{file} is a pointer of Git LFS, not the file itself", help="run `git lfs pull`, or download it"
+        )
     if not 2 <= int.from_bytes(start[:8], "little") <= 2**32 or not start[8:].lstrip().startswith(b"{"):
         raise NodeError(
             f"{file} is neither a safetensors file nor a GGUF file",

@@ -55,6 +55,7 @@ class CheckpointMatch:
     Attributes:
         parts: The parts that make up each parameter, by the parameter's name.
         scales: Name of the scale of each stored tensor that has one.
+        kinds: Dtype of the numbers of each stored tensor that holds fp8 numbers as bytes.
         heads: Number of heads of each stored tensor whose rows are in the order of llama.cpp.
         absent: Parameters that the file lacks, and on which no conditioning depends.
         problems: Errors and warnings.
@@ -62,6 +63,7 @@ class CheckpointMatch:
 
     parts: Mapping[str, tuple[Part, ...]]
     scales: Mapping[str, str]
+    kinds: Mapping[str, str]
     heads: Mapping[str, int]
     absent: tuple[str, ...]
     problems: tuple[Diagnostic, ...]
@@ -95,6 +97,7 @@ class _Matcher:
         self.marked = any(fp8_scales.is_marker(name) for name in self.tensors)
         self.parts: dict[str, list[Part]] = {}
         self.scales: dict[str, str] = {}
+        self.kinds: dict[str, str] = {}
         self.heads: dict[str, int] = {}
         self.wrong: dict[str, str] = {}
         self.lacking: list[str] = []
@@ -114,7 +117,8 @@ class _Matcher:
         else:
             problems = [self._stranger()]
         parts = {name: tuple(found) for name, found in self.parts.items()}
-        return CheckpointMatch(parts, self.scales, self.heads, tuple(absent), tuple(problems))
+        parts |= {name: parts[target] for name, target in self.layout.tied.items() if target in parts}
+        return CheckpointMatch(parts, self.scales, self.kinds, self.heads, tuple(absent), tuple(problems))
 
     def _add(self, key: str, name: str, tensor: StoredTensor, pieces: list[tuple[str, int, int]]) -> None:
         """Add a tensor whose rows belong to these rows of parameters."""
@@ -144,6 +148,8 @@ class _Matcher:
                 stated = self.formats.get(layer, self.formats.get(layer.removeprefix(self.prefix)))
             entry = None if scale is None else (scale, self.tensors[scale])
             reason = fp8_scales.problem(key, tensor, entry, stated, self.marked)
+            if tensor.dtype == "U8" and stated in fp8_scales.READABLE:
+                self.kinds[key] = fp8_scales.READABLE[stated]
         if reason is not None:
             self.wrong[key] = reason
         if scale is not None:
@@ -179,7 +185,8 @@ class _Matcher:
 
     def _missing(self) -> tuple[list[str], list[str]]:
         """Parameters that the file lacks, and those on which no conditioning depends."""
-        missing, absent = [], []
+        missing: list[str] = []
+        absent: list[str] = []
         for name, shape in self.layout.table.shapes.items():
             found = self.parts.get(self.layout.tied.get(name, name), [])
             if sum(part.rows for part in found) < (shape[0] if shape else 1):
@@ -192,8 +199,7 @@ class _Matcher:
             key, reason = next(iter(self.wrong.items()))
             others = [other for other in self.wrong if other != key]
             more = f"; {_some(others, 'tensor')} cannot be used either" if others else ""
-            shape = reason.startswith("has the shape") or reason.startswith("is for")
-            help = OTHER_MODEL if shape else QUANTISED
+            help = OTHER_MODEL if reason.startswith(("has the shape", "is for")) else QUANTISED
             yield Diagnostic("bad-value", f"{file}: {key} {reason}{more}", self.component, help=help)
         if missing:
             every = len(self.layout.table.shapes)
@@ -220,7 +226,9 @@ class _Matcher:
         file, kind = self.header.file.name, kind_of(self.header)
         names = f": {_some(list(self.tensors), 'tensor')}" if self.tensors else ": it has no tensors"
         message = f"{file} is not a checkpoint of {self.component}, a {self.layout.class_name}{names}"
-        return Diagnostic("bad-value", message, self.component, help=OTHER_MODEL if kind is None else f"it looks like {kind}")
+        return Diagnostic(
+            "bad-value", message, self.component, help=OTHER_MODEL if kind is None else f"it looks like {kind}"
+        )
 
 
 def find(table: LayerTable, name: str) -> list[tuple[str, int, int]] | None:

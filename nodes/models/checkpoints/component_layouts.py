@@ -101,4 +101,5 @@ def _made(class_name: str, config: str) -> ComponentLayout | None:
 
 def _sensible(config: Mapping[str, Any]) -> bool:
     parts = (config, *(part for part in config.values() if isinstance(part, dict)))
-    return not any(any(word in key for word in COUNTS) and value > MOST_BLOCKS for part in parts for key, value in part.items() if isinstance(value, int | float))
+    numbers = [(key, value) for part in parts for key, value in part.items() if isinstance(value, int | float)]
+    return not any(value > MOST_BLOCKS for key, value in numbers if any(word in key for word in COUNTS))

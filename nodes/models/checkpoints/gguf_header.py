@@ -71,10 +71,10 @@ class _Reader:
         first = -(-self.stream.tell() // alignment) * alignment
         found: dict[str, StoredTensor] = {}
         for name, dtype, shape, offset, size in places:
-            if first + offset + size > self.size:
+            end = first + offset + size
+            if end > self.size:
                 raise NodeError(
-                    f"{self.file} is truncated: {self.size} bytes, and the tensor {name} ends at {first + offset + size}",
-                    help=AGAIN,
+                    f"{self.file} is truncated: {self.size} bytes, and the tensor {name} ends at {end}", help=AGAIN
                 )
             if name in found:
                 self.damaged(f"it has two tensors {name}")
@@ -139,7 +139,10 @@ class _Reader:
             self.damaged("it has a name that is not text")
 
     def text_bytes(self) -> bytes:
-        return self.take(self.number("<Q"))
+        length: int = self.number("<Q")
+        if length > MOST_ENTRIES:
+            self.damaged(f"it has a text of {length} bytes")
+        return self.take(length)
 
     def number(self, form: str) -> Any:
         return struct.unpack(form, self.take(struct.calcsize(form)))[0]

@@ -70,7 +70,7 @@ def llama_heads(config: Mapping[str, Any]) -> dict[str, int]:
     """
     heads = config.get("num_attention_heads", 32)
     keys = config.get("num_key_value_heads") or heads
-    found = {}
+    found: dict[str, int] = {}
     for index in range(config.get("num_hidden_layers", 32)):
         found |= {flat(f"blk.{index}.attn_q"): heads, flat(f"blk.{index}.attn_k"): keys}
     return found

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import NodeFacts
 from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
+from ..checkpoints import checkpoint_checks, checkpoint_header, checkpoint_source
+from ..checkpoints.checkpoint_source import Checkpoint
 from ..memory.weights import Weights
 from ..model import Model
+from ..repository import fingerprint
 from ..repository.repository import Repository, find, open_repository
 
 if TYPE_CHECKING:
@@ -31,6 +34,17 @@ class ModelLoadFacts(NodeFacts):
     vae_dtype: Dtype | None = None
     variant: str | None = None
     offload: str | None = None
+    transformer: str | None = None
+    transformer_2: str | None = None
+    vae: str | None = None
+    text_encoder: str | None = None
+    text_encoder_2: str | None = None
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The one-file checkpoints by component."""
+        named = {part: getattr(self, part) for part in checkpoint_checks.COMPONENTS}
+        return {part: source for part, source in named.items() if source is not None}
 
 
 def _find(facts: ModelLoadFacts) -> Repository | None:
@@ -58,16 +72,19 @@ def _describe(facts: ModelLoadFacts) -> ModelFacts:
         dtype=None if facts.dtype == "auto" else facts.dtype,
         components={part: name for part, (_, name) in repository.components.items()},
         configs={"model_index": dict(repository.index), **configs},
+        checkpoints=facts.checkpoints,
     )
 
 
 def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
+    repository = None
     try:
         repository = _find(facts)
         if repository is not None:
             _family(repository)
     except NodeError as error:
         yield replace(error.diagnostic, place="source")
+    yield from checkpoint_checks.problems(repository, facts.checkpoints)
 
 
 @node("model.load", describe=_describe, check=_check)
@@ -80,12 +97,22 @@ def load(
     vae_dtype: Dtype = "auto",
     variant: str | None = None,
     offload: Literal["auto", "off"] = "auto",
+    transformer: Source | None = None,
+    transformer_2: Source | None = None,
+    vae: Source | None = None,
+    text_encoder: Source | None = None,
+    text_encoder_2: Source | None = None,
 ) -> Model:
     """Name a model: a folder in diffusers' layout, or a repository on the Hugging Face hub.
 
     This node reads only model_index.json and the components' configurations. The weights of a component are read just
     before the first node that uses it, and downloaded if they are not in the cache. A component that no node uses is
-    never downloaded. Only safetensors files are read.
+    never downloaded. Only safetensors and GGUF files are read.
+
+    A component may come from one file instead: in diffusers' layout, in the layout of the model's original repository
+    or of ComfyUI, with scaled fp8 weights, or as GGUF. The file is recognised by its content. Quantised weights are
+    computed in float32 when they are loaded, and cast to `dtype`. `source` gives the configuration of the component,
+    and all other components. docs/checkpoints.md describes the files.
 
     Args:
         source: A folder that holds model_index.json, or `owner/name` on the hub.
@@ -99,33 +126,74 @@ def load(
             ordinary files, with a warning.
         offload: `auto` offloads a component whose weights do not fit in the free memory of a GPU, with a warning, as
             `model.offload` does. `off` never offloads.
+        transformer: Checkpoint of the transformer: one safetensors or GGUF file, or `owner/name/file` on the hub.
+        transformer_2: Checkpoint of the second expert of Wan 2.2.
+        vae: Checkpoint of the VAE.
+        text_encoder: Checkpoint of the text encoder.
+        text_encoder_2: Checkpoint of the second text encoder.
 
     Returns:
         A model whose components are not in memory yet.
 
     Raises:
         NodeError: If there is no such model, it is not in diffusers' layout, its family is unknown, or it cannot be
-            reached.
+            reached; if a checkpoint is missing, damaged, or does not fit its component.
     """
     dummy = run.options.get("weights") == "dummy"
     repository = open_repository(source, revision, run, configs_only=run.planning or dummy)
     family = _family(repository)
     wanted = _auto(dtype, run)
     if vae_dtype == "auto":
-        vae = "float32" if "vae" in family.float32 else wanted
+        dtype_of_vae = "float32" if "vae" in family.float32 else wanted
     else:
-        vae = vae_dtype
+        dtype_of_vae = vae_dtype
     kind = "meta" if run.planning else "dummy" if dummy else "real"
     dtypes = dict.fromkeys(family.float32, "float32") if dtype == "auto" else {}
-    dtypes["vae"] = vae
-    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload)
-    run.detail(dtype=wanted, vae_dtype=vae)
+    dtypes["vae"] = dtype_of_vae
+    named = dict(
+        zip(checkpoint_checks.COMPONENTS, (transformer, transformer_2, vae, text_encoder, text_encoder_2), strict=True)
+    )
+    sources = {part: source for part, source in named.items() if source is not None}
+    checkpoints = {part: _checkpoint(part, source, repository, run) for part, source in sources.items()}
+    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload, checkpoints)
+    run.detail(dtype=wanted, vae_dtype=dtype_of_vae)
+    if checkpoints:
+        run.detail(checkpoints={part: _facts(found, run) for part, found in checkpoints.items()})
     if repository.commit:
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
         run.warn("the weights are random: the results and the decisions of cache gates mean nothing")
     return Model(weights, family)
+
+
+def _checkpoint(part: str, source: str, repository: Repository, run: Run) -> Checkpoint:
+    """The checkpoint of a component, downloaded if the run needs it, and checked against the component.
+
+    Raises:
+        NodeError: If it is missing, damaged, or does not fit.
+    """
+    repository.entry(part)
+    found = checkpoint_source.find(source)
+    if not run.planning and run.options.get("weights") != "dummy":
+        found = checkpoint_source.bring(found, run)
+    if found.file is None:
+        return found
+    for problem in checkpoint_checks.problems_of_file(repository, part, found):
+        if problem.severity == "error":
+            raise NodeError(problem)
+        run.warn(problem.message)
+    return found
+
+
+def _facts(checkpoint: Checkpoint, run: Run) -> dict[str, Any]:
+    """The facts about a checkpoint that the plan and the record hold."""
+    if checkpoint.file is None:
+        return {"file": checkpoint.source}
+    facts = checkpoint_checks.describe(checkpoint_header.read(checkpoint.file))
+    if not run.planning:
+        facts["fingerprint"] = fingerprint.of_files([checkpoint.file])
+    return facts
 
 
 def _auto(dtype: str, run: Run) -> str:

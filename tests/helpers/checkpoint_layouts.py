@@ -257,6 +257,52 @@ def kl_vae(state: State) -> dict[str, torch.Tensor]:
     }
 
 
+WAN_T5: Rules = (
+    (r"^shared\.", "token_embedding."),
+    (r"^encoder\.block\.", "blocks."),
+    (r"layer\.0\.SelfAttention\.relative_attention_bias", "pos_embedding.embedding"),
+    (r"layer\.0\.SelfAttention\.", "attn."),
+    (r"layer\.0\.layer_norm", "norm1"),
+    (r"layer\.1\.layer_norm", "norm2"),
+    (r"layer\.1\.DenseReluDense\.wi_0", "ffn.gate.0"),
+    (r"layer\.1\.DenseReluDense\.wi_1", "ffn.fc1"),
+    (r"layer\.1\.DenseReluDense\.wo", "ffn.fc2"),
+    (r"^encoder\.final_layer_norm", "norm"),
+)
+
+
+def without(name: str) -> Any:
+    """A layout that lacks one name of a tied tensor."""
+    return lambda state: {key: tensor for key, tensor in state.items() if key != name}
+
+
+def wan_t5(state: State) -> dict[str, torch.Tensor]:
+    """The names of wan/modules/t5.py."""
+    return converted(without("encoder.embed_tokens.weight")(state), WAN_T5)
+
+
+def comfy_t5(state: State) -> dict[str, torch.Tensor]:
+    """ComfyUI keeps the tokenizer beside the weights."""
+    return {**without("encoder.embed_tokens.weight")(state), "spiece_model": torch.zeros(100, dtype=torch.uint8)}
+
+
+def comfy_clip(state: State) -> dict[str, torch.Tensor]:
+    """The names before transformers 5, with the rest of `clip_l.safetensors`."""
+    made = {f"text_model.{name}": tensor for name, tensor in state.items()}
+    made["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    return {**made, "text_projection.weight": torch.ones(4, 4), "logit_scale": torch.ones(())}
+
+
+def causal(state: State) -> dict[str, torch.Tensor]:
+    """A language model with its last layer, around the model that is used."""
+    return {**{f"model.{name}": tensor for name, tensor in state.items()}, "lm_head.weight": torch.ones(4, 4)}
+
+
+def older_qwen_vl(state: State) -> dict[str, torch.Tensor]:
+    """The names before transformers 4.52."""
+    return converted(state, ((r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")))
+
+
 def prefixed(prefix: str, layout: Callable[[State], Mapping[str, torch.Tensor]] = same) -> Any:
     """A layout whose names begin with a prefix."""
     return lambda state: {prefix + name: tensor for name, tensor in layout(state).items()}

@@ -76,6 +76,26 @@ CASES = {
     "z-image-vae": Case("ZImagePipeline", "vae", tiny_z_image.vae, layouts.kl_vae),
     "hunyuan-vae": Case("HunyuanVideoPipeline", "vae", tiny_hunyuan_video.vae, layouts.same),
     "hunyuan-vae-comfy": Case("HunyuanVideoPipeline", "vae", tiny_hunyuan_video.vae, layouts.kl_vae),
+    "umt5-own": Case("WanPipeline", "text_encoder", tiny.umt5_encoder, layouts.wan_t5),
+    "umt5-comfy": Case("WanPipeline", "text_encoder", tiny.umt5_encoder, layouts.comfy_t5),
+    "t5-comfy": Case("FluxPipeline", "text_encoder_2", tiny_flux.t5, layouts.comfy_t5),
+    "t5-encoder-table-only": Case("FluxPipeline", "text_encoder_2", tiny_flux.t5, layouts.without("shared.weight")),
+    "clip-comfy": Case("FluxPipeline", "text_encoder", tiny_flux.clip, layouts.comfy_clip),
+    "clip-whole-model": Case(
+        "FluxPipeline",
+        "text_encoder",
+        tiny_flux.clip,
+        layouts.prefixed("text_encoders.clip_l.transformer.", layouts.comfy_clip),
+    ),
+    "llama-comfy": Case("HunyuanVideoPipeline", "text_encoder", tiny_hunyuan_video.llama, layouts.causal),
+    "llama-in-llava": Case(
+        "HunyuanVideoPipeline",
+        "text_encoder",
+        tiny_hunyuan_video.llama,
+        layouts.prefixed("language_model.", layouts.causal),
+    ),
+    "qwen3-comfy": Case("ZImagePipeline", "text_encoder", tiny_z_image.text_encoder, layouts.causal),
+    "qwen-vl-comfy": Case("QwenImagePipeline", "text_encoder", tiny_qwen_image.text_encoder, layouts.older_qwen_vl),
 }
 
 

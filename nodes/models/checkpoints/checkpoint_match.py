@@ -18,6 +18,9 @@ from .stored_tensors import BLOCKS, CheckpointHeader, StoredTensor
 SHOWN = 3
 """Names in one message."""
 
+LONGEST = 120
+"""Characters of a tensor's name in a message."""
+
 DEEPEST = 5
 """Parts of the longest prefix of names, such as `text_encoders.clip_l.transformer.text_model.`."""
 
@@ -200,7 +203,7 @@ class _Matcher:
             others = [other for other in self.wrong if other != key]
             more = f"; {_some(others, 'tensor')} cannot be used either" if others else ""
             help = OTHER_MODEL if reason.startswith(("has the shape", "is for")) else QUANTISED
-            yield Diagnostic("bad-value", f"{file}: {key} {reason}{more}", self.component, help=help)
+            yield Diagnostic("bad-value", f"{file}: {_short(key)} {reason}{more}", self.component, help=help)
         if missing:
             every = len(self.layout.table.shapes)
             message = f"{file} lacks {len(missing)} of the {every} parameters of {self.component}: {_names(missing)}"
@@ -285,4 +288,8 @@ def _some(names: list[str], word: str) -> str:
 
 
 def _names(names: list[str]) -> str:
-    return f"{', '.join(names[:SHOWN])}{', …' * (len(names) > SHOWN)}"
+    return f"{', '.join(map(_short, names[:SHOWN]))}{', …' * (len(names) > SHOWN)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

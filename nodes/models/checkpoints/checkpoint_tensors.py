@@ -17,8 +17,8 @@ from ....graph.contract.errors import NodeError
 from .checkpoint_match import CheckpointMatch, Part
 from .stored_tensors import AGAIN, BLOCKS, TORCH_TYPES, CheckpointHeader, StoredTensor
 
-CHUNK = 2**24
-"""Most numbers that are computed at a time, but for a longer row with a scale: 64 MiB in float32."""
+CHUNK = 2**20
+"""Most numbers that are computed at a time, but for a longer row with a scale: 4 MiB in float32."""
 
 DTYPES = {
     "F64": torch.float64,

@@ -26,6 +26,7 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("enc.blk.", "a T5 or UMT5 text encoder"),
     ("text_model.", "a CLIP text encoder"),
     ("vision_model.", "a CLIP image encoder"),
+    ("encoder.layers.0.self_attn.", "a CLIP encoder"),
     ("layers.0.self_attn.q_proj", "a language model"),
     ("blk.0.attn_q.", "a language model"),
     ("input_blocks.", "a model of Stable Diffusion"),

@@ -96,7 +96,10 @@ def _made(class_name: str, config: str) -> ComponentLayout | None:
     if class_name.startswith("Qwen2_5_VL") and (known.get("tie_word_embeddings") or text.get("tie_word_embeddings")):
         tied = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     heads = language_model_layers.llama_heads(known) if class_name == "LlamaModel" else {}
-    return ComponentLayout(class_name, TABLES[class_name](known), tied, heads)
+    table = TABLES[class_name](known)
+    if not all(type(size) is int and size > 0 for shape in table.shapes.values() for size in shape):
+        return None
+    return ComponentLayout(class_name, table, tied, heads)
 
 
 def _sensible(config: Mapping[str, Any]) -> bool:

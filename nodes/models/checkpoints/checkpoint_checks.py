@@ -12,7 +12,6 @@ from ..repository.repository import Repository
 from . import checkpoint_header, checkpoint_source, component_layouts
 from .checkpoint_match import match
 from .checkpoint_source import Checkpoint
-from .stored_tensors import CheckpointHeader
 
 COMPONENTS = ("transformer", "transformer_2", "vae", "text_encoder", "text_encoder_2")
 """Components that may come from one file; parameters of model.load have the same names."""
@@ -51,6 +50,11 @@ def problems_of_file(repository: Repository | None, part: str, checkpoint: Check
         yield from match(header, layout, part).problems
 
 
-def describe(header: CheckpointHeader) -> dict[str, Any]:
-    """Facts about a file for the record: its name, its format, and the dtypes of its tensors with their numbers."""
-    return {"file": header.file.name, "format": header.format, "dtypes": header.dtypes()}
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts about a checkpoint for the record: its file and format, and the number of tensors of each dtype."""
+    if checkpoint.file is None:
+        return {"file": checkpoint.source}
+    header = checkpoint_header.read(checkpoint.file)
+    commit = {} if checkpoint.commit is None else {"commit": checkpoint.commit}
+    name = checkpoint.file.name if checkpoint.commit is None else checkpoint.source
+    return {"file": name, **commit, "format": header.format, "dtypes": header.dtypes()}

@@ -228,7 +228,7 @@ class _Matcher:
         """The error for a file without any tensor of the component."""
         file, kind = self.header.file.name, kind_of(self.header)
         names = f": {_some(list(self.tensors), 'tensor')}" if self.tensors else ": it has no tensors"
-        message = f"{file} is not a checkpoint of {self.component}, a {self.layout.class_name}{names}"
+        message = f"{file} is not a checkpoint of {self.component} ({self.layout.class_name}){names}"
         return Diagnostic(
             "bad-value", message, self.component, help=OTHER_MODEL if kind is None else f"it looks like {kind}"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import re
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from ....graph.contract.errors import NodeError
@@ -26,10 +27,12 @@ class Checkpoint:
     Attributes:
         source: The file as the workflow names it.
         file: The file on this disk; None for a file on the hub that is not in the cache.
+        commit: The commit of a file on the hub; None for others.
     """
 
     source: str
     file: Path | None
+    commit: str | None = None
 
 
 def find(source: str) -> Checkpoint:
@@ -58,7 +61,8 @@ def find(source: str) -> Checkpoint:
             "give a safetensors or GGUF file, by a path relative to the workflow file, or `owner/name/file` on the hub"
         )
         raise NodeError(f"there is no file {source}", help=help)
-    return Checkpoint(source, _cached(*named))
+    snapshot = _snapshot(*named)
+    return Checkpoint(source, None) if snapshot is None else Checkpoint(source, snapshot / named[1], snapshot.name)
 
 
 def bring(checkpoint: Checkpoint, run: Run) -> Checkpoint:
@@ -71,12 +75,24 @@ def bring(checkpoint: Checkpoint, run: Run) -> Checkpoint:
     if checkpoint.file is not None or named is None:
         return checkpoint
     repository, name = named
+    names = hub.file_names(repository, None)
+    if names and name not in names:
+        raise _no_file(repository, name, names)
     folder = hub.fetch(repository, None, [glob.escape(name)], run.progress)
     if not (folder / name).is_file():
         raise NodeError(
-            f"{repository} has no file {name}", help=f"https://huggingface.co/{repository}/tree/main lists its files"
+            f"the local cache does not hold {name} of {repository}, and the hub cannot be reached",
+            help="check the network (HF_ENDPOINT, HF_HUB_OFFLINE), or give a file",
         )
-    return Checkpoint(checkpoint.source, folder / name)
+    return Checkpoint(checkpoint.source, folder / name, folder.name)
+
+
+def _no_file(repository: str, name: str, names: list[str]) -> NodeError:
+    """The error for a repository without the file."""
+    others = sorted(other for other in names if other.endswith(SUFFIXES))
+    others = get_close_matches(name, others, n=3, cutoff=0.4) or others[:3]
+    help = f"it has {', '.join(others)}, …" if others else "it has no safetensors or GGUF file"
+    return NodeError(f"{repository} has no file {name}", help=help)
 
 
 def _hub_name(source: str) -> tuple[str, str] | None:
@@ -85,14 +101,13 @@ def _hub_name(source: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found is not None and source.endswith(SUFFIXES) else None
 
 
-def _cached(repository: str, name: str) -> Path | None:
-    """A file in the hub's local cache; None if it is not there."""
+def _snapshot(repository: str, name: str) -> Path | None:
+    """The folder in the hub's local cache that holds a file; None if none does."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / ("models--" + repository.replace("/", "--"))
-    reference = folder / "refs" / "main"
     try:
-        file = folder / "snapshots" / reference.read_text().strip() / name
+        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
     except OSError:
         return None
-    return file if file.is_file() else None
+    return snapshot if (snapshot / name).is_file() else None

@@ -36,7 +36,7 @@ class TensorReader:
     Args:
         header: The file's header.
         match: The parts of the file that make up each parameter.
-        device: Where numbers are computed, such as `cpu` or `cuda`.
+        device: Where quantised numbers are computed, such as `cpu` or `cuda`.
     """
 
     def __init__(self, header: CheckpointHeader, match: CheckpointMatch, device: str) -> None:
@@ -74,7 +74,7 @@ class TensorReader:
             # A whole tensor may have sizes of 1 that the parameter has not, and so other rows.
             whole = part.rows == rows and prod(self.header.tensors[part.key].shape) == made.numel()
             begin = 0 if whole else part.at * width
-            for numbers in self._numbers(part, whole):
+            for numbers in self._numbers(part, whole, device):
                 flat[begin : begin + numbers.numel()].copy_(numbers)
                 begin += numbers.numel()
             heads = self.match.heads.get(part.key)
@@ -82,19 +82,23 @@ class TensorReader:
                 made = _without_pairs(made, heads)
         return made
 
-    def _numbers(self, part: Part, whole: bool) -> Iterator[torch.Tensor]:
-        """The numbers of some rows of a stored tensor, one after the other in a few flat tensors."""
+    def _numbers(self, part: Part, whole: bool, target: str) -> Iterator[torch.Tensor]:
+        """The numbers of some rows of a stored tensor, one after the other in a few flat tensors.
+
+        Numbers that need no computation go to the target at once.
+        """
         stored = self.header.tensors[part.key]
         count = prod(stored.shape)
         width = count // max(stored.shape[0] if stored.shape else 1, 1)
         start, stop = (0, count) if whole else (part.start * width, (part.start + part.rows) * width)
         scale = self._scale(part.key)
+        device = self.device if stored.dtype in BLOCKS or scale is not None else target
         by_row = scale is not None and scale.numel() > 1
         unit = width if by_row else 1
         step = max(CHUNK // max(unit, 1), 1) * unit
         for first in range(start, stop, max(step, 1)):
             last = min(first + step, stop)
-            numbers = self._read(part.key, stored, first, last)
+            numbers = self._read(part.key, stored, first, last, device)
             if scale is None:
                 yield numbers
             elif by_row:
@@ -109,19 +113,19 @@ class TensorReader:
         if name is None:
             return None
         stored = self.header.tensors[name]
-        return self._read(name, stored, 0, prod(stored.shape)).float()
+        return self._read(name, stored, 0, prod(stored.shape), self.device).float()
 
-    def _read(self, key: str, stored: StoredTensor, start: int, stop: int) -> torch.Tensor:
+    def _read(self, key: str, stored: StoredTensor, start: int, stop: int, device: str) -> torch.Tensor:
         """Numbers `start` to `stop` of a stored tensor, flat: in float32 if it is quantised, else in its own dtype."""
         kind = BLOCKS.get(stored.dtype)
         if kind is not None:
             first, last = start // kind.numbers, math.ceil(stop / kind.numbers)
             content = self._bytes(stored.start + first * kind.size, (last - first) * kind.size)
-            numbers = _dequantised(stored.dtype, content.to(self.device).view(-1, kind.size)).view(-1)
+            numbers = _dequantised(stored.dtype, content.to(device).view(-1, kind.size)).view(-1)
             return numbers[start - first * kind.numbers : stop - first * kind.numbers]
         dtype = DTYPES[self.match.kinds.get(key, stored.dtype)]
         content = self._bytes(stored.start + start * dtype.itemsize, (stop - start) * dtype.itemsize)
-        return content.view(dtype).to(self.device)
+        return content.view(dtype).to(device)
 
     def _bytes(self, start: int, size: int) -> torch.Tensor:
         """Bytes of the file."""

@@ -11,7 +11,7 @@ from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import NodeFacts
 from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
-from ..checkpoints import checkpoint_checks, checkpoint_header, checkpoint_source
+from ..checkpoints import checkpoint_checks, checkpoint_source
 from ..checkpoints.checkpoint_source import Checkpoint
 from ..memory.weights import Weights
 from ..model import Model
@@ -188,10 +188,8 @@ def _checkpoint(part: str, source: str, repository: Repository, run: Run) -> Che
 
 def _facts(checkpoint: Checkpoint, run: Run) -> dict[str, Any]:
     """The facts about a checkpoint that the plan and the record hold."""
-    if checkpoint.file is None:
-        return {"file": checkpoint.source}
-    facts = checkpoint_checks.describe(checkpoint_header.read(checkpoint.file))
-    if not run.planning:
+    facts = checkpoint_checks.describe(checkpoint)
+    if checkpoint.file is not None and not run.planning:
         facts["fingerprint"] = fingerprint.of_files([checkpoint.file])
     return facts
 

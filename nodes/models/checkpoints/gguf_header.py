@@ -1,7 +1,7 @@
 """The header of a GGUF file, versions 2 and 3. Torch-free.
 
-The format is described in `docs/gguf.md` of the ggml project. The `gguf` package has a reader too; it imports numpy and
-keeps every value of the metadata, which takes seconds for a file with a tokenizer, and does not find truncated files.
+The ggml project describes the format in its page on GGUF. The `gguf` package has a reader too; it imports numpy, keeps
+every value of the metadata, which takes seconds for a file with a tokenizer, and does not find truncated files.
 """
 
 from __future__ import annotations

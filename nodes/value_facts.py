@@ -40,6 +40,7 @@ class ModelFacts(Facts):
         groups: Number of blocks in an offload group, by component; None if it is not known.
         whole: Components that are compiled as a whole.
         chosen: Each step of the loop chooses one of two models.
+        checkpoints: One-file checkpoints by component, as the workflow names them.
     """
 
     family: str | None = None
@@ -54,6 +55,7 @@ class ModelFacts(Facts):
     groups: Mapping[str, int | None] = field(default_factory=dict)
     whole: tuple[str, ...] = ()
     chosen: bool = False
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def known_family(self) -> Family | None:

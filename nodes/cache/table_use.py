@@ -8,6 +8,8 @@ from typing import Any
 
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run
+from ..models.checkpoints import checkpoint_source
+from ..models.checkpoints.checkpoint_source import Checkpoint
 from ..models.model import Model
 from ..models.repository import fingerprint
 from ..value_facts import ModelFacts, ScheduleFacts, TransformFact
@@ -23,6 +25,10 @@ def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
     if model.folder is not None and not model.chosen:
         with suppress(NodeError):  # of damaged files, which the run reports
             weights = fingerprint.of_weights(Path(model.folder) / name, model.variant)
+    if name in model.checkpoints and not model.chosen:
+        weights = None
+        with suppress(NodeError):
+            weights = _of_checkpoint(checkpoint_source.find(model.checkpoints[name]))
     return Use(
         component=name if known else None,
         class_name=model.class_name("transformer") or None,
@@ -49,7 +55,10 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
         NodeError: If weight files are damaged.
     """
     weights, name, known = model.weights, model.name("transformer"), None
-    if weights.repository.kind != "bundled" and not random(model, run):
+    checkpoint = weights.checkpoints.get(name)
+    if checkpoint is not None:
+        known = None if random(model, run) else _of_checkpoint(checkpoint)
+    elif weights.repository.kind != "bundled" and not random(model, run):
         # A plan does without weights, and without the rest of a download that broke off.
         with suppress(NodeError) if run.planning else nullcontext():
             known = fingerprint.of_weights(weights.repository.folder / name, weights.variant)
@@ -72,6 +81,11 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
         timesteps=tuple(step.schedule[index] for index in window) if step.schedule else None,
         branches=active or None,
     )
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> str | None:
+    """The fingerprint of a one-file checkpoint; None if it is not on this disk."""
+    return None if checkpoint.file is None else fingerprint.of_files([checkpoint.file])
 
 
 def random(model: Model, run: Run) -> bool:

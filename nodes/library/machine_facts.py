@@ -10,7 +10,7 @@ from ...graph.contract.text_tables import count
 from ..models.attention import backends
 
 LIBRARIES = (
-    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "av"),
+    *("torch", "diffusers", "transformers", "accelerate", "huggingface_hub", "safetensors", "gguf", "av"),
     "cache-dit",  # optional
 )
 

@@ -21,6 +21,7 @@ from .component_views import Views
 if TYPE_CHECKING:
     import torch
 
+    from ..checkpoints.checkpoint_source import Checkpoint
     from .offloading import Offload
 
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
@@ -54,6 +55,7 @@ class Weights:
         variant: Variant of the weight files, such as `fp16`.
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
         offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
+        checkpoints: One-file checkpoints that stand for the repository's weight files, by component.
         views: Copies of components that transformed values of the model have in place of a component.
     """
 
@@ -64,6 +66,7 @@ class Weights:
     variant: str | None = None
     kind: str = "real"
     offload: str = "off"
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.views = Views()
@@ -147,7 +150,10 @@ class Weights:
             with self._locks[part]:
                 if self._holds(part):
                     return
-                _, paths, _ = reading.bring(self.repository, part, self.variant, run)
+                if part in self.checkpoints:
+                    paths = [file for file in (self.checkpoints[part].file,) if file is not None]
+                else:
+                    _, paths, _ = reading.bring(self.repository, part, self.variant, run)
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
             reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
         except Exception:
@@ -270,6 +276,8 @@ class Weights:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
         if self.repository.commit:
             facts["commit"] = self.repository.commit
+        if self.checkpoints:
+            facts["checkpoints"] = {part: found.source for part, found in self.checkpoints.items()}
         if self.kind == "dummy":
             facts["weights"] = "dummy"
         if self._sizes:
@@ -302,6 +310,11 @@ class Weights:
 
     def _make(self, part: str, run: Run, placed: Offload | None) -> Any:
         device = self.device if placed is None or self.kind == "meta" else "cpu"
+        if self.kind == "real" and part in self.checkpoints:
+            from ..checkpoints import checkpoint_loading
+
+            checkpoint = self.checkpoints[part]
+            return checkpoint_loading.read(self.repository, part, checkpoint, self.torch_dtype(part), device, run)
         if self.kind == "real":
             return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
         library, name = self.repository.entry(part)

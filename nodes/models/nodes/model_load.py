@@ -18,8 +18,13 @@ from ..repository.repository import Repository, find, no_folder, open_repository
 
 if TYPE_CHECKING:
     from ...families import Family
+    from ..checkpoints.checkpoint_source import Checkpoint
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+COMPONENTS = ("transformer", "transformer_2", "vae", "text_encoder", "text_encoder_2")
+"""Components that may come from one file; parameters of `model.load` have the same names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +37,17 @@ class ModelLoadFacts(NodeFacts):
     vae_dtype: Dtype | None = None
     variant: str | None = None
     offload: str | None = None
+    transformer: str | None = None
+    transformer_2: str | None = None
+    vae: str | None = None
+    text_encoder: str | None = None
+    text_encoder_2: str | None = None
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The one-file checkpoints by component."""
+        named = {part: getattr(self, part) for part in COMPONENTS}
+        return {part: source for part, source in named.items() if source is not None}
 
 
 def _find(facts: ModelLoadFacts) -> Repository | None:
@@ -59,10 +75,12 @@ def _describe(facts: ModelLoadFacts) -> ModelFacts:
         dtype=None if facts.dtype == "auto" else facts.dtype,
         components={part: name for part, (_, name) in repository.components.items()},
         configs={"model_index": dict(repository.index), **configs},
+        checkpoints=facts.checkpoints,
     )
 
 
 def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
+    repository = None
     try:
         repository = _find(facts)
         if repository is not None:
@@ -71,6 +89,10 @@ def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
             raise no_folder(facts.source)
     except NodeError as error:
         yield replace(error.diagnostic, place="source")
+    if facts.checkpoints:
+        from ..checkpoints import checkpoint_checks
+
+        yield from checkpoint_checks.problems(repository, facts.checkpoints)
 
 
 def _check_parts(facts: ModelLoadFacts, parts: frozenset[str], options: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -82,6 +104,8 @@ def _check_parts(facts: ModelLoadFacts, parts: frozenset[str], options: Mapping[
     if repository is None or repository.kind == "bundled" or options.get("weights") == "dummy":
         return
     for part in sorted(parts):
+        if part in facts.checkpoints:
+            continue
         if part in repository.components or part not in (*SECOND_ENCODER, *IMAGE_ENCODER):
             for problem in component_problems(repository, part, facts.variant):
                 yield replace(problem, place="source")
@@ -97,12 +121,22 @@ def load(
     vae_dtype: Dtype = "auto",
     variant: str | None = None,
     offload: Literal["auto", "off"] = "auto",
+    transformer: Source | None = None,
+    transformer_2: Source | None = None,
+    vae: Source | None = None,
+    text_encoder: Source | None = None,
+    text_encoder_2: Source | None = None,
 ) -> Model:
     """Name a model: a folder in diffusers' layout, or a repository on the Hugging Face hub.
 
     This node reads only model_index.json and the components' configurations. The weights of a component are read just
     before the first node that uses it, and downloaded if they are not in the cache. A component that no node uses is
-    never downloaded. Only safetensors files are read.
+    never downloaded. Only safetensors and GGUF files are read.
+
+    A component may come from one file instead: in diffusers' layout, in the layout of the model's original repository
+    or of ComfyUI, with scaled fp8 weights, or as GGUF. The file is recognised by its content. Quantised weights are
+    computed in float32 when they are loaded, and cast to `dtype`. `source` gives the configuration of the component,
+    and all other components. docs/checkpoints.md describes the files.
 
     Args:
         source: A folder that holds model_index.json, or `owner/name` on the hub.
@@ -116,13 +150,18 @@ def load(
             ordinary files, with a warning.
         offload: `auto` offloads a component whose weights do not fit in the free memory of a GPU, with a warning, as
             `model.offload` does. `off` never offloads.
+        transformer: Checkpoint of the transformer: one safetensors or GGUF file, or `owner/name/file` on the hub.
+        transformer_2: Checkpoint of the second expert of Wan 2.2.
+        vae: Checkpoint of the VAE.
+        text_encoder: Checkpoint of the text encoder.
+        text_encoder_2: Checkpoint of the second text encoder.
 
     Returns:
         A model whose components are not in memory yet.
 
     Raises:
         NodeError: If there is no such model, it is not in diffusers' layout, its family is unknown, or it cannot be
-            reached.
+            reached; if a checkpoint is missing, damaged, or does not fit its component.
     """
     from ..memory.weights import Weights
 
@@ -131,20 +170,30 @@ def load(
     family = _family(repository)
     wanted = _auto(dtype, run)
     if vae_dtype == "auto":
-        vae = "float32" if "vae" in family.float32 else wanted
+        dtype_of_vae = "float32" if "vae" in family.float32 else wanted
     else:
-        vae = vae_dtype
+        dtype_of_vae = vae_dtype
     kind = "meta" if run.planning else "dummy" if dummy else "real"
     dtypes = dict.fromkeys(family.float32, "float32") if dtype == "auto" else {}
-    dtypes["vae"] = vae
-    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload)
-    run.detail(dtype=wanted, vae_dtype=vae)
+    dtypes["vae"] = dtype_of_vae
+    named = dict(zip(COMPONENTS, (transformer, transformer_2, vae, text_encoder, text_encoder_2), strict=True))
+    checkpoints = _checkpoints({part: file for part, file in named.items() if file is not None}, repository, run)
+    weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload, checkpoints)
+    run.detail(dtype=wanted, vae_dtype=dtype_of_vae)
     if repository.commit:
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
         run.warn("the weights are random: the results and the decisions of cache gates mean nothing")
     return Model(weights, family)
+
+
+def _checkpoints(sources: Mapping[str, str], repository: Repository, run: Run) -> dict[str, Checkpoint]:
+    if not sources:
+        return {}
+    from ..checkpoints import named_checkpoints
+
+    return named_checkpoints.find_all(sources, repository, run)
 
 
 def _auto(dtype: str, run: Run) -> str:

@@ -47,15 +47,8 @@ def dummy_module(
     type of device and the dtype, but not on the number of threads or the order of parameters.
     """
     import torch
-    from accelerate import init_empty_weights
-    from transformers.initialization import no_init_weights
 
-    # These change functions and variables of torch for all threads.
-    with exclusive(), quiet(), init_empty_weights(include_buffers=False), no_init_weights(), _default_dtype(dtype):
-        module = _construct(cls, config, dtype)
-    if hasattr(cls, "config_class"):
-        module.tie_weights()  # outside of `init_empty_weights`, which would make a new parameter of every assignment
-    _cast(module, dtype)
+    module = empty_module(cls, config, dtype)
     made: dict[int, torch.nn.Parameter] = {}
     for path, owner in list(module.named_modules()):
         is_norm = "norm" in type(owner).__name__.lower()
@@ -72,11 +65,38 @@ def dummy_module(
                     values.zero_()
                 made[id(parameter)] = torch.nn.Parameter(values, requires_grad=False)
             owner.register_parameter(name, made[id(parameter)])
+    place_buffers(module, device)
+    return module.eval()
+
+
+def empty_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torch.nn.Module:
+    """A module whose parameters are on the meta device, each in the dtype that it has after loading.
+
+    The class computes the buffers, on the CPU. Tied parameters are one parameter.
+    """
+    from accelerate import init_empty_weights
+    from transformers.initialization import no_init_weights
+
+    # These change functions and variables of torch for all threads.
+    with exclusive(), quiet(), init_empty_weights(include_buffers=False), no_init_weights(), _default_dtype(dtype):
+        module = _construct(cls, config, dtype)
+    if hasattr(cls, "config_class"):
+        module.tie_weights()  # outside of `init_empty_weights`, which would make a new parameter of every assignment
+    made: torch.nn.Module = _cast(module, dtype)
+    return made
+
+
+def place_buffers(module: torch.nn.Module, device: str) -> None:
+    """Move the buffers of a module to a device.
+
+    Raises:
+        NodeError: If the class does not compute one of them.
+    """
+    for path, owner in module.named_modules():
         for name, buffer in list(owner.named_buffers(recurse=False)):
             if buffer.is_meta:
-                raise NodeError(f"{cls.__name__} does not compute its buffer {path}.{name}")
+                raise NodeError(f"{type(module).__name__} does not compute its buffer {path}.{name}")
             setattr(owner, name, buffer.to(device))
-    return module.eval()
 
 
 def size(module: torch.nn.Module) -> tuple[int, int]:

@@ -28,12 +28,21 @@ def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: 
     import torch
     from safetensors import safe_open
 
-    repository = model.weights.repository
-    if repository.kind == "bundled" or run.options.get("weights") == "dummy":
+    repository, checkpoint = model.weights.repository, model.weights.checkpoints.get(model.name(part))
+    if run.options.get("weights") == "dummy":
         return None
     found: dict[str, torch.Tensor] = {}
     prefixes = tuple(f"{name}." for name in names)
-    for file in weight_files.weight_files(repository.folder / model.name(part), model.weights.variant):
+    if checkpoint is not None:
+        if checkpoint.file is None:
+            return None
+        from ..checkpoints import checkpoint_loading
+
+        found = checkpoint_loading.parameters(module, model.config(part), checkpoint.file, model.name(part), prefixes)
+    elif repository.kind == "bundled":
+        return None
+    folder = repository.folder / model.name(part)
+    for file in weight_files.weight_files(folder, model.weights.variant) if checkpoint is None else ():
         with safe_open(file, framework="pt") as opened:
             for key in opened.keys():  # noqa: SIM118 - `opened` is not a mapping
                 if key.startswith(prefixes):

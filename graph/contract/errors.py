@@ -5,13 +5,15 @@ SgdError                an error that the user can fix
 └── OneProblem          an error with one problem
     ├── LibraryError    a node library cannot be loaded
     ├── NodeError       a node cannot do its work
-    │   └── DoesNotFit  the device has too little memory
+    │   ├── DoesNotFit  the device has too little memory
+    │   └── WrongValue  a node returned or changed a value that breaks the rules for nodes
     └── NodeFailed      a node raised an exception during a run (graph/runtime/failure.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .diagnostics import Diagnostic
 
@@ -77,3 +79,17 @@ class NodeError(OneProblem):
 
 class DoesNotFit(NodeError):
     """The device has too little memory; the command line exits with 4."""
+
+
+class WrongValue(NodeError):
+    """A node returned a value that breaks the rules for nodes, or changed one that it received.
+
+    Args:
+        problem: The message for the user. It names the port.
+        call: The call that made the value (`contract/events.py`, `CallInfo`); None for the call that is running.
+        help: How the user can solve it.
+    """
+
+    def __init__(self, problem: str, *, call: Any = None, help: str | None = None) -> None:
+        super().__init__(problem, help=help)
+        self.call = call

@@ -86,6 +86,10 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     def device(to: argparse.ArgumentParser) -> None:
         to.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
 
+        to.add_argument(
+            "--traceback", action="store_true", help="if a node fails, print its calls, those of its author first"
+        )
+
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
         to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")

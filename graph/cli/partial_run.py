@@ -27,7 +27,7 @@ from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
 from ..runtime.run import does_not_fit, run
-from .command_line import given, interrupted, load_library, say, wrong
+from .command_line import given, interrupted, load_library, say, say_failure, wrong
 
 
 def run_library_command(command: LibraryCommand, arguments: Namespace) -> int:
@@ -56,7 +56,7 @@ class CommandWorkflow:
         self.values = given(arguments.values, "name=value")
         self.settings = given(arguments.set, "--set path=value")
         self.file: str = arguments.file
-        self.command, self.device_name = arguments.command, arguments.device
+        self.arguments, self.command, self.device_name = arguments, arguments.command, arguments.device
         self.warned = False
 
     @property
@@ -138,5 +138,5 @@ class PartialRun:
             say(f"interrupted; {unfinished}")
             raise CommandEnded(interrupted(done))
         if done.status == "failed":
-            say(f"error: {str(done.error) or type(done.error).__name__}")
+            say_failure(done.error, self.workflow.arguments)
             raise CommandEnded(DOES_NOT_FIT if does_not_fit(done.error, self.plan.loaded) else FAILED)

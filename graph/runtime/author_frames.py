@@ -11,6 +11,7 @@ from pathlib import Path
 from types import CodeType
 from typing import Any
 
+from ..contract.errors import SgdError
 from ..contract.source_spans import printable
 
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -44,6 +45,12 @@ def definition(function: Callable[..., Any]) -> str:
     if _inside(Path(code.co_filename).resolve(), PACKAGE):
         return ""
     return f"{_shown(code.co_filename)}:{code.co_firstlineno} in {code.co_name}"
+
+
+def has_calls(error: BaseException) -> bool:
+    """Whether the calls that led to an error say more than its message: not if it is one of sgd's own errors."""
+    cause = error.__cause__ if isinstance(error, SgdError) else error
+    return cause is not None and (not isinstance(cause, SgdError) or cause.__cause__ is not None)
 
 
 def traceback_text(error: BaseException) -> str:

@@ -109,7 +109,7 @@ def _of_list(item: Problem, length: tuple[int, int | None] | None) -> Problem:
             return f"it returned {_called(value)}"
         if len(value) < least or (most is not None and len(value) > most):
             wanted = str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-            return f"the list that it returned has {len(value)} entries in place of {wanted}"
+            return f"the list that it returned has {len(value)} of {wanted} entries"
         for number, entry in enumerate(value):
             found = item(entry)
             if found is not None:

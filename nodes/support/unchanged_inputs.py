@@ -7,50 +7,66 @@ Torch counts the changes of a tensor in place (`Tensor._version`), so the check 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import WrongValue
 from ...graph.contract.events import CallInfo, Observer
 from ...graph.contract.node import Run
+from ...graph.contract.ports import Port
 from .value_tensors import PLAIN, tensors_of
 
 if TYPE_CHECKING:
     import torch
 
 
+Found = Sequence[tuple[str, "torch.Tensor", Any]]
+"""Tensors of a value, as `tensors_of` gives them."""
+
+
 class Tracked:
-    """The tensors of one value, with the number of changes that each had when the value was made.
+    """The tensors of one value, as they were when the value was made.
 
     Attributes:
         tensors: The tensors; one that counts no changes (made in `torch.inference_mode`) is left out.
         versions: The number of changes of each.
         paths: The path of each in the value.
+        holders: Lists and mappings with tensors, and the identities of their entries.
         made: The call that made the value and its port; None for a value that no call made.
     """
 
-    __slots__ = ("made", "paths", "reference", "tensors", "versions")
+    __slots__ = ("holders", "made", "paths", "reference", "tensors", "versions")
 
-    def __init__(self, value: Any, made: tuple[CallInfo, str] | None) -> None:
+    def __init__(self, found: Found, made: tuple[CallInfo, str] | None) -> None:
         self.tensors: list[torch.Tensor] = []
         self.paths: list[str] = []
-        for path, tensor, _ in tensors_of(value):
+        holders: dict[int, tuple[str, Any]] = {}
+        for path, tensor, holder in found:
             if not tensor.is_inference():
                 self.tensors.append(tensor)
                 self.paths.append(path)
+            if isinstance(holder, dict | list):
+                holders[id(holder)] = (path.rpartition(".")[0] or path.partition("[")[0], holder)
         self.versions = [tensor._version for tensor in self.tensors]
+        self.holders = [(path, holder, entries(holder)) for path, holder in holders.values()]
         self.made = made
         self.reference: Any = None
 
     def changed(self) -> str | None:
-        """The path of the first tensor that was changed; None if none was. The new state is the one to compare with."""
-        now = [tensor._version for tensor in self.tensors]
-        if now == self.versions:
-            return None
-        found = next(path for path, a, b in zip(self.paths, now, self.versions, strict=True) if a != b)
-        self.versions = now
-        return found
+        """The path of the first tensor, list or mapping that was changed; None if none was."""
+        if [tensor._version for tensor in self.tensors] != self.versions:
+            each = zip(self.paths, self.tensors, self.versions, strict=True)
+            return next(path for path, tensor, version in each if tensor._version != version)
+        for path, holder, before in self.holders:
+            if entries(holder) != before:
+                return path
+        return None
+
+
+def entries(holder: dict[Any, Any] | list[Any]) -> list[int]:
+    """The identities of the entries of a list or mapping."""
+    return list(map(id, holder.values() if isinstance(holder, dict) else holder))
 
 
 class UnchangedInputs(Observer):
@@ -64,15 +80,18 @@ class UnchangedInputs(Observer):
         self.device = run.device
         self.tracked: dict[int, Tracked] = {}
         self.given: list[tuple[str, Tracked]] = []
+        self.lists: list[tuple[str, list[Any], list[int]]] = []
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         given = self.given = []
         for name, value in arguments.items():
+            if isinstance(value, list) and value and isinstance(value[0], Port):  # a list of plain values is its own
+                self.lists.append((name, value, entries(value)))
             for each in value if isinstance(value, list | tuple) else (value,):
                 if type(each) in PLAIN:
                     continue
-                tracked = self.tracked.get(id(each)) or self.track(each, None)
-                if not tracked.tensors:
+                tracked = self.tracked.get(id(each)) or self.track(each, list(tensors_of(each)), None)
+                if not tracked.tensors and not tracked.holders:
                     continue
                 if tracked.changed() is not None and tracked.made is not None:
                     maker, port = tracked.made
@@ -84,43 +103,48 @@ class UnchangedInputs(Observer):
                 given.append((name, tracked))
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
-        given, self.given = self.given, []
+        given, lists = self.given, self.lists
+        self.given, self.lists = [], []
         for name, tracked in given:
             path = tracked.changed()
             if path is not None:
-                tensor = f"`{path}` of its input `{name}`" if path else f"its input `{name}`"
                 raise WrongValue(
-                    f"it changed {tensor} in place, which other nodes read too",
+                    f"it changed `{path}` of its input `{name}` in place, which other nodes read too",
                     help="work on a copy (`tensor.clone()`), or use an operation without `_` at its end",
                 )
+        for name, value, before in lists:
+            if entries(value) != before:
+                message = f"it changed the list of its input `{name}`, which other nodes read too"
+                raise WrongValue(message, help="make a new list")
         for port, value in outputs.items():
             for each in value if isinstance(value, list | tuple) else (value,):
                 if type(each) not in PLAIN and id(each) not in self.tracked:
-                    self.require_device(port, each)
-                    self.track(each, (call, port))
+                    found = list(tensors_of(each))
+                    self.require_device(port, found)
+                    self.track(each, found, (call, port))
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
-        self.given = []
+        self.given, self.lists = [], []
 
-    def track(self, value: Any, made: tuple[CallInfo, str] | None) -> Tracked:
+    def track(self, value: Any, found: Found, made: tuple[CallInfo, str] | None) -> Tracked:
         """Remember the tensors of a value for as long as the value lives."""
-        tracked, key = Tracked(value, made), id(value)
+        tracked, key = Tracked(found, made), id(value)
         with suppress(TypeError):  # a class with slots cannot be followed; its values are looked at again each time
             tracked.reference = weakref.ref(value, lambda _: self.tracked.pop(key, None))
             self.tracked[key] = tracked
         return tracked
 
-    def require_device(self, port: str, value: Any) -> None:
+    def require_device(self, port: str, found: Found) -> None:
         """Raise `WrongValue` if a tensor of an output lies on another device than the run.
 
         A single number may stay on the CPU, where torch takes it for every device. So may numbers in a mapping that are
         not floating-point, and masks: a node that reads lengths or masks must not wait for a GPU.
         """
-        for path, tensor, in_mapping in tensors_of(value):
-            place = str(tensor.device)
-            if place == self.device or place.partition(":")[0] == self.device:
+        for path, tensor, holder in found:
+            kind, place = tensor.device.type, str(tensor.device)
+            if self.device in (kind, place):
                 continue
-            if place == "cpu" and (tensor.dim() == 0 or (in_mapping and _stays(path, tensor))):
+            if kind == "cpu" and (not tensor.dim() or (isinstance(holder, Mapping) and _stays(path, tensor))):
                 continue
             where = f"`{path}` of its output `{port}`" if path else f"its output `{port}`"
             raise WrongValue(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -14,36 +15,39 @@ if TYPE_CHECKING:
 
 PLAIN = frozenset((str, int, float, bool, type(None), bytes))
 DEPTH = 8
+ONLY_PLAIN = re.compile(r"(?:int|float|str|bool|None|tuple|list|\.\.\.|[\[\], |])+")
+"""The annotation of a field without tensors, such as `tuple[float, ...]`."""
 _NAMES: dict[type, tuple[str, ...]] = {}
 
 
-def tensors_of(value: Any, path: str = "", depth: int = DEPTH) -> Iterator[tuple[str, torch.Tensor, bool]]:
-    """The path, such as `positive.embeddings`, and the tensor, for each tensor of a value.
+def tensors_of(
+    value: Any, path: str = "", holder: Any = None, depth: int = DEPTH
+) -> Iterator[tuple[str, torch.Tensor, Any]]:
+    """Each tensor of a value: its path, such as `positive.embeddings`, the tensor, and the list or mapping around it.
 
-    The third entry is True for a tensor in a mapping. Values whose parts are loaded and dropped (`Port`, `acquire`)
-    have none.
+    The third entry is None for a tensor in a field. Values whose parts are loaded and dropped (`Port`, `acquire`) have
+    no tensors.
     """
     kind = type(value)
     if kind in PLAIN or depth == 0 or "torch" not in sys.modules:
         return
     if isinstance(value, sys.modules["torch"].Tensor):
-        yield path, value, False
+        yield path, value, holder
     elif isinstance(value, Mapping):
         for name, entry in value.items():
             if type(entry) not in PLAIN:
-                for below, tensor, _ in tensors_of(entry, f"{path}.{name}" if path else str(name), depth - 1):
-                    yield below, tensor, True
+                yield from tensors_of(entry, f"{path}.{name}" if path else str(name), value, depth - 1)
     elif isinstance(value, list | tuple):
         for number, entry in enumerate(value):
             if type(entry) not in PLAIN:
-                yield from tensors_of(entry, f"{path}[{number}]", depth - 1)
+                yield from tensors_of(entry, f"{path}[{number}]", value, depth - 1)
     elif isinstance(value, Port) or is_dataclass(value):
         if hasattr(value, "acquire"):
             return
         for name in _names(value):
             entry = getattr(value, name, None)
             if type(entry) not in PLAIN:
-                yield from tensors_of(entry, f"{path}.{name}" if path else name, depth - 1)
+                yield from tensors_of(entry, f"{path}.{name}" if path else name, None, depth - 1)
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -52,5 +56,9 @@ def _names(value: Any) -> tuple[str, ...]:
     if not is_dataclass(value):
         return tuple(getattr(value, "__dict__", ()))
     if kind not in _NAMES:
-        _NAMES[kind] = tuple(field.name for field in fields(kind))
+        _NAMES[kind] = tuple(field.name for field in fields(kind) if not ONLY_PLAIN.fullmatch(_text(field.type)))
     return _NAMES[kind]
+
+
+def _text(annotation: Any) -> str:
+    return annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...compiler.compile import plan_of
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
 from ...contract.errors import NodeError
-from ..command_line import checked, interrupted, options, say, wrong
+from ..command_line import checked, interrupted, options, say, say_failure, wrong
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -79,7 +79,7 @@ def command(arguments: Namespace) -> int:
         say(f"run the same command again{replace} to start over")
         return interrupted(done)
     if done.status == "failed":
-        say(f"error: {str(done.error) or type(done.error).__name__}")
+        say_failure(done.error, arguments)
         if done.written:
             say("kept: " + ", ".join(str(p) for p in done.written))
         if does_not_fit(done.error, plan.loaded):

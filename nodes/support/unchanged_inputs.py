@@ -15,7 +15,7 @@ from ...graph.contract.errors import WrongValue
 from ...graph.contract.events import CallInfo, Observer
 from ...graph.contract.node import Run
 from ...graph.contract.ports import Port
-from .value_tensors import PLAIN, tensors_of
+from .value_tensors import has_none, tensors_of
 
 if TYPE_CHECKING:
     import torch
@@ -88,12 +88,12 @@ class UnchangedInputs(Observer):
             if isinstance(value, list) and value and isinstance(value[0], Port):  # a list of plain values is its own
                 self.lists.append((name, value, entries(value)))
             for each in value if isinstance(value, list | tuple) else (value,):
-                if type(each) in PLAIN:
+                if has_none(type(each)):
                     continue
-                tracked = self.tracked.get(id(each)) or self.track(each, list(tensors_of(each)), None)
-                if not tracked.tensors and not tracked.holders:
-                    continue
-                if tracked.changed() is not None and tracked.made is not None:
+                tracked = self.tracked.get(id(each))
+                if tracked is None or (tracked.made is None and tracked.changed() is not None):
+                    tracked = self.track(each, list(tensors_of(each)), None)
+                elif tracked.made is not None and tracked.changed() is not None:
                     maker, port = tracked.made
                     raise WrongValue(
                         f"a tensor of its output `{port}` was changed after it was returned, before {call.id} read it",
@@ -118,7 +118,7 @@ class UnchangedInputs(Observer):
                 raise WrongValue(message, help="make a new list")
         for port, value in outputs.items():
             for each in value if isinstance(value, list | tuple) else (value,):
-                if type(each) not in PLAIN and id(each) not in self.tracked:
+                if not has_none(type(each)) and id(each) not in self.tracked:
                     found = list(tensors_of(each))
                     self.require_device(port, found)
                     self.track(each, found, (call, port))

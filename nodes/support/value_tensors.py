@@ -15,9 +15,20 @@ if TYPE_CHECKING:
 
 PLAIN = frozenset((str, int, float, bool, type(None), bytes))
 DEPTH = 8
-ONLY_PLAIN = re.compile(r"(?:int|float|str|bool|None|tuple|list|\.\.\.|[\[\], |])+")
-"""The annotation of a field without tensors, such as `tuple[float, ...]`."""
+NUMBER = r"(?:int|float|str|bool|None)"
+ONLY_PLAIN = re.compile(rf"(?:{NUMBER}|(?:tuple|list)\[{NUMBER}(?:, (?:{NUMBER}|\.\.\.))*\]| \| )+")
+"""The annotation of a field without tensors, such as `tuple[float, ...] | None`."""
 _NAMES: dict[type, tuple[str, ...]] = {}
+_BARE: dict[type, bool] = {}
+
+
+def has_none(kind: type) -> bool:
+    """Whether no value of a type has a tensor: plain values, dataclasses of these, and values with parts to load."""
+    bare = _BARE.get(kind)
+    if bare is None:
+        fields = is_dataclass(kind) and not _names(kind)
+        bare = _BARE[kind] = kind in PLAIN or hasattr(kind, "acquire") or fields
+    return bare
 
 
 def tensors_of(
@@ -28,35 +39,30 @@ def tensors_of(
     The third entry is None for a tensor in a field. Values whose parts are loaded and dropped (`Port`, `acquire`) have
     no tensors.
     """
-    kind = type(value)
-    if kind in PLAIN or depth == 0 or "torch" not in sys.modules:
+    if depth == 0 or has_none(type(value)) or "torch" not in sys.modules:
         return
     if isinstance(value, sys.modules["torch"].Tensor):
         yield path, value, holder
     elif isinstance(value, Mapping):
         for name, entry in value.items():
-            if type(entry) not in PLAIN:
+            if not has_none(type(entry)):
                 yield from tensors_of(entry, f"{path}.{name}" if path else str(name), value, depth - 1)
     elif isinstance(value, list | tuple):
         for number, entry in enumerate(value):
-            if type(entry) not in PLAIN:
+            if not has_none(type(entry)):
                 yield from tensors_of(entry, f"{path}[{number}]", value, depth - 1)
     elif isinstance(value, Port) or is_dataclass(value):
-        if hasattr(value, "acquire"):
-            return
-        for name in _names(value):
+        for name in _names(type(value)) if is_dataclass(value) else tuple(getattr(value, "__dict__", ())):
             entry = getattr(value, name, None)
-            if type(entry) not in PLAIN:
+            if not has_none(type(entry)):
                 yield from tensors_of(entry, f"{path}.{name}" if path else name, None, depth - 1)
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    """The fields of a dataclass, or the attributes of another port."""
-    kind = type(value)
-    if not is_dataclass(value):
-        return tuple(getattr(value, "__dict__", ()))
+def _names(kind: type) -> tuple[str, ...]:
+    """The fields of a dataclass that may hold tensors."""
     if kind not in _NAMES:
-        _NAMES[kind] = tuple(field.name for field in fields(kind) if not ONLY_PLAIN.fullmatch(_text(field.type)))
+        found: Any = kind
+        _NAMES[kind] = tuple(field.name for field in fields(found) if not ONLY_PLAIN.fullmatch(_text(field.type)))
     return _NAMES[kind]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..support.finite import check_inside
 from ..support.lazy import lazy
 from ..values import Size
 from .base import LoadedModel
@@ -57,7 +56,6 @@ def to_frames(images: torch.Tensor) -> torch.Tensor:
     """Images of a VAE, [B, 3, H, W] in [-1, 1], as frames: float32 [B, 1, H, W, 3] in [0, 1]."""
     from diffusers.image_processor import VaeImageProcessor
 
-    check_inside("decoded pixels", images)
     pixels = VaeImageProcessor().postprocess(images, output_type="pt")
     return pixels.permute(0, 2, 3, 1).unsqueeze(1).float()
 

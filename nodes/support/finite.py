@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,16 +33,29 @@ SLOTS = 64
 _CURRENT: ContextVar[FiniteCheck | None] = ContextVar("finite_check", default=None)
 
 
-def check_inside(name: str, tensor: torch.Tensor) -> None:
-    """Check a tensor inside a node, before an operation that hides infinite numbers, such as a clamp.
+@contextmanager
+def checked_calls(module: torch.nn.Module | None, name: str) -> Iterator[None]:
+    """Check the tensors that a module returns inside `with`, for a node that clamps them: a clamp hides infinity.
 
     Args:
-        name: The tensor in words, such as `pixels`.
-        tensor: Numbers that must be finite.
+        module: The module; None checks nothing.
+        name: The tensors in words, such as `decoded pixels`.
     """
     check = _CURRENT.get()
-    if check is not None and check.call is not None:
-        check.look(check.call, "", name, tensor)
+    call = check.call if check is not None else None
+    if check is None or call is None or module is None:
+        yield
+        return
+
+    def look(_: Any, __: Any, made: Any) -> None:
+        if hasattr(made, "is_floating_point"):
+            check.look(call, "", name, made)
+
+    handle = module.register_forward_hook(look)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True)
@@ -207,13 +221,17 @@ class FiniteCheck(Observer):
             return
         if tensor.element_size() == 1:
             tensor = tensor.float()  # torch reduces no 8-bit numbers
-        if tensor.device.type == "cpu":
+        if not self.is_read_later(tensor):
             value = extreme(tensor)
             if not math.isfinite(value):
                 self.read(wait=True)
                 self.found(self.place(call, port, name, tensor, kind), value)
             return
         self.put_off(self.place(call, port, name, tensor, kind), tensor)
+
+    def is_read_later(self, tensor: torch.Tensor) -> bool:
+        """Whether reading a number of the tensor would wait for a GPU."""
+        return tensor.device.type != "cpu"
 
     def place(self, call: CallInfo, port: str, name: str, tensor: torch.Tensor, kind: str) -> Place:
         return Place(call, port, name, kind, tensor.dtype, tuple(tensor.shape), tuple(self.turns))
@@ -271,4 +289,4 @@ def in_words(place: Place, value: float) -> str:
     else:
         what = f"its {place.name} ({dtype} {shape})"
     turns = "".join(f", in {turn}" for turn in reversed(place.turns))
-    return f"{what} has {kind}{turns}"
+    return f"{what} {'is' if place.port else 'are'} not finite: there is {kind}{turns}"

@@ -33,12 +33,12 @@ def help_for(call: CallInfo, kind: str, dtype: torch.dtype) -> str:
     if call.type.name.startswith("vae.") or kind in ("Frames", ""):
         wider = "`vae_dtype: bfloat16` or `vae_dtype: float32`" if narrow else "`vae_dtype: float32`"
         why = f": {NARROW}" if narrow else ""
+        if not kind and str(dtype) == "torch.float32":
+            return f"check the files of the VAE; {OFF}"
         return f"set {wider} of model.load{why}; if that does not help, check the files of the VAE; {OFF}"
     part = "text encoder" if kind == "Conditioning" else "image encoder" if kind == "ImageCondition" else "transformer"
-    loras = ", or a LoRA" if part == "transformer" else ""
+    check = f"check the files of the {part}" + (", and of a LoRA if there is one" if part == "transformer" else "")
     if narrow:
-        return (
-            f"set `dtype: bfloat16` or `dtype: float32` of model.load: {NARROW}; "
-            f"if that does not help, check the files of the {part}{loras and ' and the LoRA'}; {OFF}"
-        )
-    return f"check the files of the {part}{loras and ', and leave the LoRA out'}; or set `dtype: float32`; {OFF}"
+        wider = f"set `dtype: bfloat16` or `dtype: float32` of model.load: {NARROW}"
+        return f"{wider}; if that does not help, {check}; {OFF}"
+    return f"{check}; {OFF}" if str(dtype) == "torch.float32" else f"{check}, or set `dtype: float32`; {OFF}"

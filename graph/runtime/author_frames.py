@@ -14,7 +14,7 @@ from typing import Any
 from ..contract.errors import SgdError
 from ..contract.source_spans import printable
 
-PACKAGE = Path(__file__).resolve().parents[2]
+OURS = tuple(Path(__file__).resolve().parents[2] / name for name in ("graph", "nodes"))
 PYTHON = Path(sysconfig.get_paths()["stdlib"]).resolve()
 INSTALLED = frozenset(("site-packages", "dist-packages"))
 
@@ -42,7 +42,7 @@ def failing_call(function: Callable[..., Any], error: BaseException) -> str:
 def definition(function: Callable[..., Any]) -> str:
     """File, line and name of a node's function; empty for a function of this package."""
     code = code_of(function)
-    if _inside(Path(code.co_filename).resolve(), PACKAGE):
+    if any(_inside(Path(code.co_filename).resolve(), folder) for folder in OURS):
         return ""
     return f"{_shown(code.co_filename)}:{code.co_firstlineno} in {code.co_name}"
 
@@ -82,6 +82,9 @@ def code_of(function: Callable[..., Any]) -> CodeType:
 def _home(function: Callable[..., Any]) -> Path:
     """The folder of a function's package; its file if it is a single module among installed packages."""
     file = Path(code_of(function).co_filename).resolve()
+    for folder in OURS:
+        if _inside(file, folder):
+            return folder
     top = sys.modules.get(inspect.unwrap(function).__module__.partition(".")[0])
     for path in getattr(top, "__path__", ()):
         if _inside(file, Path(path).resolve()):
@@ -94,8 +97,7 @@ def _is_own(filename: str, home: Path) -> bool:
     file = Path(filename).resolve()
     if not _inside(file, home) or INSTALLED.intersection(file.relative_to(home).parts):
         return False
-    foreign = [folder for folder in (PACKAGE, PYTHON) if not _inside(home, folder)] or [PACKAGE / "graph"]
-    return not any(_inside(file, folder) for folder in foreign)
+    return not any(_inside(file, folder) for folder in (*OURS, PYTHON) if not _inside(home, folder))
 
 
 def _inside(file: Path, folder: Path) -> bool:

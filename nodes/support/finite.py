@@ -132,7 +132,7 @@ class Batch:
 
         slot = self.values[len(self.places)]
         if tensor.dtype == torch.float64:  # a finite number may be infinite in float32
-            slot.copy_(tensor.abs().amax() * 0)
+            slot.copy_(tensor.abs().amax() / 1e300)
         elif tensor.device != slot.device:
             slot.copy_(torch.linalg.vector_norm(tensor, math.inf, dtype=torch.float32))
         else:
@@ -276,7 +276,8 @@ class FiniteCheck(Observer):
             raise WrongValue(message, call=made, help=help_for(place.call, place.kind, place.dtype))
         if place.call.id not in self.seen:
             self.seen.add(place.call.id)
-            self.run.warn(f"{place.call.id}: {message}; the weights are random, and the run goes on")
+            maker = "" if place.call is self.call else f"{place.call.id}: "  # a warning names the running call itself
+            self.run.warn(f"{maker}{message}; the weights are random, and the run goes on")
 
 
 def in_words(place: Place, value: float) -> str:

@@ -78,6 +78,8 @@ class UnchangedInputs(Observer):
 
     def __init__(self, run: Run) -> None:
         self.device = run.device
+        # A node that makes tensors on the CPU may do so in the plan of a run on the CPU.
+        self.devices = (run.device, str(run.options.get("device", "cpu"))) if run.planning else (run.device,)
         self.tracked: dict[int, Tracked] = {}
         self.given: list[tuple[str, Tracked]] = []
         self.lists: list[tuple[str, list[Any], list[int]]] = []
@@ -142,7 +144,7 @@ class UnchangedInputs(Observer):
         """
         for path, tensor, holder in found:
             kind, place = tensor.device.type, str(tensor.device)
-            if self.device in (kind, place):
+            if kind in self.devices or place in self.devices:
                 continue
             if kind == "cpu" and (not tensor.dim() or (isinstance(holder, Mapping) and _stays(path, tensor))):
                 continue

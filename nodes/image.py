@@ -13,6 +13,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import OutPath, Run, node
+from .support.finite import OFF
 from .support.input_files import file_problems, require_file
 from .support.lazy import lazy
 from .support.path_names import numbered, written
@@ -22,6 +23,7 @@ from .values import File, Frames
 
 if TYPE_CHECKING:
     import numpy
+    from PIL import Image as Pillow
 else:
     numpy = lazy("numpy")
 
@@ -121,7 +123,7 @@ def load(run: Run, path: Path) -> Frames:
         A clip of one frame: float32 in [0, 1], [1, 1, H, W, 3], on the run's device.
 
     Raises:
-        NodeError: If the file is missing or is not an image.
+        NodeError: If the file is missing, is not an image, or has pixels that are not finite.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -129,9 +131,23 @@ def load(run: Run, path: Path) -> Frames:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
+            require_finite(run, path, image)
             if image.has_transparency_data:
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
             pixels = numpy.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise NodeError(f"{path} cannot be read as an image: {error}") from None
     return Frames(from_bytes(pixels)[None, None].to(run.device))
+
+
+def require_finite(run: Run, path: Path, image: Pillow.Image) -> None:
+    """Raise a NodeError if a pixel is NaN or infinite, before the pixels become whole numbers.
+
+    Only an image of floating-point numbers (Pillow's mode F, in TIFF files) can have such pixels.
+    """
+    if image.mode != "F" or run.options.get(OFF):
+        return
+    finite = numpy.isfinite(numpy.asarray(image))
+    if not finite.all():
+        message = f"{int((~finite).sum())} of {finite.size} pixels of {path} are NaN or infinite"
+        raise NodeError(message, help="make the file again; --no-check-finite switches this check off")

@@ -13,6 +13,7 @@ from ..graph.contract.node import NO_RUN, Reads, Run, node
 from .families import Configs
 from .models.memory.tiling import Tiling, VaeWork
 from .models.model import Model
+from .support.finite import checked_calls
 from .value_facts import FramesFacts, LatentsFacts, ModelFacts
 from .values import Frames, Latents, Size
 
@@ -64,7 +65,8 @@ def decode(
     size = latents.size
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
-        return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
+        with checked_calls(getattr(model.component("vae"), "decoder", None), "decoded pixels"):
+            return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
 
     pixels = len(latents.tensor) * size.frames * size.height * size.width
     return Frames(VaeWork("decoding", run, model, latents.tensor, pixels, work).perform(tiling))

@@ -22,6 +22,11 @@ def tensor_facts(tensor: torch.Tensor) -> dict[str, Any]:
     return {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
+def without_masks(tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Named tensors without the masks, which may hold infinite numbers."""
+    return ((name, tensor) for name, tensor in tensors.items() if "mask" not in name)
+
+
 @dataclass(frozen=True)
 class Size:
     """Size of a clip in pixels and frames; an image has one frame."""
@@ -45,6 +50,9 @@ class Latents(Port):
     def facts(self) -> dict[str, Any]:
         return tensor_facts(self.tensor)
 
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        return {"": self.tensor}
+
 
 @dataclass(frozen=True)
 class Frames(Port):
@@ -54,6 +62,9 @@ class Frames(Port):
 
     def facts(self) -> dict[str, Any]:
         return tensor_facts(self.tensor)
+
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        return {"": self.tensor}
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,10 @@ class Conditioning(Port):
     def facts(self) -> dict[str, Any]:
         tensors = self.positive or self.negative or {}
         return tensor_facts(next(iter(tensors.values()))) if tensors else {}
+
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        sides = {"positive": self.positive or {}, "negative": self.negative or {}}
+        return {f"{side}.{name}": tensor for side, found in sides.items() for name, tensor in without_masks(found)}
 
 
 @dataclass(frozen=True)
@@ -151,6 +166,9 @@ class ImageCondition(Port):
         tensors = {name: list(tensor.shape) for name, tensor in self.tensors.items()}
         return {**tensor_facts(next(iter(self.tensors.values()))), "tensors": tensors}
 
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        return dict(without_masks(self.tensors))
+
 
 @dataclass(frozen=True)
 class Branches(Port):
@@ -207,6 +225,9 @@ class Predictions(Port):
     def facts(self) -> dict[str, Any]:
         return tensor_facts(next(iter(self.branches.values())))
 
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        return self.branches
+
 
 @dataclass(frozen=True)
 class Velocity(Port):
@@ -216,6 +237,9 @@ class Velocity(Port):
 
     def facts(self) -> dict[str, Any]:
         return tensor_facts(self.tensor)
+
+    def finite_tensors(self) -> Mapping[str, torch.Tensor]:
+        return {"": self.tensor}
 
 
 @dataclass(frozen=True)

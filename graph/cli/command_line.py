@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from ..runtime.run import Result
 
 
+def say_failure(error: BaseException | None, arguments: Namespace) -> None:
+    """Print the error of a run or a plan, and its calls if the command line asks for them."""
+    from ..runtime.author_frames import has_calls, traceback_text
+
+    say(f"error: {str(error) or type(error).__name__}")
+    if error is None or not has_calls(error):
+        return
+    if arguments.traceback:
+        say(f"\n{traceback_text(error)}\n")
+    else:
+        say(" = help: `--traceback` prints the calls that led to it")
+
+
 def wrong(message: str, help: str | None = None) -> int:
     say(f"error: {message}" + (f"\n = help: {help}" if help else ""))
     return WRONG

@@ -97,6 +97,10 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
             help="where nodes run (default: auto, a GPU if there is one)",
         )
 
+        to.add_argument(
+            "--traceback", action="store_true", help="if a node fails, print its calls, those of its author first"
+        )
+
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
         to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
@@ -118,8 +122,8 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     running(plan)
     plan.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
 
-    for to in (exec_, plan):
-        for option in (option for library in libraries for option in library.options):
+    for name, to in (("exec", exec_), ("plan", plan)):
+        for option in (option for library in libraries for option in library.options if name in option.commands):
             with suppress(argparse.ArgumentError):  # the first to have a name keeps it
                 option.add_to(to)
 

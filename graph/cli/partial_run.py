@@ -29,7 +29,7 @@ from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
 from ..runtime.run import does_not_fit, run
-from .command_line import given, interrupted, load_library, wrong
+from .command_line import given, interrupted, load_library, say_failure, wrong
 from .terminal import say
 
 
@@ -59,7 +59,7 @@ class CommandWorkflow:
         self.values = given(arguments.values, "name=value")
         self.settings = given(arguments.set, "--set path=value")
         self.file: str = arguments.file
-        self.command, self.device_name = arguments.command, arguments.device
+        self.arguments, self.command, self.device_name = arguments, arguments.command, arguments.device
         self.warned = False
 
     @property
@@ -144,5 +144,5 @@ class PartialRun:
             say(f"error: not everything that was measured was heard; {unfinished}")
             raise CommandEnded(FAILED)
         if done.status == "failed":
-            say(f"error: {str(done.error) or type(done.error).__name__}")
+            say_failure(done.error, self.workflow.arguments)
             raise CommandEnded(DOES_NOT_FIT if does_not_fit(done.error, self.plan.loaded) else FAILED)

@@ -6,13 +6,15 @@ SgdError                an error that the user can fix
     ├── LibraryError    a node library cannot be loaded
     ├── NodeError       a node cannot do its work
     │   ├── DoesNotFit  the device has too little memory
-    │   └── UnreadableFile  a file is not what it should be
+    │   ├── UnreadableFile  a file is not what it should be
+    │   └── WrongValue  a node returned or changed a value that breaks the rules for nodes
     └── NodeFailed      a node raised an exception during a run (graph/runtime/failure.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .diagnostics import Diagnostic
 
@@ -82,3 +84,17 @@ class DoesNotFit(NodeError):
 
 class UnreadableFile(NodeError):
     """A file cannot be read, or does not hold what it should. The message begins with its name, line and column."""
+
+
+class WrongValue(NodeError):
+    """A node returned a value that breaks the rules for nodes, or changed one that it received.
+
+    Args:
+        problem: The message for the user. It names the port.
+        call: The call that made the value (`contract/events.py`, `CallInfo`); None for the call that is running.
+        help: How the user can solve it.
+    """
+
+    def __init__(self, problem: str, *, call: Any = None, help: str | None = None) -> None:
+        super().__init__(problem, help=help)
+        self.call = call

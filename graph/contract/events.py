@@ -105,9 +105,13 @@ class Observers(Observer):
 
     An event reaches only observers that override its method, so that a run with few observers costs little. An
     observer that raises does not end the run: it receives no more events, and the others receive a warning.
+
+    Args:
+        observers: The observers, in the order in which they receive an event.
+        strict: An observer that raises ends the run.
     """
 
-    def __init__(self, observers: Sequence[Observer]) -> None:
+    def __init__(self, observers: Sequence[Observer], strict: bool = False) -> None:
         # A group sets its methods on the instance, and the search below looks at classes: take its members.
         self.observers: list[Observer] = [
             m for o in observers for m in (o.observers if isinstance(o, Observers) else [o])
@@ -117,12 +121,19 @@ class Observers(Observer):
             own = getattr(Observer, name)
             listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
             self._listening[name] = listening
-            setattr(self, name, self._forward(listening))
+            setattr(self, name, self._forward_strictly(listening) if strict else self._forward(listening))
 
     def close(self) -> None:
         """Pass no more events on. A node may still be running when a run is over."""
         for listening in self._listening.values():
             listening.clear()
+
+    def _forward_strictly(self, listening: list[Any]) -> Any:
+        def forward(*arguments: Any) -> None:
+            for listener in listening:
+                listener(*arguments)
+
+        return forward
 
     def _forward(self, listening: list[Any]) -> Any:
         def forward(*arguments: Any) -> None:

@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 
 
 class RunOption(NamedTuple):
-    """An option of `sgd exec` and `sgd plan`. Nodes read its value from `Run.options`.
+    """An option of `sgd exec`, `sgd plan` or both. Nodes read its value from `Run.options`.
 
     Attributes:
         name: Its name without the dashes in front, such as `trust-remote-code`.
         help: One line about it.
         choices: The values that it takes, the default first. An option without choices is a switch: False or True.
+        commands: The commands that take it, `exec` and `plan` or one of them.
     """
 
     name: str
     help: str
     choices: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ("exec", "plan")
 
     @property
     def key(self) -> str:

@@ -168,12 +168,21 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
-    """An output port of a node type."""
+    """An output port of a node type.
+
+    Attributes:
+        name: Its name.
+        type: The type of its values.
+        optional: Whether a value may be None.
+        doc: Its description.
+        length: The least and the largest length of a list, from `tuple[X, X]` or `Field(min_length=…)`; None for any.
+    """
 
     name: str
     type: Type
     optional: bool = False
     doc: str = ""
+    length: tuple[int, int | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -354,4 +363,4 @@ def _outputs(node_name: str, hint: Any, docs: Mapping[str, str]) -> tuple[tuple[
 
 
 def _output(name: str, read: Annotation, docs: Mapping[str, str]) -> Output:
-    return Output(name, read.type, read.optional, docs.get(name, docs.get("return", "")))
+    return Output(name, read.type, read.optional, docs.get(name, docs.get("return", "")), read.length)

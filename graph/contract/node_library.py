@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from .events import Observer
     from .library_command import LibraryCommand, RunOption
     from .node import Run
 
@@ -58,6 +59,14 @@ class NodeLibrary:
         Import here the packages that every node needs: the time counts as import, and no node is charged for it.
         """
         return nullcontext()
+
+    def value_checks(self, run: Run) -> Sequence[Observer]:
+        """Checks of the values of a run, or of the trace of a plan; every loaded library is asked.
+
+        A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
+        the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
+        """
+        return ()
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
         """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""

@@ -36,6 +36,13 @@ class Port:
         """Plain facts for tables and records, such as `shape` and `dtype`; cheap, and without device work."""
         return {}
 
+    def finite_tensors(self) -> Mapping[str, Any]:
+        """Tensors that must hold finite numbers only, by name; the name may be empty if there is one. None by default.
+
+        A tensor whose numbers may be infinite, such as a mask, is left out.
+        """
+        return {}
+
 
 @dataclass(frozen=True)
 class Type:
@@ -86,11 +93,29 @@ def list_of(item: Type) -> Type:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A Python annotation read as a sgd type: the type, whether None is allowed, and its `Annotated` extras."""
+    """A Python annotation read as a sgd type.
+
+    Attributes:
+        type: The type.
+        optional: Whether None is allowed.
+        extras: The other arguments of `Annotated`.
+        fixed: The length of a tuple such as `tuple[X, X]`; None for all other types.
+    """
 
     type: Type
     optional: bool
     extras: tuple[Any, ...] = ()
+    fixed: int | None = None
+
+    @property
+    def length(self) -> tuple[int, int | None] | None:
+        """The least and the largest length of a list; None if any length will do."""
+        if self.fixed is not None:
+            return self.fixed, self.fixed
+        limits = [limit for extra in self.extras for limit in (extra, *getattr(extra, "metadata", ()))]
+        least = max((limit.min_length for limit in limits if hasattr(limit, "min_length")), default=0)
+        most = min((limit.max_length for limit in limits if hasattr(limit, "max_length")), default=None)
+        return None if not least and most is None else (least, most)
 
 
 def from_annotation(annotation: Any) -> Annotation:
@@ -109,8 +134,10 @@ def from_annotation(annotation: Any) -> Annotation:
         if len(members) == len(typing.get_args(annotation)) or len(members) != 1:
             raise TypeError(f"unions other than `X | None` are not supported: {annotation}")
         inner = from_annotation(members[0])
-        return Annotation(inner.type, True, extras + inner.extras)
-    return Annotation(_read(annotation), False, extras)
+        return Annotation(inner.type, True, extras + inner.extras, inner.fixed)
+    entries = typing.get_args(annotation)
+    fixed = len(entries) if origin is tuple and ... not in entries else None
+    return Annotation(_read(annotation), False, extras, fixed)
 
 
 def _read(annotation: Any) -> Type:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 from ..compiler.ir import Call, Index, Ref, Var, output_ports
 from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Step
-from ..contract.errors import NodeError
-from ..contract.events import Observer
+from ..contract.errors import NodeError, WrongValue
+from ..contract.events import Observer, Observers
 from ..contract.node import ALL, Here, State, Wanted
 from ..contract.process_state import enter_shared, leave_shared
 from .arguments import Environment, Getter, argument_getter, getter, summary
 from .components import Components
 from .context import Context
+from .declared_results import result_reader
 from .failure import Interrupted, NodeFailed, reason
 
 __all__ = ["Executor", "Interrupted", "NodeFailed"]
@@ -32,7 +33,7 @@ class Prepared:
     states: tuple[tuple[str, tuple[str, str], type[State]], ...]
     function: Callable[..., Any]
     outputs: tuple[tuple[str, Ref], ...]
-    single: bool
+    read: Callable[[Any], Sequence[Any]]
     free: tuple[Ref | Var, ...]
 
 
@@ -66,6 +67,7 @@ class Executor:
         self.turns = turns
         self.skip = skip
         self.prepared: dict[str, Prepared] = {}
+        self.checks: Observer = Observers([c for each in plan.loaded for c in each.value_checks(run)], strict=True)
         self.components = Components(run, observer, self.maker, self.stop)
 
     def execute(self) -> dict[str, Any]:
@@ -75,7 +77,7 @@ class Executor:
             The workflow's outputs by name.
 
         Raises:
-            NodeFailed: If a node raised.
+            NodeFailed: If a node raised, or a value breaks the rules for nodes.
             NodeError: If there is nothing to loop over, or lists that advance together differ in length.
             Interrupted: If `stop` was set.
         """
@@ -83,12 +85,24 @@ class Executor:
         states: States = {}
         try:
             self.steps(self.plan.steps, environment, states)
+            self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
         finally:
             self.end(states)
             self.components.release_all()
             # The traceback of an error refers to this frame; it must not keep every value of the run.
             environment.clear()
+
+    def finish_checks(self) -> None:
+        """Wait for the last results of checks.
+
+        Raises:
+            NodeFailed: If a check found a wrong value.
+        """
+        try:
+            self.checks.run_finished("done", None)
+        except WrongValue as error:
+            raise self.failed(error.call, {}, error) from error
 
     def end(self, states: States) -> None:
         """End every state, even if ending one raises."""
@@ -125,6 +139,7 @@ class Executor:
         try:
             for name, get in prepared.getters:
                 arguments[name] = get(environment)
+            self.checks.node_started(call, arguments)
             self.observer.node_started(call, arguments)
             for name, key, state in prepared.states:
                 if key not in states:
@@ -137,27 +152,28 @@ class Executor:
                 seconds = perf_counter() - began
             finally:
                 leave_shared()
-            if prepared.single:
-                [(port, ref)] = prepared.outputs
-                outputs = {port: result}
-                environment[ref] = result
-            else:
-                values = result if result is not None and prepared.outputs else (None,) * len(prepared.outputs)
-                outputs = {}
-                for (port, ref), value in zip(prepared.outputs, values, strict=True):
-                    environment[ref] = outputs[port] = value
+            outputs = {}
+            for (port, ref), value in zip(prepared.outputs, prepared.read(result), strict=True):
+                environment[ref] = outputs[port] = value
+            self.checks.node_finished(call, seconds, outputs)
         except (Exception, SystemExit) as error:
-            self.observer.node_failed(call, error)
-            raise NodeFailed(call, summary(call, arguments), error) from error
+            raise self.failed(call, arguments, error) from error
         if run.unfinished:
             run.keep()
         self.observer.node_finished(call, seconds, outputs)
         if prepared.free:
             # The local variables would keep the freed values alive while observers receive the event.
-            result = arguments = outputs = values = value = None  # type: ignore[assignment]
+            result = arguments = outputs = value = None  # type: ignore[assignment]
             for freed in prepared.free:
                 environment.pop(freed, None)
             self.observer.values_freed(prepared.free)
+
+    def failed(self, call: Call, arguments: Mapping[str, Any], error: BaseException) -> NodeFailed:
+        """The error that ends the run. A check may have found the value of an earlier call."""
+        made = error.call if isinstance(error, WrongValue) else None
+        self.checks.node_failed(call, error)
+        self.observer.node_failed(made or call, error)
+        return NodeFailed(call, summary(call, arguments), error) if made is None else NodeFailed(made, {}, error)
 
     def prepare(self, step: CallStep) -> Prepared:
         call, type = step.call, step.call.type
@@ -171,12 +187,12 @@ class Executor:
                 wanted = call.wanted or {}
                 fixed[name] = Wanted(next(iter(wanted.values()), frozenset({ALL})) if call.wanted else {ALL})
         outputs = tuple((o.name, Ref(call.id, o.name)) for o in type.outputs)
-        single = len(outputs) == 1 and not type.tuple_result
         if call.id in self.skip:
-            return Prepared(call, (), {}, (), _nothing, outputs, single, step.free)
+            nothing = (None,) * len(outputs)
+            return Prepared(call, (), {}, (), lambda: nothing, outputs, lambda result: result, step.free)
         getters = tuple((name, argument_getter(type.inputs[name], arg)) for name, arg in call.args.items())
         states = tuple((name, (call.id, name), state) for name, state in type.states.items())
-        return Prepared(call, getters, fixed, states, type.function, outputs, single, step.free)
+        return Prepared(call, getters, fixed, states, type.function, outputs, result_reader(type), step.free)
 
     def loop(self, step: LoopStep, environment: Environment) -> None:
         loop = step.loop
@@ -192,12 +208,14 @@ class Executor:
         states: States = {}
         yields = {name: getter(arg.source) for name, arg in loop.body.outputs.items()}
         made = [Ref(id, port) for id, item in loop.body.items.items() for port in output_ports(item)]
+        self.checks.loop_started(loop, total)
         self.observer.loop_started(loop, total)
         try:
             for index in range(total if self.turns is None else min(total, self.turns)):
                 began = perf_counter()
                 self.turn(step, index, over, environment, states)
                 self._yield(step, yields, made, collected, environment)
+                self.checks.turn_finished(loop, index, 0.0)
                 self.observer.turn_finished(loop, index, perf_counter() - began)
         finally:
             self.end(states)
@@ -208,6 +226,7 @@ class Executor:
         environment.pop(Index(loop.id), None)
         for name, values in collected.items():
             environment[Ref(loop.id, name)] = values + values[-1:] * (total - len(values))
+        self.checks.loop_finished(loop)
         self.observer.loop_finished(loop)
         if step.free:
             value = values = collected = None  # type: ignore[assignment]
@@ -225,6 +244,7 @@ class Executor:
             variables[name] = environment[Var(loop.id, name)] = values[index]
             values[index] = None  # so that the body's last reader is the value's last reader
         environment[Index(loop.id)] = index
+        self.checks.turn_started(loop, index, variables)
         self.observer.turn_started(loop, index, variables)
         del variables
         self.steps(step.body, environment, states)
@@ -279,7 +299,3 @@ class Executor:
         if made is not None:
             return made.call
         return next(p.call for id, p in self.prepared.items() if id.startswith(f"{holder.node}."))
-
-
-def _nothing() -> None:
-    return None

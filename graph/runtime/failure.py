@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from ..compiler.ir import Call
 from ..contract.diagnostics import Diagnostic
-from ..contract.errors import NodeError, OneProblem
+from ..contract.errors import NodeError, OneProblem, WrongValue
+from .author_frames import definition, failing_call
 
 
 class Interrupted(Exception):
@@ -30,10 +31,19 @@ class NodeFailed(OneProblem):
         lines = [f"{call.id} ({call.type.name}) failed: {reason(cause)}"]
         lines += [f" --> {self.where}"] if self.where else []
         lines += [f"  {name}: {text}" for name, text in inputs.items()]
+        code = _code(call, cause)
+        lines += [f" = at {code}"] if code else []
         found = cause.diagnostic if isinstance(cause, NodeError) else Diagnostic("failed", reason(cause))
         lines += [f" = help: {found.help}"] if found.help else []
         super().__init__(replace(found, message="\n".join(lines), place=span))
         self.__cause__ = cause
+
+
+def _code(call: Call, cause: BaseException) -> str:
+    """The place in the code of the node's author; empty for an error in words, which needs none."""
+    if isinstance(cause, WrongValue):
+        return definition(call.type.function)
+    return "" if isinstance(cause, NodeError) else failing_call(call.type.function, cause)
 
 
 def reason(cause: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from ...graph.contract.library_command import LibraryCommand, RunOption
 from ...graph.contract.node_library import NodeLibrary, PlanMeter
 
 if TYPE_CHECKING:
+    from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.node import Run
 
 WEIGHTS = RunOption(
@@ -19,6 +20,10 @@ WEIGHTS = RunOption(
     choices=("real", "dummy"),
 )
 TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
+
+NO_CHECK_FINITE = RunOption(
+    "no-check-finite", "go on with numbers that are NaN or infinite, and save what comes of them", commands=("exec",)
+)
 
 CALIBRATE = LibraryCommand(
     "calibrate",
@@ -62,7 +67,7 @@ class StandardLibrary(NodeLibrary):
     packages = ("torch", "diffusers", "transformers")
     recorded_events = ("gate",)
     commands = (CALIBRATE,)
-    options = (WEIGHTS, TRUST_REMOTE_CODE)
+    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
@@ -82,6 +87,16 @@ class StandardLibrary(NodeLibrary):
 
         with cost_meter.runtime(run):
             yield
+
+    def value_checks(self, run: Run) -> Sequence[Observer]:
+        """No node changes its inputs or leaves the device; numbers are finite, except with `--no-check-finite`."""
+        from ..support.finite import OFF, FiniteCheck
+        from ..support.unchanged_inputs import UnchangedInputs
+
+        checks: list[Observer] = [UnchangedInputs(run)]
+        if not run.planning and not run.options.get(OFF):
+            checks.append(FiniteCheck(run, _decodes_or_writes))
+        return checks
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""
@@ -124,3 +139,12 @@ class StandardLibrary(NodeLibrary):
         from .starter_workflow import starter
 
         return starter(source)
+
+
+def _decodes_or_writes(call: CallInfo) -> bool:
+    """Whether a call writes files, or makes frames of latents."""
+    if call.type.effect:
+        return True
+    inputs = {(parameter.type.item or parameter.type).name for parameter in call.type.inputs.values()}
+    outputs = {(output.type.item or output.type).name for output in call.type.outputs}
+    return "Latents" in inputs and "Frames" in outputs

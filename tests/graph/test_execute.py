@@ -233,8 +233,11 @@ def test_here_is_the_path_and_several_outputs_are_told_apart() -> None:
     assert run(given) == {"here": ["l.h"], "low": 2, "high": 3}
 
 
-def test_outputs_may_be_none_lists_and_literals(patched: Any) -> None:
+def test_outputs_may_be_none_lists_and_literals(patched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     patched("m.const", lambda value: None)
+    [declared] = machines.TYPES["m.const"].outputs
+    maybe = replace(machines.TYPES["m.const"], outputs=(replace(declared, optional=True),))
+    monkeypatch.setitem(machines.TYPES, "m.const", maybe)
     given = graph(
         call("a", "m.const", value=1), call("cs", "m.cells"), a="$a", b="$cs", c=3, d=Items((Ref("a", "cell"),))
     )
@@ -250,11 +253,15 @@ def test_a_failure_names_node_place_inputs_and_keeps_its_cause() -> None:
     with pytest.raises(NodeFailed) as caught:
         run(graph(call("cs", "m.cells"), loop("l", {"c": "$cs"}, graph(bad, o="$l.f")), out="$l:o"))
     error = caught.value
+    file = Path(machines.__file__)
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if "out of luck" in text)
+    place = f"{file.resolve().relative_to(Path.cwd())}:{line} in fail"
     assert str(error).splitlines() == [
         "l.f (m.fail) failed: RuntimeError: out of luck",
         " --> flow.yaml:12:5",
         "  a: Cell shape [1], whole, 2",
         "  at: int 2",
+        f' = at {place}: raise RuntimeError("out of luck")',
     ]
     assert isinstance(error.__cause__, RuntimeError)
     assert (error.call.id, error.where) == ("l.f", "flow.yaml:12:5")

@@ -18,7 +18,7 @@ from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
 from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
-from ..command_line import checked, interrupted, options, wrong
+from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..terminal import say, show
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def command(arguments: Namespace) -> int:
     if arguments.json:
         print(json.dumps(done.record, indent=1))
     if done.status == "failed":
-        return _failed(done, plan, given, device)
+        return _failed(done, plan, given, device, arguments)
     if not arguments.json and not arguments.quiet:
         show(run_table(done.record))
         for text in [each.table_section(done.record) for each in plan.libraries]:
@@ -99,11 +99,10 @@ def _kept(done: Result) -> str:
     return f"kept: {kept}; {done.record_problem or f'record: {done.folder / RECORD}'}"
 
 
-def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str) -> int:
+def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, arguments: Namespace) -> int:
     """Tell why a run failed, and what there is of it."""
-    message = str(done.error) or type(done.error).__name__
-    say(f"error: {message}")
-    if done.record_problem and done.record_problem != message:
+    say_failure(done.error, arguments)
+    if done.record_problem and done.record_problem != str(done.error):
         say(f"error: {done.record_problem}")
     if done.written:
         say("kept: " + ", ".join(str(path) for path in done.written))

@@ -11,8 +11,8 @@ from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
 from ...contract.errors import NodeError
 from ...contract.suggestions import did_you_mean
-from ..command_line import checked, options, wrong
-from ..terminal import say, show
+from ..command_line import checked, options, say_failure, wrong
+from ..terminal import show
 
 if TYPE_CHECKING:
     from ...compiler.compile import Checked
@@ -44,7 +44,7 @@ def command(arguments: Namespace) -> int:
         memory = memory_bytes(device)
         estimated = estimate(plan, options=options(arguments, library, device), device=device, memory_bytes=memory)
     except NodeFailed as error:
-        say(f"error: {error}")
+        say_failure(error, arguments)
         return FAILED
     except NodeError as error:
         return wrong(str(error), error.help)

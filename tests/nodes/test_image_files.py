@@ -278,7 +278,7 @@ def test_cmyk_with_a_profile_has_the_colours_of_the_profile(run, tmp_path):
     Image.fromarray(pixels, "CMYK").save(tmp_path / "a.tif", icc_profile=cmyk_profile(np.round(lab)))
     stored = np.array([[np.round(lab[inks]) for inks in colours]])
     expected = lab2rgb(np.stack([stored[..., 0] * 100 / 255, *(stored[..., n] - 128 for n in (1, 2))], -1))
-    assert np.abs(read(run, tmp_path / "a.tif") - expected).max() < 0.02
+    assert np.abs(read(run, tmp_path / "a.tif") - expected).max() < 0.03
     assert run.warnings == []
 
 

@@ -136,5 +136,5 @@ def load(run: Run, path: Path, *, background: str | None = None) -> Frames:
     require(_check_load, ImageLoadFacts(background=background))
     read = read_image(path, background)
     for note in read.notes:
-        run.warn(note)
+        run.warn(note, "path")
     return Frames(torch.from_numpy(read.pixels)[None, None].to(run.device))

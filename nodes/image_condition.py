@@ -180,5 +180,7 @@ def _pictures(run: Run, frames: Frames, size: Size, fit: str) -> list[Any]:
     stretch = (width / height) / (size.width / size.height)
     if abs(stretch - 1) > STRETCH:
         made = f"{size.width}x{size.height}"
-        run.warn(f"an image of {width}x{height} is stretched to {made}; `fit: crop` cuts it to the middle instead")
+        run.warn(
+            f"an image of {width}x{height} is stretched to {made}; `fit: crop` cuts it to the middle instead", "image"
+        )
     return pictures

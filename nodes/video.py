@@ -114,7 +114,9 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
                 _write_gif(part, pixels, fps)
             else:
                 if pixels.shape[1] % 2 or pixels.shape[2] % 2:
-                    run.warn(f"{pixels.shape[2]}x{pixels.shape[1]} is odd: the last row or column is repeated")
+                    run.warn(
+                        f"{pixels.shape[2]}x{pixels.shape[1]} is odd: the last row or column is repeated", "frames"
+                    )
                 _write(run, part, pixels, fps, container, encoder, CRF[encoder][0] if crf is None else crf)
         files.append(File(target))
     return files
@@ -225,7 +227,7 @@ def load(
     require(_check_load, VideoLoadFacts(background=background))
     read = read_video(path, first, count, fps, background)
     for note in read.notes:
-        run.warn(note)
+        run.warn(note, "path")
     if not read.fps:
         raise NodeError(f"{path} has no frame rate", help="give `fps`")
     return Clip(Frames(torch.from_numpy(read.pixels).unsqueeze(0).to(run.device)), read.fps)

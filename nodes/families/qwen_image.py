@@ -9,6 +9,7 @@ from ..support.lazy import lazy
 from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .prompt_ends import CutEnd, templated_end
 from .wan import statistics
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class QwenImage(Family):
     neutral_scale = 1.0  # QwenImagePipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
+    longest_prompt = 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
     normalises = True
     blocks = Blocks({"transformer_blocks": "num_layers"}, takes_text=True, returns=("text", "hidden"))
 
@@ -73,12 +75,12 @@ class QwenImage(Family):
         lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
         return {"embeddings": padded.to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
         pipeline = _pipeline(tokenizer, None)
-        text = pipeline.prompt_template_encode.format(prompt)
-        kept = pipeline.prompt_template_encode_start_idx + min(max_length, pipeline.tokenizer_max_length)
-        return images.cut_words(tokenizer, text, prompt, kept)
+        template, start = pipeline.prompt_template_encode, pipeline.prompt_template_encode_start_idx
+        text, end = template.format(prompt), template.format("{}").rpartition("{}")[2]
+        return templated_end(tokenizer, "Qwen2.5-VL (text_encoder)", text, end, start, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text

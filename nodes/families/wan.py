@@ -10,6 +10,7 @@ from ..models.memory import block_groups
 from ..support.lazy import lazy
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .prompt_ends import CutEnd, marked_end
 
 if TYPE_CHECKING:
     import torch
@@ -74,13 +75,11 @@ class Wan(Family):
         )
         return {"encoder_hidden_states": embeddings}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         tokenizer = model.component("tokenizer")
-        ids = tokenizer(prompt_clean(prompt), verbose=False).input_ids
-        # The end-of-sequence token takes the last place of a truncated prompt.
-        return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
+        return marked_end(tokenizer, "UMT5 (text_encoder)", prompt_clean(prompt), max_length)
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
         return ("vae", "image_processor", "image_encoder") if _reads_clip(configs["transformer"]) else ("vae",)

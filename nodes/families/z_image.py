@@ -9,6 +9,7 @@ from ..support.lazy import lazy
 from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .prompt_ends import CutEnd, templated_end
 
 if TYPE_CHECKING:
     import torch
@@ -76,11 +77,18 @@ class ZImage(Family):
         lengths = torch.tensor([len(rows) for rows in encoded])
         return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
-        message = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
-        return images.cut_words(tokenizer, text, prompt, max_length)
+        text, empty = (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+            for content in (prompt, "{}")
+        )
+        return templated_end(tokenizer, "Qwen3 (text_encoder)", text, empty.rpartition("{}")[2], 0, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text

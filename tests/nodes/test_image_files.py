@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+import sgd
 import tifffile
 import torch
 from helpers import node_facts
@@ -350,3 +351,32 @@ def test_bytes_that_were_changed_never_give_a_traceback(run, tmp_path, monkeypat
                 continue
             assert found.min() >= 0
             assert found.max() <= 1
+
+
+def test_a_warning_names_the_place_of_the_file(tmp_path):
+    picture("RGBA").save(tmp_path / "a.png")
+    file = tmp_path / "mine.yaml"
+    lines = [
+        "sgd: 1",
+        "inputs: {picture: {type: path, default: a.png}}",
+        "nodes:",
+        "  first: {uses: image.load, with: {path: a.png}}",
+        "  second: {uses: image.load, with: {path: $picture, background: black}}",
+        "  third: {uses: image.load, with: {path: $picture}}",
+        "  saved: {uses: image.save, with: {frames: $first, path: saved.png}}",
+        "  other: {uses: image.save, with: {frames: $second, path: other.png}}",
+    ]
+    file.write_text("\n".join(lines))
+    done = sgd.run(sgd.compile(file), out=tmp_path / "out")
+    (warning,) = [w for w in done.record["warnings"] if "transparent" in w]
+    assert warning.startswith("first: ")
+    assert warning.endswith(f"({file}:4:42)")
+    assert (
+        np.abs(
+            np.asarray(Image.open(tmp_path / "out" / "other.png"))
+            - np.asarray(
+                Image.alpha_composite(Image.new("RGBA", (24, 16), "black"), picture("RGBA")).convert("RGB")
+            ).astype(int)
+        ).max()
+        <= 1
+    )

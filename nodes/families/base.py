@@ -74,6 +74,19 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class SizeLimit:
+    """The largest clip that a model can make.
+
+    Attributes:
+        largest: The most of each axis; all of them may occur together.
+        reason: The entry of the configuration that limits it.
+    """
+
+    largest: Size
+    reason: str
+
+
+@dataclass(frozen=True)
 class DenoiserInput:
     """The input of one call of a transformer; tensors are batch first, with one batch size B.
 
@@ -134,6 +147,10 @@ class Family(Protocol):
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         """The size that the model makes for a requested size, rounded as in the family's pipeline."""
         ...
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        """The largest size that the model can make; None, the default, if its transformer takes every size."""
+        return None
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         """Shape of the latents of a clip of this (rounded) size, for drawing noise and for the VAE."""

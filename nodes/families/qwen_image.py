@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..values import Size
 from . import images
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, templated_end
 from .wan import statistics
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 else:
     numpy, torch = lazy("numpy"), lazy("torch")
+
+
+POSITIONS = 4096  # QwenEmbedRope of diffusers' transformer_qwenimage.py
 
 
 class QwenImage(Family):
@@ -37,6 +41,10 @@ class QwenImage(Family):
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, _factor(configs))
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        side = 2 * POSITIONS * images.PATCH * _factor(configs)  # positions run from the middle in both directions
+        return SizeLimit(Size(side, side), f"the {POSITIONS} positions of its transformer in each direction")
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         factor = _factor(configs)
@@ -91,6 +99,9 @@ class QwenImage(Family):
         mask = None if bool((lengths == longest).all()) else torch.arange(longest) < lengths[:, None]
         configs = {part: model.config(part) for part in ("vae", "transformer")}
         *_, height, width = self.latent_shape(given.size, 1, configs)
+        if longest > (most := POSITIONS - max(height, width) // images.PATCH // 2):
+            message = f"a prompt has {longest} tokens, but for images of {given.size} this model takes at most {most}"
+            raise NodeError(message, help="shorten the prompt, or make a smaller image")
         return transformer(
             hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
             timestep=given.step.value.to(device).expand(batch).to(latents.dtype) / 1000,

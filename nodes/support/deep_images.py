@@ -44,6 +44,8 @@ def deep_values(path: Path, orientation: int, opened: Any, shallow: Values) -> V
     Returns:
         None if FFmpeg does not read the file, or reads other colours than Pillow.
     """
+    if tags(opened, TILE_WIDTH, 0)[0]:
+        return None  # FFmpeg reads the tiles of a TIFF file as rows
     try:
         with av.open(io.BytesIO(path.read_bytes())) as container:
             frame = next(container.decode(video=0))
@@ -59,13 +61,17 @@ def deep_values(path: Path, orientation: int, opened: Any, shallow: Values) -> V
     alpha = pixels[..., -1:] if channels in (2, 4) and transparent else None
     premultiplied = alpha is not None and PREMULTIPLIED in tags(opened, EXTRA_SAMPLES, 0)
     made = Values(colours, alpha, premultiplied)
-    trusted = planes_apart(opened) and not tags(opened, TILE_WIDTH, 0)[0]
-    return made if trusted or _agree(made, shallow, opened) else None
+    return made if planes_apart(opened) or _agree(made, shallow, opened) else None
 
 
 def planes_apart(opened: Any) -> bool:
     """Whether a TIFF file stores each channel in its own plane; Pillow misreads such planes of 16 bits."""
     return tags(opened, PLANAR_CONFIGURATION, 1)[0] == APART
+
+
+def misread(opened: Any) -> bool:
+    """Whether Pillow reads other colours than a file of more than 8 bits holds, so that only FFmpeg can read it."""
+    return planes_apart(opened) or opened.format == "JPEG2000"
 
 
 def _stored(frame: Any) -> Any:
@@ -102,4 +108,7 @@ def _agree(deep: Values, shallow: Values, opened: Any) -> bool:
         if deep.alpha is not None and numpy.abs(deep.alpha - shallow.alpha).max() > DIFFERENCE:
             return False
     # Pillow divides premultiplied colours by the opacity, which enlarges the rounding.
-    return deep.premultiplied or bool(numpy.abs(deep.colours - shallow.colours).max() <= DIFFERENCE)
+    difference = numpy.abs(deep.colours - shallow.colours)
+    if opened.format == "JPEG2000":  # Pillow rounds white up, to 256, which is black
+        difference = numpy.minimum(difference, 1 - difference)
+    return deep.premultiplied or bool(difference.max() <= DIFFERENCE)

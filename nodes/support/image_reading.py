@@ -10,7 +10,7 @@ from ...graph.contract.errors import NodeError
 from .backgrounds import colour, composited
 from .bit_depths import reduced
 from .colour_profiles import lab_to_rgb, profile_note, rgb_from_cmyk
-from .deep_images import deep_values, planes_apart
+from .deep_images import deep_values, misread
 from .image_values import Values, values_of
 from .lazy import lazy
 
@@ -81,8 +81,8 @@ def _read(path: Path, background: str | None) -> ReadImage:
         values = _values(image, opened, notes, path)
         if is_reduced:
             deep = None if image.mode in ("CMYK", "LAB") else deep_values(path, orientation or 1, opened, values)
-            if deep is None and planes_apart(opened):
-                message = f"{path} stores its channels apart, with more than 8 bits each, which cannot be read"
+            if deep is None and misread(opened):
+                message = f"{path} has more than 8 bits in each channel, in a form that cannot be read"
                 raise NodeError(message, help="save the image as a PNG of 16 bits")
             if deep is None:
                 notes.append(f"{path} has more than 8 bits in each channel; 8 of them are read")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 
 PNG_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type; PNG specification, table 11.1
@@ -31,6 +33,20 @@ def png16(path: Path, pixels: np.ndarray[Any, Any], colour_type: int, extra: byt
     content = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     return path
+
+
+def jpeg2000(pixels: np.ndarray[Any, Any], pixel_format: str) -> bytes:
+    """A lossless JPEG 2000 file in a pixel format of FFmpeg."""
+    context: Any = av.CodecContext.create("jpeg2000", "w")
+    context.height, context.width, context.pix_fmt = *pixels.shape[:2], pixel_format
+    context.time_base, context.options = Fraction(1, 25), {"format": "jp2", "pred": "dwt53"}
+    frame = av.VideoFrame(context.width, context.height, pixel_format)
+    plane = frame.planes[0]
+    rows = np.zeros((plane.height, plane.line_size // 2), "<u2")
+    rows[:, : pixels[0].size] = pixels.reshape(len(pixels), -1)
+    plane.update(rows.tobytes())
+    frame.pts = 0
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
 
 
 def cmyk_profile(lab: np.ndarray[Any, Any]) -> bytes:

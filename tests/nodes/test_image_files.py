@@ -3,13 +3,14 @@
 import io
 import struct
 
+import av
 import numpy as np
 import pytest
 import sgd
 import tifffile
 import torch
 from helpers import node_facts
-from helpers.image_files import PNG_CHANNELS, chunk, cmyk_profile, numbers, png16
+from helpers.image_files import PNG_CHANNELS, chunk, cmyk_profile, jpeg2000, numbers, png16
 from PIL import Image, ImageCms, ImageOps, features
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes import image
@@ -126,13 +127,37 @@ def test_netpbm_files_are_divided_by_the_maximum_that_they_name(run, tmp_path, m
     assert run.warnings == []
 
 
-@pytest.mark.parametrize("bits", [10, 16])
-def test_jpeg_2000_files_of_more_than_8_bits_keep_them(run, tmp_path, bits):
-    if not features.check("jpg_2000"):
-        pytest.skip("this Pillow reads no JPEG 2000")
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow reads no JPEG 2000")
+def test_jpeg_2000_files_of_16_bits_keep_every_bit(run, tmp_path):
     pixels = numbers(32, 32)
     Image.fromarray(pixels).save(tmp_path / "a.jp2", irreversible=False)
     assert np.abs(read(run, tmp_path / "a.jp2") - grey(pixels / 65535)).max() < NOTHING
+    colours = numbers(32, 32, 3)
+    (tmp_path / "b.jp2").write_bytes(jpeg2000(colours, "rgb48le"))
+    assert np.abs(read(run, tmp_path / "b.jp2") - colours / 65535).max() < NOTHING
+    fewer = numbers(32, 32, maximum=1023)
+    (tmp_path / "c.jp2").write_bytes(jpeg2000(fewer, "gray10le"))
+    assert np.abs(read(run, tmp_path / "c.jp2") - grey(fewer / 1023)).max() < NOTHING
+    assert run.warnings == []
+
+
+def test_an_sgi_file_of_16_bits_keeps_them(run, tmp_path):
+    picture("RGB").save(tmp_path / "a.sgi", bpc=2)  # Pillow writes 256 v
+    assert np.abs(read(run, tmp_path / "a.sgi") - np.asarray(picture("RGB")) * (256 / 65535)).max() < NOTHING
+    assert run.warnings == []
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+@pytest.mark.skipif("libsvtav1" not in av.codecs_available, reason="this PyAV writes no AV1")
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv420p10le"])
+def test_an_avif_file_of_10_bits_says_that_8_of_them_are_read(run, tmp_path, pixel_format):
+    with av.open(str(tmp_path / "a.avif"), "w", format="avif") as output:
+        stream = output.add_stream("libsvtav1", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, pixel_format
+        frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 128, np.uint8), format="rgb24")
+        output.mux([*stream.encode(frame.reformat(format=pixel_format)), *stream.encode(None)])
+    assert np.abs(read(run, tmp_path / "a.avif") - 128 / 255).max() < 0.02
+    assert [w.partition("; ")[2] for w in run.warnings] == ["8 of them are read"] * ("10" in pixel_format)
 
 
 def test_values_that_are_not_those_of_an_image_are_an_error(run, tmp_path):

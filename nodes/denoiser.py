@@ -20,6 +20,7 @@ from .cache.state import GateState
 from .cache.table_use import of_facts
 from .families.base import DenoiserInput, Family
 from .models.model import Model
+from .size_limits import require_size, size_problems
 from .support.lazy import lazy
 from .value_facts import BranchesFacts, ImageConditionFacts, LatentsFacts, ModelFacts, ScheduleFacts
 from .values import Branches, Conditioning, ImageCondition, Latents, Predictions, Step
@@ -67,6 +68,8 @@ def _check(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
         message = f"the image was encoded for a clip of {image.size}, but this clip is {clip}"
         help = "give image.encode and latents.noise the same width, height and frames"
         yield Diagnostic("bad-value", message, "image", help=help)
+    if known_family is not None and clip is not None:
+        yield from size_problems(known_family, clip, model.configs, "latents")
     prompts, batch = facts.branches.prompts, facts.latents.batch
     if prompts and batch and batch % prompts:
         yield _uneven(prompts, batch, "prompt")
@@ -176,6 +179,7 @@ def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, ima
         gate=None,
     )
     require(_check, facts)
+    require_size(model.family, latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
 def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> DenoiserInput:

@@ -13,19 +13,19 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import OutPath, Run, node
-from .support.finite import OFF
-from .support.input_files import file_problems, require_file
+from .support.backgrounds import colour_problem
+from .support.image_reading import read_image
+from .support.input_files import file_problems
 from .support.lazy import lazy
 from .support.path_names import numbered, written
-from .support.pixels import from_bytes, to_bytes
+from .support.pixels import to_bytes
 from .value_facts import FramesFacts
 from .values import File, Frames
 
 if TYPE_CHECKING:
-    import numpy
-    from PIL import Image as Pillow
+    import torch
 else:
-    numpy = lazy("numpy")
+    torch = lazy("torch")
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
@@ -106,48 +106,37 @@ class ImageLoadFacts(NodeFacts):
     """Facts of `image.load`."""
 
     path: str | None = None
+    background: str | None = None
 
 
 def _check_load(facts: ImageLoadFacts) -> Iterator[Diagnostic]:
     yield from file_problems(facts.path)
+    yield from colour_problem(facts.background)
 
 
 @node("image.load", check=_check_load)
-def load(run: Run, path: Path) -> Frames:
-    """Load an image.
+def load(run: Run, path: Path, *, background: str | None = None) -> Frames:
+    """Load an image: each value over the maximum of the file's format, so 16 bits keep their precision.
+
+    The image is turned as its EXIF data say. A palette becomes colours, grey becomes three equal channels. These give
+    a warning: transparent pixels, which are put on white; an animation, of which the first frame is loaded; CMYK,
+    unless the file has a colour profile; another colour profile than sRGB, which is not applied; a file with more than
+    8 bits in each channel of which only 8 can be read.
 
     Args:
-        path: A file in any format that Pillow reads. Its EXIF orientation is applied; transparency becomes white.
+        path: A file in any format that Pillow reads.
+        background: Colour behind transparent pixels, `#rrggbb` or a CSS name such as `black`. Without it, white, with
+            a warning.
 
     Returns:
         A clip of one frame: float32 in [0, 1], [1, 1, H, W, 3], on the run's device.
 
     Raises:
-        NodeError: If the file is missing, is not an image, or has pixels that are not finite.
+        NodeError: If the file is missing, is not an image, is incomplete or too large, or has values that are not
+            finite or lie outside of 0 to 1; or if `background` is not a colour.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    require_file(path)
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            require_finite(run, path, image)
-            if image.has_transparency_data:
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            pixels = numpy.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise NodeError(f"{path} cannot be read as an image: {error}") from None
-    return Frames(from_bytes(pixels)[None, None].to(run.device))
-
-
-def require_finite(run: Run, path: Path, image: Pillow.Image) -> None:
-    """Raise a NodeError if a pixel is NaN or infinite, before the pixels become whole numbers.
-
-    Only an image of floating-point numbers (Pillow's mode F, in TIFF files) can have such pixels.
-    """
-    if image.mode != "F" or run.options.get(OFF):
-        return
-    finite = numpy.isfinite(numpy.asarray(image))
-    if not finite.all():
-        message = f"{int((~finite).sum())} of {finite.size} pixels of {path} are NaN or infinite"
-        raise NodeError(message, help="make the file again; --no-check-finite switches this check off")
+    require(_check_load, ImageLoadFacts(path=str(path), background=background))
+    read = read_image(path, background)
+    for note in read.notes:
+        run.warn(note, "path")
+    return Frames(torch.from_numpy(read.pixels)[None, None].to(run.device))

@@ -15,6 +15,7 @@ from ..graph.contract.node import Reads, Run, node
 from .denoiser import repeat_rows
 from .families import by_name
 from .models.model import IMAGE_ENCODER, Model
+from .size_limits import size_problems
 from .support.lazy import lazy
 from .support.pixels import to_bytes
 from .value_facts import FramesFacts, ImageConditionFacts, LatentsFacts, ModelFacts, made_size
@@ -69,6 +70,7 @@ def _check(facts: ImageEncodeFacts) -> Iterator[Diagnostic]:
         if made != asked:
             message = f"{name} {asked} is not a size of this model"
             yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
+    yield from size_problems(family, size, configs)
 
 
 @node("image.encode", reads=_reads, describe=_describe, check=_check)
@@ -180,5 +182,7 @@ def _pictures(run: Run, frames: Frames, size: Size, fit: str) -> list[Any]:
     stretch = (width / height) / (size.width / size.height)
     if abs(stretch - 1) > STRETCH:
         made = f"{size.width}x{size.height}"
-        run.warn(f"an image of {width}x{height} is stretched to {made}; `fit: crop` cuts it to the middle instead")
+        run.warn(
+            f"an image of {width}x{height} is stretched to {made}; `fit: crop` cuts it to the middle instead", "image"
+        )
     return pictures

@@ -15,6 +15,7 @@ from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import NO_RUN, OutPath, Reads, Run, node
 from .families import by_name
 from .models.model import Model
+from .size_limits import size_problems
 from .support.input_files import require_file, shown
 from .support.lazy import lazy
 from .support.path_names import written
@@ -47,7 +48,9 @@ class LatentsNoiseFacts(NodeFacts):
 
 
 def _describe(facts: LatentsNoiseFacts) -> LatentsFacts:
-    made = made_size(facts.model, facts.width, facts.height, facts.frames)
+    made, family = made_size(facts.model, facts.width, facts.height, facts.frames), facts.model.known_family
+    if made is not None and family is not None and any(size_problems(family, made, facts.model.configs)):
+        made = None  # `_check` reports it once
     return LatentsFacts(facts.model.family, made, facts.batch)
 
 
@@ -72,6 +75,7 @@ def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
                 yield Diagnostic("bad-value", message, name, severity="warning")
             else:
                 yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
+    yield from size_problems(family, made, facts.model.configs)
 
 
 @node("latents.noise", describe=_describe, check=_check)
@@ -107,8 +111,8 @@ def noise(
         the model's device.
 
     Raises:
-        NodeError: If the size is smaller than one patch, the family refuses the size, or the number of seeds is
-            neither 1 nor the number of clips.
+        NodeError: If the size is smaller than one patch or larger than the model can make, the family refuses the
+            size, or the number of seeds is neither 1 nor the number of clips.
     """
     configs = {part: model.config(part) for part in ("vae", "transformer")}
     seeds, known = (seed,) if isinstance(seed, int) else tuple(seed), ModelFacts(model.family.name, configs=configs)

@@ -13,6 +13,7 @@ from ..graph.contract.node import NO_RUN, Reads, Run, node
 from .families import Configs
 from .models.memory.tiling import Tiling, VaeWork
 from .models.model import Model
+from .size_limits import require_size
 from .support.finite import checked_calls
 from .value_facts import FramesFacts, LatentsFacts, ModelFacts
 from .values import Frames, Latents, Size
@@ -110,6 +111,7 @@ def encode(
     made = model.family.size(width, height, count, _configs(model))
     if made != size:
         raise NodeError(f"this model cannot make {size}", help=f"the nearest size below is {made}")
+    require_size(model.family, size, _configs(model))
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         return model.family.pack(model.family.encode(model, tensor))

@@ -137,8 +137,13 @@ class Run:
     def event(self, kind: str, **data: Any) -> None:
         """Report an event of this kind to the observers."""
 
-    def warn(self, message: str) -> None:
-        """Add a warning, shown once and kept in the record."""
+    def warn(self, message: str, parameter: str | None = None) -> None:
+        """Add a warning, shown once and kept in the record.
+
+        Args:
+            message: The problem, and how to solve it.
+            parameter: The parameter that it is about; the warning names the place of its value in the file.
+        """
 
 
 NO_RUN = Run()

@@ -154,10 +154,21 @@ class Context(Run):
     def event(self, kind: str, **data: Any) -> None:
         self.observer.event(self.call, kind, data)
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, parameter: str | None = None) -> None:
+        if parameter is not None:
+            message += self._place(parameter)
         if message not in self._warned:
             self._warned.add(message)
             self.observer.warned(self.call, message)
+
+    def _place(self, parameter: str) -> str:
+        """Where the value of a parameter of the call comes from, in brackets; empty if it is not known."""
+        arg = self.call.args.get(parameter) if self.call is not None else None
+        if arg is None:
+            return ""
+        place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
+        found = ", ".join(part for part in (place, arg.given) if part)
+        return f" ({found})" if found else ""
 
 
 def _signature(path: Path) -> object:

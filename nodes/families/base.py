@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
+from .prompt_ends import CutEnd
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,19 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class SizeLimit:
+    """The largest clip that a model can make.
+
+    Attributes:
+        largest: The most of each axis; all of them may occur together.
+        reason: The entry of the configuration that limits it.
+    """
+
+    largest: Size
+    reason: str
+
+
+@dataclass(frozen=True)
 class DenoiserInput:
     """The input of one call of a transformer; tensors are batch first, with one batch size B.
 
@@ -104,6 +118,7 @@ class Family(Protocol):
         neutral_scale: The largest guidance scale at which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
         max_length: Number of tokens of a prompt in the family's pipeline by default.
+        longest_prompt: The most tokens of a prompt that the family's pipeline accepts; None if it has no limit.
         rounds: Whether a size that the model cannot make is rounded down; if not, it is an error, as in the family's
             pipeline.
         rounds_frames: Whether the number of frames is rounded down even if width and height are not.
@@ -120,6 +135,7 @@ class Family(Protocol):
     neutral_scale: float
     embedded_guidance: bool
     max_length: int
+    longest_prompt: int | None = None
     rounds: bool = True
     rounds_frames: bool = False
     float32: tuple[str, ...] = ()
@@ -131,6 +147,10 @@ class Family(Protocol):
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         """The size that the model makes for a requested size, rounded as in the family's pipeline."""
         ...
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        """The largest size that the model can make; None, the default, if its transformer takes every size."""
+        return None
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         """Shape of the latents of a clip of this (rounded) size, for drawing noise and for the VAE."""
@@ -170,8 +190,8 @@ class Family(Protocol):
         """Concatenate encoded prompts into one batch for `predict`; the default expects prompts of equal length."""
         return {name: torch.cat([text[name] for text in texts]) for name in texts[0]}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
-        """The end of a prompt that does not fit into `max_length` tokens; empty if the whole prompt fits."""
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
+        """The end of a prompt that `encode_text` drops, one entry for each encoder that drops one."""
         ...
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ..support.quiet import quiet
 from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .prompt_ends import CutEnd, marked_end
 
 if TYPE_CHECKING:
     import numpy
@@ -32,6 +33,7 @@ class Flux(Family):
     neutral_scale = 1.0  # FluxPipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = True
     max_length = 512  # FluxPipeline.__call__(max_sequence_length=512) for T5; CLIP keeps 77
+    longest_prompt = 512  # FluxPipeline.check_inputs
     blocks = Blocks(
         {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
         takes_text=True,
@@ -80,11 +82,12 @@ class Flux(Family):
             )
         return {"embeddings": embeddings, "pooled": pooled}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
-        tokenizer = model.component("tokenizer_2")
-        ids = tokenizer(prompt, verbose=False).input_ids
-        # The end-of-sequence token takes the last place of a truncated prompt.
-        return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
+        clip, t5 = model.component("tokenizer"), model.component("tokenizer_2")
+        return [
+            *marked_end(t5, "T5 (text_encoder_2)", prompt, max_length),
+            *marked_end(clip, "CLIP (text_encoder)", prompt, clip.model_max_length, "T5 (text_encoder_2)"),
+        ]
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text

@@ -19,6 +19,7 @@ from ..support.lazy import lazy
 from ..support.quiet import quiet
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
+from .prompt_ends import CutEnd, marked_end, templated_end
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +28,7 @@ else:
     torch = lazy("torch")
 
 MASK = "encoder_attention_mask"
+CLIP_LENGTH = 77  # HunyuanVideoPipeline.encode_prompt(max_sequence_length=77) for CLIP
 MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, for every patch size of the transformer
 SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # `set_timesteps` takes `sigmas`
 
@@ -111,11 +113,14 @@ class HunyuanVideo(Family):
             padded.append({**text, "encoder_hidden_states": embeddings, MASK: mask})
         return super().join(padded)
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
+        llama, clip = model.component("tokenizer"), model.component("tokenizer_2")
         start, text = _in_template(prompt)
-        tokenizer = model.component("tokenizer")
-        ids = tokenizer(text, verbose=False).input_ids
-        return str(tokenizer.decode(ids[max_length + start :], skip_special_tokens=True))
+        _, empty = _in_template("{}")
+        return [
+            *templated_end(llama, "Llama (text_encoder)", text, empty.rpartition("{}")[2], start, max_length),
+            *marked_end(clip, "CLIP (text_encoder_2)", prompt, CLIP_LENGTH, "Llama (text_encoder)"),
+        ]
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         if given.image is not None:

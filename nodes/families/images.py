@@ -77,14 +77,6 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
-def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
-    """The end of a prompt beyond `max_length` tokens; `text` is the prompt in its chat template."""
-    cut = tokenizer.decode(tokenizer(text, verbose=False).input_ids[max_length:])
-    # The template continues after the prompt; this end is not part of the prompt.
-    end = text[text.rindex(prompt) + len(prompt) :] if prompt else text
-    return "" if end.endswith(cut) else cut.removesuffix(end)
-
-
 def text_device(model: LoadedModel) -> torch.device:
     """The device on which a pipeline encodes prompts; see `planned`."""
     return torch.device("cpu" if model.device == "meta" else model.device)

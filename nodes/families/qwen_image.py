@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..values import Size
 from . import images
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
+from .prompt_ends import CutEnd, templated_end
 from .wan import statistics
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 else:
     numpy, torch = lazy("numpy"), lazy("torch")
+
+
+POSITIONS = 4096  # QwenEmbedRope of diffusers' transformer_qwenimage.py
 
 
 class QwenImage(Family):
@@ -30,11 +35,16 @@ class QwenImage(Family):
     neutral_scale = 1.0  # QwenImagePipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
+    longest_prompt = 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
     normalises = True
     blocks = Blocks({"transformer_blocks": "num_layers"}, takes_text=True, returns=("text", "hidden"))
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, _factor(configs))
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        side = 2 * POSITIONS * images.PATCH * _factor(configs)  # positions run from the middle in both directions
+        return SizeLimit(Size(side, side), f"the {POSITIONS} positions of its transformer in each direction")
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         factor = _factor(configs)
@@ -73,12 +83,12 @@ class QwenImage(Family):
         lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
         return {"embeddings": padded.to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
         pipeline = _pipeline(tokenizer, None)
-        text = pipeline.prompt_template_encode.format(prompt)
-        kept = pipeline.prompt_template_encode_start_idx + min(max_length, pipeline.tokenizer_max_length)
-        return images.cut_words(tokenizer, text, prompt, kept)
+        template, start = pipeline.prompt_template_encode, pipeline.prompt_template_encode_start_idx
+        text, end = template.format(prompt), template.format("{}").rpartition("{}")[2]
+        return templated_end(tokenizer, "Qwen2.5-VL (text_encoder)", text, end, start, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
@@ -89,6 +99,9 @@ class QwenImage(Family):
         mask = None if bool((lengths == longest).all()) else torch.arange(longest) < lengths[:, None]
         configs = {part: model.config(part) for part in ("vae", "transformer")}
         *_, height, width = self.latent_shape(given.size, 1, configs)
+        if longest > (most := POSITIONS - max(height, width) // images.PATCH // 2):
+            message = f"a prompt has {longest} tokens, but for images of {given.size} this model takes at most {most}"
+            raise NodeError(message, help="shorten the prompt, or make a smaller image")
         return transformer(
             hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
             timestep=given.step.value.to(device).expand(batch).to(latents.dtype) / 1000,

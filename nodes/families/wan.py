@@ -9,7 +9,8 @@ from ...graph.contract.errors import NodeError
 from ..models.memory import block_groups
 from ..support.lazy import lazy
 from ..values import Size
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
+from .prompt_ends import CutEnd, marked_end
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,19 @@ class Wan(Family):
             frames = frames // temporal * temporal + 1
         width, height = width // multiple_width * multiple_width, height // multiple_height * multiple_height
         return Size(width, height, max(frames, 1))
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        if "transformer" not in configs:
+            return None
+        positions = configs["transformer"].get("rope_max_seq_len", 1024)  # of WanTransformer3DModel
+        spatial, temporal = _factors(configs)
+        patch_frames, patch_height, patch_width = _patch(configs)
+        largest = Size(
+            positions * patch_width * spatial,
+            positions * patch_height * spatial,
+            (positions * patch_frames - 1) * temporal + 1,
+        )
+        return SizeLimit(largest, f"`rope_max_seq_len` {positions} of its transformer")
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         spatial, temporal = _factors(configs)
@@ -74,13 +88,11 @@ class Wan(Family):
         )
         return {"encoder_hidden_states": embeddings}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         tokenizer = model.component("tokenizer")
-        ids = tokenizer(prompt_clean(prompt), verbose=False).input_ids
-        # The end-of-sequence token takes the last place of a truncated prompt.
-        return tokenizer.decode(ids[max_length - 1 :], skip_special_tokens=True) if len(ids) > max_length else ""
+        return marked_end(tokenizer, "UMT5 (text_encoder)", prompt_clean(prompt), max_length)
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
         return ("vae", "image_processor", "image_encoder") if _reads_clip(configs["transformer"]) else ("vae",)

@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..values import Size
 from . import images
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
+from .prompt_ends import CutEnd, templated_end
 
 if TYPE_CHECKING:
     import torch
 
 else:
     torch = lazy("torch")
+
+
+PROMPT_MULTIPLE = 32  # SEQ_MULTI_OF of diffusers' transformer_z_image.py
 
 
 class ZImage(Family):
@@ -35,6 +40,14 @@ class ZImage(Family):
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, images.scale_factor(configs.get("vae", {})))
+
+    def size_limit(self, configs: Configs) -> SizeLimit | None:
+        if "transformer" not in configs:
+            return None
+        lengths = _axes_lens(configs["transformer"])
+        side = images.scale_factor(configs.get("vae", {})) * images.PATCH
+        largest = Size(lengths[2] * side, lengths[1] * side)
+        return SizeLimit(largest, f"`axes_lens` {list(lengths)} of its transformer")
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
         factor = images.scale_factor(configs.get("vae", {}))
@@ -73,14 +86,22 @@ class ZImage(Family):
             device=images.text_device(model),
         )
         padded = [torch.nn.functional.pad(rows, (0, 0, 0, max_length - len(rows))) for rows in encoded]
+        _require_positions(model.config("transformer"), max(map(len, encoded)))
         lengths = torch.tensor([len(rows) for rows in encoded])
         return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
 
-    def cut_words(self, model: LoadedModel, prompt: str, max_length: int) -> str:
+    def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
-        message = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True, enable_thinking=True)
-        return images.cut_words(tokenizer, text, prompt, max_length)
+        text, empty = (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=True,
+            )
+            for content in (prompt, "{}")
+        )
+        return templated_end(tokenizer, "Qwen3 (text_encoder)", text, empty.rpartition("{}")[2], 0, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
@@ -103,6 +124,27 @@ class ZImage(Family):
 
     def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         return images.encode(model.component("vae"), frames)
+
+
+def _axes_lens(transformer: Mapping[str, Any]) -> Sequence[int]:
+    """Positions of the prompt, of rows and of columns; the defaults of ZImageTransformer2DModel."""
+    lengths: Sequence[int] = transformer.get("axes_lens", (1024, 512, 512))
+    return lengths
+
+
+def _require_positions(transformer: Mapping[str, Any], tokens: int) -> None:
+    """Raise a NodeError for a prompt of more tokens than the transformer has positions for.
+
+    The transformer pads a prompt to a multiple of 32. Its positions start at 1, and the image has the one after them.
+    """
+    positions = _axes_lens(transformer)[0]
+    most = (positions - 2) // PROMPT_MULTIPLE * PROMPT_MULTIPLE
+    if tokens > most:
+        message = (
+            f"a prompt has {tokens} tokens with its template, but this model takes at most {most}, by `axes_lens` "
+            f"{list(_axes_lens(transformer))} of its transformer"
+        )
+        raise NodeError(message, help=f"shorten the prompt, or cut it with `max_length: {most}`")
 
 
 Z_IMAGE: Family = ZImage()

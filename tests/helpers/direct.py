@@ -36,7 +36,7 @@ class DirectRun(Run):
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def warn(self, message: str) -> None:
+    def warn(self, message: str, parameter: str | None = None) -> None:
         self.warnings.append(message)
 
     def detail(self, **values: Any) -> None:

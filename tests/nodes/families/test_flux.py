@@ -149,9 +149,10 @@ def test_words_that_do_not_fit_are_quoted(model, capsys):
         made = text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=16)
         text.encode(run, BOTH, model, ["word " * 20], negative=[""], max_length=300)  # too long for CLIP only
     assert made.positive["embeddings"].shape == (1, 16, 32)
-    assert len(run.warnings) == 1
-    assert "16 tokens" in run.warnings[0]
-    assert run.warnings[0].endswith("square”")
+    assert len(run.warnings) == 2
+    assert "16 tokens, all that T5" in run.warnings[0]
+    assert "square”" in run.warnings[0]
+    assert "77 tokens, all that CLIP" in run.warnings[1]
     assert capsys.readouterr().err == ""
 
 

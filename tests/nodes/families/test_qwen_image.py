@@ -148,7 +148,7 @@ def test_a_cut_prompt_gives_a_warning_and_equals_the_pipeline(model):
     expected = reference(pipeline_of(model), [prompt, "short"], max_sequence_length=150)
     run = DirectRun()
     assert_same(generate(model, [prompt, "short"], scale=1.0, max_length=150, run=run), expected)
-    assert any(w.startswith("the positive prompt is longer than 150 tokens") for w in run.warnings)
+    assert any(w.startswith("the positive prompt 1 of 2 is longer than 150 tokens") for w in run.warnings)
 
 
 def test_a_size_is_rounded_with_a_warning(model):
@@ -175,7 +175,7 @@ def test_words_that_do_not_fit_are_quoted(model):
         assert run.warnings == []
         # 13 tokens of the template follow the prompt.
         text.encode(run, BOTH, model, [prompt], negative=[""], max_length=TEMPLATE - 13 + 5)
-    assert [w.split(": ")[1] for w in run.warnings] == ["“ circle”"]
+    assert [w.split(", ")[2].split(";")[0] for w in run.warnings] == ["“circle”"]
 
 
 def test_an_image_is_encoded_and_decoded(model):

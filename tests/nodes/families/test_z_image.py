@@ -126,7 +126,7 @@ def test_words_that_do_not_fit_are_quoted(model):
         made = text.encode(run, BOTH, model, ["a red circle and a blue square"], negative=[""], max_length=32)
     assert made.positive["embeddings"].shape == (1, 32, 16)
     assert len(run.warnings) == 1
-    assert run.warnings[0].endswith("“uare”")  # 26 letters fit after the 6 tokens at the start of the template
+    assert "“uare”" in run.warnings[0]  # 26 letters fit after the 6 tokens at the start of the template
 
 
 def test_an_image_is_encoded_and_decoded(model):

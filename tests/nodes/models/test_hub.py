@@ -17,7 +17,7 @@ out = {"progress": [], "warnings": [], "errors": []}
 class Recorder(Run):
     planning = job.get("planning", False)
     device = "meta" if planning else "cpu"
-    def warn(self, message): out["warnings"].append(message)
+    def warn(self, message, parameter=None): out["warnings"].append(message)
     def progress(self, done, total, label=""): out["progress"].append((done, total, label))
 for source, revision, *parts in job["models"]:
     try:

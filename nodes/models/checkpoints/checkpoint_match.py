@@ -249,16 +249,24 @@ def find(table: LayerTable, name: str) -> list[tuple[str, int, int]] | None:
 def _prefix(header: CheckpointHeader, table: LayerTable) -> str:
     """The start of the names of this component's tensors; the one that fits most of them."""
     found: dict[str, int] = {}
+    last = ""
     for key in header.tensors:
-        end = 0
-        for _ in range(DEEPEST + 1):
-            if find(table, key[end:]) is not None:
-                found[key[:end]] = found.get(key[:end], 0) + 1
-                break
-            end = key.find(".", end) + 1
-            if not end:
-                break
+        ends = _ends(key)
+        if last and key.startswith(last):
+            ends = [len(last), *ends]  # most names begin as the one before
+        end = next((end for end in ends if find(table, key[end:]) is not None), None)
+        if end is not None:
+            last = key[:end]
+            found[last] = found.get(last, 0) + 1
     return max(found, key=lambda prefix: (found[prefix], -len(prefix)), default="")
+
+
+def _ends(name: str) -> list[int]:
+    """Where the prefixes of a name end: nowhere, and after each of its first parts."""
+    ends = [0]
+    while len(ends) <= DEEPEST and (dot := name.find(".", ends[-1])) >= 0:
+        ends.append(dot + 1)
+    return ends
 
 
 def _owner(table: LayerTable, name: str) -> str | None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -361,3 +364,48 @@ def test_a_form_that_cannot_be_read_is_refused_by_name(change, message, wide, tm
     stored, _ = scaled(layouts.wan(module.state_dict()))
     change(stored)
     assert message in refused(folder, stored, tmp_path / "file.safetensors")
+
+
+PEAK = """
+import gc, sys, threading, time
+from pathlib import Path
+import torch
+from helpers.direct import DirectRun
+from sgd.nodes.models.nodes.model_load import load
+def resident(): return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+run, most, done = DirectRun(), [0], []
+model = load(run, sys.argv[1], transformer=sys.argv[2], dtype="bfloat16")
+model.weights.parameters("transformer")  # imports what loading imports
+gc.collect()
+before = resident()
+def watch():
+    while not done:
+        most[0] = max(most[0], resident())
+        time.sleep(0.002)
+thread = threading.Thread(target=watch)
+thread.start()
+model.acquire("transformer", run)
+done.append(True)
+thread.join()
+print(most[0] - before, sum(p.nbytes for p in model.component("transformer").parameters()))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's /proc")
+def test_a_file_is_not_in_memory_beside_the_component(tmp_path):
+    """With the file, it would be twice as much; in float32, three times."""
+    from diffusers import WanTransformer3DModel
+
+    config = {"num_attention_heads": 12, "ffn_dim": 6144, "text_dim": 1024, "num_layers": 2, "rope_max_seq_len": 32}
+    module = WanTransformer3DModel(**config).eval()
+    folder = layouts.source(tmp_path / "model", "WanPipeline", transformer=module)
+    state = {name: tensor.half() for name, tensor in layouts.wan(module.state_dict()).items()}
+    save_file(state, tmp_path / "file")
+    tests = Path(layouts.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
+    command = [sys.executable, "-c", PEAK, str(folder), str(tmp_path / "file")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    peak, size = map(int, done.stdout.split())
+    assert size > 150e6
+    assert peak < 1.3 * size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from helpers import checkpoint_layouts as layouts
 from helpers import node_facts, tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
 from helpers.direct import DirectRun
 from safetensors.torch import load_file, save_file
+from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_lora import lora
@@ -231,6 +233,31 @@ def test_a_text_encoder_computes_what_that_of_transformers_computes(pipeline, pa
             encoder(input_ids=tokens, output_hidden_states=True).hidden_states[-1] for encoder in (loaded, expected)
         ]
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "part", "build", "lost"),
+    [
+        ("WanPipeline", "transformer", tiny.wan_transformer, ""),
+        ("WanPipeline", "text_encoder", tiny.umt5_encoder, "encoder.embed_tokens.weight"),
+        ("QwenImagePipeline", "vae", tiny_qwen_image.vae, ""),
+    ],
+)
+def test_a_class_without_a_table_is_read_by_its_own_names(pipeline, part, build, lost, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("sgd.nodes.models.checkpoints.component_layouts.of_config", lambda name, config: None)
+    module = layouts.filled(build())
+    folder = layouts.source(tmp_path / "model", pipeline, **{part: module})
+    state = module.state_dict()
+    file = save({f"model.{key}": tensor for key, tensor in state.items() if key != lost}, tmp_path / "file")
+    assert node_facts.check(load, source=str(folder), **{part: str(file)}) == []
+    model = load(run, str(folder), **{part: str(file)})
+    model.acquire(part, run)
+    loaded = model.component(part).state_dict()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+    some = next(key for key in state if key.endswith(".weight") and key != lost)
+    file = save({key: tensor for key, tensor in state.items() if key not in (some, lost)}, tmp_path / "less")
+    with pytest.raises(NodeError, match=re.escape(f"parameters of {part}: {some}")):
+        load(run, str(folder), **{part: str(file)}).acquire(part, run)
 
 
 def test_a_qwen_text_encoder_may_lack_its_image_encoder_and_last_layer(tmp_path, run):

@@ -123,7 +123,10 @@ def _frames_note(opened: Any, path: Path) -> list[str]:
         return []
     if opened.format in ("TIFF", "MPO"):
         return [f"{path} holds {count} images; the first is loaded"]
-    return [f"{path} is animated: it has {count} frames, and the first is loaded; video.load loads all frames"]
+    all_frames = (
+        "; convert it to a video for the others" if opened.format == "WEBP" else "; video.load loads all of them"
+    )
+    return [f"{path} is animated: it has {count} frames, and the first is loaded{all_frames}"]
 
 
 def _reason(error: Exception) -> str:

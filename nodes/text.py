@@ -11,6 +11,7 @@ from pydantic import Field
 from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, Wanted, node
+from .families import Configs
 from .families.prompt_ends import CutEnd
 from .models.model import SECOND_ENCODER, Model
 from .value_facts import ConditioningFacts, ModelFacts
@@ -43,8 +44,9 @@ def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
         given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
         yield Diagnostic("bad-value", f"{given}: give one, or one for each prompt", "negative")
     family, length = facts.model.known_family, facts.max_length
-    if family is not None and length is not None and length > (family.longest_prompt or length):
-        message = f"models of {family.name} take prompts of at most {family.longest_prompt} tokens, not of {length}"
+    longest = None if family is None else family.longest_prompt(facts.model.configs)
+    if length is not None and longest is not None and length > longest:
+        message = f"this model takes prompts of at most {longest} tokens, not of {length}"
         yield Diagnostic("bad-value", message, "max_length")
 
 
@@ -88,10 +90,10 @@ def encode(
 
     Raises:
         NodeError: If there is no prompt, the number of negative prompts is neither 1 nor the number of prompts,
-            `max_length` is more than the family's pipeline takes, or a prompt is longer than the transformer takes.
+            `max_length` is more than the model takes, or a prompt is longer than the transformer takes.
     """
     prompts, against = _listed(prompt), _listed(negative)
-    known = ModelFacts(model.family.name)
+    known = ModelFacts(model.family.name, configs=_configs(model))
     facts = TextEncodeFacts(model=known, prompt=tuple(prompts), negative=tuple(against), max_length=max_length)
     require(_check, facts)
     length = max_length or model.family.max_length
@@ -123,7 +125,7 @@ def _named(name: str, entries: list[str], prompt: str) -> str:
 
 def _cut_messages(model: Model, named: str, ends: list[CutEnd]) -> Iterator[str]:
     """A sentence for each encoder that does not read the whole prompt."""
-    longest = model.family.longest_prompt
+    longest = model.family.longest_prompt(_configs(model))
     for end in ends:
         tokens = f"the last {end.dropped} tokens are" if end.dropped > 1 else "the last token is"
         words = f"{end.words[:QUOTED].rstrip()}…" if len(end.words) > QUOTED else end.words
@@ -135,6 +137,10 @@ def _cut_messages(model: Model, named: str, ends: list[CutEnd]) -> Iterator[str]
         yield (
             f"{named} longer than {end.limit} tokens, all that {end.encoder} reads: {tokens} dropped, “{words}”; {cure}"
         )
+
+
+def _configs(model: Model) -> Configs:
+    return {part: model.config(part) for part in ("text_encoder", "transformer")}
 
 
 def _listed(texts: list[str] | str | None) -> list[str]:

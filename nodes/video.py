@@ -20,7 +20,7 @@ from .support.input_files import file_problems
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import to_bytes
-from .support.video_pixels import scaling
+from .support.video_pixels import SCALING
 from .support.video_reading import read_video
 from .value_facts import FramesFacts
 from .values import File, Frames
@@ -148,7 +148,7 @@ def _write(
                     format="yuv420p",
                     dst_colorspace=Colorspace.ITU709,
                     dst_color_range=ColorRange.MPEG,
-                    interpolation=scaling(),
+                    interpolation=SCALING,
                 )
                 output.mux(stream.encode(frame))
                 run.progress(index + 1, len(pixels), "frames")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +47,24 @@ def read_text(text: str, type: Type) -> Any:
         elif type.item.kind not in ("str", "path") and scalar(text) is None:
             return None
         return [read_text(text, type.item)]
-    if type.kind in ("str", "path", "unknown"):
-        return text
+    if type.kind in ("str", "unknown"):
+        return _decoded(text)
+    if type.kind == "path":
+        return text  # the system has its own name for a file
     if type.kind == "enum" and text in type.choices:
         return text
     return scalar(text)
+
+
+def _decoded(text: str) -> str:
+    """Text of the command line as UTF-8, if the locale of the process could not decode it."""
+    try:
+        text.encode("utf-8")
+        return text
+    except UnicodeEncodeError:
+        with suppress(ValueError):
+            return os.fsencode(text).decode("utf-8", "surrogateescape")
+        return text
 
 
 def _entry(value: Value, type: Type, source: Source) -> Any:

@@ -118,7 +118,6 @@ class Family(Protocol):
         neutral_scale: The largest guidance scale at which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
         max_length: Number of tokens of a prompt in the family's pipeline by default.
-        longest_prompt: The most tokens of a prompt that the family's pipeline accepts; None if it has no limit.
         rounds: Whether a size that the model cannot make is rounded down; if not, it is an error, as in the family's
             pipeline.
         rounds_frames: Whether the number of frames is rounded down even if width and height are not.
@@ -135,7 +134,6 @@ class Family(Protocol):
     neutral_scale: float
     embedded_guidance: bool
     max_length: int
-    longest_prompt: int | None = None
     rounds: bool = True
     rounds_frames: bool = False
     float32: tuple[str, ...] = ()
@@ -189,6 +187,10 @@ class Family(Protocol):
     def join(self, texts: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Concatenate encoded prompts into one batch for `predict`; the default expects prompts of equal length."""
         return {name: torch.cat([text[name] for text in texts]) for name in texts[0]}
+
+    def longest_prompt(self, configs: Configs) -> int | None:
+        """The most tokens of a prompt that the pipeline or a component takes; None, the default, without a limit."""
+        return None
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         """The end of a prompt that `encode_text` drops, one entry for each encoder that drops one."""

@@ -33,7 +33,6 @@ class Flux(Family):
     neutral_scale = 1.0  # FluxPipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = True
     max_length = 512  # FluxPipeline.__call__(max_sequence_length=512) for T5; CLIP keeps 77
-    longest_prompt = 512  # FluxPipeline.check_inputs
     blocks = Blocks(
         {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
         takes_text=True,
@@ -81,6 +80,9 @@ class Flux(Family):
                 prompt=list(prompts), prompt_2=None, device=torch.device(model.device), max_sequence_length=max_length
             )
         return {"embeddings": embeddings, "pooled": pooled}
+
+    def longest_prompt(self, configs: Configs) -> int | None:
+        return 512  # FluxPipeline.check_inputs
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         clip, t5 = model.component("tokenizer"), model.component("tokenizer_2")

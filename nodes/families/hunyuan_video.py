@@ -29,6 +29,7 @@ else:
 
 MASK = "encoder_attention_mask"
 CLIP_LENGTH = 77  # HunyuanVideoPipeline.encode_prompt(max_sequence_length=77) for CLIP
+TEMPLATE_LENGTH = 95  # `crop_start` of DEFAULT_PROMPT_TEMPLATE: tokens before the prompt
 MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, for every patch size of the transformer
 SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # `set_timesteps` takes `sigmas`
 
@@ -112,6 +113,10 @@ class HunyuanVideo(Family):
             mask = torch.nn.functional.pad(text[MASK], (0, missing))
             padded.append({**text, "encoder_hidden_states": embeddings, MASK: mask})
         return super().join(padded)
+
+    def longest_prompt(self, configs: Configs) -> int | None:
+        positions = configs.get("text_encoder", {}).get("max_position_embeddings")
+        return None if positions is None else positions - TEMPLATE_LENGTH
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         llama, clip = model.component("tokenizer"), model.component("tokenizer_2")

@@ -35,7 +35,6 @@ class QwenImage(Family):
     neutral_scale = 1.0  # QwenImagePipeline.__call__: do_true_cfg = true_cfg_scale > 1 and a negative prompt
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
-    longest_prompt = 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
     normalises = True
     blocks = Blocks({"transformer_blocks": "num_layers"}, takes_text=True, returns=("text", "hidden"))
 
@@ -82,6 +81,9 @@ class QwenImage(Family):
         padded = torch.nn.functional.pad(embeddings, (0, 0, 0, max_length - length))
         lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
         return {"embeddings": padded.to(model.device), "lengths": lengths}
+
+    def longest_prompt(self, configs: Configs) -> int | None:
+        return 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")

@@ -90,6 +90,9 @@ class ZImage(Family):
         lengths = torch.tensor([len(rows) for rows in encoded])
         return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
 
+    def longest_prompt(self, configs: Configs) -> int | None:
+        return _prompt_positions(configs["transformer"]) if "transformer" in configs else None
+
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
         text, empty = (
@@ -132,13 +135,17 @@ def _axes_lens(transformer: Mapping[str, Any]) -> Sequence[int]:
     return lengths
 
 
-def _require_positions(transformer: Mapping[str, Any], tokens: int) -> None:
-    """Raise a NodeError for a prompt of more tokens than the transformer has positions for.
+def _prompt_positions(transformer: Mapping[str, Any]) -> int:
+    """The most tokens of a prompt.
 
     The transformer pads a prompt to a multiple of 32. Its positions start at 1, and the image has the one after them.
     """
-    positions = _axes_lens(transformer)[0]
-    most = (positions - 2) // PROMPT_MULTIPLE * PROMPT_MULTIPLE
+    return (_axes_lens(transformer)[0] - 2) // PROMPT_MULTIPLE * PROMPT_MULTIPLE
+
+
+def _require_positions(transformer: Mapping[str, Any], tokens: int) -> None:
+    """Raise a NodeError for a prompt of more tokens than the transformer has positions for."""
+    most = _prompt_positions(transformer)
     if tokens > most:
         message = (
             f"a prompt has {tokens} tokens with its template, but this model takes at most {most}, by `axes_lens` "

@@ -38,19 +38,20 @@ class ReadImage:
     notes: tuple[str, ...]
 
 
-def read_image(path: Path, background: str | None = None) -> ReadImage:
+def read_image(path: Path, background: str | None = None, check_finite: bool = True) -> ReadImage:
     """Read the first frame of an image file.
 
     Args:
         path: A file in any format that Pillow reads.
         background: Colour behind transparent pixels; None for white, with a note.
+        check_finite: Raise an error for pixels that are not finite.
 
     Raises:
         NodeError: If the file is missing, is not an image, is incomplete or too large, or its values are not those of
             an image.
     """
     try:
-        return _read(path, background)
+        return _read(path, background, check_finite)
     except NodeError:
         raise
     except FileNotFoundError:
@@ -69,7 +70,7 @@ def read_image(path: Path, background: str | None = None) -> ReadImage:
         raise NodeError(f"{path} cannot be read as an image: {_reason(error)}", help=SAVE_AGAIN) from None
 
 
-def _read(path: Path, background: str | None) -> ReadImage:
+def _read(path: Path, background: str | None, check_finite: bool) -> ReadImage:
     notes: list[str] = []
     with Image.open(path) as opened:
         if min(opened.size) < 1:
@@ -78,7 +79,7 @@ def _read(path: Path, background: str | None) -> ReadImage:
         orientation = _orientation(opened, notes, path)
         opened.load()
         image = ImageOps.exif_transpose(opened) if orientation is not None else opened.copy()
-        values = _values(image, opened, notes, path)
+        values = _values(image, opened, notes, path, check_finite)
         if is_reduced:
             deep = None if image.mode in ("CMYK", "LAB") else deep_values(path, orientation or 1, opened, values)
             if deep is None and misread(opened):
@@ -95,13 +96,13 @@ def _read(path: Path, background: str | None) -> ReadImage:
     return ReadImage(composited(values.colours, values.alpha, colour(background), values.premultiplied), tuple(notes))
 
 
-def _values(image: Image.Image, opened: Any, notes: list[str], path: Path) -> Values:
+def _values(image: Image.Image, opened: Any, notes: list[str], path: Path, check_finite: bool) -> Values:
     if image.mode in ("CMYK", "LAB"):
         image, note = rgb_from_cmyk(image, path) if image.mode == "CMYK" else (lab_to_rgb(image), None)
     else:
         note = profile_note(image, path)
     notes += [note] if note else []
-    return values_of(image, opened, path)
+    return values_of(image, opened, path, check_finite)
 
 
 def _orientation(opened: Any, notes: list[str], path: Path) -> int | None:
@@ -123,7 +124,10 @@ def _frames_note(opened: Any, path: Path) -> list[str]:
         return []
     if opened.format in ("TIFF", "MPO"):
         return [f"{path} holds {count} images; the first is loaded"]
-    return [f"{path} is animated: it has {count} frames, and the first is loaded; video.load loads all frames"]
+    all_frames = (
+        "; convert it to a video for the others" if opened.format == "WEBP" else "; video.load loads all of them"
+    )
+    return [f"{path} is animated: it has {count} frames, and the first is loaded{all_frames}"]
 
 
 def _reason(error: Exception) -> str:

@@ -36,32 +36,35 @@ class Values:
     premultiplied: bool = False
 
 
-def values_of(image: Image.Image, opened: Any, path: Path) -> Values:
+def values_of(image: Image.Image, opened: Any, path: Path, check_finite: bool) -> Values:
     """The values of `image`, in any mode but CMYK and LAB.
 
     Args:
         image: The image, turned upright.
         opened: The same image as Pillow opened it, with the properties of its file.
         path: The file's name, for errors.
+        check_finite: Raise an error for numbers that are not finite.
 
     Raises:
         NodeError: If values lie outside of the range of an image, or their range is not known.
     """
     if image.mode in ("F", "I") or image.mode.startswith("I;16") or (image.mode == "L" and signed(opened)):
-        return _single_channel(image, opened, path)
+        return _single_channel(image, opened, path, check_finite)
     if image.has_transparency_data:
         pixels = numpy.asarray(image.convert("RGBA"))
         return Values(_scaled(pixels[..., :3], 255), _scaled(pixels[..., 3:], 255))
     return Values(_scaled(numpy.asarray(image.convert("RGB")), 255))
 
 
-def _single_channel(image: Image.Image, opened: Any, path: Path) -> Values:
+def _single_channel(image: Image.Image, opened: Any, path: Path, check_finite: bool) -> Values:
     """Grey images of 16 or 32 bits, of signed numbers, or of floating-point numbers."""
     pixels, alpha = numpy.asarray(image), None
     if image.mode == "F":
         scaled = pixels.astype(numpy.float32)
-        if not numpy.isfinite(scaled).all():
-            raise NodeError(f"{path} has values that are not finite", help="save the image with finite values")
+        finite = numpy.isfinite(scaled)
+        if check_finite and not finite.all():
+            message = f"{int((~finite).sum())} of {finite.size} pixels of {path} are NaN or infinite"
+            raise NodeError(message, help="make the file again")
     else:
         bits = tags(opened, BITS, 16)[0]
         if signed(opened) and bits == 8:
@@ -72,7 +75,7 @@ def _single_channel(image: Image.Image, opened: Any, path: Path) -> Values:
         if isinstance(transparent, int):
             alpha = (pixels != transparent)[..., None].astype(numpy.float32)
         scaled = (pixels / _maximum(image, opened, path)).astype(numpy.float32)
-    low, high = float(scaled.min()), float(scaled.max())
+    low, high = (float(found(scaled, where=numpy.isfinite(scaled), initial=0.5)) for found in (numpy.min, numpy.max))
     if low < 0 or high > 1:
         message = f"{path} has values from {low:.6g} to {high:.6g}, but those of an image lie between 0 and 1"
         raise NodeError(message, help="scale the values of the file to 0 … 1")

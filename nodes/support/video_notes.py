@@ -65,10 +65,11 @@ def frame_notes(frame: Any, stream: Any, path: Path) -> list[str]:
         )
     if frame.interlaced_frame:
         found.append(f"{path} is interlaced: each frame holds the lines of two moments")
-    if frame.color_trc in HDR:
-        found.append(f"{path} is HDR ({HDR[frame.color_trc]}), which is not converted: it looks pale and dark")
-    elif frame.color_primaries in WIDE:
-        found.append(f"{path} has the colours of {WIDE[frame.color_primaries]}, which are not converted: it looks pale")
+    transfer, primaries = stream.codec_context.color_trc, stream.codec_context.color_primaries
+    if transfer in HDR:
+        found.append(f"{path} is HDR ({HDR[transfer]}), which is not converted: it looks pale and dark")
+    elif primaries in WIDE:
+        found.append(f"{path} has the colours of {WIDE[primaries]}, which are not converted: it looks pale")
     if stream.metadata.get("alpha_mode") == "1":
         found.append(f"{path} has transparent pixels, which are not read")
     if assumed_matrix(frame):

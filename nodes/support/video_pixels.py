@@ -29,6 +29,8 @@ LUMA = {
 BT709, UNSPECIFIED, BT601 = 1, 2, 5
 LIMITED, FULL = 1, 2  # colour ranges of FFmpeg
 HIGH_DEFINITION = 720  # players assume BT.709 from this height on, if the file names no matrix
+# Flags of FFmpeg's scaler (libswscale/swscale.h): bilinear, colour planes in full in both directions, exact rounding.
+SCALING = 0x2 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 DEPTHS = {  # the depths of planar formats, by kind
     "gray": (8, 9, 10, 12, 14, 16),
     "ya": (8, 16),
@@ -37,13 +39,6 @@ DEPTHS = {  # the depths of planar formats, by kind
     "yuv444p": (8, 9, 10, 12, 14, 16),
     "yuva444p": (8, 9, 10, 12, 16),
 }
-
-
-def scaling() -> int:
-    """Flags for FFmpeg's scaler: exact rounding, and whole planes of colour in both directions."""
-    from av.video.reformatter import Interpolation as I
-
-    return int(I.BILINEAR | I.ACCURATE_RND | I.FULL_CHR_H_INT | I.FULL_CHR_H_INP | I.BITEXACT)
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,9 @@ def frame_values(frame: Any, path: Any) -> FrameValues:
         raise NodeError(f"{path} has pixels of the format {frame.format.name}, which is not supported")
     name = f"{kind}{bits}" if kind == "ya" else kind if bits == 8 else f"{kind}{bits}le"
     name = "ya16le" if name == "ya16" else name
-    planar = frame.reformat(format=name, interpolation=scaling())
+    full = frame.color_range == FULL or frame.format.name.startswith("yuvj")
+    span = FULL if full else LIMITED  # the scaler must not convert the range
+    planar = frame.reformat(format=name, interpolation=SCALING, src_color_range=span, dst_color_range=span)
     maximum = float(2**bits - 1)
     if kind == "ya":
         both = _plane(planar, 0, bits, 2) / maximum
@@ -83,7 +80,6 @@ def frame_values(frame: Any, path: Any) -> FrameValues:
     if kind.startswith("gb"):
         green, blue, red = planes[:3]
         return FrameValues(numpy.stack([red, green, blue], axis=-1) / maximum, alpha)
-    full = frame.color_range == FULL or frame.format.name.startswith("yuvj")
     if kind == "gray":
         limited = frame.color_range == LIMITED  # without a name, FFmpeg stores grey in the full range
         return FrameValues(numpy.repeat(_luma(planes[0], bits, not limited)[..., None], 3, axis=2), alpha)

@@ -75,8 +75,11 @@ def read_video(path: Path, first: int, count: int | None, fps: float | None, bac
         raise NodeError(f"{path} is a folder, not a video")
     try:
         with path.open("rb") as file:
-            if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(PLAYLISTS):
-                raise NodeError(f"{path} is a playlist, not a video", help="give the file of the video")
+            head = file.read(16)
+        if head.lstrip(b"\xef\xbb\xbf").startswith(PLAYLISTS):
+            raise NodeError(f"{path} is a playlist, not a video", help="give the file of the video")
+        if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+            raise NodeError(f"{path} is a WebP file, which cannot be read as a video", help="convert it to GIF or MP4")
         options = {"protocol_whitelist": "file"}  # a file must not lead to other machines
         with av.open(str(path), options=options, metadata_errors="replace") as container:
             return _read(_opened(path, container), first, count, fps, background)
@@ -84,7 +87,8 @@ def read_video(path: Path, first: int, count: int | None, fps: float | None, bac
         raise NodeError(f"there is no file {path}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise NodeError(f"{path} cannot be read as a video: {reason}") from None
+        help = "give a video, or convert the file to MP4"
+        raise NodeError(f"{path} cannot be read as a video: {reason}", help=help) from None
 
 
 def _opened(path: Path, container: Any) -> _Reading:
@@ -94,11 +98,11 @@ def _opened(path: Path, container: Any) -> _Reading:
     if not streams:
         other = " (it has sound)" if container.streams.audio else ""
         raise NodeError(f"{path} has no video stream{other}")
-    stream = streams[0]
+    stream = max(streams, key=lambda each: each.frames)  # an AVIF file holds a still image beside its animation
     stream.thread_type = "AUTO"
     reading = _Reading(path, container, stream, Fraction(stream.time_base or Fraction(1, SECOND)))
     if len(streams) > 1:
-        reading.notes.append(f"{path} has {len(streams)} video streams; the first is loaded")
+        reading.notes.append(f"{path} has {len(streams)} video streams; stream {stream.index} is loaded")
     return reading
 
 

@@ -161,7 +161,12 @@ def test_an_avif_file_of_10_bits_says_that_8_of_them_are_read(run, tmp_path, pix
 
 
 def test_values_that_are_not_those_of_an_image_are_an_error(run, tmp_path):
-    for value, message in ((np.nan, "not finite"), (np.inf, "not finite"), (1.5, "between 0 and 1"), (-0.1, "0 and 1")):
+    for value, message in (
+        (np.nan, "NaN or infinite"),
+        (np.inf, "NaN or infinite"),
+        (1.5, "between 0 and 1"),
+        (-0.1, "0 and 1"),
+    ):
         pixels = np.full((4, 4), 0.5, np.float32)
         pixels[1, 2] = value
         with pytest.raises(NodeError, match=message):

@@ -197,5 +197,19 @@ def test_the_words_are_quoted_as_they_were_written(models):
     assert "“CIRCLE”" in warning
 
 
+def test_lengths_without_positions_are_an_error():
+    """Llama has a table of positions; the transformer of Z-Image has one for prompts and the image after them."""
+    check = partial(node_facts.check, text.encode, prompt=["a"])
+    crop = pipeline_hunyuan_video.DEFAULT_PROMPT_TEMPLATE["crop_start"]
+    hunyuan = {"family": "hunyuan-video", "configs": {"text_encoder": {"max_position_embeddings": 8192}}}
+    assert [p.parameter for p in check(model=hunyuan, max_length=8192 - crop + 1)] == ["max_length"]
+    assert not list(check(model=hunyuan, max_length=8192 - crop))
+    z_image = {"family": "z-image", "configs": {"transformer": {"axes_lens": [1536, 512, 512]}}}
+    assert [p.message for p in check(model=z_image, max_length=1505)] == [
+        "this model takes prompts of at most 1504 tokens, not of 1505"
+    ]
+    assert not list(check(model=z_image, max_length=1504))
+
+
 def test_a_family_without_a_limit_takes_any_length():
     assert not list(node_facts.check(text.encode, model={"family": "wan"}, prompt=["a"], max_length=4096))

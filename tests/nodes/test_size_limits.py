@@ -190,5 +190,7 @@ def test_a_prompt_without_positions_is_an_error_of_z_image(short_z_image):
             transformer(*given, [torch.randn(65, 16)])
         text.encode(DirectRun(), BOTH, short_z_image, [letters], max_length=64)
         with pytest.raises(NodeError, match="takes at most 64, by `axes_lens`") as found:
-            text.encode(DirectRun(), BOTH, short_z_image, [letters], max_length=65)
+            text.encode(DirectRun(), BOTH, short_z_image, [letters])
+        with pytest.raises(NodeError, match="at most 64 tokens, not of 65"):
+            text.encode(DirectRun(), BOTH, short_z_image, ["a"], max_length=65)
     assert "`max_length: 64`" in found.value.help

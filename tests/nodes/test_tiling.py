@@ -286,8 +286,8 @@ def test_tiling_in_a_file_is_a_word_or_a_bool(wan_folder, tmp_path, memory):
     assert json.loads((done.folder / "run.json").read_text())["warnings"] == done.record["warnings"]
     assert (done.folder / "one.png").read_bytes() == (done.folder / "two.png").read_bytes()
     for bad in ("perhaps", "1"):
-        file.write_text(FILE.replace("$tiling", bad))
-        with pytest.raises(sgd.Problems, match='none of "auto", "on", "off", true, false'):
+        file.write_text(FILE.replace("SOURCE", str(wan_folder)).replace("$tiling", bad))
+        with pytest.raises(sgd.Problems, match='not one of "auto", "on", "off", true, false'):
             sgd.compile(file)
     file.write_text(FILE.replace("{type: bool, default: true}", "{enum: [auto, never]}"))
     with pytest.raises(

@@ -119,7 +119,7 @@ def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path
     """
     bundled = bundled_path(str(text))
     if bundled is not None:
-        return str(bundled) if may_be_name else bundled
+        return str(bundled.resolve()) if may_be_name else bundled
     path = Path(text)
     if str(text).startswith("~"):
         with suppress(RuntimeError):  # there is no such user

@@ -315,8 +315,8 @@ def test_an_interrupt_writes_nothing(sgd, tmp_path):
     Path("slow.py").write_text(slow)
     # In a process of its own nothing is patched: the measured node type is named to the class itself.
     code = (
-        "import sys; from sgd.graph.cli.main import main; from sgd.nodes.cache.calibration import measurements as m;"
-        "m.Measurements.nodes = frozenset({'shop.weigh'}); sys.exit(main(sys.argv[1:]))"
+        "from sgd import entry; from sgd.nodes.cache.calibration import measurements as m;"
+        "m.Measurements.nodes = frozenset({'shop.weigh'}); entry.main()"
     )
     command = [sys.executable, "-c", code, "calibrate", "shop.yaml", "--library", "slow.py", "--device", "cpu"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:

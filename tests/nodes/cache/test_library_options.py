@@ -207,7 +207,7 @@ def test_a_file_that_is_not_there(tmp_path):
     assert "cannot read" in problem.message
     (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
     (problem,) = gather(INPUTS, {FILE: tmp_path / "bytes.yaml"})[1]
-    assert "not UTF-8" in problem.message
+    assert "UTF-16" in problem.message
 
 
 @pytest.mark.parametrize("nested", [True, False])

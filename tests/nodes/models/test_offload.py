@@ -208,7 +208,7 @@ def test_hooks_go_if_a_later_transform_cannot_be_applied(model, run, monkeypatch
 
     monkeypatch.setattr(WanTransformer3DModel, "_repeated_blocks", None)
     value = compile(run, model.transformed(Offload("transformer")))
-    with pytest.raises(NodeError, match="which of its blocks repeat"):
+    with pytest.raises(NodeError, match="does not name its repeated blocks"):
         value.acquire("transformer", run)
     assert not model.weights._held
     assert not len(model.weights.views)
@@ -220,7 +220,7 @@ def test_hooks_go_if_a_later_transform_cannot_be_applied(model, run, monkeypatch
 def test_on_a_cpu_there_is_nothing_to_offload_to(model, run):
     value = offload(run, model)
     assert value is model
-    assert run.warnings == ["the run is on a CPU: there is nothing to offload transformer to, and it is used as it is"]
+    assert run.warnings == ["the run is on a CPU: transformer is already in host memory and is not offloaded"]
     assert run.details == {"offload": "nothing: the run is on a CPU"}
     planned = DirectRun()
     planned.device, planned.planning, planned.options = "meta", True, {"device": "cpu"}

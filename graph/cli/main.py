@@ -191,10 +191,16 @@ def libraries_for(called: str, argv: Sequence[str]) -> list[NodeLibrary]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sgd` command. Returns the exit code.
 
-    The process of the command begins in `sgd/entry.py`, which guards its streams and handles interrupts.
+    Args:
+        argv: The words after `sgd`. Without them this is the command of the process: `sgd/entry.py` handles interrupts,
+            guards the streams, calls this again with the words of the process, and ends the process.
     """
+    if argv is None:
+        from sgd import entry
+
+        entry.main()
     try:
-        arguments = parse(sys.argv[1:] if argv is None else argv)
+        arguments = parse(argv)
         added: LibraryCommand | None = getattr(arguments, "library_command", None)
         if added is None:
             code: int = import_module(f".commands.{COMMANDS[arguments.command]}", __package__).command(arguments)

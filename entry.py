@@ -7,6 +7,10 @@ that are the command.
 import signal
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 
 def _interrupted(*_: object) -> None:
     """Until `graph/contract/interrupts.py` is imported: there is no run, and there are no children."""
@@ -23,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
     signal.signal(signal.SIGINT, _interrupted)
 
 
-def main() -> None:
+def main() -> "NoReturn":
     """Run the command line of this process, and end the process."""
     from .graph.contract import interrupts
 
@@ -36,7 +40,7 @@ def main() -> None:
     try:
         from .graph.cli.main import main as command
 
-        code = command()
+        code = command(sys.argv[1:])
     except SystemExit as exit:
         code = exit.code
     except BaseException:
@@ -59,7 +63,7 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - for the whole process
 
 
-def _leave(code: object) -> None:
+def _leave(code: object) -> "NoReturn":
     """End the process as Python does, but for its last phase, in which it no longer hears interrupts."""
     import atexit
     import os

@@ -221,11 +221,17 @@ def libraries_for(called: str, argv: Sequence[str]) -> list[NodeLibrary]:
 def main(argv: Sequence[str] | None = None) -> int:
     """The `sgd` command. Returns the exit code.
 
-    The process of the command begins in `sgd/entry.py`, which guards its streams and handles interrupts.
+    Args:
+        argv: The words after `sgd`. Without them this is the command of the process: `sgd/entry.py` handles interrupts,
+            guards the streams, calls this again with the words of the process, and ends the process.
     """
+    if argv is None:
+        from sgd import entry
+
+        entry.main()
     try:
         with collector_paused():
-            arguments = parse(sys.argv[1:] if argv is None else argv)
+            arguments = parse(argv)
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command]}"
             module = import_module(name, __package__)
@@ -246,8 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}")
         return FAILED
     finally:
-        if argv is not None:  # the process goes on after this command
-            gc.unfreeze()
+        gc.unfreeze()  # in case the process goes on after this command
 
 
 if __name__ == "__main__":

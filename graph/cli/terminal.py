@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
-from ..contract.source_spans import printable
+from ..contract.terminal_text import printable
 
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """As `printable`, without tabs and carriage returns: progress bars of other packages need them."""

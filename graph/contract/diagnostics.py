@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .source_spans import Source, Span, printable
+from .source_spans import Source, Span
+from .terminal_text import printable
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .terminal_text import printable
+
 # The line breaks of YAML, not those of str.splitlines (form feeds, separators).
 BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
@@ -56,8 +58,3 @@ def width(text: str) -> int:
     """The columns of a text on a terminal: two for a wide character, none for a combining one."""
     wide = sum(unicodedata.east_asian_width(c) in "WF" for c in text)
     return len(text) + wide - sum(unicodedata.combining(c) != 0 for c in text)
-
-
-def printable(text: str) -> str:
-    """Text without characters that move the cursor or colour the screen: a file must not control the terminal."""
-    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", "\ufffd", text)

@@ -23,6 +23,7 @@ from ..contract import interrupts
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
+from ..contract.process_state import released
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .output_folder import OutputFolder
@@ -163,7 +164,7 @@ def run(
     Raises:
         NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
     """
-    with interrupts.held():
+    with interrupts.held(), released():  # a node may call this, and its thread waits here for that of the run
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
         try:

@@ -20,6 +20,7 @@ import torch
 from helpers import tiny
 from safetensors.torch import load_file
 from sgd.graph.contract.process_state import ProcessState, exclusive, shared
+from sgd.graph.language.registry import installed
 from sgd.graph.runtime.estimate import estimate
 from sgd.nodes.models.attention import processors
 from sgd.nodes.models.repository import dummy
@@ -333,6 +334,37 @@ def test_a_download_does_not_keep_others_from_being_alone() -> None:
             alone.set()
 
     together(download, load)
+
+
+def test_a_node_that_runs_a_workflow_waits_without_its_share(tmp_path: Path) -> None:
+    (tmp_path / "nodes.py").write_text(
+        """
+import sgd
+from sgd.graph.contract.node import node
+from sgd.graph.contract.process_state import exclusive
+from sgd.graph.language.registry import installed
+from pathlib import Path
+
+@node("nest.alone")
+def alone() -> int:
+    "Is alone."
+    with exclusive():
+        return 7
+
+@node("nest.outer")
+def outer(here: str) -> int:
+    "Runs another file."
+    library = installed((Path(here) / "nodes.py",))
+    return sgd.run(sgd.compile(Path(here) / "inner.yaml", library=library), out=Path(here) / "in").outputs["x"]
+"""
+    )
+    (tmp_path / "inner.yaml").write_text("sgd: 1\nnodes: {a: {uses: nest.alone}}\noutputs: {x: $a}\n")
+    (tmp_path / "outer.yaml").write_text(
+        f"sgd: 1\nnodes: {{a: {{uses: nest.outer, with: {{here: {tmp_path}}}}}}}\noutputs: {{x: $a}}\n"
+    )
+    library = installed((tmp_path / "nodes.py",))
+    result = sgd.run(sgd.compile(tmp_path / "outer.yaml", library=library), out=tmp_path / "out")
+    assert result.outputs == {"x": 7}, result.error
 
 
 def test_a_block_that_raises_leaves_the_lock_free() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInfo
 from ...contract.node import Run
-from ...contract.source_spans import printable
+from ...contract.terminal_text import printable
 
 
 class Progress(Observer):

@@ -33,6 +33,11 @@ class Pair:
         self.pipeline = type(made)(**parts, scheduler=made.scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
 
+    @property
+    def one_by_one(self) -> dict[str, Any]:
+        """Options of a run in which no call has several rows: an oracle makes one decision for a whole call."""
+        return {"scale": None} if gate_pipelines.FAMILIES[self.family].together else {}
+
     def prepare(
         self, *, steps: int = STEPS, scale: float | None = 5.0, seed: int = 0, size: int = 32, **split: Any
     ) -> tuple[Schedule, Latents, Branches]:
@@ -65,12 +70,12 @@ class Pair:
 
 
 def decisions(run: DirectRun) -> dict[Any, Decisions]:
-    """The decisions that the gates of a run reported."""
+    """The decisions that the gates of a run reported; of several clips, by (clip, the other key)."""
     found: dict[Any, list[dict[str, Any]]] = {}
     for kind, data in run.events:
         if kind == "gate":
             key = (data["branch"], data["stack"]) if "stack" in data else data["branch"]
-            found.setdefault(key, []).append(data)
+            found.setdefault((data["clip"], key) if "clip" in data else key, []).append(data)
     return {
         key: Decisions(tuple(row["computed"] for row in rows), tuple(row.get("value", row["distance"]) for row in rows))
         for key, rows in found.items()

@@ -27,7 +27,7 @@ PATH = (
     Stack.between,
     BlockCall.through,
 )
-"""The functions on the stack when a middle block runs, outermost first; `predict` calls the others through its own two."""
+"""The functions on the stack when a middle block runs, outermost first; `predict` calls others through its own two."""
 
 NODE_FUNCTIONS = (denoiser.predict,)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sgd.nodes import cfg, latents, schedule, text
@@ -39,17 +39,27 @@ class Pair:
         return {"scale": None} if gate_pipelines.FAMILIES[self.family].together else {}
 
     def prepare(
-        self, *, steps: int = STEPS, scale: float | None = 5.0, seed: int = 0, size: int = 32, **split: Any
+        self,
+        *,
+        steps: int = STEPS,
+        scale: float | None = 5.0,
+        seed: int | Sequence[int] = 0,
+        size: int = 32,
+        prompts: Sequence[str] = (PROMPT,),
+        padding: Literal["cut", "keep"] = "keep",
+        **split: Any,
     ) -> tuple[Schedule, Latents, Branches]:
+        """The schedule, the noise and the branches of a run; a clip for each prompt, with seeds of their own."""
         family = gate_pipelines.FAMILIES[self.family]
         neutral = family.scale[1]
         length = MAX_LENGTH[self.family]
         with torch.no_grad():
             conditioning = text.encode(
-                DirectRun(), BOTH, self.model, [PROMPT], negative=[NEGATIVE], max_length=length, padding="keep"
+                DirectRun(), BOTH, self.model, list(prompts), negative=[NEGATIVE], max_length=length, padding=padding
             )
+            seeds = [seed] if isinstance(seed, int) else list(seed)
             frames = family.call.get("num_frames", 1)
-            start = latents.noise(self.model, width=size, height=size, frames=frames, seed=[seed])
+            start = latents.noise(self.model, width=size, height=size, frames=frames, seed=seeds, batch=len(prompts))
             plan = schedule.make(self.model, steps=steps, latents=start)
             split.setdefault("embedded", EMBEDDED.get(self.family))
             split.setdefault("batched", family.together)

@@ -45,7 +45,10 @@ def skip_without(pair, method):
 def test_teacache_on_the_time_embedding(pair, coefficients):
     threshold = skip_without(pair, "time") * (1 if coefficients == LINEAR else 40)
     gate = teacache(HERE, coefficients=coefficients, threshold=threshold)
-    same(pair.outcome(gate, **pair.one_by_one), oracle_teacache.run(pair.pipeline, coefficients, threshold=threshold, signal="time"))
+    same(
+        pair.outcome(gate, **pair.one_by_one),
+        oracle_teacache.run(pair.pipeline, coefficients, threshold=threshold, signal="time"),
+    )
 
 
 def test_teacache_with_retention_steps(pair):

@@ -82,7 +82,10 @@ def test_taylorseer(pair, order):
     cache = oracle_cache_dit.config(
         residual_diff_threshold=threshold, max_warmup_steps=warm, max_continuous_cached_steps=3
     )
-    same(pair.outcome(gate, **pair.one_by_one), oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(order), **pair.one_by_one))
+    same(
+        pair.outcome(gate, **pair.one_by_one),
+        oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(order), **pair.one_by_one),
+    )
 
 
 def test_taylorseer_begins_with_the_second_computed_step(pair):
@@ -122,7 +125,10 @@ def test_scm_with_taylorseer(pair):
         steps_computation_mask=mask, steps_computation_policy="static", num_inference_steps=STEPS
     )
     gate = scm(HERE, compute_bins=[5, 2, 1, 1], reuse_bins=[2, 2, 3], order=1, front_blocks=1, stacks=stacks(pair))
-    same(pair.outcome(gate, **pair.one_by_one), oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1), **pair.one_by_one))
+    same(
+        pair.outcome(gate, **pair.one_by_one),
+        oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1), **pair.one_by_one),
+    )
 
 
 def test_both_lists_behind_one_gate(pair):

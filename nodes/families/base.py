@@ -102,10 +102,10 @@ class DenoiserInput:
             return self
 
         def chosen(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            return {name: batch_rows.take(tensor, rows) for name, tensor in tensors.items()}
+            return {name: batch_rows.gather(tensor, rows) for name, tensor in tensors.items()}
 
         image = None if self.image is None else chosen(self.image)
-        return replace(self, latents=batch_rows.take(self.latents, rows), text=chosen(self.text), image=image)
+        return replace(self, latents=batch_rows.gather(self.latents, rows), text=chosen(self.text), image=image)
 
 
 class Family(Protocol):

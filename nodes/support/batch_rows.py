@@ -28,7 +28,12 @@ def take(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
         return tensor
     if rows[-1] - first + 1 == count:
         return tensor[first : first + count]
-    return torch.cat([tensor[row : row + 1] for row in rows])
+    return gather(tensor, rows)
+
+
+def gather(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """As `take`, but a copy of neighbouring rows too: torch compiles a block anew for an input that is a view."""
+    return tensor if len(rows) == len(tensor) else torch.cat([tensor[row : row + 1] for row in rows])
 
 
 def put_together(parts: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.Tensor:

@@ -30,6 +30,7 @@ from .kept_rows import keep, own
 from .predictors import Taylor
 from .row_cache import RowCache, decide
 from .signals import relative_change
+from .whole_model import WholeModel
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
@@ -52,9 +53,9 @@ class Engine:
     def __init__(self, gate: Gate, component: GatedComponent) -> None:
         self.gate, self.component, self.transformer = gate, component, component.transformer
         self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
+        self.whole = WholeModel(self.transformer, component.family.sign)
         self.branch_caches: dict[str, list[list[RowCache]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
-        self.dtype: torch.dtype | None = None
 
     def evaluate(self, names: Sequence[str], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
         """The predictions of guidance branches at a step.
@@ -70,29 +71,7 @@ class Engine:
         if self.gated is not None:
             self.gated.use(rows, index, self.component.family.row_tokens(given))
             return call(self.gated, given)
-        return self._whole([row[0] for row in rows], index, given, call)
-
-    def _whole(self, caches: Sequence[RowCache], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
-        """The whole transformer computed, or the difference between its output and input added again."""
-        latents, sign = given.latents, self.component.family.sign
-        each = [latents[row : row + 1] for row in range(len(latents))]
-        computed = decide(caches, index, [None] * len(each), lambda row: caches[row].drift.measure(each[row]))
-        for cache, own_latents in zip(caches, each, strict=True):
-            cache.drift.passed(own_latents)
-        parts = []
-        if computed:
-            made = call(self.transformer, given.of_rows(computed))
-            self.dtype = made.dtype
-            for at, row in enumerate(computed):
-                if caches[row].known is None:
-                    caches[row].drift.learned(each[row], made[at : at + 1])
-            residual = made - sign * batch_rows.take(latents, computed)
-            predictors.update([caches[row].hidden for row in computed], index, residual)
-            parts.append((computed, made))
-        if reused := batch_rows.others(computed, len(each)):
-            residual = predictors.predict([caches[row].hidden for row in reused], index, latents.shape[1])
-            parts.append((reused, (sign * batch_rows.take(latents, reused) + residual).to(self.dtype)))
-        return batch_rows.put_together(parts)
+        return self.whole.evaluate([row[0] for row in rows], index, given, call)
 
     def _caches(self, name: str, index: int, clips: int) -> list[list[RowCache]]:
         """The memory of a branch, which is new if the branch runs for the first time."""
@@ -202,12 +181,12 @@ class Stack(torch.nn.Module):
         """The streams after the middle blocks: computed for some rows, predicted for the others."""
         parts = []
         if computed:
-            given = taken(streams, computed)
+            given = some_of(streams, computed, batch_rows.gather)
             made = call.of_rows(self.first, computed).through(self.middle, given)
             self._remember(computed, given, made)
             parts.append((computed, made))
         if reused := batch_rows.others(computed, len(self.caches)):
-            parts.append((reused, self._predicted(reused, taken(streams, reused))))
+            parts.append((reused, self._predicted(reused, some_of(streams, reused))))
         hidden = batch_rows.put_together([(rows, made[0]) for rows, made in parts])
         if "text" not in self.family.blocks.returns:
             return hidden, streams[1]
@@ -253,7 +232,7 @@ class Stack(torch.nn.Module):
             return
         assert self.lengths is not None, "the decision comes first"
         rows = [computed[at] for at in places]
-        (hidden, text), (hidden_before, text_before) = taken(after, places), taken(before, places)
+        (hidden, text), (hidden_before, text_before) = some_of(after, places), some_of(before, places)
         lengths = [self.lengths[row] for row in rows]
         predictors.update([self.caches[row].hidden for row in rows], self.index, hidden - hidden_before, lengths)
         if self.keeps_text:
@@ -268,10 +247,14 @@ class Stack(torch.nn.Module):
         return predictors.predict([cache.hidden for cache in caches], self.index, hidden.shape[1]) + hidden, text
 
 
-def taken(streams: Streams, rows: Sequence[int]) -> Streams:
+def some_of(
+    streams: Streams,
+    rows: Sequence[int],
+    select: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = batch_rows.take,
+) -> Streams:
     """Some rows of both streams."""
     hidden, text = streams
-    return batch_rows.take(hidden, rows), None if text is None else batch_rows.take(text, rows)
+    return select(hidden, rows), None if text is None else select(text, rows)
 
 
 class BlockCall:
@@ -318,10 +301,10 @@ class BlockCall:
             if name not in per_row or value is None or len(value) == 1:
                 return value
             # Some models have all rows several times, one after the other (`zero_cond_t` of Qwen-Image).
-            parts = [batch_rows.take(part, rows) for part in value.split(count)]
+            parts = [batch_rows.gather(part, rows) for part in value.split(count)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-        streams = () if self.named_streams else taken(self.given, rows)[: 1 + self.layout.takes_text]
+        streams = () if self.named_streams else some_of(self.given, rows)[: 1 + self.layout.takes_text]
         names = list(inspect.signature(block.forward).parameters)[len(streams) :][: len(self.args)]
         args = [chosen(name, value) for name, value in zip_longest(names, self.args)]
         return BlockCall(self.layout, (*streams, *args), {name: chosen(name, v) for name, v in self.kwargs.items()})

@@ -86,8 +86,12 @@ def _expanded(derivatives: Sequence[torch.Tensor], elapsed: int) -> torch.Tensor
 
 
 def _alike(expansions: Sequence[Taylor]) -> list[list[int]]:
-    """The numbers of the rows, in groups that were computed last at one step and have as many derivatives."""
+    """The numbers of the rows, in groups that were computed last at one step and have as many derivatives.
+
+    Without an order the step has no effect, so that rows that lie together stay together.
+    """
     groups: dict[tuple[int, int], list[int]] = {}
     for row, expansion in enumerate(expansions):
-        groups.setdefault((expansion.step, len(expansion.derivatives)), []).append(row)
+        step = expansion.step if expansion.order else -1
+        groups.setdefault((step, len(expansion.derivatives)), []).append(row)
     return list(groups.values())

@@ -158,6 +158,16 @@ def test_rows_that_are_computed_at_other_steps_expand_as_each_does_alone():
         assert sum(kept.values()) == sum(len(row.derivatives) for row in rows)  # no memory for rows that are gone
 
 
+def test_a_residual_of_rows_that_lie_together_is_not_copied():
+    """Also where one of them was computed later than the other."""
+    rows = [Taylor(0) for _ in range(2)]
+    update(rows, 0, torch.zeros(2, 1, 1))
+    update(rows[1:], 1, torch.ones(1, 1, 1))
+    made = predict(rows, 2, 1)
+    assert made.flatten().tolist() == [0.0, 1.0]
+    assert made is rows[0].derivatives[0].shared is rows[1].derivatives[0].shared
+
+
 def test_rows_that_were_always_computed_together_are_not_copied():
     rows = [Taylor(1) for _ in range(3)]
     for step in range(3):

@@ -150,15 +150,14 @@ def predict(
     elif gate is not None and gate.active:
         opened = state.open(gate, turn)
 
-    def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
-        def call(transformer: Any) -> torch.Tensor:
-            return model.family.predict(model, transformer, given)
+    def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
+        return model.family.predict(model, transformer, given)
 
+    def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
         if opened is None:
-            return call(transformer)
-        branch = "+".join(names)
-        made = opened.engine.evaluate(branch, opened.index, given.latents, call)
-        opened.report(branch)
+            return call(transformer, given)
+        made = opened.engine.evaluate(names, opened.index, given, call)
+        opened.report(names)
         return made
 
     if branches.batched and len(running) > 1:

@@ -24,9 +24,10 @@ PATH = (
     Gated.__call__,
     exchanged,
     Stack.forward,
+    Stack.between,
     BlockCall.through,
 )
-"""The functions on the stack when a block runs, outermost first; `predict` calls the others through its own two."""
+"""The functions on the stack when a middle block runs, outermost first; `predict` calls others through its own two."""
 
 NODE_FUNCTIONS = (denoiser.predict,)
 
@@ -78,7 +79,9 @@ def test_these_are_the_functions_on_the_stack_when_a_block_runs(plan, tmp_path, 
     monkeypatch.setattr(BlockCall, "through", through)
     assert sgd.run(plan, out=tmp_path / "run", device="cpu").status == "done"
     codes = [inspect.unwrap(function).__code__ for function in PATH if function is not original]
-    stack = seen[0][seen[0].index(codes[0]) :]
+    first, middle = seen[0], seen[1]  # the first blocks, which always run, and those between
+    assert len(middle) == len(first) + 1
+    stack = middle[middle.index(codes[0]) :]
     assert [code for code in stack if code in codes] == codes
     assert all(code.co_qualname.startswith("predict.<locals>.") for code in stack if code not in codes)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-Key = tuple[str | None, str, str, str, int | None]
+Key = tuple[str | None, str, str, str, int | None, int | None]
 
 
 def report(record: Mapping[str, Any]) -> str:
@@ -28,8 +28,8 @@ def report(record: Mapping[str, Any]) -> str:
         # A loop within a loop, or a loop that was run for each of several clips: each run of it has its own totals.
         place = f" at {total['node']}" if len(nodes) > 1 else ""
         place += f", run {told[key]} of {runs[key]}" if runs[key] > 1 else ""
-        several = "" if total.get("stack") is None else f", stack {total['stack']}"
-        whose = f"{total['component']}, {total['branch']}{several}"
+        whose = f"{total['component']}, {total['branch']}"
+        whose += "".join(f", {name} {total[name]}" for name in ("clip", "stack") if total.get(name) is not None)
         share = f"{total['computed']} computed, {total['reused']} reused ({total['ratio']:.0%})"
         lines.append(f"gate {total['gate']} ({total['method']}){place}, {whose}: {share}")
         mine = decisions.get(key, [])
@@ -40,7 +40,7 @@ def report(record: Mapping[str, Any]) -> str:
 
 
 def _key(row: Mapping[str, Any]) -> Key:
-    return row.get("node"), row["gate"], row["component"], row["branch"], row.get("stack")
+    return row.get("node"), row["gate"], row["component"], row["branch"], row.get("clip"), row.get("stack")
 
 
 def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -80,12 +80,7 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
     step, branches, window = turn.step, turn.branches, turn.window
 
     def active(branch: str) -> list[int]:
-        wanted, found = set(branch.split("+")), []
-        for number, index in enumerate(window):
-            running = branches.active_at(index, step.count)
-            if (set(running) == wanted) if branches.batched else wanted <= set(running):
-                found.append(number)
-        return found
+        return [n for n, index in enumerate(window) if branch in branches.active_at(index, step.count)]
 
     distances = None
     if signal in ("time", "time_projection"):

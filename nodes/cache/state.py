@@ -1,12 +1,13 @@
 """The gates of `denoiser.predict` in one run of a loop, and the report of their decisions. Torch-free at import.
 
-State belongs to the run of the loop, the predict node, the component of the model and the guidance branch by name.
+State belongs to the run of the loop, the predict node, the component of the model, the guidance branch by name and the
+clip by its number in the batch.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ from .resolved_gate import resolve
 if TYPE_CHECKING:
     from .cache_dit.library_loop import LibraryEngine, Taken
     from .calibration.measure import Meter, Metered
-    from .engine.branch_cache import BranchCache
     from .engine.engine import Engine
+    from .engine.row_cache import RowCache
 
     Working = Engine | LibraryEngine
 
@@ -103,28 +104,37 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
     """Report the totals of a gate; warn with the reason if it reused nothing."""
     ended = reused_any = False
     decisions: list[Decision] = []
-    found: Mapping[str, Sequence[BranchCache | Taken]] = engine.branch_caches
-    for branch, caches in found.items():
-        for number, cache in enumerate(caches):
-            taken = cache.taken
-            reused = sum(not decision.computed for decision in taken.values())
-            run.event(
-                "gate_total",
-                gate=gate.name,
-                method=gate.kind,
-                component=component,
-                branch=branch,
-                stack=number if len(caches) > 1 else None,
-                computed=len(taken) - reused,
-                reused=reused,
-                ratio=reused / len(taken) if taken else 0.0,
-                steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
-            )
-            ended = len(taken) == len(engine.indices[branch])
-            reused_any = reused_any or bool(reused)
-            decisions += taken.values()
+    for branch, whose, cache in _each(engine, tuple(engine.branch_caches)):
+        taken = cache.taken
+        reused = sum(not decision.computed for decision in taken.values())
+        run.event(
+            "gate_total",
+            gate=gate.name,
+            method=gate.kind,
+            component=component,
+            branch=branch,
+            computed=len(taken) - reused,
+            reused=reused,
+            ratio=reused / len(taken) if taken else 0.0,
+            steps="".join(str(int(taken[index].computed)) for index in sorted(taken)),
+            **{"stack": None, **whose},
+        )
+        ended = len(taken) == len(engine.indices[branch])
+        reused_any = reused_any or bool(reused)
+        decisions += taken.values()
     if ended and not reused_any and not engine.gate.off:
         run.warn(_idle(engine.gate, component, decisions))
+
+
+def _each(engine: Working, branches: Sequence[str]) -> Iterator[tuple[str, dict[str, int], RowCache | Taken]]:
+    """The memory of each branch, clip and stack. Clips and stacks have numbers if there are several."""
+    found: Mapping[str, Sequence[Sequence[RowCache | Taken]]] = engine.branch_caches
+    for branch in branches:
+        clips = found.get(branch, [])
+        for clip, stacks in enumerate(clips):
+            for stack, cache in enumerate(stacks):
+                whose = {"clip": clip} if len(clips) > 1 else {}
+                yield branch, whose | ({"stack": stack} if len(stacks) > 1 else {}), cache
 
 
 class Opened:
@@ -133,18 +143,17 @@ class Opened:
     def __init__(self, engine: Working, name: str, turn: Turn) -> None:
         self.engine, self.name, self.turn, self.index, self.run = engine, name, turn, turn.index, turn.run
 
-    def report(self, branch: str) -> None:
-        """Report the decisions of a branch to the observers, after it was evaluated."""
+    def report(self, branches: Sequence[str]) -> None:
+        """Report the decisions about branches to the observers, after they were evaluated."""
         engine = self.engine
         if self.run.planning:
-            self._say(branch)
+            for branch in branches:
+                self._say(branch)
             return
-        caches: Sequence[BranchCache | Taken] = engine.branch_caches.get(branch, [])
-        for number, cache in enumerate(caches):
+        for branch, whose, cache in _each(engine, branches):
             decision = cache.taken.get(self.index)
             if decision is None:
                 continue
-            stack = {"stack": number} if len(caches) > 1 else {}
             value = {} if decision.value == decision.distance else {"value": decision.value}
             self.run.event(
                 "gate",
@@ -156,7 +165,7 @@ class Opened:
                 distance=decision.distance,
                 threshold=engine.gate.threshold,
                 reason=decision.reason,
-                **stack,
+                **whose,
                 **value,
             )
 

@@ -66,8 +66,7 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
     active: dict[str, list[int]] = {}
     if branches is not None:
         for number, index in enumerate(window):
-            running = branches.active_at(index, step.count)
-            for branch in ["+".join(running)] if branches.batched else running:
+            for branch in branches.active_at(index, step.count):
                 active.setdefault(branch, []).append(number)
     return Use(
         component=name,

@@ -7,10 +7,11 @@ with a parameter `model` get a `Model` whose components are in memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ...graph.contract.errors import NodeError
+from ..support import batch_rows
 from ..support.lazy import lazy
 from .prompt_ends import CutEnd
 
@@ -66,11 +67,14 @@ class Blocks:
             number of blocks. All blocks take the same arguments.
         takes_text: Whether the second argument of a block is the text stream (`encoder_hidden_states`).
         returns: The streams that a block returns, in order.
+        per_row: Names of a block's further arguments that have one row for each row of the batch. All other arguments,
+            such as the positions of the tokens, are the same for every row.
     """
 
     lists: Mapping[str, str]
     takes_text: bool
     returns: tuple[Literal["hidden", "text"], ...]
+    per_row: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,17 @@ class DenoiserInput:
     text: Mapping[str, torch.Tensor]
     image: Mapping[str, torch.Tensor] | None = None
     embedded: float | None = None
+
+    def of_rows(self, rows: Sequence[int]) -> DenoiserInput:
+        """The input for some rows of the batch, by ascending numbers; for all rows it is this input."""
+        if len(rows) == len(self.latents):
+            return self
+
+        def chosen(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: batch_rows.gather(tensor, rows) for name, tensor in tensors.items()}
+
+        image = None if self.image is None else chosen(self.image)
+        return replace(self, latents=batch_rows.gather(self.latents, rows), text=chosen(self.text), image=image)
 
 
 class Family(Protocol):
@@ -237,6 +252,13 @@ class Family(Protocol):
             The prediction, in the shape of the latents.
         """
         ...
+
+    def row_tokens(self, given: DenoiserInput) -> Sequence[int] | None:
+        """Number of tokens of the hidden states of each row, without the padding at their end.
+
+        None, the default, stands for a transformer whose hidden states have no padding.
+        """
+        return None
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
         """The normalised and modulated input of a block's first attention, for gates that compare it.

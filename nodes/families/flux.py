@@ -37,6 +37,7 @@ class Flux(Family):
         {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
         takes_text=True,
         returns=("text", "hidden"),
+        per_row=("temb",),
     )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

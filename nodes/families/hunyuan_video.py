@@ -48,6 +48,7 @@ class HunyuanVideo(Family):
         {"transformer_blocks": "num_layers", "single_transformer_blocks": "num_single_layers"},
         takes_text=True,
         returns=("hidden", "text"),
+        per_row=("temb", "attention_mask", "token_replace_emb"),
     )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

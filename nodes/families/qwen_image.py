@@ -36,7 +36,12 @@ class QwenImage(Family):
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
     normalises = True
-    blocks = Blocks({"transformer_blocks": "num_layers"}, takes_text=True, returns=("text", "hidden"))
+    blocks = Blocks(
+        {"transformer_blocks": "num_layers"},
+        takes_text=True,
+        returns=("text", "hidden"),
+        per_row=("encoder_hidden_states_mask", "temb", "modulate_index"),
+    )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, _factor(configs))

@@ -29,7 +29,7 @@ class Wan(Family):
     embedded_guidance = False
     max_length = 512  # WanPipeline.__call__(max_sequence_length=512)
     float32 = ("vae", "image_encoder")  # diffusers, docs/source/en/api/pipelines/wan.md
-    blocks = Blocks({"blocks": "num_layers"}, takes_text=True, returns=("hidden",))
+    blocks = Blocks({"blocks": "num_layers"}, takes_text=True, returns=("hidden",), per_row=("temb",))
     time_modules = tuple(f"condition_embedder.{name}" for name in ("timesteps_proj", "time_embedder", "time_proj"))
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

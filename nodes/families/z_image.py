@@ -35,7 +35,12 @@ class ZImage(Family):
     embedded_guidance = False
     max_length = 512  # ZImagePipeline.__call__(max_sequence_length=512)
     rounds = False  # ZImagePipeline.__call__ raises ValueError
-    blocks = Blocks({"layers": "n_layers"}, takes_text=False, returns=("hidden",))  # text and image are one sequence
+    blocks = Blocks(
+        {"layers": "n_layers"},
+        takes_text=False,  # text and image are one sequence
+        returns=("hidden",),
+        per_row=("attn_mask", "freqs_cis", "adaln_input", "noise_mask", "adaln_noisy", "adaln_clean"),
+    )
     sign = -1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
@@ -117,6 +122,17 @@ class ZImage(Family):
         made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]
         # float32 before guidance, as in the pipeline. Guiders give equal results for both signs.
         return -torch.stack([image.float() for image in made]).squeeze(2)
+
+    def row_tokens(self, given: DenoiserInput) -> Sequence[int] | None:
+        from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
+
+        *_, height, width = given.latents.shape
+        image = height // images.PATCH * (width // images.PATCH)
+        # The transformer fills the image and the prompt up to a multiple each, and a batch up to the longest prompt.
+        return [
+            sum(-(-tokens // SEQ_MULTI_OF) * SEQ_MULTI_OF for tokens in (image, length))
+            for length in given.text["lengths"].tolist()
+        ]
 
     def modulated(self, block: Any, hidden: torch.Tensor, call: Mapping[str, Any]) -> torch.Tensor:
         scale = block.adaLN_modulation(call["adaln_input"]).unsqueeze(1).chunk(4, dim=2)[0]

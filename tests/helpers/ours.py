@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from sgd.nodes import cfg, latents, schedule, text
@@ -33,18 +33,33 @@ class Pair:
         self.pipeline = type(made)(**parts, scheduler=made.scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
 
+    @property
+    def one_by_one(self) -> dict[str, Any]:
+        """Options of a run in which no call has several rows: an oracle makes one decision for a whole call."""
+        return {"scale": None} if gate_pipelines.FAMILIES[self.family].together else {}
+
     def prepare(
-        self, *, steps: int = STEPS, scale: float | None = 5.0, seed: int = 0, size: int = 32, **split: Any
+        self,
+        *,
+        steps: int = STEPS,
+        scale: float | None = 5.0,
+        seed: int | Sequence[int] = 0,
+        size: int = 32,
+        prompts: Sequence[str] = (PROMPT,),
+        padding: Literal["cut", "keep"] = "keep",
+        **split: Any,
     ) -> tuple[Schedule, Latents, Branches]:
+        """The schedule, the noise and the branches of a run; a clip for each prompt, with seeds of their own."""
         family = gate_pipelines.FAMILIES[self.family]
         neutral = family.scale[1]
         length = MAX_LENGTH[self.family]
         with torch.no_grad():
             conditioning = text.encode(
-                DirectRun(), BOTH, self.model, [PROMPT], negative=[NEGATIVE], max_length=length, padding="keep"
+                DirectRun(), BOTH, self.model, list(prompts), negative=[NEGATIVE], max_length=length, padding=padding
             )
+            seeds = [seed] if isinstance(seed, int) else list(seed)
             frames = family.call.get("num_frames", 1)
-            start = latents.noise(self.model, width=size, height=size, frames=frames, seed=[seed])
+            start = latents.noise(self.model, width=size, height=size, frames=frames, seed=seeds, batch=len(prompts))
             plan = schedule.make(self.model, steps=steps, latents=start)
             split.setdefault("embedded", EMBEDDED.get(self.family))
             split.setdefault("batched", family.together)
@@ -65,12 +80,12 @@ class Pair:
 
 
 def decisions(run: DirectRun) -> dict[Any, Decisions]:
-    """The decisions that the gates of a run reported."""
+    """The decisions that the gates of a run reported; of several clips, by (clip, the other key)."""
     found: dict[Any, list[dict[str, Any]]] = {}
     for kind, data in run.events:
         if kind == "gate":
             key = (data["branch"], data["stack"]) if "stack" in data else data["branch"]
-            found.setdefault(key, []).append(data)
+            found.setdefault((data["clip"], key) if "clip" in data else key, []).append(data)
     return {
         key: Decisions(tuple(row["computed"] for row in rows), tuple(row.get("value", row["distance"]) for row in rows))
         for key, rows in found.items()

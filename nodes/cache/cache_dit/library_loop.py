@@ -1,9 +1,9 @@
 """The cache-dit package at work on one component, for one run of a loop.
 
 The package changes the transformer that it is given: its `forward`, attributes, the order of its children, and the
-class of its pipeline. So it is given a stand-in that holds the same blocks, one for each guidance branch, and only its
-blocks go into the transformer, for the length of a forward. Nothing is left behind, and each branch has a state of its
-own however often it is called.
+class of its pipeline. So it is given a stand-in that holds the same blocks, one for each clip and guidance branch, and
+only its blocks go into the transformer, for the length of a forward. Nothing is left behind, and each row of a batch
+has a state of its own however often it is called.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.process_state import exclusive
 from ..engine.decide import Decision, KnownDecisions
-from ..engine.engine import exchanged
+from ..engine.engine import Call, exchanged
 from ..engine.gated_component import GatedComponent, expected
 from ..gate import Gate, Mask
 from .engine_options import MASK, POLICY
+
+if TYPE_CHECKING:
+    from ...families.base import DenoiserInput
 
 
 @dataclass
@@ -33,7 +36,10 @@ class Taken:
 
 
 class LibraryEngine:
-    """Lets cache-dit compute or reuse, for each guidance branch.
+    """Lets cache-dit compute or reuse, for each clip in each guidance branch.
+
+    The package makes one decision for a batch. So the rows of a batch are computed one by one, each with a stand-in of
+    its own.
 
     Args:
         gate: A resolved gate of the kind `library`.
@@ -50,22 +56,31 @@ class LibraryEngine:
             raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
         self.gate, self.component = gate, component
         self.transformer, self.steps, self.trial = component.transformer, component.steps, component.trial
-        self.caches: dict[str, Cache] = {}
-        self.branch_caches: dict[str, list[Taken]] = {}
+        self.caches: dict[tuple[str, int], Cache] = {}
+        self.branch_caches: dict[str, list[list[Taken]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
 
-    def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
-        """The prediction of a branch at a step; the parameters are those of `Engine.evaluate`."""
-        if branch not in self.indices:
-            self.indices[branch] = expected(self.component.active(branch), index, self.steps)
+    def evaluate(self, names: Sequence[str], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
+        """The predictions of guidance branches at a step; the parameters are those of `Engine.evaluate`."""
+        for name in names:
+            if name not in self.indices:
+                self.indices[name] = expected(self.component.active(name), index, self.steps)
         if self.trial:
-            return call(self.transformer)
-        cache = self.caches.get(branch)
-        if cache is None:
-            cache = self.caches[branch] = Cache(self.transformer, self._options(branch))
-            self.branch_caches[branch] = [Taken() for _ in cache.contexts]
-        made = call(cache)
-        for record, decision in zip(self.branch_caches[branch], cache.decisions(), strict=True):
+            return call(self.transformer, given)
+        clips = len(given.latents) // len(names)
+        rows = [(name, clip) for name in names for clip in range(clips)]
+        made = [self._row(key, index, given.of_rows([row]), call) for row, key in enumerate(rows)]
+        return made[0] if len(made) == 1 else torch.cat(made)
+
+    def _row(self, key: tuple[str, int], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
+        """The prediction of one clip in one branch."""
+        name, clip = key
+        taken = self.branch_caches.setdefault(name, [])
+        if key not in self.caches:
+            self.caches[key] = Cache(self.transformer, self._options(name))
+            taken.append([Taken() for _ in self.caches[key].contexts])
+        made = call(self.caches[key], given)
+        for record, decision in zip(taken[clip], self.caches[key].decisions(), strict=True):
             record.taken[index] = decision
         return made
 
@@ -117,7 +132,7 @@ class StandIn(torch.nn.Module):
 
 
 class Cache:
-    """A transformer with cache-dit's blocks in place of its own during a call; the state is that of one branch."""
+    """A transformer with cache-dit's blocks in place of its own during a call; the state is that of one row."""
 
     def __init__(self, transformer: Any, options: Mapping[str, Any]) -> None:
         self.transformer = transformer

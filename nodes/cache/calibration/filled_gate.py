@@ -11,7 +11,7 @@ from ..gate import Gate
 from .table import Component, Table, read, unusable
 
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
-BRANCHES = ("positive", "negative", "positive+negative")
+BRANCHES = ("positive", "negative")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Use:
         shift: Its shift, where that does not depend on the size.
         count: Steps of the loop.
         timesteps: Those at which the component is in use.
-        branches: The component's steps at which each guidance branch runs; names of a batch are joined by +.
+        branches: The component's steps at which each guidance branch runs.
     """
 
     component: str | None = None
@@ -106,23 +106,19 @@ def _same_model(component: Component, name: str, use: Use) -> None:
 
 def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
     """See that there is a ratio wherever a branch runs after its first step."""
-    for part in branch.split("+"):
-        if part not in component.branches:
-            raise unusable(f"{name} has no ratios for the branch {part}: it was made without it")
-        missing = [step for step in steps[1:] if component.branches[part].ratios[step] is None]
-        if missing:
-            raise unusable(f"{name} has no ratio for step {missing[0]} of the branch {part}: it did not run then")
+    if branch not in component.branches:
+        raise unusable(f"{name} has no ratios for the branch {branch}: it was made without it")
+    missing = [step for step in steps[1:] if component.branches[branch].ratios[step] is None]
+    if missing:
+        raise unusable(f"{name} has no ratio for step {missing[0]} of the branch {branch}: it did not run then")
 
 
 def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:
-    """The ratios of a branch; of branches in one batch the mean, as each has as many tokens.
+    """The ratios of a branch.
 
     `otherwise` is the ratio of a step that was not measured: 1 where a step is passed over, as the next ratio counts
     from the last step that ran; NaN, which computes, for branches that were not expected.
     """
-    rows = []
-    for part in branch.split("+"):
-        known = component.branches.get(part)
-        row = known.ratios if known is not None else [None] * len(component.timesteps)
-        rows.append([otherwise if ratio is None else ratio for ratio in row])
-    return tuple(sum(entries) / len(entries) for entries in zip(*rows, strict=True))
+    known = component.branches.get(branch)
+    found = known.ratios if known is not None else [None] * len(component.timesteps)
+    return tuple(otherwise if ratio is None else ratio for ratio in found)

@@ -1,27 +1,28 @@
 """Measuring how a model changes from step to step, for `sgd calibrate`: every step is computed.
 
-For each guidance branch, from its step before to this one: the relative L1 change of each signal that gates compare,
-of the blocks' residual (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
+For each clip and guidance branch, from its step before to this one: the relative L1 change of each signal that gates
+compare, of the blocks' residual (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..engine.branch_cache import BranchCache
 from ..engine.decide import Decider
-from ..engine.engine import Gated
+from ..engine.engine import Call, Gated
 from ..engine.gated_component import Distances
+from ..engine.kept_rows import own
 from ..engine.predictors import Taylor
+from ..engine.row_cache import RowCache
 from ..engine.signals import relative_change
 from ..gate import Gate
 
 if TYPE_CHECKING:
-    from ...families.base import Family
+    from ...families.base import DenoiserInput, Family
     from ..loop_turn import Turn
 
 WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
@@ -30,7 +31,7 @@ WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
 
 @dataclass
 class Seen:
-    """A step of a branch, for the next one to be compared with."""
+    """A step of a clip in a branch, for the next one to be compared with; tensors are [1, ...], without padding."""
 
     index: int
     signal: torch.Tensor
@@ -52,31 +53,32 @@ class Meter:
     def __init__(
         self, transformer: Any, family: Family, component: str, steps: int, distances: Mapping[str, Distances]
     ) -> None:
-        self.component, self.steps, self.distances = component, steps, distances
+        self.family, self.component, self.steps, self.distances = family, component, steps, distances
         self.gated = Gated(transformer, family, WATCH)
-        self.seen: dict[str, Seen] = {}
-        self.measured: dict[str, dict[str, float]] = {}
+        self.seen: dict[tuple[str, int], Seen] = {}
+        self.measured: list[tuple[str, dict[str, float]]] = []
 
-    def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
-        """The prediction of a branch, or of several in one batch, measured branch by branch.
+    def evaluate(self, names: Sequence[str], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
+        """The predictions of guidance branches, measured clip by clip.
 
         Args:
-            branch: Its name, or names joined by +.
+            names: The branches of the batch, each with as many clips, one after the other.
             index: The step, counted over those of the component.
-            given: The latents that go into the transformer.
+            given: The input of the batch.
             call: Calls the transformer that it is given.
         """
-        cache = BranchCache(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0))
-        self.gated.use([cache], index)
-        made = call(self.gated)
-        assert cache.compared is not None, "every step is computed and its signal looked at"
-        names, streams = branch.split("+"), (cache.compared, cache.hidden.predict(index), made)
-        self.measured = {}
-        for name, parts in zip(names, zip(*(stream.chunk(len(names)) for stream in streams), strict=True), strict=True):
-            now = Seen(index, *parts)
-            before = self.seen.get(name)
-            self.measured[name] = {} if before is None else self._compare(before, now)
-            self.seen[name] = now
+        caches = [RowCache(Decider(WATCH, self.steps), None, Taylor(0), Taylor(0)) for _ in given.latents]
+        self.gated.use([[cache] for cache in caches], index, self.family.row_tokens(given))
+        made = call(self.gated, given)
+        clips = len(caches) // len(names)
+        self.measured = []
+        for row, cache in enumerate(caches):
+            assert cache.compared is not None, "every step is computed and its signal looked at"
+            key = names[row // clips], row % clips
+            now = Seen(index, cache.compared.own, cache.hidden.derivatives[0].own, own(made, row, None))
+            before = self.seen.get(key)
+            self.measured.append((key[0], {} if before is None else self._compare(before, now)))
+            self.seen[key] = now
         return made
 
     def _compare(self, before: Seen, now: Seen) -> dict[str, float]:
@@ -95,9 +97,9 @@ class Metered:
     def __init__(self, meter: Meter, turn: Turn) -> None:
         self.engine, self.turn, self.index = meter, turn, turn.index
 
-    def report(self, branch: str) -> None:
-        """Report the measurements of a branch, or of several in one batch, to the observers."""
-        for name, values in self.engine.measured.items():
+    def report(self, branches: Sequence[str]) -> None:
+        """Report the measurements of each clip in each branch to the observers."""
+        for name, values in self.engine.measured:
             self.turn.run.event(
                 "measurement",
                 component=self.turn.component,

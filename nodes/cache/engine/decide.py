@@ -45,12 +45,12 @@ def polynomial(coefficients: Sequence[float], x: float) -> float:
 
 
 class Decider:
-    """Decides for one guidance branch (and one stack of blocks) over the steps of one component.
+    """Decides for one clip in one guidance branch (and one stack of blocks) over the steps of one component.
 
     Args:
         gate: A resolved gate.
         steps: Number of steps of the component; masks and limits are over these.
-        branch: Name of the branch, or names in one batch joined by +, for tables that have one per branch.
+        branch: Name of the branch, for tables that have one per branch.
     """
 
     def __init__(self, gate: Gate, steps: int, branch: str = "positive") -> None:
@@ -133,11 +133,10 @@ class Decider:
 
 
 def table_of(gate: Gate, branch: str) -> tuple[float, ...] | None:
-    """The ratios of a branch, or of the first in a batch; those of the positive one where the table has one for all."""
+    """The ratios of a branch; those of the positive one where the table has one for all."""
     if gate.ratios is None:
         return None
-    names = (branch, branch.partition("+")[0], "positive")
-    return next((gate.ratios[name] for name in names if name in gate.ratios), None)
+    return gate.ratios.get(branch, gate.ratios.get("positive"))
 
 
 def known_ahead(gate: Gate) -> bool:

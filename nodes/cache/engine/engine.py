@@ -3,6 +3,9 @@
 Read it top to bottom: `Engine.evaluate` makes the prediction of a branch, `Gated` calls the transformer with a `Stack`
 in place of its blocks, `Stack.forward` computes the blocks or reuses what they added, `BlockCall` calls each block.
 
+A row of a batch is one clip in one guidance branch. Each row decides for itself, as it does alone, and only the rows
+that are computed go through the blocks.
+
 The blocks stay the library's own modules and are called as its forward calls them, so that adapters, attention and
 compilation work behind the gate too.
 """
@@ -11,99 +14,85 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
 
-from ...families.base import Blocks, Family
+from ...families.base import Blocks, DenoiserInput, Family
 from ...models.memory.block_groups import brought_in, put_back
+from ...support import batch_rows
 from ..gate import Gate, Signal
-from .branch_cache import BranchCache
-from .decide import Decider, Decision, KnownDecisions
+from . import predictors
+from .decide import Decider, KnownDecisions
 from .gated_component import GatedComponent, expected
+from .kept_rows import keep, own
 from .predictors import Taylor
-from .signals import Drift, relative_change
+from .row_cache import RowCache, decide
+from .signals import relative_change
+from .whole_model import WholeModel
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
 
+Call = Callable[[Any, DenoiserInput], torch.Tensor]
+"""Calls a transformer: the component's own, or one with a gate before its blocks."""
+
 
 class Engine:
-    """Computes or reuses, for each guidance branch.
+    """Computes or reuses, for each row of a batch.
 
     Args:
         gate: A resolved gate.
         component: The component behind it.
+
+    Attributes:
+        branch_caches: The memory of each guidance branch: for each clip, one for each stack.
     """
 
     def __init__(self, gate: Gate, component: GatedComponent) -> None:
         self.gate, self.component, self.transformer = gate, component, component.transformer
         self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
-        self.branch_caches: dict[str, list[BranchCache]] = {}
+        self.whole = WholeModel(self.transformer, component.family.sign)
+        self.branch_caches: dict[str, list[list[RowCache]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
-        self.drifts: dict[str, Drift] = {}
 
-    def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
-        """The prediction of a branch at a step.
+    def evaluate(self, names: Sequence[str], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
+        """The predictions of guidance branches at a step.
 
         Args:
-            branch: Its name, or names joined by +.
+            names: The branches of the batch, each with as many rows, one after the other.
             index: The step, counted over those of the component.
-            given: The latents that go into the transformer, batch first.
-            call: Calls a transformer; it gets this one, or one with a gate before its blocks.
+            given: The input of the batch.
+            call: Calls a transformer.
         """
-        caches = self.branch_caches.get(branch)
-        if caches is None:
-            caches = self._begin(branch, index)
+        clips = len(given.latents) // len(names)
+        rows = [row for name in names for row in self._caches(name, index, clips)]
         if self.gated is not None:
-            self.gated.use(caches, index)
-            return call(self.gated)
-        return self._whole(branch, index, given, call)
+            self.gated.use(rows, index, self.component.family.row_tokens(given))
+            return call(self.gated, given)
+        return self.whole.evaluate([row[0] for row in rows], index, given, call)
 
-    def _whole(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> torch.Tensor:
-        """The whole transformer computed, or the difference between its output and input added again."""
-        cache, drift, sign = (
-            self.branch_caches[branch][0],
-            self.drifts.setdefault(branch, Drift()),
-            self.component.family.sign,
-        )
-        decision = cache.forced(index)
-        change = drift.measure(given) if cache.known is None else None
-        if decision is None and change is None:
-            decision = Decision(True, "first")
-        if decision is None:
-            assert change is not None, "measured above"
-            decision = cache.decider.judge(index, change.item())
-        drift.passed(given)
-        cache.take(index, decision)
-        if not decision.computed:
-            assert cache.compared is not None, "a step was computed before"
-            return (sign * given + cache.hidden.predict(index)).to(cache.compared.dtype)
-        made = call(self.transformer)
-        cache.compared = made
-        if cache.known is None:
-            drift.learned(given, made)
-        cache.hidden.update(index, made - sign * given)
-        return made
-
-    def _begin(self, branch: str, index: int) -> list[BranchCache]:
-        """The caches of a branch that runs for the first time: one for each stack."""
+    def _caches(self, name: str, index: int, clips: int) -> list[list[RowCache]]:
+        """The memory of a branch, which is new if the branch runs for the first time."""
         component, order = self.component, self.gate.order
-        self.indices[branch] = expected(component.active(branch), index, component.steps)
-        known = self._ahead(branch).by_step()
-        count = len(self.gated.stacks) if self.gated is not None else 1
-        self.branch_caches[branch] = [
-            BranchCache(Decider(self.gate, component.steps, branch), known, Taylor(order), Taylor(order))
-            for _ in range(count)
-        ]
-        return self.branch_caches[branch]
+        if name not in self.indices:
+            self.indices[name] = expected(component.active(name), index, component.steps)
+        caches = self.branch_caches.setdefault(name, [])
+        if len(caches) < clips:
+            known = self._ahead(name).by_step()
+            count = len(self.gated.stacks) if self.gated is not None else 1
+        while len(caches) < clips:
+            deciders = [Decider(self.gate, component.steps, name) for _ in range(count)]
+            caches.append([RowCache(decider, known, Taylor(order), Taylor(order)) for decider in deciders])
+        return caches[:clips]
 
-    def _ahead(self, branch: str) -> KnownDecisions:
-        return KnownDecisions(self.gate, self.component, branch, self.indices[branch])
+    def _ahead(self, name: str) -> KnownDecisions:
+        return KnownDecisions(self.gate, self.component, name, self.indices[name])
 
-    def digits(self, branch: str) -> str:
+    def digits(self, name: str) -> str:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        return self._ahead(branch).digits()
+        return self._ahead(name).digits()
 
     def close(self) -> None:
         """Return blocks that were brought to the device ahead of a call that the gate left out."""
@@ -130,10 +119,16 @@ class Gated:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transformer, name)
 
-    def use(self, caches: Sequence[BranchCache], index: int) -> None:
-        """Choose whose turn it is at the next call."""
-        for stack, cache in zip(self.stacks, caches, strict=True):
-            stack.cache, stack.index = cache, index
+    def use(self, rows: Sequence[Sequence[RowCache]], index: int, lengths: Sequence[int] | None) -> None:
+        """Choose whose turn it is at the next call.
+
+        Args:
+            rows: The memory of each row of the batch, one for each stack.
+            index: The step.
+            lengths: The rows' numbers of tokens without padding; None if there is no padding.
+        """
+        for stack, caches in zip(self.stacks, zip(*rows, strict=True), strict=True):
+            stack.caches, stack.index, stack.lengths = caches, index, lengths
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return exchanged(self.transformer, self.stand_ins, *args, **kwargs)
@@ -170,59 +165,96 @@ class Stack(torch.nn.Module):
         self.front, self.middle, self.back = blocks[:front], blocks[front:end], blocks[end:]
         self.first = blocks[0]
         self.keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
-        self.cache: BranchCache | None = None
+        self.caches: Sequence[RowCache] = ()
+        self.lengths: Sequence[int] | None = None
         self.index = -1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        cache = self.cache
-        assert cache is not None, "a branch is chosen before each call"
         call = BlockCall(self.family.blocks, args, kwargs)
-        modulated = self._modulated(call) if self._measures("modulated", cache) else None
+        modulated = self._modulated(call) if self._measures("modulated") else None
         streams = call.through(self.front, call.given)  # hidden [B, tokens, width], text [B, length, width] or None
-        added = streams[0] - call.given[0] if self._measures("front", cache) else None  # [B, tokens, width]
-        if self._decide(cache, modulated if added is None else added).computed:
-            made = call.through(self.middle, streams)
-            self._remember(cache, streams, made)
-        else:
-            made = self._predicted(cache, streams)
-        return call.returned(call.through(self.back, made))
+        added = streams[0] - call.given[0] if self._measures("front") else None  # [B, tokens, width]
+        computed = self._decide(modulated if added is None else added, streams[0].shape[1])
+        return call.returned(call.through(self.back, self.between(call, streams, computed)))
 
-    def _measures(self, signal: Signal, cache: BranchCache) -> bool:
+    def between(self, call: BlockCall, streams: Streams, computed: Sequence[int]) -> Streams:
+        """The streams after the middle blocks: computed for some rows, predicted for the others."""
+        parts = []
+        if computed:
+            given = some_of(streams, computed, batch_rows.gather)
+            made = call.of_rows(self.first, computed).through(self.middle, given)
+            self._remember(computed, given, made)
+            parts.append((computed, made))
+        if reused := batch_rows.others(computed, len(self.caches)):
+            parts.append((reused, self._predicted(reused, some_of(streams, reused))))
+        hidden = batch_rows.put_together([(rows, made[0]) for rows, made in parts])
+        if "text" not in self.family.blocks.returns:
+            return hidden, streams[1]
+        return hidden, batch_rows.put_together([(rows, made[1]) for rows, made in parts])  # type: ignore[misc]
+
+    def _measures(self, signal: Signal) -> bool:
         """Whether the gate compares this signal, and the decisions do not follow from the schedule alone."""
-        return self.gate.signal == signal and cache.known is None
+        return self.gate.signal == signal and any(cache.known is None for cache in self.caches)
 
     def _modulated(self, call: BlockCall) -> torch.Tensor:
         """The modulated input of the first block [B, tokens, width]."""
         with brought_in(self.first):
             return self.family.modulated(self.first, call.given[0], call.named(self.first))
 
-    def _decide(self, cache: BranchCache, signal: torch.Tensor | None) -> Decision:
-        """The decision of this step; one number is read from the device if the rule decides."""
-        decision = cache.forced(self.index)
-        if decision is None:
+    def _decide(self, signal: torch.Tensor | None, tokens: int) -> list[int]:
+        """The rows that are computed at this step; numbers are read from the device if the rule decides."""
+        caches = self.caches
+        if self.lengths is None:
+            self.lengths = [tokens] * len(caches)
+        lengths = self.lengths
+
+        def change(row: int) -> torch.Tensor:
+            compared = caches[row].compared
             assert signal is not None, "the gate measures the signal of its rule"
-            assert cache.compared is not None, "the first step is computed"
-            decision = cache.decider.judge(self.index, relative_change(cache.compared, signal).item())
+            assert compared is not None, "the first step is computed"
+            return relative_change(compared.own, own(signal, row, lengths[row]))
+
+        computed = decide(caches, self.index, lengths, change)
         # An input is compared with the last step; a residual with the last computed step.
-        if signal is not None and (decision.computed or self.gate.signal == "modulated"):
-            cache.compared = signal
-        cache.take(self.index, decision)
-        return decision
+        rows = range(len(caches)) if self.gate.signal == "modulated" else computed
+        if signal is not None and rows:
+            kept = keep(
+                [caches[row].compared for row in rows], batch_rows.take(signal, rows), [lengths[r] for r in rows]
+            )
+            for row, compared in zip(rows, kept, strict=True):
+                caches[row].compared = compared
+        return computed
 
-    def _remember(self, cache: BranchCache, before: Streams, after: Streams) -> None:
-        """Keep the residual of the middle blocks, if a later step may need it."""
-        if not cache.remembers(self.index):
+    def _remember(self, computed: Sequence[int], before: Streams, after: Streams) -> None:
+        """Keep the residual of the middle blocks, of the rows of which a later step may need it."""
+        places = [at for at, row in enumerate(computed) if self.caches[row].remembers(self.index)]
+        if not places:
             return
-        cache.hidden.update(self.index, after[0] - before[0])
+        assert self.lengths is not None, "the decision comes first"
+        rows = [computed[at] for at in places]
+        (hidden, text), (hidden_before, text_before) = some_of(after, places), some_of(before, places)
+        lengths = [self.lengths[row] for row in rows]
+        predictors.update([self.caches[row].hidden for row in rows], self.index, hidden - hidden_before, lengths)
         if self.keeps_text:
-            cache.text.update(self.index, after[1] - before[1])  # type: ignore[operator]
+            predictors.update([self.caches[row].text for row in rows], self.index, text - text_before)  # type: ignore[operator]
 
-    def _predicted(self, cache: BranchCache, streams: Streams) -> Streams:
-        """The streams after the middle blocks: their predicted residual is added, and no block runs."""
+    def _predicted(self, reused: Sequence[int], streams: Streams) -> Streams:
+        """The streams of some rows after the middle blocks: their predicted residual is added, and no block runs."""
         hidden, text = streams
-        if self.keeps_text:
-            text = cache.text.predict(self.index) + text  # type: ignore[operator]
-        return cache.hidden.predict(self.index) + hidden, text
+        caches = [self.caches[row] for row in reused]
+        if self.keeps_text and text is not None:
+            text = predictors.predict([cache.text for cache in caches], self.index, text.shape[1]) + text
+        return predictors.predict([cache.hidden for cache in caches], self.index, hidden.shape[1]) + hidden, text
+
+
+def some_of(
+    streams: Streams,
+    rows: Sequence[int],
+    select: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = batch_rows.take,
+) -> Streams:
+    """Some rows of both streams."""
+    hidden, text = streams
+    return select(hidden, rows), None if text is None else select(text, rows)
 
 
 class BlockCall:
@@ -257,6 +289,25 @@ class BlockCall:
                 found = dict(zip(self.layout.returns, made, strict=True))
                 hidden, text = found["hidden"], found["text"]
         return hidden, text
+
+    def of_rows(self, block: torch.nn.Module, rows: Sequence[int]) -> BlockCall:
+        """The call for some rows of the batch; for all rows it is this call."""
+        count = len(self.given[0])
+        if len(rows) == count:
+            return self
+        per_row = {*self.layout.per_row, "hidden_states", "encoder_hidden_states"}
+
+        def chosen(name: str | None, value: Any) -> Any:
+            if name not in per_row or value is None or len(value) == 1:
+                return value
+            # Some models have all rows several times, one after the other (`zero_cond_t` of Qwen-Image).
+            parts = [batch_rows.gather(part, rows) for part in value.split(count)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+        streams = () if self.named_streams else some_of(self.given, rows)[: 1 + self.layout.takes_text]
+        names = list(inspect.signature(block.forward).parameters)[len(streams) :][: len(self.args)]
+        args = [chosen(name, value) for name, value in zip_longest(names, self.args)]
+        return BlockCall(self.layout, (*streams, *args), {name: chosen(name, v) for name, v in self.kwargs.items()})
 
     def returned(self, streams: Streams) -> Any:
         """The streams as a block returns them."""

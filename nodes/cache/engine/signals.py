@@ -20,15 +20,20 @@ def relative_change(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
     different shapes have changed by infinity.
     """
     if before.shape != now.shape:
-        return torch.tensor(float("inf"))
+        return before.new_full((), float("inf"))
     return (before - now).abs().mean() / before.abs().mean()
 
 
 def changes(rows: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Relative changes between pairs of rows of [steps, width], waiting for the device once."""
-    if not pairs:
-        return []
-    return torch.stack([relative_change(rows[before], rows[now]) for before, now in pairs]).tolist()
+    return numbers([relative_change(rows[before], rows[now]) for before, now in pairs])
+
+
+def numbers(scalars: Sequence[torch.Tensor]) -> list[float]:
+    """The numbers in 0-dimensional tensors, waiting for the device once."""
+    if len(scalars) <= 1:
+        return [scalar.item() for scalar in scalars]
+    return torch.stack(list(scalars)).tolist()
 
 
 class Drift:

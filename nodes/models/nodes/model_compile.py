@@ -74,7 +74,8 @@ def compile(
 
     The size of a block's inputs depends on width, height, frames, batch, and the text length, which may differ between
     prompts. If batched guidance ends before the last step (`start`, `stop` of cfg.split), the batch changes, so the
-    later steps have another size.
+    later steps have another size. With a cache gate, the blocks get only those rows of a batch that are computed, so
+    their number changes from step to step.
 
     Args:
         model: The model. Adapters and the choice of attention come before this node.

@@ -267,17 +267,17 @@ def test_published_numbers_are_found_for_the_bundled_models():
 
 def test_a_residual_older_than_the_last_computed_step_is_not_reused():
     """What step 0 added was kept for step 1, and nothing of step 2: with 3 left out, 4 has nothing to reuse."""
-    from sgd.nodes.cache.engine.branch_cache import BranchCache
-    from sgd.nodes.cache.engine.predictors import Taylor
+    from sgd.nodes.cache.engine.predictors import Taylor, update
+    from sgd.nodes.cache.engine.row_cache import RowCache
 
     gate = scm(Here("g"), mask="10110")
     known = ahead(gate, 5, "positive", range(5))
-    cache = BranchCache(Decider(gate, 5), known, Taylor(0), Taylor(0))
+    cache = RowCache(Decider(gate, 5), known, Taylor(0), Taylor(0))
     reasons = []
     for index in (0, 1, 2, 4):
         decision = cache.forced(index)
         cache.take(index, decision)
         if decision.computed and cache.remembers(index):
-            cache.hidden.update(index, torch.zeros(1))
+            update([cache.hidden], index, torch.zeros(1, 1, 1))
         reasons.append((decision.computed, decision.reason))
     assert reasons == [(True, "first"), (False, "mask"), (True, "mask"), (True, "unforeseen")]

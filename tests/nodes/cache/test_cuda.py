@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,19 +50,35 @@ def waiting(mode):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def denoise(pair, gate, run=None):
-    plan, start, branches = pair.prepare()
+def denoise(pair, gate, run=None, **options):
+    plan, start, branches = pair.prepare(**options)
     with torch.no_grad():
         return sample(pair.model, plan, start, branches, gate=gate, run=run)
 
 
-def waits(pair, gate, run=None):
+def waits(pair, gate, run=None, **options):
     """How often a loop waits for the device, as torch tells; solvers and models wait by themselves too."""
-    plan, start, branches = pair.prepare()
+    plan, start, branches = pair.prepare(**options)
     with torch.no_grad(), waiting("warn"), warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         sample(pair.model, plan, start, branches, gate=gate, run=run)
     return sum("synchronizing CUDA operation" in str(warning.message) for warning in seen)
+
+
+def test_rows_that_disagree_wait_no_more_often_than_one(pair):
+    """One number for each row, and one wait for all; none where the decisions are known ahead."""
+    ratios = {"positive": tuple(RATIOS), "negative": tuple(RATIOS[:1] + RATIOS[:0:-1])}
+    apart = replace(magcache(HERE, ratios=RATIOS, threshold=0.1, max_consecutive=3, order=1), ratios=ratios)
+    batch = {"prompts": ("a red circle moves left", "two small squares"), "seed": (3, 8), "batched": True}
+    denoise(pair, None, **batch)
+    run = DirectRun()
+    assert waits(pair, apart, run, **batch) == waits(pair, None, **batch)
+    assert len({each.computed for each in decisions(run).values()}) == 2
+    run = DirectRun()
+    gate = dbcache(HERE, threshold=FAMILIES[pair.family].mixed["dbcache"], warmup_steps=3)
+    count = waits(pair, gate, run, **batch)
+    rows = [data["step"] for kind, data in run.events if kind == "gate" and data["distance"] is not None]
+    assert count == waits(pair, None, **batch) + len(set(rows))
 
 
 def test_schedules_known_ahead_wait_for_nothing(pair):

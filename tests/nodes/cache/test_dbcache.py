@@ -38,9 +38,8 @@ def pair(request, tmp_path_factory):
 def same(mine, theirs, decides=True):
     """Whether decisions agree in every branch and list, and the latents after every step within 1e-5."""
     for branch, lists in theirs.decisions.items():
-        name = "positive+negative" if branch == "both" else branch
         for number, expected in enumerate(lists.values()):
-            made = mine.decisions.get((name, number), mine.decisions.get(name))
+            made = mine.decisions.get((branch, number), mine.decisions.get(branch))
             assert made.computed == expected.computed, (branch, number)
             if decides:
                 assert 0 < len(made.cached) < STEPS - 1
@@ -59,9 +58,11 @@ def test_dbcache(pair, name):
     threshold = FAMILIES[pair.family].mixed["dbcache"]
     given = {"front_blocks": 1, "warmup_steps": 3, "threshold": threshold, "stacks": stacks(pair)} | ours
     reference = oracle_cache_dit.run(
-        pair.pipeline, oracle_cache_dit.config(**({"residual_diff_threshold": threshold} | theirs))
+        pair.pipeline,
+        oracle_cache_dit.config(**({"residual_diff_threshold": threshold} | theirs)),
+        **pair.one_by_one,
     )
-    same(pair.outcome(dbcache(HERE, **given)), reference, decides=name not in ("interval", "none"))
+    same(pair.outcome(dbcache(HERE, **given), **pair.one_by_one), reference, decides=name not in ("interval", "none"))
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -81,7 +82,10 @@ def test_taylorseer(pair, order):
     cache = oracle_cache_dit.config(
         residual_diff_threshold=threshold, max_warmup_steps=warm, max_continuous_cached_steps=3
     )
-    same(pair.outcome(gate), oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(order)))
+    same(
+        pair.outcome(gate, **pair.one_by_one),
+        oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(order), **pair.one_by_one),
+    )
 
 
 def test_taylorseer_begins_with_the_second_computed_step(pair):
@@ -91,7 +95,7 @@ def test_taylorseer_begins_with_the_second_computed_step(pair):
     settings = {"front_blocks": 1, "threshold": FAMILIES[pair.family].mixed["dbcache"], "warmup_steps": 3}
     cache = oracle_cache_dit.config(residual_diff_threshold=settings["threshold"])
     theirs = oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1))
-    held = oracle_cache_dit.run(pair.pipeline, cache)
+    held = oracle_cache_dit.run(pair.pipeline, cache, **pair.one_by_one)
     reused = min(theirs.decisions["positive"]["transformer_blocks"].cached)
     expanded, hold = pair.outcome(taylorseer(HERE, **settings)), pair.outcome(dbcache(HERE, **settings))
     assert torch.equal(theirs.latents[reused], held.latents[reused])
@@ -112,7 +116,7 @@ def test_scm(pair, preset, policy):
     )
     given = {"threshold": threshold} if policy == "dynamic" else {}
     gate = scm(HERE, preset=preset, policy=policy, front_blocks=1, stacks=stacks(pair), **given)
-    same(pair.outcome(gate), oracle_cache_dit.run(pair.pipeline, cache))
+    same(pair.outcome(gate, **pair.one_by_one), oracle_cache_dit.run(pair.pipeline, cache, **pair.one_by_one))
 
 
 def test_scm_with_taylorseer(pair):
@@ -121,7 +125,10 @@ def test_scm_with_taylorseer(pair):
         steps_computation_mask=mask, steps_computation_policy="static", num_inference_steps=STEPS
     )
     gate = scm(HERE, compute_bins=[5, 2, 1, 1], reuse_bins=[2, 2, 3], order=1, front_blocks=1, stacks=stacks(pair))
-    same(pair.outcome(gate), oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1)))
+    same(
+        pair.outcome(gate, **pair.one_by_one),
+        oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1), **pair.one_by_one),
+    )
 
 
 def test_both_lists_behind_one_gate(pair):

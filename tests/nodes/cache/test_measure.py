@@ -87,8 +87,6 @@ def test_measuring_computes_every_step_and_changes_nothing(pair):
 
 @pytest.mark.parametrize("name", ["ratio", "modulated", "residual", "output"])
 def test_a_batch_is_measured_branch_by_branch(pair, name):
-    if pair.family == "z-image":
-        pytest.skip("its branches have prompts of different lengths, padded only in a batch")
     apart, together = (measure(pair, batched=batched)[0].measured(name) for batched in (False, True))
     assert set(together) == {"positive", "negative"}
     for branch, values in together.items():

@@ -17,6 +17,7 @@ from sgd.graph.contract.node import Here
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.custom_gate import gate as custom
+from sgd.nodes.cache.methods.dbcache import dbcache
 from sgd.nodes.cache.methods.easycache import easycache
 from sgd.nodes.cache.methods.scm import scm
 from sgd.nodes.denoiser import predict
@@ -34,11 +35,11 @@ def pair(request, tmp_path_factory):
     return made
 
 
-def gated(pair, gate, blocks):
+def gated(pair, gate, blocks, **options):
     """A gated run with groups of so many blocks: latents, what was watched, and the most bytes without a gate."""
     model = model_of(pair.folder, "scheduler").transformed(Offload("transformer", "blocks", blocks))
     model.acquire("transformer", DirectRun())
-    plan, start, branches = pair.prepare()
+    plan, start, branches = pair.prepare(**options)
     with torch.no_grad(), watching(model.component("transformer")) as plain:
         sample(model, plan, start, branches)
     with torch.no_grad(), watching(model.component("transformer")) as watched:
@@ -55,6 +56,20 @@ def test_whole_groups_are_passed_over(pair, blocks, front, back):
     assert watched.most <= most
     assert not +watched.inside, "nothing stays on the device"
     assert all(torch.equal(a, b) for a, b in zip(states, pair.run(gate), strict=True))
+
+
+def test_a_group_comes_in_for_the_rows_that_are_computed(pair):
+    """Two clips decide apart; every group is brought in as for one clip."""
+    threshold = 0.8 * FAMILIES[pair.family].mixed["dbcache"]
+    gate = dbcache(HERE, threshold=threshold, warmup_steps=3, front_blocks=2)
+    batch = {"prompts": ("a red circle moves left", "two small squares"), "seed": (3, 8), "batched": True}
+    states, watched, most = gated(pair, gate, 2, **batch)
+    assert not watched.early
+    assert watched.most <= most
+    assert not +watched.inside, "nothing stays on the device"
+    run = DirectRun()
+    assert all(torch.equal(a, b) for a, b in zip(states, pair.run(gate, run=run, **batch), strict=True))
+    assert len({each.computed for each in decisions(run).values()}) > 1, "else this test says nothing"
 
 
 @pytest.mark.parametrize(("blocks", "front", "back"), [(2, 0, 1), (4, 1, 1), (2, 1, 0), (4, 4, 1)])

@@ -88,6 +88,32 @@ def test_each_run_of_a_loop_has_its_own_steps(tmp_path):
     ]
 
 
+def test_clips_of_a_batch_are_told_apart(tmp_path):
+    """Decisions of each clip and branch, in the record and in the table."""
+    batch = NOISE.format(seed="[0, 1], batch: 2")
+    head = HEAD.replace("prompt: a large red circle", "prompt: [a large red circle, a small blue square]")
+    loop = "  denoise:\n    for: {step: $schedule}" + LOOP.format(latents="$noise").replace(
+        "scale: 4}", "scale: 4, batched: true}"
+    )
+    file = tmp_path / "batch.yaml"
+    file.write_text(head + f"  {batch}\n" + loop + "outputs: {latents: $denoise}\n")
+    record = sgd.run(sgd.compile(file), out=tmp_path / "out").record
+    SCHEMA.validate(record)
+    totals = record["gate_totals"]
+    assert [(total["branch"], total["clip"]) for total in totals] == [
+        (branch, clip) for branch in ("positive", "negative") for clip in (0, 1)
+    ]
+    for total in totals:
+        rows = [row for row in record["gates"] if (row["branch"], row["clip"]) == (total["branch"], total["clip"])]
+        assert "".join(str(int(row["computed"])) for row in rows) == total["steps"]
+    assert len({total["steps"] for total in totals}) > 1, "the clips decide differently, else this test says nothing"
+    told = steps_of(report(record))
+    assert [steps for _, steps in told] == [total["steps"] for total in totals]
+    assert [head.split(": ")[0].split(", ")[2:] for head, _ in told] == [
+        [branch, f"clip {clip}"] for branch in ("positive", "negative") for clip in (0, 1)
+    ]
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_numbers_that_are_not_finite_are_printed(value):
     """The record holds it as text, because JSON has no such numbers."""

@@ -86,7 +86,7 @@ def test_fewer_blocks_run_and_the_record_says_how_many(pair, method):
         pair.run(ready(pair.family)[method], run=run)
     totals = [data for kind, data in run.events if kind == "gate_total"]
     assert gated[0] < plain[0]
-    assert {total["branch"] for total in totals} == set(gate_pipelines_branches(pair))
+    assert {total["branch"] for total in totals} == set(BRANCHES)
     for total in totals:
         rows = [data for kind, data in run.events if kind == "gate" and data["branch"] == total["branch"]]
         assert [row["step"] for row in rows] == list(range(STEPS))
@@ -97,8 +97,7 @@ def test_fewer_blocks_run_and_the_record_says_how_many(pair, method):
     assert not run.warnings
 
 
-def gate_pipelines_branches(pair):
-    return ("positive+negative",) if FAMILIES[pair.family].together else ("positive", "negative")
+BRANCHES = ("positive", "negative")
 
 
 @pytest.mark.parametrize("method", ["dbcache", "taylorseer", "easycache"])
@@ -161,11 +160,11 @@ def test_an_interval_that_skips_a_branch(pair):
 
 
 def test_a_batch_that_is_one_for_part_of_the_steps(pair):
-    """Both branches in one batch, and the positive one by itself, have states of their own."""
+    """Each branch keeps its state, whether it is one batch with the other or by itself."""
     run = DirectRun()
     pair.run(scm(HERE, mask="1111001100110011"), run=run, start=0.25, stop=0.75, batched=True)
     steps = {data["branch"]: data["steps"] for kind, data in run.events if kind == "gate_total"}
-    assert steps == {"positive": "11110011", "positive+negative": "10110011"}
+    assert steps == {"positive": "1111001100110011", "negative": "10110011"}
 
 
 class Waits(TorchFunctionMode):
@@ -209,9 +208,11 @@ def test_a_time_embedding_is_read_once_for_each_branch_before_the_first_step(pai
 def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair, method):
     run, gate = DirectRun(), ready(pair.family)[method]
     pair.run(gate, run=run)
-    measured = sum(data["distance"] is not None for kind, data in run.events if kind == "gate")
-    assert 0 < measured <= STEPS * len(gate_pipelines_branches(pair))
-    assert waits(pair, gate) == waits(pair, None) + measured
+    together = FAMILIES[pair.family].together  # one number for each branch, and one wait for both
+    rows = [data for kind, data in run.events if kind == "gate" and data["distance"] is not None]
+    measured = {(row["step"], None if together else row["branch"]) for row in rows}
+    assert 0 < len(measured) <= STEPS * len(BRANCHES)
+    assert waits(pair, gate) == waits(pair, None) + len(measured)
 
 
 def test_nothing_is_left_in_the_model_when_a_run_fails_half_way(pair):
@@ -357,7 +358,7 @@ def test_a_gate_that_comes_later_has_nothing_to_reuse_yet(pair):
     _, _, branches = pair.prepare()
     early, late = dbcache(HERE, threshold=0.0), scm(Here("late"), mask="1111100000110011")
     run = in_turn(pair, lambda index: (early if index < 7 else late, branches))
-    for branch in gate_pipelines_branches(pair):
+    for branch in BRANCHES:
         rows = [d for kind, d in run.events if kind == "gate" and (d["gate"], d["branch"]) == ("late", branch)]
         assert [row["step"] for row in rows] == list(range(7, STEPS))
         assert "".join(str(int(row["computed"])) for row in rows) == "100110011"
@@ -406,6 +407,6 @@ def test_a_model_that_is_chosen_on_both_sides_has_a_gate_for_each(pair):
             gate=scm(HERE, mask="11100101"),
             run=run,
         )
-    for branch in gate_pipelines_branches(pair):
+    for branch in BRANCHES:
         totals = [d["steps"] for kind, d in run.events if kind == "gate_total" and d["branch"] == branch]
         assert totals == ["11100101", "11100101"]

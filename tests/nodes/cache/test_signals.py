@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers.gate_pipelines import FAMILIES
 from helpers.ours import Pair
-from sgd.nodes.cache.engine.predictors import Taylor
+from sgd.nodes.cache.engine.kept_rows import together
+from sgd.nodes.cache.engine.predictors import Taylor, predict, update
 from sgd.nodes.cache.engine.signals import Drift, changes, relative_change
 from sgd.nodes.models.repository import peek
 
@@ -119,19 +120,59 @@ def test_an_expansion_is_exact_for_polynomials_of_its_order(order):
     predictor = Taylor(order)
 
     def value(step):
-        return torch.tensor([float(step) if order else 7.0, 2.0 * step if order else 1.0])
+        return torch.tensor([[float(step) if order else 7.0, 2.0 * step if order else 1.0]])
 
     for step in range(order + 2):
-        predictor.update(step, value(step))
+        update([predictor], step, value(step))
     for ahead in (1, 2, 3):
-        assert torch.allclose(predictor.predict(order + 1 + ahead), value(order + 1 + ahead))
+        assert torch.allclose(predict([predictor], order + 1 + ahead, 2), value(order + 1 + ahead))
 
 
 def test_an_expansion_by_hand():
     """Steps 0, 1, 3 of values 0, 1, 9: d1 = 8 / 2, d2 = (4 - 1) / 2; at step 5, 9 + 4 * 2 + 1.5 * 4 / 2."""
     predictor = Taylor(2)
     for step, value in ((0, 0.0), (1, 1.0), (3, 9.0)):
-        predictor.update(step, torch.tensor(value))
-    assert predictor.predict(5).item() == 20.0
-    predictor.update(6, torch.zeros(3))  # another shape begins anew
-    assert torch.equal(predictor.predict(7), torch.zeros(3))
+        update([predictor], step, torch.tensor([[value]]), [1])
+    assert predict([predictor], 5, 1).item() == 20.0
+    update([predictor], 6, torch.zeros(1, 3), [3])  # another length begins anew
+    assert torch.equal(predict([predictor], 7, 3), torch.zeros(1, 3))
+
+
+def test_rows_that_are_computed_at_other_steps_expand_as_each_does_alone():
+    """The steps of each row are drawn; a row by itself is one that `test_an_expansion_by_hand` covers."""
+    steps = [(0, 1, 3, 4, 7), (0, 2, 3, 6), (0, 1, 3, 4, 7), (0, 5)]
+    values = torch.randn(9, len(steps), 3, 2, generator=torch.Generator().manual_seed(0))
+    for order in (0, 1, 2):
+        rows, alone = ([Taylor(order) for _ in steps] for _ in range(2))
+        for step in range(9):
+            computed = [row for row, taken in enumerate(steps) if step in taken]
+            reused = [row for row in range(len(steps)) if row not in computed]
+            if computed:
+                update([rows[row] for row in computed], step, values[step][computed].clone())
+            for row in computed:
+                update([alone[row]], step, values[step][row : row + 1].clone())
+            if reused:
+                made = predict([rows[row] for row in reused], step, 3)
+                assert torch.equal(made, torch.cat([predict([alone[row]], step, 3) for row in reused]))
+        kept = {id(d.shared): len(d.shared) for row in rows for d in row.derivatives}
+        assert sum(kept.values()) == sum(len(row.derivatives) for row in rows)  # no memory for rows that are gone
+
+
+def test_a_residual_of_rows_that_lie_together_is_not_copied():
+    """Also where one of them was computed later than the other."""
+    rows = [Taylor(0) for _ in range(2)]
+    update(rows, 0, torch.zeros(2, 1, 1))
+    update(rows[1:], 1, torch.ones(1, 1, 1))
+    made = predict(rows, 2, 1)
+    assert made.flatten().tolist() == [0.0, 1.0]
+    assert made is rows[0].derivatives[0].shared is rows[1].derivatives[0].shared
+
+
+def test_rows_that_were_always_computed_together_are_not_copied():
+    rows = [Taylor(1) for _ in range(3)]
+    for step in range(3):
+        tensor = torch.full((3, 2, 2), float(step))
+        update(rows, step, tensor)
+        assert rows[0].derivatives[0].shared is tensor
+    assert together([row.derivatives[0] for row in rows], 2) is tensor
+    assert together([row.derivatives[0] for row in rows[1:]], 2).data_ptr() == tensor[1:].data_ptr()

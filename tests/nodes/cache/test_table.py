@@ -71,9 +71,6 @@ def test_teacache_decides_by_the_tables_polynomial(pair, file, table):
 def test_magcache_decides_by_the_tables_ratios(pair, file, table, batched):
     rows = {b: found["ratios"] for b, found in table["components"]["transformer"]["branches"].items()}
     assert set(rows) == {"positive", "negative"}
-    if batched:
-        pairs = zip(*(row[1:] for row in rows.values()), strict=True)
-        rows = {"positive+negative": [None, *(sum(p) / 2 for p in pairs)]}
     error = sum(abs(1 - ratio) for row in rows.values() for ratio in row[1:]) / (len(rows) * (STEPS - 1))
     made = pair.outcome(magcache(HERE, table=file, threshold=2.5 * error), batched=batched)
     assert set(made.decisions) == set(rows)
@@ -213,8 +210,7 @@ def test_a_branch_that_comes_unexpectedly_and_was_not_measured_is_computed(file,
     gate = Gate("magcache", rule="magnitude", threshold=1.0, table=str(table))
     made = filled(gate, Use(component="transformer", branches={"positive": range(STEPS)}))
     assert not any(map(math.isnan, made.ratios["positive"]))
-    for branch in ("negative", "positive+negative"):
-        assert all(map(math.isnan, made.ratios[branch]))
+    assert all(map(math.isnan, made.ratios["negative"]))
 
 
 def test_several_runs_are_averaged(pair):

@@ -44,15 +44,40 @@ def compiler(monkeypatch):
 
 def test_compiled_blocks_have_no_break_at_the_gate(pair, compiler):
     gate = taylorseer(HERE, front_blocks=1, threshold=FAMILIES[pair.family].mixed["dbcache"], warmup_steps=4)
-    expected = pair.run(gate)
+    expected = pair.run(gate, **pair.one_by_one)
     compiled = changed(pair, compile(DirectRun(), pair.model))
-    compiled.run()
+    compiled.run(**pair.one_by_one)
     broken = dict(compiler["graph_break"])
     graphs = compiler["stats"]["unique_graphs"]
-    made = compiled.run(gate)
+    made = compiled.run(gate, **pair.one_by_one)
     assert dict(compiler["graph_break"]) == broken
     assert compiler["stats"]["unique_graphs"] == graphs, "the gate compiles nothing anew"
     assert graphs > 0
+    for ours, reference in zip(made, expected, strict=True):
+        assert torch.allclose(ours, reference, rtol=0, atol=1e-5 * reference.abs().max().item())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_batch_whose_rows_decide_apart_is_compiled_for_each_number_of_rows(pair, compiler, dynamic):
+    """With `dynamic: true` for one row, and at most once more for all other numbers."""
+    if pair.family not in ("wan", "z-image"):
+        pytest.skip("two families are enough")
+    batch = {"prompts": ("a red circle moves left", "two small blue squares and a green triangle"), "seed": (3, 8)}
+    batch |= {"batched": True, "padding": "cut"}
+    gate = taylorseer(HERE, order=2, threshold=FAMILIES[pair.family].mixed["dbcache"], warmup_steps=4, back_blocks=1)
+    numbers, blocks = set(), getattr(pair.model.component("transformer"), FAMILIES[pair.family].lists[0])
+    handle = blocks[1].register_forward_pre_hook(lambda module, args: numbers.add(len(args[0])))
+    expected = pair.run(gate, **batch)
+    handle.remove()
+    assert len(numbers - {1}) > 1, "else this test says nothing"
+    compiled = changed(pair, compile(DirectRun(), pair.model, dynamic=dynamic))
+    compiled.run(**batch)
+    broken, graphs = dict(compiler["graph_break"]), compiler["stats"]["unique_graphs"]
+    made = compiled.run(gate, **batch)
+    assert dict(compiler["graph_break"]) == broken
+    new = compiler["stats"]["unique_graphs"] - graphs
+    assert new <= 2 if dynamic else new == len(numbers - {4})
     for ours, reference in zip(made, expected, strict=True):
         assert torch.allclose(ours, reference, rtol=0, atol=1e-5 * reference.abs().max().item())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Context(Run):
         other._warned = set()
         return other
 
-    def mute(self, messages: Iterable[str]) -> None:
+    def mute(self, messages: list[str]) -> None:
         """Pass warnings with these texts on to nobody: the check of the workflow gave them already."""
         self._warned.update(messages)
 

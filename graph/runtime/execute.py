@@ -64,7 +64,7 @@ class Executor:
         self.stop = stop or threading.Event()
         self.turns = turns
         self.skip = skip
-        run.mute(warning.partition(": ")[2] for warning in plan.warnings)
+        run.mute([warning.partition(": ")[2] for warning in plan.warnings])
         self.prepared: dict[str, Prepared] = {}
         self.components = Components(run, observer, self.maker, self.stop)
 

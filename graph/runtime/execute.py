@@ -66,6 +66,7 @@ class Executor:
         self.stop = stop or threading.Event()
         self.turns = turns
         self.skip = skip
+        run.mute([warning.partition(": ")[2] for warning in plan.warnings])
         self.prepared: dict[str, Prepared] = {}
         self.checks: Observer = Observers([c for each in plan.loaded for c in each.value_checks(run)], strict=True)
         self.components = Components(run, observer, self.maker, self.stop)

@@ -63,6 +63,7 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
         with suppress(NodeError) if run.planning else nullcontext():
             known = fingerprint.of_weights(weights.repository.folder / name, weights.variant)
     loras: list[Any] = [t for t in model.transforms if t.kind == "lora" and t.component == name]
+    here = all(lora.file.is_file() for lora in loras)  # a plan may be made before a file is downloaded
     active: dict[str, list[int]] = {}
     if branches is not None:
         for number, index in enumerate(window):
@@ -73,7 +74,7 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
         class_name=weights.repository.entry(name)[1],
         config=digest(model.config("transformer")),
         weights=known,
-        adapters=tuple(f"{fingerprint.of_files([t.file])} x {t.scale:g}" for t in loras),
+        adapters=tuple(f"{fingerprint.of_files([t.file])} x {t.scale:g}" for t in loras) if here else None,
         adapted=len(loras),
         scheduler=step.scheduler or None,
         count=step.count,

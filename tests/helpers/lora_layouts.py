@@ -169,6 +169,9 @@ LAYOUTS: dict[str, Layout] = {
     "original, no prefix": (ORIGINAL.__getitem__, str, A_B),
     "original, peft": (ORIGINAL.__getitem__, "base_model.model.{}".format, A_B),
     "kohya": (ORIGINAL.__getitem__, _flat("lora_unet_"), DOWN_UP),
+    "VideoX-Fun": (ORIGINAL.__getitem__, _flat("lora_unet__"), DOWN_UP),
+    "HunyuanVideo-I2V": (ORIGINAL.__getitem__, _flat("Hunyuan_video_I2V_lora_"), DOWN_UP),
+    "compiled": (own_layers, "transformer._orig_mod.{}".format, A_B),
     "whole checkpoint": (ORIGINAL.__getitem__, "model.diffusion_model.{}".format, DOWN_UP),
 }
 """Which names of layers, how they are written, and the names of the two parts of a LoRA."""

@@ -27,9 +27,15 @@ PREFIXES = (
     "lora_unet_",
     "lora_transformer_",
     "lora_dit_",
+    "lora_unet.",
     "lycoris_",
+    "Hunyuan_video_I2V_lora_",
+    "_",
 )
-"""Beginnings of names, before the layer of the transformer; several may follow each other."""
+"""Beginnings of names, before the layer of the transformer; several may follow each other.
+
+`lora_unet__` is written by VideoX-Fun, `Hunyuan_video_I2V_lora_` by HunyuanVideo-I2V's own trainer.
+"""
 
 ENCODERS = re.compile(r"(lora|lycoris)_te|text_encoder|te\d?[._]|clip|t5|text_model|cond_stage_model|conditioner")
 """Beginnings of the names of a text encoder's tensors."""

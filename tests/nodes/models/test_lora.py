@@ -1,6 +1,7 @@
 """`model.lora`, compared with `load_lora_weights` of diffusers' pipeline on the same random adapters."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -387,6 +388,9 @@ def test_calibration_tables_tell_adapters_and_scales_apart(files, model, run):
     assert [use.adapted for use in found] == [0, 1, 1, 1, 2, 2]
     assert of((0, 1.0)) == found[1]
     assert len({use.weights for use in found}) == 1
+    absent = model.transformed(Lora("transformer", Path("owner/name/a.safetensors"), 1.0))
+    planned = of_model(absent, plan.steps[0], (0, 1), None, run)
+    assert (planned.adapters, planned.adapted) == (None, 1), "a plan may be made before the file is downloaded"
     known = {"transforms": [["lora", "transformer"], ["lora", "transformer_2"], ["attention", "transformer"]]}
     assert of_facts(node_facts.value_facts(ModelFacts, known), ScheduleFacts()).adapted == 1
 

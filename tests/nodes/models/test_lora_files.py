@@ -46,7 +46,7 @@ PEFT_FAULTS = {
     "other weights": ({"peft_type": "LORA", "init_lora_weights": "pissa_niter_4"}, "is for other weights"),
     "no number": ({"peft_type": "LORA", "lora_alpha": "many"}, "has lora_alpha 'many'"),
     "no rank": ({"peft_type": "LOKR", "r": 0, "alpha": 1}, "has r '0'"),
-    "no JSON": (None, "is not closed"),
+    "no JSON": (None, "adapter_config.json"),
 }
 
 

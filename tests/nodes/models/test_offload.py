@@ -138,14 +138,19 @@ def test_compiled(model, run, region, monkeypatch):
     torch._dynamo.reset()
 
 
-def test_with_lora(model, run, tmp_path):
-    pytest.importorskip("peft")
-    from helpers.lora_files import adapters
+@pytest.mark.parametrize(("granularity", "form"), [("leaf", "lora"), ("blocks", "lora"), ("blocks", "dora")])
+def test_with_lora(model, run, tmp_path, granularity, form):
+    """Adapters in blocks, embeddings and the head."""
+    from helpers.lora_layouts import adapted as random_adapters
+    from helpers.lora_layouts import transformer
+    from safetensors.torch import save_file
     from sgd.nodes.models.nodes.model_lora import lora
 
-    file = str(adapters(tmp_path, "one.safetensors", 1))
+    tensors, _ = random_adapters(transformer("wan").state_dict(), "wan", "ComfyUI", form)
+    save_file(tensors, tmp_path / "one.safetensors")
+    file = str(tmp_path / "one.safetensors")
     adapted = lora(run, model, file)
-    value = lora(run, model.transformed(Offload("transformer", "leaf")), file)
+    value = lora(run, model.transformed(Offload("transformer", granularity)), file)
     for one in (adapted, value, model):
         one.acquire("transformer", run)
     assert not torch.equal(predict(adapted), predict(model))

@@ -81,9 +81,12 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
 
     def active(branch: str) -> list[int]:
         wanted, found = set(branch.split("+")), []
+        runs: dict[tuple[str, ...], bool] = {}  # few sets of branches, at many steps
         for number, index in enumerate(window):
             running = branches.active_at(index, step.count)
-            if (set(running) == wanted) if branches.batched else wanted <= set(running):
+            if running not in runs:
+                runs[running] = (set(running) == wanted) if branches.batched else wanted <= set(running)
+            if runs[running]:
                 found.append(number)
         return found
 

@@ -41,6 +41,7 @@ class Engine:
         self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
         self.branch_caches: dict[str, list[BranchCache]] = {}
         self.indices: dict[str, Sequence[int]] = {}
+        self.known: dict[str, KnownDecisions] = {}
         self.drifts: dict[str, Drift] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
@@ -90,7 +91,8 @@ class Engine:
         """The caches of a branch that runs for the first time: one for each stack."""
         component, order = self.component, self.gate.order
         self.indices[branch] = expected(component.active(branch), index, component.steps)
-        known = self._ahead(branch).by_step()
+        self.known[branch] = KnownDecisions(self.gate, component, branch, self.indices[branch])
+        known = self.known[branch].by_step()
         count = len(self.gated.stacks) if self.gated is not None else 1
         self.branch_caches[branch] = [
             BranchCache(Decider(self.gate, component.steps, branch), known, Taylor(order), Taylor(order))
@@ -98,12 +100,9 @@ class Engine:
         ]
         return self.branch_caches[branch]
 
-    def _ahead(self, branch: str) -> KnownDecisions:
-        return KnownDecisions(self.gate, self.component, branch, self.indices[branch])
-
     def digits(self, branch: str) -> str:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        return self._ahead(branch).digits()
+        return self.known[branch].digits
 
     def close(self) -> None:
         """Return blocks that were brought to the device ahead of a call that the gate left out."""

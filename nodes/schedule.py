@@ -21,7 +21,7 @@ from .models.model import Model
 from .support.lazy import lazy
 from .support.quiet import quiet
 from .value_facts import LatentsFacts, ModelFacts, ScheduleFacts
-from .values import Latents, Schedule, Step, Velocity
+from .values import Latents, Schedule, Step, Steps, Velocity
 
 if TYPE_CHECKING:
     import diffusers
@@ -29,6 +29,9 @@ else:
     diffusers = lazy("diffusers")
 
 T = TypeVar("T")
+
+MOST_STEPS = 100_000
+"""The most steps of a schedule. Plans of so many take as long as plans of ten."""
 
 CLASSES = {
     "unipc": "UniPCMultistepScheduler",
@@ -146,7 +149,7 @@ def _not_taken(name: str, spacing: str | None, terminal: float | None) -> Iterat
 def make(
     model: Annotated[Model, Reads("scheduler")],
     *,
-    steps: Annotated[int, Field(ge=1)] = 50,
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50,
     shift: Annotated[float | None, Field(gt=0)] = None,
     scheduler: Literal["auto", "unipc", "euler", "dpm++", "deis"] = "auto",
     spacing: Literal["auto", "even"] = "auto",
@@ -157,7 +160,7 @@ def make(
 
     Args:
         model: A loaded model; its scheduler's configuration is used.
-        steps: Number of denoising steps.
+        steps: Number of denoising steps, at most 100,000.
         shift: Shift of the noise levels towards noise, 1 for none (Wan: 3 for 480p, 5 for 720p). Without it, the
             repository's shift.
         scheduler: The solver. `auto` is the repository's solver; the others use its configuration, for flow
@@ -194,12 +197,7 @@ def make(
     if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by 0 for one step
         raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
-    entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
-    whole = tuple(map(float, timesteps))
-    made = tuple(
-        Step(index, len(timesteps), sigma, float(timestep), value, training, whole, name)
-        for index, (sigma, timestep, value) in enumerate(entries)
-    )
+    made = Steps(sigmas, instance.timesteps, training, tuple(map(float, timesteps)), name)
     return Schedule(made, name, config, arguments)
 
 

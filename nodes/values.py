@@ -6,10 +6,10 @@ the `State` of the node that uses them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from ..graph.contract.ports import Port
 
@@ -120,6 +120,53 @@ class Step(Port):
         return {"step": self.index, "sigma": self.sigma, "timestep": self.timestep}
 
 
+@dataclass(frozen=True, eq=False)
+class Steps(Sequence[Step]):
+    """The steps of a schedule, each made when it is read: a plan of many steps reads two.
+
+    Attributes:
+        sigmas: Noise level before each step.
+        values: The scheduler's own timesteps, a tensor of one dimension on the device of the run.
+        train_timesteps: Length of the training scale.
+        schedule: Timesteps on the training scale.
+        scheduler: Name of the scheduler's class in diffusers.
+    """
+
+    sigmas: Sequence[float] = field(repr=False)
+    values: torch.Tensor = field(repr=False)
+    train_timesteps: int
+    schedule: tuple[float, ...] = field(repr=False)
+    scheduler: str
+
+    def __len__(self) -> int:
+        return len(self.schedule)
+
+    @overload
+    def __getitem__(self, index: int) -> Step: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Step]: ...
+
+    def __getitem__(self, index: int | slice) -> Step | Sequence[Step]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        count = len(self)
+        if not -count <= index < count:
+            raise IndexError(index)
+        index %= count
+        timestep, value = self.schedule[index], self.values[index]
+        return Step(
+            index,
+            count,
+            self.sigmas[index],
+            timestep,
+            value,
+            self.train_timesteps,
+            self.schedule,
+            self.scheduler,
+        )
+
+
 @dataclass(frozen=True)
 class Schedule(Port):
     """Noise levels of a run, and the class and arguments of their scheduler, which `schedule.step` makes.
@@ -133,7 +180,7 @@ class Schedule(Port):
 
     item: ClassVar[type[Port] | None] = Step
 
-    steps: tuple[Step, ...]
+    steps: Sequence[Step]
     scheduler: str
     config: Mapping[str, Any]
     arguments: Mapping[str, Any]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -197,8 +198,7 @@ class Executor:
 
     def loop(self, step: LoopStep, environment: Environment) -> None:
         loop = step.loop
-        over = self._over(step, environment)
-        total = len(next(iter(over.values())))
+        over, total = self._over(step, environment)
         for name, arg in loop.carry.items():
             environment[Var(loop.id, name)] = getter(arg.source)(environment)
         for freed in step.free_first:
@@ -268,10 +268,14 @@ class Executor:
             else:
                 environment[Var(step.loop.id, name)] = value
 
-    def _over(self, step: LoopStep, environment: Environment) -> dict[str, list[Any]]:
-        """The values that a loop iterates over, as lists of equal length; the loop owns the lists."""
+    def _over(self, step: LoopStep, environment: Environment) -> tuple[dict[str, list[Any]], int]:
+        """The values that a loop iterates over, as lists that the loop owns, and the number of turns.
+
+        The lists hold the values of the turns that run, which are few while planning.
+        """
         loop = step.loop
         over: dict[str, list[Any]] = {}
+        lengths: dict[str, int] = {}
         unknown = []
         for name, arg in loop.over.items():
             value = getter(arg.source)(environment)
@@ -279,15 +283,17 @@ class Executor:
                 unknown.append(name)
                 continue
             try:
-                over[name] = list(value)
+                lengths[name] = len(value) if hasattr(value, "__len__") else len(value := list(value))
+                over[name] = list(islice(value, self.turns))
             except TypeError:
                 raise self._bad_loop(step, f"`{name}` is not a list: {type(value).__name__}") from None
-        lengths = {len(values) for values in over.values()} or {1}
-        if len(lengths) > 1 or not min(lengths):
-            text = ", ".join(f"`{n}` has {len(values)} entries" for n, values in over.items())
+        counts = set(lengths.values()) or {1}
+        if len(counts) > 1 or not min(counts):
+            text = ", ".join(f"`{n}` has {length} entries" for n, length in lengths.items())
             differ = "lists that advance together differ in length"
-            raise self._bad_loop(step, f"{differ if min(lengths) else 'nothing to loop over'}: {text}")
-        return over | {name: [None] * min(lengths) for name in unknown}
+            raise self._bad_loop(step, f"{differ if min(counts) else 'nothing to loop over'}: {text}")
+        total = min(counts)
+        return over | {name: [None] * total for name in unknown}, total
 
     def _bad_loop(self, step: LoopStep, why: str) -> NodeError:
         span = step.loop.span

@@ -84,7 +84,8 @@ class Model(Port):
 
     def during(self, steps: Iterable[int]) -> Model:
         """The value, in use at these steps of the schedule only (of those that it had)."""
-        kept = tuple(index for index in steps if self.steps is None or index in self.steps)
+        own = None if self.steps is None else set(self.steps)
+        kept = tuple(index for index in steps if own is None or index in own)
         return replace(self, steps=kept)
 
     def acquire(self, part: str, run: Run) -> None:

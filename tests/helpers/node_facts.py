@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -85,3 +85,9 @@ def plain(value: Any) -> Any:
         if name in found:
             found[name] = [list(each) if isinstance(each, TransformFact) else each for each in found[name]]
     return found
+
+
+def check_parts(node: Node, parts: Iterable[str], **known: Any) -> list[Diagnostic]:
+    """The problems that the node's `check_parts` finds for a run without options."""
+    assert node.node.check_parts is not None
+    return list(node.node.check_parts(facts(node.node, known), frozenset(parts), {}))

@@ -113,7 +113,7 @@ class LibraryEngine:
         gate, component = self.gate, replace(self.component, steps=len(steps))
         if gate.mask is not None:
             gate = replace(gate, mask=Mask(digits=self._digits(steps), policy=gate.mask.policy))
-        known = KnownDecisions(gate, component, branch, range(len(steps))).digits()
+        known = KnownDecisions(gate, component, branch, range(len(steps))).digits
         refresh = gate.options.get("force_refresh_step_hint", len(steps))
         return known[:refresh] + "?" * (len(steps) - refresh)
 

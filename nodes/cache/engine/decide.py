@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 from ..gate import Gate
@@ -173,14 +174,14 @@ def schedule(
 
 def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
     """The steps of a gate with a signal, as known ahead: 1 for computed, 0 for reused, ? for decided then."""
-    decider, digits = Decider(gate, steps, branch), []
-    for index in indices:
-        decision = decider.forced(index)
-        # A limit on runs depends on earlier decisions, so only these steps are certain.
-        certain = decision is not None and decision.reason in ("first", "warm-up", "last", "mask")
-        digits.append(str(int(decision.computed)) if certain and decision is not None else "?")
-        decider.history = True
-    return "".join(digits)
+    decider = Decider(gate, steps, branch)
+    # A limit on runs depends on earlier decisions, so only these steps are certain: the first, the warm-up, the last,
+    # and those of a mask, whose zeros are certain unless the mask is dynamic.
+    computed = decider.warm | ({steps - 1} if gate.limits.last else set())
+    mask, zero = decider.mask or "?" * steps, "?" if decider.dynamic else "0"
+    digits = ["1" if index in computed or mask[index] == "1" else mask[index] for index in indices]
+    text = "".join(digits).replace("0", zero)
+    return f"1{text[1:]}" if text else ""
 
 
 class KnownDecisions:
@@ -199,17 +200,19 @@ class KnownDecisions:
     def by_step(self) -> dict[int, Decision] | None:
         """The decisions by step; None if the steps decide."""
         if self.component.trial:
-            reuses = "0" in self.digits()
-            return {index: Decision(index == self.indices[0] or not reuses, "trial") for index in self.indices}
-        return self._schedule()
+            first, later = Decision(True, "trial"), Decision("0" not in self.digits, "trial")
+            return dict.fromkeys(self.indices, later) | {self.indices[0]: first}
+        return self._schedule
 
+    @cached_property
     def digits(self) -> str:
         """One digit for each step of the branch: 1 for computed, 0 for reused, ? for decided then."""
-        known = self._schedule()
+        known = self._schedule
         if known is None:
             return outlook(self.gate, self.component.steps, self.branch, self.indices)
         return "".join(str(int(decision.computed)) for decision in known.values())
 
+    @cached_property
     def _schedule(self) -> dict[int, Decision] | None:
         steps, indices = self.component.steps, self.indices
         if not known_ahead(self.gate):

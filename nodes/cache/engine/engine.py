@@ -56,6 +56,7 @@ class Engine:
         self.whole = WholeModel(self.transformer, component.family.sign)
         self.branch_caches: dict[str, list[list[RowCache]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
+        self.known: dict[str, KnownDecisions] = {}
 
     def evaluate(self, names: Sequence[str], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
         """The predictions of guidance branches at a step.
@@ -88,11 +89,13 @@ class Engine:
         return caches[:clips]
 
     def _ahead(self, name: str) -> KnownDecisions:
-        return KnownDecisions(self.gate, self.component, name, self.indices[name])
+        if name not in self.known:
+            self.known[name] = KnownDecisions(self.gate, self.component, name, self.indices[name])
+        return self.known[name]
 
     def digits(self, name: str) -> str:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        return self._ahead(name).digits()
+        return self._ahead(name).digits
 
     def close(self) -> None:
         """Return blocks that were brought to the device ahead of a call that the gate left out."""

@@ -211,7 +211,8 @@ def _family(repository: Repository) -> Family:
     if family is None:
         known = "; ".join(f"{f.name} ({', '.join(f.pipelines)})" for f in FAMILIES.values())
         raise NodeError(
-            f"{repository.source} is a model for {repository.pipeline}, which belongs to no known model family",
+            f"{repository.source}: its model_index.json is for {repository.pipeline}, which belongs to no known model "
+            "family",
             help=f"known families: {known}",
         )
     return family

@@ -21,6 +21,7 @@ from .repository import DAMAGED, Repository, read_json
 VOCABULARIES = ("tokenizer.json", "spiece.model", "tokenizer.model", "vocab.json", "vocab.txt")
 """Files that hold a tokenizer's vocabulary. One of them is needed, or a file of another name with these endings."""
 VOCABULARY_ENDINGS = (".tiktoken", ".model")
+GENERATION = "generation_config.json"
 PARSED = 512 << 10  # bytes; a larger JSON file of a tokenizer is parsed only when the tokenizer cannot be loaded
 PADDING = ("left", "right")
 
@@ -50,6 +51,8 @@ def component_problems(repository: Repository, part: str, variant: str | None) -
         if repository.kind == "folder" and not weights and needs_weights(repository, part):
             names = [file.name for file in folder.iterdir()]
             raise weight_files.no_weights(repository.source, part, names, variant, weight_files.variants(folder))
+        if weight_files.exists(folder / GENERATION):
+            read_json(folder / GENERATION)  # transformers reads it too
         yield from warnings_of_config(repository, part, config, library, name, weights)
     except NodeError as error:
         yield error.diagnostic

@@ -10,7 +10,7 @@ from ....graph.contract.ports import show
 from ....graph.contract.suggestions import did_you_mean
 from .config_signatures import NO_DEFAULT, ConfigOption, kind_of, options_of
 
-LARGEST_SIZE = {"diffusers": 10**6, "transformers": 10**9}
+LARGEST_SIZE = {"diffusers": 10**6, "transformers": 10**8}
 """Whole numbers above these would be no size of a model. The largest in use are vocabularies and context lengths."""
 
 MOST_LAYERS = 1000

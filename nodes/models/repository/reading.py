@@ -14,7 +14,7 @@ from ..memory.host_memory import align
 from . import hub, weight_files
 from .component_classes import component_class, is_module
 from .component_files import check_tokenizer, needs_weights, warnings_of_config
-from .component_fit import check_fit, on_meta, try_schedule
+from .component_fit import OTHER, check_fit, on_meta, try_schedule
 from .repository import DAMAGED, Repository
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     if library == "transformers":
         options.pop("low_cpu_mem_usage")  # transformers 5 always uses low memory and has no option for it
     with exclusive(), quiet():  # the loaders change functions and variables of torch for all threads
-        module, info = _guarded(repository, part, lambda: cls.from_pretrained(str(folder), **options))
+        module, info = _guarded(config_file, cls, lambda: cls.from_pretrained(str(folder), **options))
     _complete(folder, config_file, weights, info, run)
     if device == "cpu":
         align(module, weights)
@@ -199,7 +199,8 @@ def _options(library: str, run: Run) -> dict[str, Any]:
     return options
 
 
-def _guarded(repository: Repository, part: str, load: Any) -> Any:
+def _guarded(config: Path, cls: Any, load: Any) -> Any:
+    """Call a loader of a library. Its errors become messages that name the configuration."""
     import torch
 
     try:
@@ -208,10 +209,14 @@ def _guarded(repository: Repository, part: str, load: Any) -> Any:
         raise
     except torch.OutOfMemoryError:
         raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise NodeError(f"{config}: no {cls.__name__} can be loaded with these values", help=OTHER) from error
     except Exception as error:
+        # The system or the device may be at fault, so the reason belongs into the message.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise NodeError(
-            f"{repository.folder / part} cannot be loaded: {_short(error)}",
-            help=f"the files of {part} do not fit this version of the library, or the copy is damaged",
+            f"{config.parent} cannot be loaded: {reason}",
+            help="the files do not fit this version of the library, or the copy is damaged",
         ) from error
 
 
@@ -234,7 +239,3 @@ def _complete(folder: Path, config: Path, weights: list[Path], info: Any, run: R
     if unexpected:
         some = ", ".join(unexpected[:2]) + (", …" if len(unexpected) > 2 else "")
         run.warn(f"{len(unexpected)} tensors in {files} are not used: {some}")
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

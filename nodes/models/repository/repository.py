@@ -79,8 +79,10 @@ class Repository:
         self.entry(part)
         path = self.config_file(part)
         if path is None:
+            usual = "scheduler_config" if "scheduler" in part else "config"
+            name = "preprocessor_config" if "processor" in part or "extractor" in part else usual
             raise NodeError(
-                f"{self.source}: the component {part} has no config file ({part}/config.json)",
+                f"{self.source}: the component {part} has no config file ({part}/{name}.json)",
                 help="the copy is incomplete: download the model again",
             )
         return read_json(path)
@@ -95,8 +97,8 @@ class Repository:
             return self.components[part]
         except KeyError:
             raise NodeError(
-                f"{self.source} has no component {part}",
-                help=f"its model_index.json lists {', '.join(sorted(self.components)) or 'no component'}",
+                f"{self.source} has no component {part} in its model_index.json",
+                help=f"it lists {', '.join(sorted(self.components)) or 'no component'}",
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
@@ -227,7 +229,7 @@ def _read(source: str, revision: str | None, kind: Literal["folder", "hub", "bun
             hint += f": {folder.name} is one component, and its parent folder may be the model"
         raise NodeError(f"{source} is not a model in diffusers' layout: it has no model_index.json", help=hint)
     index = read_json(path)
-    if not isinstance(index.get("_class_name"), str):
+    if not isinstance(index.get("_class_name"), str) or not index["_class_name"]:
         raise NodeError(f"{path} names no pipeline class (`_class_name`)", help="give a model_index.json of diffusers")
     for name, entry in index.items():
         if name in COMPONENT_NAMES and not _is_entry(entry):

@@ -69,7 +69,7 @@ def test_unknown_pipeline(folder):
 def test_an_unknown_component(folder):
     error = failure(folder, "transformer_2")
     assert "has no component transformer_2" in str(error)
-    assert error.help == "its model_index.json lists scheduler, text_encoder, tokenizer, transformer, vae"
+    assert error.help == "it lists scheduler, text_encoder, tokenizer, transformer, vae"
 
 
 def test_component_folder_missing(folder):

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 def say_failure(error: BaseException | None, arguments: Namespace) -> None:
     """Print the error of a run or a plan, and its calls if the command line asks for them."""
-    from ..runtime.author_frames import has_calls, traceback_text
+    from ..runtime.author_frames import origin, traceback_text
 
     say(f"error: {str(error) or type(error).__name__}")
-    if error is None or not has_calls(error):
+    cause = origin(error)
+    if error is None or cause is None:
         return
     if arguments.traceback:
         say(f"\n{traceback_text(error)}\n")
-    else:
+    elif cause is error or cause is error.__cause__:
         say(" = help: `--traceback` prints the calls that led to it")
 
 

@@ -47,10 +47,11 @@ def definition(function: Callable[..., Any]) -> str:
     return f"{_shown(code.co_filename)}:{code.co_firstlineno} in {code.co_name}"
 
 
-def has_calls(error: BaseException) -> bool:
-    """Whether the calls that led to an error say more than its message: not if it is one of sgd's own errors."""
-    cause = error.__cause__ if isinstance(error, SgdError) else error
-    return cause is not None and (not isinstance(cause, SgdError) or cause.__cause__ is not None)
+def origin(error: BaseException | None) -> BaseException | None:
+    """The first exception behind an error that is not an error in words; None if there is only words."""
+    while isinstance(error, SgdError):
+        error = error.__cause__
+    return error
 
 
 def traceback_text(error: BaseException) -> str:
@@ -58,7 +59,7 @@ def traceback_text(error: BaseException) -> str:
 
     For the error of a node, the frames of the node's author come first, and then all frames.
     """
-    call, cause = getattr(error, "call", None), error.__cause__
+    call, cause = getattr(error, "call", None), origin(error)
     lines = []
     if call is not None and cause is not None:
         frames = author_frames(call.type.function, cause)
@@ -68,7 +69,7 @@ def traceback_text(error: BaseException) -> str:
             lines += traceback.format_exception_only(cause)
             lines.append("\n")
         lines.append("All calls:\n\n")
-        error = cause
+        error = error.__cause__ or error
     lines += traceback.format_exception(error)
     return "\n".join(printable(line) for line in "".join(lines).rstrip().split("\n"))
 

@@ -132,7 +132,7 @@ def measure(device: str, workflow: str, inputs: Mapping[str, Any], options: Mapp
     """Run a workflow several times, and measure the steps of its loop."""
     plan, steps = sgd.compile(workflow, inputs=inputs), Steps(device)
     original = StandardLibrary.value_checks
-    StandardLibrary.value_checks = checks  # type: ignore[method-assign]
+    StandardLibrary.value_checks = checks  # type: ignore[assignment, method-assign]
     try:
         for _ in range(runs):
             with tempfile.TemporaryDirectory() as folder:

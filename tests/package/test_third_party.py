@@ -33,7 +33,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sgd(*arguments: str, path: Path | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, **({"PYTHONPATH": str(path)} if path else {})}
+    before = os.environ.get("PYTHONPATH")
+    added = {"PYTHONPATH": os.pathsep.join([str(path), *([before] if before else [])])} if path else {}
+    environment = {**os.environ, **added}
     command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=cwd)
 
@@ -90,3 +92,70 @@ def test_broken_library_file_is_an_error_without_traceback(tmp_path: Path) -> No
     assert done.returncode == 2
     assert "nothing_of_that_name" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+BROKEN = """
+
+@node("frames.fade")
+def fade(frames: Frames) -> Frames:
+    \"\"\"Darken the clip.\"\"\"
+    return Frames(frames.tensor.mul_(0.5))
+
+
+@node("frames.crop")
+def crop(frames: Frames) -> Frames:
+    \"\"\"Cut the clip.\"\"\"
+    from .sizes import cut
+
+    return Frames(cut(frames.tensor))
+"""
+SIZES = """
+import torch
+
+
+def cut(tensor):
+    return torch.nn.functional.interpolate(tensor, size=(7,))
+"""
+
+
+@pytest.fixture(scope="module")
+def broken(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The installed package with two more node types, which are wrong."""
+    folder = tmp_path_factory.mktemp("broken")
+    subprocess.run(["cp", "-r", f"{installed}/.", str(folder)], check=True)
+    module = folder / "sgd_boomerang" / "__init__.py"
+    module.write_text(module.read_text() + BROKEN)
+    (module.parent / "sizes.py").write_text(SIZES)
+    return folder
+
+
+def run_broken(node: str, *more: str, path: Path, folder: Path) -> str:
+    """The message of a workflow with one of the wrong node types."""
+    from PIL import Image
+
+    Image.new("RGB", (32, 16), (200, 30, 30)).save(folder / "red.png")
+    (folder / "workflow.yaml").write_text(
+        "sgd: 1\nnodes:\n  still: {uses: image.load, with: {path: ./red.png}}\n"
+        f"  wrong: {{uses: {node}, with: {{frames: $still}}}}\n"
+        "  sheet: {uses: frames.grid, with: {frames: $still}}\n"
+        "outputs: {sheet: $sheet, wrong: $wrong}\n"
+    )
+    done = sgd("exec", "workflow.yaml", "--out", "run", "--overwrite", *more, path=path, cwd=folder)
+    assert done.returncode == 1
+    return done.stderr
+
+
+def test_a_node_of_a_package_that_changes_its_input_is_named(broken: Path, tmp_path: Path) -> None:
+    told = run_broken("frames.fade", path=broken, folder=tmp_path)
+    assert "wrong (frames.fade) failed: it changed `tensor` of its input `frames` in place" in told
+    assert "sgd_boomerang/__init__.py:" in told
+    assert "Traceback" not in told
+
+
+def test_the_failing_line_of_a_package_is_named_and_its_calls_come_first(broken: Path, tmp_path: Path) -> None:
+    told = run_broken("frames.crop", "--traceback", path=broken, folder=tmp_path)
+    assert "sgd_boomerang/sizes.py:6 in cut: return torch.nn.functional.interpolate(tensor, size=(7,))" in told
+    own, everything = told.split("Calls in the code of frames.crop")[1].split("All calls:")
+    assert own.index("in crop") < own.index("in cut")
+    assert "torch/nn/functional.py" not in own
+    assert "torch/nn/functional.py" in everything

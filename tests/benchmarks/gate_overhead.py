@@ -1,7 +1,8 @@
 """What a cache gate costs where it reuses nothing: `python tests/benchmarks/gate_overhead.py`.
 
 A small random Wan model is called with gates that always compute, and without one, in turns; each time is the least of
-many, since other work on the machine only ever adds. The exchange of blocks for a stack is timed by itself.
+many, since other work on the machine only ever adds. Calls have one clip, and two that decide alike. The exchange of
+blocks for a stack is timed by itself.
 """
 
 from __future__ import annotations
@@ -74,12 +75,12 @@ def best(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def calls() -> dict[str, float]:
-    """Seconds of one call of the transformer through `denoiser.predict`, by gate."""
+def calls(batch: int) -> dict[str, float]:
+    """Seconds of one call of the transformer with so many clips through `denoiser.predict`, by gate."""
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         model = model_of(tiny.save("wan", Path(folder) / "model", layers=8))
         conditioning = text.encode(DirectRun(), BOTH, model, ["a"], max_length=16)
-        start = latents.noise(model, width=32, height=32, frames=9, seed=[0])
+        start = latents.noise(model, width=32, height=32, frames=9, seed=[0] * batch, batch=batch)
         plan, branches = schedule.make(model, steps=STEPS), cfg.split(conditioning, scale=1.0)
         least = dict.fromkeys(GATES, float("inf"))
         for _ in range(REPEATS):
@@ -97,11 +98,15 @@ def calls() -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    found = calls()
-    plain = found["none"]
-    print("| gate that computes everything | a call, ms | over none, µs |\n| --- | --- | --- |")
-    for name, seconds in found.items():
-        print(f"| {name} | {seconds * 1e3:.2f} | {'' if name == 'none' else f'{(seconds - plain) * 1e6:.0f}'} |")
+    one, two = calls(1), calls(2)
+    print("| gate that computes everything | a call, ms | over none, µs | two clips, ms | over none, µs |")
+    print("| --- | --- | --- | --- | --- |")
+    for name in GATES:
+        cells = []
+        for found in (one, two):
+            over = "" if name == "none" else f"{(found[name] - found['none']) * 1e6:.0f}"
+            cells += [f"{found[name] * 1e3:.2f}", over]
+        print(f"| {name} | {' | '.join(cells)} |")
     print(f"\nexchanging the blocks for a stack and back: {swap() * 1e9:.0f} ns")
 
 

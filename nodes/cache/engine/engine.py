@@ -221,9 +221,8 @@ class Stack(torch.nn.Module):
         # An input is compared with the last step; a residual with the last computed step.
         rows = range(len(caches)) if self.gate.signal == "modulated" else computed
         if signal is not None and rows:
-            kept = keep(
-                [caches[row].compared for row in rows], batch_rows.take(signal, rows), [lengths[r] for r in rows]
-            )
+            before = [caches[row].compared for row in rows]
+            kept = keep(before, batch_rows.gather(signal, rows), [lengths[row] for row in rows])
             for row, compared in zip(rows, kept, strict=True):
                 caches[row].compared = compared
         return computed

@@ -193,7 +193,8 @@ def test_planning_changes_nothing_that_another_thread_sees(workflow: Callable[..
         estimate(plan)  # the first time, packages are imported
     quiet_alone = {"verbosity", "bars", "guiders"}  # loggers of libraries are quiet meanwhile, in all threads
     before = {name: value for name, value in process_wide().items() if name not in quiet_alone}
-    over, seen = threading.Event(), []
+    over = threading.Event()
+    seen: list[str] = []
 
     def watch() -> int:
         looks = 0
@@ -204,14 +205,14 @@ def test_planning_changes_nothing_that_another_thread_sees(workflow: Callable[..
             time.sleep(0.0005)
         return looks
 
-    def plan() -> None:
+    def estimates() -> None:
         try:
             for each in plans:
                 estimate(each)
         finally:
             over.set()
 
-    looks, _ = together(watch, plan)
+    looks, _ = together(watch, estimates)
     assert looks > 20
     assert seen == []
 

@@ -15,6 +15,7 @@ from helpers.direct import DirectRun
 from helpers.gate_pipelines import FAMILIES, PROMPT, STEPS
 from helpers.ours import Pair, decisions
 from sgd.graph.contract.node import Here
+from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.custom_gate import gate as custom
 from sgd.nodes.cache.methods.dbcache import dbcache
@@ -24,6 +25,9 @@ from sgd.nodes.cache.methods.magcache import magcache
 from sgd.nodes.cache.methods.scm import scm
 from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.cache.methods.teacache import teacache
+from sgd.nodes.cache.state import GateState
+from sgd.nodes.cfg import GuiderState
+from sgd.nodes.schedule import SchedulerState
 from torch.overrides import TorchFunctionMode
 
 HERE = Here("gate")
@@ -342,3 +346,26 @@ def test_a_batch_is_measured_clip_by_clip(one_of_few):
             values = [data["values"].get(name) for data in rows if data["branch"] == branch]
             for clip, each in enumerate(alone):
                 assert values[clip::2][1:] == pytest.approx(each.measured(name)[branch][1:], rel=1e-3)
+
+
+def test_a_prompt_of_another_length_within_the_loop_is_computed_first(one_of_few):
+    """Z-Image's hidden states hold the prompt: nothing of another length is reused, whatever the mask says."""
+    pair = one_of_few
+    (plan, now, before), (_, _, after) = (pair.prepare(prompts=[prompt], scale=None) for prompt in PROMPTS)
+    gate, state, guider, scheduler, seen = (
+        scm(HERE, mask="1" + "0" * (STEPS - 1)),
+        GateState(),
+        GuiderState(),
+        SchedulerState(),
+        DirectRun(),
+    )
+    with torch.no_grad():
+        for step in plan:
+            branches = before if step.index < 8 else after
+            predictions = denoiser.predict(pair.model, now, step, branches, state, seen, gate=gate)
+            now = schedule.step(plan, step, now, cfg.merge(predictions, branches, guider), scheduler)
+    state.end()
+    (total,) = [data["steps"] for kind, data in seen.events if kind == "gate_total"]
+    longer = pair.family == "z-image"
+    assert total == "1" + "0" * 7 + str(int(longer)) + "0" * 7
+    assert now.tensor.isfinite().all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -63,8 +64,8 @@ def test_a_batch_whose_rows_decide_apart_is_compiled_for_each_number_of_rows(pai
     """With `dynamic: true` for one row, and at most once more for all other numbers."""
     if pair.family not in ("wan", "z-image"):
         pytest.skip("two families are enough")
-    batch = {"prompts": ("a red circle moves left", "two small blue squares and a green triangle"), "seed": (3, 8)}
-    batch |= {"batched": True, "padding": "cut"}
+    prompts = ("a red circle moves left", "two small blue squares and a green triangle")
+    batch: dict[str, Any] = {"prompts": prompts, "seed": (3, 8), "batched": True, "padding": "cut"}
     gate = taylorseer(HERE, order=2, threshold=FAMILIES[pair.family].mixed["dbcache"], warmup_steps=4, back_blocks=1)
     numbers, blocks = set(), getattr(pair.model.component("transformer"), FAMILIES[pair.family].lists[0])
     handle = blocks[1].register_forward_pre_hook(lambda module, args: numbers.add(len(args[0])))

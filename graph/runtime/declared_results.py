@@ -190,6 +190,17 @@ def _resolved(cls: type, annotation: Any) -> Any:
     return None
 
 
+def _sequence_of(inner: Fits | None) -> Fits:
+    """Compare the items of lists and tuples. Another sequence may make its items only when they are read."""
+
+    def fits(value: Any) -> bool:
+        if isinstance(value, list | tuple):
+            return inner is None or all(map(inner, value))
+        return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+    return fits
+
+
 def _fits(hint: Any) -> Fits | None:
     """A function that compares a value with a type; None if values cannot be compared with this type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
@@ -204,8 +215,7 @@ def _fits(hint: Any) -> Fits | None:
         inner = _fits(arguments[1])
         return lambda value: isinstance(value, Mapping) and (inner is None or all(map(inner, value.values())))
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        inner = _fits(arguments[0])
-        return lambda value: isinstance(value, list | tuple) and (inner is None or all(map(inner, value)))
+        return _sequence_of(_fits(arguments[0]))
     if isinstance(hint, type) and hint not in (object, Any) and not getattr(hint, "_is_protocol", False):
         return lambda value: isinstance(value, hint)
     return None

@@ -313,6 +313,16 @@ def test_cmyk_with_a_profile_has_the_colours_of_the_profile(run, tmp_path):
     assert run.warnings == []
 
 
+def test_an_image_in_lab_has_its_colours(run, tmp_path):
+    """TIFF stores a* and b* as signed bytes; skimage converts them to sRGB."""
+    colours = [(60, 20, 15), (70, -20, 10), (40, 5, -20), (100, 0, 0), (0, 0, 0)]
+    stored = np.array([[(round(light * 255 / 100), a % 256, b % 256) for light, a, b in colours]], np.uint8)
+    tiff(tmp_path / "a.tif", stored, photometric="cielab")
+    expected = lab2rgb(np.array([colours], float))
+    assert np.abs(read(run, tmp_path / "a.tif") - expected).max() < 0.03
+    assert run.warnings == []
+
+
 def test_a_profile_like_srgb_gives_no_warning_and_another_one_does(run, tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture("RGB").save(tmp_path / "a.png", icc_profile=srgb)

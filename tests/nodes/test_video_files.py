@@ -336,3 +336,25 @@ def test_settings_that_many_players_do_not_play_are_a_warning():
     assert (lossless.severity, lossless.parameter) == ("warning", "crf")
     assert (fast.severity, fast.parameter) == ("warning", "fps")
     assert not list(node_facts.check(video.save, path="a.webm", crf=0, fps=60.0))
+
+
+def test_interlaced_frames_are_a_warning(run, tmp_path):
+    path = write(tmp_path / "a.mp4", numbered_frames(3), colours=(5, 1), options={"x264-params": "interlaced=1"})
+    read(run, path)
+    (warning,) = run.warnings
+    assert "is interlaced" in warning
+
+
+def test_transparency_of_vp9_is_read_or_named(run, tmp_path):
+    frames = [plain_frame(np.array([90, 128, 128, 40]), "yuva420p") for _ in range(3)]
+    read(run, write(tmp_path / "a.webm", frames, codec="libvpx-vp9", colours=(5, 1)))
+    assert any("transparent pixels" in warning for warning in run.warnings)
+
+
+def test_transparency_of_a_video_is_put_on_the_background(run, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 24, 4)).astype(np.uint8)
+    frames = [av.VideoFrame.from_ndarray(image, format="rgba") for image in pixels]
+    found, _ = read(run, write(tmp_path / "a.mov", frames, codec="png"), background="#204060")
+    values = pixels / 255
+    expected = values[..., :3] * values[..., 3:] + np.array([0x20, 0x40, 0x60]) / 255 * (1 - values[..., 3:])
+    assert np.abs(found - expected).max() < 1e-6

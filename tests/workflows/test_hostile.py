@@ -93,7 +93,7 @@ def test_a_setting_of_a_parameter_that_is_not_written_has_a_place(tmp_path: Path
 
 
 def test_work_that_does_not_fit_is_an_error(tmp_path: Path) -> None:
-    huge = ["--set", "noise.width=100000000", "--set", "noise.height=100000000"]
+    huge = ["--set", "noise.batch=1000000000000"]
     refused(sgd("exec", "quickstart", *huge, "--out", "o", "--device", "cpu", cwd=tmp_path), 4, "less memory")
 
 

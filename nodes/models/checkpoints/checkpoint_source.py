@@ -6,7 +6,6 @@ A file on the hub is named with its repository: `owner/name/file.safetensors`, `
 from __future__ import annotations
 
 import glob
-import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -97,8 +96,11 @@ def _no_file(repository: str, name: str, names: list[str]) -> NodeError:
 
 def _hub_name(source: str) -> tuple[str, str] | None:
     """Repository and file of a name on the hub; None for another name."""
-    found = re.fullmatch(r"([\w-][\w.-]*/[\w-][\w.-]*)/((?:[\w-][\w .+-]*/)*[\w-][\w .+-]*)", source)
-    return (found[1], found[2]) if found is not None and source.endswith(SUFFIXES) else None
+    owner, name, *file = source.split("/") if source.count("/") > 1 else ("", "")
+    if not file or any(part in ("", ".", "..") for part in file) or "\\" in source:
+        return None
+    is_file = hub.is_hub_id(f"{owner}/{name}") and source.lower().endswith(SUFFIXES)
+    return (f"{owner}/{name}", "/".join(file)) if is_file else None
 
 
 def _snapshot(repository: str, name: str) -> Path | None:

@@ -263,8 +263,8 @@ def test_a_file_that_shrinks_while_it_is_read(model, tmp_path):
 
 def test_a_file_on_the_hub_that_is_not_in_the_cache_is_no_problem_of_the_check(model, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    known = {"source": str(model / "model"), "transformer": "owner/name/folder/file.gguf"}
-    assert node_facts.check(load, **known) == []
+    for name in ("owner/name/folder/file.gguf", "owner/name/My model (fp8), v2.safetensors"):
+        assert node_facts.check(load, source=str(model / "model"), transformer=name) == []
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def header(names: dict[str, tuple[int, ...]]) -> CheckpointHeader:
     return CheckpointHeader(Path("file"), "gguf", tensors, {})
 
 
-PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "module.", "a.b.c.d.")
+PREFIXES = ("", "model.diffusion_model.", "transformer.", "a.b.c.d.")
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

@@ -6,7 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...contract.constants import DONE
+from ...compiler.frontend.foreign_files import foreign_problem
+from ...contract.constants import DONE, WRONG
+from ...contract.diagnostics import render
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
 from ...language.registry import installed
@@ -15,8 +17,13 @@ from ..command_line import say, wrong
 
 def command(arguments: Namespace) -> int:
     """`sgd init`."""
+    libraries = installed().libraries.values()
+    foreign = foreign_problem(Path(arguments.source), libraries)
+    if foreign is not None:
+        say(render([foreign], {}))
+        return WRONG
     try:
-        name, text = starter(arguments.source, installed().libraries.values())
+        name, text = starter(arguments.source, libraries)
     except NodeError as error:
         return wrong(str(error), error.help)
     if arguments.out == "-":

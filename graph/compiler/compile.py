@@ -25,6 +25,7 @@ from .checks.structure import structure
 from .checks.unused_nodes import unused
 from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
+from .frontend.foreign_files import open_workflow
 from .frontend.references import Resolver
 from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
 from .pass_list import PASSES, Needs, PassState
@@ -119,7 +120,7 @@ def check(
     result.sources = files.sources
     try:
         path, name = find(file)
-        document = files.open(path, name)
+        document = open_workflow(path, name, files, library.libraries.values())
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
         if options is not None and result.graph is not None:
             result.diagnostics += needed_parts(result.graph, result.known, options)

@@ -91,5 +91,7 @@ def _render(d: Diagnostic, sources: dict[str, Source]) -> Iterator[str]:
         if source is not None:
             yield from source.frame(span, printable(label), digits)
     if d.help:
-        yield f"{gutter} = help: {printable(d.help)}"
+        first, *others = printable(d.help).split("\n")
+        yield f"{gutter} = help: {first}"
+        yield from (f"{gutter}         {line}" for line in others)
     yield ""

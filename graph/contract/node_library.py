@@ -18,6 +18,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .diagnostics import Diagnostic
     from .events import Observer
     from .library_command import LibraryCommand, RunOption
     from .node import Run
@@ -91,6 +94,14 @@ class NodeLibrary:
     def machine_facts(self) -> Mapping[str, Mapping[str, str]]:
         """Sections of `sgd doctor`: facts about this machine by name."""
         return {}
+
+    def foreign_file(self, path: Path) -> Diagnostic | None:
+        """The problem of a file that is no workflow but belongs to another program; None for every other file.
+
+        The message says what the file is, and the help what to do instead. Called with files that cannot be read as
+        workflows, which may hold anything.
+        """
+        return None
 
     def starter(self, source: str) -> tuple[str, str] | None:
         """Name and text of a first workflow for a source, for `sgd init`; None if the library knows no such source.

@@ -106,6 +106,7 @@ class Document:
     Attributes:
         source: Its text.
         name: The workflow's name: the one in the file, else the file's stem.
+        has_version: Whether the file has the key `sgd`, as every workflow does.
         inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
         entries: Nodes and loops by name.
         outputs: The entries of `outputs` by name.
@@ -116,6 +117,7 @@ class Document:
         self.path: Path | None = source.path
         self.name = Path(source.name).stem
         self.about = ""
+        self.has_version = False
         self.inputs: dict[str, tuple[Span, InputPart | None]] = {}
         self.entries: dict[str, Entry] = {}
         self.outputs: dict[str, Value] = {}
@@ -142,6 +144,7 @@ def document(source: Source) -> Document:
             [*result.problems, Diagnostic("missing-key", message, start, help="begin with `sgd: 1` and `nodes:`")]
         )
     version = root.data.get("sgd")
+    result.has_version = version is not None
     if version is not None and (version.data != VERSION or isinstance(version.data, bool)):
         message = f"language version {_shown(version)} is not known to this sgd, which reads version {VERSION}"
         help = "write `sgd: 1`, or install the sgd that the file was written for"

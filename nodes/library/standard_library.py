@@ -11,6 +11,9 @@ from ...graph.contract.library_command import LibraryCommand, RunOption
 from ...graph.contract.node_library import NodeLibrary, PlanMeter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.node import Run
 
@@ -129,6 +132,12 @@ class StandardLibrary(NodeLibrary):
         from .machine_facts import machine_facts
 
         return machine_facts()
+
+    def foreign_file(self, path: Path) -> Diagnostic | None:
+        """The problem of a workflow of ComfyUI, in JSON, or in a picture or clip that carries it."""
+        from .comfyui.foreign_workflow import foreign_workflow
+
+        return foreign_workflow(path)
 
     def starter(self, source: str) -> tuple[str, str]:
         """Name and text of a workflow for a model: the bundled workflow of its kind.

@@ -6,7 +6,9 @@ from argparse import Namespace
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...contract.constants import DONE
+from ...compiler.frontend.foreign_files import foreign_problem
+from ...contract.constants import DONE, WRONG
+from ...contract.diagnostics import render
 from ...contract.errors import NodeError
 from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
@@ -28,13 +30,18 @@ def command(arguments: Namespace) -> int:
             return wrong("--out needs a bundled workflow or a model", "write `sgd init quickstart --out mine.yaml`")
         show(listing())
         return DONE
+    libraries = installed().libraries.values()
+    foreign = foreign_problem(Path(arguments.source), libraries)
+    if foreign is not None:
+        say(render([foreign], {}))
+        return WRONG
     file = bundled_workflows() / f"{arguments.source}.yaml"
     is_bundled = "/" not in arguments.source and file.is_file()
     try:
         if is_bundled:
             name, text = arguments.source, portable_copy(file)
         else:
-            name, text = starter(arguments.source, installed().libraries.values())
+            name, text = starter(arguments.source, libraries)
     except NodeError as error:
         return wrong(str(error), did_you_mean(arguments.source, names()) or error.help)
     if arguments.out == "-":

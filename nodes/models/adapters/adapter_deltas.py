@@ -33,7 +33,9 @@ def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
     elif form == "loha":
         made = _loha_factor("1", tensors) * _loha_factor("2", tensors)
     else:
-        made = torch.kron(_lokr_factor("lokr_w1", tensors), _lokr_factor("lokr_w2", tensors))
+        # torch 2.11 takes only contiguous factors.
+        first, second = (_lokr_factor(name, tensors).contiguous() for name in ("lokr_w1", "lokr_w2"))
+        made = torch.kron(first, second)
     return made.reshape(weight.shape)
 
 

@@ -14,6 +14,7 @@ from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..language.literals import Given
 from ..language.registry import Library, installed
+from .collector import collector_paused
 from .terminal import flush, say
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
     return found
 
 
+@collector_paused()
 def checked(arguments: Namespace, complete: bool) -> tuple[Checked, Library] | int:
     """Check the workflow of a command with its values; diagnostics go to stderr."""
     try:

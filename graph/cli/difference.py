@@ -22,6 +22,7 @@ from ..compiler.ir import (
     Var,
     edges,
 )
+from ..compiler.passes.fold import locate
 from ..contract.ports import show
 
 
@@ -72,11 +73,25 @@ def _changes(old: Item, new: Item) -> Iterator[tuple[str, str, str]]:
         yield "uses", _kind(old), _kind(new)
         return
     if isinstance(old, Call) and isinstance(new, Call):
-        yield from _args("", old.args, new.args)
+        yield from (change for change in _args("", old.args, new.args) if not _same_path(old, new, change[0]))
     elif isinstance(old, Loop) and isinstance(new, Loop):
         yield from _args("for ", old.over, new.over)
         yield from _args("carry ", old.carry, new.carry)
         yield from _args("yield ", old.body.outputs, new.body.outputs)
+
+
+def _same_path(old: Call, new: Call, name: str) -> bool:
+    """Whether a parameter names the same file in two calls, though it is written in two ways."""
+    parameter = new.type.inputs.get(name)
+    if parameter is None or parameter.path not in ("read", "source"):
+        return False
+    found = [call.args[name].source if name in call.args else None for call in (old, new)]
+    paths = [
+        str(locate(each.value, each.base, parameter.path == "source"))
+        for each in found
+        if isinstance(each, Const) and isinstance(each.value, str)
+    ]
+    return len(paths) == 2 and paths[0] == paths[1]
 
 
 def _args(prefix: str, old: Mapping[str, Arg], new: Mapping[str, Arg]) -> Iterator[tuple[str, str, str]]:

@@ -6,6 +6,7 @@ if __name__ == "__main__":
     from sgd import entry  # first of all, since it handles interrupts
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
+from .collector import collector_paused
 from .terminal import say, show
 
 COMMANDS = {
@@ -29,6 +31,7 @@ COMMANDS = {
     "diff": "compare_files",
     "init": "write_starter",
     "doctor": "describe_machine",
+    "completion": "complete_words",
 }
 """The module of each command, imported when the command is called. Node libraries add further commands."""
 
@@ -87,7 +90,12 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
         library_files(to)
 
     def device(to: argparse.ArgumentParser) -> None:
-        to.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+        to.add_argument(
+            "--device",
+            choices=["auto", "cpu", "cuda"],
+            default="auto",
+            help="where nodes run (default: auto, a GPU if there is one)",
+        )
 
     def running(to: argparse.ArgumentParser) -> None:
         device(to)
@@ -101,7 +109,7 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     exec_.add_argument("--quiet", action="store_true", help="no progress and no table")
 
     check = command("check", "report every problem of workflow files, running nothing")
-    check.add_argument("files", nargs="+", metavar="FILE")
+    check.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
     check.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
     library_files(check)
 
@@ -117,31 +125,49 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     graph = command("graph", "draw the graph of a workflow")
     workflow(graph)
-    graph.add_argument("--format", choices=["text", "mermaid", "dot"], default="text")
+    graph.add_argument(
+        "--format", choices=["text", "mermaid", "dot"], default="text", help="the form of the drawing (default: text)"
+    )
     graph.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
 
     nodes = command("nodes", "list the installed node types, or describe one")
-    nodes.add_argument("name", nargs="?", metavar="NAME")
-    nodes.add_argument("--json", action="store_true")
+    nodes.add_argument(
+        "name", nargs="?", metavar="NAME", help="a node type, such as text.encode (default: all are listed)"
+    )
+    nodes.add_argument("--json", action="store_true", help="print the node types as JSON on stdout")
     library_files(nodes)
 
     schema = command("schema", "print the JSON Schema of workflow files for the installed nodes")
     library_files(schema)
 
     diff = command("diff", "compare two workflow files")
-    diff.add_argument("before", metavar="A")
-    diff.add_argument("after", metavar="B")
-    diff.add_argument("--json", action="store_true")
+    diff.add_argument("before", metavar="A", help="a workflow file, or the name of a bundled workflow")
+    diff.add_argument("after", metavar="B", help="the workflow file to compare it with")
+    diff.add_argument("--json", action="store_true", help="print the differences as JSON on stdout")
     library_files(diff)
 
     sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
-    init = command("init", f"write a workflow for {sources or 'a source'}")
-    init.add_argument("source", metavar="SOURCE")
+    init = command("init", f"copy a bundled workflow, or write one for {sources or 'a source'}")
+    init.add_argument(
+        "source",
+        nargs="?",
+        metavar="NAME|SOURCE",
+        help=f"a bundled workflow (default: they are listed), or {sources or 'a source'}",
+    )
     init.add_argument("--out", metavar="FILE", help="where to write it (default: <name>.yaml here; - for stdout)")
-    init.add_argument("--overwrite", action="store_true")
+    init.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
     doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
-    doctor.add_argument("--json", action="store_true")
+    doctor.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
+
+    completion = command("completion", "print a script that completes commands in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
+    completion.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="WORD",
+        help="print the completions of the last word of a command line, as the script does",
+    )
 
     for added in (added for library in libraries for added in library.commands):
         if added.name in commands.choices:
@@ -200,12 +226,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         entry.main()
     try:
-        arguments = parse(argv)
-        added: LibraryCommand | None = getattr(arguments, "library_command", None)
-        if added is None:
-            code: int = import_module(f".commands.{COMMANDS[arguments.command]}", __package__).command(arguments)
-        else:
-            code = import_module(".partial_run", __package__).run_library_command(added, arguments)
+        with collector_paused():
+            arguments = parse(argv)
+            added: LibraryCommand | None = getattr(arguments, "library_command", None)
+            name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command]}"
+            module = import_module(name, __package__)
+        code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -221,6 +247,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = None  # type: ignore[assignment]
         say(f"error: {error.strerror or error}")
         return FAILED
+    finally:
+        if argv is not None:  # the process goes on after this command
+            gc.unfreeze()
 
 
 if __name__ == "__main__":

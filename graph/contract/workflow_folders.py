@@ -1,9 +1,10 @@
-"""Folders of workflows: those that come with sgd, and those of installed libraries."""
+"""Folders of workflows, and the files in them: those that come with sgd, and those of installed libraries."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -18,6 +19,20 @@ def workflow_folder(library: str) -> Path | None:
         if spec is not None and spec.submodule_search_locations:
             return Path(next(iter(spec.submodule_search_locations)))
     return None
+
+
+def bundled_path(text: str) -> Path | None:
+    """The file or folder of an installed library that a text names, such as `sgd:images/boat.png`.
+
+    Returns:
+        An absolute path, there or not; None if the text begins with no library, or leads out of the library's folder.
+    """
+    library, colon, name = text.partition(":")
+    folder = workflow_folder(library) if colon and library and name else None
+    if folder is None:
+        return None
+    path = Path(os.path.abspath(folder / name))
+    return path if path.is_relative_to(os.path.abspath(folder)) else None
 
 
 def bundled_workflows() -> Path:

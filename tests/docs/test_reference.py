@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import re
@@ -53,6 +54,14 @@ def test_every_node_type_and_command_has_a_section() -> None:
     commands = re.findall(r"^## sgd (.+)$", (REFERENCE / "commands.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert commands
     assert commands == re.findall(r"^    (\w+)(?:  |$)", parser().format_help(), re.MULTILINE)
+
+
+def test_every_argument_has_help() -> None:
+    groups = parser()._subparsers._group_actions  # type: ignore[union-attr]
+    choices: dict[str, argparse.ArgumentParser] = groups[0].choices  # type: ignore[assignment]
+    assert len(choices) >= 9
+    lacking = [(name, action.dest) for name, each in choices.items() for action in each._actions if not action.help]
+    assert lacking == []
 
 
 def test_every_code_has_an_example() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import signal
@@ -379,3 +380,10 @@ def test_a_reader_that_goes_away_is_no_error():
         running.stdout.close()
         assert running.stderr.read() == b""
     assert running.returncode == 0
+
+
+def test_collector_works_again_after_a_command_of_a_longer_process(tmp_path):
+    (tmp_path / "good.yaml").write_text(GOOD)
+    assert main.main(["check", str(tmp_path / "good.yaml"), "--library", str(TOYS)]) == 0
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0

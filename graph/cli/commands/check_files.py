@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import LibraryError
-
-if TYPE_CHECKING:
-    pass
+from ..collector import collector_paused
 from ..command_line import load_library, wrong
 from ..terminal import say
 
 
+@collector_paused()
 def command(arguments: Namespace) -> int:
     """`sgd check`."""
     try:

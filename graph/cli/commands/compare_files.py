@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import render
 from ...contract.errors import LibraryError
-
-if TYPE_CHECKING:
-    pass
 from ..command_line import load_library, wrong
 from ..terminal import say, show
 

@@ -5,12 +5,8 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
-
-if TYPE_CHECKING:
-    pass
 from ..command_line import checked, wrong
 from ..terminal import show
 

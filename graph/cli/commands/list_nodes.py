@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
 from ...contract.errors import LibraryError
 from ...contract.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    pass
 from ..command_line import load_library, wrong
 from ..terminal import show
 

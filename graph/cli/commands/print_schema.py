@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE
 from ...contract.errors import LibraryError
-
-if TYPE_CHECKING:
-    pass
 from ..command_line import load_library, wrong
 
 

@@ -11,17 +11,32 @@ from ...contract.errors import NodeError
 from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
 from ...contract.output_files import replace_text
+from ...contract.suggestions import did_you_mean
+from ...contract.text_tables import columns
+from ...contract.workflow_folders import bundled_workflows
+from ...contract.yaml_reader import parse, read
 from ...language.registry import installed
+from ..bundled_copy import portable_copy
 from ..command_line import wrong
 from ..terminal import say, show
 
 
 def command(arguments: Namespace) -> int:
     """`sgd init`."""
+    if arguments.source is None:
+        if arguments.out is not None:
+            return wrong("--out needs a bundled workflow or a model", "write `sgd init quickstart --out mine.yaml`")
+        show(listing())
+        return DONE
+    file = bundled_workflows() / f"{arguments.source}.yaml"
+    is_bundled = "/" not in arguments.source and file.is_file()
     try:
-        name, text = starter(arguments.source, installed().libraries.values())
+        if is_bundled:
+            name, text = arguments.source, portable_copy(file)
+        else:
+            name, text = starter(arguments.source, installed().libraries.values())
     except NodeError as error:
-        return wrong(str(error), error.help)
+        return wrong(str(error), did_you_mean(arguments.source, names()) or error.help)
     if arguments.out == "-":
         show(text, end="")
         return DONE
@@ -33,8 +48,27 @@ def command(arguments: Namespace) -> int:
             replace_text(path, text)
     except OSError as error:
         return wrong(f"cannot write {path}: {error.strerror}")
-    say(f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`")
+    say(
+        f"wrote {path}; try `sgd exec {path}`"
+        if is_bundled
+        else f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`"
+    )
     return DONE
+
+
+def names() -> list[str]:
+    """The names of the bundled workflows."""
+    return sorted(file.stem for file in bundled_workflows().glob("*.yaml"))
+
+
+def listing() -> str:
+    """The bundled workflows, each with its description."""
+    rows = []
+    for name in names():
+        value, _ = parse(read(bundled_workflows() / f"{name}.yaml"))
+        assert value is not None, "bundled workflows are not empty"
+        rows.append((name, str(value.data["about"].data)))
+    return "\n".join(columns(rows))
 
 
 def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...contract.node import Input as Parameter
 from ...contract.ports import misfit
+from ...contract.workflow_folders import bundled_path
 from ...language.literals import normalise
 from ..ir import BROKEN, Arg, Call, Const, Declared, Format, Graph, Input, Item, Items, Loop, Source, Var, rewrite
 
@@ -109,8 +110,12 @@ def _each(value: Any, change: Any) -> Any:
 def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
     """The absolute path of `text`, which is relative to `base`. With `may_be_name`, a name stays a name.
 
-    `org/model` is a name unless a folder of that name exists in `base`.
+    `org/model` is a name unless a folder of that name exists in `base`. `sgd:images/boat.png` is a file of an installed
+    library.
     """
+    bundled = bundled_path(str(text))
+    if bundled is not None:
+        return str(bundled) if may_be_name else bundled
     path = Path(text)
     if str(text).startswith("~"):
         with suppress(RuntimeError):  # there is no such user

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ....graph.contract.errors import NodeError
-from ..cache_dit.engine_options import gather
 from ..gate import Gate
 from .gate_node import gate_node
 from .parameters import Count, Positive
@@ -113,7 +112,10 @@ def library(
     Raises:
         NodeError: If options do not go together, or the file cannot be read.
     """
-    options, problems = gather(library.node.inputs, locals())
+    given = dict(locals())
+    from ..cache_dit.engine_options import gather
+
+    options, problems = gather(library.node.inputs, given)
     if problems:
         raise NodeError(*problems)
     return Gate("library", options=options)

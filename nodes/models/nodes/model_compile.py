@@ -16,7 +16,6 @@ from ...value_facts import ModelFacts
 from ..attention.backends import gpu
 from ..model import Model
 from ..transforms import transform_checks
-from ..transforms.compile_transform import Compile
 from ..transforms.transform_checks import Denoiser
 
 
@@ -93,6 +92,8 @@ def compile(
         NodeError: If the transformer is already compiled, its class does not name its repeated blocks, or there is no
             compiler.
     """
+    from ..transforms.compile_transform import Compile
+
     lacking = _lacking(run.device.startswith("cuda"))
     if lacking is not None and not run.planning:
         raise NodeError(lacking)

@@ -11,7 +11,6 @@ from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import NodeFacts
 from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
-from ..memory.weights import Weights
 from ..model import Model
 from ..repository.repository import Repository, find, open_repository
 
@@ -107,6 +106,8 @@ def load(
         NodeError: If there is no such model, it is not in diffusers' layout, its family is unknown, or it cannot be
             reached.
     """
+    from ..memory.weights import Weights
+
     dummy = run.options.get("weights") == "dummy"
     repository = open_repository(source, revision, run, configs_only=run.planning or dummy)
     family = _family(repository)

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Reads, Run, Shares, Source, node
 from ...value_facts import ModelFacts
-from ..adapters import adapter_header, transformer_tables
-from ..adapters.adapter_match import Match, match
 from ..model import Model
 from ..repository import hub
 from ..transforms import adapter_files, transform_checks
-from ..transforms.lora_transform import Lora
 from ..transforms.transform_checks import Denoiser
+
+if TYPE_CHECKING:
+    from ..adapters.adapter_match import Match
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,10 @@ def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
 
 def _match(file: Path, component: str, class_name: str, config: Mapping[str, Any]) -> Match | None:
     """A file, read for a component; None if the component's layers are not known."""
+    # The tables of layers load for files with a LoRA alone.
+    from ..adapters import adapter_header, transformer_tables
+    from ..adapters.adapter_match import match
+
     table = transformer_tables.of_config(class_name, config) if config else None
     return None if table is None else match(adapter_header.read(file), table, component, file.name)
 
@@ -101,6 +105,8 @@ def lora(
     Raises:
         NodeError: If the file cannot be had or read, or a tensor of it cannot be applied.
     """
+    from ..transforms.lora_transform import Lora
+
     name, config = transform_checks.target(model, component)
     file, commit = adapter_files.local(source, weight_name), None
     if file is None and not run.planning:

@@ -115,13 +115,10 @@ class Run:
         raise NotImplementedError
 
     def temporary(self, target: Path) -> Path:
-        """A new empty file beside an output file, with a name that nobody can guess.
+        """A new empty file beside an output file (`target`, from `output`), with a name that nobody can guess.
 
         Write to it, and then rename it to the output file (`temporary.replace(target)`): a reader never sees half of
         the file. The run removes it if the node fails, and the next run in this folder if the process is killed.
-
-        Args:
-            target: A path that `output` returned.
 
         Raises:
             NodeError: If it cannot be created.

@@ -18,6 +18,7 @@ import torch
 from helpers import broken_nodes
 from safetensors.torch import load_file, save_file
 from sgd.graph.contract.events import Observer
+from sgd.graph.contract.node import Run
 from sgd.nodes.support import finite
 from sgd.nodes.values import Conditioning, ImageCondition, Predictions, Size, Step
 
@@ -245,7 +246,7 @@ class Event:
 def watched(monkeypatch: pytest.MonkeyPatch, later: bool) -> finite.FiniteCheck:
     if later:
         read_later(monkeypatch)
-    check = finite.FiniteCheck(sgd.graph.contract.node.Run(), lambda call: call.type.effect)
+    check = finite.FiniteCheck(Run(), lambda call: call.type.effect)
     check.call = Call  # type: ignore[assignment]
     return check
 

@@ -50,6 +50,7 @@ def ship(weight: float, run: Run, path: OutPath = "label.txt") -> None:
 LIBRARY = """
 from contextlib import contextmanager
 
+from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.library_command import LibraryCommand, RunOption
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.node_library import NodeLibrary
@@ -100,6 +101,11 @@ class Shop(NodeLibrary):
 
     def machine_facts(self):
         return {"Shop": {"scale": "works"}}
+
+    def foreign_file(self, path):
+        if path.read_bytes().startswith(b"PARCEL"):
+            return Diagnostic("foreign-file", f"{path.name} is a parcel", help="open it")
+        return None
 
     def starter(self, source):
         if source == "a stone":
@@ -201,6 +207,7 @@ def test_the_defaults_do_nothing() -> None:
     assert library.is_out_of_memory(RuntimeError()) is False
     assert library.machine_facts() == {}
     assert library.starter("anything") is None
+    assert library.foreign_file(Path("anything")) is None
     assert not any((library.node_modules, library.packages, library.recorded_events, library.commands))
     assert not any((library.options, library.uses_gpu, library.starter_sources, library.out_of_memory_help))
 
@@ -418,3 +425,20 @@ def test_calibrate_loads_its_module_and_no_torch_for_help() -> None:
     found = imported("calibrate", "--help")
     assert CALIBRATE in found
     assert "torch" not in found
+
+
+@pytest.mark.parametrize("command", ["check", "exec", "plan", "graph"])
+@pytest.mark.parametrize("content", [b"PARCEL\x00\xff", b"PARCEL: 3\nnodes: {}\n", b"PARCEL" * 1_000_000])
+def test_a_library_names_a_file_of_another_program(sgd, command: str, content: bytes) -> None:
+    Path("gift").write_bytes(content)
+    code, out, err = sgd(command, "gift")
+    assert (code, out) == (2, "")
+    assert err.startswith("error[foreign-file]: gift is a parcel\n --> gift:1:1\n  = help: open it\n")
+    assert err.count("error[") == 1
+
+
+def test_a_library_is_not_asked_about_a_workflow(sgd) -> None:
+    Path("gift.yaml").write_text("PARCEL: 3\nsgd: 1\nnodes: {}\n")
+    _, _, err = sgd("check", "gift.yaml")
+    assert "foreign-file" not in err
+    assert "error[unknown-key]" in err

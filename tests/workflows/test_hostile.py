@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,92 @@ def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
     done = sgd("exec", "quickstart", "steps=1", "--set", f"model.source={folder}", "--out", "o", cwd=tmp_path)
     refused(done, 1, "DiffusionPipeline, which is not a component class")
     assert not (tmp_path / "pwned").exists()
+
+
+LOOP = """
+sgd: 1
+inputs: {pictures: {type: "list[path]", default: [there.png, missing.png]}}
+nodes:
+  loop:
+    for: {picture: $pictures, number: [1, 2]}
+    body:
+      image: {uses: image.load, with: {path: $picture}}
+      save: {uses: image.save, with: {frames: $image, path: "o-${number}.png"}}
+    yield: {file: $save}
+  literal:
+    for: {picture: [gone.png, there.png]}
+    body:
+      image: {uses: image.load, with: {path: $picture}}
+      save: {uses: image.save, with: {frames: $image, path: "p-${index}.png"}}
+    yield: {file: $save}
+outputs: {files: $loop, more: $literal}
+"""
+
+
+def test_check_finds_each_file_of_a_list_that_is_not_there(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "there.png")
+    (tmp_path / "w.yaml").write_text(LOOP)
+    done = sgd("check", "w.yaml", cwd=tmp_path)
+    refused(done, 2, "there is no file missing.png", "there is no file gone.png", "w.yaml:12:", "w.yaml:6:")
+    assert done.stderr.count("error[") == 2
+
+
+MODEL = """
+sgd: 1
+nodes:
+  model: {uses: model.load, with: {source: ./m}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5}}
+  frames: {uses: vae.decode, with: {model: $model, latents: $noise}}
+  video: {uses: video.save, with: {frames: $frames, path: a.mp4}}
+outputs: {video: $video}
+"""
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path) -> Path:
+    """A copy of the small model, with a workflow that reads its VAE alone."""
+    source = Path(__file__).parents[2] / "workflows" / "models" / "tiny-wan"
+    shutil.copytree(source, tmp_path / "m", ignore=shutil.ignore_patterns("README.md"))
+    (tmp_path / "w.yaml").write_text(MODEL)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["check", "exec"])
+def test_a_truncated_file_of_a_component_is_found_before_the_run(model_folder: Path, command: str) -> None:
+    file = model_folder / "m" / "vae" / "diffusion_pytorch_model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    done = sgd(command, "w.yaml", cwd=model_folder)
+    refused(done, 2, f"{file} is truncated", "w.yaml:4:", "help: ")
+    assert done.stderr.count("error[") == 1
+    assert not (model_folder / "outputs").exists()
+
+
+def test_a_component_that_nothing_reads_may_be_broken(model_folder: Path) -> None:
+    shutil.rmtree(model_folder / "m" / "text_encoder")
+    (model_folder / "m" / "tokenizer" / "tokenizer.json").unlink()
+    (model_folder / "m" / "transformer" / "diffusion_pytorch_model.safetensors").write_bytes(b"no")
+    done = sgd("check", "w.yaml", cwd=model_folder)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_broken_config_is_found_even_if_its_component_is_not_loaded(model_folder: Path) -> None:
+    (model_folder / "m" / "transformer" / "config.json").write_text('{"num_layers": 4,')
+    refused(sgd("check", "w.yaml", cwd=model_folder), 2, "transformer/config.json:1:1: `{` is not closed")
+
+
+def test_an_option_that_a_class_does_not_have_is_a_warning(model_folder: Path) -> None:
+    file = model_folder / "m" / "vae" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "z_dims": 4}))
+    done = sgd("check", "w.yaml", cwd=model_folder)
+    assert done.returncode == 0, done.stderr
+    assert "warning[unknown-key]" in done.stderr
+    assert "AutoencoderKLWan has no option `z_dims`" in done.stderr
+
+
+@pytest.mark.slow
+def test_weights_of_another_shape_end_the_run_with_one_message(model_folder: Path) -> None:
+    file = model_folder / "m" / "vae" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_dim": 5}))
+    done = sgd("exec", "w.yaml", "--quiet", cwd=model_folder)
+    refused(done, 1, "vae/diffusion_pytorch_model.safetensors: tensor ", "has shape", "vae/config.json", "help: ")
+    assert not list(model_folder.rglob("*.mp4"))

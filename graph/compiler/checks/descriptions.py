@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,13 @@ import networkx as nx
 
 from ...contract.diagnostics import Diagnostic, Related
 from ...contract.source_spans import Span
-from ..ir import Arg, Call, Graph, Loop, Ref, Var, dependencies
+from ..ir import Arg, Call, Const, Format, Graph, Loop, Ref, Var, dependencies
 from ..known_arguments import facts_of, known_facts, known_value
+from ..passes.fold import locate
 from ..passes.prune import live
+
+MOST_PATHS = 1000
+"""The paths of one list that are checked before a run. The run checks all."""
 
 
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
@@ -24,6 +28,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []
     needed = live(graph)
+    loops = {item.id: item for item, _ in graph.walk() if isinstance(item, Loop)}
     made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
 
     def level(graph: Graph) -> None:
@@ -57,6 +62,9 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
         facts = facts_of(item, known)
         if item.type.check is not None:
             found.extend(placed(problem, item, made) for problem in item.type.check(facts))
+            for name, single in listed_paths(item, loops):
+                problems = item.type.check(facts_of(single, known))
+                found.extend(placed(problem, single, made) for problem in problems if problem.parameter == name)
         if item.type.describe is None:
             return
         described = item.type.describe(facts)
@@ -68,6 +76,20 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
 
     level(graph)
     return found, {k: v for k, v in known.items() if isinstance(k, Ref)}
+
+
+def listed_paths(call: Call, loops: Mapping[str, Loop]) -> Iterator[tuple[str, Call]]:
+    """A call that reads a path of a loop over a literal list: the call with each path, and the path's parameter."""
+    for name, arg in call.args.items():
+        part = arg.source.parts[0] if isinstance(arg.source, Format) and len(arg.source.parts) == 1 else None
+        over = loops[part.loop].over.get(part.name) if isinstance(part, Var) else None
+        if over is None or not isinstance(over.source, Const) or not isinstance(over.source.value, list):
+            continue
+        assert isinstance(arg.source, Format)
+        role = call.type.inputs[name].path == "source"
+        for value in list(dict.fromkeys(v for v in over.source.value if isinstance(v, str)))[:MOST_PATHS]:
+            path = Const(str(locate(value, arg.source.base, role)))
+            yield name, replace(call, args={**call.args, name: replace(arg, source=path, span=over.span)})
 
 
 def placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnostic:

@@ -41,4 +41,9 @@ def refuse_foreign(path: Path, name: str, files: Files, libraries: Iterable[Node
 
 def foreign_problem(path: Path, libraries: Iterable[NodeLibrary]) -> Diagnostic | None:
     """The problem of a file of another program, from the first library that knows it."""
+    try:
+        if not path.is_file():
+            return None
+    except (OSError, ValueError):
+        return None  # no path
     return next((found for each in libraries if (found := each.foreign_file(path)) is not None), None)

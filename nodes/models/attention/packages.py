@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from ....graph.contract.errors import UnreadableFile
+from ....graph.contract.json_reader import read_json
 
 
 def installed(package: str, module: str) -> str | None:
@@ -41,10 +43,9 @@ def built_for(module: str) -> str | None:
                 text = Path(folder, "version.py").read_text(encoding="utf-8")
                 found = re.search(r"^cuda.*= *['\"](\d+\.\d+)", text, re.MULTILINE)
                 return found and found.group(1)
-            # 1208 for 12.8
-            cuda = json.loads(Path(folder, "cpp_lib.json").read_text(encoding="utf-8"))["version"]["cuda"]
+            cuda = read_json(Path(folder, "cpp_lib.json"))["version"]["cuda"]  # 1208 for 12.8
             return cuda and f"{cuda // 100}.{cuda % 100}"
-        except (OSError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, UnreadableFile):
             continue
     return None
 

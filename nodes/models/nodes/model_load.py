@@ -85,6 +85,9 @@ def _check(facts: ModelLoadFacts) -> Iterator[Diagnostic]:
         repository = _find(facts)
         if repository is not None:
             _family(repository)
+            for part in repository.components:  # nodes read configurations of components that are not loaded
+                if repository.config_file(part) is not None:
+                    repository.config(part)
         elif facts.source is not None and not is_hub_id(facts.source):
             raise no_folder(facts.source)
     except NodeError as error:

@@ -46,4 +46,4 @@ def put_together(parts: Sequence[tuple[Sequence[int], torch.Tensor]]) -> torch.T
 
 def others(rows: Sequence[int], count: int) -> list[int]:
     """The numbers of a batch of `count` rows that are not among `rows`."""
-    return [row for row in range(count) if row not in rows] if rows else list(range(count))
+    return [] if len(rows) == count else [row for row in range(count) if row not in rows]

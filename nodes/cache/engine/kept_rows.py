@@ -37,8 +37,8 @@ class KeptRow:
 
 def own(tensor: torch.Tensor, row: int, length: int | None) -> torch.Tensor:
     """A row of a batch [B, tokens, ...] without its padding, [1, length, ...]."""
-    found = tensor[row : row + 1]
-    return found if length is None else found[:, :length]
+    found = tensor if len(tensor) == 1 else tensor[row : row + 1]
+    return found if length is None or length == found.shape[1] else found[:, :length]
 
 
 def keep(before: Sequence[KeptRow | None], tensor: torch.Tensor, lengths: Sequence[int | None]) -> list[KeptRow]:
@@ -53,12 +53,12 @@ def keep(before: Sequence[KeptRow | None], tensor: torch.Tensor, lengths: Sequen
         lengths: Their numbers of tokens without padding.
     """
     old = [row for row in before if row is not None]
-    if len(old) == len(before) and all(row.shared.shape[1:] == tensor.shape[1:] for row in old):
-        users = Counter(id(row.shared) for row in old)
-        if any(users[id(row.shared)] < len(row.shared) for row in old):
-            for at, row in enumerate(old):
-                row.shared[row.at].copy_(tensor[at])
-            return [KeptRow(row.shared, row.at, length) for row, length in zip(old, lengths, strict=True)]
+    users = Counter(id(row.shared) for row in old)
+    shares = any(users[id(row.shared)] < len(row.shared) for row in old)
+    if shares and len(old) == len(before) and all(row.shared.shape[1:] == tensor.shape[1:] for row in old):
+        for at, row in enumerate(old):
+            row.shared[row.at].copy_(tensor[at])
+        return [KeptRow(row.shared, row.at, length) for row, length in zip(old, lengths, strict=True)]
     return [KeptRow(tensor, at, length) for at, length in enumerate(lengths)]
 
 

@@ -52,7 +52,7 @@ def find(source: str) -> Checkpoint:
             f"{source} is a folder; a checkpoint is one file",
             help="give a safetensors or GGUF file; a folder in diffusers' layout is a `source` of model.load",
         )
-    named = _hub_name(source)
+    named = _hub_file(source)
     if named is None:
         if path.suffix in PICKLED and not path.is_absolute() and len(path.parts) > 2:
             raise NodeError(f"{source} is a pickled file, which can run code when it is read", help=SAFER)
@@ -60,8 +60,8 @@ def find(source: str) -> Checkpoint:
             "give a safetensors or GGUF file, by a path relative to the workflow file, or `owner/name/file` on the hub"
         )
         raise NodeError(f"there is no file {source}", help=help)
-    snapshot = _snapshot(*named)
-    return Checkpoint(source, None) if snapshot is None else Checkpoint(source, snapshot / named[1], snapshot.name)
+    snapshot = hub.cached(named.repository, None, named.name)
+    return Checkpoint(source, None) if snapshot is None else Checkpoint(source, snapshot / named.name, snapshot.name)
 
 
 def bring(checkpoint: Checkpoint, run: Run) -> Checkpoint:
@@ -70,10 +70,10 @@ def bring(checkpoint: Checkpoint, run: Run) -> Checkpoint:
     Raises:
         NodeError: If it cannot be downloaded.
     """
-    named = _hub_name(checkpoint.source)
+    named = _hub_file(checkpoint.source)
     if checkpoint.file is not None or named is None:
         return checkpoint
-    repository, name = named
+    repository, name = named.repository, named.name
     names = hub.file_names(repository, None)
     if names and name not in names:
         raise _no_file(repository, name, names)
@@ -94,22 +94,7 @@ def _no_file(repository: str, name: str, names: list[str]) -> NodeError:
     return NodeError(f"{repository} has no file {name}", help=help)
 
 
-def _hub_name(source: str) -> tuple[str, str] | None:
-    """Repository and file of a name on the hub; None for another name."""
-    owner, name, *file = source.split("/") if source.count("/") > 1 else ("", "")
-    if not file or any(part in ("", ".", "..") for part in file) or "\\" in source:
-        return None
-    is_file = hub.is_hub_id(f"{owner}/{name}") and source.lower().endswith(SUFFIXES)
-    return (f"{owner}/{name}", "/".join(file)) if is_file else None
-
-
-def _snapshot(repository: str, name: str) -> Path | None:
-    """The folder in the hub's local cache that holds a file; None if none does."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / ("models--" + repository.replace("/", "--"))
-    try:
-        snapshot = folder / "snapshots" / (folder / "refs" / "main").read_text().strip()
-    except OSError:
-        return None
-    return snapshot if (snapshot / name).is_file() else None
+def _hub_file(source: str) -> hub.HubFile | None:
+    """The checkpoint on the hub that a source names; None for another source."""
+    named = hub.hub_file(source)
+    return named if named is not None and named.name.lower().endswith(SUFFIXES) else None

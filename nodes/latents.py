@@ -183,7 +183,11 @@ def _read(path: Path) -> LatentsFacts:
         NodeError: If the file is missing or damaged, or `latents.save` did not write it.
     """
     require_file(path)
-    name, header = shown(path), read_header(path)
+    name = shown(path)
+    try:
+        header = read_header(path)
+    except NodeError as error:
+        raise NodeError(str(error), help=WRITES) from error
     metadata, entry = header.get("__metadata__", {}), header.get("latents")
     if metadata.get("format") != FORMAT:
         raise NodeError(f"{name} has tensors, but `latents.save` did not write it", help=WRITES)

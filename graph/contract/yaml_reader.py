@@ -291,5 +291,6 @@ def read(path: Path, name: str | None = None) -> Source:
         line = data.count(b"\n", 0, error.start) + 1
         column = error.start - (data.rfind(b"\n", 0, error.start) + 1) + 1
         place = Span(name, line, column, line, column + 1)
-        raise Problems([Diagnostic("yaml-syntax", f"{name} is not UTF-8", place)]) from None
+        help = "a workflow is a text file in UTF-8"
+        raise Problems([Diagnostic("yaml-syntax", f"{name} is not UTF-8", place, help=help)]) from None
     return Source(name, path, text)

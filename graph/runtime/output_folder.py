@@ -103,7 +103,9 @@ class OutputFolder:
 
     def _begin_journal(self) -> None:
         self._clean_up()
-        words = [word if len(word) <= 200 else f"{word[:200]}…" for word in sys.argv[:50]]
+        program = Path(sys.argv[0] if sys.argv else "")
+        name = program.parent.name if program.name == "__main__.py" else program.name
+        words = [name, *(word if len(word) <= 200 else f"{word[:200]}…" for word in sys.argv[1:50])]
         entry = {
             "sgd journal": VERSION,
             "pid": os.getpid(),

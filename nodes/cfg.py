@@ -109,7 +109,7 @@ def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:
             if name not in GUIDERS[guider].options:
                 owners = ", ".join(other for other, entry in GUIDERS.items() if name in entry.options)
                 help = f"guiders with {name}: {owners}"
-                yield Diagnostic("bad-value", f"guider {guider!r} has no {name}", name, help=help)
+                yield Diagnostic("bad-value", f"guider {guider!r} has no parameter {name}", name, help=help)
     if start is not None and stop is not None and stop < start:
         yield Diagnostic("bad-value", f"guidance cannot stop at {stop}, before it starts at {start}", "stop")
     family = by_name(facts.conditioning.family)

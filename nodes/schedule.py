@@ -39,9 +39,9 @@ CLASSES = {
 
 NEEDS_SIZE = Diagnostic(
     "missing-parameter",
-    "this model's noise levels depend on the size",
+    "this model's noise levels depend on the image's width and height",
     "latents",
-    help="wire `latents`, or give a `shift`",
+    help="connect `latents`, which have a width and a height, or set `shift`",
 )
 
 

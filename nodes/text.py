@@ -36,7 +36,7 @@ def _describe(facts: TextEncodeFacts) -> ConditioningFacts:
 def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
     prompts, negative = len(facts.prompt or ()), len(facts.negative or ())
     if facts.prompt is not None and not prompts:
-        yield Diagnostic("bad-value", "there is no prompt in the list", "prompt")
+        yield Diagnostic("bad-value", "the list of prompts is empty", "prompt")
     elif prompts and negative not in (0, 1, prompts):
         given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
         yield Diagnostic("bad-value", f"{given}: give one, or one for each prompt", "negative")

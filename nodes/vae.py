@@ -50,8 +50,8 @@ def decode(
         model: A loaded model; only its VAE is used.
         latents: Normalised latents of this model, denoised.
         tiling: Decode tile by tile, which takes less memory and more time; pixels differ slightly where tiles overlap.
-            `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than the
-            device has free. `true` and `false` mean `on` and `off`.
+            `auto` uses tiles if decoding without tiles would need more memory than the device has free, by the estimate
+            that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
         Frames in [0, 1], float32, [B, F, H, W, 3].
@@ -91,23 +91,23 @@ def encode(
 
     Args:
         model: A loaded model; only its VAE is used.
-        frames: Frames in [0, 1], [B, F, H, W, 3], of a size that the model can make.
-        tiling: Encode tile by tile, which takes less memory and more time; latents differ slightly where tiles
-            overlap. `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than
-            the device has free. `true` and `false` mean `on` and `off`.
+        frames: Frames in [0, 1], [B, F, H, W, 3], of a size that the model supports.
+        tiling: Encode tile by tile, which takes less memory and more time; latents differ slightly where tiles overlap.
+            `auto` uses tiles if encoding without tiles would need more memory than the device has free, by the estimate
+            that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
         Latents in the layout of the transformer, float32.
 
     Raises:
-        NodeError: If the model cannot make frames of this size, or the VAE cannot work in tiles.
+        NodeError: If the model does not support this size, or the VAE cannot work in tiles.
         DoesNotFit: If the device has too little memory.
     """
     batch, count, height, width, _ = frames.tensor.shape
     size = Size(width, height, count)
     made = model.family.size(width, height, count, _configs(model))
     if made != size:
-        raise NodeError(f"this model cannot make {size}", help=f"the nearest size below is {made}")
+        raise NodeError(f"this model does not support the size {size}", help=f"the nearest size below is {made}")
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         return model.family.pack(model.family.encode(model, tensor))

@@ -85,7 +85,10 @@ class ModelFacts(Facts):
         return replace(self, transforms=(*self.transforms, TransformFact(kind, self.repository_name(role))))
 
     def either(self, other: Facts) -> Facts | None:
-        """One of two models: the facts they share, and the transformers of both that are compiled as a whole."""
+        """Facts of a value that is one of two models: the facts that both share.
+
+        `whole` lists the transformers of both models that are compiled as a whole.
+        """
         shared = super().either(other)
         if not isinstance(shared, ModelFacts) or not isinstance(other, ModelFacts):
             return shared

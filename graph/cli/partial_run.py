@@ -23,6 +23,7 @@ from ..contract.errors import LibraryError, NodeError
 from ..contract.events import Observer
 from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
 from ..contract.ports import Type
+from ..contract.text_tables import shortened
 from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
@@ -94,7 +95,7 @@ class CommandWorkflow:
             probe.unlink()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise NodeError(f"cannot write to {str(target)[:60]}: {reason}", help="choose another --out") from error
+            raise NodeError(f"cannot write to {shortened(target)}: {reason}", help="choose another --out") from error
         return target
 
     def save(self, content: Mapping[str, Any], path: Path) -> None:

@@ -12,6 +12,7 @@ from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
 from ..contract.source_spans import Source
 from ..contract.suggestions import did_you_mean
+from ..contract.text_tables import shortened
 from ..contract.workflow_folders import bundled_workflows
 from ..language.document import Document
 from ..language.literals import Given, normalise
@@ -76,7 +77,7 @@ def find(file: str | Path) -> tuple[Path, str]:
         if path.is_file():
             return path, str(file)
     except OSError as error:
-        message = f"cannot read {str(file)[:200]}: {error.strerror}"
+        message = f"cannot read {shortened(file)}: {error.strerror}"
         raise Problems([Diagnostic("composite-not-found", message)]) from None
     folder = bundled_workflows()
     name = str(file)

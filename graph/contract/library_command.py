@@ -96,7 +96,7 @@ class CommandModule(Protocol):
 
 
 class CommandEnded(Exception):
-    """Ends a command whose reason was printed; `code` is the exit code."""
+    """Raised to end a command after the reason has been printed. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"the command ended with exit code {code}")
@@ -115,7 +115,7 @@ class WorkflowFile(Protocol):
         """Names of the inputs that the command line gives a value."""
 
     def input_types(self) -> Mapping[str, Type] | None:
-        """The type of each input by name; None if the file is wrong. `part` prints the reason."""
+        """The type of each input by name; None if the workflow has errors. A later call of `part` prints them."""
 
     def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> WorkflowPart | None:
         """Compile the calls of some node types, and the calls that these need.

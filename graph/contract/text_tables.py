@@ -1,4 +1,4 @@
-"""Aligned columns, and numbers with units, for the terminal."""
+"""Text for the terminal: aligned columns, numbers with units, shortened paths."""
 
 from __future__ import annotations
 
@@ -36,3 +36,9 @@ def count(value: float | None, unit: str = "", base: int = 1000) -> str:
         value, power = value / base, power + 1
     digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {prefixes[power]}{unit}".rstrip()
+
+
+def shortened(text: object, length: int = 100) -> str:
+    """The text of a path in a message. A text of more than `length` characters is cut and ends in `…`."""
+    whole = str(text)
+    return whole if len(whole) <= length else whole[: length - 1] + "…"

@@ -20,6 +20,7 @@ from ..compiler.plan import Plan
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
+from ..contract.text_tables import shortened
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .record import Clock, Recorder, write
@@ -85,7 +86,7 @@ def prepare_folder(plan: Plan, folder: Path, overwrite: bool) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise NodeError(
-            f"{str(folder)[:60]} is not a folder that sgd can write to: {reason}", help="choose another --out"
+            f"{shortened(folder)} is not a folder that sgd can write to: {reason}", help="choose another --out"
         ) from error
     if exists and not overwrite:
         raise NodeError(f"{folder / RECORD} exists", help="pass --overwrite, or another --out")

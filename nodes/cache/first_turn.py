@@ -109,7 +109,7 @@ def meter(turn: Turn) -> Meter:
 
     model, step, window, run = turn.model, turn.step, turn.window, turn.run
     if table_use.random(model, run):
-        raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
+        raise NodeError("a model with random weights cannot be measured", help="calibrate a model with trained weights")
     _reachable(turn)
     if not step.schedule:
         raise NodeError(NO_TIMESTEPS)

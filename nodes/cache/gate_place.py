@@ -41,7 +41,10 @@ class Place:
 
     @property
     def identified(self) -> bool:
-        """Whether enough is known of the model to say that nothing was published for it."""
+        """Whether the model is identified well enough to look it up in the published tables.
+
+        If True, a missing entry means that nothing was published for the model.
+        """
         return "transformer" in self.configs
 
     def sized(self, entries: tuple[S, ...]) -> tuple[S, ...]:

@@ -78,7 +78,7 @@ def _signals() -> str:
 
 
 def _spans(gate: Gate, place: Place) -> Gate:
-    """Fill in the number of first blocks, and see that something is left between first and last."""
+    """Fill in the number of first blocks. Check that at least one block lies between the first and the last blocks."""
     counts = place.counts
     if counts is None:
         return gate

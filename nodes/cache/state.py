@@ -36,7 +36,7 @@ class GateState(State):
         self.run: Run | None = None
 
     def open(self, gate: Gate, turn: Turn) -> Opened:
-        """The gate at work on the model's transformer, at one step.
+        """Return the gate for one step of the model's transformer; make its engine first if there is none yet.
 
         Raises:
             NodeError: If the gate cannot work with this model or schedule.

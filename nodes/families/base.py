@@ -96,22 +96,24 @@ class DenoiserInput:
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
-    A family is a subclass. Members with a body are defaults.
+    Each family is a subclass. Attributes with a value and methods with a body are defaults, which a subclass may
+    override.
 
     Attributes:
         name: Short name, used in facts, records and files of latents.
         pipelines: Class names of the diffusers pipelines whose repositories belong to the family.
         neutral_scale: The largest guidance scale at which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
-        max_length: Number of tokens of a prompt in the family's pipeline by default.
-        rounds: Whether a size that the model cannot make is rounded down; if not, it is an error, as in the family's
-            pipeline.
-        rounds_frames: Whether the number of frames is rounded down even if width and height are not.
-        float32: Components that stay in float32 if the file sets no dtype, as in the family's documentation.
-        normalises: Whether `normalise` changes a guided prediction; a prediction of zeros cannot be normalised.
+        max_length: Default number of tokens of an encoded prompt, as in the family's pipeline.
+        rounds: If True, a size that the model does not support is rounded down. If False, such a size is an error. The
+            value follows the family's pipeline.
+        rounds_frames: Whether the number of frames is rounded down even if `rounds` is False.
+        float32: Components that stay in float32 if the workflow sets no dtype, as in the family's documentation.
+        normalises: Whether `normalise` changes a guided prediction. If so, no prediction may be all zeros, since zeros
+            have no norm.
         blocks: The transformer's blocks, for cache gates.
-        time_modules: Submodules of the transformer that `time_signal` uses, outermost first; empty if the transformer
-            does not embed the timestep alone.
+        time_modules: Submodules of the transformer that `time_signal` uses, outermost first. Empty if the transformer
+            has no embedding that depends on the timestep alone.
         sign: -1 if `predict` returns the negative of the transformer's output.
     """
 
@@ -189,7 +191,7 @@ class Family(Protocol):
             configs: Configurations by component.
             last: Whether there is a last frame beside the first one.
         """
-        return f"models of {self.name} take no first frame"
+        return f"models of the family {self.name} do not accept a first frame"
 
     def encode_image(
         self, model: LoadedModel, image: Image.Image, last: Image.Image | None, size: Size
@@ -202,7 +204,7 @@ class Family(Protocol):
             last: The last frame.
             size: Size of the clip.
         """
-        raise NodeError(f"models of {self.name} take no first frame")
+        raise NodeError(f"models of the family {self.name} do not accept a first frame")
 
     def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Latents in which the part that an image condition fixes is restored; by default unchanged."""

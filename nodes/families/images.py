@@ -25,7 +25,10 @@ def whole(width: int, height: int, factor: int) -> Size:
 
 
 def scale_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels per side of one latent of an `AutoencoderKL`; 8 if its configuration is not known."""
+    """Spatial downscaling factor of an `AutoencoderKL`: pixels per latent position along one side.
+
+    It is 8 if the configuration is not known.
+    """
     return 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else 8
 
 

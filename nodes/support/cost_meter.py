@@ -84,7 +84,7 @@ class Meter:
 
 @contextmanager
 def meter(run: Run) -> Iterator[Meter]:
-    """Count the calls in the block, on this thread; `Meter.take` returns the numbers."""
+    """Count the torch operations that this thread runs inside `with`; `Meter.take` returns the counts."""
     from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry

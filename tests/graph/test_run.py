@@ -377,9 +377,7 @@ def test_an_interrupt_ends_a_run_within_a_second(tmp_path: Path, flow: str, numb
     assert out == ""
     assert "Traceback" not in err
     kept = [] if flow == "write" else ["kept.txt"]
-    assert f"interrupted; kept: {'out/kept.txt' if kept else 'no output yet'}" in err.replace(
-        f"{tmp_path.resolve()}/", ""
-    )
+    assert f"interrupted; files kept: {'out/kept.txt' if kept else 'none'}" in err.replace(f"{tmp_path.resolve()}/", "")
     assert "again, with --overwrite, to start over" in err, "its folder holds a record now"
     assert record_in(tmp_path / "out")["status"] == "interrupted"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*kept, "run.json"]

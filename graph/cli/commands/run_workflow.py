@@ -73,15 +73,15 @@ def command(arguments: Namespace) -> int:
                 print(f"{name}: {done.folder / path if isinstance(path, str) else path}")
         print(f"record: {done.folder / 'run.json'}")
     if done.status == "interrupted":
-        kept = ", ".join(str(p) for p in done.written) or "no output yet"
-        say(f"interrupted; kept: {kept}; record: {done.folder / 'run.json'}")
+        kept = ", ".join(str(p) for p in done.written) or "none"
+        say(f"interrupted; files kept: {kept}; record: {done.folder / 'run.json'}")
         replace = ", with --overwrite," if arguments.out is not None and not arguments.overwrite else ""
         say(f"run the same command again{replace} to start over")
         return interrupted(done)
     if done.status == "failed":
         say(f"error: {str(done.error) or type(done.error).__name__}")
         if done.written:
-            say("kept: " + ", ".join(str(p) for p in done.written))
+            say("files kept: " + ", ".join(str(p) for p in done.written))
         if does_not_fit(done.error, plan.loaded):
             known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]
             for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, given, device)]:

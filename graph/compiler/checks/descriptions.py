@@ -16,10 +16,10 @@ from ..passes.prune import live
 
 
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
-    """Problems that node types find, and the facts of outputs.
+    """Call `describe` and `check` of each call's node type. Return the problems, and the facts of outputs.
 
-    Each function runs once for each call in the graph, not for each turn of a loop. Every edge must have the right
-    type; other problems are allowed, and a broken argument counts as unknown.
+    Both functions run once for each call in the graph, also for a call in a loop. The caller must have checked the
+    types of all edges. The graph may have other problems. A broken argument is treated as unknown.
     """
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []

@@ -56,7 +56,10 @@ def _impossible(source: Source) -> str | None:
 
 
 def _outside(source: Source) -> bool:
-    """Whether a path lies outside its folder, for any interpolated values."""
+    """Whether a path lies outside the run's folder.
+
+    Interpolated values cannot change the answer: they contain no separators.
+    """
     if isinstance(source, Const):
         path = str(source.value)
     elif isinstance(source, Format):

@@ -1,4 +1,4 @@
-"""resolve: names become edges. A tree of instances becomes one graph in which every source is known.
+"""resolve: turn the tree of instances into one graph. Each name becomes an edge from the node or input that it names.
 
 Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
 file; a composite's file sees its own inputs and nodes only. A name that cannot be resolved is reported and
@@ -288,7 +288,10 @@ class Resolver(Names):
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
 
     def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
-        """For each node output inside a composite, the composites that offer it, each with the text of a reference."""
+        """For each node output inside a composite, the composites that expose it.
+
+        Each composite comes with the text of a reference to the output.
+        """
         found: dict[Ref, tuple[tuple[str, str], ...]] = {}
         named: set[str] = set()
         for path, output in self.aliases:

@@ -20,7 +20,10 @@ Names = Mapping[str, str]
 
 
 def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
-    """The graph with `wanted` on every call. `descriptions` holds the facts of outputs before the run."""
+    """Return the graph with `wanted` set on every call: the parts of each output that other nodes read.
+
+    `descriptions` holds the facts of outputs before the run.
+    """
     demand = demands(graph, descriptions)
 
     def level(graph: Graph) -> Graph:
@@ -148,9 +151,10 @@ def _inside(id: str, loop: Item) -> bool:
 
 
 def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
-    """For each call, the components (output that holds it, part) that must be in memory while the call runs.
+    """Map each call to the components that must be in memory while the call runs.
 
-    Only outputs whose port type has parts to acquire (`acquire`) count.
+    A component is a pair: the output that holds it, and the name of the part. Only port types with a method `acquire`
+    have components.
     """
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)

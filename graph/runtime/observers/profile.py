@@ -160,7 +160,7 @@ class Memory:
         self._window = 0
 
     def end(self, seconds: float) -> int:
-        """The highest sample of the window, in bytes.
+        """End the window and return its highest sample, in bytes.
 
         A window of more than a millisecond takes a sample at its end. A shorter one does not, because a sample takes
         10 µs or more.

@@ -170,7 +170,12 @@ class Cache:
 
 
 def _layout(transformer: Any, known: Any) -> tuple[list[Any], list[str], list[str]]:
-    """cache-dit's lists of blocks, the attributes that they stand for, and attributes that are empty meanwhile."""
+    """Find the transformer's lists of blocks in the adapter `known` of cache-dit.
+
+    Returns:
+        The lists; for each list, the name of the transformer's attribute that holds it; and the names of attributes
+        that are empty lists while the package is at work.
+    """
     lists = known.blocks if isinstance(known.blocks, list) else [known.blocks]
     if known.blocks_name is not None:
         names = known.blocks_name if isinstance(known.blocks_name, list) else [known.blocks_name]

@@ -95,7 +95,9 @@ def read_prompts(path: str) -> list[str]:
             raise NodeError(f"--prompts {path}: it is larger than {LARGEST >> 20} MiB", help="take fewer prompts")
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise NodeError(f"--prompts {path}: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from error
+        raise NodeError(
+            f"--prompts {path}: {getattr(error, 'strerror', None) or 'the file is not UTF-8 text'}"
+        ) from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise NodeError(f"--prompts {path}: there is no prompt in it", help="write one prompt on each line")

@@ -133,7 +133,10 @@ class Decider:
 
 
 def table_of(gate: Gate, branch: str) -> tuple[float, ...] | None:
-    """The ratios of a branch, or of the first in a batch; those of the positive one where the table has one for all."""
+    """The ratios of a branch; None if the gate has none.
+
+    If the table lacks the branch, the first branch of its batch counts, and after that the positive branch.
+    """
     if gate.ratios is None:
         return None
     names = (branch, branch.partition("+")[0], "positive")
@@ -153,14 +156,14 @@ def known_ahead(gate: Gate) -> bool:
 def schedule(
     gate: Gate, steps: int, branch: str, indices: Sequence[int], distance: Callable[[int, int], float] | None = None
 ) -> dict[int, Decision]:
-    """All decisions of a gate that is known ahead.
+    """All decisions of a gate whose decisions are known before the run.
 
     Args:
         gate: A resolved gate.
         steps: Number of steps of the component.
         branch: Name of the branch.
         indices: The steps at which the branch runs, in order.
-        distance: The signal's relative change from one step to another, where the signal is known ahead.
+        distance: Gives the signal's relative change from one step to another; None if the rule needs no signal.
     """
     decider, decisions = Decider(gate, steps, branch), {}
     for index in indices:

@@ -1,4 +1,7 @@
-"""`@gate_node`: makes a node type of a function from parameters to a `Gate`. Torch-free."""
+"""The decorator `@gate_node` turns a function into a node type. Torch-free.
+
+The function takes parameters and returns a `Gate`.
+"""
 
 from __future__ import annotations
 

@@ -23,19 +23,20 @@ class Table:
     """The ratios of one checkpoint.
 
     Attributes:
-        model: The checkpoint that they were measured on.
-        ratios: For each transformer, and each guidance branch that was measured ("positive", "negative"), one ratio
-            for each step. Wan 2.2's two transformers share the steps of one run; the origin has one list, whose
-            ratio at the change of transformers compares the residuals of two models (about 0.65 and 0.91). It is
-            left out here: the second transformer's list starts with 1, as every list does.
-        threshold: Of the accumulated error.
+        model: The checkpoint that the ratios were measured on.
+        ratios: For each transformer, and each guidance branch that was measured ("positive", "negative"), one ratio for
+            each step. Wan 2.2's two transformers share the steps of one run, and the MagCache repository has one list
+            for both. Its ratio at the change of transformers compares the residuals of two models (about 0.65 and
+            0.91). That ratio is left out here: the list of the second transformer starts with 1, as every list does.
+        threshold: Threshold of the accumulated error.
         longest: Longest run of reused steps (K).
-        retention: For each transformer, the share of its steps computed at the start: of `steps * share`, rounded
-            down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
+        retention: For each transformer, the share of its steps that are always computed, at the start. Their number is
+            `steps * share`, rounded down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
         always: Steps that the rule cannot reuse, as indices among the measured steps. FLUX.1-dev has one.
-        pixels: Width times height it was measured at, where there are several.
-        image: Whether an image conditions the model, where there is a table for either case.
-        source: File and line.
+        pixels: Width times height of the measured clip, if the checkpoint has tables for several sizes; else None.
+        image: Whether an image conditioned the measured model, if the checkpoint has one table with an image and one
+            without; else None.
+        source: File and line in the MagCache repository.
     """
 
     model: str
@@ -117,12 +118,12 @@ def published(family: str, configs: Configs, source: str | None = None) -> tuple
 
     Args:
         family: Name of the family.
-        configs: Of the model's description: configurations by component, and "model_index".
+        configs: The model's configurations: those of components by name, and "model_index".
         source: Folder or repository of the model.
 
     Returns:
-        Several where they differ in `pixels` (`known.by_size` chooses) or `image`; empty where nothing was published,
-        as for Z-Image and FLUX.1-schnell.
+        Several tables if they differ in `pixels` (`checkpoints.by_size` chooses one) or in `image`. An empty tuple if
+        nothing was published, as for Z-Image and FLUX.1-schnell.
     """
     labels = checkpoints(family, configs, source)
     return tuple(table for table in tables() if table.model in labels)

@@ -100,9 +100,12 @@ class TableBuilder:
             self.names.setdefault(flat(name), tuple(piece for pieces in found if pieces for piece in pieces))
 
     def swapped(self, name: str, layer: str) -> None:
-        """Add another name of a layer whose halves are in the other order there.
+        """Add another name of a layer.
 
-        diffusers' continuous norms compute scale and shift, the original ones shift and scale.
+        A file that uses this name holds the two halves of the layer's rows in the opposite order.
+
+        The continuous norms of diffusers compute scale and shift. Those of the original repositories compute shift and
+        scale.
         """
         [whole] = self.names[flat(layer)]
         half = whole.stop // 2

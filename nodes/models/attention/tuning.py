@@ -159,7 +159,10 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds for one call: the smallest of `REPEATS` means over `CALLS` calls, after one warm-up call."""
+    """Seconds for one call.
+
+    After one warm-up call, each of `REPEATS` measurements averages `CALLS` calls. The result is the smallest average.
+    """
     import torch
 
     def wait() -> None:

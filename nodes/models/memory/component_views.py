@@ -187,12 +187,14 @@ class Views:
             gc.collect()  # an entrance and its view refer to each other, and would keep the weights
 
     def get(self, part: str, recipe: Recipe) -> Any:
-        """The view itself.
+        """Return a view that is in memory.
 
         Raises:
-            NodeError: If it was not acquired.
+            NodeError: If the view was not acquired.
         """
         held = self._held.get((part, recipe))
         if held is None:
-            raise NodeError(f"{part} as this model value has it is not in memory: its reader does not declare it")
+            raise NodeError(
+                f"this model value's {part} is not in memory: the node that uses it does not declare it with `Reads`"
+            )
         return held.value

@@ -81,12 +81,12 @@ class VaeWork:
 
 
 def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]) -> bool:
-    """Whether `auto` tiles: the whole does not fit in the device's free memory, and tiles take less.
+    """Whether `auto` uses tiles: work without tiles needs more than the device's free memory, and tiles need less.
 
     Args:
-        work: The work.
-        whole: Counts the bytes without tiles.
-        tiles: Counts the bytes with tiles.
+        work: The encoding or decoding.
+        whole: Counts the bytes that the work needs without tiles.
+        tiles: Counts the bytes that the work needs with tiles.
     """
     run, free = work.run, device_memory.free(work.run)
     if free is None:
@@ -102,9 +102,9 @@ def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]
     if tiles() >= needs:
         run.detail(tiling="off: tiles would not take less")
         return False
-    run.detail(tiling=f"on: {work.name} whole takes {size(needs)}, and {size(free)} are free")
+    run.detail(tiling=f"on: {work.name} without tiles takes {size(needs)}, and {size(free)} are free")
     run.warn(
-        f"{work.name} tile by tile: the whole would take {size(needs)}, and {size(free)} of the device are free; "
+        f"{work.name} runs tile by tile: without tiles it would need {size(needs)}, and {size(free)} are free; "
         "results differ slightly where tiles overlap (`tiling: off` forbids tiles)"
     )
     return True

@@ -190,7 +190,10 @@ class Weights:
         held = self._held.get((name, placed or self.chosen(name)))
         if held is None:
             self.repository.entry(name)
-            raise NodeError(f"{name} of {self.repository.source} is not in memory: its reader does not declare it")
+            raise NodeError(
+                f"{name} of {self.repository.source} is not in memory: "
+                "the node that uses it does not declare it with `Reads`"
+            )
         return held.value
 
     def spare(self, part: str, placed: Offload | None = None) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from ....graph.contract.text_tables import shortened
 from . import hub
 
 BUNDLED = Path(__file__).parent / "configs"
@@ -119,7 +120,9 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
         folder = Path(source).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{source[:60]}… is not a path", help="give a folder, or the name of a repository") from error
+        raise NodeError(
+            f"{shortened(source)} is not a path", help="give a folder, or the name of a repository"
+        ) from error
     if is_folder:
         return _read(source, revision, "folder", folder)
     if is_file:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from ....graph.contract.text_tables import shortened
 from ..repository import hub, weight_files
 
 SUFFIX = ".safetensors"
@@ -24,7 +25,7 @@ def check_name(weight_name: str) -> None:
         raise NodeError(f"{weight_name} is not a safetensors file; reading other formats can run code", help=CONVERT)
     if path.is_absolute() or ".." in path.parts or "\\" in weight_name:
         raise NodeError(
-            f"{weight_name} is not a name inside a folder or repository",
+            f"{weight_name} is not a path inside the folder or repository of the LoRA",
             help="write name.safetensors, or folder/name.safetensors for a file in a subfolder",
         )
 
@@ -42,7 +43,9 @@ def local(source: str, weight_name: str | None) -> Path | None:
         path = Path(source).expanduser()
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{source[:60]}… is not a path", help="give a file, or the name of a hub repository") from error
+        raise NodeError(
+            f"{shortened(source)} is not a path", help="give a file, or the name of a hub repository"
+        ) from error
     if is_folder:
         return _inside(path, source, weight_name)
     if is_file:

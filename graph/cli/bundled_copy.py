@@ -30,12 +30,12 @@ def portable_copy(file: Path) -> str:
 
 
 def name_of(path: str) -> str:
-    """The name, in every folder, of a file beside the bundled workflows."""
+    """The `sgd:` name of a file beside the bundled workflows. It is valid in every folder."""
     return PREFIX + path.removeprefix("./")
 
 
 def _paths(value: Value | None, folder: Path) -> Iterator[Value]:
-    """Strings that name a file or folder in a subfolder of `folder`."""
+    """The strings in a value that name a file or folder in a subfolder of `folder`."""
     if value is None:
         return
     if value.is_map or value.is_list:

@@ -39,7 +39,7 @@ def load_library(arguments: Namespace) -> Library:
 
 
 def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
-    """`name=value` pairs.
+    """Parse `name=value` pairs. `what` names their form, for the error.
 
     Raises:
         NodeError: For a pair without `=`, or a name given twice.
@@ -77,7 +77,7 @@ def options(arguments: Namespace, library: Library, device: str) -> dict[str, An
 
 
 def interrupted(done: Result) -> int:
-    """The exit code of a run that was interrupted. If it does not stop, this does not return."""
+    """The exit code of an interrupted run. If a node still runs, this function ends the process with that code."""
     if done.stuck:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""Node types for people: the list of all, and everything about one."""
+"""Text about node types: the list of all node types, and the details of one."""
 
 from __future__ import annotations
 

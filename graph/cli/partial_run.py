@@ -1,4 +1,4 @@
-"""Commands of node libraries: a part of a workflow is compiled and run for them (`contract/library_command.py`)."""
+"""Compile and run a part of a workflow for a command of a node library (`contract/library_command.py`)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class CommandWorkflow:
                 raise NodeError(f"{target} is a folder", help="name a file with --out")
             if target.exists() and not overwrite:
                 raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
-            probe = target.with_suffix(".json.tmp")  # where it is written first
+            probe = target.with_suffix(".json.tmp")  # `write` first writes this file
             probe.touch()
             probe.unlink()
         except (OSError, ValueError) as error:
@@ -133,7 +133,7 @@ class PartialRun:
                 observers=[observer, Progress()],
             )
         if any(warning.startswith(f"{type(observer).__name__} failed") for warning in done.record["warnings"]):
-            say(f"error: not everything that was measured was heard; {unfinished}")
+            say(f"error: some measurements were lost, because the code that collects them failed; {unfinished}")
             raise CommandEnded(FAILED)
         if done.status == "interrupted":
             say(f"interrupted; {unfinished}")

@@ -146,12 +146,12 @@ def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def _id(path: str) -> str:
-    """An id that is a word of its own: `end` and `style` mean something in Mermaid, and `a__b` may be a node."""
+    """A Mermaid id for a path. It is not a keyword such as `end`, and differs for `a.b` and `a__b`."""
     return "n_" + path.replace("__", "_u_u").replace(".", "__")
 
 
 def _shade(share: float) -> str:
-    """White for nothing to red for all of the time."""
+    """The colour for a node's share of the time: white for 0, red for 1."""
     rest = round(255 * (1 - min(max(share, 0.0), 1.0) * 0.7))
     return f"#ff{rest:02x}{rest:02x}"
 

@@ -179,7 +179,7 @@ def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
 def _inputs(
     inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
 ) -> dict[str, Const]:
-    """Values of inputs: the given one, else the default."""
+    """The value of each input: the given value, else the default."""
     result: dict[str, Const] = {}
     for name, value in given.items():
         declared = inputs.get(name)
@@ -212,7 +212,10 @@ def _inputs(
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
-    """Diagnostics without duplicates: without a place, then of the workflow by line, then of the files it uses."""
+    """Diagnostics without duplicates, in the order of files and lines.
+
+    First come diagnostics without a place, then those of the workflow, then those of the files that it uses.
+    """
     order = {file: number for number, file in enumerate(files)}
 
     def key(d: Diagnostic) -> tuple[int, int, int]:
@@ -230,7 +233,7 @@ def compile_graph(
         graph: A checked graph.
         known: Facts of outputs.
         roots: See `prune`.
-        after: Name of the last pass to run; all of them if it is empty.
+        after: Name of the last pass to run; empty to run all passes.
     """
     state = PassState(known or {}, roots)
     graph = replace(graph, constraints=())
@@ -245,9 +248,9 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
     """The plan of a file that was checked without errors.
 
     Args:
-        checked: The result of its check.
+        checked: The result of `check`.
         library: Node types.
-        roots: Paths of calls. Only these run, and the calls that they need; empty for the whole file.
+        roots: Paths of calls. Only these calls and the calls that they need run. Empty for the whole file.
     """
     graph, document = checked.graph, checked.document
     assert graph is not None

@@ -4,9 +4,9 @@
     def print_book(book: Annotated[Book, Reads("chapters")], paper: Paper, *, draft: bool = False) -> Pages:
         '''Print the chapters of a book. …'''
 
-The decorator returns the function itself, with its `NodeType` as the attribute `node`. The
-annotation of a parameter decides its source. A `Port` subclass or a list of it comes from an edge. A plain type may
-also be written in the file. The executor supplies `Run`, `Here` and `Wanted`, and makes a `State` subclass.
+The decorator returns the function itself, with its `NodeType` as the attribute `node`. The annotation of a parameter
+decides its source. A `Port` subclass or a list of it comes from an edge. A plain type may also be written in the file.
+The executor supplies `Run`, `Here` and `Wanted`, and creates an instance of a `State` subclass.
 """
 
 from __future__ import annotations
@@ -71,9 +71,10 @@ Source = Annotated[str, PathRole("source")]
 
 
 class State:
-    """State that a node keeps from turn to turn of a loop.
+    """State that a node keeps from one iteration of a loop to the next.
 
-    The executor makes one, without arguments, for each node and parameter in each run of the innermost enclosing loop.
+    The executor creates one instance, without arguments, for each node and parameter in each run of the innermost
+    enclosing loop.
     """
 
     def end(self) -> None:

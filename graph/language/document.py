@@ -236,7 +236,7 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
             else:
                 entry = value.data[key]
                 message = f"`{key}` of {subject} {issue['msg']}"
-                empty = "it is empty: write its value, or leave the key out" if entry.data is None else None
+                empty = "the key has no value: write one, or leave the key out" if entry.data is None else None
                 problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
         return None
 

@@ -71,7 +71,7 @@ def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:
     """Name and text of a workflow, from the first library that has one for the source.
 
     Raises:
-        NodeError: If none has; the first library that raised says why.
+        NodeError: If no library has one. The error is that of the first library that raised one.
     """
     refused: NodeError | None = None
     for library in libraries:

@@ -80,7 +80,7 @@ def _placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagno
 
 
 def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
-    """The place of the node that makes the value of an edge, often in another file than its reader."""
+    """The place of the node whose output an edge reads, often in another file than the reading node."""
     if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
         return ()
     return (Related("made here", made[arg.source.node]),)

@@ -183,7 +183,7 @@ class Resolver(Names):
     def setting(
         self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
     ) -> Arg | None:
-        """The argument of `--set path=…`; None if it is not given, or was refused.
+        """The argument of `--set path=…`; None if it is not given, or was reported as wrong.
 
         `place` is the span of the node's `uses`, for a parameter that the file does not write.
         """
@@ -199,10 +199,12 @@ class Resolver(Names):
                 first = f"set a parameter of `{name}`, or " if _is_node(name, document.entries) else ""
                 help = f"{first}edit the file"
             related = (Related(f"wired to `{name}` here", written.span),)
-            self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
+            message = f"--set {path}: the parameter is wired to `{name}`"
+            self.report("wired-parameter", message, None, related=related, help=help)
             return None
         if type.is_port and type.kind != "var":
-            self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
+            message = f"--set {path}: the parameter takes {type}, which only a node can give"
+            self.report("wired-parameter", message, None)
             return None
         span = written.span if written is not None else place
         value = given.read(type)
@@ -288,10 +290,7 @@ class Resolver(Names):
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
 
     def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
-        """For each node output inside a composite, the composites that expose it.
-
-        Each composite comes with the text of a reference to the output.
-        """
+        """For each node output in a composite, the composites that expose it, with the text of a reference to it."""
         found: dict[Ref, tuple[tuple[str, str], ...]] = {}
         named: set[str] = set()
         for path, output in self.aliases:
@@ -325,7 +324,7 @@ class Resolver(Names):
 
 
 def passed_on(arg: Arg, refused: list[Arg]) -> bool:
-    """Whether an argument in a composite's file is an input whose value was already refused."""
+    """Whether an argument in a composite's file is an input whose value was already reported as wrong."""
     return any(
         r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
         for r in refused

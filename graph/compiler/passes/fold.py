@@ -19,7 +19,7 @@ from ..ir import BROKEN, Arg, Call, Const, Declared, Format, Graph, Input, Item,
 
 
 class PathText(str):
-    """Text from a `path` input, which is relative to the folder of its giver and not of the file that reads it."""
+    """Text from a `path` input, relative to the folder of the file or command line that set the input."""
 
 
 def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:

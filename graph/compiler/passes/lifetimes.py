@@ -49,7 +49,7 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
 
 
 def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) -> dict[Value, str]:
-    """The last reader of each value of this level; the maker of the value, if nothing reads it.
+    """The last reader of each value of this level. If nothing reads the value, it is the item that outputs the value.
 
     A call that needs a component of a value counts as a reader, even if another node passed the value on to it.
     """

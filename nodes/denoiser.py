@@ -35,9 +35,9 @@ else:
 Tensors = Mapping[str, "torch.Tensor"]
 NEEDS_IMAGE = Diagnostic(
     "missing-parameter",
-    "this model makes clips from an image",
+    "this model generates clips from an image",
     "image",
-    help="wire the output of image.encode: `image: $first`",
+    help="connect the output of image.encode, such as `image: $first`",
 )
 
 

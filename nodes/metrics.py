@@ -39,8 +39,8 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
         reference: Frames of the same shape.
 
     Returns:
-        `psnr` in dB, null for equal frames (JSON has no infinity); `ssim` in [-1, 1], 1 for equal frames; `largest`,
-        the largest difference of a pixel, in [0, 1].
+        `psnr` in dB (null for equal frames, since JSON has no infinity); `ssim` in [-1, 1] (1 for equal frames);
+        `largest`, the largest difference of a pixel value, in [0, 1].
 
     Raises:
         NodeError: If the shapes differ, or the frames are smaller than SSIM's window.

@@ -1,4 +1,4 @@
-"""`schedule.make`, `schedule.step`, `schedule.choose`: noise levels, one denoising step, a choice by noise level.
+"""The node types `schedule.make` (noise levels), `schedule.step` (one denoising step) and `schedule.choose`.
 
 The schedulers come from diffusers. A `Schedule` holds the class and the arguments of a scheduler. The scheduler
 itself, with its history, is part of the state of `schedule.step`, so each run of a loop has its own history.
@@ -46,7 +46,7 @@ NEEDS_SIZE = Diagnostic(
 
 
 def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
-    """Class and configuration of the chosen scheduler, made from the repository's configuration."""
+    """Class and configuration of the chosen scheduler, from the repository's configuration."""
     own = config.get("_class_name", "")
     name = own if scheduler == "auto" else CLASSES[scheduler]
     made = {**config, "_class_name": name}
@@ -104,7 +104,7 @@ def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
 
 
 def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """A problem if a scheduler cannot work in a loop over steps."""
+    """Report a scheduler that cannot work in a loop over steps."""
     reason = None
     if name.startswith("FlowMatchHeun"):
         reason = "evaluates the model twice per step, which a loop over steps cannot do"
@@ -126,15 +126,15 @@ def make(
     scheduler: Literal["auto", "unipc", "euler", "dpm++", "deis"] = "auto",
     latents: Annotated[Latents | None, Reads()] = None,
 ) -> Schedule:
-    """Make the noise levels of a run.
+    """Compute the noise levels of a run.
 
     Args:
         model: A loaded model; its scheduler's configuration is used.
         steps: Number of denoising steps.
-        shift: Shift of the noise levels towards noise, 1 for none (Wan: 3 for 480p, 5 for 720p). Without it, the
-            repository's shift.
-        scheduler: The solver. `auto` is the repository's solver; the others use its configuration, for flow
-            matching. `unipc`, `dpm++` and `deis` are second-order multistep solvers, `euler` is first-order.
+        shift: Shift of the noise levels towards more noise; 1 is no shift (Wan: 3 for 480p, 5 for 720p). The default is
+            the repository's shift.
+        scheduler: The solver. `auto` is the repository's solver. The other solvers use the repository's configuration,
+            for flow matching. `unipc`, `dpm++` and `deis` are second-order multistep solvers, `euler` is first-order.
         latents: Needed only if the repository's shift depends on the size and there is no `shift`.
 
     Returns:
@@ -142,8 +142,8 @@ def make(
         (0-dimensional, int64 or float32, on the model's device).
 
     Raises:
-        NodeError: If the scheduler is not deterministic or not for flow matching, its shift needs `latents`, or it
-            has no noise levels for this number of steps.
+        NodeError: If the scheduler is not deterministic or not for flow matching, if its shift needs `latents`, or if
+            it does not support this number of steps.
     """
     own = model.component("scheduler")
     name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift)
@@ -156,7 +156,7 @@ def make(
     instance = _instance(name, config, arguments, device)
     sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
     if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by 0 for one step
-        raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
+        raise NodeError(f"{name} does not support {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
     entries = zip(sigmas, timesteps, instance.timesteps, strict=False)  # the last sigma ends the last step
     whole = tuple(map(float, timesteps))
@@ -168,7 +168,7 @@ def make(
 
 
 def _tokens(model: Model, latents: Latents | None) -> int:
-    """Length of the transformer's sequence; a dynamic shift depends on it."""
+    """Length of the transformer's sequence, for a shift that depends on it."""
     if latents is None:
         raise NodeError(NEEDS_SIZE)
     return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
@@ -244,7 +244,7 @@ def choose(
     above: Annotated[T, Passes()],
     below: Annotated[T, Passes()],
 ) -> T:
-    """Choose one of two values by noise level: models (Wan 2.2), gates or guidance scales.
+    """Choose one of two values by noise level. The values may be models (Wan 2.2), gates or guidance scales.
 
     Args:
         step: The step of the loop.

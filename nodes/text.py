@@ -39,7 +39,7 @@ def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
         yield Diagnostic("bad-value", "the list of prompts is empty", "prompt")
     elif prompts and negative not in (0, 1, prompts):
         given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
-        yield Diagnostic("bad-value", f"{given}: give one, or one for each prompt", "negative")
+        yield Diagnostic("bad-value", f"{given}: give one negative prompt, or one for each prompt", "negative")
 
 
 def _reads(facts: TextEncodeFacts) -> Mapping[str, tuple[str, ...]]:
@@ -67,12 +67,12 @@ def encode(
     Args:
         model: A loaded model; its tokenizers and text encoders are used.
         prompt: One prompt, or one for each clip.
-        negative: Text to steer away from: one for all prompts, or one for each.
-        max_length: Number of tokens of each prompt: longer prompts are cut, shorter ones padded. Without it, the
-            number of the family's pipeline (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
-        padding: `cut` removes padding that the family's pipeline masks in the transformer (HunyuanVideo). It is
-            faster, because attention needs no mask; results differ in the last bits. `keep` keeps the padding, as
-            the pipeline does. Padding that is not masked (Wan) always stays.
+        negative: Negative prompts: one for all prompts, or one for each prompt.
+        max_length: Number of tokens of each prompt. Longer prompts are cut, and shorter prompts are padded. The default
+            is that of the family's pipeline (Wan, FLUX, Z-Image, Qwen-Image: 512; HunyuanVideo: 256).
+        padding: `cut` removes padding that the family's pipeline masks in the transformer (HunyuanVideo). This is
+            faster, because attention needs no mask, and results differ in the last bits. `keep` keeps the padding, as
+            the pipeline does. Padding that the pipeline does not mask (Wan) always stays.
 
     Returns:
         Named tensors for the transformer, one row per prompt (Wan: [prompts, max_length, text width], in the

@@ -1,4 +1,4 @@
-"""`vae.decode` and `vae.encode`: latents to frames, and frames to latents."""
+"""The node types `vae.decode` (latents to frames) and `vae.encode` (frames to latents)."""
 
 from __future__ import annotations
 

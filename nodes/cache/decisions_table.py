@@ -11,7 +11,7 @@ Key = tuple[str | None, str, str, str, int | None]
 
 
 def report(record: Mapping[str, Any]) -> str:
-    """Lines for people, from the record of a run; empty if there was no gate."""
+    """Text for the terminal, from the record of a run; empty if there was no gate."""
     totals = record.get("gate_totals", [])
     if not totals:
         return ""
@@ -44,7 +44,7 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Neighbouring steps of one outcome and reason on one line, with the numbers compared with the threshold."""
+    """One line for neighbouring steps with equal outcome and reason, with the numbers compared with the threshold."""
     for (computed, reason), group in groupby(decisions, key=lambda d: (d["computed"], d["reason"])):
         rows = list(group)
         first, last = rows[0]["step"], rows[-1]["step"]

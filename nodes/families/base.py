@@ -1,4 +1,4 @@
-"""`Family`: everything that differs between families of models; the one protocol that the nodes use.
+"""`Family`: the protocol for everything that differs between families of models. Nodes use only this protocol.
 
 A family is stateless. Methods with a parameter `configs` use plain data and run before components are loaded. Methods
 with a parameter `model` get a `Model` whose components are in memory.
@@ -82,7 +82,7 @@ class DenoiserInput:
         step: The step of the schedule.
         text: Encoded prompts by the names of the family's `encode_text`; most are [B, length, width].
         image: The condition on a first frame by the names of `encode_image`; None without a first frame.
-        embedded: Guidance scale as an input of the transformer; None if it takes none.
+        embedded: Guidance scale as an input of the transformer; None if the transformer takes no guidance scale.
     """
 
     latents: torch.Tensor
@@ -131,7 +131,7 @@ class Family(Protocol):
     sign: int = 1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
-        """The size that the model makes for a requested size, rounded as in the family's pipeline."""
+        """The size that the model generates for a requested size, rounded as in the family's pipeline."""
         ...
 
     def latent_shape(self, size: Size, batch: int, configs: Configs) -> tuple[int, ...]:
@@ -147,7 +147,7 @@ class Family(Protocol):
         return latents
 
     def tokens(self, size: Size, configs: Configs) -> int:
-        """Length of the transformer's sequence for a clip of this size; a dynamic shift depends on it."""
+        """Length of the transformer's sequence for a clip of this size. A dynamic shift depends on the length."""
         ...
 
     def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Family(Protocol):
         ...
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
-        """Components that `encode_image` uses; none by default, for families without an image input."""
+        """Names of the components that `encode_image` uses; empty by default, for families without an image input."""
         return ()
 
     def needs_image(self, configs: Configs) -> bool:
@@ -185,7 +185,7 @@ class Family(Protocol):
         return False
 
     def image_problem(self, configs: Configs, last: bool) -> str | None:
-        """The reason why a model with these configurations does not take these frames; None if it does.
+        """The reason why a model with these configurations does not accept these frames; None if it accepts them.
 
         Args:
             configs: Configurations by component.
@@ -229,14 +229,15 @@ class Family(Protocol):
         ...
 
     def time_signal(self, transformer: Any, timesteps: torch.Tensor, projected: bool) -> torch.Tensor:
-        """Embeddings of timesteps [steps] as the transformer makes them, [steps, width].
+        """The transformer's embeddings of timesteps [steps], as [steps, width].
 
         Args:
             transformer: A module with the `time_modules` as attributes.
             timesteps: The scheduler's own timesteps.
-            projected: Return the projection that modulates the blocks instead; it is six times as wide.
+            projected: Return the projection of the embeddings that modulates the blocks; its width is six times the
+                embedding's width.
         """
-        raise NodeError(f"models of {self.name} have no embedding of the timestep alone")
+        raise NodeError(f"models of {self.name} have no embedding that depends on the timestep alone")
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """The guided prediction, normalised as the family's pipeline does it; by default unchanged."""

@@ -49,7 +49,7 @@ def unpack(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def schedule_arguments(steps: int, sigmas: Any, scheduler: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
     """The arguments of the image pipelines for `set_timesteps`: the pipeline's noise levels and the shift's exponent.
 
-    Solvers for other noise schedules (`use_flow_sigmas`) make their own noise levels, as in FluxPipeline.
+    Solvers for other noise schedules (`use_flow_sigmas`) compute their own noise levels, as in FluxPipeline.
     """
     given = {"num_inference_steps": steps} if scheduler.get("use_flow_sigmas") else {"sigmas": sigmas}
     return given if mu is None else {**given, "mu": mu}
@@ -97,7 +97,8 @@ def planned(model: LoadedModel, encoder: Any) -> Any:
     """A text encoder for pipelines that select tokens by the values of a mask.
 
     On the meta device, a mask has no values. While planning, the encoder runs on the meta device, where the meter
-    counts its cost, but the pipeline gets zeros of equal shape on the CPU (views of one number), beside the mask.
+    counts the cost. The pipeline then gets zeros of equal shape on the CPU (views of one number), where the mask is
+    too.
     """
     return _Planned(encoder) if model.device == "meta" else encoder
 

@@ -22,7 +22,7 @@ else:
 class QwenImage(Family):
     """The Qwen-Image family; `Family` documents each member.
 
-    Its VAE is a video VAE: outside of the denoise loop, latents have a frame dimension of length 1.
+    The VAE is a video VAE. So latents have a frame dimension of length 1 outside of the denoise loop.
     """
 
     name = "qwen-image"

@@ -94,7 +94,7 @@ class Wan(Family):
         transformer = configs.get("transformer", {})
         expands = configs.get("model_index", {}).get("expand_timesteps")
         if not expands and not self.needs_image(configs):
-            return "this model makes clips from text alone; image to video needs an I2V or TI2V model"
+            return "this model generates clips from text alone; image to video needs an I2V or TI2V model"
         if expands and last:
             return "this model takes a first frame only"
         # Positions for two images mean a model for a first and a last frame (FLF2V). Without CLIP, both forms work.

@@ -1,4 +1,4 @@
-"""`sgd init`: a first workflow for a model: the bundled workflow of its kind, for this model."""
+"""`sgd init`: write a first workflow for a model, by adapting the bundled workflow for this kind of model."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ WORKFLOWS = {
 def starter(source: str) -> tuple[str, str]:
     """A name and the text of a workflow for the model at `source`, a folder or a name on the hub.
 
-    Sizes, steps and scales are those of the bundled workflow, that is of the model it was written for.
+    Sizes, steps and scales are those of the bundled workflow. They fit the model that it was written for.
 
     Raises:
-        NodeError: If there is no such model, or it is of no known kind.
+        NodeError: If there is no such model, or sgd has no workflow for this kind of model.
     """
     from ..models.repository.repository import open_repository
 
@@ -41,7 +41,7 @@ def starter(source: str) -> tuple[str, str]:
     workflow = WORKFLOWS.get(kind(repository))
     if workflow is None:
         raise NodeError(
-            f"{source} is for {repository.pipeline}, which sgd has no workflow for",
+            f"{source} is a model for {repository.pipeline}, and sgd has no workflow for this pipeline",
             help="known pipelines: " + ", ".join(dict.fromkeys(k.split()[0] for k in WORKFLOWS)),
         )
     name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or workflow
@@ -55,7 +55,7 @@ def starter(source: str) -> tuple[str, str]:
 
 
 def kind(repository: Repository) -> str:
-    """A key of `WORKFLOWS`."""
+    """The kind of a model, as a key of `WORKFLOWS`."""
     index = repository.index
     if index.get("expand_timesteps"):
         return f"{repository.pipeline} with expanded timesteps"
@@ -64,8 +64,8 @@ def kind(repository: Repository) -> str:
 
 
 def adapt(text: str, name: str, source: str, workflow: str) -> str:
-    """A bundled workflow's text for another model, to stand in another folder."""
-    about = f"After sgd's workflow {workflow}, for {source}. Sizes, steps and scales may want a change."
+    """Adapt the text of a bundled workflow to another model and another folder."""
+    about = f"After sgd's workflow {workflow}, for {source}. Check the sizes, steps and scales."
     text = re.sub(r"^name: .*$", lambda _: f"name: {name}", text, count=1, flags=re.MULTILINE)
     text = re.sub(r"^about: .*$", lambda _: f"about: {quoted(about)}", text, count=1, flags=re.MULTILINE)
     text = re.sub(

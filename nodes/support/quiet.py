@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep diffusers and transformers from printing; sgd raises its own errors and warnings."""
+    """Keep diffusers and transformers from printing. sgd reports its own errors and warnings."""
     import diffusers.utils.logging as diffusers_logging
     import transformers.utils.logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""The form of a value: the value without the storages of its tensors. Calls with equal forms have equal cost."""
+"""The form of a value: shapes and dtypes replace tensors. Calls whose arguments have equal forms cost the same."""
 
 from __future__ import annotations
 

@@ -267,8 +267,10 @@ def test_problems_of_either_choice_are_found_before_the_run():
         node_facts.describe(expert, model=whole(base, "transformer_2"), component="transformer_2"),
     ):
         chosen = describe(above=base, below=below)
-        assert ["compiled whole" in message for message in found(chosen, short)] == [True]
-        assert ["compiled whole" in message for message in found(describe(above=chosen, below=base), short)] == [True]
-        assert ["compiled whole" in message for message in found(below, short)] == [True]
+        assert ["compiled as a whole" in message for message in found(chosen, short)] == [True]
+        assert ["compiled as a whole" in message for message in found(describe(above=chosen, below=base), short)] == [
+            True
+        ]
+        assert ["compiled as a whole" in message for message in found(below, short)] == [True]
     assert found(whole(base, "transformer_2"), short) == []  # transformer_2 does not run
     assert found(describe(above=base, below=second), short) == []

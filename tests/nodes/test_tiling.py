@@ -122,7 +122,7 @@ def test_running_out_of_memory_gives_advice(wan_folder, run, memory, clip, monke
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.component("vae"), "_decode", out_of_memory)
-    with pytest.raises(DoesNotFit, match=r"decoding takes \d.* in one piece, which does not fit .* 64.0 GiB") as error:
+    with pytest.raises(DoesNotFit, match=r"decoding takes \d.* without tiles, which does not fit .* 64.0 GiB") as error:
         decode(run, model, clip)
     assert error.value.help.startswith("set `tiling: on`, or choose a smaller size")
     with pytest.raises(DoesNotFit, match=r"decoding does not fit") as error:

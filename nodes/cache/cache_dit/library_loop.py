@@ -1,9 +1,9 @@
 """The cache-dit package at work on one component, for one run of a loop.
 
 The package changes the transformer that it is given: its `forward`, attributes, the order of its children, and the
-class of its pipeline. So it is given a stand-in that holds the same blocks, one for each guidance branch, and only its
-blocks go into the transformer, for the length of a forward. Nothing is left behind, and each branch has a state of its
-own however often it is called.
+class of its pipeline. So the package gets a stand-in for each guidance branch, which holds the same blocks. During a
+forward call, the blocks of the stand-in replace the blocks of the transformer. The transformer stays unchanged, and
+each branch has its own state, however often it is called.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from .engine_options import MASK, POLICY
 
 @dataclass
 class Taken:
-    """The decisions of one list of blocks of a branch, by step."""
+    """The decisions about one list of blocks for one guidance branch, by step."""
 
     taken: dict[int, Decision] = field(default_factory=dict)
 
 
 class LibraryEngine:
-    """Lets cache-dit compute or reuse, for each guidance branch.
+    """Lets cache-dit compute or reuse blocks, for each guidance branch.
 
     Args:
         gate: A resolved gate of the kind `library`.
-        component: The component behind it; of a trial everything is computed, without the package.
+        component: The component that the gate controls. In a trial, all blocks are computed, without the package.
         take_turns: Several branches run at a step, one call after the other.
 
     Raises:
-        NodeError: If branches take turns and the options give them one state.
+        NodeError: If branches take turns and the options make them share one state.
     """
 
     def __init__(self, gate: Gate, component: GatedComponent, take_turns: bool = False) -> None:
@@ -69,7 +69,7 @@ class LibraryEngine:
         return made
 
     def close(self) -> None:
-        """Let go of everything that was kept."""
+        """Release all tensors and modules that the engine keeps."""
         for cache in self.caches.values():
             cache.close()
 
@@ -85,14 +85,14 @@ class LibraryEngine:
         return {**options, "num_inference_steps": self.steps, "enable_separate_cfg": False}
 
     def _digits(self, steps: Sequence[int]) -> str | None:
-        """The mask's entries of some steps; the first is computed, since there is nothing to reuse."""
+        """The mask's digits for some steps; None without a mask. The first step is always computed."""
         mask = self.gate.mask
         if mask is None or mask.digits is None:
             return None
         return "1" + "".join(mask.digits[step] for step in steps[1:])
 
     def digits(self, branch: str) -> str:
-        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
+        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided in the run."""
         steps = self.indices[branch]
         gate, component = self.gate, replace(self.component, steps=len(steps))
         if gate.mask is not None:
@@ -103,7 +103,7 @@ class LibraryEngine:
 
 
 class StandIn(torch.nn.Module):
-    """Holds lists of blocks of a transformer under the same names; a call hands them on as cache-dit has them then."""
+    """Holds lists of blocks of a transformer under the same names. A call passes on the lists that cache-dit made."""
 
     def __init__(self, lists: Mapping[str, torch.nn.ModuleList]) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class StandIn(torch.nn.Module):
 
 
 class Cache:
-    """A transformer with cache-dit's blocks in place of its own during a call; the state is that of one branch."""
+    """A transformer whose blocks are replaced by those of cache-dit during a call, with the state of one branch."""
 
     def __init__(self, transformer: Any, options: Mapping[str, Any]) -> None:
         with quiet():
@@ -158,7 +158,7 @@ class Cache:
         return self.stand_in(lambda blocks: exchanged(self.transformer, blocks, *args, **kwargs))
 
     def decisions(self) -> Iterator[Decision]:
-        """The decisions of the last call, one for each context, with cache-dit's reason where it gives one."""
+        """The decisions of the last call, one for each context, with cache-dit's reason if it gives one."""
         for name in self.contexts:
             yield _decision(self.manager.get_context(name))
 
@@ -193,7 +193,7 @@ def _decision(context: Any) -> Decision:
         nearest = min(measured, default=None)
         return Decision(not pruned, f"{pruned} of {blocks} blocks reused" if pruned else "rule", nearest, nearest)
     computed = not (cached and cached[-1] == step)
-    # Negative numbers stand for no comparison: -1 under a threshold of 1 and more, -2 for another shape.
+    # A negative number means that nothing was compared: -1 for a threshold of 1 or more, -2 for unequal shapes.
     distance = None if diffs is None or diffs < 0 else float(diffs)
     static = config.steps_computation_mask is not None and config.steps_computation_policy == "static"
     if context.is_in_warmup():

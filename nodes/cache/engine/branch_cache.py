@@ -18,11 +18,11 @@ class BranchCache:
     """Everything that a guidance branch keeps from step to step, for one stack.
 
     Attributes:
-        decider: Rules and limits.
-        known: Decisions by step, where they are known ahead.
+        decider: Decides by the gate's rule and limits.
+        known: Decisions by step if they are known before the run, else None.
         hidden: Predicts the residual of the reused blocks in the hidden states.
-        text: The same for the stream of text, where something after them reads it.
-        compared: The signal that the next one is compared with.
+        text: Predicts the residual of the reused blocks in the text stream, if a later block reads that stream.
+        compared: The signal with which the next step's signal is compared.
         taken: Decisions of the run, by step.
         latest: The last computed step, -1 before there is one.
     """
@@ -40,8 +40,8 @@ class BranchCache:
         if self.known is None:
             return self.decider.forced(index)
         decision = self.known.get(index)
-        # If other branches run than were expected, a step that was to be computed may have been passed over. The
-        # residual is then missing, or older than that step.
+        # If other branches run than expected, a step that was to be computed may have been skipped. The residual is
+        # then missing, or older than that step.
         kept = self.latest >= 0 and self.hidden.step == self.latest
         if decision is None or not (decision.computed or kept):
             return Decision(True, "unforeseen")
@@ -59,5 +59,6 @@ class BranchCache:
         if self.known is None:
             return True
         later = [decision.computed for i, decision in self.known.items() if i > index]
-        # A residual that is used as it is serves the very next step or none; an expansion builds on earlier ones.
+        # Without an expansion, the residual of a step can only serve the next step. An expansion uses earlier residuals
+        # too.
         return not all(later[:1] if self.hidden.order == 0 else later)

@@ -1,7 +1,8 @@
-"""Deciding, step by step, whether to compute or to reuse: rules and limits without any tensor. Torch-free.
+"""Decide for each step whether blocks are computed or reused: rules and limits without tensors. Torch-free.
 
-Order: nothing to reuse yet → warm-up → last step → mask → most reused → longest run → accumulated → rule. It is that of
-DBCache in the cache-dit package (caching/cache_contexts/cache_manager.py, `can_cache`); a static mask decides alone.
+Order: nothing to reuse yet → warm-up → last step → mask → most reused → longest run → accumulated → rule. The order is
+that of DBCache in the cache-dit package (caching/cache_contexts/cache_manager.py, `can_cache`). A static mask decides
+alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ..masks import mask_of
 from .gated_component import GatedComponent
 
 ALWAYS = 1.0
-"""With a threshold of at least this, `change` compares nothing and reuses, as in cache-dit."""
+"""With a threshold of at least this number, the rule `change` compares nothing and reuses, as in cache-dit."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class Decision:
     """The decision about one step, with its reason.
 
     Attributes:
-        computed: The blocks are computed; else they are reused.
+        computed: True if the blocks are computed, False if they are reused.
         reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`; `unforeseen`
-            where a schedule known ahead does not hold, since the branch ran at other steps.
-        distance: The signal's relative change, where it was measured.
-        value: The number that was compared with the threshold; None if none was.
+            if the decisions known before the run do not apply, because the branch ran at other steps.
+        distance: The signal's relative change; None if it was not measured.
+        value: The number that was compared with the threshold; None if nothing was compared.
     """
 
     computed: bool
@@ -49,8 +50,8 @@ class Decider:
 
     Args:
         gate: A resolved gate.
-        steps: Number of steps of the component; masks and limits are over these.
-        branch: Name of the branch, or names in one batch joined by +, for tables that have one per branch.
+        steps: Number of steps of the component. Masks and limits refer to these steps.
+        branch: Name of the branch, or names in one batch joined by +. It selects the ratios.
     """
 
     def __init__(self, gate: Gate, steps: int, branch: str = "positive") -> None:
@@ -101,7 +102,7 @@ class Decider:
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:
-        """The rule's decision for a relative change of the signal; NaN computes."""
+        """The rule's decision for a relative change of the signal. The blocks are computed if the change is NaN."""
         gate, threshold = self.gate, self.gate.threshold
         assert threshold is not None, "a rule other than a mask has a threshold"
         if distance is not None and distance > 0:
@@ -176,7 +177,7 @@ def schedule(
 
 
 def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
-    """The steps of a gate with a signal, as known ahead: 1 for computed, 0 for reused, ? for decided then."""
+    """The decisions that are known before the run: 1 for computed, 0 for reused, ? for decided in the run."""
     decider, digits = Decider(gate, steps, branch), []
     for index in indices:
         decision = decider.forced(index)
@@ -188,11 +189,11 @@ def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
 
 
 class KnownDecisions:
-    """The decisions of one branch, where they are known ahead.
+    """The decisions of one branch that are known before the run.
 
     Args:
         gate: A resolved gate.
-        component: The component behind it.
+        component: The component that the gate controls.
         branch: Name of the branch.
         indices: The steps at which the branch runs.
     """
@@ -201,14 +202,14 @@ class KnownDecisions:
         self.gate, self.component, self.branch, self.indices = gate, component, branch, indices
 
     def by_step(self) -> dict[int, Decision] | None:
-        """The decisions by step; None if the steps decide."""
+        """The decisions by step; None if they are made in the run."""
         if self.component.trial:
             reuses = "0" in self.digits()
             return {index: Decision(index == self.indices[0] or not reuses, "trial") for index in self.indices}
         return self._schedule()
 
     def digits(self) -> str:
-        """One digit for each step of the branch: 1 for computed, 0 for reused, ? for decided then."""
+        """One digit for each step of the branch: 1 for computed, 0 for reused, ? for decided in the run."""
         known = self._schedule()
         if known is None:
             return outlook(self.gate, self.component.steps, self.branch, self.indices)

@@ -1,4 +1,4 @@
-"""Predictors: a tensor in place of the residual of blocks that are not computed."""
+"""Predictors: estimate the residual of blocks that are not computed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ if TYPE_CHECKING:
 class Taylor:
     """A Taylor expansion of a tensor over the steps (TaylorSeer, 2503.06923).
 
-    d₀ is the tensor at the last computed step and dᵢ₊₁ = (dᵢ − dᵢ before) / w, w the steps between the last two
-    computed ones; the prediction is Σ dᵢ eⁱ / i!, e the steps since. An order needs one computed step more than itself;
-    until then the expansion ends earlier. Of order 0 it is the tensor as it was last.
+    d₀ is the tensor at the last computed step, and dᵢ₊₁ = (dᵢ − previous dᵢ) / w, where w is the number of steps
+    between the last two computed steps. The prediction is Σ dᵢ eⁱ / i!, where e is the number of steps since the last
+    computed step. Order n needs n + 1 computed steps; until then the expansion has fewer terms. With order 0, the
+    prediction is the tensor at the last computed step.
 
-    The calibrator of the cache-dit package is not used: it begins to differentiate at the fourth computed step.
+    The calibrator of the cache-dit package is not used, because it computes derivatives only from the fourth computed
+    step on.
     """
 
     def __init__(self, order: int) -> None:
@@ -25,7 +27,7 @@ class Taylor:
         self.step = -1
 
     def update(self, step: int, tensor: torch.Tensor) -> None:
-        """Take note of the tensor at a computed step."""
+        """Store the tensor of a computed step."""
         made = [tensor]
         if self.derivatives and self.derivatives[0].shape == tensor.shape:
             window = step - self.step
@@ -34,7 +36,7 @@ class Taylor:
         self.derivatives, self.step = made, step
 
     def predict(self, step: int) -> torch.Tensor:
-        """The tensor at a step that is not computed."""
+        """Predict the tensor at a step that is not computed."""
         if len(self.derivatives) == 1:
             return self.derivatives[0]
         elapsed = step - self.step

@@ -1,10 +1,10 @@
 """MagCache's published ratios, as data (2506.09045).
 
-magcache_ratios.json holds them, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with file
-and line of each. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that of the
-step before; each list has one for every step, and the first is 1. Thresholds, longest runs and retention are those of
-the README's command for the model, or else the script's. diffusers 0.42 ships one of these lists, FLUX.1-dev's, as
-`FLUX_MAG_RATIOS`.
+magcache_ratios.json holds the ratios, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with the
+file and line of each list. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that
+of the step before. Each list has a ratio for every step, and the first is 1. Thresholds, longest runs and retention
+come from the README's command for the model, or else from the script's defaults. diffusers 0.42 ships one of these
+lists, FLUX.1-dev's, as `FLUX_MAG_RATIOS`.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ class Table:
 
     @property
     def steps(self) -> int:
-        """Steps of the run it was measured on, by all transformers together."""
+        """Number of steps of the measured run, over all transformers."""
         return sum(len(branches["positive"]) for branches in self.ratios.values())
 
     def at(self, steps: int, component: str = "transformer", branch: str = "positive") -> tuple[float, ...]:
-        """Ratios of one transformer and branch for another number of its steps.
+        """The ratios of one transformer and branch, for another number of steps of this transformer.
 
         Raises:
             KeyError: If there is no such transformer, or the branch was not measured.
@@ -63,16 +63,16 @@ class Table:
         return nearest(self.ratios[component][branch], steps)
 
     def forced(self, steps: int) -> tuple[int, ...]:
-        """The steps of a run of `steps` that `always` falls on: those whose nearest measured step it is."""
+        """In a run with this many steps, the steps whose nearest measured step is in `always`."""
         return tuple(step for step, measured in enumerate(_indices(self.steps, steps)) if measured in self.always)
 
 
 def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
-    """A list of ratios at another number of steps.
+    """Convert a list of ratios to another number of steps.
 
-    Both ends are kept. A step between them takes the nearest measured ratio: of n, step i of N takes that at
-    i (n - 1) / (N - 1), rounded to even where it is half-way. One step takes the last. This is the origin's and
-    diffusers' interpolation; a ratio stays that of neighbouring steps of the measured run, however many there are.
+    The first and the last ratio are kept. Step i of N takes the nearest of the n measured ratios, at the index i (n -
+    1) / (N - 1), where halves are rounded to even. If N is 1, the step takes the last ratio. MagCache and diffusers
+    interpolate in this way too. A ratio always compares neighbouring steps of the measured run, whatever N is.
 
     Raises:
         ValueError: If there is no ratio, or no step.
@@ -92,7 +92,7 @@ def _indices(measured: int, steps: int) -> list[int]:
 
 @cache
 def tables() -> tuple[Table, ...]:
-    """All of them."""
+    """All published tables."""
     entries = json.loads(Path(__file__).with_name("magcache_ratios.json").read_text(encoding="utf-8"))
     return tuple(
         Table(
@@ -114,7 +114,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Table, ...]:
-    """The tables published for a model; `checkpoints.py` tells models apart.
+    """The tables published for a model; `checkpoints.py` identifies the model.
 
     Args:
         family: Name of the family.

@@ -32,7 +32,7 @@ def read(file: Path) -> AdapterHeader:
     """Read the header of a file.
 
     Raises:
-        NodeError: If the file is truncated, or no safetensors file.
+        NodeError: If the file is truncated, or is not a safetensors file.
     """
     content = weight_files.header(file)
     metadata = content.pop("__metadata__", None)

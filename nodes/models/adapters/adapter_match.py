@@ -1,4 +1,4 @@
-"""Adapters of a file, matched with the layers of a model: those that are applied, and every tensor that is not.
+"""Match the adapters of a file with the layers of a model: which are applied, and which tensors are not.
 
 `sgd check` and loading both read a file through `match`, so that they agree. Torch-free.
 """
@@ -18,24 +18,24 @@ from .adapter_scale import ScaleRule
 from .layer_table import LayerTable, Pieces, flat
 
 UNKNOWN_FORM = "in a form that cannot be applied"
-"""The end of a sentence about a tensor."""
+"""The end of a sentence whose subject is a tensor."""
 
 SHOWN = 3
-"""Names of tensors in one message."""
+"""Largest number of tensor names in one message."""
 
-OTHER_MODEL = "it may be for another model; a LoRA is for one family and size"
+OTHER_MODEL = "the file may be for another model; a LoRA fits one family and model size"
 OTHER_FORM = "LoRA, LoHa, LoKr, DoRA and differences are applied; convert the file, or leave these tensors out of it"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Everything that one file has for one of its layers.
+    """All tensors of a file that belong to one layer.
 
     Attributes:
         stem: The layer, as the file names it.
-        pieces: Where its rows belong in the model.
+        pieces: The rows of the model's layers that belong to this layer.
         keys: Names of the tensors in the file, by part.
-        shapes: Their shapes, by part.
+        shapes: Shapes of these tensors, by part.
     """
 
     stem: str
@@ -46,13 +46,14 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Match:
-    """A file, read for one model.
+    """The result of matching a file with one model.
 
     Attributes:
         adapters: The adapters that are applied.
-        applied: Number of their tensors.
-        scale: The factors at which they act.
-        problems: Errors for tensors of this model's layers that cannot be applied, warnings for tensors of others.
+        applied: Number of the tensors that are applied.
+        scale: The factors of the adapters.
+        problems: An error for a tensor of the model's layers that cannot be applied, a warning for any other tensor
+            that is not applied.
     """
 
     adapters: tuple[Adapter, ...]
@@ -112,12 +113,12 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
 
 
 def _is_general(stem: str) -> bool:
-    """Whether an alpha belongs to no layer, and so to all."""
+    """Whether an alpha names no layer, and so applies to all layers."""
     return not stem or "" in adapter_names.without_prefixes(f"{stem}.")
 
 
 def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> None:
-    """Give the alpha of the whole file to each layer without one of its own."""
+    """Give the alpha of the whole file to each layer that has no alpha of its own."""
     for group, own in found.items():
         if "alpha" not in own.keys:
             keys, shapes = {**own.keys, "alpha": key}, {**own.shapes, "alpha": shape}
@@ -125,13 +126,15 @@ def _share(found: dict[Group, Adapter], key: str, shape: tuple[int, ...]) -> Non
 
 
 def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
-    """Remove adapters that stand a second time in the file, under another name of the layer; the model's names stay.
+    """Remove adapters that the file holds twice, under two names of a layer.
 
-    Some trainers write a layer under two names, and `qkv` beside `to_q`, `to_k` and `to_v`. Two adapters for one
-    layer of which neither has the model's own name are wrong.
+    The adapter with the model's own name stays.
+
+    Some trainers write a layer under two names, or write `qkv` as well as `to_q`, `to_k` and `to_v`. If a layer has two
+    adapters and neither has the model's own name, it is an error.
 
     Returns:
-        The tensors that were removed.
+        Names of the tensors that were removed.
     """
     holders: dict[tuple[str, bool], list[Group]] = {}
     for group, own in found.items():
@@ -151,7 +154,7 @@ def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[s
         left = [group for group in groups if group in found]
         for group in left[1:]:
             layer, other = group[1][0].layer, left[0][0]
-            wrong |= dict.fromkeys(found[group].keys.values(), f"is for {layer}, which {other} is for too")
+            wrong |= dict.fromkeys(found[group].keys.values(), f"is for {layer}, and so is {other}")
     return removed
 
 
@@ -174,9 +177,9 @@ def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
         elif part in ("lora_down_bias", "lora_mid_bias"):
             yield own.keys[part], f"is for {layer}, {UNKNOWN_FORM}"
         elif (part in MAGNITUDES and not forms) or (part == "lora_up_bias" and "lora_up" not in parts):
-            yield own.keys[part], f"is for {layer}, and stands without an adapter"
+            yield own.keys[part], f"is for {layer}, for which the file has no adapter"
         elif part == "alpha" and len(parts) == 1:
-            yield own.keys[part], f"is for {layer}, and stands alone"
+            yield own.keys[part], f"is for {layer}, for which the file has nothing else"
         elif part in BIASES and not table.has_bias(own.pieces):
             yield own.keys[part], f"is for {layer}, which has no bias"
     if any(0 in shape for shape in parts.values()):
@@ -205,7 +208,7 @@ def _errors(
         yield Diagnostic("bad-value", f"{file} has nothing for {component}{names}", "source", help=OTHER_MODEL)
     for pattern in scale.patterns:
         if not adapter_scale.readable(pattern):
-            message = f"{file}: its metadata gives an alpha to the layers {pattern[:60]!r}, which cannot be read"
+            message = f"{file}: the metadata has the pattern {pattern[:60]!r}, which is not valid or too slow to match"
             yield Diagnostic("bad-value", message, "source", help="write the names of the layers")
 
 
@@ -215,12 +218,12 @@ def _warnings(file: str, component: str, lacking: list[str], copies: list[str]) 
     for keys, reason in (
         (encoder, "for a text encoder, which `model.lora` does not change"),
         (layers, f"for layers that {component} does not have"),
-        (copies, "in the file a second time, under another name of the same layers"),
+        (copies, "in the file twice, under two names of the same layers"),
     ):
         if keys:
             verb = "is" if len(keys) == 1 else "are"
             message = f"{file}: {_some(keys)} {verb} {reason}"
-            yield Diagnostic("bad-value", message, "source", severity="warning", help="they are not applied")
+            yield Diagnostic("bad-value", message, "source", severity="warning", help="these tensors are not applied")
 
 
 def _some(keys: list[str]) -> str:

@@ -1,7 +1,8 @@
-"""The factor of an adapter, `alpha / rank`, and the metadata of a file that change it. Torch-free.
+"""The factor of an adapter, `alpha / rank`, and the metadata of a file that affect it. Torch-free.
 
 diffusers and peft keep `lora_alpha`, `alpha_pattern` and `use_rslora` in the metadata, as one JSON object; other
-trainers keep an `alpha` beside the tensors of each layer. LyCORIS' own `rs_lora` is part of its `alpha` already.
+trainers keep an `alpha` beside the tensors of each layer. LyCORIS has already applied its `rs_lora` to the `alpha` in
+the file.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from typing import Any
 from .adapter_names import without_prefixes
 
 LONGEST = 200
-"""Characters of a pattern that is read as a regular expression; longer ones may take long."""
+"""Largest length of a pattern that is used as a regular expression. Matching a longer pattern may be slow.
+"""
 
 MAIN = "transformer"
-"""Stands before each setting in the metadata that diffusers writes."""
+"""The prefix of each setting in the metadata that diffusers writes."""
 
 REPEATS = 2
-"""Times that such a pattern may repeat something without a limit; more may take long."""
+"""Largest number of unlimited repetitions in a pattern. Matching a pattern with more may be slow."""
 
 
 @dataclass(frozen=True)
 class ScaleRule:
-    """The factors of the adapters of one file, as its metadata has them.
+    """The rule for the factors of a file's adapters, from the file's metadata.
 
     Attributes:
-        alpha: For every layer without one of its own; None: the rank, which makes the factor 1.
+        alpha: Alpha of every layer that has no alpha of its own. None stands for the rank, with which the factor is 1.
         patterns: Alpha by pattern of a layer's name, as peft writes them.
         root: Divide the alpha of a LoRA by the square root of its rank (rslora).
     """
@@ -44,9 +46,9 @@ class ScaleRule:
 
         Args:
             stem: The layer, as the file names it.
-            form: Its form.
-            rank: Its rank; None for a form without one, whose factor is 1.
-            alpha: The alpha that the file has for it, None if it has none.
+            form: Form of the adapter.
+            rank: Rank of the adapter; None for a form without a rank, whose factor is 1.
+            alpha: Alpha of the layer in the file; None if the file has no alpha for it.
         """
         if rank is None:
             return 1.0
@@ -62,9 +64,9 @@ class ScaleRule:
 
 
 def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
-    """The rule that a file's metadata gives for the adapters of a component.
+    """Read the rule for the adapters of a component from a file's metadata.
 
-    Values of another type than they should have are left out.
+    Values of a wrong type are ignored.
     """
     known: dict[str, Any] = dict(metadata)
     for text in metadata.values():
@@ -74,7 +76,7 @@ def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
             continue
         if isinstance(content, dict) and _has(content, component):
             known |= content
-    for prefix in (MAIN, component):  # a file for a second transformer has the name of the first, for the most part
+    for prefix in (MAIN, component):  # most files for a second transformer have the name of the first
         known |= {k.removeprefix(f"{prefix}."): v for k, v in known.items() if k.startswith(f"{prefix}.")}
     patterns = known.get("alpha_pattern")
     return ScaleRule(
@@ -102,7 +104,7 @@ def _number(value: Any) -> float | None:
 
 
 def _named(pattern: str, name: str) -> bool:
-    """Whether a layer is meant by a pattern, which is a regular expression for the end of its name, as in peft."""
+    """Whether a pattern matches a layer. As in peft, it is a regular expression for the end of the layer's name."""
     plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if name == plain or name.endswith(f".{plain}"):
         return True
@@ -112,7 +114,7 @@ def _named(pattern: str, name: str) -> bool:
 
 
 def readable(pattern: str) -> bool:
-    """Whether a pattern is a regular expression that is quick to match."""
+    """Whether a pattern is a valid regular expression that can be matched quickly."""
     if len(pattern) > LONGEST or len(re.findall(r"[*+}]", pattern)) > REPEATS or re.search(r"\)[*+?{]", pattern):
         return False
     try:

@@ -11,7 +11,7 @@ MODULATION = 256
 """`ADALN_EMBED_DIM` of diffusers' transformer_z_image.py, and the width of its sinusoidal embedding of a timestep."""
 
 TIMESTEP = 1024
-"""Width between the two layers of the embedding of a timestep, as diffusers has it."""
+"""Width between the two layers of the timestep embedding, as in diffusers."""
 
 
 def z_image(config: Mapping[str, Any]) -> LayerTable:

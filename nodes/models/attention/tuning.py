@@ -43,7 +43,7 @@ _REMEMBERED: dict[tuple[Any, ...], tuple[str, Timings]] = {}
 
 
 class Tuner:
-    """Watches the first call of a view for each shape, and sets the fastest backend for later calls.
+    """Observes the first call of a view for each shape, and sets the fastest backend for later calls.
 
     Args:
         view: The module; its attention uses the first candidate.

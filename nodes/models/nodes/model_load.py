@@ -103,8 +103,8 @@ def load(
         A model whose components are not in memory yet.
 
     Raises:
-        NodeError: If there is no such model, it is not in diffusers' layout, its family is unknown, or it cannot be
-            reached.
+        NodeError: If the model does not exist, is not in diffusers' layout, is of an unknown family, or cannot be
+            downloaded.
     """
     from ..memory.weights import Weights
 
@@ -125,7 +125,7 @@ def load(
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
-        run.warn("the weights are random: the results and the decisions of cache gates mean nothing")
+        run.warn("the weights are random: the results and the decisions of cache gates are meaningless")
     return Model(weights, family)
 
 

@@ -60,7 +60,7 @@ def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
 
 
 def _match(file: Path, component: str, class_name: str, config: Mapping[str, Any]) -> Match | None:
-    """A file, read for a component; None if the component's layers are not known."""
+    """Match a file with a component; None if the component's layers are not known."""
     # The tables of layers load for files with a LoRA alone.
     from ..adapters import adapter_header, transformer_tables
     from ..adapters.adapter_match import match
@@ -80,22 +80,22 @@ def lora(
     revision: str | None = None,
     component: Denoiser = "transformer",
 ) -> Model:
-    """Add a LoRA to the transformer; several of these nodes in a row add up.
+    """Add a LoRA to the transformer. Several of these nodes in a row add their LoRAs.
 
-    The adapters are merged into the weights when these are loaded, layer by layer: each step is as fast as without.
-    Only this value of the model has them; another value of the same model keeps the plain weights, and shares those
-    of all other layers. LoRA, LoHa, LoKr, DoRA and plain differences are applied, under the names that trainers and
-    other programs give to the layers. Every tensor of the file is applied or named: it is an error if one is for a
-    layer of the transformer and cannot be applied, and a warning if it is for a text encoder or for a layer that this
-    transformer does not have.
+    The adapters are merged into the weights when the weights are loaded, layer by layer. So each step is as fast as
+    without a LoRA. Only the output of this node has the adapters. The input model keeps its weights, and shares the
+    weights of all other layers. LoRA, LoHa, LoKr, DoRA and plain differences are applied, under the names that trainers
+    and other programs give to the layers. Every tensor of the file is applied or reported. A tensor for a layer of the
+    transformer that cannot be applied is an error. A tensor for a text encoder, or for a layer that this transformer
+    does not have, is a warning.
 
     Args:
         model: The model.
         source: A safetensors file, a folder that holds one, or `owner/name` on the hub.
-        scale: How strongly it acts: 0 is not at all, 1 is as it was trained. Of a DoRA it scales the change of
-            direction; the magnitudes are those of the file.
-        weight_name: Name of the file, where a folder or repository holds several: `name.safetensors`, or
-            `folder/name.safetensors` for one that lies deeper.
+        scale: Strength of the LoRA: 0 has no effect, 1 is the strength of the training. For a DoRA, the scale applies
+            to the change of direction; the magnitudes are those of the file.
+        weight_name: Name of the file, if a folder or repository holds several: `name.safetensors`, or
+            `folder/name.safetensors` for a file in a subfolder.
         revision: Branch, tag or commit on the hub; without it, the default branch.
         component: The transformer to change; `transformer_2` is the second expert of Wan 2.2.
 
@@ -103,7 +103,7 @@ def lora(
         The model with the LoRA.
 
     Raises:
-        NodeError: If the file cannot be had or read, or a tensor of it cannot be applied.
+        NodeError: If the file cannot be found, downloaded or read, or one of its tensors cannot be applied.
     """
     from ..transforms.lora_transform import Lora
 
@@ -120,10 +120,10 @@ def lora(
 
 
 def _report(found: Match, run: Run) -> None:
-    """Say how many tensors of a file are applied, and warn of the others.
+    """Report the number of tensors of a file that are applied, and warn of the other tensors.
 
     Raises:
-        NodeError: If one cannot be applied that should be.
+        NodeError: If a tensor for a layer of the model cannot be applied.
     """
     for problem in found.problems:
         if problem.severity == "error":

@@ -1,6 +1,6 @@
 """Builds components from their configurations: on the meta device for plans, or with random weights.
 
-A dummy component has the class, shapes and dtypes of the real component, and takes as much time and memory.
+A dummy component has the class, shapes and dtypes of the real component, and needs the same time and memory.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finds a LoRA file on this disk or on the hub. Only the safetensors file is read or downloaded."""
+"""Find a LoRA file on this disk or on the hub. Only the safetensors file is read or downloaded."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def local(source: str, weight_name: str | None) -> Path | None:
             raise NodeError(f"{source} is not a safetensors file; reading other formats can run code", help=CONVERT)
         if weight_name not in (None, path.name):
             raise NodeError(
-                f"{source} is a file, and not {weight_name}", help="leave weight_name out, or give a folder"
+                f"{source} is a file, and its name is not {weight_name}", help="leave weight_name out, or give a folder"
             )
         weight_files.check(path)
         return path
@@ -105,7 +105,7 @@ def _pick(names: list[str], source: str, weight_name: str | None) -> str:
         return weight_name
     top = [name for name in names if "/" not in name]
     if not top:
-        deeper = f"its subfolders hold some; set weight_name: {_some(names, ' or ')}" if names else None
+        deeper = f"subfolders hold safetensors files; set weight_name: {_some(names, ' or ')}" if names else None
         raise NodeError(f"{source} holds no safetensors file", help=deeper or "only safetensors files are read")
     if len(top) > 1:
         raise NodeError(f"{source} holds {len(top)} safetensors files", help=f"set weight_name: {_some(top, ' or ')}")

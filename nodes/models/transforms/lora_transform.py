@@ -40,7 +40,8 @@ class Lora:
             others: The LoRAs that follow.
             module: A view of the component.
             run: The run whose device computes.
-            spare: The component, if nobody else reads it: it loses each weight that is replaced in the view.
+            spare: The component if no other value reads it, else None. It loses each weight that is replaced in the
+                view.
 
         Raises:
             NodeError: If a file cannot be read or does not fit.

@@ -323,7 +323,7 @@ def test_a_component_that_does_not_fit_is_offloaded_with_a_warning(cuda):
     model, forbidden = load(cuda, FULL), load(cuda, FULL, offload="off")
     assert live(cuda, model) < 2 << 30
     (warning,) = [w for w in cuda.warnings if "transformer" in w]
-    assert "transformer takes 26.7 GiB, and 24.0 GiB of the device are free" in warning
+    assert "transformer takes 26.7 GiB, and the device has 24.0 GiB free" in warning
     assert "`offload: off` of model.load forbids it" in warning
     assert cuda.details["transformer"]["offloaded"] == "1 block a time"
     assert cuda.details["transformer"]["device_bytes"] < 2 << 30

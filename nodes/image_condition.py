@@ -167,7 +167,7 @@ def keep(latents: Latents, image: ImageCondition) -> Latents:
 
 
 def _pictures(run: Run, frames: Frames, size: Size, fit: str) -> list[Any]:
-    """One Pillow image per clip, cropped for `fit: crop`; the pipeline resizes it."""
+    """Make one Pillow image for each clip, cropped for `fit: crop`. The pipeline resizes the image."""
     _, count, height, width, _ = frames.tensor.shape
     if count > 1:
         raise NodeError(f"there are {count} frames, but an image has one", help="load the image with `image.load`")

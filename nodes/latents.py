@@ -51,7 +51,7 @@ def _describe(facts: LatentsNoiseFacts) -> LatentsFacts:
 def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
     seeds, batch = facts.seed, facts.batch
     if seeds is not None and batch is not None and len(seeds) not in (1, batch):
-        message = f"{len(seeds)} seeds for a batch of {batch}: give one, or one for each"
+        message = f"{len(seeds)} seeds for a batch of {batch}: give one seed, or one for each clip"
         yield Diagnostic("bad-value", message, "seed")
     family, made = facts.model.known_family, made_size(facts.model, facts.width, facts.height, facts.frames)
     if made is None or family is None:
@@ -168,7 +168,7 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
 
 
 def _header(path: Path) -> Mapping[str, Any]:
-    """The header of a safetensors file: eight bytes of length, then JSON.
+    """Read the header of a safetensors file: eight bytes with the length, then JSON.
 
     Raises:
         NodeError: If the file is missing, or `latents.save` did not write it.

@@ -46,7 +46,7 @@ NEEDS_SIZE = Diagnostic(
 
 
 def _configure(config: Mapping[str, Any], scheduler: str, shift: float | None) -> tuple[str, dict[str, Any]]:
-    """Class and configuration of the chosen scheduler, from the repository's configuration."""
+    """Make class and configuration of the chosen scheduler from the repository's configuration."""
     own = config.get("_class_name", "")
     name = own if scheduler == "auto" else CLASSES[scheduler]
     made = {**config, "_class_name": name}

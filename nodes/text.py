@@ -87,7 +87,7 @@ def encode(
     texts = {"positive": prompts}
     if "negative" in wanted:
         against = against or [""]
-        # One row for each prompt, as in the pipelines: a batch of another size may round differently.
+        # One row for each prompt, as in the pipelines. Rounding may differ with the size of the batch.
         texts["negative"] = against * len(texts["positive"]) if len(against) == 1 else against
     for name, entries in texts.items():
         for text in dict.fromkeys(entries):

@@ -11,7 +11,7 @@ PREFIX = "sgd:"
 
 
 def portable_copy(file: Path) -> str:
-    """The text of a bundled workflow, in which `sgd:` names replace paths of files beside it.
+    """Copy the text of a bundled workflow, and replace paths of files beside it by `sgd:` names.
 
     Comments and layout stay as they are.
 

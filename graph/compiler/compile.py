@@ -179,7 +179,7 @@ def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
 def _inputs(
     inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
 ) -> dict[str, Const]:
-    """The value of each input: the given value, else the default."""
+    """Find the value of each input: the given value, else the default. Problems go to `found`."""
     result: dict[str, Const] = {}
     for name, value in given.items():
         declared = inputs.get(name)
@@ -205,14 +205,14 @@ def _inputs(
             help = (
                 f"give {name}=…"
                 if not declared.type.is_port
-                else "only another workflow can give it: use this file in one"
+                else "only another workflow can give this input: use this file in another workflow"
             )
             found.append(Diagnostic("missing-input", message.rstrip("."), declared.span, help=help))
     return result
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
-    """Diagnostics without duplicates, in the order of files and lines.
+    """Sort diagnostics by file and line, and remove duplicates.
 
     First come diagnostics without a place, then those of the workflow, then those of the files that it uses.
     """
@@ -245,7 +245,7 @@ def compile_graph(
 
 
 def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> Plan:
-    """The plan of a file that was checked without errors.
+    """Compile a file that was checked without errors to a plan.
 
     Args:
         checked: The result of `check`.

@@ -249,7 +249,7 @@ def rewrite_source(source: Source, change: Callable[[Source], Source]) -> Source
 
 
 def rewrite(graph: Graph, change: Callable[[Source], Source]) -> Graph:
-    """The graph with every source changed."""
+    """Apply `change` to every source of a graph, and return the new graph."""
 
     def args(given: Mapping[str, Arg]) -> dict[str, Arg]:
         return {n: replace(a, source=rewrite_source(a.source, change)) for n, a in given.items()}

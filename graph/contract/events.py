@@ -108,7 +108,7 @@ class Observers(Observer):
     """
 
     def __init__(self, observers: Sequence[Observer]) -> None:
-        # A group sets its methods on the instance, and the search below looks at classes: take its members.
+        # A group sets its methods on the instance, but the search below looks at classes. So take the group's members.
         self.observers: list[Observer] = [
             m for o in observers for m in (o.observers if isinstance(o, Observers) else [o])
         ]

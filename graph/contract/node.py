@@ -38,7 +38,7 @@ OwnFunction = Callable[[Any], Iterable[str]]
 
 @dataclass(frozen=True)
 class Reads:
-    """`Annotated[Book, Reads("chapters")]`: only these parts of the value are read; without parts, only its facts."""
+    """`Annotated[Book, Reads("chapters")]`: the node reads these parts of the value. Without parts, only its facts."""
 
     parts: frozenset[str]
 
@@ -86,7 +86,7 @@ class Here(str):
 
 
 class Wanted(frozenset[str]):
-    """The parts that other nodes read of the node's only output; contains `*` if one reads the whole."""
+    """The parts of the node's only output that other nodes read. It contains `*` if a node reads the whole value."""
 
     def __contains__(self, part: object) -> bool:
         return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)

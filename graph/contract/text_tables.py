@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
-    """Rows of cells as aligned lines; the columns in `right` are aligned to the right."""
+    """Align rows of cells, and return them as lines. The columns in `right` are aligned to the right."""
     rows = [list(map(str, row)) for row in rows]
     if not rows:
         return []
@@ -20,14 +20,14 @@ def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[st
 
 
 def seconds(value: float | None) -> str:
-    """Seconds with about three significant digits."""
+    """Write a number of seconds with about three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def count(value: float | None, unit: str = "", base: int = 1000) -> str:
-    """A large number with a prefix: 1.42 G; bytes with `base` 1024 as GiB."""
+    """Write a large number with a prefix, such as 1.42 G, or 1.42 GiB with `base` 1024."""
     if not value:
         return "-"
     prefixes = ["", "k", "M", "G", "T", "P"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"]
@@ -39,6 +39,6 @@ def count(value: float | None, unit: str = "", base: int = 1000) -> str:
 
 
 def shortened(text: object, length: int = 100) -> str:
-    """The text of a path in a message. A text of more than `length` characters is cut and ends in `…`."""
+    """Write a path for a message. A text of more than `length` characters is cut and ends in `…`."""
     whole = str(text)
     return whole if len(whole) <= length else whole[: length - 1] + "…"

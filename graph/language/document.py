@@ -128,7 +128,7 @@ class Document:
 
 
 def document(source: Source) -> Document:
-    """The document of a source. Parts with problems are left out, and `problems` lists the problems.
+    """Parse a source into a document. Parts with problems are left out, and `problems` lists the problems.
 
     Raises:
         Problems: If the source is not YAML, is not a mapping, or is of another version of the language.

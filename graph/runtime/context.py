@@ -43,7 +43,7 @@ class Context(Run):
         return target
 
     def check(self, path: Path | str) -> Path:
-        """The absolute path for an output file, whose folder may not exist yet.
+        """Check the path of an output file, and make it absolute. The file's folder may not exist yet.
 
         Raises:
             NodeError: See `output`.

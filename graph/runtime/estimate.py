@@ -115,7 +115,7 @@ def estimate(
     device: str = "cpu",
     memory_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The cost of a plan on a device.
+    """Estimate the cost of a plan on a device.
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs),

@@ -243,7 +243,7 @@ class Executor:
                 environment[Var(step.loop.id, name)] = value
 
     def _over(self, step: LoopStep, environment: Environment) -> dict[str, list[Any]]:
-        """The values that a loop iterates over, as lists of equal length; the loop owns the lists."""
+        """Collect the values that a loop iterates over, as lists of equal length. The loop owns the lists."""
         loop = step.loop
         over: dict[str, list[Any]] = {}
         unknown = []

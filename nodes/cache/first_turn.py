@@ -32,7 +32,7 @@ NO_TIMESTEPS = Diagnostic(
 
 
 def place_of(turn: Turn, table: str | None) -> Place:
-    """The place where a gate works.
+    """Collect the facts about the place where a gate works.
 
     Args:
         turn: The first call in which it works.
@@ -69,7 +69,7 @@ def place_of(turn: Turn, table: str | None) -> Place:
 
 
 def component_of(turn: Turn, signal: Signal) -> GatedComponent:
-    """The component that a gate controls.
+    """Describe the component that a gate controls.
 
     Args:
         turn: The first call in which the gate works.
@@ -99,7 +99,7 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
 
 
 def meter(turn: Turn) -> Meter:
-    """The meter of the model's transformer.
+    """Make a meter for the model's transformer, and report the facts that a table needs.
 
     Args:
         turn: The first step that is measured.
@@ -145,7 +145,7 @@ def _reachable(turn: Turn) -> None:
 
 
 def _time_distances(signal: Signal, turn: Turn) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
-    """Gives the changes of the timestep's embedding; None if a plan does not have the weights of the embedding."""
+    """Compute the changes of the timestep's embedding; None if a plan does not have the embedding's weights."""
     import torch
 
     from .engine.signals import changes

@@ -48,7 +48,7 @@ NAMES = ("none", *PRESETS)
 
 
 def mask_of(mask: Mask, steps: int) -> str:
-    """The digits of a mask for a number of steps.
+    """Turn a mask into digits for a number of steps.
 
     Raises:
         ValueError: If the mask has another number of steps, or cannot be scaled to this number. The message is for the
@@ -67,7 +67,7 @@ def mask_of(mask: Mask, steps: int) -> str:
 
 
 def from_bins(compute: Sequence[int], reuse: Sequence[int], steps: int) -> str:
-    """The digits of alternating runs of computed and reused steps, cut to the number of steps.
+    """Join alternating runs of computed and reused steps to digits, cut to the number of steps.
 
     Raises:
         ValueError: If the runs are too short.
@@ -83,7 +83,7 @@ def from_bins(compute: Sequence[int], reuse: Sequence[int], steps: int) -> str:
 
 
 def preset_mask(name: str, steps: int) -> str:
-    """A preset scaled to the number of steps; its last step is computed.
+    """Scale a preset to the number of steps. Its last step is computed.
 
     Raises:
         ValueError: For fewer than 8 steps.

@@ -88,7 +88,7 @@ def _spans(gate: Gate, place: Place) -> Gate:
         front = FRONT if min(groups) >= FEW_BLOCKS else FRONT_OF_FEW
     for blocks in groups:
         if front + gate.back >= blocks:
-            message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
+            message = f"{front} first and {gate.back} last blocks are always computed, but there are {blocks} blocks"
             raise NodeError(message, help="leave some between them: lower front_blocks or back_blocks")
     whole_groups(counts, front, gate.back, gate.stacks == "separate", place.group)
     return replace(gate, front=front)

@@ -44,7 +44,7 @@ class GateState(State):
         self.run = turn.run
         component, window = turn.component, turn.window
         held = self.gates.get(component)
-        # Equal gates are one: a gate that stands in the loop is made anew at every step.
+        # A gate node in the loop makes a new gate at every step, so gates are compared by value.
         if held is None or held[:2] != (gate, window) or held[2].transformer is not turn.transformer:
             self._close(component)
             held = self.gates[component] = (gate, window, _engine(gate, turn))
@@ -80,7 +80,7 @@ class GateState(State):
 
 
 def _engine(gate: Gate, turn: Turn) -> Working:
-    """The engine that computes or reuses the blocks of the model's transformer, for a gate."""
+    """Make the engine that computes or reuses the blocks of the model's transformer, for a gate."""
     place = first_turn.place_of(turn, gate.table)
     try:
         resolved = resolve(gate, place)
@@ -171,14 +171,14 @@ class Opened:
 
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
-    """The warning for a gate that reused nothing. It gives the reason, and a threshold that would reuse steps."""
+    """Write the warning for a gate that reused nothing, with the reason and a threshold that would reuse steps."""
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
     ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
     if measured and not ruled:
         return f"{head}: no measured change is a finite number, so numbers overflow in the model"
     if ruled:
-        # A little over the smallest, so that the comparison holds after the number was written down.
+        # Slightly more than the smallest, so that the comparison also holds for the rounded number.
         least = max(min(ruled), 0.0) * 1.001
         return f"{head}: the threshold is {gate.threshold:g}, and the smallest that would reuse a step is {least:.4g}"
     reasons = sorted({decision.reason for decision in decisions})

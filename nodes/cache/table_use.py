@@ -17,7 +17,7 @@ from .calibration.table import digest
 
 
 def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
-    """The use of a table, from the facts about a model and its schedule that are known before the run."""
+    """Collect the facts from those about a model and its schedule that are known before the run."""
     name, weights = model.repository_name("transformer"), None
     known, config = model != ModelFacts() and not model.chosen, model.configs.get("transformer")
     if model.folder is not None and not model.chosen:
@@ -36,7 +36,7 @@ def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
 
 
 def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branches | None, run: Run) -> Use:
-    """The use of a table, from a model and a step of its loop. The shift is left out, since the timesteps depend on it.
+    """Collect the facts from a model and a step of its loop. The shift is left out, since the timesteps depend on it.
 
     Args:
         model: The model.
@@ -50,7 +50,7 @@ def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branch
     """
     weights, name, known = model.weights, model.name("transformer"), None
     if weights.repository.kind != "bundled" and not random(model, run):
-        # A plan does without weights, and without the rest of a download that broke off.
+        # A plan needs no weights, so it accepts missing or incomplete files.
         with suppress(NodeError) if run.planning else nullcontext():
             known = fingerprint.of_weights(weights.repository.folder / name, weights.variant)
     loras: list[Any] = [t for t in model.transforms if t.kind == "lora" and t.component == name]

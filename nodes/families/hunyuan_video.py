@@ -250,7 +250,7 @@ def _in_template(prompt: str) -> tuple[int, str]:
 
 
 def _tokenized(model: LoadedModel, prompts: Sequence[str], max_length: int) -> torch.Tensor:
-    """The pipeline's attention mask, on the CPU, for plans: a mask on the meta device has no values."""
+    """Make the pipeline's attention mask on the CPU, for plans, since a mask on the meta device has no values."""
     start, _ = _in_template("")
     tokens = model.component("tokenizer")(
         [_in_template(prompt)[1] for prompt in prompts],

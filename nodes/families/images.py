@@ -83,7 +83,7 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
 def cut_words(tokenizer: Any, text: str, prompt: str, max_length: int) -> str:
     """The end of a prompt beyond `max_length` tokens; `text` is the prompt in its chat template."""
     cut = tokenizer.decode(tokenizer(text, verbose=False).input_ids[max_length:])
-    # The template continues after the prompt; this end is not part of the prompt.
+    # The template continues after the prompt. Its end is not part of the prompt.
     end = text[text.rindex(prompt) + len(prompt) :] if prompt else text
     return "" if end.endswith(cut) else cut.removesuffix(end)
 

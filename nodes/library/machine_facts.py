@@ -48,7 +48,7 @@ def _hub() -> dict[str, str]:
 
 
 def _reach(endpoint: str) -> str:
-    """Text that says whether the hub answers."""
+    """Ask the hub, and return text that says whether it answers."""
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 

@@ -63,7 +63,7 @@ class Change:
 
 
 def advice_for(estimate: Mapping[str, Any]) -> list[str]:
-    """Lines of advice, one change each.
+    """Find changes to the workflow that reduce the peak memory, one line each.
 
     The change that saves most comes first. The list ends when the plan fits, or when no change helps.
 
@@ -75,7 +75,7 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
         return []
     components = {(c["holder"], c["part"]): c for c in estimate["components"]}
     memory, widest = estimate["memory_bytes"], max(rows, key=lambda row: row["peak_bytes"])
-    lines = [f"{widest['name']} needs most: {size(widest['peak_bytes'])}, and there are {size(memory)}"]
+    lines = [f"{widest['name']} needs the most memory: {size(widest['peak_bytes'])}, and the device has {size(memory)}"]
     left, made, peak = list(_changes(estimate, rows)), Change(""), widest["peak_bytes"]
     while left and peak > memory:
         best = min(left, key=lambda change: made.and_(change).peak(rows, components))

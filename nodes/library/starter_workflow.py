@@ -10,7 +10,7 @@ from ...graph.contract.node import Run
 from ...graph.contract.workflow_folders import bundled_workflows
 from ..models.repository.repository import Repository
 
-# By pipeline class; for classes that run several kinds of model, by the repository's configuration too.
+# The key is the pipeline class. If a class runs several kinds of model, the key also names the configuration.
 WORKFLOWS = {
     "WanPipeline": "wan2_1_t2v",
     "WanPipeline with two experts": "wan2_2_t2v_a14b",
@@ -26,7 +26,7 @@ WORKFLOWS = {
 
 
 def starter(source: str) -> tuple[str, str]:
-    """A name and the text of a workflow for the model at `source`, a folder or a name on the hub.
+    """Write a workflow for the model at `source` (a folder or a name on the hub). Returns its name and its text.
 
     Sizes, steps and scales are those of the bundled workflow. They fit the model that it was written for.
 
@@ -76,7 +76,7 @@ def adapt(text: str, name: str, source: str, workflow: str) -> str:
     # A gate's threshold for the bundled workflow's model does not fit another model.
     text = re.sub(r"^(  cache: \{type: float, default: )[\d.]+", r"\g<1>0", text, flags=re.MULTILINE)
     text = re.sub(r"\./(parts/\w+)\.yaml", r"sgd:\1", text)
-    # The picture that the bundled workflow falls back to does not come along.
+    # The default image of the bundled workflow is not copied.
     return re.sub(r"(type: path), default: images/[\w.]+", r"\1", text)
 
 

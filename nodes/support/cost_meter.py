@@ -249,7 +249,7 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def runtime(run: Run) -> Iterator[None]:
-    """The context of a run with this library: no gradients; while planning, attention as one operation.
+    """Set up the context of a run: no gradients; while planning, attention counts as one operation.
 
     It uses `no_grad`, because compiled modules and LoRA loading cannot use tensors of `inference_mode`.
     """
@@ -283,7 +283,7 @@ def _attention_on_meta() -> Iterator[None]:
 
 
 def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Attention on the meta device. Returns [..., heads, query tokens, value width], and counts the operations.
+    """Run attention on the meta device. Returns [..., heads, query tokens, value width] and counts the operations.
 
     Attention is two matrix products with 2·B·H·Lq·Lk·(D + Dv) operations. A mask does not reduce this number.
     """

@@ -11,7 +11,7 @@ from ...graph.contract.errors import NodeError
 
 @contextmanager
 def written(target: Path) -> Iterator[Path]:
-    """A temporary path beside `target`; it becomes `target` only if the block raises no error.
+    """Yield a temporary path beside `target`. The file is renamed to `target` if the block raises no error.
 
     Raises:
         NodeError: If the file cannot be written.

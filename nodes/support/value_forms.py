@@ -27,7 +27,7 @@ def form(value: Any) -> Any:
 
 
 def from_form(form: Any) -> Any:
-    """A value with this form: new tensors on the meta device; tuples become lists."""
+    """Make a value with this form: new tensors on the meta device. Tuples become lists."""
     if isinstance(form, tuple):
         return [from_form(entry) for entry in form]
     if isinstance(form, Shape):

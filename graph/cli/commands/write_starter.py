@@ -58,7 +58,7 @@ def names() -> list[str]:
 
 
 def listing() -> str:
-    """The bundled workflows, each with its description."""
+    """List the bundled workflows, each with its description, as text."""
     rows = []
     for name in names():
         value, _ = parse(read(bundled_workflows() / f"{name}.yaml"))

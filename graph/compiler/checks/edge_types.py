@@ -87,7 +87,7 @@ def _edge(
 
 
 def _origin(arg: Arg, known: Types) -> tuple[str, Span | None]:
-    """The origin of a value as text, and its place in the file."""
+    """Describe the source of a value as text, and give its place in the file."""
     source = arg.source
     if isinstance(source, Ref) and source.node in known.items:
         item = known.items[source.node]

@@ -52,7 +52,7 @@ def _impossible(source: Source) -> str | None:
     if "\0" in text:
         return "a file name has no NUL character"
     longest = max((len(part.encode(errors="replace")) for part in text.split("/")), default=0)
-    return f"a file name is at most 255 bytes long, and this one has {longest}" if longest > 255 else None
+    return f"a file name has at most 255 bytes, and this file name has {longest}" if longest > 255 else None
 
 
 def _outside(source: Source) -> bool:
@@ -71,7 +71,7 @@ def _outside(source: Source) -> bool:
 
 
 def _turns(subject: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic]:
-    help = "put ${index} or a loop variable into it"
+    help = "put ${index} or a loop variable into the path"
     unchanged = _unchanged(arg.source, around)
     if unchanged is not None:
         yield Diagnostic("bad-value", f"{subject} is the same in every turn of loop `{unchanged}`", arg.span, help=help)
@@ -80,7 +80,7 @@ def _turns(subject: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnos
     for turn, name in enumerate(_names(arg.source, around)):
         if name in names:
             message = f"{subject} is {name} in turn {names[name]} and again in turn {turn} of loop `{around[-1].id}`"
-            yield Diagnostic("bad-value", message, arg.span, help="put ${index} into it")
+            yield Diagnostic("bad-value", message, arg.span, help="put ${index} into the path")
             return
         names[name] = turn
 

@@ -57,7 +57,7 @@ class Resolver(Names):
         self.null: Set[str] = frozenset()
 
     def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
-        """The graph of a workflow, in which inputs do not yet have values.
+        """Build the graph of a workflow. Its inputs do not have values yet.
 
         Args:
             root: The workflow.
@@ -102,7 +102,7 @@ class Resolver(Names):
     def level(
         self, entries: Mapping[str, Entry], instance: Instance, scope: Scope, prefix: str, file_prefix: str
     ) -> dict[str, Item]:
-        """The items of one level. `prefix` is the path of the level, `file_prefix` the path of its file."""
+        """Build the items of one level. `prefix` is the path of the level, `file_prefix` the path of its file."""
         for name, entry in entries.items():
             self.bind(scope, name, self.outlet(entry, instance, prefix, file_prefix), entry.key)
         items: dict[str, Item] = {}
@@ -277,13 +277,13 @@ class Resolver(Names):
         for name in carry:
             if name not in outputs:
                 related = (Related("carried here", part.carry.keys[name]),) if part.carry else ()
-                message = f"loop `{entry.name}` carries `{name}` but does not yield it"
+                message = f"loop `{entry.name}` carries `{name}` but does not yield `{name}`"
                 self.report("yield-mismatch", message, where, related=related)
                 outputs[name] = Arg(BROKEN, where)
         if carry:
             for name in [n for n in outputs if n not in carry]:
                 assert part.yield_ is not None
-                message = f"loop `{entry.name}` yields `{name}` but does not carry it"
+                message = f"loop `{entry.name}` yields `{name}` but does not carry `{name}`"
                 help = did_you_mean(name, carry) or "add it to `carry`, with its first value"
                 self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
                 del outputs[name]
@@ -342,4 +342,4 @@ def _comma(value: Value) -> str | None:
 
 
 def _known(names: Mapping[str, Any]) -> str:
-    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
+    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "this node type has no parameters"

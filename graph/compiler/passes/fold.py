@@ -53,7 +53,7 @@ def _path(value: Const, declared: Declared) -> Const:
 
 
 def _list(items: list[Const]) -> Const:
-    """A list of constants with one folder. A path from an input with another folder becomes absolute."""
+    """Join constants to a list with one folder. A path from an input with another folder becomes absolute."""
     if any(i is BROKEN for i in items):
         return BROKEN
     bases = [i.base for i in items if i.base is not None and not isinstance(i.value, PathText)]
@@ -108,7 +108,7 @@ def _each(value: Any, change: Any) -> Any:
 
 
 def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
-    """The absolute path of `text`, which is relative to `base`. With `may_be_name`, a name stays a name.
+    """Make a path relative to `base` absolute. With `may_be_name`, the name of a repository is unchanged.
 
     `org/model` is a name unless a folder of that name exists in `base`. `sgd:images/boat.png` is a file of an installed
     library.

@@ -25,7 +25,7 @@ def hoist(graph: Graph) -> Graph:
 
 
 def _split(loop: Loop) -> tuple[dict[str, Item], Loop]:
-    """The items that leave the loop, and the loop without them."""
+    """Split a loop into the items that leave it, and the loop without these items."""
     inside = dict(loop.body.items)
     outside: dict[str, Item] = {}
     moved = True

@@ -64,7 +64,7 @@ def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[
 
 
 def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
-    """For every edge, loop variable and state, the parts that are read.
+    """Find the parts that are read, for every edge, loop variable and carried state.
 
     The result is a fixed point, because carried state leads back to the start of the loop.
     """
@@ -123,7 +123,7 @@ def passed_on_by(
 def makers(
     arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> set[tuple[Ref, str]]:
-    """The node outputs that an argument's value may come from, each with a part's name in that output.
+    """Find the node outputs that an argument's value may come from, each with a part's name in that output.
 
     The search follows loops, and nodes that pass a value on, back to the node that made the value. For a reader outside
     of a loop, a value from inside the loop comes from the loop itself.
@@ -183,7 +183,7 @@ def origins(
     renamed: Mapping[str, Mapping[str, Names]],
     descriptions: Mapping[Ref, Any],
 ) -> set[tuple[Ref, str]]:
-    """The outputs that the parts in `found` come from.
+    """Find the outputs that the parts in `found` come from.
 
     A part that an output shares with a parameter (`Shares`) comes from that parameter's value. The output's `own` parts
     are not shared.

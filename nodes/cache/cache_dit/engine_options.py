@@ -202,7 +202,9 @@ def settled(gate: Gate, place: Place) -> Gate:
     counts = place.counts or ()
     for blocks in (sum(counts),) if place.family.name in JOINED and counts else counts:
         if front + back >= blocks:
-            message = f"cache-dit computes {front} first and {back} last blocks at every step, and there are {blocks}"
+            message = (
+                f"cache-dit computes {front} first and {back} last blocks at every step, but there are {blocks} blocks"
+            )
             raise NodeError(message, help="lower Fn_compute_blocks or Bn_compute_blocks")
     if place.group > 1 and options.get("cache_type") == "DBPrune":
         message = f"blocks are offloaded {place.group} at a time, and DBPrune decides for each block"
@@ -211,7 +213,7 @@ def settled(gate: Gate, place: Place) -> Gate:
         whole_groups(counts, front, back, place.family.name not in JOINED, place.group)
     steps = options.get("num_inference_steps")
     if steps is not None and place.steps is not None and steps != place.steps:
-        message = f"the options are for {steps} steps (num_inference_steps), and there are {place.steps}"
+        message = f"the options are for {steps} steps (num_inference_steps), and the loop has {place.steps}"
         raise NodeError(message, help="leave num_inference_steps out: sgd knows the number")
     digits = _digits(options, place.steps)
     static = digits is not None and options.get("steps_computation_policy") == "static"
@@ -235,7 +237,7 @@ def settled(gate: Gate, place: Place) -> Gate:
 
 
 def _digits(options: Mapping[str, Any], steps: int | None) -> str | None:
-    """The mask as digits; None if the options contain no mask, or the number of steps is not known."""
+    """Find the mask as digits; None if the options contain no mask, or the number of steps is not known."""
     if steps is None:
         return None
     if POLICY in options:

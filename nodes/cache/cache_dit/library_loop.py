@@ -40,13 +40,13 @@ class LibraryEngine:
         take_turns: Several branches run at a step, one call after the other.
 
     Raises:
-        NodeError: If branches take turns and the options make them share one state.
+        NodeError: If branches run one after the other and the options make them share one state.
     """
 
     def __init__(self, gate: Gate, component: GatedComponent, take_turns: bool = False) -> None:
         if take_turns and gate.options.get("enable_separate_cfg") is False:
-            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
-            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
+            message = f"gate {gate.name}: guidance branches are evaluated one by one, and each needs its own state"
+            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave `enable_separate_cfg` out")
         self.gate, self.component = gate, component
         self.transformer, self.steps, self.trial = component.transformer, component.steps, component.trial
         self.caches: dict[str, Cache] = {}
@@ -54,7 +54,7 @@ class LibraryEngine:
         self.indices: dict[str, Sequence[int]] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
-        """The prediction of a branch at a step; the parameters are those of `Engine.evaluate`."""
+        """Compute the prediction of a branch at a step. The parameters are those of `Engine.evaluate`."""
         if branch not in self.indices:
             self.indices[branch] = expected(self.component.active(branch), index, self.steps)
         if self.trial:
@@ -74,7 +74,7 @@ class LibraryEngine:
             cache.close()
 
     def _options(self, branch: str) -> dict[str, Any]:
-        """The options for the steps at which a branch runs."""
+        """Make cache-dit's options for the steps at which a branch runs."""
         options = {name: value for name, value in self.gate.options.items() if name not in (MASK, POLICY)}
         steps = self.indices[branch]
         digits = self._digits(steps)
@@ -124,7 +124,7 @@ class Cache:
             from cache_dit.caching.block_adapters import FakeDiffusionPipeline
 
         self.transformer = transformer
-        # Which lists there are, and how their blocks are called, is cache-dit's own knowledge of this transformer.
+        # cache-dit has a table of transformers: their lists of blocks, and the arguments of the blocks.
         known = cache_dit.BlockAdapterRegister.get_adapter(transformer, skip_post_init=True)
         if known is None:
             raise NodeError(f"cache-dit does not know {type(transformer).__name__}")
@@ -135,7 +135,7 @@ class Cache:
         configs = cache_dit.load_configs({"cache_config": dict(options)})
         cache = configs["cache_config"]
         cache.cache_type = cache_dit.cache_type(cache.cache_type)  # load_configs leaves text, which it cannot use
-        # A class of its own: cache-dit marks the class of a pipeline.
+        # A new class for each pipeline, because cache-dit sets attributes of the class.
         pipeline = type("Pipeline", (FakeDiffusionPipeline,), {})(self.stand_in)
         adapter = cache_dit.BlockAdapter(
             pipe=pipeline,

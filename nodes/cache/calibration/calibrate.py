@@ -26,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prompts", metavar="FILE", help="a text file with one prompt on each line")
     parser.add_argument("--input", default="prompt", metavar="NAME", help="the input for the prompts (default: prompt)")
     parser.add_argument("--order", type=int, default=4, metavar="N", help="order of the polynomials (default: 4)")
-    parser.add_argument("--out", metavar="TABLE", help="where to write it (default: <name>-table.json here)")
+    parser.add_argument("--out", metavar="TABLE", help="the file to write (default: <name>-table.json here)")
     parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
     parser.add_argument("--json", action="store_true", help="print the table on stdout")
 

@@ -65,7 +65,11 @@ def filled(gate: Gate, use: Use) -> Gate:
     if gate.rule == "polynomial":
         fit = component.polynomials.get(gate.signal)
         if fit is None:
-            has = f"it has {', '.join(component.polynomials)}" if component.polynomials else "it has none"
+            has = (
+                f"its polynomials are for {', '.join(component.polynomials)}"
+                if component.polynomials
+                else "it has no polynomials"
+            )
             raise unusable(f"{name} has no polynomial for the signal {gate.signal}: {has}")
         return replace(gate, coefficients=tuple(fit.coefficients))
     ratios = {branch: _ratios(component, branch, math.nan) for branch in BRANCHES}

@@ -61,7 +61,7 @@ def means(values: Iterable[tuple[int, float]], steps: int) -> list[float | None]
 
 
 def thresholds(gate: Gate, changes: Sequence[float | None] | None, steps: int) -> Mapping[float, int]:
-    """Thresholds with which a gate would compute about three quarters, half and a third of the steps.
+    """Find thresholds with which a gate would compute about three quarters, half and a third of the steps.
 
     Args:
         gate: A resolved gate; its threshold is not used.

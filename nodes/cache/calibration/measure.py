@@ -59,7 +59,7 @@ class Meter:
         self.measured: dict[str, dict[str, float]] = {}
 
     def evaluate(self, branch: str, index: int, given: torch.Tensor, call: Callable[[Any], torch.Tensor]) -> Any:
-        """The prediction of a branch, or of several branches in one batch. Each branch is measured.
+        """Compute the prediction of a branch, or of several branches in one batch, and measure each branch.
 
         Args:
             branch: Name of the branch, or names joined by +.

@@ -90,7 +90,7 @@ class Measurements(Observer):
             raise NodeError(f"{message}size or LoRA ({', '.join(sorted(self.others))})", help=help)
 
     def table(self, prompts: Sequence[str], made: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of the table's file; see `table.Table`.
+        """Fit the measurements, and return the content of the table's file; see `table.Table`.
 
         Args:
             prompts: The texts of the prompts.
@@ -183,7 +183,7 @@ def _lines(name: str, part: Mapping[str, Any], order: int) -> list[str]:
 
 
 def _thresholds(part: Mapping[str, Any], steps: int) -> list[str]:
-    """Lines about the effect of some thresholds on the first branch, with the default limits of the gates."""
+    """Write lines about the effect of some thresholds on the first branch, with the gates' default limits."""
     first = next(iter(part["branches"].values()))
     signal = next((s for s in SIGNALS if s in first["changes"]), None)
     lines = []

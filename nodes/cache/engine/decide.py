@@ -102,7 +102,7 @@ class Decider:
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:
-        """The rule's decision for a relative change of the signal. The blocks are computed if the change is NaN."""
+        """Decide by the rule, for a relative change of the signal. The blocks are computed if the change is NaN."""
         gate, threshold = self.gate, self.gate.threshold
         assert threshold is not None, "a rule other than a mask has a threshold"
         if distance is not None and distance > 0:
@@ -157,7 +157,7 @@ def known_ahead(gate: Gate) -> bool:
 def schedule(
     gate: Gate, steps: int, branch: str, indices: Sequence[int], distance: Callable[[int, int], float] | None = None
 ) -> dict[int, Decision]:
-    """All decisions of a gate whose decisions are known before the run.
+    """Compute all decisions of a gate whose decisions are known before the run.
 
     Args:
         gate: A resolved gate.

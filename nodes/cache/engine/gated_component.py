@@ -43,5 +43,5 @@ def expected(active: Sequence[int], index: int, steps: int) -> Sequence[int]:
         index: The first step at which the branch runs.
         steps: Number of steps of the component.
     """
-    # A scale that changes within the loop brings in branches that were not expected.
+    # If the guidance scale changes within the loop, branches run that were not expected.
     return [step for step in active if step >= index] if index in active else range(index, steps)

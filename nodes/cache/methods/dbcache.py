@@ -60,7 +60,7 @@ def dbcache(
         NodeError: If the parameters conflict.
     """
     if policy == "static" and (preset, compute_bins, reuse_bins, mask) == (None, None, None, None):
-        raise bad_value("policy", "`policy` static needs a mask, and there is none")
+        raise bad_value("policy", "`policy: static` needs a mask, and none is given")
     limits = Limits(warmup_steps, warmup_interval, 0.0, max_consecutive, max_reused, max_accumulated)
     return Gate(
         "dbcache",

@@ -61,7 +61,7 @@ def gate_node(
 def _functions(
     name: str, describes: Callable[..., Gate], parameters: tuple[str, ...], partial: bool
 ) -> tuple[Callable[[NodeFacts], GateFacts | None], Callable[[NodeFacts], Iterator[Diagnostic]]]:
-    """The functions `describe` and `check` of a gate's node type, with a new class of facts for it."""
+    """Make the functions `describe` and `check` of a gate's node type, and the class of their facts."""
     title = "".join(word.capitalize() for word in re.split(r"[._]", name))
     facts_class = make_dataclass(
         f"{title}Facts",

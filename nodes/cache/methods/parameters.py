@@ -32,7 +32,7 @@ def mask_from(
     mask: str | None,
     policy: Policy,
 ) -> Mask | None:
-    """The mask from the parameters of a gate; None if no parameter gives one.
+    """Make the mask from the parameters of a gate; None if no parameter gives a mask.
 
     Raises:
         NodeError: If several parameters give a mask, or the mask is not valid.

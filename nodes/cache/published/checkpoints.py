@@ -64,7 +64,7 @@ REST: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def checkpoints(family: str, configs: Configs, source: str | None = None) -> tuple[str, ...]:
-    """Labels of the published checkpoints that a model may be, without torch and without weights.
+    """Find the published checkpoints that a model may be, without torch and without weights.
 
     Args:
         family: Name of the family: "wan", "hunyuan-video", "flux", "qwen-image"; others have none.
@@ -73,7 +73,7 @@ def checkpoints(family: str, configs: Configs, source: str | None = None) -> tup
             for 480P and 720P, whose configurations are equal, and excludes other weights with the same architecture.
 
     Returns:
-        An empty tuple if the model is none of these checkpoints; several labels if sgd cannot distinguish between them.
+        Labels of the checkpoints: an empty tuple if the model is none of these, several if sgd cannot distinguish them.
     """
     name = re.split(r"[/\\]", source.rstrip("/\\"))[-1] if source else ""
     if OTHERS.search(name):
@@ -95,7 +95,7 @@ def _wan(configs: Configs, name: str) -> tuple[str, ...]:
     if "transformer_2" in configs or _present(index.get("transformer_2")):
         return EXPERTS.get(first, ()) if first == second else ()
     found = WAN.get(first, ())
-    # One transformer of two experts, or one for a first and a last frame, is none of these.
+    # A single expert of a two-expert model, or a model for a first and a last frame, is none of these checkpoints.
     if index.get("boundary_ratio") is not None or "pos_embed_seq_len" in _given(configs):
         return ()
     if bool(index.get("expand_timesteps")) != (found == ("Wan2.2-TI2V-5B",)):

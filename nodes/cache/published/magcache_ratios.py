@@ -85,14 +85,14 @@ def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
 def _indices(measured: int, steps: int) -> list[int]:
     if steps == 1:
         return [measured - 1]
-    # The ratio first, then the product: the order in which the origin rounds.
+    # The division comes first, then the product, so that the result is rounded as in MagCache's own code.
     scale = (measured - 1) / (steps - 1)
     return [round(step * scale) for step in range(steps)]
 
 
 @cache
 def tables() -> tuple[Table, ...]:
-    """All published tables."""
+    """Read all published tables."""
     entries = json.loads(Path(__file__).with_name("magcache_ratios.json").read_text(encoding="utf-8"))
     return tuple(
         Table(
@@ -114,7 +114,7 @@ def tables() -> tuple[Table, ...]:
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Table, ...]:
-    """The tables published for a model; `checkpoints.py` identifies the model.
+    """Find the tables published for a model. `checkpoints.py` identifies the model.
 
     Args:
         family: Name of the family.

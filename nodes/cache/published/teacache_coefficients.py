@@ -156,7 +156,7 @@ ENTRIES = (
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Entry, ...]:
-    """The polynomials published for a model; `checkpoints.py` identifies the model.
+    """Find the polynomials published for a model. `checkpoints.py` identifies the model.
 
     Args:
         family: Name of the family.

@@ -16,7 +16,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
-    """The change of a weight by one form, before any factor.
+    """Compute the change of a weight by one form of adapter, before any factor.
 
     Args:
         form: `lora`, `loha`, `lokr`, `diff` or `diff_m`.
@@ -38,7 +38,7 @@ def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
 
 
 def decomposed(tensors: Tensors, weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weight of a DoRA: each direction of the weight, scaled to the magnitude in the adapter.
+    """Compute the weight of a DoRA: scale each direction of the weight to the magnitude in the adapter.
 
     Args:
         tensors: The parts of the adapter. Without magnitudes, the weight is returned unchanged.

@@ -166,7 +166,7 @@ def _has_own_name(adapter: Adapter) -> bool:
 
 
 def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
-    """The tensors of an adapter that cannot be applied, each with the reason."""
+    """Find the tensors of an adapter that cannot be applied, each with the reason."""
     parts, layer, weight = own.shapes, own.pieces[0].layer, table.shape(own.pieces)
     forms = adapter_forms.forms(parts)
     for part, shape in parts.items():

@@ -97,7 +97,7 @@ def parse(key: str) -> TensorName | None:
 
 
 def find(table: LayerTable, stem: str, part: str = "") -> Pieces | None:
-    """The pieces of the model's layers for the name of a layer; None if the model has no such layer.
+    """Find the pieces of the model's layers for the name of a layer; None if the model has no such layer.
 
     Args:
         table: The model's layers.
@@ -125,7 +125,7 @@ def without_prefixes(name: str) -> list[str]:
 
 
 def owner(table: LayerTable, key: str) -> str | None:
-    """The layer of this model to which a tensor with an unknown part belongs; None if there is none."""
+    """Find the layer of this model to which a tensor with an unknown part belongs; None if there is none."""
     stem = key[:LONGEST]
     while True:
         pieces = find(table, stem)

@@ -136,7 +136,7 @@ class TableBuilder:
 
 
 def of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> LayerTable:
-    """The table of a module whose class is not known. Its layers have only their names in the state dict."""
+    """Make the table of a module whose class is not known. Its layers have only their names in the state dict."""
     table = TableBuilder()
     for key, shape in shapes.items():
         if key.endswith(".weight") and shape:

@@ -27,7 +27,7 @@ MOST_BLOCKS = 1000
 
 
 def of_config(class_name: str, config: Mapping[str, Any]) -> LayerTable | None:
-    """The table of a transformer; None if its class is not known or its configuration is not valid."""
+    """Make the table of a transformer; None if its class is not known or its configuration is not valid."""
     try:
         return _made(class_name, json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=list))
     except (TypeError, ValueError, ArithmeticError, KeyError, IndexError):

@@ -23,7 +23,7 @@ def z_image(config: Mapping[str, Any]) -> LayerTable:
         table.layer(f"all_x_embedder.{name}", width, size)
         table.layer(f"all_final_layer.{name}.linear", size, width)
         table.layer(f"all_final_layer.{name}.adaLN_modulation.1", width, modulation)
-        # The original has one patch size, and its names go without it.
+        # Z-Image's own repository has one patch size, and its names do not contain the size.
         table.alias("x_embedder", f"all_x_embedder.{name}")
         table.alias("final_layer.linear", f"all_final_layer.{name}.linear")
         table.alias("final_layer.adaLN_modulation.1", f"all_final_layer.{name}.adaLN_modulation.1")

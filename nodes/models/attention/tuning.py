@@ -119,7 +119,7 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
 
 
 def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
-    """The fastest backend that agrees with the first, and the seconds for one call of each backend that agrees.
+    """Find the fastest backend that agrees with the first. Also returns seconds per call of all backends that agree.
 
     If a call had a mask, backends that refuse masks are left out. The process remembers the result.
     """
@@ -159,7 +159,7 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds for one call.
+    """Measure the seconds for one call.
 
     After one warm-up call, each of `REPEATS` measurements averages `CALLS` calls. The result is the smallest average.
     """

@@ -80,7 +80,7 @@ def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
 
 
 def view(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module tree that shares its parameters and buffers."""
+    """Copy a module tree. The copy shares the parameters and buffers."""
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     return copy.deepcopy(module, shared)  # type: ignore[arg-type]
 

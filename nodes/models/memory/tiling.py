@@ -111,7 +111,7 @@ def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]
 
 
 def _bytes(work: VaeWork, tiled: bool) -> int:
-    """Bytes of the work without the VAE and the input tensor, counted on a copy on the meta device."""
+    """Count the bytes of the work, without the VAE and the input tensor, on a copy on the meta device."""
     model = work.model
     known = _COUNTED.setdefault(model.weights, {})
     key = (work.name, tiled, tuple(work.tensor.shape), work.tensor.dtype)

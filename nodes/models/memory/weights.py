@@ -134,7 +134,7 @@ class Weights:
         )
 
     def _forget(self, part: str) -> None:
-        """Drop the choice of offloading for a component that is no longer in memory. Later it is chosen anew."""
+        """Drop the choice of offloading for a component that is no longer in memory. The next load chooses again."""
         placed = self._chosen.get(part)
         if placed is not None and (part, placed) not in self._held:
             del self._chosen[part]
@@ -148,7 +148,7 @@ class Weights:
                 if self._holds(part):
                     return
                 _, paths, _ = reading.bring(self.repository, part, self.variant, run)
-            # Outside the lock: acquisition need not wait for this, and makes it pointless.
+            # This is outside of the lock, because `acquire` need not wait for it. It ends when `acquire` begins.
             reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
         except Exception:
             return  # `acquire` raises the same error, in the thread that can report it
@@ -321,7 +321,7 @@ class Weights:
         if hasattr(cls, "from_config"):
             return cls.from_config(dict(self.config(part)))
         folder = self.repository.folder / part
-        # A tokenizer is more than its configuration: where only that was downloaded, the vocabulary is missing.
+        # The configuration of a tokenizer may be downloaded without its vocabulary.
         if "tokenizer" not in part or {f.name for f in folder.glob("*")} - CONFIGURATION:
             return reading.read_small(self.repository, part, cls, folder, run)
         from ..repository import tokenizers

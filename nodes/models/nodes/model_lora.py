@@ -61,7 +61,7 @@ def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
 
 def _match(file: Path, component: str, class_name: str, config: Mapping[str, Any]) -> Match | None:
     """Match a file with a component; None if the component's layers are not known."""
-    # The tables of layers load for files with a LoRA alone.
+    # Import the tables of layers only for workflows with a LoRA.
     from ..adapters import adapter_header, transformer_tables
     from ..adapters.adapter_match import match
 

@@ -56,7 +56,7 @@ def _check(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
 
 
 def _settings(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
-    """The problems of settings that conflict."""
+    """Report settings that conflict."""
     component, blocks = facts.component, 1 if facts.blocks is None else facts.blocks
     if facts.granularity == "leaf" and blocks != 1:
         message = "`granularity: leaf` has no blocks"

@@ -26,7 +26,7 @@ COMPONENTS = {
 
 
 def component_class(source: str, part: str, library: str, name: str, folder: Path, run: Run) -> Any:
-    """The class of a component.
+    """Import the class of a component.
 
     Args:
         source: The model, for messages.

@@ -21,7 +21,7 @@ STD = 0.02  # standard deviation; activations stay finite through sixty blocks i
 
 
 def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torch.nn.Module:
-    """A module on the meta device, built from its configuration. Shapes and dtypes are those of the loaded module."""
+    """Build a module on the meta device from its configuration. Shapes and dtypes are those of the loaded module."""
     import torch
 
     with torch.device("meta"):
@@ -35,7 +35,7 @@ def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torc
 def dummy_module(
     cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: str, *, seed: int = 0
 ) -> torch.nn.Module:
-    """A module on `device` with random weights, built from its configuration.
+    """Build a module on `device` from its configuration, with random weights.
 
     The class computes the buffers. Parameters are normal with standard deviation 0.02; gains of norms are 1 and their
     biases 0. Each parameter has its own generator, seeded by `seed` and the parameter's name. The numbers depend on the

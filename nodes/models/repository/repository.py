@@ -62,7 +62,7 @@ class Repository:
         return next((f for n in CONFIG_NAMES if (f := self.folder / part / n).is_file()), None)
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a component, unchanged from its file. `model_index` gives model_index.json.
+        """Read the configuration of a component, unchanged from its file. `model_index` gives model_index.json.
 
         Raises:
             NodeError: If the repository has no such component, or its file is missing or not a JSON object.
@@ -93,7 +93,7 @@ class Repository:
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
-        """The folder of a component with all its files. Files on the hub are downloaded if they are not in the cache.
+        """Find the folder of a component with all its files. Files that are missing in the cache are downloaded.
 
         Raises:
             NodeError: If the files cannot be downloaded, or the folder is missing.
@@ -111,7 +111,7 @@ class Repository:
 
 
 def find(source: str, revision: str | None = None, *, bundled: bool = True) -> Repository | None:
-    """The repository if its configurations are on this disk, found without network; else None.
+    """Find a repository whose configurations are on this disk, without the network; None if there is none.
 
     Raises:
         NodeError: If `source` is a file, or a folder that is not a model.
@@ -142,7 +142,7 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
 
 
 def open_repository(source: str, revision: str | None, run: Run, *, configs_only: bool) -> Repository:
-    """The repository. Its configurations are downloaded if necessary.
+    """Open a repository. Its configurations are downloaded if necessary.
 
     Args:
         source: A folder or a hub id.
@@ -171,7 +171,7 @@ def open_repository(source: str, revision: str | None, run: Run, *, configs_only
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
         NodeError: If the file cannot be read or does not hold a JSON object.

@@ -15,7 +15,7 @@ AGAIN = "the copy is damaged or incomplete: delete the file and download the mod
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of one variant of a component; empty if this variant has no files.
+    """Find the safetensors files of one variant of a component; empty if this variant has no files.
 
     The header of each file is checked against the file's size, so that an incomplete download is found here.
 
@@ -87,14 +87,14 @@ def _is_shape(shape: Any) -> bool:
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:
-    """The error for a component without usable weight files. `names` are the names of the files in its folder."""
+    """Make the error for a component without usable weight files. `names` are the names of the files in its folder."""
     pickled = sorted(n for n in names if n.endswith(PICKLED))
     if pickled:
         return NodeError(
             f"{source}: {part} has its weights only as pickled files ({', '.join(pickled[:3])}), which can run code "
             "when they are read",
-            help="use a repository or revision with safetensors, or convert it once with diffusers' "
-            "save_pretrained(..., safe_serialization=True) on a machine you can lose",
+            help="use a repository or revision with safetensors, or convert the weights once with diffusers' "
+            "save_pretrained(..., safe_serialization=True) on a machine without important data",
         )
     if others:
         kind = f"no {variant} weights" if variant else "no weights without a variant"

@@ -11,7 +11,7 @@ from ....graph.contract.text_tables import shortened
 from ..repository import hub, weight_files
 
 SUFFIX = ".safetensors"
-CONVERT = "get the LoRA as safetensors, or convert it on a machine without important data"
+CONVERT = "get the LoRA as safetensors, or convert the LoRA on a machine without important data"
 
 
 def check_name(weight_name: str) -> None:
@@ -31,7 +31,7 @@ def check_name(weight_name: str) -> None:
 
 
 def local(source: str, weight_name: str | None) -> Path | None:
-    """The file of a LoRA on this disk, its header checked; None if `source` is the name of a hub repository.
+    """Find the file of a LoRA on this disk and check its header; None if `source` is the name of a hub repository.
 
     Raises:
         NodeError: If the file is missing or not a safetensors file, or if a folder holds several and `weight_name` is
@@ -65,7 +65,7 @@ def local(source: str, weight_name: str | None) -> Path | None:
 
 
 def download(source: str, revision: str | None, weight_name: str | None, run: Run) -> tuple[Path, str]:
-    """A LoRA file from the hub and its commit. The file is downloaded if it is not in the cache.
+    """Find a LoRA file on the hub, and its commit. The file is downloaded if it is not in the cache.
 
     Raises:
         NodeError: If the file cannot be downloaded or is damaged, or if the repository holds several and `weight_name`

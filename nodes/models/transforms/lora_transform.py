@@ -59,7 +59,7 @@ class Lora:
 
 
 def _table(module: Any) -> LayerTable:
-    """The layer table for a module's configuration; if there is none, a table with the names of its state dict only."""
+    """Find the layer table for a module's configuration, or make a table with the names of its state dict only."""
     known = transformer_tables.of_config(type(module).__name__, module.config)
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     if known is not None and all(shapes.get(key) == shape for key, shape in known.shapes.items()):

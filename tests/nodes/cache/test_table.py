@@ -179,7 +179,7 @@ def test_a_signal_without_a_polynomial_is_refused(pair, tmp_path):
     found = set(table["components"]["transformer"]["polynomials"])
     if pair.family == "wan":  # three changes, the same for both branches, do not determine five coefficients
         assert found == set()
-        with pytest.raises(NodeError, match="no polynomial for the signal time: it has none"):
+        with pytest.raises(NodeError, match="no polynomial for the signal time: it has no polynomials"):
             pair.run(gate, steps=4)
     else:  # FLUX modulates by the prompt too
         assert found == {"modulated"}

@@ -35,9 +35,9 @@ else:
 Tensors = Mapping[str, "torch.Tensor"]
 NEEDS_IMAGE = Diagnostic(
     "missing-parameter",
-    "this model generates clips from an image",
+    "this model makes clips from an image",
     "image",
-    help="connect the output of image.encode, such as `image: $first`",
+    help="wire the output of image.encode: `image: $first`",
 )
 
 
@@ -74,7 +74,7 @@ def _check(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
 
 
 def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
-    """Report problems of the gate with this model and number of steps, as far as both are known."""
+    """Problems of the gate with this model and number of steps, as far as both are known."""
     model, gates = facts.model, facts.gate.gates if facts.gate is not None else ()
     family, size = model.known_family, facts.latents.size
     if family is None or facts.gate is None or not gates or are_put_aside():
@@ -179,7 +179,7 @@ def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, ima
 
 
 def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> DenoiserInput:
-    """Join the input of all branches to one batch, one branch after the other."""
+    """The input of all branches in one batch, one branch after the other."""
     image, count = given.image, len(texts)
     return replace(
         given,

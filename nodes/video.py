@@ -199,7 +199,7 @@ class FramesGridFacts(NodeFacts):
 
 def _check_grid(facts: FramesGridFacts) -> Iterator[Diagnostic]:
     if facts.columns is not None and facts.every is not None:
-        message = "`columns` and `every` both choose the frames: set only one of them"
+        message = "`columns` and `every` both choose the frames: give one"
         yield Diagnostic("bad-value", message, "every")
 
 

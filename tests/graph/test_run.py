@@ -159,6 +159,18 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_caller(tmp_path: Path, 
         run(plan_of(saving()), out=tmp_path / where)
 
 
+def test_a_long_name_of_the_output_folder_is_cut_with_a_mark(tmp_path: Path) -> None:
+    long, short = tmp_path / ("y" * 5000), tmp_path / "a\0b"
+    with pytest.raises(NodeError) as error:
+        run(plan_of(saving()), out=long)
+    named = str(error.value).partition(" is not a folder")[0]
+    assert named.endswith("y…") and len(named) <= 100
+    assert str(long).startswith(named.removesuffix("…"))
+    with pytest.raises(NodeError) as error:
+        run(plan_of(saving()), out=short)
+    assert "…" not in str(error.value)
+
+
 def test_a_record_that_cannot_be_written_is_a_failure_that_says_so(tmp_path: Path) -> None:
     class Spoil(Observer):
         def run_finished(self, status: str, error: BaseException | None) -> None:

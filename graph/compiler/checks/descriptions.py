@@ -18,8 +18,8 @@ from ..passes.prune import live
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     """Call `describe` and `check` of each call's node type. Return the problems, and the facts of outputs.
 
-    Both functions run once for each call in the graph, also for a call in a loop. The caller must have checked the
-    types of all edges. The graph may have other problems. A broken argument is treated as unknown.
+    Both functions run once for each call in the graph, not once for each iteration of a loop. The caller must have
+    checked the types of all edges. The graph may have other problems. A broken argument is treated as unknown.
     """
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []

@@ -137,7 +137,7 @@ def are_put_aside() -> bool:
 
 
 def problem(path: str | Path | None) -> Diagnostic | None:
-    """Check the file of a table. Returns None if the file holds a table, or no file is named."""
+    """Check the file of a table. Returns the problem; None if the file holds a table, or no file is named."""
     try:
         if path is not None and not are_put_aside():
             read(path)

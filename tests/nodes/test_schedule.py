@@ -78,7 +78,7 @@ def test_a_shift_by_size_equals_that_of_the_flux_pipeline():
 
     model: Any = SchedulerModel(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
     model.config = lambda part: {}
-    with pytest.raises(NodeError, match="depend on the size"):
+    with pytest.raises(NodeError, match="depend on the image's width"):
         schedule.make(model, steps=4)
     config = EULER | {"use_dynamic_shifting": True}
     known = {"model": {"configs": {"scheduler": config}}, "steps": 4, "scheduler": "auto", "shift": None}

@@ -208,7 +208,7 @@ def test_hooks_go_if_a_later_transform_cannot_be_applied(model, run, monkeypatch
 
     monkeypatch.setattr(WanTransformer3DModel, "_repeated_blocks", None)
     value = compile(run, model.transformed(Offload("transformer")))
-    with pytest.raises(NodeError, match="which of its blocks repeat"):
+    with pytest.raises(NodeError, match="does not name its repeated blocks"):
         value.acquire("transformer", run)
     assert not model.weights._held
     assert not len(model.weights.views)
@@ -220,7 +220,7 @@ def test_hooks_go_if_a_later_transform_cannot_be_applied(model, run, monkeypatch
 def test_on_a_cpu_there_is_nothing_to_offload_to(model, run):
     value = offload(run, model)
     assert value is model
-    assert run.warnings == ["the run is on a CPU: there is nothing to offload transformer to, and it is used as it is"]
+    assert run.warnings == ["the run is on a CPU: transformer is already in host memory and is not offloaded"]
     assert run.details == {"offload": "nothing: the run is on a CPU"}
     planned = DirectRun()
     planned.device, planned.planning, planned.options = "meta", True, {"device": "cpu"}
@@ -324,7 +324,7 @@ def test_a_component_that_does_not_fit_is_offloaded_with_a_warning(cuda):
     assert live(cuda, model) < 2 << 30
     (warning,) = [w for w in cuda.warnings if "transformer" in w]
     assert "transformer takes 26.7 GiB, and the device has 24.0 GiB free" in warning
-    assert "`offload: off` of model.load forbids it" in warning
+    assert "`offload: off` of model.load forbids offloading" in warning
     assert cuda.details["transformer"]["offloaded"] == "1 block a time"
     assert cuda.details["transformer"]["device_bytes"] < 2 << 30
     assert live(cuda, forbidden) > 24 << 30
@@ -348,7 +348,7 @@ def test_a_run_that_has_too_little_room_loads_to_the_host(wan_folder, monkeypatc
         view = value.component("transformer")
         assert {p.device.type for p in view.parameters()} == {"cpu"}
         assert {str(group.onload_device) for _, group in block_groups.groups(view)} == {"cuda"}
-    assert sum("stays in the host's memory" in w for w in run.warnings) == 1
+    assert sum("is offloaded to host memory" in w for w in run.warnings) == 1
     for value in (other, model):
         value.release("transformer")
     assert not model.weights._held

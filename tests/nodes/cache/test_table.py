@@ -195,12 +195,12 @@ def test_a_threshold_is_needed(pair, file):
 def test_branches_that_were_not_measured_are_refused(pair, tmp_path):
     path = tmp_path / "t.json"
     calibrate(pair, path, scale=None)
-    with pytest.raises(NodeError, match="no ratios for the branch negative: it was made without it"):
+    with pytest.raises(NodeError, match="no ratios for the branch negative: the branch was not measured"):
         pair.run(magcache(HERE, table=path, threshold=0.1))
     assert pair.run(magcache(HERE, table=path, threshold=0.1), scale=None)
     assert pair.run(teacache(HERE, table=path, threshold=0.1))  # its polynomial is for all branches
     calibrate(pair, path, start=0.25)
-    with pytest.raises(NodeError, match="no ratio for step 1 of the branch negative: it did not run then"):
+    with pytest.raises(NodeError, match="no ratio for step 1 of the branch negative: the branch did not run there"):
         pair.run(magcache(HERE, table=path, threshold=0.1))
     assert pair.run(magcache(HERE, table=path, threshold=0.1), start=0.5)
 

@@ -1,7 +1,7 @@
-"""The standard node library: everything that sgd knows about diffusion.
+"""The standard node library. All code about diffusion is here.
 
-It imports `graph/contract/` and nothing else of `graph/`. Workflow files, the compiler and the command line belong to
-`graph/`.
+The library imports `graph/contract/` and no other package of `graph/`. Workflow files, the compiler and the command
+line belong to `graph/`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ GUIDER_LOGGER = QuietLogger("diffusers.guiders.guider_utils")
 
 @dataclass(frozen=True)
 class Guider:
-    """A guider of diffusers: its class, its names for our parameters, and whether it needs flat tensors."""
+    """A guider of diffusers: its class, its names for parameters of `cfg.split`, and whether it needs flat tensors."""
 
     name: str
     options: Mapping[str, str]
@@ -81,7 +81,7 @@ class CfgSplitFacts(NodeFacts):
 
     @property
     def options(self) -> dict[str, float]:
-        """The guider's options that the file sets, by their names in the file."""
+        """The guider's options that the workflow sets, by their names in the workflow."""
         options = {
             "rescale": self.rescale,
             "momentum": self.momentum,
@@ -113,7 +113,7 @@ def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:
             if name not in GUIDERS[guider].options:
                 owners = ", ".join(other for other, entry in GUIDERS.items() if name in entry.options)
                 help = f"guiders with {name}: {owners}"
-                yield Diagnostic("bad-value", f"guider {guider!r} has no {name}", name, help=help)
+                yield Diagnostic("bad-value", f"guider {guider!r} has no parameter {name}", name, help=help)
     if start is not None and stop is not None and stop < start:
         yield Diagnostic("bad-value", f"guidance cannot stop at {stop}, before it starts at {start}", "stop")
     family = by_name(facts.conditioning.family)
@@ -150,8 +150,8 @@ def split(
     """Choose the guidance branches that run at each step, and the rule that merges their predictions.
 
     Only the positive branch runs at steps without guidance (a neutral scale, or outside of `start` and `stop`), which
-    halves their work. If no step is guided, and this is known before the run, the negative prompt is not encoded.
-    An option that is left out takes the guider's default in diffusers.
+    halves their work. If no step is guided, and this is known before the run, the negative prompt is not encoded. An
+    option that is not set has the guider's default in diffusers.
 
     Args:
         conditioning: Encoded prompts.
@@ -160,9 +160,9 @@ def split(
         embedded: Guidance scale as an input of the transformer, for families that take one.
         start: Fraction of the steps after which guidance starts, in [0, 1).
         stop: Fraction of the steps after which guidance stops, in [start, 1].
-        guider: The rule that merges. `cfg`: classifier-free guidance (2207.12598). `apg`: adaptive projected guidance
-            (2410.02416). `cfg_zero_star`: CFG-Zero* (2503.18886). `tcfg`: tangential damping (2503.18137).
-            `mag`: magnitude-aware (2508.03442).
+        guider: The rule that merges the predictions. `cfg`: classifier-free guidance (2207.12598). `apg`: adaptive
+            projected guidance (2410.02416). `cfg_zero_star`: CFG-Zero* (2503.18886). `tcfg`: tangential damping
+            (2503.18137). `mag`: magnitude-aware (2508.03442).
         batched: Evaluate both branches in one call: more memory, often faster for small clips.
         rescale: Share in [0, 1] of rescaling to the standard deviation of the positive prediction (2305.08891, 3.4).
         momentum: `apg` only. Weight of earlier differences, usually negative; without it there is no momentum.
@@ -199,7 +199,7 @@ def split(
 
 
 class GuiderState(State):
-    """The guider of one run of a loop; a change of scale within the loop keeps its momentum."""
+    """The guider of one run of a loop. Its momentum is kept if the scale changes within the loop."""
 
     def __init__(self) -> None:
         self.key: tuple[Any, ...] | None = None

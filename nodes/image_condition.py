@@ -29,7 +29,7 @@ else:
 
 Positive = Annotated[int, Field(ge=1)]
 CONFIGS = ("model_index", "vae", "transformer")
-STRETCH = 0.02  # smaller changes of the aspect ratio give no warning
+STRETCH = 0.02  # smaller changes of the aspect ratio cause no warning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def _check(facts: ImageEncodeFacts) -> Iterator[Diagnostic]:
         return
     for name, asked, made in (("width", facts.width, size.width), ("height", facts.height, size.height)):
         if made != asked:
-            message = f"{name} {asked} is not a size of this model"
+            message = f"this model does not support the {name} {asked}"
             yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
     yield from size_problems(family, size, configs)
 
@@ -106,7 +106,7 @@ def encode(
 
     Raises:
         NodeError: If the model does not take the image, an image has several frames, the numbers of first and last
-            frames differ, or the model cannot make the size.
+            frames differ, or the model does not support the size.
     """
     configs = {part: model.config(part) for part in CONFIGS}
     facts = ImageEncodeFacts(
@@ -169,7 +169,7 @@ def keep(latents: Latents, image: ImageCondition) -> Latents:
 
 
 def _pictures(run: Run, frames: Frames, size: Size, fit: str) -> list[Any]:
-    """One Pillow image per clip, cropped for `fit: crop`; the pipeline resizes it."""
+    """Make one Pillow image for each clip, cropped for `fit: crop`. The pipeline resizes the image."""
     _, count, height, width, _ = frames.tensor.shape
     if count > 1:
         raise NodeError(f"there are {count} frames, but an image has one", help="load the image with `image.load`")

@@ -57,7 +57,7 @@ def _describe(facts: LatentsNoiseFacts) -> LatentsFacts:
 def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
     seeds, batch = facts.seed, facts.batch
     if seeds is not None and batch is not None and len(seeds) not in (1, batch):
-        message = f"{len(seeds)} seeds for a batch of {batch}: give one, or one for each"
+        message = f"{len(seeds)} seeds for a batch of {batch}: give one seed, or one for each clip"
         yield Diagnostic("bad-value", message, "seed")
     family, made = facts.model.known_family, made_size(facts.model, facts.width, facts.height, facts.frames)
     if made is None or family is None:
@@ -69,9 +69,9 @@ def _check(facts: LatentsNoiseFacts) -> Iterator[Diagnostic]:
         yield Diagnostic("bad-value", message, name)
     for name, value in (("width", made.width), ("height", made.height), ("frames", made.frames)):
         if value != asked[name] and not empty:
-            message = f"{name} {asked[name]} is not a size of this model"
+            message = f"this model does not support the {name} {asked[name]}"
             if family.rounds or (name == "frames" and family.rounds_frames):
-                message = f"{message}: it is rounded down to {value} ({made})"
+                message = f"{message}: the {name} is rounded down to {value} ({made})"
                 yield Diagnostic("bad-value", message, name, severity="warning")
             else:
                 yield Diagnostic("bad-value", message, name, help=f"the nearest size below is {made}")
@@ -90,11 +90,12 @@ def noise(
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     run: Run = NO_RUN,
 ) -> Latents:
-    """Draw the noise that a run starts from: for an equal seed, the noise of the family's diffusers pipeline.
+    """Draw the noise that a run starts from. A seed gives the same noise as in the family's diffusers pipeline.
 
-    The noise is drawn on the CPU, so a seed gives equal noise on every device. A size that the model cannot make is
-    treated as in the pipeline. Wan, FLUX and Qwen-Image round it down (Wan: width and height to whole patches, frames
-    to 4k + 1). Z-Image refuses it. HunyuanVideo refuses a width or height, and rounds frames down.
+    The noise is drawn on the CPU, so a seed gives equal noise on every device. A size that the model does not support
+    is treated as in the pipeline. Wan, FLUX and Qwen-Image round the size down (Wan: width and height to whole patches,
+    frames to 4k + 1). Z-Image reports an error. HunyuanVideo reports an error for a width or height, and rounds frames
+    down.
 
     Args:
         model: The model the noise is for; only its configuration is read.
@@ -104,7 +105,7 @@ def noise(
         batch: Number of clips.
         seed: One seed for the whole batch, or one for each clip (a clip then does not depend on its batch).
         dtype: Precision of the noise. diffusers' pipelines use float32; those of FLUX and Qwen-Image use the precision
-            of the text encoder. A seed gives other numbers in another precision.
+            of the text encoder. The numbers for a seed depend on the precision.
 
     Returns:
         Normal noise in the layout of the transformer (Wan: [B, C, F, H, W]; FLUX, Qwen-Image: [B, tokens, 4 C]) on

@@ -39,8 +39,8 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
         reference: Frames of the same shape.
 
     Returns:
-        `psnr` in dB, null for equal frames (JSON has no infinity); `ssim` in [-1, 1], 1 for equal frames; `largest`,
-        the largest difference of a pixel, in [0, 1].
+        `psnr` in dB (null for equal frames, since JSON has no infinity); `ssim` in [-1, 1] (1 for equal frames);
+        `largest`, the largest difference of a pixel value, in [0, 1].
 
     Raises:
         NodeError: If the shapes differ, or the frames are smaller than SSIM's window.
@@ -53,7 +53,7 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
     if one.is_meta or other.is_meta:
         return Comparison(None, 1.0, 0.0)  # planning: there are no pixels to compare
     squared, similarity, largest = [], [], []
-    # Frame by frame, in double precision: a long clip at once would take several times its own memory.
+    # The code works frame by frame, in double precision. A whole clip at once would need several times its memory.
     for clip, clip_reference in zip(one, other.to(one.device), strict=True):
         for image, image_reference in zip(clip, clip_reference, strict=True):
             x, y = (t.permute(2, 0, 1).unsqueeze(0).double() for t in (image, image_reference))

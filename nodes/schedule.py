@@ -1,4 +1,4 @@
-"""`schedule.make`, `schedule.step`, `schedule.choose`: noise levels, one denoising step, a choice by noise level.
+"""The node types `schedule.make` (noise levels), `schedule.step` (one denoising step) and `schedule.choose`.
 
 The schedulers come from diffusers. A `Schedule` holds the class and the arguments of a scheduler. The scheduler
 itself, with its history, is part of the state of `schedule.step`, so each run of a loop has its own history.
@@ -48,9 +48,9 @@ DEFAULTS = "_use_default_values"
 
 NEEDS_SIZE = Diagnostic(
     "missing-parameter",
-    "this model's noise levels depend on the size",
+    "this model's noise levels depend on the image's width and height",
     "latents",
-    help="wire `latents`, or give a `shift`",
+    help="connect `latents`, which have a width and a height, or set `shift`",
 )
 
 
@@ -122,7 +122,7 @@ def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
 
 
 def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """A problem if a scheduler cannot work in a loop over steps."""
+    """Report a scheduler that cannot work in a loop over steps."""
     reason = None
     if name.startswith("FlowMatchHeun"):
         reason = "evaluates the model twice per step, which a loop over steps cannot do"
@@ -156,7 +156,7 @@ def make(
     terminal: Annotated[float | None, Field(ge=0, lt=1)] = None,
     latents: Annotated[Latents | None, Reads()] = None,
 ) -> Schedule:
-    """Make the noise levels of a run.
+    """Compute the noise levels of a run.
 
     Args:
         model: A loaded model; its scheduler's configuration is used.
@@ -195,14 +195,14 @@ def make(
     instance = _instance(name, config, arguments, device)
     sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
     if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by 0 for one step
-        raise NodeError(f"{name} has no noise levels for {steps} step{'s' * (steps != 1)}", help="take more steps")
+        raise NodeError(f"{name} does not support {steps} step{'s' * (steps != 1)}", help="take more steps")
     training = instance.config.num_train_timesteps
     made = Steps(sigmas, instance.timesteps, training, tuple(map(float, timesteps)), name)
     return Schedule(made, name, config, arguments)
 
 
 def _tokens(model: Model, latents: Latents | None) -> int:
-    """Length of the transformer's sequence; a dynamic shift depends on it."""
+    """Length of the transformer's sequence, for a shift that depends on it."""
     if latents is None:
         raise NodeError(NEEDS_SIZE)
     return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
@@ -278,7 +278,7 @@ def choose(
     above: Annotated[T, Passes()],
     below: Annotated[T, Passes()],
 ) -> T:
-    """Choose one of two values by noise level: models (Wan 2.2), gates or guidance scales.
+    """Choose one of two values by noise level. The values may be models (Wan 2.2), gates or guidance scales.
 
     Args:
         step: The step of the loop.

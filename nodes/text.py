@@ -39,7 +39,7 @@ def _describe(facts: TextEncodeFacts) -> ConditioningFacts:
 def _check(facts: TextEncodeFacts) -> Iterator[Diagnostic]:
     prompts, negative = len(facts.prompt or ()), len(facts.negative or ())
     if facts.prompt is not None and not prompts:
-        yield Diagnostic("bad-value", "there is no prompt in the list", "prompt")
+        yield Diagnostic("bad-value", "the list of prompts is empty", "prompt")
     elif prompts and negative not in (0, 1, prompts):
         given = f"{negative} negative prompts for {prompts} prompt{'s' * (prompts != 1)}"
         yield Diagnostic("bad-value", f"{given}: give one, or one for each prompt", "negative")
@@ -100,7 +100,7 @@ def encode(
     texts = {"positive": prompts}
     if "negative" in wanted:
         against = against or [""]
-        # One row for each prompt, as in the pipelines: a batch of another size may round differently.
+        # One row for each prompt, as in the pipelines. Rounding may differ with the size of the batch.
         texts["negative"] = against * len(texts["positive"]) if len(against) == 1 else against
     for name, entries in texts.items():
         for each in dict.fromkeys(entries):

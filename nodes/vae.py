@@ -1,4 +1,4 @@
-"""`vae.decode` and `vae.encode`: latents to frames, and frames to latents."""
+"""The node types `vae.decode` (latents to frames) and `vae.encode` (frames to latents)."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def decode(
         model: A loaded model; only its VAE is used.
         latents: Normalised latents of this model, denoised.
         tiling: Decode tile by tile, which takes less memory and more time; pixels differ slightly where tiles overlap.
-            `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than the
-            device has free. `true` and `false` mean `on` and `off`.
+            `auto` uses tiles if decoding without tiles would need more memory than the device has free, by the estimate
+            that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
         Frames in [0, 1], float32, [B, F, H, W, 3].
@@ -94,16 +94,16 @@ def encode(
 
     Args:
         model: A loaded model; only its VAE is used.
-        frames: Frames in [0, 1], [B, F, H, W, 3], of a size that the model can make.
-        tiling: Encode tile by tile, which takes less memory and more time; latents differ slightly where tiles
-            overlap. `auto` uses tiles, with a warning, only if the whole takes more memory, as a plan counts it, than
-            the device has free. `true` and `false` mean `on` and `off`.
+        frames: Frames in [0, 1], [B, F, H, W, 3], of a size that the model supports.
+        tiling: Encode tile by tile, which takes less memory and more time; latents differ slightly where tiles overlap.
+            `auto` uses tiles if encoding without tiles would need more memory than the device has free, by the estimate
+            that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
         Latents in the layout of the transformer, float32.
 
     Raises:
-        NodeError: If the model cannot make frames of this size, or the VAE cannot work in tiles.
+        NodeError: If the model does not support this size, or the VAE cannot work in tiles.
         DoesNotFit: If the device has too little memory.
     """
     batch, count, height, width, _ = frames.tensor.shape

@@ -17,7 +17,7 @@ TransformKind = Literal["lora", "attention", "compile", "offload"]
 
 
 class TransformFact(NamedTuple):
-    """One change of a component, by the component's name in the repository."""
+    """One transform of a component; `component` is the component's name in the repository."""
 
     kind: TransformKind
     component: str
@@ -25,18 +25,19 @@ class TransformFact(NamedTuple):
 
 @dataclass(frozen=True)
 class ModelFacts(Facts):
-    """A model, as its repository's configurations describe it.
+    """Facts about a model, from its repository's configurations.
 
     Attributes:
         family: Name of the family.
         source: Folder, or name on the hub.
-        folder: Folder of its files; None if they are not on this disk, or belong to the embedded model.
+        folder: Folder of the model's files; None if the files are not on this disk, or belong to the embedded model.
         variant: Variant of the weight files.
         dtype: Dtype of the weights; None if it depends on the device.
         components: Class names by name in the repository.
         configs: Configurations by component.
-        names: Names in the repository by role, if they differ (`transformer_2` in the role of `transformer`).
-        transforms: Changes so far, in order.
+        names: Names in the repository by role, for roles whose name differs (`transformer_2` in the role
+            `transformer`).
+        transforms: The transforms of the model's components so far, in order.
         groups: Number of blocks in an offload group, by component; None if it is not known.
         whole: Components that are compiled as a whole.
         chosen: Each step of the loop chooses one of two models.
@@ -81,13 +82,16 @@ class ModelFacts(Facts):
         return self.whole if self.chosen else tuple(name for name in self.whole if name == used)
 
     def transformed(self, kind: TransformKind, role: str | None) -> ModelFacts:
-        """The model after one more transform of the component that plays a role; None if the role is not known."""
+        """The model after one more transform of the component in a role; unchanged if the role is not known."""
         if self == ModelFacts() or role is None:
             return self
         return replace(self, transforms=(*self.transforms, TransformFact(kind, self.repository_name(role))))
 
     def either(self, other: Facts) -> Facts | None:
-        """One of two models: the facts they share, and the transformers of both that are compiled as a whole."""
+        """Facts of a value that is one of two models: the facts that both share.
+
+        `whole` lists the transformers of both models that are compiled as a whole.
+        """
         shared = super().either(other)
         if not isinstance(shared, ModelFacts) or not isinstance(other, ModelFacts):
             return shared
@@ -130,7 +134,7 @@ class BranchesFacts(Facts):
 
 @dataclass(frozen=True)
 class ImageConditionFacts(Facts):
-    """A condition on a first frame: the family's name, the size of its clips."""
+    """A condition on a first frame: the family's name, and the size of the clips that it fits."""
 
     family: str | None = None
     size: Size | None = None
@@ -138,12 +142,12 @@ class ImageConditionFacts(Facts):
 
 @dataclass(frozen=True)
 class ScheduleFacts(Facts):
-    """A schedule, and each of its steps.
+    """Facts about a schedule, and about each of its steps.
 
     Attributes:
         steps: Number of steps.
         scheduler: Name of the scheduler's class in diffusers.
-        shift: Shift of the noise levels; None if it depends on the size.
+        shift: Shift of the noise levels; None if it depends on the image size.
     """
 
     steps: int | None = None
@@ -152,7 +156,7 @@ class ScheduleFacts(Facts):
 
 
 def made_size(model: ModelFacts, width: int | None, height: int | None, frames: int | None) -> Size | None:
-    """The size in pixels that the model makes for a requested size; None if the family or a number is not known."""
+    """The size that the model generates for a requested size; None if the family or a number is not known."""
     family = model.known_family
     if family is None or width is None or height is None or frames is None:
         return None

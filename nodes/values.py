@@ -169,7 +169,7 @@ class Steps(Sequence[Step]):
 
 @dataclass(frozen=True)
 class Schedule(Port):
-    """Noise levels of a run, and the class and arguments of their scheduler, which `schedule.step` makes.
+    """Noise levels of a run, and the class and arguments of the scheduler that `schedule.step` creates.
 
     Attributes:
         steps: The steps in running order.

@@ -11,7 +11,7 @@ PREFIX = "sgd:"
 
 
 def portable_copy(file: Path) -> str:
-    """The text of a bundled workflow, in which `sgd:` names replace paths of files beside it.
+    """Copy the text of a bundled workflow, and replace paths of files beside it by `sgd:` names.
 
     Comments and layout stay as they are.
 
@@ -30,12 +30,12 @@ def portable_copy(file: Path) -> str:
 
 
 def name_of(path: str) -> str:
-    """The name, in every folder, of a file beside the bundled workflows."""
+    """The `sgd:` name of a file beside the bundled workflows. It is valid in every folder."""
     return PREFIX + path.removeprefix("./")
 
 
 def _paths(value: Value | None, folder: Path) -> Iterator[Value]:
-    """Strings that name a file or folder in a subfolder of `folder`."""
+    """The strings in a value that name a file or folder in a subfolder of `folder`."""
     if value is None:
         return
     if value.is_map or value.is_list:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Run the block without the collector, and spare the objects that exist after it from later collections.
+    """Pause the garbage collector inside `with`. Later collections skip all objects that exist at its end.
 
-    Imported modules and a compiled graph live as long as the process: collections would walk through them in vain.
-    `gc.unfreeze` undoes the second part.
+    Imported modules and a compiled graph live as long as the process, so collections would find no garbage among them.
+    After `gc.unfreeze`, collections look at these objects again.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -49,7 +49,7 @@ def load_library(arguments: Namespace) -> Library:
 
 
 def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
-    """`name=value` pairs.
+    """Parse `name=value` pairs. `what` names their form, for the error.
 
     Raises:
         NodeError: For a pair without `=`, or a name given twice.

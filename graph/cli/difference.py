@@ -27,7 +27,7 @@ from ..contract.ports import show
 
 
 def describe(source: Source) -> str:
-    """A source as it would be written in a file."""
+    """Write a source as in a workflow file."""
     if isinstance(source, Const):
         return show(source.value)
     if isinstance(source, Ref):
@@ -48,8 +48,8 @@ def difference(before: Graph, after: Graph) -> dict[str, Any]:
     """Compare two resolved graphs.
 
     Returns:
-        `added`, `removed`: paths with their type; `changed`: per path a list of (what, before, after);
-        `inputs` and `outputs`: the same for the workflow's; `rerun`: paths whose results differ.
+        `added`, `removed`: paths with their type; `changed`: per path a list of (what, before, after); `inputs` and
+        `outputs`: the same for the workflow's; `rerun`: paths of items whose results differ.
     """
     old = {item.id: item for item, _ in before.walk()}
     new = {item.id: item for item, _ in after.walk()}
@@ -117,7 +117,7 @@ def _declared(declared: Declared | None) -> str:
 
 
 def _rerun(after: Graph, items: Mapping[str, Item], found: Mapping[str, Any]) -> list[str]:
-    """Items of the new graph with other results: new and changed items, and every item that reads of them."""
+    """Find the items of the new graph whose results differ: new and changed items, and items that depend on these."""
     inputs = {name for name, *_ in found["inputs"]}
     dirty = {*found["added"], *found["changed"]}
     for id, item in items.items():
@@ -136,7 +136,7 @@ def _rerun(after: Graph, items: Mapping[str, Item], found: Mapping[str, Any]) ->
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """A difference for people; empty if there is none."""
+    """Write a difference as text for the terminal; empty if the workflows are equal."""
     lines = [f"+ {id}: {kind}" for id, kind in found["added"].items()]
     lines += [f"- {id}: {kind}" for id, kind in found["removed"].items()]
     for title, entries in [*found["changed"].items(), ("inputs", found["inputs"]), ("outputs", found["outputs"])]:

@@ -55,7 +55,7 @@ class Version(argparse.Action):
 
 
 def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = None) -> argparse.ArgumentParser:
-    """The argument parser.
+    """Build the argument parser.
 
     Args:
         libraries: Node libraries that add commands and options; the standard library if not given.
@@ -74,7 +74,11 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     def library_files(to: argparse.ArgumentParser) -> None:
         to.add_argument(
-            "--library", action="append", default=[], metavar="FILE", help="a Python file with node types; it is run"
+            "--library",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="a Python file with node types; sgd runs the file",
         )
 
     def workflow(to: argparse.ArgumentParser) -> None:
@@ -94,7 +98,7 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
             "--device",
             choices=["auto", "cpu", "cuda"],
             default="auto",
-            help="where nodes run (default: auto, a GPU if there is one)",
+            help="the device that runs the nodes (default: auto, a GPU if there is one)",
         )
 
         to.add_argument(
@@ -158,7 +162,7 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
         metavar="NAME|SOURCE",
         help=f"a bundled workflow (default: they are listed), or {sources or 'a source'}",
     )
-    init.add_argument("--out", metavar="FILE", help="where to write it (default: <name>.yaml here; - for stdout)")
+    init.add_argument("--out", metavar="FILE", help="the file to write (default: <name>.yaml here; - for stdout)")
     init.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
     doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
@@ -189,7 +193,7 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse; `name=value`, and further files of `check`, may stand anywhere after the command."""
+    """Parse the arguments. `name=value`, and further files of `check`, may stand anywhere after the command."""
     called = next((word for word in argv if not word.startswith("-")), "")
     root = parser(libraries_for(called, argv), called)
     arguments, rest = root.parse_known_args(argv)

@@ -1,4 +1,4 @@
-"""Node types for people: the list of all, and everything about one."""
+"""Text about node types: the list of all node types, and the details of one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _signature(type: NodeType) -> str:
 
 
 def details(type: NodeType) -> str:
-    """One node type: ports, parameters, defaults, documentation, place of its definition, notes about this machine."""
+    """Describe a node type: ports, parameters, defaults, documentation, place in the code, notes about this machine."""
     lines = [f"{type.name}  (version {type.version}, {type.library}, {type.location})", "", type.summary]
     ports = [i for i in type.inputs.values() if i.is_port]
     parameters = [i for i in type.inputs.values() if not i.is_port]
@@ -67,7 +67,7 @@ def _body(doc: str) -> str:
 
 
 def as_json(type: NodeType) -> dict[str, Any]:
-    """A node type as plain data."""
+    """Return a node type as plain data for JSON."""
     return {
         "name": type.name,
         "version": type.version,

@@ -1,4 +1,4 @@
-"""Commands of node libraries: a part of a workflow is compiled and run for them (`contract/library_command.py`)."""
+"""Compile and run a part of a workflow for a command of a node library (`contract/library_command.py`)."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ..contract.interrupts import held
 from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
 from ..contract.output_files import create, temporary_path
 from ..contract.ports import Type
+from ..contract.text_tables import shortened
 from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
@@ -98,7 +99,7 @@ class CommandWorkflow:
                 probe.unlink()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise NodeError(f"cannot write to {str(target)[:60]}: {reason}", help="choose another --out") from error
+            raise NodeError(f"cannot write to {shortened(target)}: {reason}", help="choose another --out") from error
         return target
 
     def save(self, content: Mapping[str, Any], path: Path) -> None:
@@ -141,7 +142,7 @@ class PartialRun:
                 say(f"interrupted; {unfinished}")
                 raise CommandEnded(interrupted(done))
         if any(warning.startswith(f"{type(observer).__name__} failed") for warning in done.record["warnings"]):
-            say(f"error: not everything that was measured was heard; {unfinished}")
+            say(f"error: some measurements were lost, because the code that collects them failed; {unfinished}")
             raise CommandEnded(FAILED)
         if done.status == "failed":
             say_failure(done.error, self.workflow.arguments)

@@ -18,7 +18,7 @@ def inputs_of(item: Item) -> Iterator[tuple[str, Ref | Var]]:
 
 
 def text(graph: Graph, times: Mapping[str, float] | None = None) -> str:
-    """One line per node, loops indented: name, type, and the nodes it reads."""
+    """Draw the graph as text. A line shows a node's name, its type, and the nodes that it reads. Loops are indented."""
     lines: list[str] = []
 
     def level(graph: Graph, indent: str) -> None:
@@ -39,7 +39,7 @@ def text(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def as_json(graph: Graph) -> dict[str, Any]:
-    """The graph as plain data: its items in order, each with the items it reads, and its outputs."""
+    """Return the graph as plain data: its outputs, and its items in order, each with the items that it reads."""
 
     def read(args: Mapping[str, Arg]) -> dict[str, list[str]]:
         return {name: [_name(edge) for edge in edges([arg])] for name, arg in args.items()}
@@ -68,7 +68,7 @@ def _name(edge: Ref | Var) -> str:
 
 
 def mermaid(graph: Graph, times: Mapping[str, float] | None = None) -> str:
-    """A Mermaid flow chart; loops are subgraphs; with `times`, nodes are shaded by their share of the time."""
+    """Draw a Mermaid flow chart. Loops are subgraphs. With `times`, nodes are shaded by their share of the time."""
     lines = ["flowchart TD"]
     links: list[str] = []
     shades: list[str] = []
@@ -105,7 +105,7 @@ def mermaid(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
-    """A Graphviz digraph; loops are clusters."""
+    """Draw a Graphviz digraph. Loops are clusters. With `times`, nodes are shaded by their share of the time."""
     lines = ["digraph {", '  rankdir=TB; node [shape=box, fontname="sans-serif"];']
     links: list[str] = []
     total = sum(t for n, t in (times or {}).items() if n in {c.id for c in graph.calls()}) or 1.0
@@ -146,12 +146,12 @@ def dot(graph: Graph, times: Mapping[str, float] | None = None) -> str:
 
 
 def _id(path: str) -> str:
-    """An id that is a word of its own: `end` and `style` mean something in Mermaid, and `a__b` may be a node."""
+    """A Mermaid id for a path. It is not a keyword such as `end`, and differs for `a.b` and `a__b`."""
     return "n_" + path.replace("__", "_u_u").replace(".", "__")
 
 
 def _shade(share: float) -> str:
-    """White for nothing to red for all of the time."""
+    """The colour for a node's share of the time: white for 0, red for 1."""
     rest = round(255 * (1 - min(max(share, 0.0), 1.0) * 0.7))
     return f"#ff{rest:02x}{rest:02x}"
 

@@ -10,7 +10,7 @@ from .tables import facts, indent, shape, tree
 
 
 def run_table(record: Mapping[str, Any]) -> str:
-    """The per-node table of a run and where its time went."""
+    """Write the table of a run: a row for each node, and the time of each phase."""
     rows = {row["name"]: row for row in record["nodes"]}
     device = any(row["device_seconds"] is not None for row in rows.values())
     head = ["node", "type", "calls", "seconds", *(["device s"] if device else []), "share", "peak", "output"]

@@ -23,12 +23,12 @@ def facts(detail: Mapping[str, Any]) -> str:
 
 
 def indent(name: str) -> str:
-    """A path as a name under its loop or composite."""
+    """The last name of a path, indented under the path's loop or composite."""
     return "  " * name.count(".") + name.rsplit(".", 1)[-1]
 
 
 def tree(names: Iterable[str]) -> list[str]:
-    """Paths sorted so that the nodes of a loop or composite follow it, siblings in their given order."""
+    """Sort paths so that the nodes of a loop or composite follow it. Siblings keep their given order."""
     names = list(names)
     place: dict[str, int] = {}
     for number, name in enumerate(names):

@@ -12,6 +12,7 @@ from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
 from ..contract.source_spans import Source
 from ..contract.suggestions import did_you_mean
+from ..contract.text_tables import shortened
 from ..contract.workflow_folders import bundled_workflows
 from ..language.document import Document
 from ..language.literals import Given, normalise
@@ -78,7 +79,7 @@ def find(file: str | Path) -> tuple[Path, str]:
         if path.is_file():
             return path, str(file)
     except OSError as error:
-        message = f"cannot read {str(file)[:200]}: {error.strerror}"
+        message = f"cannot read {shortened(file)}: {error.strerror}"
         raise Problems([Diagnostic("composite-not-found", message)]) from None
     folder = bundled_workflows()
     name = str(file)
@@ -185,7 +186,7 @@ def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
 def _inputs(
     inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
 ) -> dict[str, Const]:
-    """Values of inputs: the given one, else the default."""
+    """Find the value of each input: the given value, else the default. Problems go to `found`."""
     result: dict[str, Const] = {}
     for name, value in given.items():
         declared = inputs.get(name)
@@ -211,14 +212,17 @@ def _inputs(
             help = (
                 f"give {name}=…"
                 if not declared.type.is_port
-                else "only another workflow can give it: use this file in one"
+                else "only another workflow can give this input: use this file in another workflow"
             )
             found.append(Diagnostic("missing-input", message.rstrip("."), declared.span, help=help))
     return result
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:
-    """Diagnostics without duplicates: without a place, then of the workflow by line, then of the files it uses."""
+    """Sort diagnostics by file and line, and remove duplicates.
+
+    First come diagnostics without a place, then those of the workflow, then those of the files that it uses.
+    """
     order = {file: number for number, file in enumerate(files)}
 
     def key(d: Diagnostic) -> tuple[int, int, int]:
@@ -236,7 +240,7 @@ def compile_graph(
         graph: A checked graph.
         known: Facts of outputs.
         roots: See `prune`.
-        after: Name of the last pass to run; all of them if it is empty.
+        after: Name of the last pass to run; empty to run all passes.
     """
     state = PassState(known or {}, roots)
     graph = replace(graph, constraints=())
@@ -248,12 +252,12 @@ def compile_graph(
 
 
 def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> Plan:
-    """The plan of a file that was checked without errors.
+    """Compile a file that was checked without errors to a plan.
 
     Args:
-        checked: The result of its check.
+        checked: The result of `check`.
         library: Node types.
-        roots: Paths of calls. Only these run, and the calls that they need; empty for the whole file.
+        roots: Paths of calls. Only these calls and the calls that they need run. Empty for the whole file.
     """
     graph, document = checked.graph, checked.document
     assert graph is not None

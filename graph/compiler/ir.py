@@ -56,7 +56,7 @@ class Var:
 
 @dataclass(frozen=True)
 class Index:
-    """The number of the turn of an enclosing loop, from 0."""
+    """The number of the current iteration of an enclosing loop, from 0 (`${index}`)."""
 
     loop: str
 
@@ -85,7 +85,7 @@ Source = Const | Ref | Input | Var | Index | Format | Items
 class Arg:
     """A source with its place in the file and its text there.
 
-    `given` names the origin of the value if it is not the file: an input or `--set`.
+    `given` names the source of a value that does not come from the file: an input or `--set`.
     """
 
     source: Source
@@ -101,8 +101,8 @@ class Call:
     Attributes:
         id: Its path in the file.
         args: Arguments by parameter, without parameters that keep their default.
-        names: The paths of all calls that it stands for; several after merging.
-        wanted: For each output port, the parts that are read (`*`: the whole); None before the pass `parts`.
+        names: The paths of all calls that this call replaces; several after the pass `merge`.
+        wanted: For each output port, the parts that are read (`*`: the whole value); None before the pass `parts`.
     """
 
     id: str
@@ -119,7 +119,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop. With `carry`, it passes state from turn to turn. Without, it maps, and its outputs are lists."""
+    """A loop. With `carry`, it passes state from one iteration to the next. Without, it maps: its outputs are lists."""
 
     id: str
     over: Mapping[str, Arg]
@@ -239,7 +239,7 @@ def dependencies(graph: Graph) -> nx.DiGraph:
 
 
 def rewrite_source(source: Source, change: Callable[[Source], Source]) -> Source:
-    """Apply `change` to every leaf, then to the whole."""
+    """Apply `change` to every leaf, then to the whole source."""
     if isinstance(source, Format):
         parts = tuple(p if isinstance(p, str) else rewrite_source(p, change) for p in source.parts)
         return change(replace(source, parts=parts))
@@ -249,7 +249,7 @@ def rewrite_source(source: Source, change: Callable[[Source], Source]) -> Source
 
 
 def rewrite(graph: Graph, change: Callable[[Source], Source]) -> Graph:
-    """The graph with every source changed."""
+    """Apply `change` to every source of a graph, and return the new graph."""
 
     def args(given: Mapping[str, Arg]) -> dict[str, Arg]:
         return {n: replace(a, source=rewrite_source(a.source, change)) for n, a in given.items()}

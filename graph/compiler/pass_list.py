@@ -39,7 +39,7 @@ class Pass:
         name: Its name, for `sgd plan --after` and for a broken invariant.
         function: Takes the graph and the shared state, and returns the new graph.
         guarantee: One sentence that is true of the graph after the pass.
-        ordered: After it, each item stands behind the items that it reads.
+        ordered: Whether each item stands behind the items that it reads, after the pass.
     """
 
     name: str

@@ -39,7 +39,7 @@ class CallStep:
 
 @dataclass(frozen=True)
 class LoopStep:
-    """Run a loop. Values in `free_first` are freed when the first turn begins, values in `free` after the loop."""
+    """Run a loop. Values in `free_first` are freed when the first iteration begins, values in `free` after the loop."""
 
     loop: Loop
     body: tuple[Step, ...]

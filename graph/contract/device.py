@@ -11,7 +11,7 @@ from .node_library import NodeLibrary
 
 
 def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
-    """The device, `cpu` or `cuda`, for a name on the command line.
+    """Choose the device, `cpu` or `cuda`, for a name on the command line.
 
     Args:
         name: `cpu`, `cuda` or `auto`. `auto` is a GPU if there is one and a library of the plan uses GPUs.

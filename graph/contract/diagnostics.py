@@ -48,7 +48,7 @@ class Diagnostic:
 
     @property
     def parameter(self) -> str | None:
-        """The parameter with the problem; None once the compiler has found its span."""
+        """Name of the parameter that has the problem. It is None after the compiler has replaced it by its span."""
         return self.place if isinstance(self.place, str) else None
 
     def json(self) -> dict[str, Any]:

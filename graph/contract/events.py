@@ -64,19 +64,19 @@ class Observer:
         """A node has run; its outputs by port."""
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
-        """A node has raised."""
+        """A node has raised an exception."""
 
     def loop_started(self, loop: LoopInfo, turns: int) -> None:
-        """A loop is about to run this many turns."""
+        """A loop is about to run this many iterations."""
 
     def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
-        """A turn is about to run with these loop variables."""
+        """An iteration of a loop is about to run with these loop variables."""
 
     def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
-        """A turn has run."""
+        """An iteration of a loop has run."""
 
     def loop_finished(self, loop: LoopInfo) -> None:
-        """All turns have run."""
+        """All iterations of a loop have run."""
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
@@ -88,7 +88,7 @@ class Observer:
         """These values have been freed after their last reader."""
 
     def detail(self, call: CallInfo | None, values: Mapping[str, Any]) -> None:
-        """A node adds facts about itself."""
+        """A node reports facts about its call."""
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         """An event of a kind that a node library defines, such as a node's decision."""

@@ -93,7 +93,7 @@ class FactsClass:
 
 
 def facts_class(functions: Iterable[Callable[..., Any] | None], parameters: Iterable[str]) -> FactsClass | None:
-    """The class of facts that a node's functions take, None if there are no functions.
+    """Find the class of facts that a node's functions take; None if there are no functions.
 
     Raises:
         TypeError: If a function does not take one annotated argument `facts`, the functions take unrelated classes,
@@ -113,7 +113,7 @@ def facts_class(functions: Iterable[Callable[..., Any] | None], parameters: Iter
         missing, extra = sorted(wanted - given), sorted(given - wanted)
         texts = [f"lacks {', '.join(missing)}"] if missing else []
         texts += [f"has {', '.join(extra)}, which the node does not"] if extra else []
-        raise TypeError(f"{cls.__name__} {' and '.join(texts)}: it needs one attribute for each parameter")
+        raise TypeError(f"{cls.__name__} {' and '.join(texts)}: the class needs one attribute for each parameter")
     kinds: dict[str, type[Facts]] = {}
     blanks: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(cls).items():

@@ -42,7 +42,7 @@ class RunOption(NamedTuple):
 
     @property
     def default(self) -> str | bool:
-        """The value where the option is not given."""
+        """The value if the option is not given."""
         return self.choices[0] if self.choices else False
 
     def add_to(self, parser: ArgumentParser) -> None:
@@ -98,7 +98,7 @@ class CommandModule(Protocol):
 
 
 class CommandEnded(Exception):
-    """Ends a command whose reason was printed; `code` is the exit code."""
+    """Raised to end a command after the reason has been printed. `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"the command ended with exit code {code}")
@@ -117,14 +117,14 @@ class WorkflowFile(Protocol):
         """Names of the inputs that the command line gives a value."""
 
     def input_types(self) -> Mapping[str, Type] | None:
-        """The type of each input by name; None if the file is wrong. `part` prints the reason."""
+        """The type of each input by name; None if the workflow has errors. A later call of `part` prints them."""
 
     def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> WorkflowPart | None:
         """Compile the calls of some node types, and the calls that these need.
 
         Args:
             node_types: Names of node types.
-            values: Python values of inputs. They come before those of the command line.
+            values: Python values of inputs. They override values of the command line.
 
         Returns:
             The compiled part; None if the workflow would run no call of these types.
@@ -134,7 +134,7 @@ class WorkflowFile(Protocol):
         """
 
     def output_file(self, out: str | None, default: str, overwrite: bool) -> Path:
-        """The file that the command writes, found writable before anything runs.
+        """The path of the file that the command writes. This method checks that the file can be written.
 
         Args:
             out: The value of `--out`.
@@ -146,10 +146,10 @@ class WorkflowFile(Protocol):
         """
 
     def save(self, content: Mapping[str, Any], path: Path) -> None:
-        """Write JSON, so that a reader never sees half of it.
+        """Write JSON to a file in one step, so that a reader never sees a partial file.
 
         Raises:
-            CommandEnded: If it cannot be written. The reason was printed.
+            CommandEnded: If the file cannot be written. The reason was printed.
         """
 
     def say(self, text: str) -> None:
@@ -177,7 +177,7 @@ class WorkflowPart(Protocol):
 
     @property
     def device(self) -> str:
-        """The device that it runs on: `cpu` or `cuda`.
+        """The device that the part runs on: `cpu` or `cuda`.
 
         Raises:
             NodeError: If the command line asks for a GPU and there is none.
@@ -187,7 +187,7 @@ class WorkflowPart(Protocol):
         """Run the part and delete the files that its nodes write.
 
         Args:
-            observer: Hears the run.
+            observer: Receives the events of the run.
             options: Values for `Run.options`.
             unfinished: Text that the messages add if the run does not end well, such as `no table was written`.
 

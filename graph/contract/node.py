@@ -4,9 +4,9 @@
     def print_book(book: Annotated[Book, Reads("chapters")], paper: Paper, *, draft: bool = False) -> Pages:
         '''Print the chapters of a book. …'''
 
-The decorator returns the function itself, with its `NodeType` as the attribute `node`. The
-annotation of a parameter decides its source. A `Port` subclass or a list of it comes from an edge. A plain type may
-also be written in the file. The executor supplies `Run`, `Here` and `Wanted`, and makes a `State` subclass.
+The decorator returns the function itself, with its `NodeType` as the attribute `node`. The annotation of a parameter
+decides its source. A `Port` subclass or a list of it comes from an edge. A plain type may also be written in the file.
+The executor supplies `Run`, `Here` and `Wanted`, and creates an instance of a `State` subclass.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ import typing
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from .diagnostics import Diagnostic
 from .facts import FactsClass, facts_class
+from .node_annotations import OutPath, Passes, PathRole, Reads, Shares, Source
 from .node_docstrings import read_docstring
 from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
+
+__all__ = ["ALL", "NO_RUN", "Here", "Input", "NodeType", "OutPath", "Output", "Passes", "Reads", "Run", "Shares"]
+__all__ += ["Source", "State", "Wanted", "node"]
 
 ALL = "*"
 P = ParamSpec("P")
@@ -38,44 +42,11 @@ NotesFunction = Callable[[], Mapping[str, str]]
 OwnFunction = Callable[[Any], Iterable[str]]
 
 
-@dataclass(frozen=True)
-class Reads:
-    """`Annotated[Book, Reads("chapters")]`: only these parts of the value are read; without parts, only its facts."""
-
-    parts: frozenset[str]
-
-    def __init__(self, *parts: str) -> None:
-        object.__setattr__(self, "parts", frozenset(parts))
-
-
-@dataclass(frozen=True)
-class Passes:
-    """`Annotated[Book, Passes()]`: the value is passed on. Readers of the output decide which of its parts are read."""
-
-
-@dataclass(frozen=True)
-class Shares:
-    """`Annotated[Book, Reads(), Shares()]`: the node's output shares its parts with this parameter's value.
-
-    A shared part stays in memory between the readers of the values that share it.
-    """
-
-
-@dataclass(frozen=True)
-class PathRole:
-    """How a path parameter is resolved: `read` and `write` are paths; a `source` is a folder or a name."""
-
-    role: Literal["read", "write", "source"]
-
-
-OutPath = Annotated[Path, PathRole("write")]
-Source = Annotated[str, PathRole("source")]
-
-
 class State:
-    """State that a node keeps from turn to turn of a loop.
+    """State that a node keeps from one iteration of a loop to the next.
 
-    The executor makes one, without arguments, for each node and parameter in each run of the innermost enclosing loop.
+    The executor creates one instance, without arguments, for each node and parameter in each run of the innermost
+    enclosing loop.
     """
 
     def end(self) -> None:
@@ -87,7 +58,7 @@ class Here(str):
 
 
 class Wanted(frozenset[str]):
-    """The parts that other nodes read of the node's only output; contains `*` if one reads the whole."""
+    """The parts of the node's only output that other nodes read. It contains `*` if a node reads the whole value."""
 
     def __contains__(self, part: object) -> bool:
         return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)

@@ -80,7 +80,7 @@ class NodeLibrary:
         return ""
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
-        """Lines that say how to make a plan fit that does not.
+        """Lines of advice for a plan that does not fit the device.
 
         Args:
             estimate: The result of `sgd plan --json`.

@@ -172,8 +172,8 @@ def from_name(name: str, ports: Mapping[str, type[Port]]) -> Type | None:
 def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) -> bool:
     """Whether `target` accepts a value of type `source`.
 
-    An int is also a float, a string is also a path, and a scalar is also a list of one. An enumeration accepts an
-    enumeration whose choices it has, and a bool if true and false are among its choices. A type variable accepts any
+    An int is also a float, a string is also a path, and a scalar is also a list of one. An enumeration accepts another
+    enumeration if all its choices are among its own, and a bool if true and false are. A type variable accepts any
     type, but one type at all its places; `bound` collects that type.
     """
     if "unknown" in (target.kind, source.kind) or source.kind == "null":

@@ -37,7 +37,10 @@ class Source:
         self.lines = BREAK.split(self.text)
 
     def frame(self, span: Span, label: str = "", digits: int = 1) -> list[str]:
-        """The first line of a span, with a line number of width `digits`, and carets under it. A tab is one column."""
+        """Draw the first line of a span and carets under it.
+
+        The line number has the width `digits`. A tab is one column.
+        """
         line = self.lines[span.line - 1] if 0 < span.line <= len(self.lines) else ""
         start = span.column - 1
         end = span.end_column - 1 if span.end_line == span.line else len(line.rstrip())

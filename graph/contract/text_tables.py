@@ -1,4 +1,4 @@
-"""Aligned columns, and numbers with units, for the terminal."""
+"""Text for the terminal: aligned columns, numbers with units, shortened paths."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[st
 
 
 def seconds(value: float | None) -> str:
-    """Seconds with about three significant digits."""
+    """Write a number of seconds with about three significant digits."""
     if value is None:
         return "-"
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"
 
 
 def count(value: float | None, unit: str = "", base: int = 1000) -> str:
-    """A large number with a prefix: 1.42 G; bytes with `base` 1024 as GiB."""
+    """Write a large number with a prefix, such as 1.42 G, or 1.42 GiB with `base` 1024."""
     if not value:
         return "-"
     prefixes = ["", "k", "M", "G", "T", "P"] if base == 1000 else ["", "Ki", "Mi", "Gi", "Ti", "Pi"]
@@ -38,3 +38,9 @@ def count(value: float | None, unit: str = "", base: int = 1000) -> str:
         value, power = value / base, power + 1
     digits = 0 if power == 0 or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f} {prefixes[power]}{unit}".rstrip()
+
+
+def shortened(text: object, length: int = 100) -> str:
+    """Write a path for a message. A text of more than `length` characters is cut and ends in `…`."""
+    whole = str(text)
+    return whole if len(whole) <= length else whole[: length - 1] + "…"

@@ -25,7 +25,8 @@ def bundled_path(text: str) -> Path | None:
     """The file or folder of an installed library that a text names, such as `sgd:images/boat.png`.
 
     Returns:
-        An absolute path, there or not; None if the text begins with no library, or leads out of the library's folder.
+        An absolute path, whether a file exists there or not. None if the text does not begin with the name of a
+        library, or the path lies outside of the library's folder.
     """
     library, colon, name = text.partition(":")
     folder = workflow_folder(library) if colon and library and name else None

@@ -63,7 +63,7 @@ _INF, _NAN = re.compile(r"([-+]?)\.(inf|Inf|INF)"), re.compile(r"\.(nan|NaN|NAN)
 
 
 def scalar(text: str) -> Any:
-    """A plain scalar's value by YAML 1.2: `1e-3` is a number, `on` and `no` are strings."""
+    """Read a plain scalar by the rules of YAML 1.2: `1e-3` is a number, `on` and `no` are strings."""
     if _NULL.fullmatch(text):
         return None
     if _TRUE.fullmatch(text):
@@ -225,7 +225,7 @@ def _point(source: Source, line: int, column: int) -> Span:
 
 
 def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
-    """The parser's error, in words for people who do not know its grammar."""
+    """Turn an error of PyYAML's parser into a diagnostic for readers who do not know the grammar of YAML."""
     problem, context = error.problem_mark, error.context_mark
     mark = problem or context
     span = _point(source, mark.line, mark.column) if mark else Span(source.name, 1, 1, 1, 2)

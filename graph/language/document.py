@@ -130,7 +130,7 @@ class Document:
 
 
 def document(source: Source) -> Document:
-    """The document of a source. Parts with problems are left out, and `problems` lists the problems.
+    """Parse a source into a document. Parts with problems are left out, and `problems` lists the problems.
 
     Raises:
         Problems: If the source is not YAML, is not a mapping, or is of another version of the language.
@@ -239,7 +239,7 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
             else:
                 entry = value.data[key]
                 message = f"`{key}` of {subject} {issue['msg']}"
-                empty = "it is empty: write its value, or leave the key out" if entry.data is None else None
+                empty = "the key has no value: write one, or leave the key out" if entry.data is None else None
                 problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
         return None
 

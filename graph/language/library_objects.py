@@ -21,10 +21,10 @@ STANDARD, STANDARD_MODULE = "sgd", "sgd.nodes"
 
 
 def library_object(module: ModuleType) -> NodeLibrary:
-    """The library object of a module; one with the defaults if the module has none.
+    """The library object of a module. A module without one gets an object with the defaults.
 
     Raises:
-        LibraryError: If it has several.
+        LibraryError: If the module has several library objects.
     """
     found = {id(value): value for value in vars(module).values() if isinstance(value, NodeLibrary)}
     if len(found) > 1:

@@ -33,7 +33,7 @@ class Given:
 
 
 def read_text(text: str, type: Type) -> Any:
-    """Command-line text as a value of `type`. Text that does not fit is returned unchanged, for the check."""
+    """Read command-line text as a value of `type`. Text that does not fit is returned unchanged, for the check."""
     if type.kind == "list":
         assert type.item is not None
         if text.lstrip().startswith("["):
@@ -110,7 +110,7 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
 
 
 def unescape(value: Value) -> Any:
-    """A literal as plain data, with `$$` read as `$`.
+    """Return a literal as plain data, with `$$` read as `$`.
 
     Raises:
         ValueError: If it is, or contains, a reference.
@@ -126,7 +126,7 @@ def unescape(value: Value) -> Any:
 
 
 def normalise(type: Type, value: Any) -> Any:
-    """A value that fits `type` in the form that nodes receive: a list for lists, a float for floats."""
+    """Convert a value that fits `type` to the form that nodes receive: a list for lists, a float for floats."""
     if value is None:
         return None
     if type.kind == "list":

@@ -95,10 +95,10 @@ def standard() -> Library:
 
 
 def installed(files: tuple[Path, ...] = ()) -> Library:
-    """The standard library, every installed package with the entry point group `sgd.nodes`, and `files`.
+    """Load the standard library, every installed package with the entry point group `sgd.nodes`, and `files`.
 
-    An installed package that cannot be loaded is a warning, since a workflow may do without it; a file that
-    cannot is an error, since the caller asked for it.
+    An installed package that cannot be loaded is a warning, since the workflow may not need it. A file that cannot be
+    loaded is an error, since the caller asked for it.
 
     Raises:
         LibraryError: If one of `files` cannot be loaded.

@@ -22,7 +22,7 @@ NAMES = {"pattern": f"^(?!({'|'.join(RESERVED)})$){NAME.pattern}$"}
 
 
 def schema(library: Library) -> dict[str, Any]:
-    """The schema; node types and their parameters appear with their documentation."""
+    """Build the JSON Schema. Node types and their parameters appear with their documentation."""
     nodes = {name: node(library.nodes[name]) for name in sorted(library.nodes)}
     definitions: dict[str, Any] = {
         "entry": {
@@ -104,7 +104,7 @@ def schema(library: Library) -> dict[str, Any]:
 
 
 def input_schema(library: Library) -> dict[str, Any]:
-    """An entry of `inputs`."""
+    """Build the schema of an entry of `inputs`."""
     names = "|".join([*PLAIN, *sorted(library.ports)])
     return {
         "type": "object",
@@ -128,7 +128,7 @@ def input_schema(library: Library) -> dict[str, Any]:
 
 
 def node(type: NodeType) -> dict[str, Any]:
-    """A use of one node type: its parameters, required ones first."""
+    """Build the schema for a use of one node type. Required parameters come first."""
     required = [name for name, each in type.inputs.items() if each.required]
     properties = {name: parameter(each) for name, each in type.inputs.items()}
     inner = {"type": "object", "properties": properties, "additionalProperties": False}
@@ -140,7 +140,7 @@ def node(type: NodeType) -> dict[str, Any]:
 
 
 def parameter(parameter: Input) -> dict[str, Any]:
-    """A parameter: a literal of its type, a reference, or, for plain types, a string with `${name}` in it."""
+    """Build the schema of a parameter: a literal of its type, a reference, or a string with `${name}` in it."""
     about = {"description": parameter.doc} if parameter.doc else {}
     if parameter.type.kind == "var":
         literal = {"type": ["string", "number", "boolean"]}
@@ -177,7 +177,7 @@ def _literals(type: Type, annotation: Any) -> list[dict[str, Any]]:
 
 
 def bounds(annotation: Any) -> dict[str, Any]:
-    """The bounds of a number, from pydantic's constraints."""
+    """Build the schema for the bounds of a number, from pydantic's constraints."""
     try:
         found = TypeAdapter(annotation).json_schema()
     except (PydanticInvalidForJsonSchema, PydanticSchemaGenerationError):

@@ -18,7 +18,7 @@ Getter = Callable[[Environment], Any]
 
 
 def getter(source: Source) -> Getter:
-    """A function that finds a source's value in the environment."""
+    """Make a function that finds a source's value in the environment."""
     if isinstance(source, Const):
         value = source.value
         return lambda environment: value
@@ -32,7 +32,7 @@ def getter(source: Source) -> Getter:
 
 
 def argument_getter(parameter: Input, arg: Arg) -> Getter:
-    """A function that finds an argument's value in the form that the node takes."""
+    """Make a function that finds an argument's value, in the form that the node takes."""
     get = getter(arg.source)
     if isinstance(arg.source, Const):
         value = _typed(parameter, arg.source.value)
@@ -85,7 +85,7 @@ def _as(type: Type, value: Any) -> Any:
 
 
 def facts_of(value: Any) -> dict[str, Any]:
-    """The facts of a value. An error in a node library's `facts` becomes a fact, so that the run keeps its record."""
+    """Collect the facts of a value. An error in a node library's `facts` becomes a fact, so the record is written."""
     if not isinstance(value, Port):
         return {}
     try:
@@ -104,7 +104,7 @@ def summary(call: Call, arguments: Mapping[str, Any]) -> dict[str, str]:
 
 
 def in_words(value: Any) -> str:
-    """A value in one line: its type with its facts, or the literal. A list of values: its length and first entry."""
+    """Describe a value in one line: its type with its facts, or the literal. For a list, its length and first entry."""
     if isinstance(value, list | tuple) and any(isinstance(v, Port) for v in value):
         return f"{len(value)} x {in_words(value[0])}"
     if not isinstance(value, Port):

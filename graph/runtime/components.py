@@ -24,7 +24,7 @@ class Components:
     Args:
         run: The run that components receive.
         observer: Receives an event for each component.
-        maker: The call that made a value with components.
+        maker: Gives the call whose output has components.
         stop: When set, nothing more is prefetched.
     """
 
@@ -93,7 +93,7 @@ class Components:
         def work() -> None:
             while wanted and not self.stop.is_set():
                 holder, part, run = wanted.pop(0)
-                with suppress(Exception):  # `acquire` meets the error again and reports it
+                with suppress(Exception):  # `acquire` raises the error again and reports it
                     holder.prefetch(part, run)
 
         if wanted:

@@ -13,6 +13,7 @@ from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import Run
+from ..contract.text_tables import shortened
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
 
@@ -82,7 +83,7 @@ class Context(Run):
         return made
 
     def check(self, path: Path | str) -> Path:
-        """The absolute path for an output file, whose folder may not exist yet.
+        """Check the path of an output file, and make it absolute. The file's folder may not exist yet.
 
         Raises:
             NodeError: See `output`.
@@ -93,7 +94,9 @@ class Context(Run):
             exists = target.exists()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise NodeError(f"{str(path)[:60]} is not a path for a file: {reason}", help="give another path") from error
+            raise NodeError(
+                f"{shortened(path)} is not a path for a file: {reason}", help="give another path"
+            ) from error
         if not target.is_relative_to(root) or target == root:
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
         if target == root / RECORD:

@@ -1,4 +1,4 @@
-"""Estimate the cost of a plan: its nodes run on meta tensors, two turns of each loop, with a meter.
+"""Estimate the cost of a plan. Its nodes run on meta tensors for two iterations of each loop, and a meter counts.
 
 A node library counts operations and memory (`NodeLibrary.plan_meter`), and gives advice if a plan does not fit
 (`NodeLibrary.memory_advice`).
@@ -74,7 +74,10 @@ class Counter(Observer):
                 self.components[call.id, name] = dict(value)
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """An event `turns` gives the share of a call's turns that cost as the first; the others cost as the second."""
+        """Record the event `turns`: the share of a call's iterations that cost as much as the first.
+
+        The other iterations cost as much as the second.
+        """
         if kind == "turns" and call is not None:
             self.shares.setdefault(call.id, []).append(float(data["like_first"]))
 
@@ -88,7 +91,11 @@ class Counter(Observer):
         return total
 
     def flops(self, id: str) -> int:
-        """FLOPs over all turns. One turn costs as the first, all others as the second, or as an event `turns` gives."""
+        """FLOPs over all iterations of the loops.
+
+        One iteration costs as much as the first, and all others as much as the second, unless an event `turns` gives
+        other shares.
+        """
         counted, calls = self.rows[id]["flops"], self.calls(id)
         if not counted:
             return 0
@@ -108,12 +115,12 @@ def estimate(
     device: str = "cpu",
     memory_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The cost of a plan on a device.
+    """Estimate the cost of a plan on a device.
 
     Returns:
-        `nodes` in the order in which they run (calls, parameters and FLOPs over all turns, peak bytes, outputs),
-        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines
-        of advice if the plan does not fit.
+        `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs),
+        `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
+        does not fit.
 
     Raises:
         NodeFailed: If a node cannot do its work, before any weight is loaded.

@@ -26,7 +26,7 @@ __all__ = ["Executor", "Interrupted", "NodeFailed"]
 
 @dataclass
 class Prepared:
-    """A call with the parts of it that do not change from turn to turn."""
+    """A call, with the values that are the same in every iteration of a loop."""
 
     call: Call
     getters: tuple[tuple[str, Getter], ...]
@@ -49,8 +49,8 @@ class Executor:
         run: The run that nodes receive; its `call` is set before each node.
         observer: Receives all events.
         stop: When set, the run ends before the next step with `Interrupted`.
-        turns: At most this many turns of each loop (for planning), None for all. The lists of a map keep
-            their full length: the last result fills them up.
+        turns: At most this many iterations of each loop (for planning); None for all. The lists of a mapping loop keep
+            their full length: the last result is repeated.
         skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
     """
 
@@ -238,7 +238,7 @@ class Executor:
     def turn(
         self, step: LoopStep, index: int, over: Mapping[str, list[Any]], environment: Environment, states: States
     ) -> None:
-        """One turn of a loop, without its `yield`."""
+        """Run one iteration of a loop, without its `yield`."""
         loop = step.loop
         variables: dict[str, Any] = {}
         for name, values in over.items():
@@ -258,7 +258,7 @@ class Executor:
         collected: Mapping[str, list[Any]],
         environment: Environment,
     ) -> None:
-        """Carry the results of a turn to the next one, or append them to the loop's lists; drop all others."""
+        """Carry an iteration's results to the next one, or append them to the loop's lists. Drop all other values."""
         after = {name: get(environment) for name, get in yields.items()}
         for ref in made:
             environment.pop(ref, None)

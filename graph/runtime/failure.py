@@ -21,7 +21,7 @@ class NodeFailed(OneProblem):
     Attributes:
         call: The call that failed.
         where: File, line and column of the call, if known.
-        inputs: For each parameter, the type, and shape and dtype or the value.
+        inputs: Text for each parameter: its type with shape and dtype, or its value.
     """
 
     def __init__(self, call: Call, inputs: Mapping[str, str], cause: BaseException) -> None:

@@ -11,7 +11,7 @@ Key = tuple[str | None, str, str, str, int | None, int | None]
 
 
 def report(record: Mapping[str, Any]) -> str:
-    """Lines for people, from the record of a run; empty if there was no gate."""
+    """Write the decisions as text, from the record of a run; empty if there was no gate."""
     totals = record.get("gate_totals", [])
     if not totals:
         return ""
@@ -25,7 +25,7 @@ def report(record: Mapping[str, Any]) -> str:
     for total in totals:
         key = _key(total)
         told[key] += 1
-        # A loop within a loop, or a loop that was run for each of several clips: each run of it has its own totals.
+        # An inner loop runs several times, and each of its runs has its own totals.
         place = f" at {total['node']}" if len(nodes) > 1 else ""
         place += f", run {told[key]} of {runs[key]}" if runs[key] > 1 else ""
         whose = f"{total['component']}, {total['branch']}"
@@ -44,16 +44,16 @@ def _key(row: Mapping[str, Any]) -> Key:
 
 
 def _steps(decisions: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Neighbouring steps of one outcome and reason on one line, with the numbers compared with the threshold."""
+    """One line for neighbouring steps with equal outcome and reason, with the numbers compared with the threshold."""
     for (computed, reason), group in groupby(decisions, key=lambda d: (d["computed"], d["reason"])):
         rows = list(group)
         first, last = rows[0]["step"], rows[-1]["step"]
         steps = f"step {first}" if first == last else f"steps {first} to {last}"
         line = f"{steps:<16}{'computed' if computed else 'reused':<10}{reason:<11} "
-        # The record has numbers that are not finite as text.
+        # The record holds numbers that are not finite as text.
         values = [float(value) for row in rows if (value := row.get("value", row["distance"])) is not None]
         if values:
-            # A number that is none computes, as one that is too large does.
+            # The step is computed if the number is NaN or too large.
             sign = ">=" if computed else "<"
             line += f"{' '.join(f'{value:.4g}' for value in values)} {sign} {float(rows[0]['threshold']):g}"
         yield line.rstrip()

@@ -1,4 +1,4 @@
-"""The place of a gate, or of a measurement, as the first call that it works in tells it. Torch-free at import."""
+"""Find the place of a gate or a measurement, from the first call in which it works. Torch-free at import."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ if TYPE_CHECKING:
 
 COMPILED_WHOLE = Diagnostic(
     "unsupported",
-    "a gate cannot reach the blocks of a transformer that is compiled whole",
+    "a gate cannot reach the blocks of a transformer that is compiled as a whole",
     "gate",
     help="set `region: blocks` of model.compile",
 )
 NO_TIMESTEPS = Diagnostic(
-    "unsupported", "the steps of this schedule do not name its timesteps", "step", help="make it with schedule.make"
+    "unsupported",
+    "the steps of this schedule do not hold the timesteps of the whole schedule",
+    "step",
+    help="make the schedule with schedule.make",
 )
 
 
 def place_of(turn: Turn, table: str | None) -> Place:
-    """The place where a gate works.
+    """Collect the facts about the place where a gate works.
 
     Args:
         turn: The first call in which it works.
@@ -60,13 +63,13 @@ def place_of(turn: Turn, table: str | None) -> Place:
 
     place = replace(place, use=table_use.of_model(model, turn.step, turn.window, turn.branches, run))
     if place.use.weights is None:
-        reason = "they are random" if table_use.random(model, run) else "they are not on this disk"
+        reason = "the weights are random" if table_use.random(model, run) else "the weight files are not on this disk"
         run.warn(f"sgd cannot verify that {shown(table)} was made for these weights: {reason}")
     return place
 
 
 def component_of(turn: Turn, signal: Signal) -> GatedComponent:
-    """The component behind a gate.
+    """Describe the component that a gate controls.
 
     Args:
         turn: The first call in which the gate works.
@@ -91,20 +94,20 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
 
 
 def meter(turn: Turn) -> Meter:
-    """The meter of the model's transformer.
+    """Make a meter for the model's transformer, and report the facts that a table needs.
 
     Args:
-        turn: The first step at which it measures.
+        turn: The first step that is measured.
 
     Raises:
-        NodeError: If a measurement would say nothing of the model.
+        NodeError: If the model cannot be measured: its weights are random, or its blocks or timesteps cannot be read.
     """
     from . import table_use
     from .calibration.measure import Meter
 
     model, step, window, run = turn.model, turn.step, turn.window, turn.run
     if table_use.random(model, run):
-        raise NodeError("random weights say nothing of the model", help="calibrate with the real ones")
+        raise NodeError("a model with random weights cannot be measured", help="calibrate a model with trained weights")
     _reachable(turn)
     if not step.schedule:
         raise NodeError(NO_TIMESTEPS)
@@ -137,7 +140,7 @@ def _reachable(turn: Turn) -> None:
 
 
 def _time_distances(signal: Signal, turn: Turn) -> Callable[[Sequence[tuple[int, int]]], list[float]] | None:
-    """Changes of the timestep's embedding; None where a plan has no weights of it."""
+    """Compute the changes of the timestep's embedding; None if a plan does not have the embedding's weights."""
     import torch
 
     from .engine.signals import changes

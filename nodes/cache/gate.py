@@ -1,4 +1,4 @@
-"""The `Gate` value: the description of a cache gate in five choices; holds no state. Torch-free."""
+"""The value `Gate`: describes a cache gate by five choices. It holds no state. Torch-free."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ SIGNALS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Steps that are computed without asking the rule.
+    """Limits: steps that are computed whatever the rule says.
 
     Attributes:
         warmup_steps: Of this many first steps, every `warmup_interval`-th is computed.
-        warmup_share: The same as a share of all steps, in [0, 1], each of which is computed.
-        max_consecutive: Longest run of reused steps, None for no limit.
-        max_reused: Most reused steps in all, None for no limit.
-        max_accumulated: When the measured changes have added up to this, everything is computed; None for no limit.
-        last: The last step is computed. The first always is: there is nothing to reuse.
+        warmup_share: Share in [0, 1] of all steps; these first steps are all computed.
+        max_consecutive: Largest number of reused steps in a row; None for no limit.
+        max_reused: Largest number of reused steps; None for no limit.
+        max_accumulated: When the sum of the measured changes reaches this number, all further steps are computed; None
+            for no limit.
+        last: Whether the last step is computed. The first step is always computed, since there is nothing to reuse yet.
         always: Further steps that are computed, by index.
     """
 
@@ -50,15 +51,15 @@ class Limits:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which steps may be reused: one of a preset scaled to the number of steps, bins, the digits, or every n-th.
+    """Which steps may be reused. A mask is given by digits, by a preset, by bins, or by computing every n-th step.
 
     Attributes:
-        digits: 1 (compute) and 0 (reuse), one per step.
-        preset: Name of a preset (`masks.PRESETS`).
+        digits: One digit for each step: 1 (compute) or 0 (reuse).
+        preset: Name of a preset (`masks.PRESETS`), which is scaled to the number of steps.
         compute_bins: Lengths of the runs of computed steps.
-        reuse_bins: Lengths of the runs of reused steps between them.
+        reuse_bins: Lengths of the runs of reused steps between the runs of computed steps.
         every: Compute each n-th step, from the first.
-        policy: On a 0, `static` reuses; `dynamic` reuses if the rule agrees.
+        policy: At a 0 of the mask, `static` always reuses, and `dynamic` reuses if the gate's rule agrees.
     """
 
     digits: str | None = None
@@ -73,27 +74,27 @@ class Mask:
 class Gate(Port):
     """Description of a cache gate.
 
-    A choice that is None takes the method's own value for the model. `resolved_gate.resolve` finds it.
+    If a choice is None, `resolved_gate.resolve` fills in the method's value for the model.
 
     Attributes:
         kind: The method: `none`, `dbcache`, `teacache`, ...; `library` hands the transformer to the cache-dit package.
-        name: Path of the node that made it, as the record names it.
+        name: Path of the gate's node in the workflow; the record uses this name.
         signal: The tensor that is compared between steps.
-        rule: When to reuse. `mask`: as the mask says. `change`: the signal's relative change is under the threshold.
-            `polynomial`: a polynomial of it, added up, is. `magnitude`: so is the error that a table
-            of ratios predicts.
-        threshold: For the rules other than `mask`.
+        rule: When to reuse. `mask`: at the zeros of the mask. `change`: if the signal's relative change is below the
+            threshold. `polynomial`: if the sum of a polynomial of that change is below the threshold. `magnitude`: if
+            the error that a table of ratios predicts is not above the threshold.
+        threshold: Threshold of the rule; None for the rule `mask`.
         mask: Which steps may be reused; None if any may.
-        coefficients: Of the polynomial, highest order first.
-        clamp: A polynomial below 0 counts as 0.
-        ratios: The table of `magnitude`, per guidance branch; one entry per step.
+        coefficients: Coefficients of the polynomial, highest order first.
+        clamp: Whether a negative value of the polynomial counts as 0.
+        ratios: The table of the rule `magnitude`: one ratio for each step, by guidance branch.
         order: Order of the Taylor expansion of the reused residual; 0 takes the last residual unchanged.
         front: First blocks that are always computed.
         back: Last blocks that are always computed.
-        stacks: A model with two lists of blocks decides for both `together`, or `separate`ly.
+        stacks: For a model with two lists of blocks: `together` takes one decision for both, `separate` one for each.
         limits: Steps that are always computed.
-        table: A calibration table that coefficients or ratios come from, by path.
-        options: Further options of a kind.
+        table: Path of the calibration table with the coefficients or ratios; None without a table.
+        options: Further options of this kind of gate.
     """
 
     kind: str
@@ -119,7 +120,7 @@ class Gate(Port):
 
     @property
     def off(self) -> bool:
-        """A threshold of 0: the rule reuses nothing (a static mask beside it still does)."""
+        """Whether the threshold is 0, with which the rule reuses nothing. A static mask still reuses."""
         return self.rule != "mask" and self.threshold is not None and self.threshold <= 0
 
     def facts(self) -> dict[str, Any]:
@@ -133,18 +134,18 @@ class Gate(Port):
 
 @dataclass(frozen=True)
 class GateFacts(Facts):
-    """A gate before the run.
+    """Facts about a gate before the run.
 
     Attributes:
-        gates: The gate, or all gates that may be chosen; empty if a parameter of it is not known.
-        chosen: The value is one of several gates, which a step of the loop decides.
+        gates: The gate, or all gates that may be chosen; empty if a parameter of a gate is not known.
+        chosen: Whether each step of the loop chooses one of several gates.
     """
 
     gates: tuple[Gate, ...] = ()
     chosen: bool = False
 
     def either(self, other: Facts) -> Facts | None:
-        """One of two gates."""
+        """Facts of a value that is one of two gates."""
         if not isinstance(other, GateFacts):
             return None
         return GateFacts(self.gates + other.gates, chosen=True)

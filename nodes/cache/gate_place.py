@@ -1,4 +1,4 @@
-"""Where a gate works, and why it cannot."""
+"""The place where a gate works, and a check that a gate can work there."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class Place:
 
     Attributes:
         family: The model's family.
-        configs: Configurations of its components; may be incomplete before they are at hand.
+        configs: Configurations of the model's components. Some may be missing before the configurations are read.
         source: The model's repository or folder, None if it is not known.
         steps: Number of steps of the component, None if it is not known.
         component: The component's name in the repository.
         size: Width and height of the clip in pixels; None if they are not known.
         image: Whether the model is given an image.
         use: The facts that a calibration table is compared with.
-        group: Blocks that are brought to the device together, where the component is offloaded; 1 if that is not known.
+        group: Number of blocks in an offload group; 1 if the component is not offloaded, or the number is not known.
     """
 
     family: Family
@@ -41,11 +41,14 @@ class Place:
 
     @property
     def identified(self) -> bool:
-        """Whether enough is known of the model to say that nothing was published for it."""
+        """Whether the model is identified well enough to look it up in the published tables.
+
+        If True, a missing entry means that nothing was published for the model.
+        """
         return "transformer" in self.configs
 
     def sized(self, entries: tuple[S, ...]) -> tuple[S, ...]:
-        """The entry for the nearest size, of entries published for several sizes."""
+        """The entries for the nearest size, if entries were published for several sizes."""
         return entries if self.size is None else by_size(entries, *self.size)
 
     @property
@@ -57,17 +60,19 @@ class Place:
 
 
 def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, group: int) -> None:
-    """See that no group of an offloaded model is parted: its first block brings it in, and its last lets it go.
+    """Check that the gate skips no part of an offload group.
+
+    The first block of a group loads the group, and the last block releases it.
 
     Args:
         counts: Blocks in each of the transformer's lists.
-        front: First blocks that are always computed.
-        back: Last ones.
-        separate: Of each list, and not of all together.
-        group: Blocks of a group; no group reaches over the end of a list.
+        front: Number of first blocks that are always computed.
+        back: Number of last blocks that are always computed.
+        separate: Whether `front` and `back` count in each list, not in all lists together.
+        group: Number of blocks in a group. A group ends at the end of a list.
 
     Raises:
-        NodeError: If there is one of which a part may be passed over.
+        NodeError: If the gate may skip a part of a group.
     """
     begins = list(accumulate(counts, initial=0))
     spans = list(pairwise(begins)) if separate else [(0, begins[-1])]
@@ -76,8 +81,8 @@ def whole_groups(counts: Sequence[int], front: int, back: int, separate: bool, g
         within = edge - max(begin for begin in begins if begin < edge)
         if within % group:
             message = (
-                f"blocks are offloaded {group} at a time, and a group would be parted: {front} first and {back} last "
-                "blocks run where the others do not"
+                f"blocks are offloaded in groups of {group}, and the gate would skip a part of a group: "
+                f"{front} first and {back} last blocks always run"
             )
-            help = "set `blocks: 1` of model.offload, or numbers of first and last blocks that leave groups whole"
+            help = "set `blocks: 1` of model.offload, or numbers of first and last blocks that do not split a group"
             raise NodeError(message, help=help, code="unsupported")

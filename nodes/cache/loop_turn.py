@@ -1,4 +1,4 @@
-"""`Turn`: everything that a gate may look at in one call of `denoiser.predict`. Torch-free."""
+"""`Turn`: the data that a gate can use in one call of `denoiser.predict`. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Turn:
 
     Attributes:
         model: The model.
-        transformer: Its transformer, in memory.
+        transformer: The model's transformer, in memory.
         step: The step of the schedule.
         branches: The guidance branches of the loop.
         size: Size of the clip in pixels.
@@ -44,11 +44,11 @@ class Turn:
 
     @property
     def branches_take_turns(self) -> bool:
-        """Whether at any step several branches run, one call after the other."""
+        """Whether several branches run at any step, in one call each."""
         branches, count = self.branches, self.step.count
         return not branches.batched and any(len(branches.active_at(index, count)) > 1 for index in self.window)
 
     @property
     def index(self) -> int:
-        """This step, counted over those of the component."""
+        """The number of this step among the steps of the component, from 0."""
         return self.window.index(self.step.index)

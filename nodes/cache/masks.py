@@ -1,8 +1,8 @@
 """Step masks (SCM): which steps are computed (1) and which may be reused (0). Torch-free.
 
-The presets and how they are scaled are those of `steps_mask` in the cache-dit package (caching/cache_interface.py,
-Apache-2.0). It is not called here because importing it takes seconds and torch, and `sgd check` has neither; the
-tests compare with it for every number of steps from 8 to 100.
+The presets and their scaling are those of `steps_mask` in the cache-dit package (caching/cache_interface.py,
+Apache-2.0). This module does not call the function, because its import takes seconds and needs torch, and `sgd check`
+imports no torch. The tests compare both for every number of steps from 8 to 100.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from .gate import Mask
 
 Bins = tuple[tuple[int, ...], tuple[int, ...]]
-"""Lengths of the runs of computed steps, and of the runs of reused ones between them."""
+"""Lengths of the runs of computed steps, and of the runs of reused steps between them."""
 
 PRESETS: dict[str, Bins] = {
     "slow": ((8, 3, 3, 2, 1, 1), (1, 2, 2, 2, 3)),
@@ -20,7 +20,7 @@ PRESETS: dict[str, Bins] = {
     "fast": ((6, 1, 1, 1, 1, 1), (1, 3, 4, 5, 4)),
     "ultra": ((4, 1, 1, 1, 1), (2, 5, 6, 7)),
 }
-"""For 28 steps; longer masks grow from these, shorter ones are cut."""
+"""The presets for 28 steps. They are lengthened or cut for other numbers of steps."""
 
 SHORT: dict[str, Bins] = {
     "slow": ((4, 2, 2, 2, 1), (1, 1, 1, 1)),
@@ -28,7 +28,7 @@ SHORT: dict[str, Bins] = {
     "fast": ((3, 1, 1, 1, 1), (1, 2, 2, 3)),
     "ultra": ((2, 1, 1, 1, 1), (1, 2, 3, 3)),
 }
-"""For 15 steps, from which masks of 10 to 14 are cut."""
+"""The presets for 15 steps. They are cut for 10 to 14 steps."""
 
 EXACT: dict[int, dict[str, Bins]] = {
     8: {
@@ -48,10 +48,11 @@ NAMES = ("none", *PRESETS)
 
 
 def mask_of(mask: Mask, steps: int) -> str:
-    """The digits of a mask for a number of steps.
+    """Turn a mask into digits for a number of steps.
 
     Raises:
-        ValueError: If it cannot be made, or has another length. The message is for the user.
+        ValueError: If the mask has another number of steps, or cannot be scaled to this number. The message is for the
+            user.
     """
     if mask.digits is not None:
         if len(mask.digits) != steps:
@@ -61,19 +62,19 @@ def mask_of(mask: Mask, steps: int) -> str:
         return from_bins(mask.compute_bins, mask.reuse_bins, steps)
     if mask.every is not None:
         return "".join("0" if index % mask.every else "1" for index in range(steps))
-    assert mask.preset is not None, "a mask is one of the four"
+    assert mask.preset is not None, "a mask has digits, bins, an interval or a preset"
     return preset_mask(mask.preset, steps)
 
 
 def from_bins(compute: Sequence[int], reuse: Sequence[int], steps: int) -> str:
-    """Runs of computed and reused steps in turn, cut to the number of steps.
+    """Join alternating runs of computed and reused steps to digits, cut to the number of steps.
 
     Raises:
         ValueError: If the runs are too short.
     """
     total = sum(compute) + sum(reuse)
     if total < steps:
-        raise ValueError(f"the bins are of {total} steps, and the loop takes {steps}")
+        raise ValueError(f"the bins have {total} steps, and the loop takes {steps}")
     pieces = []
     for number in range(max(len(compute), len(reuse))):
         pieces.append("1" * compute[number] if number < len(compute) else "")
@@ -82,7 +83,7 @@ def from_bins(compute: Sequence[int], reuse: Sequence[int], steps: int) -> str:
 
 
 def preset_mask(name: str, steps: int) -> str:
-    """A preset scaled to the number of steps; its last step is computed.
+    """Scale a preset to the number of steps. Its last step is computed.
 
     Raises:
         ValueError: For fewer than 8 steps.
@@ -101,7 +102,7 @@ def preset_mask(name: str, steps: int) -> str:
 
 
 def _grown(bins: Bins, steps: int) -> Bins:
-    """Bins lengthened in turn, each by its own share, until they cover the steps."""
+    """Lengthen the bins one after the other, each by its share of the total, until they cover the steps."""
     base, now = bins, (list(bins[0]), list(bins[1]))
     share = steps / 28 * 0.5
 
@@ -119,7 +120,7 @@ def _grown(bins: Bins, steps: int) -> Bins:
 
 
 def _cut(bins: Bins, steps: int) -> Bins:
-    """Bins shortened at their ends, a reused step and a computed one in turn."""
+    """Shorten the bins at their ends, by a reused step and a computed step alternately."""
     now = (list(bins[1]), list(bins[0]))
     kind = 0
     while sum(now[0]) + sum(now[1]) > steps:

@@ -1,4 +1,4 @@
-"""From a gate as it was written to a gate for one model and number of steps; or why there is none. Torch-free.
+"""Turn a gate of the workflow into a gate for one model and number of steps, or report why it cannot work. Torch-free.
 
 The same code runs in `sgd check`, on descriptions, and before the first step of a run."""
 
@@ -19,10 +19,10 @@ THRESHOLDS = ("change", "polynomial", "magnitude")
 
 
 def resolve(gate: Gate, place: Place) -> Gate:
-    """The gate with everything filled in that is known of its place.
+    """Fill in the gate's values for its model and number of steps, as far as these are known.
 
     Raises:
-        NodeError: If it cannot work there.
+        NodeError: If the gate cannot work with this model or number of steps.
     """
     if not gate.active:
         return gate
@@ -34,7 +34,7 @@ def resolve(gate: Gate, place: Place) -> Gate:
         gate = replace(gate, signal="time" if place.family.time_modules else "modulated")
     _signal(gate, place)
     gate = _spans(gate, place)
-    # A rule that reuses nothing need know nothing of the model, so that any model can be run without a gate.
+    # A rule that reuses nothing needs no facts about the model, so it works with every model.
     gate = replace(gate, signal="none", table=None) if gate.off else _published(gate, place)
     if gate.rule in THRESHOLDS and gate.threshold is None:
         raise NodeError(f"{gate.kind} has no threshold for this model", help="set `threshold`")
@@ -51,11 +51,11 @@ def resolve(gate: Gate, place: Place) -> Gate:
 def _signal(gate: Gate, place: Place) -> None:
     family = place.family
     if gate.signal in ("time", "time_projection") and not family.time_modules:
-        message = f"models of {family.name} have no embedding of the timestep alone to compare"
+        message = f"models of {family.name} have no embedding that depends on the timestep alone"
         raise NodeError(message, help="set `signal: modulated`, with coefficients of your own", code="unsupported")
     needs = gate.rule in ("change", "polynomial")
     if needs and gate.signal == "none":
-        raise NodeError(f"the rule `{gate.rule}` compares a signal", help=_signals())
+        raise NodeError(f"the rule `{gate.rule}` needs a signal to compare", help=_signals())
     if not needs and gate.signal not in ("none", "model") and (gate.mask is None or gate.mask.policy == "static"):
         raise NodeError(f"the rule `{gate.rule}` compares no signal", help="leave `signal` out")
     if gate.signal == "front" and gate.front == 0:
@@ -67,7 +67,7 @@ def _signal(gate: Gate, place: Place) -> None:
             f"models of {family.name} have one list of blocks", help="leave `stacks` out", code="unsupported"
         )
     if gate.stacks == "separate" and gate.signal == "modulated":
-        message = "the signal `modulated` is that of the first list of blocks, and decides for all of them"
+        message = "the signal `modulated` comes from the first list of blocks, and decides for all lists"
         raise NodeError(
             message, help="leave `stacks` out, or compare the residual of the first blocks: `front`", code="unsupported"
         )
@@ -78,7 +78,7 @@ def _signals() -> str:
 
 
 def _spans(gate: Gate, place: Place) -> Gate:
-    """Fill in the number of first blocks, and see that something is left between first and last."""
+    """Fill in the number of first blocks. Check that at least one block lies between the first and the last blocks."""
     counts = place.counts
     if counts is None:
         return gate
@@ -88,14 +88,14 @@ def _spans(gate: Gate, place: Place) -> Gate:
         front = FRONT if min(groups) >= FEW_BLOCKS else FRONT_OF_FEW
     for blocks in groups:
         if front + gate.back >= blocks:
-            message = f"{front} first and {gate.back} last blocks are always computed, and there are {blocks}"
+            message = f"{front} first and {gate.back} last blocks are always computed, but there are {blocks} blocks"
             raise NodeError(message, help="leave some between them: lower front_blocks or back_blocks")
     whole_groups(counts, front, gate.back, gate.stacks == "separate", place.group)
     return replace(gate, front=front)
 
 
 def _published(gate: Gate, place: Place) -> Gate:
-    """Fill in coefficients and ratios of a table, or those that were published for the model."""
+    """Fill in the coefficients or ratios of the gate's table, or those that were published for the model."""
     if gate.table is not None:
         return filled(gate, place.use)
     if gate.rule == "polynomial" and gate.coefficients is None:
@@ -106,7 +106,7 @@ def _published(gate: Gate, place: Place) -> Gate:
         lengths = {len(ratios) for ratios in gate.ratios.values()}
         if lengths != {place.steps}:
             message = f"there are {max(lengths)} ratios, and the loop takes {place.steps} steps"
-            raise NodeError(message, help="give one for each step")
+            raise NodeError(message, help="give one ratio for each step")
     return gate
 
 

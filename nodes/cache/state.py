@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class GateState(State):
-    """The gates of one run of a loop, one for each component that the loop's model had."""
+    """The gates of one run of a loop, one for each transformer that the loop uses."""
 
     def __init__(self) -> None:
         self.gates: dict[str, tuple[Gate, tuple[int, ...], Working]] = {}
@@ -37,7 +37,7 @@ class GateState(State):
         self.run: Run | None = None
 
     def open(self, gate: Gate, turn: Turn) -> Opened:
-        """The gate at work on the model's transformer, at one step.
+        """Return the gate for one step of the model's transformer; make its engine first if there is none yet.
 
         Raises:
             NodeError: If the gate cannot work with this model or schedule.
@@ -45,17 +45,17 @@ class GateState(State):
         self.run = turn.run
         component, window = turn.component, turn.window
         held = self.gates.get(component)
-        # Equal gates are one: a gate that stands in the loop is made anew at every step.
+        # A gate node in the loop makes a new gate at every step, so gates are compared by value.
         if held is None or held[:2] != (gate, window) or held[2].transformer is not turn.transformer:
             self._close(component)
             held = self.gates[component] = (gate, window, _engine(gate, turn))
         return Opened(held[2], gate.name, turn)
 
     def measure(self, turn: Turn) -> Metered:
-        """The model's transformer at one step, computed and measured; no gate is at work.
+        """Return a meter for one step of the model's transformer. Every block is computed, and no gate is used.
 
         Raises:
-            NodeError: If a measurement would say nothing of the model.
+            NodeError: If the model cannot be measured (`first_turn.meter`).
         """
         from .calibration.measure import Metered
 
@@ -81,7 +81,7 @@ class GateState(State):
 
 
 def _engine(gate: Gate, turn: Turn) -> Working:
-    """The engine that computes or reuses on the model's transformer, as a gate says."""
+    """Make the engine that computes or reuses the blocks of the model's transformer, for a gate."""
     place = first_turn.place_of(turn, gate.table)
     try:
         resolved = resolve(gate, place)
@@ -170,7 +170,7 @@ class Opened:
             )
 
     def _say(self, branch: str) -> None:
-        """Report the steps of a branch to the plan, as far as they are known."""
+        """Report the decisions about a branch to the plan, as far as they are known."""
         engine = self.engine
         digits = engine.digits(branch)
         suffix = "" if branch == "positive" else f"_{branch}"
@@ -180,16 +180,16 @@ class Opened:
 
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
-    """The warning about a gate that reused nothing: the reason, and a threshold that would reuse steps."""
+    """Write the warning for a gate that reused nothing, with the reason and a threshold that would reuse steps."""
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
     ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"
     if measured and not ruled:
-        return f"{head}: no change that it measured is a finite number; something overflows in the model"
+        return f"{head}: no measured change is a finite number, so numbers overflow in the model"
     if ruled:
-        # A little over the smallest, so that the comparison holds after the number was written down.
+        # Slightly more than the smallest, so that the comparison also holds for the rounded number.
         least = max(min(ruled), 0.0) * 1.001
-        return f"{head}: the smallest threshold that would have is {least:.4g}, and it is {gate.threshold:g}"
+        return f"{head}: the threshold is {gate.threshold:g}, and the smallest that would reuse a step is {least:.4g}"
     reasons = sorted({decision.reason for decision in decisions})
     return f"{head}: every step was computed because of {', '.join(reasons)}; {json.dumps(_limits(gate))}"
 

@@ -1,4 +1,4 @@
-"""The facts that a calibration table is compared with: known before a run, or read from the model. Torch-free."""
+"""Collect the facts that a calibration table must fit, from facts before a run or from the model. Torch-free."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from .calibration.table import digest
 
 
 def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
-    """The use of a table, as far as facts about a model and its schedule tell."""
+    """Collect the facts from those about a model and its schedule that are known before the run."""
     name, weights = model.repository_name("transformer"), None
     known, config = model != ModelFacts() and not model.chosen, model.configs.get("transformer")
     if model.folder is not None and not model.chosen:
-        with suppress(NodeError):  # of damaged files, which the run reports
+        with suppress(NodeError):  # the run reports damaged files
             weights = fingerprint.of_weights(Path(model.folder) / name, model.variant)
     if name in model.checkpoints and not model.chosen:
         weights = None
@@ -42,14 +42,14 @@ def of_facts(model: ModelFacts, step: ScheduleFacts) -> Use:
 
 
 def of_model(model: Model, step: Step, window: tuple[int, ...], branches: Branches | None, run: Run) -> Use:
-    """The use of a table, from a model and a step of its loop: all but the shift, which shows in the timesteps.
+    """Collect the facts from a model and a step of its loop. The shift is left out, since the timesteps depend on it.
 
     Args:
         model: The model.
         step: Any step of the loop.
         window: The steps of the schedule at which the model is in use.
-        branches: Which guidance branches run, None if that does not matter.
-        run: With dummy weights nothing is known of them.
+        branches: The guidance branches that run; None if the branches do not matter.
+        run: The run. With dummy weights, the fingerprint is None.
 
     Raises:
         NodeError: If weight files are damaged.
@@ -89,5 +89,5 @@ def _of_checkpoint(checkpoint: Checkpoint) -> str | None:
 
 
 def random(model: Model, run: Run) -> bool:
-    """Whether the weights are dummies, or will be in the run that is planned."""
+    """Whether the weights are random (dummy weights), in this run or in the run that is planned."""
     return "dummy" in (model.weights.kind, run.options.get("weights"))

@@ -1,6 +1,6 @@
-"""Model families, one module each, found by their name or by the pipeline class that a repository names.
+"""Model families, one module for each family. A family is found by its name, or by the pipeline class of a repository.
 
-A family knows one diffusers pipeline. Node types, which work for every family, belong to `nodes/`.
+A family matches one pipeline of diffusers. Node types, which work for every family, belong to `nodes/`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`Family`: everything that differs between families of models; the one protocol that the nodes use.
+"""`Family`: the protocol for everything that differs between families of models. Nodes use only this protocol.
 
 A family is stateless. Methods with a parameter `configs` use plain data and run before components are loaded. Methods
 with a parameter `model` get a `Model` whose components are in memory.
@@ -100,7 +100,7 @@ class DenoiserInput:
         step: The step of the schedule.
         text: Encoded prompts by the names of the family's `encode_text`; most are [B, length, width].
         image: The condition on a first frame by the names of `encode_image`; None without a first frame.
-        embedded: Guidance scale as an input of the transformer; None if it takes none.
+        embedded: Guidance scale as an input of the transformer; None if the transformer takes no guidance scale.
     """
 
     latents: torch.Tensor
@@ -125,22 +125,24 @@ class DenoiserInput:
 class Family(Protocol):
     """How one family of models encodes text, lays out latents, calls its transformer and decodes.
 
-    A family is a subclass. Members with a body are defaults.
+    Each family is a subclass. Attributes with a value and methods with a body are defaults, which a subclass may
+    override.
 
     Attributes:
         name: Short name, used in facts, records and files of latents.
         pipelines: Class names of the diffusers pipelines whose repositories belong to the family.
         neutral_scale: The largest guidance scale at which the family's pipeline does not guide.
         embedded_guidance: Whether the transformer takes a guidance scale as an input.
-        max_length: Number of tokens of a prompt in the family's pipeline by default.
-        rounds: Whether a size that the model cannot make is rounded down; if not, it is an error, as in the family's
-            pipeline.
-        rounds_frames: Whether the number of frames is rounded down even if width and height are not.
-        float32: Components that stay in float32 if the file sets no dtype, as in the family's documentation.
-        normalises: Whether `normalise` changes a guided prediction; a prediction of zeros cannot be normalised.
+        max_length: Default number of tokens of an encoded prompt, as in the family's pipeline.
+        rounds: If True, a size that the model does not support is rounded down. If False, such a size is an error. The
+            value follows the family's pipeline.
+        rounds_frames: Whether the number of frames is rounded down even if `rounds` is False.
+        float32: Components that stay in float32 if the workflow sets no dtype, as in the family's documentation.
+        normalises: Whether `normalise` changes a guided prediction. If so, no prediction may be all zeros, since zeros
+            have no norm.
         blocks: The transformer's blocks, for cache gates.
-        time_modules: Submodules of the transformer that `time_signal` uses, outermost first; empty if the transformer
-            does not embed the timestep alone.
+        time_modules: Submodules of the transformer that `time_signal` uses, outermost first. Empty if the transformer
+            has no embedding that depends on the timestep alone.
         sign: -1 if `predict` returns the negative of the transformer's output.
     """
 
@@ -158,7 +160,7 @@ class Family(Protocol):
     sign: int = 1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
-        """The size that the model makes for a requested size, rounded as in the family's pipeline."""
+        """The size that the model generates for a requested size, rounded as in the family's pipeline."""
         ...
 
     def size_limit(self, configs: Configs) -> SizeLimit | None:
@@ -178,7 +180,7 @@ class Family(Protocol):
         return latents
 
     def tokens(self, size: Size, configs: Configs) -> int:
-        """Length of the transformer's sequence for a clip of this size; a dynamic shift depends on it."""
+        """Length of the transformer's sequence for a clip of this size. A dynamic shift depends on the length."""
         ...
 
     def schedule_arguments(self, steps: int, scheduler: Mapping[str, Any], tokens: int | None) -> dict[str, Any]:
@@ -212,7 +214,7 @@ class Family(Protocol):
         ...
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
-        """Components that `encode_image` uses; none by default, for families without an image input."""
+        """Names of the components that `encode_image` uses; empty by default, for families without an image input."""
         return ()
 
     def needs_image(self, configs: Configs) -> bool:
@@ -220,13 +222,13 @@ class Family(Protocol):
         return False
 
     def image_problem(self, configs: Configs, last: bool) -> str | None:
-        """The reason why a model with these configurations does not take these frames; None if it does.
+        """The reason why a model with these configurations does not accept these frames; None if it accepts them.
 
         Args:
             configs: Configurations by component.
             last: Whether there is a last frame beside the first one.
         """
-        return f"models of {self.name} take no first frame"
+        return f"models of the family {self.name} do not accept a first frame"
 
     def encode_image(
         self, model: LoadedModel, image: Image.Image, last: Image.Image | None, size: Size
@@ -239,7 +241,7 @@ class Family(Protocol):
             last: The last frame.
             size: Size of the clip.
         """
-        raise NodeError(f"models of {self.name} take no first frame")
+        raise NodeError(f"models of the family {self.name} do not accept a first frame")
 
     def keep_image(self, latents: torch.Tensor, image: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Latents in which the part that an image condition fixes is restored; by default unchanged."""
@@ -271,14 +273,15 @@ class Family(Protocol):
         ...
 
     def time_signal(self, transformer: Any, timesteps: torch.Tensor, projected: bool) -> torch.Tensor:
-        """Embeddings of timesteps [steps] as the transformer makes them, [steps, width].
+        """The transformer's embeddings of timesteps [steps], as [steps, width].
 
         Args:
             transformer: A module with the `time_modules` as attributes.
             timesteps: The scheduler's own timesteps.
-            projected: Return the projection that modulates the blocks instead; it is six times as wide.
+            projected: Return the projection of the embeddings that modulates the blocks; its width is six times the
+                embedding's width.
         """
-        raise NodeError(f"models of {self.name} have no embedding of the timestep alone")
+        raise NodeError(f"models of {self.name} have no embedding that depends on the timestep alone")
 
     def normalise(self, guided: torch.Tensor, positive: torch.Tensor) -> torch.Tensor:
         """The guided prediction, normalised as the family's pipeline does it; by default unchanged."""

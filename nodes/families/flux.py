@@ -122,7 +122,7 @@ class Flux(Family):
 
 
 def _guidance(transformer: Any, embedded: float | None, latents: torch.Tensor) -> torch.Tensor | None:
-    """The embedded guidance scale, one entry for each image; None if the transformer takes none."""
+    """The embedded guidance scale, one entry for each image; None if the transformer takes no guidance scale."""
     if transformer.config.guidance_embeds:
         if embedded is None:
             raise NodeError("this model takes a guidance scale as an input", help="give cfg.split `embedded`, e.g. 3.5")

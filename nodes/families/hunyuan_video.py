@@ -1,10 +1,10 @@
 """HunyuanVideo, as diffusers' `HunyuanVideoPipeline` runs it.
 
-The pipeline pads every prompt to 256 tokens, and each attention masks the padding. This excludes kernels without
-masks, among them the fastest. Here text.encode cuts the padding, and the transformer's blocks run without a mask if no
-padding is left (`Unmasked`). The padding has no effect on a frame: masked keys have no weight, and the refiner takes
-the mean over the words alone. Sums have another order, so results differ in the last bits. `padding: keep` of
-text.encode keeps the padding and the mask; results then equal those of the pipeline bit for bit.
+The pipeline pads every prompt to 256 tokens, and each attention masks the padding. This excludes kernels without masks,
+among them the fastest. Here text.encode cuts the padding, and the transformer's blocks run without a mask if no padding
+is left (`Unmasked`). The padding has no effect on a frame: masked keys have no weight, and the refiner takes the mean
+over the words alone. Only the order of sums changes, so results differ in the last bits. `padding: keep` of text.encode
+keeps the padding and the mask; results then equal those of the pipeline bit for bit.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class HunyuanVideo(Family):
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         if given.image is not None:
-            raise NodeError("this model makes videos from text: it takes no image", help="leave `image` out")
+            raise NodeError("this model generates videos from text alone and takes no image", help="leave `image` out")
         latents, text = given.latents, given.text
         dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
         mask = text[MASK]  # [B, length]
@@ -196,7 +196,7 @@ class Unmasked:
 
 @contextmanager
 def unmasked(transformer: Any) -> Iterator[None]:
-    """Run the transformer's attention without a mask; its forward makes a mask even if nothing is padded."""
+    """Run the transformer's attention without a mask inside `with`. Forward makes a mask even if nothing is padded."""
     refiner = transformer.context_embedder.token_refiner.refiner_blocks
     blocks = (*refiner, *transformer.transformer_blocks, *transformer.single_transformer_blocks)
     attentions = [block.attn for block in blocks]
@@ -261,7 +261,7 @@ def _in_template(prompt: str) -> tuple[int, str]:
 
 
 def _tokenized(model: LoadedModel, prompts: Sequence[str], max_length: int) -> torch.Tensor:
-    """The pipeline's attention mask, on the CPU, for plans: a mask on the meta device has no values."""
+    """Make the pipeline's attention mask on the CPU, for plans, since a mask on the meta device has no values."""
     start, _ = _in_template("")
     tokens = model.component("tokenizer")(
         [_in_template(prompt)[1] for prompt in prompts],

@@ -25,7 +25,10 @@ def whole(width: int, height: int, factor: int) -> Size:
 
 
 def scale_factor(vae: Mapping[str, Any]) -> int:
-    """Pixels per side of one latent of an `AutoencoderKL`; 8 if its configuration is not known."""
+    """Spatial downscaling factor of an `AutoencoderKL`: pixels per latent position along one side.
+
+    It is 8 if the configuration is not known.
+    """
     return 2 ** (len(vae["block_out_channels"]) - 1) if "block_out_channels" in vae else 8
 
 
@@ -46,7 +49,7 @@ def unpack(latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
 def schedule_arguments(steps: int, sigmas: Any, scheduler: Mapping[str, Any], mu: float | None) -> dict[str, Any]:
     """The arguments of the image pipelines for `set_timesteps`: the pipeline's noise levels and the shift's exponent.
 
-    Solvers for other noise schedules (`use_flow_sigmas`) make their own noise levels, as in FluxPipeline.
+    Solvers for other noise schedules (`use_flow_sigmas`) compute their own noise levels, as in FluxPipeline.
     """
     given = {"num_inference_steps": steps} if scheduler.get("use_flow_sigmas") else {"sigmas": sigmas}
     return given if mu is None else {**given, "mu": mu}
@@ -86,7 +89,8 @@ def planned(model: LoadedModel, encoder: Any) -> Any:
     """A text encoder for pipelines that select tokens by the values of a mask.
 
     On the meta device, a mask has no values. While planning, the encoder runs on the meta device, where the meter
-    counts its cost, but the pipeline gets zeros of equal shape on the CPU (views of one number), beside the mask.
+    counts the cost. The pipeline then gets zeros of equal shape on the CPU (views of one number), where the mask is
+    too.
     """
     return _Planned(encoder) if model.device == "meta" else encoder
 

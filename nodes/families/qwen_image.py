@@ -27,7 +27,7 @@ POSITIONS = 4096  # QwenEmbedRope of diffusers' transformer_qwenimage.py
 class QwenImage(Family):
     """The Qwen-Image family; `Family` documents each member.
 
-    Its VAE is a video VAE: outside of the denoise loop, latents have a frame dimension of length 1.
+    The VAE is a video VAE. So latents have a frame dimension of length 1 outside of the denoise loop.
     """
 
     name = "qwen-image"

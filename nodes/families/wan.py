@@ -106,10 +106,11 @@ class Wan(Family):
         transformer = configs.get("transformer", {})
         expands = configs.get("model_index", {}).get("expand_timesteps")
         if not expands and not self.needs_image(configs):
-            return "this model makes clips from text alone; image to video needs an I2V or TI2V model"
+            return "this model generates clips from text alone; image to video needs an I2V or TI2V model"
         if expands and last:
             return "this model takes a first frame only"
-        # Positions for two images mean a model for a first and a last frame (FLF2V). Without CLIP, both forms work.
+        # A model with positions for two images takes a first and a last frame (FLF2V). Without CLIP, a model takes
+        # either.
         if _reads_clip(transformer) and last != (transformer.get("pos_embed_seq_len") is not None):
             return f"this model takes {'a first frame only' if last else 'a first and a last frame'}"
         return None

@@ -25,7 +25,7 @@ PROMPT_MULTIPLE = 32  # SEQ_MULTI_OF of diffusers' transformer_z_image.py
 class ZImage(Family):
     """The Z-Image family; `Family` documents each member.
 
-    Prompts differ in length, and the transformer takes a list of them. The pipeline evaluates both branches in one
+    Prompts differ in length, and the transformer takes a list of prompts. The pipeline evaluates both branches in one
     batch: with `batched: true` in `cfg.split`, results equal those of the pipeline bit for bit.
     """
 

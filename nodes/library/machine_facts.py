@@ -1,4 +1,4 @@
-"""`sgd doctor`: packages and attention backends that this machine has, why others cannot be used, and the hub."""
+"""`sgd doctor`: installed packages, attention backends with the reason if one cannot be used, and the model hub."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _hub() -> dict[str, str]:
 
 
 def _reach(endpoint: str) -> str:
-    """Whether the hub answers, in words."""
+    """Ask the hub, and return text that says whether it answers."""
     from urllib.error import HTTPError, URLError
     from urllib.request import Request, urlopen
 

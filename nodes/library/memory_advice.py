@@ -11,7 +11,7 @@ from ..support.device_memory import size
 OFFLOADABLE = ("transformer", "transformer_2", "text_encoder", "text_encoder_2", "vae")
 
 WORTH = 0.99
-"""A change that leaves more of the peak than this is not worth a line."""
+"""A change is reported only if the peak after it is at most this share of the peak before."""
 
 Entry = Mapping[str, Any]
 """A component or a node of an estimate."""
@@ -19,13 +19,13 @@ Entry = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """Something that may be set in the workflow file.
+    """A change to the workflow file that reduces memory.
 
     Attributes:
-        text: What, for people.
-        offloaded: Names of components that it offloads.
-        halved: Whether it halves weights in float32.
-        tiled: Whether it lets the VAE work in tiles.
+        text: Description of the change for the user.
+        offloaded: Names of the components that the change offloads.
+        halved: Whether the change halves the bytes of float32 weights.
+        tiled: Whether the change lets the VAE work in tiles.
     """
 
     text: str
@@ -34,7 +34,7 @@ class Change:
     tiled: bool = False
 
     def and_(self, other: Change) -> Change:
-        """Both changes."""
+        """The combination of this change and another one."""
         return Change(
             f"{self.text}{other.text}",
             self.offloaded | other.offloaded,
@@ -43,7 +43,7 @@ class Change:
         )
 
     def saved(self, component: Entry) -> int:
-        """Bytes of a component that are not on the device any more."""
+        """Bytes of a component that the change removes from the device."""
         now = left = int(component.get("device_bytes", component["bytes"]))
         if component["part"] in self.offloaded:
             left = int(component.get("offload_bytes", now))
@@ -52,7 +52,7 @@ class Change:
         return now - left
 
     def peak(self, rows: Sequence[Entry], components: Mapping[tuple[str, str], Entry]) -> int:
-        """The highest peak of the nodes after it."""
+        """The highest peak memory of the nodes after the change, in bytes."""
         peaks = []
         for row in rows:
             held = {c["part"]: c for c in (components.get(tuple(key)) for key in row["components"]) if c is not None}
@@ -63,7 +63,9 @@ class Change:
 
 
 def advice_for(estimate: Mapping[str, Any]) -> list[str]:
-    """Lines of advice: one change after the other, the one that helps most first, until the plan fits or none helps.
+    """Find changes to the workflow that reduce the peak memory, one line each.
+
+    The change that saves most comes first. The list ends when the plan fits, or when no change helps.
 
     Args:
         estimate: The result of `sgd.graph.runtime.estimate.estimate` for a plan that does not fit.
@@ -73,7 +75,7 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
         return []
     components = {(c["holder"], c["part"]): c for c in estimate["components"]}
     memory, widest = estimate["memory_bytes"], max(rows, key=lambda row: row["peak_bytes"])
-    lines = [f"{widest['name']} needs most: {size(widest['peak_bytes'])}, and there are {size(memory)}"]
+    lines = [f"{widest['name']} needs the most memory: {size(widest['peak_bytes'])}, and the device has {size(memory)}"]
     left, made, peak = list(_changes(estimate, rows)), Change(""), widest["peak_bytes"]
     while left and peak > memory:
         best = min(left, key=lambda change: made.and_(change).peak(rows, components))
@@ -85,7 +87,7 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
         lines.append(f"{'and ' if made.text else ''}{best.text}: at most {size(after)}, {verdict}")
         made, peak = made.and_(best), after
     if peak > memory:
-        lines.append("a smaller size, fewer frames or a batch of one make everything but the weights smaller")
+        lines.append("a smaller size, fewer frames or a batch of one reduce all memory except that of the weights")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""The standard library's answers to the graph. Heavy modules are imported by the method that needs them."""
+"""The library object of the standard library. A method imports the heavy modules that it needs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_CHECK_FINITE = RunOption(
 
 CALIBRATE = LibraryCommand(
     "calibrate",
-    "measure a workflow's model and schedule, and write a table that cache gates take",
+    "measure a workflow's model and schedule, and write a table for cache gates",
     "sgd.nodes.cache.calibration.calibrate",
 )
 
@@ -76,7 +76,7 @@ class StandardLibrary(NodeLibrary):
 
     @contextmanager
     def around_run(self, run: Run) -> Iterator[None]:
-        """Gradients are off; while planning, attention is one operation.
+        """Switch gradients off. In a plan, count attention as one operation.
 
         The packages that every model needs are imported here.
         """
@@ -114,7 +114,7 @@ class StandardLibrary(NodeLibrary):
         return report(record)
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
-        """Offloading, narrower weights and tiling, with the peak that each leaves."""
+        """Lines of advice: offloading, narrower weights and tiling, each with the peak memory after it."""
         from .memory_advice import advice_for
 
         return advice_for(estimate)
@@ -140,7 +140,7 @@ class StandardLibrary(NodeLibrary):
         return foreign_workflow(path)
 
     def starter(self, source: str) -> tuple[str, str]:
-        """Name and text of a workflow for a model: the bundled workflow of its kind.
+        """Name and text of a workflow for a model, from the bundled workflow for this kind of model.
 
         Raises:
             NodeError: If there is no such model, or it is of no known kind.

@@ -1,4 +1,4 @@
-"""`sgd init`: a first workflow for a model: the bundled workflow of its kind, for this model."""
+"""`sgd init`: write a first workflow for a model, by adapting the bundled workflow for this kind of model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...graph.contract.node import Run
 from ...graph.contract.workflow_folders import bundled_workflows
 from ..models.repository.repository import Repository
 
-# By pipeline class; for classes that run several kinds of model, by the repository's configuration too.
+# The key is the pipeline class. If a class runs several kinds of model, the key also names the configuration.
 WORKFLOWS = {
     "WanPipeline": "wan2_1_t2v",
     "WanPipeline with two experts": "wan2_2_t2v_a14b",
@@ -26,12 +26,12 @@ WORKFLOWS = {
 
 
 def starter(source: str) -> tuple[str, str]:
-    """A name and the text of a workflow for the model at `source`, a folder or a name on the hub.
+    """Write a workflow for the model at `source` (a folder or a name on the hub). Returns its name and its text.
 
-    Sizes, steps and scales are those of the bundled workflow, that is of the model it was written for.
+    Sizes, steps and scales are those of the bundled workflow. They fit the model that it was written for.
 
     Raises:
-        NodeError: If there is no such model, or it is of no known kind.
+        NodeError: If there is no such model, or sgd has no workflow for this kind of model.
     """
     from ..models.repository.repository import open_repository
 
@@ -41,7 +41,7 @@ def starter(source: str) -> tuple[str, str]:
     workflow = WORKFLOWS.get(kind(repository))
     if workflow is None:
         raise NodeError(
-            f"{source} is for {repository.pipeline}, which sgd has no workflow for",
+            f"{source} is a model for {repository.pipeline}, and sgd has no workflow for this pipeline",
             help="known pipelines: " + ", ".join(dict.fromkeys(k.split()[0] for k in WORKFLOWS)),
         )
     name = re.sub(r"[^a-z0-9]+", "-", Path(given).name.lower()).strip("-") or workflow
@@ -55,7 +55,7 @@ def starter(source: str) -> tuple[str, str]:
 
 
 def kind(repository: Repository) -> str:
-    """A key of `WORKFLOWS`."""
+    """The kind of a model, as a key of `WORKFLOWS`."""
     index = repository.index
     if index.get("expand_timesteps"):
         return f"{repository.pipeline} with expanded timesteps"
@@ -64,8 +64,8 @@ def kind(repository: Repository) -> str:
 
 
 def adapt(text: str, name: str, source: str, workflow: str) -> str:
-    """A bundled workflow's text for another model, to stand in another folder."""
-    about = f"After sgd's workflow {workflow}, for {source}. Sizes, steps and scales may want a change."
+    """Adapt the text of a bundled workflow to another model and another folder."""
+    about = f"After sgd's workflow {workflow}, for {source}. Check the sizes, steps and scales."
     text = re.sub(r"^name: .*$", lambda _: f"name: {name}", text, count=1, flags=re.MULTILINE)
     text = re.sub(r"^about: .*$", lambda _: f"about: {quoted(about)}", text, count=1, flags=re.MULTILINE)
     text = re.sub(
@@ -76,7 +76,7 @@ def adapt(text: str, name: str, source: str, workflow: str) -> str:
     # A gate's threshold for the bundled workflow's model does not fit another model.
     text = re.sub(r"^(  cache: \{type: float, default: )[\d.]+", r"\g<1>0", text, flags=re.MULTILINE)
     text = re.sub(r"\./(parts/\w+)\.yaml", r"sgd:\1", text)
-    # The picture that the bundled workflow falls back to does not come along.
+    # The default image of the bundled workflow is not copied.
     return re.sub(r"(type: path), default: images/[\w.]+", r"\1", text)
 
 

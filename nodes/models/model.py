@@ -1,4 +1,4 @@
-"""The `Model` value: a recipe (a source and transforms) whose components come in when they are first needed."""
+"""The value `Model`: a source and transforms. A component is loaded when it is first needed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ if TYPE_CHECKING:
 
 SECOND_ENCODER = ("tokenizer_2", "text_encoder_2")
 IMAGE_ENCODER = ("image_processor", "image_encoder")
-"""Components that some models lack. Acquiring one before the repository is known brings in nothing."""
+"""Components that some models lack. Before the repository is known, acquiring one of them loads nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Model(Port):
     """A model repository, some of whose components may be in memory.
 
-    The executor calls `acquire` before the first reader of a component and `release` after its last;
-    `prefetch` may bring the next one in from another thread. Nodes use `component`, `config`, `dtype`.
+    The executor calls `acquire` before the first reader of a component and `release` after its last; another thread may
+    call `prefetch` for the next component. Nodes use `component`, `config`, `dtype`.
 
     Attributes:
-        weights: The components in memory; values made from one another share it.
-        family: How models of this family are used.
-        names: Component of the repository that stands for a role, where it is not the one of that name:
-            `{"transformer": "transformer_2"}`.
-        transforms: Changes to components, in the order in which they are applied.
+        weights: The components in memory. A value and the values made from it share this object.
+        family: The model's family.
+        names: Names in the repository by role, for roles whose name differs: `{"transformer": "transformer_2"}`.
+        transforms: Transforms of components, in the order in which they are applied.
         steps: Indices of the steps of the schedule at which this value is in use; None for all.
     """
 
@@ -52,11 +51,11 @@ class Model(Port):
         return self.names.get(role, role)
 
     def parts(self) -> tuple[str, ...]:
-        """Names of the components the repository has."""
+        """Names of the repository's components."""
         return tuple(self.weights.repository.components)
 
     def recipe(self, part: str) -> Recipe:
-        """The transforms of a component as they are applied; while planning none, since they change no shapes."""
+        """The transforms of a component, in order. While planning there are none, since transforms change no shapes."""
         if self.weights.kind == "meta":
             return ()
         name = self.name(part)
@@ -65,7 +64,10 @@ class Model(Port):
         return tuple(sorted([*own, placed] if placed is not None else own, key=lambda t: ORDER.index(t.kind)))
 
     def offload(self, part: str) -> Offload | None:
-        """How a component is offloaded, by `model.offload` or because it did not fit; None if it is on the device."""
+        """Settings of offloading for a component; None if it stays on the device.
+
+        The settings come from `model.offload`, or are chosen because the component did not fit on the device.
+        """
         name = self.name(part)
         found: list[Any] = [t for t in self.transforms if t.component == name and t.kind == "offload"]
         return found[0] if found else self.weights.chosen(name)
@@ -74,7 +76,7 @@ class Model(Port):
         """The value with one more transform.
 
         Raises:
-            NodeError: If it cannot follow the transforms its component already has.
+            NodeError: If the transform cannot follow the transforms that its component already has.
         """
         before = [t.kind for t in self.transforms if t.component == transform.component]
         problem = misplaced(transform.kind, before)
@@ -89,7 +91,7 @@ class Model(Port):
         return replace(self, steps=kept)
 
     def acquire(self, part: str, run: Run) -> None:
-        """Bring a component in: load it to the run's device, or build it (dummy weights, meta while planning)."""
+        """Load a component to the run's device, or build it (with dummy weights, or on the meta device in a plan)."""
         if self._lacks(part):
             return
         name = self.name(part)
@@ -106,12 +108,12 @@ class Model(Port):
             raise
 
     def prefetch(self, part: str, run: Run) -> None:
-        """Bring a component's bytes near, from another thread; an error shows at `acquire`."""
+        """Read a component's files in advance, from another thread. `acquire` reports errors."""
         if not self._lacks(part):
             self.weights.prefetch(self.name(part), run)
 
     def release(self, part: str) -> None:
-        """Drop a component and the memory it holds."""
+        """Release a component. If this was the last holder, the component and its memory are dropped."""
         if self._lacks(part):
             return
         name, placed, recipe = self.name(part), self.offload(part), self.recipe(part)
@@ -123,13 +125,13 @@ class Model(Port):
         return part in (*SECOND_ENCODER, *IMAGE_ENCODER) and part not in self.parts()
 
     def component(self, name: str) -> Any:
-        """The module, tokenizer or scheduler of that name, which has been acquired; a module as transforms made it."""
+        """The acquired module, tokenizer or scheduler with this name. A module has its transforms applied."""
         recipe = self.recipe(name)
         component = self.weights.component(self.name(name), self.offload(name))
         return self.weights.views.get(self.name(name), recipe) if recipe else component
 
     def config(self, name: str) -> Mapping[str, Any]:
-        """The configuration of a component, known without its weights."""
+        """The configuration of a component. Its weights need not be in memory."""
         return self.weights.config(self.name(name))
 
     def dtype(self, name: str) -> torch.dtype:
@@ -138,7 +140,7 @@ class Model(Port):
 
     @property
     def device(self) -> str:
-        """Where the components are: `cpu`, `cuda` or `meta`."""
+        """The device of the components: `cpu`, `cuda` or `meta`."""
         return self.weights.device
 
     def facts(self) -> dict[str, Any]:

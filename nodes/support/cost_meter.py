@@ -41,8 +41,8 @@ class Meter:
         """The numbers counted since the last call.
 
         Returns:
-            `flops`: floating-point operations, a multiply-add counting as two; `peak_bytes`: the most bytes that
-            were live at once; `live_bytes`: bytes live now.
+            `flops`: floating-point operations (a multiply-add counts as two); `peak_bytes`: the largest number of live
+            bytes; `live_bytes`: the current number of live bytes.
         """
         taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live}
         self.flops, self.peak = 0, self.live
@@ -84,7 +84,7 @@ class Meter:
 
 @contextmanager
 def meter(run: Run) -> Iterator[Meter]:
-    """Count the calls in the block, on this thread; `Meter.take` returns the numbers."""
+    """Count the torch operations that this thread runs inside `with`; `Meter.take` returns the counts."""
     from torch.utils import _pytree
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
@@ -123,7 +123,7 @@ class Attempt:
 
     Attributes:
         live: Live bytes before the work.
-        above: The most live bytes during the work, minus `live`; known after it.
+        above: The largest number of live bytes during the work, minus `live`; known after the work.
     """
 
     def __init__(self, counter: Meter) -> None:
@@ -132,13 +132,16 @@ class Attempt:
         self.above = 0
 
     def undo(self) -> None:
-        """Remove the work from the count, right after it. Delete its results first, which count as live bytes."""
+        """Remove the work from the count.
+
+        Call this method right after the work. Delete the results first, because they count as live bytes.
+        """
         self._counter.flops, self._counter.peak = self._flops, self._peak
 
 
 @contextmanager
 def attempt() -> Iterator[Attempt]:
-    """Do work on this thread that can be undone if it takes too much memory."""
+    """Do work on this thread inside `with`. The work can be removed from the count if it takes too much memory."""
     counter = _METER.get() or Meter()  # without a meter, nothing is counted
     made = Attempt(counter)
     counter.peak = counter.live
@@ -189,7 +192,7 @@ def building() -> Iterator[Callable[..., None]]:
 
 
 def _keep(place: torch.Tensor) -> None:
-    """Called when a module is freed; until then, its finalizer keeps `place` alive."""
+    """Do nothing. A module's finalizer with this function keeps `place` alive until the module is freed."""
 
 
 @contextmanager
@@ -246,7 +249,7 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
 
 @contextmanager
 def runtime(run: Run) -> Iterator[None]:
-    """The context of a run with this library: no gradients; while planning, attention as one operation.
+    """Set up the context of a run: no gradients; while planning, attention counts as one operation.
 
     It uses `no_grad`, because compiled modules and LoRA loading cannot use tensors of `inference_mode`.
     """
@@ -261,7 +264,7 @@ def runtime(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _attention_on_meta() -> Iterator[None]:
-    """Count attention as one operation; torch's meta version makes a matrix of scores that GPU kernels never store."""
+    """Count attention as one operation. torch's meta version makes a matrix of scores that GPU kernels never store."""
     import torch
     from torch.overrides import TorchFunctionMode
 
@@ -280,9 +283,9 @@ def _attention_on_meta() -> Iterator[None]:
 
 
 def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """The result of attention on the meta device, [..., heads, query tokens, value width]; counts its operations.
+    """Run attention on the meta device. Returns [..., heads, query tokens, value width] and counts the operations.
 
-    Attention takes two matrix products, 2·B·H·Lq·Lk·(D + Dv) operations; a mask does not reduce them.
+    Attention is two matrix products with 2·B·H·Lq·Lk·(D + Dv) operations. A mask does not reduce this number.
     """
     counter = _METER.get()
     *batch, queries, width = query.shape

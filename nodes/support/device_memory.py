@@ -1,4 +1,4 @@
-"""The free memory of a run's device, for nodes that work in another way if memory is short."""
+"""The free memory of a run's device, for nodes that save memory if there is too little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from ...graph.contract.text_tables import count
 from . import cost_meter
 
 HEADROOM = 1.1
-"""Factor on the bytes of a plan, which do not count workspace inside kernels and fragmentation. It is a guess."""
+"""Factor on the bytes of a plan, which leave out workspace of kernels and fragmentation. The factor is a guess.
+"""
 
 
 def target(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Names of output files, and writing that leaves no partial file if a run is interrupted."""
+"""Names of output files, and a way to write files that leaves no partial file if a run is interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The form of a value: the value without the storages of its tensors. Calls with equal forms have equal cost."""
+"""The form of a value: shapes and dtypes replace tensors. Calls whose arguments have equal forms cost the same."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def form(value: Any) -> Any:
 
 
 def from_form(form: Any) -> Any:
-    """A value with this form: new tensors on the meta device; tuples become lists."""
+    """Make a value with this form: new tensors on the meta device. Tuples become lists."""
     if isinstance(form, tuple):
         return [from_form(entry) for entry in form]
     if isinstance(form, Shape):

@@ -159,6 +159,19 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_caller(tmp_path: Path, 
         run(plan_of(saving()), out=tmp_path / where)
 
 
+def test_a_long_name_of_the_output_folder_is_cut_with_a_mark(tmp_path: Path) -> None:
+    long, short = tmp_path / ("y" * 5000), tmp_path / "a\0b"
+    with pytest.raises(NodeError) as error:
+        run(plan_of(saving()), out=long)
+    named = str(error.value).partition(" is not a folder")[0]
+    assert named.endswith("y…")
+    assert len(named) <= 100
+    assert str(long).startswith(named.removesuffix("…"))
+    with pytest.raises(NodeError) as error:
+        run(plan_of(saving()), out=short)
+    assert "…" not in str(error.value)
+
+
 def test_a_record_that_cannot_be_written_is_a_failure_that_says_so(tmp_path: Path) -> None:
     class Spoil(Observer):
         def run_finished(self, status: str, error: BaseException | None) -> None:
@@ -377,9 +390,7 @@ def test_an_interrupt_ends_a_run_within_a_second(tmp_path: Path, flow: str, numb
     assert out == ""
     assert "Traceback" not in err
     kept = [] if flow == "write" else ["kept.txt"]
-    assert f"interrupted; kept: {'out/kept.txt' if kept else 'no output yet'}" in err.replace(
-        f"{tmp_path.resolve()}/", ""
-    )
+    assert f"interrupted; files kept: {'out/kept.txt' if kept else 'none'}" in err.replace(f"{tmp_path.resolve()}/", "")
     assert "again, with --overwrite, to start over" in err, "its folder holds a record now"
     assert record_in(tmp_path / "out")["status"] == "interrupted"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*kept, "run.json"]

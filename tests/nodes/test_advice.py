@@ -71,7 +71,7 @@ def given(tmp_path_factory):
 def test_plans_that_follow_the_advice_have_the_promised_peak(tmp_path, given):
     assert given["fits"] is False
     first, *steps = given["help"]
-    assert first == f"text needs most: {size(given['peak_bytes'])}, and there are 3.00 GiB"
+    assert first == f"text needs the most memory: {size(given['peak_bytes'])}, and the device has 3.00 GiB"
     names = ["`model.offload` of text_encoder", "weights in bfloat16", "`model.offload` of transformer"]
     assert [any(name in line for line in steps) for name in names] == [True] * 3
     assert "`model.offload` of text_encoder" in steps[0]
@@ -107,7 +107,7 @@ def test_sgd_plan_prints_the_advice(tmp_path, monkeypatch, capsys):
     assert main(["plan", str(written(tmp_path)), "--weights", "dummy", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "of 3.00 GiB on cpu: does not fit" in printed
-    assert "help: text needs most: " in printed
+    assert "help: text needs the most memory: " in printed
     assert "help: weights in bfloat16 (`dtype` and `vae_dtype` of model.load): at most " in printed
 
 
@@ -145,6 +145,6 @@ def test_a_run_out_of_memory_prints_advice_with_numbers(tmp_path, wan_folder, mo
     assert main(["exec", str(file), "--out", str(tmp_path / "out"), "--device", "cpu", "--quiet"]) == 4
     printed = capsys.readouterr().err
     assert "denoise.velocity (denoiser.predict) failed: OutOfMemoryError" in printed
-    assert " = help: decoded needs most: " in printed
+    assert " = help: decoded needs the most memory: " in printed
     assert re.search(r" = help: `tiling: on` of decoded: at most \d.* MiB, which ", printed)
     assert "Traceback" not in printed

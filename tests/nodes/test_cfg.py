@@ -206,7 +206,7 @@ def test_check_finds_wrong_options(known, expected):
 
 
 def test_run_and_check_refuse_the_same_values():
-    with pytest.raises(NodeError, match="no momentum"):
+    with pytest.raises(NodeError, match="no parameter momentum"):
         cfg.split(conditioning(), scale=4.0, momentum=-0.5)
     with pytest.raises(NodeError, match="take no guidance scale"):
         cfg.split(conditioning(), scale=4.0, embedded=6.0)

@@ -49,7 +49,7 @@ def test_a_rounded_size_is_a_warning_with_the_new_size():
     assert check(model=TI2V, width=48) == [("bad-value", "width", "warning")]
     assert check(height=33, frames=10) == [("bad-value", "height", "warning"), ("bad-value", "frames", "warning")]
     (problem,) = node_facts.check(latents.noise, model=WAN, width=850, height=480, frames=81, batch=1, seed=[0])
-    assert "it is rounded down to 848 (848x480, 81 frames)" in problem.message
+    assert "the width is rounded down to 848 (848x480, 81 frames)" in problem.message
 
 
 def test_impossible_values_are_errors():

@@ -130,7 +130,7 @@ def test_a_shift_by_size_equals_that_of_the_flux_pipeline():
 
     model: Any = SchedulerModel(EULER | {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15})
     model.config = lambda part: {}
-    with pytest.raises(NodeError, match="depend on the size"):
+    with pytest.raises(NodeError, match="depend on the image's width"):
         schedule.make(model, steps=4)
     config = EULER | {"use_dynamic_shifting": True}
     known = {"model": {"configs": {"scheduler": config}}, "steps": 4, "scheduler": "auto", "shift": None}
@@ -319,8 +319,10 @@ def test_problems_of_either_choice_are_found_before_the_run():
         node_facts.describe(expert, model=whole(base, "transformer_2"), component="transformer_2"),
     ):
         chosen = describe(above=base, below=below)
-        assert ["compiled whole" in message for message in found(chosen, short)] == [True]
-        assert ["compiled whole" in message for message in found(describe(above=chosen, below=base), short)] == [True]
-        assert ["compiled whole" in message for message in found(below, short)] == [True]
+        assert ["compiled as a whole" in message for message in found(chosen, short)] == [True]
+        assert ["compiled as a whole" in message for message in found(describe(above=chosen, below=base), short)] == [
+            True
+        ]
+        assert ["compiled as a whole" in message for message in found(below, short)] == [True]
     assert found(whole(base, "transformer_2"), short) == []  # transformer_2 does not run
     assert found(describe(above=base, below=second), short) == []

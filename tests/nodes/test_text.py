@@ -76,7 +76,7 @@ def test_a_cut_negative_prompt_is_named(wan_model, run):
 def test_wrong_numbers_of_prompts_are_an_error(wan_model, run):
     with pytest.raises(NodeError, match="3 negative prompts for 2 prompts"):
         encode(run, wan_model, ["a", "b"], negative=["x", "y", "z"])
-    with pytest.raises(NodeError, match="no prompt"):
+    with pytest.raises(NodeError, match="the list of prompts is empty"):
         encode(run, wan_model, [])
     check = partial(node_facts.check, text.encode)
     assert [p.parameter for p in check(prompt=["a", "b"], negative=["x", "y", "z"])] == ["negative"]

@@ -71,7 +71,7 @@ def test_auto_uses_tiles_only_if_the_whole_does_not_fit(wan_model, run, memory, 
 
     memory(1 << 20)
     assert torch.equal(made(), tiled)
-    assert run.details["tiling"].startswith(f"on: {direction[:-1]}ing whole takes ")
+    assert run.details["tiling"].startswith(f"on: {direction[:-1]}ing without tiles takes ")
     assert run.details["tiling"].endswith("and 1.00 MiB are free")
     (warning,) = run.warnings
     assert "tile by tile" in warning
@@ -122,7 +122,7 @@ def test_running_out_of_memory_gives_advice(wan_folder, run, memory, clip, monke
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model.component("vae"), "_decode", out_of_memory)
-    with pytest.raises(DoesNotFit, match=r"decoding takes \d.* in one piece, which does not fit .* 64.0 GiB") as error:
+    with pytest.raises(DoesNotFit, match=r"decoding takes \d.* without tiles, which does not fit .* 64.0 GiB") as error:
         decode(run, model, clip)
     assert error.value.help.startswith("set `tiling: on`, or choose a smaller size")
     with pytest.raises(DoesNotFit, match=r"decoding does not fit") as error:
@@ -214,7 +214,7 @@ def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     little = int(0.9 * whole_peak)
     run, flops, peak = planned(wan_folder, little, "auto")
     assert (flops, peak) == (tiled_flops, tiled_peak)
-    assert run.details["tiling"].startswith("on: decoding whole takes ")
+    assert run.details["tiling"].startswith("on: decoding without tiles takes ")
     assert len(run.warnings) == 1
     run, flops, peak = planned(wan_folder, None, "auto")
     assert (flops, peak) == (whole_flops, whole_peak)

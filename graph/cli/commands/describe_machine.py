@@ -32,7 +32,7 @@ def command(arguments: Namespace) -> int:
 
 
 def machine() -> dict[str, str]:
-    """System, processor, memory, disk and GPUs."""
+    """Collect facts about system, processor, memory, disk and GPUs, as text."""
     import torch
 
     found = {

@@ -115,7 +115,7 @@ def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, a
 
 
 def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
-    """Lines that say how to make a run fit that did not, from a plan of it; none if it cannot be planned."""
+    """Lines of advice for a run that did not fit the device, from a plan of it; empty if planning fails."""
     from ...contract.device import memory_bytes
     from ...runtime.estimate import estimate
 
@@ -127,7 +127,7 @@ def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[s
 
 
 def process_start() -> float:
-    """When this process started, seconds since the epoch; now, where the system does not tell."""
+    """Start time of this process in seconds since the epoch; the current time if the system does not report it."""
     try:
         ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
         uptime = float(Path("/proc/uptime").read_text().split()[0])

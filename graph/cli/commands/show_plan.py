@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 AFTER = ("fold", *(each.name for each in PASSES))
-"""Names that `--after` takes: values of inputs folded in, then each pass."""
+"""The values of `--after`: `fold` (the values of inputs are put in), then the name of each pass."""
 
 
 def command(arguments: Namespace) -> int:

@@ -69,7 +69,7 @@ def names() -> list[str]:
 
 
 def listing() -> str:
-    """The bundled workflows, each with its description."""
+    """List the bundled workflows, each with its description, as text."""
     rows = []
     for name in names():
         value, _ = parse(read(bundled_workflows() / f"{name}.yaml"))
@@ -82,7 +82,7 @@ def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:
     """Name and text of a workflow, from the first library that has one for the source.
 
     Raises:
-        NodeError: If none has; the first library that raised says why.
+        NodeError: If no library has one. The error is that of the first library that raised one.
     """
     refused: NodeError | None = None
     for library in libraries:

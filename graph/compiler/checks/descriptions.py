@@ -20,10 +20,10 @@ MOST_PATHS = 1000
 
 
 def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
-    """Problems that node types find, and the facts of outputs.
+    """Call `describe` and `check` of each call's node type. Return the problems, and the facts of outputs.
 
-    Each function runs once for each call in the graph, not for each turn of a loop. Every edge must have the right
-    type; other problems are allowed, and a broken argument counts as unknown.
+    Both functions run once for each call in the graph, not once for each iteration of a loop. The caller must have
+    checked the types of all edges. The graph may have other problems. A broken argument is treated as unknown.
     """
     known: dict[Ref | Var, Any] = {}
     found: list[Diagnostic] = []
@@ -102,7 +102,7 @@ def placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnos
 
 
 def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
-    """The place of the node that makes the value of an edge, often in another file than its reader."""
+    """The place of the node whose output an edge reads, often in another file than the reading node."""
     if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
         return ()
     return (Related("made here", made[arg.source.node]),)

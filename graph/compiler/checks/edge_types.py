@@ -31,7 +31,7 @@ from ..types import Types, bind
 
 
 def types(graph: Graph) -> Iterator[Diagnostic]:
-    """Edges whose two ends do not fit, loops over values that are not lists, state that changes its type."""
+    """Report edges of the wrong type, loops over values that are not lists, and state that changes its type."""
     known = Types(graph)
     refused: list[Arg] = []
     for constraint in graph.constraints:
@@ -87,7 +87,7 @@ def _edge(
 
 
 def _origin(arg: Arg, known: Types) -> tuple[str, Span | None]:
-    """The origin of a value as text, and its place in the file."""
+    """Describe the source of a value as text, and give its place in the file."""
     source = arg.source
     if isinstance(source, Ref) and source.node in known.items:
         item = known.items[source.node]
@@ -106,13 +106,13 @@ def _origin(arg: Arg, known: Types) -> tuple[str, Span | None]:
 def _redeclare(source: Source, expected: Type) -> str | None:
     if not isinstance(source, Input) or expected.is_port:
         return None
-    choices = [str(choice) for choice in expected.choices if not isinstance(choice, bool)]  # an input cannot have them
+    choices = [str(choice) for choice in expected.choices if not isinstance(choice, bool)]  # no bools in an input
     declaration = f"enum: [{', '.join(choices)}]" if expected.kind == "enum" else f"type: {expected}"
     return f"declare input `{source.name}` as `{declaration}`"
 
 
 def _suggestion(target: Type, call: Call | None, around: tuple[Loop, ...], known: Types) -> str | None:
-    """The last visible name, in the order of execution, of a value that fits."""
+    """The name of the last visible value, in the order of execution, that has the right type; None if there is none."""
     known.suggestions += 1
     if call is None or not target.is_port or known.suggestions > MAX_HINTS:
         return None

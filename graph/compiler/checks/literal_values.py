@@ -14,9 +14,9 @@ from ..ir import BROKEN, Arg, Call, Const, Graph, Items, Loop
 
 
 def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[Diagnostic]:
-    """Literals that do not fit their parameter, and lists that loops cannot iterate over.
+    """Report literals that do not fit their parameter, and lists that loops cannot iterate over.
 
-    `mistyped` holds the places of edges that were already reported as of the wrong type.
+    `mistyped` holds the places of edges whose wrong type was already reported.
     """
     refused: list[Arg] = []
     for constraint in graph.constraints:

@@ -12,7 +12,7 @@ from ..passes.fold import format_text
 
 
 def files(graph: Graph) -> Iterator[Diagnostic]:
-    """Paths outside the run's folder, paths that do not change from turn to turn, one path for two effects."""
+    """Report paths outside the run's folder, and paths that two effects or two iterations of a loop have in common."""
     written: dict[str, tuple[Call, Arg]] = {}
     for item, around in graph.walk():
         if not isinstance(item, Call) or not item.type.effect:
@@ -52,11 +52,14 @@ def _impossible(source: Source) -> str | None:
     if "\0" in text:
         return "a file name has no NUL character"
     longest = max((len(part.encode(errors="replace")) for part in text.split("/")), default=0)
-    return f"a file name is at most 255 bytes long, and this one has {longest}" if longest > 255 else None
+    return f"a file name has at most 255 bytes, and this file name has {longest}" if longest > 255 else None
 
 
 def _outside(source: Source) -> bool:
-    """Whether a path lies outside its folder, for any interpolated values."""
+    """Whether a path lies outside the run's folder.
+
+    Interpolated values cannot change the answer: they contain no separators.
+    """
     if isinstance(source, Const):
         path = str(source.value)
     elif isinstance(source, Format):
@@ -68,7 +71,7 @@ def _outside(source: Source) -> bool:
 
 
 def _turns(subject: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnostic]:
-    help = "put ${index} or a loop variable into it"
+    help = "put ${index} or a loop variable into the path"
     unchanged = _unchanged(arg.source, around)
     if unchanged is not None:
         yield Diagnostic("bad-value", f"{subject} is the same in every turn of loop `{unchanged}`", arg.span, help=help)
@@ -77,23 +80,23 @@ def _turns(subject: str, arg: Arg, around: tuple[Loop, ...]) -> Iterator[Diagnos
     for turn, name in enumerate(_names(arg.source, around)):
         if name in names:
             message = f"{subject} is {name} in turn {names[name]} and again in turn {turn} of loop `{around[-1].id}`"
-            yield Diagnostic("bad-value", message, arg.span, help="put ${index} into it")
+            yield Diagnostic("bad-value", message, arg.span, help="put ${index} into the path")
             return
         names[name] = turn
 
 
 def _unchanged(source: Source, around: tuple[Loop, ...]) -> str | None:
-    """The innermost loop whose turns all have one path; None if there is none, or the path is not known."""
+    """The innermost loop whose iterations all have one path; None if there is none, or the path is not known."""
     found = list(leaves(source))
     if any(isinstance(leaf, Ref) and any(leaf.node.startswith(f"{loop.id}.") for loop in around) for leaf in found):
         return None
-    # The path must change with every loop around it; otherwise a turn overwrites the files of an earlier one.
+    # The path must change with every loop around it; otherwise an iteration overwrites the files of an earlier one.
     varied = {leaf.loop for leaf in found if isinstance(leaf, Var | Index)}
     return next((loop.id for loop in reversed(around) if loop.id not in varied), None)
 
 
 def _names(source: Source, around: tuple[Loop, ...]) -> list[str]:
-    """The paths of all turns of a loop over lists in the file; empty if they are not known."""
+    """The paths of all iterations of a loop over lists in the file; empty if the paths are not known."""
     loop = around[-1]
     consts = {n: a.source.value for n, a in loop.over.items() if isinstance(a.source, Const)}
     lists = {n: value for n, value in consts.items() if isinstance(value, list)}

@@ -19,7 +19,7 @@ from ..ir import (
 
 
 def structure(graph: Graph) -> Iterator[Diagnostic]:
-    """Cycles, at every level."""
+    """Report cycles in the graph and in the bodies of its loops."""
     levels = [graph] + [item.body for item, _ in graph.walk() if isinstance(item, Loop)]
     for level in levels:
         order = dependencies(level)

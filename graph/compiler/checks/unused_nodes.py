@@ -13,7 +13,7 @@ from ..passes.prune import live
 
 
 def unused(graph: Graph) -> Iterator[Diagnostic]:
-    """Nodes that nothing needs, as warnings.
+    """Report nodes that nothing needs, as warnings.
 
     A composite is reported only as a whole: a workflow need not use every node of it.
     """

@@ -45,7 +45,7 @@ def declare(
     base: Path,
     report: Callable[[Diagnostic], None],
 ) -> Declared | None:
-    """The declaration of one input; None, after a report, if its type is not valid."""
+    """Read the declaration of an input. If its type is not valid, report this and return None."""
     if (part.type is None) == (part.enum is None):
         text = "needs a `type`, or an `enum` of choices" if part.type is None else "has both `type` and `enum`"
         code = "missing-key" if part.type is None else "bad-value"

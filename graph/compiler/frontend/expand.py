@@ -86,7 +86,7 @@ def _instance(document: Document, files: Files, chain: tuple[tuple[Path, str], .
 
 
 def _locate(document: Document, uses: str, files: Files) -> tuple[Path, str] | Diagnostic:
-    """The file that `uses` names and the path that diagnostics show; a diagnostic if there is no file."""
+    """Find the file that `uses` names, and the path that diagnostics show. Return a diagnostic if there is no file."""
     if kind_of(uses) == "library":
         library, _, name = uses.partition(":")
         folder = files.library_folder(library)

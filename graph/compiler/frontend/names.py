@@ -128,10 +128,10 @@ class Names:
                 yields = entry.part.yield_.data if entry.part.yield_ is not None else {}
                 found = next((y for y, value in yields.items() if value.data == f"${name}"), None)
                 read = f"read `${entry.name}.{found or name}`"
-                advice = read if found else f"yield it, and {read}"
+                advice = read if found else f"add `{name}` to the `yield` of the loop, and {read}"
                 return f"`{name}` is inside loop `{entry.name}`: {advice}"
             if name in entry.part.for_.data:
-                return f"`{name}` is a variable of loop `{entry.name}`, visible only inside it"
+                return f"`{name}` is a variable of loop `{entry.name}`, visible only inside the loop"
         return did_you_mean(name, scope.all(), quote)
 
     def interpolated(self, name: str, span: Span, scope: Scope, instance: Instance) -> Source:

@@ -1,4 +1,4 @@
-"""resolve: names become edges. A tree of instances becomes one graph in which every source is known.
+"""resolve: turn the tree of instances into one graph. Each name becomes an edge from the node or input that it names.
 
 Scope is lexical: a loop's body sees its variables, its state, its own nodes and everything around it in the same
 file; a composite's file sees its own inputs and nodes only. A name that cannot be resolved is reported and
@@ -57,7 +57,7 @@ class Resolver(Names):
         self.null: Set[str] = frozenset()
 
     def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
-        """The graph of a workflow, in which inputs do not yet have values.
+        """Build the graph of a workflow. Its inputs do not have values yet.
 
         Args:
             root: The workflow.
@@ -102,7 +102,7 @@ class Resolver(Names):
     def level(
         self, entries: Mapping[str, Entry], instance: Instance, scope: Scope, prefix: str, file_prefix: str
     ) -> dict[str, Item]:
-        """The items of one level. `prefix` is the path of the level, `file_prefix` the path of its file."""
+        """Build the items of one level. `prefix` is the path of the level, `file_prefix` the path of its file."""
         for name, entry in entries.items():
             self.bind(scope, name, self.outlet(entry, instance, prefix, file_prefix), entry.key)
         items: dict[str, Item] = {}
@@ -183,7 +183,7 @@ class Resolver(Names):
     def setting(
         self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
     ) -> Arg | None:
-        """The argument of `--set path=…`; None if it is not given, or was refused.
+        """The argument of `--set path=…`; None if it is not given, or was reported as wrong.
 
         `place` is the span of the node's `uses`, for a parameter that the file does not write.
         """
@@ -199,10 +199,12 @@ class Resolver(Names):
                 first = f"set a parameter of `{name}`, or " if _is_node(name, document.entries) else ""
                 help = f"{first}edit the file"
             related = (Related(f"wired to `{name}` here", written.span),)
-            self.report("wired-parameter", f"--set {path}: it is wired to `{name}`", None, related=related, help=help)
+            message = f"--set {path}: the parameter is wired to `{name}`"
+            self.report("wired-parameter", message, None, related=related, help=help)
             return None
         if type.is_port and type.kind != "var":
-            self.report("wired-parameter", f"--set {path}: it takes {type}, which only a node can give", None)
+            message = f"--set {path}: the parameter takes {type}, which only a node can give"
+            self.report("wired-parameter", message, None)
             return None
         span = written.span if written is not None else place
         value = given.read(type)
@@ -275,20 +277,20 @@ class Resolver(Names):
         for name in carry:
             if name not in outputs:
                 related = (Related("carried here", part.carry.keys[name]),) if part.carry else ()
-                message = f"loop `{entry.name}` carries `{name}` but does not yield it"
+                message = f"loop `{entry.name}` carries `{name}` but does not yield `{name}`"
                 self.report("yield-mismatch", message, where, related=related)
                 outputs[name] = Arg(BROKEN, where)
         if carry:
             for name in [n for n in outputs if n not in carry]:
                 assert part.yield_ is not None
-                message = f"loop `{entry.name}` yields `{name}` but does not carry it"
+                message = f"loop `{entry.name}` yields `{name}` but does not carry `{name}`"
                 help = did_you_mean(name, carry) or "add it to `carry`, with its first value"
                 self.report("yield-mismatch", message, part.yield_.keys[name], help=help)
                 del outputs[name]
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
 
     def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
-        """For each node output inside a composite, the composites that offer it, each with the text of a reference."""
+        """For each node output in a composite, the composites that expose it, with the text of a reference to it."""
         found: dict[Ref, tuple[tuple[str, str], ...]] = {}
         named: set[str] = set()
         for path, output in self.aliases:
@@ -322,7 +324,7 @@ class Resolver(Names):
 
 
 def passed_on(arg: Arg, refused: list[Arg]) -> bool:
-    """Whether an argument in a composite's file is an input whose value was already refused."""
+    """Whether an argument in a composite's file is an input whose value was already reported as wrong."""
     return any(
         r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
         for r in refused
@@ -340,4 +342,4 @@ def _comma(value: Value) -> str | None:
 
 
 def _known(names: Mapping[str, Any]) -> str:
-    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "it has no parameters"
+    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "this node type has no parameters"

@@ -22,7 +22,7 @@ NAME = re.compile(r"(?P<owned>[\w-][\w.-]*/[\w-][\w.-]*)((?:/(?!\.\.?/)[^/\\]+)+
 
 
 class PathText(str):
-    """Text from a `path` input, which is relative to the folder of its giver and not of the file that reads it."""
+    """Text from a `path` input, relative to the folder of the file or command line that set the input."""
 
 
 def fold(graph: Graph, values: Mapping[str, Const]) -> Graph:
@@ -56,7 +56,7 @@ def _path(value: Const, declared: Declared) -> Const:
 
 
 def _list(items: list[Const]) -> Const:
-    """A list of constants with one folder. A path from an input with another folder becomes absolute."""
+    """Join constants to a list with one folder. A path from an input with another folder becomes absolute."""
     if any(i is BROKEN for i in items):
         return BROKEN
     bases = [i.base for i in items if i.base is not None and not isinstance(i.value, PathText)]
@@ -111,7 +111,7 @@ def _each(value: Any, change: Any) -> Any:
 
 
 def locate(text: str | Path, base: Path | None, may_be_name: bool) -> str | Path:
-    """The absolute path of `text`, which is relative to `base`. With `may_be_name`, a name stays a name.
+    """Make a path relative to `base` absolute. With `may_be_name`, the name of a repository is unchanged.
 
     `owner/name` is a name unless a file or folder of that name exists in `base`. `owner/name/path/file.suffix` is the
     name of a file unless it exists in `base`, or a folder `owner/name` does.

@@ -1,4 +1,4 @@
-"""hoist: run a call whose arguments are the same in every turn once, before the loop."""
+"""hoist: run a call whose arguments are the same in every iteration of a loop once, before the loop."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from ..ir import Call, Graph, Index, Item, Loop, Ref, Var, has_effect, used
 def hoist(graph: Graph) -> Graph:
     """Move pure items without state out of every loop that they do not depend on.
 
-    A loop has at least one turn (an empty loop is an error), so a hoisted call would have run anyway. A nested loop
-    counts as pure: its state begins and ends with its own run.
+    A loop has at least one iteration (an empty loop is an error), so a hoisted call would have run anyway. A nested
+    loop counts as pure, because its state begins and ends with its own run.
     """
     items: dict[str, Item] = {}
     for id, item in graph.items.items():
@@ -25,7 +25,7 @@ def hoist(graph: Graph) -> Graph:
 
 
 def _split(loop: Loop) -> tuple[dict[str, Item], Loop]:
-    """The items that leave the loop, and the loop without them."""
+    """Split a loop into the items that leave it, and the loop without these items."""
     inside = dict(loop.body.items)
     outside: dict[str, Item] = {}
     moved = True

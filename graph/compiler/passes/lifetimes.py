@@ -49,7 +49,7 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
 
 
 def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) -> dict[Value, str]:
-    """The last reader of each value of this level; the maker of the value, if nothing reads it.
+    """Find the last reader of each value of this level; for an unread value, the item that outputs it.
 
     A call that needs a component of a value counts as a reader, even if another node passed the value on to it.
     """
@@ -71,7 +71,7 @@ def _last_readers(graph: Graph, own: tuple[Var, ...], components: Components) ->
 def _component_spans(
     graph: Graph, components: Components
 ) -> tuple[Mapping[str, list[tuple[Ref, str]]], Mapping[str, list[tuple[Ref, str]]]]:
-    """For each item, the components of this level that it needs first, and those that it needs last."""
+    """For each item, find the components of this level that it is the first or the last to need."""
     first: dict[tuple[Ref, str], str] = {}
     last: dict[tuple[Ref, str], str] = {}
     for id, item in graph.items.items():

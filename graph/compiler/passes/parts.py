@@ -1,6 +1,6 @@
-"""parts: give each output the union of its parts that are read, in one backward pass.
+"""parts: find, for each output, the parts of its value that other nodes read.
 
-A node then does not make a part of its output that nothing reads, and only components that a node reads are loaded.
+A node then does not compute a part that nothing reads, and only components that a node reads are loaded.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from ..known_arguments import facts_of
 Edge = Ref | Var
 Demand = dict[Edge, frozenset[str]]
 Names = Mapping[str, str]
-"""From a part of a node's output to its name in the value that the node passes on."""
+"""Maps a part of a node's output to the name of that part in the value that the node passes on."""
 
 
 def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
-    """The graph with `wanted` on every call. `descriptions` holds the facts of outputs before the run."""
+    """Return the graph with `wanted` set on every call: the parts of each output that other nodes read.
+
+    `descriptions` holds the facts of outputs before the run.
+    """
     demand = demands(graph, descriptions)
 
     def level(graph: Graph) -> Graph:
@@ -37,7 +40,7 @@ def parts(graph: Graph, descriptions: Mapping[Ref, Any]) -> Graph:
 
 
 def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[str]]:
-    """The parts of each parameter that a call itself reads; no part of a parameter that it passes on."""
+    """The parts of each parameter that a call itself reads. A call reads no part of a parameter that it passes on."""
     found: dict[str, frozenset[str]] = {}
     narrowed = call.type.reads(facts_of(call, descriptions)) if call.type.reads is not None else {}
     for name in call.args:
@@ -52,7 +55,7 @@ def reads(call: Call, descriptions: Mapping[Ref, Any]) -> dict[str, frozenset[st
 
 
 def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[str, Mapping[str, Names]]:
-    """For each call that renames parts of the value it passes on, their names in each parameter."""
+    """For each call that renames parts of a value that it passes on, the names of these parts in each parameter."""
     return {
         item.id: item.type.renames(facts_of(item, descriptions))
         for item in items.values()
@@ -61,7 +64,10 @@ def renames(items: Mapping[str, Item], descriptions: Mapping[Ref, Any]) -> dict[
 
 
 def demands(graph: Graph, descriptions: Mapping[Ref, Any]) -> Demand:
-    """The parts that are read of every edge, loop variable and state: a fixed point, since state goes around a loop."""
+    """Find the parts that are read, for every edge, loop variable and carried state.
+
+    The result is a fixed point, because carried state leads back to the start of the loop.
+    """
     items = {item.id: item for item, _ in graph.walk()}
     demand: Demand = {}
     own = {item.id: reads(item, descriptions) for item in items.values() if isinstance(item, Call)}
@@ -117,10 +123,10 @@ def passed_on_by(
 def makers(
     arg: Arg, parts: Iterable[str], items: Mapping[str, Item], renamed: Mapping[str, Mapping[str, Names]]
 ) -> set[tuple[Ref, str]]:
-    """The outputs that may have made an argument's value, each with the name of the part there.
+    """Find the node outputs that an argument's value may come from, each with a part's name in that output.
 
-    Loops and nodes that pass a value on are followed to its maker. For a reader outside of a loop, the maker of a
-    value from inside is the loop.
+    The search follows loops, and nodes that pass a value on, back to the node that made the value. For a reader outside
+    of a loop, a value from inside the loop comes from the loop itself.
     """
     found: set[tuple[Ref, str]] = set()
     seen: set[tuple[Source, str, tuple[Ref, str] | None]] = set()
@@ -148,9 +154,10 @@ def _inside(id: str, loop: Item) -> bool:
 
 
 def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[tuple[Ref, str]]]:
-    """For each call, the components (output that holds it, part) that must be in memory while the call runs.
+    """Map each call to the components that must be in memory while the call runs.
 
-    Only outputs whose port type has parts to acquire (`acquire`) count.
+    A component is a pair: the output that holds it, and the name of the part. Only port types with a method `acquire`
+    have components.
     """
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)
@@ -176,7 +183,11 @@ def origins(
     renamed: Mapping[str, Mapping[str, Names]],
     descriptions: Mapping[Ref, Any],
 ) -> set[tuple[Ref, str]]:
-    """The outputs that first held the parts in `found`: `Shares` is followed back, except for `own` parts."""
+    """Find the outputs that the parts in `found` come from.
+
+    A part that an output shares with a parameter (`Shares`) comes from that parameter's value. The output's `own` parts
+    are not shared.
+    """
     ends: set[tuple[Ref, str]] = set()
     work = list(found)
     while work:

@@ -14,10 +14,13 @@ def live(graph: Graph) -> set[str]:
 
 
 def reached(graph: Graph, roots: Collection[str] = ()) -> tuple[set[str], set[tuple[str, str]]]:
-    """The items that run, and the ports of loops that are read.
+    """Find the items that run, and the outputs of loops that something reads.
 
-    An unread result of a mapping loop needs no items; carried state is always read. With `roots`, paths of calls,
-    only these calls and the calls that they need run.
+    Items that serve only an unread output of a mapping loop do not run. Carried state always counts as read. If `roots`
+    (paths of calls) is given, only these calls and the calls that they need run.
+
+    Returns:
+        Paths of the items; and pairs of the path of a loop and the name of one of its outputs.
     """
     items = {item.id: item for item, _ in graph.walk()}
     loops = {item.id: around for item, around in graph.walk()}
@@ -52,9 +55,10 @@ def _refs(args: Iterable[Arg]) -> list[Ref | str]:
 
 
 def prune(graph: Graph, roots: Collection[str] = ()) -> Graph:
-    """The graph without the items that nothing needs, and without a map's outputs that nothing reads.
+    """Return the graph without items that nothing needs, and without outputs of mapping loops that nothing reads.
 
-    With `roots`, paths of calls, it holds only these calls and the calls that they need, and has no outputs.
+    If `roots` (paths of calls) is given, the result holds only these calls and the calls that they need, and has no
+    outputs.
     """
     needed, read = reached(graph, roots)
 

@@ -20,7 +20,7 @@ SHORT_SECONDS = 0.001
 
 @dataclass
 class Row:
-    """Time and memory of one call of the plan, over all turns. `seconds` is host time."""
+    """Time and memory of one call of the plan, over all iterations of loops. `seconds` is host time."""
 
     calls: int = 0
     seconds: float = 0.0
@@ -160,7 +160,7 @@ class Memory:
         self._window = 0
 
     def end(self, seconds: float) -> int:
-        """The highest sample of the window, in bytes.
+        """End the window and return its highest sample, in bytes.
 
         A window of more than a millisecond takes a sample at its end. A shorter one does not, because a sample takes
         10 µs or more.
@@ -174,7 +174,7 @@ class Memory:
 
 
 class Turns(Observer):
-    """Seconds per turn of every loop, and the facts of the loop's variables."""
+    """Seconds for each iteration of every loop, and the facts of the loop's variables."""
 
     def __init__(self) -> None:
         self.turns: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Denoise loops that the cache-dit package runs, and the reading of its options.
+"""Code that lets the cache-dit package cache the blocks of a transformer, and reads the options of the package.
 
 Our own engine is in `nodes/cache/engine/`.
 """

@@ -1,7 +1,7 @@
-"""Options of the cache-dit package: their names, which of them go together, their demands on a model. Torch-free.
+"""Checks of the options of the cache-dit package: unknown names, conflicts, requirements on a model. Torch-free.
 
-The package drops keys that it does not know, and reads some only beside others. Here each of these is a problem that
-is reported before weights load.
+The package drops unknown keys without a message, and ignores some keys unless another one is set. This module reports
+both as problems before weights load.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NEEDS = {
     "enable_encoder_foca": ("enable_foca",),
     "calibrator_cache_type": ("enable_dmd", "enable_foca"),
 }
-"""Options that mean something only where another is switched on (cache_dit/caching/load_configs.py)."""
+"""Options that have an effect only if one of the listed options is switched on (cache_dit/caching/load_configs.py)."""
 
 PRUNING = (
     "enable_dynamic_prune_threshold",
@@ -59,19 +59,19 @@ ELSEWHERE = {
 SECTION = "cache_config"
 FRONT, THRESHOLD, WARMUP = 8, 0.08, 8  # defaults of DBCacheConfig
 JOINED = ("flux",)
-"""Families whose lists of blocks the package puts into one (its adapter `flux_adapter`)."""
+"""Families whose two lists of blocks the package joins into one list (its adapter `flux_adapter`)."""
 
 
 def gather(inputs: Mapping[str, Input], values: Mapping[str, Any]) -> tuple[dict[str, Any], list[Diagnostic]]:
-    """The options of a node's parameters and of its file, and their problems.
+    """Collect the options from a node's parameters and from its file, and check them.
 
     Args:
         inputs: The parameters of the node type.
-        values: Their values. None stands for a parameter that is not given, `UNKNOWN` for a value that is not known.
-            A parameter wins over the file.
+        values: The values of the parameters. None stands for a parameter that is not given, `UNKNOWN` for a value that
+            is not known. A parameter overrides the option in the file.
 
     Returns:
-        The options, and all problems that hold for every value of the unknown ones.
+        The options, and the problems that exist for every value of the unknown options.
     """
     problems: list[Diagnostic] = []
     options: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def _at(span: Span | None, path: Path) -> str:
 
 
 def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """Options that do not go together; an option whose value is `UNKNOWN` may have any value."""
+    """Report options that conflict. An option whose value is `UNKNOWN` may have any value."""
     known = {name: value for name, value in options.items() if value is not UNKNOWN}
     switched = [name for name in CALIBRATORS if known.get(name)]
     if len(switched) > 1:
@@ -155,20 +155,19 @@ def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
         # An option that is off may stand in a file beside its calibrator, which is off too. `UNKNOWN` is true.
         if known.get(name) not in (None, False) and not any(options.get(owner) for owner in owners):
             wanted = " or ".join(f"`{owner}: true`" for owner in owners)
-            yield Diagnostic(
-                "bad-value", f"`{name}` does nothing without {wanted}", name, help="add it, or leave this out"
-            )
+            help = f"add {wanted}, or leave `{name}` out"
+            yield Diagnostic("bad-value", f"`{name}` does nothing without {wanted}", name, help=help)
     for name in PRUNING:
         if name in known and options.get("cache_type") not in ("DBPrune", UNKNOWN):
             yield Diagnostic(
                 "bad-value",
                 f"`{name}` does nothing without `cache_type: DBPrune`",
                 name,
-                help="add it, or leave this out",
+                help=f"add `cache_type: DBPrune`, or leave `{name}` out",
             )
     if known.get("cache_type") == "DBPrune" and "max_accumulated_residual_diff_threshold" in known:
         name = "max_accumulated_residual_diff_threshold"
-        yield Diagnostic("unsupported", f"cache-dit does not heed `{name}` with DBPrune", name, help="leave it out")
+        yield Diagnostic("unsupported", f"cache-dit ignores `{name}` with DBPrune", name, help="leave it out")
     if MASK in known and POLICY in known:
         message = f"`{MASK}` and `{POLICY}` each say which steps are computed"
         yield Diagnostic("bad-value", message, POLICY, help="keep one of them")
@@ -177,12 +176,12 @@ def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
     name = "steps_computation_policy"
     if name in known and MASK not in options and POLICY not in options:
         yield Diagnostic(
-            "bad-value", f"`{name}` is about a mask, and there is none", name, help=f"add `{MASK}` or `{POLICY}`"
+            "bad-value", f"`{name}` needs a mask, and none is given", name, help=f"add `{MASK}` or `{POLICY}`"
         )
     if known.get("force_refresh_step_policy") and "force_refresh_step_hint" not in options:
         name = "force_refresh_step_policy"
         yield Diagnostic("bad-value", f"`{name}` does nothing without `force_refresh_step_hint`", name, help="add it")
-    named = "each guidance branch has a state of its own, by name, and no call is counted as the other branch's"
+    named = "sgd names the guidance branch of each call, and each branch has its own state"
     for name, other in (("cfg_compute_first", True), ("cfg_diff_compute_separate", False)):
         if known.get(name) is other:
             yield Diagnostic(
@@ -191,17 +190,21 @@ def _conflicts(options: Mapping[str, Any]) -> Iterator[Diagnostic]:
 
 
 def settled(gate: Gate, place: Place) -> Gate:
-    """The gate with our own choices that match its options; they tell which decisions are known ahead.
+    """Return the gate with the parameters of sgd's own rules that match the options.
+
+    The parameters show which decisions are known before the run.
 
     Raises:
-        NodeError: If its options are not for this model or number of steps.
+        NodeError: If the options do not fit the model or the number of steps.
     """
     options = gate.options
     front, back = options.get("Fn_compute_blocks", FRONT), options.get("Bn_compute_blocks", 0)
     counts = place.counts or ()
     for blocks in (sum(counts),) if place.family.name in JOINED and counts else counts:
         if front + back >= blocks:
-            message = f"cache-dit computes {front} first and {back} last blocks at every step, and there are {blocks}"
+            message = (
+                f"cache-dit computes {front} first and {back} last blocks at every step, but there are {blocks} blocks"
+            )
             raise NodeError(message, help="lower Fn_compute_blocks or Bn_compute_blocks")
     if place.group > 1 and options.get("cache_type") == "DBPrune":
         message = f"blocks are offloaded {place.group} at a time, and DBPrune decides for each block"
@@ -210,8 +213,8 @@ def settled(gate: Gate, place: Place) -> Gate:
         whole_groups(counts, front, back, place.family.name not in JOINED, place.group)
     steps = options.get("num_inference_steps")
     if steps is not None and place.steps is not None and steps != place.steps:
-        message = f"the options are for {steps} steps (num_inference_steps), and there are {place.steps}"
-        raise NodeError(message, help="leave num_inference_steps out: it is known")
+        message = f"the options are for {steps} steps (num_inference_steps), and the loop has {place.steps}"
+        raise NodeError(message, help="leave num_inference_steps out: sgd knows the number")
     digits = _digits(options, place.steps)
     static = digits is not None and options.get("steps_computation_policy") == "static"
     limits = Limits(
@@ -234,7 +237,7 @@ def settled(gate: Gate, place: Place) -> Gate:
 
 
 def _digits(options: Mapping[str, Any], steps: int | None) -> str | None:
-    """The mask as digits, where it is asked for and the number of steps is known."""
+    """Find the mask as digits; None if the options contain no mask, or the number of steps is not known."""
     if steps is None:
         return None
     if POLICY in options:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Taken:
-    """The decisions of one list of blocks of a branch, by step."""
+    """The decisions about one list of blocks for one guidance branch, by step."""
 
     taken: dict[int, Decision] = field(default_factory=dict)
 
@@ -43,17 +43,17 @@ class LibraryEngine:
 
     Args:
         gate: A resolved gate of the kind `library`.
-        component: The component behind it; of a trial everything is computed, without the package.
+        component: The component that the gate controls. In a trial, all blocks are computed, without the package.
         take_turns: Several branches run at a step, one call after the other.
 
     Raises:
-        NodeError: If branches take turns and the options give them one state.
+        NodeError: If branches run one after the other and the options make them share one state.
     """
 
     def __init__(self, gate: Gate, component: GatedComponent, take_turns: bool = False) -> None:
         if take_turns and gate.options.get("enable_separate_cfg") is False:
-            message = f"gate {gate.name}: guidance branches are evaluated one by one, each with a state of its own"
-            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave it out")
+            message = f"gate {gate.name}: guidance branches are evaluated one by one, and each needs its own state"
+            raise NodeError(f"{message}, and `enable_separate_cfg` is false", help="leave `enable_separate_cfg` out")
         self.gate, self.component = gate, component
         self.transformer, self.steps, self.trial = component.transformer, component.steps, component.trial
         self.caches: dict[tuple[str, int], Cache] = {}
@@ -85,12 +85,12 @@ class LibraryEngine:
         return made
 
     def close(self) -> None:
-        """Let go of everything that was kept."""
+        """Release all tensors and modules that the engine keeps."""
         for cache in self.caches.values():
             cache.close()
 
     def _options(self, branch: str) -> dict[str, Any]:
-        """The options for the steps at which a branch runs."""
+        """Make cache-dit's options for the steps at which a branch runs."""
         options = {name: value for name, value in self.gate.options.items() if name not in (MASK, POLICY)}
         steps = self.indices[branch]
         digits = self._digits(steps)
@@ -101,14 +101,14 @@ class LibraryEngine:
         return {**options, "num_inference_steps": self.steps, "enable_separate_cfg": False}
 
     def _digits(self, steps: Sequence[int]) -> str | None:
-        """The mask's entries of some steps; the first is computed, since there is nothing to reuse."""
+        """The mask's digits for some steps; None without a mask. The first step is always computed."""
         mask = self.gate.mask
         if mask is None or mask.digits is None:
             return None
         return "1" + "".join(mask.digits[step] for step in steps[1:])
 
     def digits(self, branch: str) -> str:
-        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
+        """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided in the run."""
         steps = self.indices[branch]
         gate, component = self.gate, replace(self.component, steps=len(steps))
         if gate.mask is not None:
@@ -119,7 +119,7 @@ class LibraryEngine:
 
 
 class StandIn(torch.nn.Module):
-    """Holds lists of blocks of a transformer under the same names; a call hands them on as cache-dit has them then."""
+    """Holds lists of blocks of a transformer under the same names. A call passes on the lists that cache-dit made."""
 
     def __init__(self, lists: Mapping[str, torch.nn.ModuleList]) -> None:
         super().__init__()
@@ -154,7 +154,7 @@ class Cache:
         configs = cache_dit.load_configs({"cache_config": dict(options)})
         cache = configs["cache_config"]
         cache.cache_type = cache_dit.cache_type(cache.cache_type)  # load_configs leaves text, which it cannot use
-        # A class of its own: cache-dit marks the class of a pipeline.
+        # A new class for each pipeline, because cache-dit sets attributes of the class.
         pipeline = type("Pipeline", (FakeDiffusionPipeline,), {})(self.stand_in)
         adapter = cache_dit.BlockAdapter(
             pipe=pipeline,
@@ -177,7 +177,7 @@ class Cache:
         return self.stand_in(lambda blocks: exchanged(self.transformer, blocks, *args, **kwargs))
 
     def decisions(self) -> Iterator[Decision]:
-        """The decisions of the last call, one for each context, with cache-dit's reason where it gives one."""
+        """The decisions of the last call, one for each context, with cache-dit's reason if it gives one."""
         for name in self.contexts:
             yield _decision(self.manager.get_context(name))
 
@@ -189,7 +189,12 @@ class Cache:
 
 
 def _layout(transformer: Any, known: Any) -> tuple[list[Any], list[str], list[str]]:
-    """cache-dit's lists of blocks, the attributes that they stand for, and attributes that are empty meanwhile."""
+    """Find the transformer's lists of blocks in the adapter `known` of cache-dit.
+
+    Returns:
+        The lists; for each list, the name of the transformer's attribute that holds it; and the names of attributes
+        that are empty lists while the package is at work.
+    """
     lists = known.blocks if isinstance(known.blocks, list) else [known.blocks]
     if known.blocks_name is not None:
         names = known.blocks_name if isinstance(known.blocks_name, list) else [known.blocks_name]
@@ -207,7 +212,7 @@ def _decision(context: Any) -> Decision:
         nearest = min(measured, default=None)
         return Decision(not pruned, f"{pruned} of {blocks} blocks reused" if pruned else "rule", nearest, nearest)
     computed = not (cached and cached[-1] == step)
-    # Negative numbers stand for no comparison: -1 under a threshold of 1 and more, -2 for another shape.
+    # A negative number means that nothing was compared: -1 for a threshold of 1 or more, -2 for unequal shapes.
     distance = None if diffs is None or diffs < 0 else float(diffs)
     static = config.steps_computation_mask is not None and config.steps_computation_policy == "static"
     if context.is_in_warmup():

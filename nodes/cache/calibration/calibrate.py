@@ -1,4 +1,4 @@
-"""`sgd calibrate`: run the denoising of a workflow once for each prompt, and write a table that cache gates take."""
+"""`sgd calibrate`: run the denoising of a workflow once for each prompt, and write a table for cache gates."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ LARGEST = 1 << 24  # bytes of a file of prompts
 def add_arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `sgd calibrate`."""
     TRUST_REMOTE_CODE.add_to(parser)
-    parser.add_argument("--prompts", metavar="FILE", help="texts to measure with, one on each line")
-    parser.add_argument("--input", default="prompt", metavar="NAME", help="the input that takes them (prompt)")
-    parser.add_argument("--order", type=int, default=4, metavar="N", help="order of the polynomials (4)")
-    parser.add_argument("--out", metavar="TABLE", help="where to write it (default: <name>-table.json here)")
+    parser.add_argument("--prompts", metavar="FILE", help="a text file with one prompt on each line")
+    parser.add_argument("--input", default="prompt", metavar="NAME", help="the input for the prompts (default: prompt)")
+    parser.add_argument("--order", type=int, default=4, metavar="N", help="order of the polynomials (default: 4)")
+    parser.add_argument("--out", metavar="TABLE", help="the file to write (default: <name>-table.json here)")
     parser.add_argument("--overwrite", action="store_true", help="replace a table that exists")
     parser.add_argument("--json", action="store_true", help="print the table on stdout")
 
@@ -50,7 +50,7 @@ def command(arguments: Namespace, workflow: WorkflowFile) -> int:
     device = first.device
     texts = own_texts(first.inputs.get(arguments.input)) if prompts is None else prompts
     if len(texts) < FEW:
-        workflow.say("warning: a table from few prompts may not hold for others; give more with --prompts")
+        workflow.say("warning: a table measured with few prompts may not fit other prompts; give more with --prompts")
     options = {TRUST_REMOTE_CODE.key: TRUST_REMOTE_CODE.value_in(arguments), **measurements.options}
     for number, prompt in enumerate([None] if prompts is None else prompts):
         measured = part(prompt)
@@ -66,12 +66,12 @@ def command(arguments: Namespace, workflow: WorkflowFile) -> int:
 
 
 def denoising(workflow: WorkflowFile, measurements: Measurements, values: dict[str, Any]) -> WorkflowPart:
-    """The part of a workflow that is measured.
+    """Compile the part of a workflow that is measured.
 
-    Gates are not checked: the workflow may name the table that is about to be made.
+    Gates are not checked, because the workflow may name the table that this command will write.
 
     Raises:
-        NodeError: If there is nothing to measure.
+        NodeError: If the workflow has no node to measure.
     """
     with put_aside():
         found = workflow.part(measurements.nodes, values)
@@ -83,22 +83,24 @@ def denoising(workflow: WorkflowFile, measurements: Measurements, values: dict[s
 
 
 def read_prompts(path: str) -> list[str]:
-    """The lines of a file that are not blank.
+    """Read the lines of a file that are not blank.
 
     Raises:
-        NodeError: If there is none, or no such file of text.
+        NodeError: If the file has no such line, cannot be read, is too large, or is not UTF-8 text.
     """
     try:
         with Path(path).open("rb") as file:
             content = file.read(LARGEST + 1)  # a device may have no end
         if len(content) > LARGEST:
-            raise NodeError(f"--prompts {path}: it is larger than {LARGEST >> 20} MiB", help="take fewer prompts")
+            raise NodeError(f"--prompts {path}: the file is larger than {LARGEST >> 20} MiB", help="take fewer prompts")
         lines = content.decode("utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
-        raise NodeError(f"--prompts {path}: {getattr(error, 'strerror', None) or 'it is no UTF-8 text'}") from error
+        raise NodeError(
+            f"--prompts {path}: {getattr(error, 'strerror', None) or 'the file is not UTF-8 text'}"
+        ) from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise NodeError(f"--prompts {path}: there is no prompt in it", help="write one prompt on each line")
+        raise NodeError(f"--prompts {path}: the file has no prompt", help="write one prompt on each line")
     return found
 
 
@@ -106,7 +108,7 @@ def takes_several(workflow: WorkflowFile, name: str) -> bool:
     """Whether the input for prompts is a list.
 
     Raises:
-        NodeError: If there is no such input, or it is for something else.
+        NodeError: If the workflow has no such input, or the type of the input is not text.
     """
     with put_aside():
         types = workflow.input_types()
@@ -115,7 +117,7 @@ def takes_several(workflow: WorkflowFile, name: str) -> bool:
     declared = types.get(name)
     if declared is None:
         names = list(types)
-        help = did_you_mean(name, names) or f"choose one with --input: {', '.join(names) or 'it has none'}"
+        help = did_you_mean(name, names) or f"inputs to choose with --input: {', '.join(names) or 'none'}"
         raise NodeError(f"{workflow.file} has no input `{name}` for the prompts", help=help)
     kind = declared.item if declared.item is not None else declared
     if kind.kind != "str":
@@ -125,5 +127,5 @@ def takes_several(workflow: WorkflowFile, name: str) -> bool:
 
 
 def own_texts(value: Any) -> Sequence[str]:
-    """The prompts that the workflow has itself, from the value of their input."""
+    """The prompts that the workflow itself contains, from the value of the input."""
     return [value] if isinstance(value, str) else [str(text) for text in value] if isinstance(value, list) else []

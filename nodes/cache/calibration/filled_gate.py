@@ -1,4 +1,4 @@
-"""From a gate that names a calibration table to one with its numbers, if it was made for this use. Torch-free."""
+"""Fill a gate with the numbers of the calibration table that it names, if the table fits the model. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ BRANCHES = ("positive", "negative")
 
 @dataclass(frozen=True)
 class Use:
-    """The model, schedule and branches that a table is used with; None for each that is not known.
+    """The model, schedule and guidance branches that a table is used with. An attribute is None if it is not known.
 
     Attributes:
         component: Name of the transformer in the model's repository.
-        class_name: Its class.
-        config: `digest` of its configuration.
-        weights: Fingerprint of its weight files (`nodes/models/repository/fingerprint.py`).
-        adapters: Fingerprint and scale of each LoRA on it, in order.
-        adapted: Number of these.
+        class_name: Class name of the transformer.
+        config: `digest` of the transformer's configuration.
+        weights: Fingerprint of the transformer's weight files (`nodes/models/repository/fingerprint.py`).
+        adapters: Fingerprint and scale of each LoRA of the transformer, in order.
+        adapted: Number of LoRAs of the transformer.
         scheduler: Class of the scheduler.
         shift: Its shift, where that does not depend on the size.
         count: Steps of the loop.
@@ -46,10 +46,12 @@ class Use:
 
 
 def filled(gate: Gate, use: Use) -> Gate:
-    """A gate that names a table, with its polynomial or ratios; unchanged where the component is not known.
+    """Return the gate with the polynomial or the ratios of the table that it names.
+
+    If the component is not known, the gate is unchanged.
 
     Raises:
-        NodeError: If the table cannot be read, was made for something else, or lacks the gate's numbers.
+        NodeError: If the table cannot be read, was made for another model or schedule, or lacks the gate's numbers.
     """
     assert gate.table is not None, "asked for gates with a table only"
     table, name = read(gate.table), shown(gate.table)
@@ -63,7 +65,11 @@ def filled(gate: Gate, use: Use) -> Gate:
     if gate.rule == "polynomial":
         fit = component.polynomials.get(gate.signal)
         if fit is None:
-            has = f"it has {', '.join(component.polynomials)}" if component.polynomials else "it has none"
+            has = (
+                f"its polynomials are for {', '.join(component.polynomials)}"
+                if component.polynomials
+                else "it has no polynomials"
+            )
             raise unusable(f"{name} has no polynomial for the signal {gate.signal}: {has}")
         return replace(gate, coefficients=tuple(fit.coefficients))
     ratios = {branch: _ratios(component, branch, math.nan) for branch in BRANCHES}
@@ -76,16 +82,16 @@ def filled(gate: Gate, use: Use) -> Gate:
 def _same_schedule(table: Table, name: str, use: Use) -> None:
     schedule = table.schedule
     if use.count not in (None, schedule.steps):
-        raise unusable(f"{name} was made for {schedule.steps} steps, and the loop takes {use.count}")
+        raise unusable(f"{name} was made for {schedule.steps} steps, and the loop has {use.count}")
     if use.scheduler not in (None, schedule.scheduler):
-        raise unusable(f"{name} was made for {schedule.scheduler}, and this is {use.scheduler}")
+        raise unusable(f"{name} was made for {schedule.scheduler}, and the workflow uses {use.scheduler}")
     if use.shift is not None and schedule.shift is not None and abs(use.shift - schedule.shift) > 1e-6:
-        raise unusable(f"{name} was made for a shift of {schedule.shift:g}, and this is one of {use.shift:g}")
+        raise unusable(f"{name} was made for a shift of {schedule.shift:g}, and the workflow has {use.shift:g}")
 
 
 def _same_model(component: Component, name: str, use: Use) -> None:
     if use.class_name not in (None, component.class_name):
-        raise unusable(f"{name} was made for a {component.class_name}, and this is a {use.class_name}")
+        raise unusable(f"{name} was made for a {component.class_name}, and the model has a {use.class_name}")
     if use.config not in (None, component.config):
         raise unusable(f"{name} was made for a {component.class_name} of another configuration")
     if use.weights not in (None, component.weights):
@@ -97,11 +103,12 @@ def _same_model(component: Component, name: str, use: Use) -> None:
         raise unusable(f"{name} was made with other LoRAs, or at another scale")
     own = component.timesteps
     if use.timesteps is not None and len(use.timesteps) != len(own):
-        message = f"{name} was made for {len(own)} steps of {use.component}, and it takes {len(use.timesteps)}"
+        message = f"{name} was made for {len(own)} steps of {use.component}, and here it runs at {len(use.timesteps)}"
         raise unusable(message)
     for step, (mine, theirs) in enumerate(zip(own, use.timesteps or own, strict=True)):
         if abs(mine - theirs) > TOLERANCE:
-            raise unusable(f"{name} was made for other timesteps: step {step} is at {mine:g}, and here {theirs:g}")
+            message = f"{name} was made for other timesteps: step {step} has {mine:g} in the table, and {theirs:g} here"
+            raise unusable(message)
 
 
 def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
@@ -116,8 +123,9 @@ def _measured(component: Component, name: str, branch: str, steps: Sequence[int]
 def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:
     """The ratios of a branch.
 
-    `otherwise` is the ratio of a step that was not measured: 1 where a step is passed over, as the next ratio counts
-    from the last step that ran; NaN, which computes, for branches that were not expected.
+    `otherwise` is the ratio of a step that was not measured. It is 1 for a step that the branch skips, because the next
+    ratio compares with the last step that ran. It is NaN, with which the gate computes, for branches that were not
+    expected.
     """
     known = component.branches.get(branch)
     found = known.ratios if known is not None else [None] * len(component.timesteps)

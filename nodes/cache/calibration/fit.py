@@ -1,4 +1,4 @@
-"""Fits: TeaCache's polynomial from measured changes, means over runs, and the effect of a threshold."""
+"""Fit TeaCache's polynomial to measured changes, average runs, and predict the effect of a threshold."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ SHARES = (0.75, 0.5, 1 / 3)
 
 
 def polynomial(x: Sequence[float], y: Sequence[float], order: int = ORDER) -> dict[str, Any] | None:
-    """The polynomial of least squares through points, and how well it fits.
+    """Fit a polynomial to points by least squares.
 
     Args:
         x: Relative changes of a signal.
-        y: Relative changes of the output at the same steps; pairs of which one is not finite are left out.
-        order: Of the polynomial.
+        y: Relative changes of the output at the same steps. A pair with a number that is not finite is left out.
+        order: Order of the polynomial.
 
     Returns:
-        `coefficients`, highest order first; `r2`, the share of the variance of y that it explains (None where y does
-        not vary); `rms`, the root mean square of the rest; `points`; `least` and `most`, the range of x. None if
-        there are too few different x to determine it.
+        `coefficients`, highest order first; `r2`, the share of the variance of y that the polynomial explains (None if
+        y is constant); `rms`, the root mean square of the residuals; `points`, the number of pairs; `least` and `most`,
+        the range of x. None if there are too few different x to determine the polynomial.
     """
     pairs = [(a, b) for a, b in zip(x, y, strict=True) if isfinite(a) and isfinite(b)]
     if len({a for a, _ in pairs}) <= order:
         return None
     given, wanted = np.array(pairs).T
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", np.exceptions.RankWarning)  # the rank is looked at below
+        warnings.simplefilter("ignore", np.exceptions.RankWarning)  # the code below checks the rank
         coefficients, _, rank, _, _ = np.polyfit(given, wanted, order, full=True)
     if rank <= order:
         return None
@@ -52,7 +52,7 @@ def polynomial(x: Sequence[float], y: Sequence[float], order: int = ORDER) -> di
 
 
 def means(values: Iterable[tuple[int, float]], steps: int) -> list[float | None]:
-    """The mean of the measurements of each step; None where there is none, or none that is finite."""
+    """The mean of the finite measurements of each step; None for a step without a finite measurement."""
     found: dict[int, list[float]] = {}
     for index, value in values:
         if isfinite(value):
@@ -61,15 +61,15 @@ def means(values: Iterable[tuple[int, float]], steps: int) -> list[float | None]
 
 
 def thresholds(gate: Gate, changes: Sequence[float | None] | None, steps: int) -> Mapping[float, int]:
-    """Thresholds with which a gate would compute about three quarters, half and a third of the steps.
+    """Find thresholds with which a gate would compute about three quarters, half and a third of the steps.
 
     Args:
-        gate: A resolved gate, but for its threshold.
-        changes: The signal's mean change of each step, for rules that compare one.
+        gate: A resolved gate; its threshold is not used.
+        changes: The signal's mean change at each step, for rules that compare a signal.
         steps: Number of steps.
 
     Returns:
-        Thresholds of three digits, with the number of steps that would be computed.
+        Thresholds with three digits, and for each the number of steps that would be computed.
     """
 
     def computed(threshold: float) -> int:

@@ -1,4 +1,4 @@
-"""Measuring how a model changes from step to step, for `sgd calibrate`: every step is computed.
+"""Measure how a model changes from step to step, for `sgd calibrate`. Every step is computed.
 
 For each clip and guidance branch, from its step before to this one: the relative L1 change of each signal that gates
 compare, of the blocks' residual (`residual`) and of the model's prediction (`output`); and the ratio of MagCache.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..loop_turn import Turn
 
 WATCH = Gate("measure", signal="modulated", rule="change", threshold=0.0)
-"""A gate that looks at the modulated input and computes every step; a threshold of 0 compares nothing."""
+"""A gate that reads the modulated input and computes every step. A threshold of 0 compares nothing."""
 
 
 @dataclass
@@ -43,11 +43,11 @@ class Meter:
     """Measures one component during one run of a loop.
 
     Args:
-        transformer: The component; left as it is between calls.
-        family: How it is called.
-        component: Its name in the model's repository.
+        transformer: The component. It is unchanged between calls.
+        family: The model's family, which calls the transformer.
+        component: Name of the component in the model's repository.
         steps: Number of steps of the component.
-        distances: Changes of signals that follow from the schedule alone, by signal.
+        distances: Changes of the signals that depend only on the schedule, by signal.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Meter:
 
     def _compare(self, before: Seen, now: Seen) -> dict[str, float]:
         found = {name: changes([(before.index, now.index)])[0] for name, changes in self.distances.items()}
-        # The signal is compared in its own dtype, as gates do it; residual and output are compared in float32.
+        # The signal is compared in its own dtype, as in gates. Residual and output are compared in float32.
         found["modulated"] = relative_change(before.signal, now.signal).item()
         found["residual"] = relative_change(before.residual.float(), now.residual.float()).item()
         found["output"] = relative_change(before.output.float(), now.output.float()).item()
@@ -92,7 +92,7 @@ class Meter:
 
 
 class Metered:
-    """A meter at one step, in the place of a gate."""
+    """A meter at one step. It takes the place of a gate."""
 
     def __init__(self, meter: Meter, turn: Turn) -> None:
         self.engine, self.turn, self.index = meter, turn, turn.index
@@ -111,9 +111,9 @@ class Metered:
 
 
 def ratio(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
-    """How much larger a residual [..., tokens, width] is than the one before: the mean over tokens of |now| / |before|.
+    """The ratio of the norms of two residuals [..., tokens, width]: the mean over tokens of |now| / |before|.
 
-    MagCache's ratio (2506.09045), with the small number in the denominator that diffusers has (hooks/mag_cache.py).
+    This is MagCache's ratio (2506.09045). The denominator has the small constant of diffusers (hooks/mag_cache.py).
     """
     return (_size(now) / (_size(before) + 1e-8)).mean()
 

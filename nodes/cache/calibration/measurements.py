@@ -1,4 +1,4 @@
-"""The measurements of `sgd calibrate`: collects them from denoising runs, and fits the tables that gates take."""
+"""Collect the measurements of `sgd calibrate` from denoising runs, and fit the tables for cache gates."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ SIGNALS: tuple[Signal, ...] = ("time", "time_projection", "modulated")
 
 @dataclass
 class Measured:
-    """One component: its identity, the number of its loops, and measurements as (branch, step, values)."""
+    """The measurements of one component: its identity, the number of loops, and rows of (branch, step, values)."""
 
     facts: Mapping[str, Any]
     loops: int = 0
     rows: list[tuple[str, int, Mapping[str, float]]] = field(default_factory=list)
 
     def of(self, name: str, branch: str | None = None) -> list[tuple[int, float]]:
-        """Values of one kind with their steps, of one branch or of all."""
+        """The steps and values of one kind of measurement, for one branch or for all branches."""
         return [(i, values[name]) for b, i, values in self.rows if name in values and branch in (None, b)]
 
 
 class Measurements(Observer):
-    """Hears the runs of a calibration.
+    """Observes the runs of a calibration.
 
     Args:
         order: Order of the polynomials.
 
     Attributes:
-        nodes: The node types that measure.
-        options: Values of `Run.options` that make them measure.
+        nodes: Names of the node types that measure.
+        options: Values of `Run.options` with which these nodes measure.
     """
 
     nodes = frozenset({"denoiser.predict"})
@@ -76,7 +76,8 @@ class Measurements(Observer):
         """Check that the measurements are enough for a table.
 
         Raises:
-            NodeError: If nothing was, or no change, or of several models, schedules or sizes: a table is for one.
+            NodeError: If nothing was measured, there was only one step, or several models, schedules or sizes were
+                measured.
         """
         if not self.components:
             raise NodeError("nothing was measured: no step was computed")
@@ -85,14 +86,14 @@ class Measurements(Observer):
         if self.others:
             first = next(iter(self.components.values())).facts
             message = f"the workflow denoises with {first['model']['source']} and then with another model, schedule, "
-            help = "a table is for one: calibrate a workflow with one denoise loop"
+            help = "a table is for one model and schedule: calibrate a workflow with one denoise loop"
             raise NodeError(f"{message}size or LoRA ({', '.join(sorted(self.others))})", help=help)
 
     def table(self, prompts: Sequence[str], made: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of the table's file; see `table.Table`.
+        """Fit the measurements, and return the content of the table's file; see `table.Table`.
 
         Args:
-            prompts: The texts.
+            prompts: The texts of the prompts.
             made: Further facts about the runs.
         """
         self.check()
@@ -157,7 +158,7 @@ class Measurements(Observer):
         }
 
     def summary(self, table: Mapping[str, Any]) -> str:
-        """The table for people: how well it fits, and which thresholds would mean what."""
+        """The table as text for the terminal: the quality of the fits, and the effect of some thresholds."""
         return "\n".join(line for name, part in table["components"].items() for line in _lines(name, part, self.order))
 
 
@@ -182,7 +183,7 @@ def _lines(name: str, part: Mapping[str, Any], order: int) -> list[str]:
 
 
 def _thresholds(part: Mapping[str, Any], steps: int) -> list[str]:
-    """The effect of some thresholds on the first branch, with the gates' own limits."""
+    """Write lines about the effect of some thresholds on the first branch, with the gates' default limits."""
     first = next(iter(part["branches"].values()))
     signal = next((s for s in SIGNALS if s in first["changes"]), None)
     lines = []
@@ -203,7 +204,7 @@ def _meaning(gate: str, found: Mapping[float, int], steps: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A scheduler's setting as JSON has it: numbers of numpy as Python's."""
+    """A setting of a scheduler as plain data for JSON. Numbers of numpy become numbers of Python."""
     if isinstance(value, list | tuple):
         return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):

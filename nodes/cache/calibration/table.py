@@ -23,8 +23,8 @@ from ....graph.contract.json_reader import read_json
 from ...support.input_files import shown
 
 VERSION = 1
-LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one
-AGAIN = "make one for this with `sgd calibrate`"
+LARGEST = 16 * 2**20  # bytes; a table of 1000 steps and ten components has less than one MiB
+AGAIN = "make a table for this model and schedule with `sgd calibrate`"
 
 Row = list[FiniteFloat | None]
 
@@ -45,14 +45,14 @@ class Fit(Part):
 
 
 class Branch(Part):
-    """Measurements of a guidance branch: one entry for each step of the component, null where there is none."""
+    """Measurements of a guidance branch: for each step of the component an entry, null if the step was not measured."""
 
     ratios: Row
     changes: dict[str, Row]
 
 
 class Component(Part):
-    """A transformer of the model: its identity, the timesteps of its own steps, and the measurements."""
+    """A transformer of the model: its identity, the timesteps at which it is in use, and its measurements."""
 
     class_name: str
     config: str
@@ -67,7 +67,7 @@ class Component(Part):
     def _one_entry_for_each_step(self) -> Component:
         for branch in self.branches.values():
             if any(len(row) != len(self.timesteps) for row in (branch.ratios, *branch.changes.values())):
-                raise ValueError("a list has not one entry for each timestep")
+                raise ValueError("a list does not have one entry for each timestep")
         return self
 
 
@@ -84,8 +84,9 @@ class Schedule(Part):
 class Prompts(Part):
     """The texts of the measurement.
 
-    The number of prompts, the SHA-256 of their texts, each followed by a line break (both null where the prompts are
-    no input of the workflow), the texts, and how often a component's first step was measured.
+    `count` is the number of prompts, and `sha256` the SHA-256 of their texts, each followed by a line break. Both are
+    null if the prompts are not an input of the workflow. `loops` is the number of measurements of a component's first
+    step.
     """
 
     count: int | None
@@ -95,7 +96,7 @@ class Prompts(Part):
 
 
 class Source(Part):
-    """Where the model came from."""
+    """The source of the model."""
 
     source: str
     commit: str | None
@@ -103,7 +104,7 @@ class Source(Part):
 
 
 class Table(Part):
-    """The whole file."""
+    """The content of the table's file."""
 
     sgd_table: Literal[1]
     made: dict[str, Any]
@@ -115,7 +116,7 @@ class Table(Part):
 
 
 def unusable(message: str, help: str | None = AGAIN) -> NodeError:
-    """The error of a table that cannot be used here."""
+    """The error for a table that does not fit the model or the schedule."""
     return NodeError(Diagnostic("bad-value", message, "table", help=help))
 
 
@@ -124,7 +125,7 @@ _PUT_ASIDE: ContextVar[bool] = ContextVar("tables_put_aside", default=False)
 
 @contextmanager
 def put_aside() -> Iterator[None]:
-    """Inside, gates of a workflow are not checked: it is compiled to be measured, maybe to make the table it names."""
+    """Do not check gates inside `with`: `sgd calibrate` compiles a workflow that may name the table it will write."""
     token = _PUT_ASIDE.set(True)
     try:
         yield
@@ -137,7 +138,7 @@ def are_put_aside() -> bool:
 
 
 def problem(path: str | Path | None) -> Diagnostic | None:
-    """The problem of a file without a table, None if there is one or none is named."""
+    """Check the file of a table. Returns the problem; None if the file holds a table, or no file is named."""
     try:
         if path is not None and not are_put_aside():
             read(path)
@@ -147,10 +148,10 @@ def problem(path: str | Path | None) -> Diagnostic | None:
 
 
 def read(path: str | Path) -> Table:
-    """A table from its file.
+    """Read a table from its file.
 
     Raises:
-        NodeError: If there is no such file, or it is not a table of this version.
+        NodeError: If there is no such file, or the file does not hold a table of this version.
     """
     try:
         found = Path(path).stat()
@@ -158,7 +159,7 @@ def read(path: str | Path) -> Table:
             raise unusable(f"cannot read the table {shown(path)}: it is a folder")
         if not stat.S_ISREG(found.st_mode):
             # A device or a pipe may never end.
-            raise unusable(f"{shown(path)} is not a table: it is not a regular file")
+            raise unusable(f"{shown(path)} is not a table: the path is not a regular file")
         if found.st_size > LARGEST:
             raise unusable(f"{shown(path)} is not a table: {found.st_size} bytes")
         return _read(str(path), found.st_mtime_ns, found.st_size)
@@ -175,7 +176,7 @@ def _read(path: str, changed: int, size: int) -> Table:
         raise unusable(f"{shown(path)} is not a table: it is not JSON: {error}") from error
     version = content.get("sgd_table") if isinstance(content, dict) else None
     if version is None:
-        raise unusable(f"{shown(path)} is not a table: it has no `sgd_table`")
+        raise unusable(f"{shown(path)} is not a table: the file has no `sgd_table`")
     if version != VERSION:
         raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
     try:

@@ -1,7 +1,8 @@
-"""Deciding, step by step, whether to compute or to reuse: rules and limits without any tensor. Torch-free.
+"""Decide for each step whether blocks are computed or reused: rules and limits without tensors. Torch-free.
 
-Order: nothing to reuse yet → warm-up → last step → mask → most reused → longest run → accumulated → rule. It is that of
-DBCache in the cache-dit package (caching/cache_contexts/cache_manager.py, `can_cache`); a static mask decides alone.
+Order: nothing to reuse yet → warm-up → last step → mask → most reused → longest run → accumulated → rule. The order is
+that of DBCache in the cache-dit package (caching/cache_contexts/cache_manager.py, `can_cache`). A static mask decides
+alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..masks import mask_of
 from .gated_component import GatedComponent
 
 ALWAYS = 1.0
-"""With a threshold of at least this, `change` compares nothing and reuses, as in cache-dit."""
+"""With a threshold of at least this number, the rule `change` compares nothing and reuses, as in cache-dit."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class Decision:
     """The decision about one step, with its reason.
 
     Attributes:
-        computed: The blocks are computed; else they are reused.
+        computed: True if the blocks are computed, False if they are reused.
         reason: `first`, `warm-up`, `last`, `mask`, `most reused`, `longest run`, `accumulated`, or `rule`; `unforeseen`
-            where a schedule known ahead does not hold, since the branch ran at other steps.
-        distance: The signal's relative change, where it was measured.
-        value: The number that was compared with the threshold; None if none was.
+            if the decisions known before the run do not apply, because the branch ran at other steps.
+        distance: The signal's relative change; None if it was not measured.
+        value: The number that was compared with the threshold; None if nothing was compared.
     """
 
     computed: bool
@@ -102,7 +103,7 @@ class Decider:
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:
-        """The rule's decision for a relative change of the signal; NaN computes."""
+        """Decide by the rule, for a relative change of the signal. The blocks are computed if the change is NaN."""
         gate, threshold = self.gate, self.gate.threshold
         assert threshold is not None, "a rule other than a mask has a threshold"
         if distance is not None and distance > 0:
@@ -153,14 +154,14 @@ def known_ahead(gate: Gate) -> bool:
 def schedule(
     gate: Gate, steps: int, branch: str, indices: Sequence[int], distance: Callable[[int, int], float] | None = None
 ) -> dict[int, Decision]:
-    """All decisions of a gate that is known ahead.
+    """Compute all decisions of a gate whose decisions are known before the run.
 
     Args:
         gate: A resolved gate.
         steps: Number of steps of the component.
         branch: Name of the branch.
         indices: The steps at which the branch runs, in order.
-        distance: The signal's relative change from one step to another, where the signal is known ahead.
+        distance: Gives the signal's relative change from one step to another; None if the rule needs no signal.
     """
     decider, decisions = Decider(gate, steps, branch), {}
     for index in indices:
@@ -185,11 +186,11 @@ def outlook(gate: Gate, steps: int, branch: str, indices: Sequence[int]) -> str:
 
 
 class KnownDecisions:
-    """The decisions of one branch, where they are known ahead.
+    """The decisions of one branch that are known before the run.
 
     Args:
         gate: A resolved gate.
-        component: The component behind it.
+        component: The component that the gate controls.
         branch: Name of the branch.
         indices: The steps at which the branch runs.
     """
@@ -198,7 +199,7 @@ class KnownDecisions:
         self.gate, self.component, self.branch, self.indices = gate, component, branch, indices
 
     def by_step(self) -> dict[int, Decision] | None:
-        """The decisions by step; None if the steps decide."""
+        """The decisions by step; None if they are made in the run."""
         if self.component.trial:
             first, later = Decision(True, "trial"), Decision("0" not in self.digits, "trial")
             return dict.fromkeys(self.indices, later) | {self.indices[0]: first}

@@ -1,4 +1,4 @@
-"""`GatedComponent`: the transformer behind a gate, in one run of a loop. Torch-free at import."""
+"""`GatedComponent`: the transformer that a gate controls, in one run of a loop. Torch-free at import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from ...families.base import Family
 
 Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
-"""Changes of a signal between pairs of steps, for signals that follow from the schedule alone."""
+"""Gives a signal's changes between pairs of steps, for signals that depend only on the schedule."""
 
 
 @dataclass(frozen=True)
@@ -18,12 +18,13 @@ class GatedComponent:
     """A component in one run of a loop.
 
     Attributes:
-        transformer: The module; a gate leaves it as it is between calls.
-        family: How it is called.
+        transformer: The module. It is unchanged between calls.
+        family: The model's family, which calls the transformer.
         steps: Number of steps of the component.
-        active: The component's steps at which a branch runs, by name.
-        distances: The signal's changes between pairs of steps, for signals that are known ahead.
-        trial: A plan traces two steps and runs none: the first is computed, the second is reused if any step will be.
+        active: For the name of a branch, the component's steps at which the branch runs.
+        distances: The signal's changes between pairs of steps; None for signals that are not known before the run.
+        trial: True in a plan, which traces two steps. The first is computed. The second is reused if the run will reuse
+            any step.
     """
 
     transformer: Any
@@ -35,12 +36,12 @@ class GatedComponent:
 
 
 def expected(active: Sequence[int], index: int, steps: int) -> Sequence[int]:
-    """The steps at which a branch that comes at `index` will run, as far as it is known.
+    """The steps at which a branch will run that first runs at `index`, as far as they are known.
 
     Args:
-        active: The component's steps at which it should run. Earlier ones passed without this gate.
-        index: The first step at which it does.
+        active: The component's steps at which the branch should run. Steps before `index` passed without this gate.
+        index: The first step at which the branch runs.
         steps: Number of steps of the component.
     """
-    # A scale that changes within the loop brings in branches that were not expected.
+    # If the guidance scale changes within the loop, branches run that were not expected.
     return [step for step in active if step >= index] if index in active else range(index, steps)

@@ -1,4 +1,4 @@
-"""Predictors: a tensor in place of the residual of blocks that are not computed."""
+"""Predictors: estimate the residual of blocks that are not computed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class Taylor:
     then the expansion ends earlier. Of order 0 it is the row as it was last. `update` and `predict` work on several
     rows at once.
 
-    The calibrator of the cache-dit package is not used: it begins to differentiate at the fourth computed step.
+    The calibrator of the cache-dit package is not used, because it computes derivatives only from the fourth computed
+    step on.
     """
 
     def __init__(self, order: int) -> None:

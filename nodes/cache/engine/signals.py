@@ -1,4 +1,4 @@
-"""Signals: how much something changed from one step to another, as one number."""
+"""Signals: the relative change of a tensor between two steps, as one number."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ else:
 def relative_change(before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
     """mean|before − now| / mean|before|, 0-dimensional, on the device: reading the number waits for the device.
 
-    Both means are taken in the tensors' own dtype, as DBCache (cache-dit) and TeaCache take them. Tensors of
-    different shapes have changed by infinity.
+    Both means are computed in the tensors' own dtype, as in DBCache (cache-dit) and TeaCache. For tensors of different
+    shapes the change is infinite.
     """
     if before.shape != now.shape:
         return before.new_full((), float("inf"))
@@ -37,10 +37,10 @@ def numbers(scalars: Sequence[torch.Tensor]) -> list[float]:
 
 
 class Drift:
-    """EasyCache's estimate of how much the model's output has changed, from its inputs alone (2507.02860).
+    """EasyCache's estimate of the relative change of the model's output, from the model's inputs (2507.02860).
 
-    The output is taken to change k times as fast as the input, k as it was between the last two computed steps:
-    k · mean|x − x'| / mean|y|, with x' the input of the step before and y the last computed output.
+    The output is assumed to change k times as fast as the input, where k comes from the last two computed steps. The
+    estimate is k · mean|x − x'| / mean|y|, where x' is the input of the step before and y the last computed output.
     """
 
     def __init__(self) -> None:
@@ -55,11 +55,11 @@ class Drift:
         return self.rate * ((given - self.before).abs().mean() / self.computed[1].abs().mean())
 
     def passed(self, given: torch.Tensor) -> None:
-        """Take note of the input of a step, computed or not."""
+        """Store the input of a step, computed or not."""
         self.before = given
 
     def learned(self, given: torch.Tensor, made: torch.Tensor) -> None:
-        """Take note of a computed step."""
+        """Store the input and the output of a computed step."""
         if self.computed is not None:
             before, output = self.computed
             self.rate = (made - output).abs().mean() / (given - before).abs().mean()

@@ -1,4 +1,4 @@
 """The node types of cache gates, with their parameters and defaults.
 
-The decisions are taken in `nodes/cache/engine/`, and published numbers stand in `nodes/cache/published/`.
+The code that decides is in `nodes/cache/engine/`, and published numbers are in `nodes/cache/published/`.
 """

@@ -1,4 +1,4 @@
-"""`cache.library`: the cache-dit package as it is, as a gate."""
+"""`cache.library`: a gate that uses the cache-dit package."""
 
 from __future__ import annotations
 
@@ -57,60 +57,63 @@ def library(
     enable_encoder_foca: bool | None = None,
     calibrator_cache_type: Kept | None = None,
 ) -> Gate:
-    """Hand the blocks to the cache-dit package: DBCache or DBPrune with its calibrators and masks, as they are there.
+    """Let the cache-dit package cache the blocks: DBCache or DBPrune, with the package's calibrators and masks.
 
     Use it with an existing cache-dit configuration, or for comparison. The options keep cache-dit's names and meanings
-    (its DBCacheConfig, DBPruneConfig and the keys of `load_configs`), and its defaults.
-    Other than in cache-dit, an option that it would not know or not heed is an error, and the states of guidance
-    branches are told apart by name, not by counting calls. So a branch that rests at some steps keeps its state, and
-    everything that counts steps counts those at which the branch runs.
+    (its DBCacheConfig, DBPruneConfig and the keys of `load_configs`), and its defaults. There are two differences. An
+    option that cache-dit would ignore is an error. And the states of guidance branches are told apart by the branch's
+    name, not by counting calls. So a branch that does not run at some steps keeps its state, and options that count
+    steps count the steps at which the branch runs.
 
     Args:
-        file: A YAML file of options, as `cache_dit.load_configs` takes: under `cache_config`, or bare. Options given
-            here win over the file's. Sections about other things than caching are errors.
+        file: A YAML file of options, as for `cache_dit.load_configs`: below `cache_config`, or at the top level.
+            Options of this node override those of the file. Sections that are not about caching are errors.
         cache_type: DBCache reuses the residual of the middle blocks; DBPrune decides for each block. Default: DBCache.
-        Fn_compute_blocks: First blocks that always run (8).
-        Bn_compute_blocks: Last blocks that always run (0).
-        residual_diff_threshold: Relative change under which is reused (0.08).
-        max_accumulated_residual_diff_threshold: Compute everything once the changes have added up to this (no limit).
-        max_warmup_steps: First steps that are computed (8).
-        warmup_interval: Of these, every n-th is (1).
-        max_cached_steps: Most reused steps; -1 is no limit (-1).
-        max_continuous_cached_steps: Longest run of reused steps; -1 is no limit (-1).
-        enable_separate_cfg: States of guidance branches are separate. They always are; false is for runs whose
+        Fn_compute_blocks: Number of first blocks that always run (8).
+        Bn_compute_blocks: Number of last blocks that always run (0).
+        residual_diff_threshold: A step is reused if the relative change is below this number (0.08).
+        max_accumulated_residual_diff_threshold: When the sum of the changes reaches this number, all further steps are
+            computed (no limit).
+        max_warmup_steps: Number of first steps that are computed (8).
+        warmup_interval: Compute only every n-th of these first steps (1).
+        max_cached_steps: Largest number of reused steps; -1 is no limit (-1).
+        max_continuous_cached_steps: Largest number of reused steps in a row; -1 is no limit (-1).
+        enable_separate_cfg: Whether guidance branches have separate states. They always have; false is allowed if the
             transformer is called once per step.
-        cfg_compute_first: Only false, since branches are known by name.
-        cfg_diff_compute_separate: Only true, for the same reason.
-        num_inference_steps: Number of steps; it is known, and an error if it is another.
-        steps_computation_mask: 1 (compute) and 0 (reuse), one for each step. In a file, the name of a policy too.
-        mask_policy: The mask that `cache_dit.steps_mask` makes for the number of steps: 8 and more, or 4 or 6.
-        steps_computation_policy: At a 0 of the mask, `static` reuses, `dynamic` if the threshold agrees (dynamic).
-        force_refresh_step_hint: Forget everything before this step.
-        force_refresh_step_policy: Only that once, or `repeat`edly after as many steps (once).
+        cfg_compute_first: Only false is allowed, since sgd knows the guidance branch of each call.
+        cfg_diff_compute_separate: Only true is allowed, for the same reason.
+        num_inference_steps: Number of steps. sgd knows the number, and another one is an error.
+        steps_computation_mask: One number for each step: 1 (compute) or 0 (reuse). A file may also have the name of a
+            mask policy here.
+        mask_policy: Take the mask that `cache_dit.steps_mask` makes. It has masks for 4, 6, and 8 or more steps.
+        steps_computation_policy: At a 0 of the mask, `static` always reuses, and `dynamic` reuses if the change is
+            below the threshold (dynamic).
+        force_refresh_step_hint: Drop all stored results before this step.
+        force_refresh_step_policy: `once`: only before that step. `repeat`: before every multiple of that step (once).
         enable_dynamic_prune_threshold: DBPrune: adapt the threshold to the changes of the step's first blocks (false).
         max_dynamic_prune_threshold: DBPrune: upper bound of the adapted threshold (twice the threshold).
-        dynamic_prune_threshold_relax_ratio: DBPrune: the adapted threshold over the mean change (1.25).
+        dynamic_prune_threshold_relax_ratio: DBPrune: factor from the mean change to the adapted threshold (1.25).
         non_prune_block_ids: DBPrune: numbers of further blocks that always run.
         force_reduce_calibrator_vram: DBPrune: compare a quarter of the channels (false).
         enable_taylorseer: Predict reused tensors with a Taylor expansion. It begins at the fourth computed step.
-        enable_encoder_taylorseer: For the stream of text too (false).
+        enable_encoder_taylorseer: Use the Taylor expansion for the text stream too (false).
         taylorseer_cache_type: Expand the residuals of blocks, or their outputs (residual).
         taylorseer_order: Order of the expansion (1).
         enable_dmd: Predict reused tensors with dynamic mode decomposition.
-        enable_encoder_dmd: For the stream of text too (as enable_dmd).
-        dmd_history: Computed steps that are kept (6).
-        dmd_rank: Rank that the decomposition is cut to; 0 finds one (0).
+        enable_encoder_dmd: Use the decomposition for the text stream too (as enable_dmd).
+        dmd_history: Number of computed steps that are kept (6).
+        dmd_rank: Rank of the decomposition; 0 chooses a rank (0).
         dmd_ridge: Regularisation (1e-8).
         dmd_svd_precision: Method of the decomposition (medium).
         enable_foca: Predict reused tensors with forecast-then-calibrate.
-        enable_encoder_foca: For the stream of text too (false).
+        enable_encoder_foca: Use forecast-then-calibrate for the text stream too (false).
         calibrator_cache_type: As taylorseer_cache_type, for DMD and FoCa (residual).
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If options do not go together, or the file cannot be read.
+        NodeError: If options conflict, or the file cannot be read.
     """
     given = dict(locals())
     from ..cache_dit.engine_options import gather

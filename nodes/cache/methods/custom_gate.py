@@ -1,4 +1,4 @@
-"""`cache.gate`: the five choices that every gate is made of, directly."""
+"""`cache.gate`: a gate by its five choices."""
 
 from __future__ import annotations
 
@@ -46,59 +46,62 @@ def gate(
     mask: str | None = None,
     policy: Policy | None = None,
 ) -> Gate:
-    """A gate from its parts, for combinations that no other gate has.
+    """Describe a gate by its parts, for combinations that no other gate has.
 
     Args:
         signal: The tensor that is compared between steps. `time`: the embedding of the timestep (Wan),
             `time_projection` its projection. `modulated`: the first block's input, normed and modulated. `front`: the
             residual of the first blocks, compared with the last computed step. `model`: the model's input and output,
             as in `cache.easycache`.
-        rule: When to reuse. `mask`: as the mask says. `change`: the signal has changed by less than the threshold.
-            `polynomial`: a polynomial of its changes adds up to less. `magnitude`: so does the
-            error that `ratios` predict.
-        threshold: For the rules other than `mask`.
-        coefficients: For `polynomial`, highest order first; [1, 0] adds up the changes themselves.
-        clamp: A polynomial below 0 counts as 0.
-        ratios: For `magnitude`: the size of the residual over that of the step before, for each step.
+        rule: When to reuse. `mask`: at the zeros of the mask. `change`: if the signal's change is below the threshold.
+            `polynomial`: if the sum of a polynomial of the signal's changes is below the threshold. `magnitude`: if the
+            error that `ratios` predict is not above the threshold.
+        threshold: Threshold of the rule; not for the rule `mask`.
+        coefficients: Coefficients for the rule `polynomial`, highest order first; [1, 0] adds up the changes
+            themselves.
+        clamp: Count negative values of the polynomial as 0.
+        ratios: Ratios for the rule `magnitude`: for each step, the norm of the residual divided by that of the step
+            before.
         order: Order of the Taylor expansion of the reused residual; 0 takes the last residual unchanged.
-        front_blocks: First blocks that always run.
-        back_blocks: Last blocks that always run.
-        stacks: A model with two lists of blocks decides once, or `separate`ly for each.
-        warmup_steps: First steps that are computed.
-        warmup_interval: Of these, every n-th is.
-        warmup_share: Share of first steps that are computed.
-        max_consecutive: Longest run of reused steps.
-        max_reused: Most reused steps.
-        max_accumulated: Compute everything once the measured changes have added up to this.
+        front_blocks: Number of first blocks that always run.
+        back_blocks: Number of last blocks that always run.
+        stacks: For a model with two lists of blocks: `together` decides once for both, `separate` decides for each
+            list.
+        warmup_steps: Number of first steps that are computed.
+        warmup_interval: Compute only every n-th of these first steps.
+        warmup_share: Share of the steps, in [0, 1], that are computed at the start.
+        max_consecutive: Largest number of reused steps in a row.
+        max_reused: Largest number of reused steps.
+        max_accumulated: When the sum of the measured changes reaches this number, all further steps are computed.
         last: Compute the last step.
         preset: Which steps may be reused, as in `cache.scm`.
-        compute_bins: The same as lengths of runs of computed steps.
-        reuse_bins: Lengths of the runs of steps between them.
-        mask: The same as digits, 1 to compute and 0 to reuse, one for each step.
-        policy: At a 0 of the mask, `dynamic` reuses if the rule agrees, `static` always. Without it, `static` for the
-            rule `mask` and `dynamic` for the others.
+        compute_bins: The mask as lengths of the runs of computed steps.
+        reuse_bins: The lengths of the runs of reused steps between the runs of computed steps.
+        mask: The mask as digits, one for each step: 1 to compute, 0 to reuse.
+        policy: At a 0 of the mask, `dynamic` reuses if the rule agrees, and `static` always reuses. The default is
+            `static` for the rule `mask` and `dynamic` for the other rules.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parts do not go together.
+        NodeError: If the parts conflict.
     """
     needed = {"polynomial": ("coefficients", coefficients), "magnitude": ("ratios", ratios)}
     for name, (parameter, value) in needed.items():
         if rule == name and value is None:
             raise bad_value("rule", f"the rule `{name}` needs `{parameter}`")
         if rule != name and value is not None:
-            raise bad_value(parameter, f"`{parameter}` belong to the rule `{name}`")
+            raise bad_value(parameter, f"`{parameter}` is only for the rule `{name}`")
     if clamp and rule != "polynomial":
-        raise bad_value("clamp", "`clamp` belongs to the rule `polynomial`")
+        raise bad_value("clamp", "`clamp` is only for the rule `polynomial`")
     own = numbers("ratios", ratios)
     steps = mask_from(preset, compute_bins, reuse_bins, mask, policy or ("static" if rule == "mask" else "dynamic"))
     if rule == "mask":
         if steps is None:
             raise bad_value("rule", "the rule `mask` needs `preset`, bins or `mask`")
         if policy == "dynamic":
-            raise bad_value("policy", "`policy` dynamic needs a rule that measures beside the mask")
+            raise bad_value("policy", "`policy: dynamic` needs a mask and a rule that measures a signal")
         for parameter, limit in (("max_consecutive", max_consecutive), ("max_reused", max_reused)):
             if limit is not None:
                 raise bad_value(parameter, f"a static mask decides alone: leave `{parameter}` out")

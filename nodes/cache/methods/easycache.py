@@ -1,4 +1,4 @@
-"""`cache.easycache`: reuse while the model's input hardly moves."""
+"""`cache.easycache`: reuse while the model's input hardly changes."""
 
 from __future__ import annotations
 
@@ -16,28 +16,29 @@ def easycache(
     max_reused: Count | None = None,
     order: Order = 0,
 ) -> Gate:
-    """Reuse the model's whole answer while its input hardly moves (EasyCache, 2507.02860).
+    """Reuse the model's whole output while its input hardly changes (EasyCache, 2507.02860).
 
-    The output is taken to change in proportion to the input, in the proportion seen at the last computed steps. While
-    the estimated changes add up to less than `threshold`, the model's last residual is added to its input again and
-    the transformer does not run at all. First and last steps are computed. Works with every model, without a table.
+    The output is assumed to change in proportion to the input. The factor comes from the last computed steps. While the
+    sum of the estimated changes is below `threshold`, the model's last residual is added to its input, and the
+    transformer does not run. The first and the last step are computed. The gate works with every model and needs no
+    table.
 
-    Each guidance branch decides for itself; in the origin the positive one decides for both.
+    Each guidance branch decides for itself. In EasyCache's own code, the positive branch decides for both.
 
     Args:
-        threshold: Largest sum of the estimated relative changes (thresh; the origin takes 0.05 for Wan 2.1 and
+        threshold: Largest sum of the estimated relative changes (thresh; EasyCache's own code uses 0.05 for Wan 2.1 and
             0.025 for HunyuanVideo).
-        warmup_steps: First steps that are computed (ret_steps; the origin takes 10 of 50 for Wan 2.1 and 5 for
-            HunyuanVideo).
-        max_consecutive: Longest run of reused steps.
-        max_reused: Most reused steps.
-        order: Order of the Taylor expansion in place of the model's residual; 0 is none.
+        warmup_steps: Number of first steps that are computed (ret_steps; EasyCache's own code uses 10 of 50 for Wan 2.1
+            and 5 for HunyuanVideo).
+        max_consecutive: Largest number of reused steps in a row.
+        max_reused: Largest number of reused steps.
+        order: Order of the Taylor expansion that replaces the model's residual; 0 is no expansion.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     return Gate(
         "easycache",

@@ -16,23 +16,23 @@ def fora(
     back_blocks: Count = 0,
     warmup_steps: Count = 0,
 ) -> Gate:
-    """Compute every n-th step and reuse in between (the interval of FORA, 2407.01425).
+    """Compute every n-th step and reuse the steps between (the interval of FORA, 2407.01425).
 
-    The residual of the whole stack of blocks is reused. FORA itself reuses the outputs of each attention and MLP,
-    which takes more memory and the same schedule.
+    The residual of the whole stack of blocks is reused. FORA itself reuses the output of each attention and MLP. It
+    computes the same steps and needs more memory.
 
     Args:
-        every: The interval: 1 computes everything.
-        order: Order of the Taylor expansion that stands in for the residual, as in `cache.taylorseer`; 0 is none.
-        front_blocks: First blocks that always run.
-        back_blocks: Last blocks that always run.
-        warmup_steps: First steps that are computed.
+        every: The interval; 1 computes every step.
+        order: Order of the Taylor expansion that replaces the residual, as in `cache.taylorseer`; 0 is no expansion.
+        front_blocks: Number of first blocks that always run.
+        back_blocks: Number of last blocks that always run.
+        warmup_steps: Number of first steps that are computed.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     return Gate(
         "fora",

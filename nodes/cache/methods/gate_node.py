@@ -1,4 +1,7 @@
-"""`@gate_node`: makes a node type of a function from parameters to a `Gate`. Torch-free."""
+"""The decorator `@gate_node` turns a function into a node type. Torch-free.
+
+The function takes parameters and returns a `Gate`.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,14 @@ def gate_node(
     """Make a node type of a function that describes a gate.
 
     The node has the function's parameters and docstring. It names the gate by its own path in the file. `sgd check`
-    calls the same function: an error that it raises is the problem of the parameter that it names, and the gate that
-    it returns is known to `denoiser.predict` before the run.
+    calls the same function: an error that the function raises becomes a problem of the named parameter, and
+    `denoiser.predict` knows the returned gate before the run.
 
     Args:
         name: The name that files use, `cache.method`.
         version: As in `@node`.
-        partial: `sgd check` calls the function also if some parameters are not known. They are `UNKNOWN` then.
+        partial: Whether `sgd check` calls the function even if some parameters are not known. These parameters are
+            `UNKNOWN`.
     """
 
     def make(describes: Callable[P, Gate]) -> NodeFunction[Concatenate[Here, P], Gate]:
@@ -57,7 +61,7 @@ def gate_node(
 def _functions(
     name: str, describes: Callable[..., Gate], parameters: tuple[str, ...], partial: bool
 ) -> tuple[Callable[[NodeFacts], GateFacts | None], Callable[[NodeFacts], Iterator[Diagnostic]]]:
-    """The functions `describe` and `check` of a gate's node type, on facts of a class made for it."""
+    """Make the functions `describe` and `check` of a gate's node type, and the class of their facts."""
     title = "".join(word.capitalize() for word in re.split(r"[._]", name))
     facts_class = make_dataclass(
         f"{title}Facts",

@@ -22,34 +22,34 @@ def magcache(
     max_reused: Count | None = None,
     order: Order = 0,
 ) -> Gate:
-    """Reuse the residual of all blocks while its size hardly changes, by a table of ratios (MagCache, 2506.09045).
+    """Reuse the residual of all blocks while its norm hardly changes, by a table of ratios (MagCache, 2506.09045).
 
-    The table has, for each step, the size of the residual over that of the step before. Since the last computed step
-    the ratios are multiplied, and the distances of the products from 1 are added up. Up to `threshold` the residual
-    is added again. Everything is known before the run.
+    The table has a ratio for each step: the norm of the residual divided by that of the step before. From the last
+    computed step on, the ratios are multiplied, and the distances of the products from 1 are added up. While the sum is
+    not above `threshold`, the last residual is added again. All decisions are known before the run.
 
-    Tables were published for HunyuanVideo, Wan, Qwen-Image and FLUX.1-dev; for another number of steps the nearest
-    entries are taken. `sgd calibrate` measures one.
+    Tables were published for HunyuanVideo, Wan, Qwen-Image and FLUX.1-dev; for another number of steps, each step takes
+    the nearest entry. `sgd calibrate` measures a table.
 
     Args:
-        threshold: Largest sum of the errors (magcache_thresh). Without it, that of the origin for the model; a
-            `table` has none.
-        max_consecutive: Longest run of reused steps (K). Without it, that of the origin for the model.
-        retention: Share of first steps that are computed (retention_ratio). Without it that of the origin for
-            the model, and 0.2 with ratios of your own.
-        ratios: A table of your own, one entry for each step, the first of which is not used.
+        threshold: Largest sum of the errors (magcache_thresh). The default is the published threshold for the model.
+            With a `table`, a threshold is required.
+        max_consecutive: Largest number of reused steps in a row (K). The default is the published number for the model.
+        retention: Share of the steps, in [0, 1], that are computed at the start (retention_ratio). The default is the
+            published share for the model, and 0.2 with ratios of your own.
+        ratios: A table of your own, with one entry for each step. The first entry is not used.
         table: A table that `sgd calibrate` wrote for this model and schedule.
-        max_reused: Most reused steps.
-        order: Order of the Taylor expansion that stands in for the residual, as in `cache.taylorseer`; 0 is none.
+        max_reused: Largest number of reused steps.
+        order: Order of the Taylor expansion that replaces the residual, as in `cache.taylorseer`; 0 is no expansion.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     if ratios is not None and table is not None:
-        raise bad_value("ratios", "`ratios` and `table` each say the ratios: give one of them")
+        raise bad_value("ratios", "`ratios` and `table` both give the ratios: set only one of them")
     own = numbers("ratios", ratios)
     return Gate(
         "magcache",

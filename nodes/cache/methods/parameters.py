@@ -1,4 +1,4 @@
-"""Parameters that several gates have, under the same names everywhere. Torch-free."""
+"""Parameters that several gates share. They have equal names in all gates. Torch-free."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stacks = Literal["together", "separate"]
 
 
 def bad_value(parameter: str, message: str) -> NodeError:
-    """The error of a parameter that does not go together with the others."""
+    """The error of a parameter that conflicts with the other parameters."""
     return NodeError(Diagnostic("bad-value", message, parameter))
 
 
@@ -32,15 +32,17 @@ def mask_from(
     mask: str | None,
     policy: Policy,
 ) -> Mask | None:
-    """The mask that is asked for, None if none is.
+    """Make the mask from the parameters of a gate; None if no parameter gives a mask.
 
     Raises:
-        NodeError: If it is asked for in several ways, or cannot be one.
+        NodeError: If several parameters give a mask, or the mask is not valid.
     """
     choices = {"preset": preset, "compute_bins": compute_bins, "mask": mask}
     given = [name for name, value in choices.items() if value is not None]
     if len(given) > 1:
-        raise bad_value(given[0], f"`{given[0]}` and `{given[1]}` each say which steps are computed: give one of them")
+        raise bad_value(
+            given[0], f"`{given[0]}` and `{given[1]}` both say which steps are computed: set only one of them"
+        )
     if (compute_bins is None) != (reuse_bins is None):
         alone = "compute_bins" if reuse_bins is None else "reuse_bins"
         raise bad_value(alone, "`compute_bins` and `reuse_bins` belong together")
@@ -63,10 +65,10 @@ def mask_from(
 
 
 def numbers(name: str, values: list[float] | None) -> tuple[float, ...] | None:
-    """The numbers of a parameter, None if it is not given.
+    """The numbers of a parameter; None if the parameter is not given.
 
     Raises:
-        NodeError: If there are none in it.
+        NodeError: If the list is empty.
     """
     if values is None:
         return None

@@ -23,32 +23,34 @@ def scm(
     max_reused: Count | None = None,
     stacks: Stacks = "together",
 ) -> Gate:
-    """Reuse at the steps that a mask says (SCM, steps computation masking of Cache-DiT).
+    """Reuse the steps that a mask selects (SCM, steps computation masking of Cache-DiT).
 
-    A static mask is known before the run: nothing is measured, and nothing waits for the device.
+    With a static mask, all decisions are known before the run: nothing is measured, and nothing waits for the device.
 
     Args:
-        preset: `slow`, `medium`, `fast` or `ultra` compute about 18, 15, 11 and 8 of 28 steps, and are scaled to other
-            numbers of 8 and more; the last step is computed. `none` computes all. Without any choice,
+        preset: `slow`, `medium`, `fast` or `ultra` compute about 18, 15, 11 and 8 of 28 steps. They are scaled to other
+            numbers of steps, from 8 on. The last step is computed. `none` computes all steps. If no mask is given,
             `medium`.
         compute_bins: Lengths of the runs of computed steps, such as [8, 3, 3, 2, 2].
-        reuse_bins: Lengths of the runs of reused steps between them, such as [1, 2, 2, 2, 3].
-        mask: The mask itself: 1 to compute and 0 to reuse, one digit for each step.
-        policy: At a 0, `static` reuses; `dynamic` reuses if the residual of the first blocks has changed by less than
-            `threshold`, as in `cache.dbcache`.
-        threshold: For `dynamic` alone; without it 0.08.
-        order: Order of the Taylor expansion that stands in for the residual, as in `cache.taylorseer`; 0 is none.
-        front_blocks: First blocks that always run. Without it 8, and 1 for models of fewer than 16 blocks.
-        back_blocks: Last blocks that always run.
-        max_consecutive: Longest run of reused steps, for `dynamic` alone.
-        max_reused: Most reused steps, for `dynamic` alone.
-        stacks: A model with two lists of blocks decides once, or `separate`ly for each.
+        reuse_bins: Lengths of the runs of reused steps between the runs of computed steps, such as [1, 2, 2, 2, 3].
+        mask: The mask as digits, one for each step: 1 to compute, 0 to reuse.
+        policy: At a 0 of the mask, `static` always reuses; `dynamic` reuses if the residual of the first blocks has
+            changed by less than `threshold`, as in `cache.dbcache`.
+        threshold: Threshold of the policy `dynamic`; the default is 0.08.
+        order: Order of the Taylor expansion that replaces the residual, as in `cache.taylorseer`; 0 is no expansion.
+        front_blocks: Number of first blocks that always run. The default is 8, and 1 for models with fewer than 16
+            blocks.
+        back_blocks: Number of last blocks that always run.
+        max_consecutive: Largest number of reused steps in a row; only for the policy `dynamic`.
+        max_reused: Largest number of reused steps; only for the policy `dynamic`.
+        stacks: For a model with two lists of blocks: `together` decides once for both, `separate` decides for each
+            list.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     if (preset, compute_bins, reuse_bins, mask) == (None, None, None, None):
         preset = "medium"

@@ -35,32 +35,34 @@ def taylorseer(
 ) -> Gate:
     """`cache.dbcache` with a Taylor expansion over the steps in place of the last residual (TaylorSeer, 2503.06923).
 
-    Derivatives are differences between computed steps, from the second one on. (The cache-dit package begins at the
-    fourth, so that with fewer steps before the first reused one it expands nothing.) Each order keeps one tensor more
-    per branch.
+    Derivatives are differences between computed steps, from the second computed step on. (The cache-dit package begins
+    at the fourth, so it has no expansion if a step is reused before that.) Each order keeps one more tensor for each
+    branch.
 
     Args:
         order: Order of the expansion (taylorseer_order, TS_ORDER).
-        front_blocks: First blocks that always run. Without it 8, and 1 for models of fewer than 16 blocks.
-        back_blocks: Last blocks that always run.
-        threshold: Relative change of the first blocks' residual; a smaller change is reused.
-        warmup_steps: First steps that are computed.
-        warmup_interval: Of these, every n-th is.
-        max_consecutive: Longest run of reused steps.
-        max_reused: Most reused steps.
-        max_accumulated: Compute everything once the measured changes have added up to this.
+        front_blocks: Number of first blocks that always run. The default is 8, and 1 for models with fewer than 16
+            blocks.
+        back_blocks: Number of last blocks that always run.
+        threshold: A step is reused if the relative change of the first blocks' residual is below this number.
+        warmup_steps: Number of first steps that are computed.
+        warmup_interval: Compute only every n-th of these first steps.
+        max_consecutive: Largest number of reused steps in a row.
+        max_reused: Largest number of reused steps.
+        max_accumulated: When the sum of the measured changes reaches this number, all further steps are computed.
         preset: Which steps may be reused, as in `cache.scm`.
-        compute_bins: The same as lengths of runs of computed steps.
-        reuse_bins: Lengths of the runs of steps between them.
-        mask: The same as digits, 1 to compute and 0 to reuse, one for each step.
-        policy: At a 0 of the mask, `dynamic` reuses if the threshold agrees, `static` always.
-        stacks: A model with two lists of blocks decides once, or `separate`ly for each.
+        compute_bins: The mask as lengths of the runs of computed steps.
+        reuse_bins: The lengths of the runs of reused steps between the runs of computed steps.
+        mask: The mask as digits, one for each step: 1 to compute, 0 to reuse.
+        policy: At a 0 of the mask, `dynamic` reuses if the change is below the threshold, and `static` always reuses.
+        stacks: For a model with two lists of blocks: `together` decides once for both, `separate` decides for each
+            list.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     gate = dbcache(
         Here(),

@@ -28,40 +28,42 @@ def teacache(
 ) -> Gate:
     """Reuse the residual of all blocks while the estimated changes of the output stay small (TeaCache, 2411.19108).
 
-    At each step a signal is compared with that of the step before, a polynomial turns its relative change into one of
-    the output, and these are added up since the last computed step. Below `threshold` the residual of the whole stack
-    is added again. First and last step are computed. Wan's signal, the embedding of the timestep, is known before the
-    run, and nothing waits for the device; HunyuanVideo's and FLUX's, the modulated input of the first block, is not.
+    At each step, the gate compares a signal with that of the step before. A polynomial of the relative change of the
+    signal estimates the relative change of the output. While the sum of the estimates since the last computed step is
+    below `threshold`, the last residual of the whole stack is added again. The first and the last step are computed.
+    For Wan, the signal is the embedding of the timestep: all decisions are known before the run, and nothing waits for
+    the device. For HunyuanVideo and FLUX, the signal is the modulated input of the first block, which is known only in
+    the run.
 
-    The polynomial is one that was published for the model (Wan 2.1, HunyuanVideo, FLUX.1-dev), or your own. None is
-    borrowed from another model: `sgd calibrate` fits one.
+    The polynomial is one that was published for the model (Wan 2.1, HunyuanVideo, FLUX.1-dev), or your own. The gate
+    never uses the polynomial of another model. `sgd calibrate` fits a polynomial for your model.
 
     Args:
-        threshold: Largest sum of the estimated changes. Without it, the smallest that was published for the model; a
-            `table` has none.
+        threshold: Largest sum of the estimated changes. The default is the smallest threshold that was published for
+            the model. With a `table`, a threshold is required.
         signal: The tensor that is compared. `time`: the embedding of the timestep (Wan). `modulated`: the first block's
             input, normed and modulated. `auto`: the signal that was published for the family.
-        retention_steps: Wan only: compare the embedding's projection, compute the first five steps and not necessarily
-            the last, with coefficients of their own (use_ret_steps).
-        coefficients: The polynomial, highest order first.
+        retention_steps: Wan only: compare the projection of the embedding, with its own coefficients. The first five
+            steps are computed, and the last step may be reused (use_ret_steps).
+        coefficients: Coefficients of the polynomial, highest order first.
         table: A table that `sgd calibrate` wrote for this model and schedule.
-        clamp: Count changes below 0 as 0. Several published polynomials are negative inside of plausible ranges; the
-            origin takes them as they are.
-        warmup_steps: First steps that are computed. Without it 1, and 5 with `retention_steps`.
-        max_consecutive: Longest run of reused steps.
-        max_reused: Most reused steps.
-        order: Order of the Taylor expansion that stands in for the residual, as in `cache.taylorseer`; 0 is none.
+        clamp: Count negative estimates as 0. Several published polynomials are negative for plausible changes.
+            TeaCache's own code uses negative estimates unchanged.
+        warmup_steps: Number of first steps that are computed. The default is 1, and 5 with `retention_steps`.
+        max_consecutive: Largest number of reused steps in a row.
+        max_reused: Largest number of reused steps.
+        order: Order of the Taylor expansion that replaces the residual, as in `cache.taylorseer`; 0 is no expansion.
 
     Returns:
         The description of the gate.
 
     Raises:
-        NodeError: If the parameters do not go together.
+        NodeError: If the parameters conflict.
     """
     if coefficients is not None and table is not None:
-        raise bad_value("coefficients", "`coefficients` and `table` each say the polynomial: give one of them")
+        raise bad_value("coefficients", "`coefficients` and `table` both give the polynomial: set only one of them")
     if retention_steps and signal == "modulated":
-        message = "`retention_steps` is a way to compare the embedding of the timestep: `signal` is `time` then"
+        message = "`retention_steps` compares the embedding of the timestep, so `signal` must be `time`"
         raise bad_value("signal", message)
     warm = RETENTION_STEPS if retention_steps else 1
     limits = Limits(

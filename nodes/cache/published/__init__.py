@@ -1,4 +1,4 @@
-"""Coefficients and ratios that were published for checkpoints, each with its source.
+"""Coefficients and ratios that were published for checkpoints, with the source of each number.
 
-Tables that users measure are read in `nodes/cache/calibration/`.
+The code for tables that users measure is in `nodes/cache/calibration/`.
 """

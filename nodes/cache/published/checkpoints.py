@@ -1,7 +1,7 @@
-"""Which checkpoint a model is, as far as its configurations and its name tell: for tables measured on one of them.
+"""Identify a model's checkpoint by its configurations and its name, to find the published numbers for it.
 
-Published coefficients and ratios belong to the weights that they were measured on. Configurations tell the
-architecture; a name decides only where they are equal.
+Published coefficients and ratios belong to the weights that they were measured on. Configurations show the
+architecture. The name decides only between checkpoints with equal configurations.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 Configs = Mapping[str, Mapping[str, Any]]
 
-# A name that tells of other weights in the same architecture: distilled to few steps, tuned for something else, or a
-# later release. Numbers measured on the originals do not describe them.
+# Names of other weights with the same architecture: distilled to few steps, tuned for another purpose, or a later
+# release. Numbers measured on the original weights do not fit them.
 OTHERS = re.compile(
     r"distill|turbo|lightning|hyper|lcm|dmd|lightx2v|causvid|fast|forcing|accvid|krea|kontext|fill|canny|depth|redux"
     r"|2512|2509|2511|edit|layered|flf2v|vace|fun[-_]",
@@ -27,11 +27,12 @@ WAN = {
     (40, 40, 13824, 36, 1280): ("Wan2.1-I2V-14B-480P", "Wan2.1-I2V-14B-720P"),
     (30, 24, 14336, 48, None): ("Wan2.2-TI2V-5B",),
 }
-EXPERTS = {  # the same, of both transformers
+EXPERTS = {  # the same numbers, for both transformers
     (40, 40, 13824, 16, None): ("Wan2.2-T2V-A14B",),
     (40, 40, 13824, 36, None): ("Wan2.2-I2V-A14B",),
 }
-# Of the other families: the family, the pipeline's class, and the transformer's configuration; False is also absent.
+# For the other families: the family, the pipeline's class, and the transformer's configuration. A missing key counts as
+# False.
 _FLUX = {"num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "in_channels": 64}
 REST: dict[str, tuple[str, str, dict[str, Any]]] = {
     "HunyuanVideo": (
@@ -63,16 +64,16 @@ REST: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 def checkpoints(family: str, configs: Configs, source: str | None = None) -> tuple[str, ...]:
-    """Labels of the published checkpoints that a model may be, without torch and without weights.
+    """Find the published checkpoints that a model may be, without torch and without weights.
 
     Args:
         family: Name of the family: "wan", "hunyuan-video", "flux", "qwen-image"; others have none.
-        configs: Of the model's description: configurations of "model_index" and of components by their names.
-        source: Folder or repository of the model. Only its last part is read. It tells apart Wan 2.1's models for
-            480P and 720P, whose configurations are the same, and excludes other weights of the same architecture.
+        configs: The model's configurations: those of components by name, and "model_index".
+        source: Folder or repository of the model. Only its last part is read. The name distinguishes Wan 2.1's models
+            for 480P and 720P, whose configurations are equal, and excludes other weights with the same architecture.
 
     Returns:
-        An empty tuple if it is none of them, several if they cannot be told apart.
+        Labels of the checkpoints: an empty tuple if the model is none of these, several if sgd cannot distinguish them.
     """
     name = re.split(r"[/\\]", source.rstrip("/\\"))[-1] if source else ""
     if OTHERS.search(name):
@@ -94,7 +95,7 @@ def _wan(configs: Configs, name: str) -> tuple[str, ...]:
     if "transformer_2" in configs or _present(index.get("transformer_2")):
         return EXPERTS.get(first, ()) if first == second else ()
     found = WAN.get(first, ())
-    # One transformer of two experts, or one for a first and a last frame, is none of these.
+    # A single expert of a two-expert model, or a model for a first and a last frame, is none of these checkpoints.
     if index.get("boundary_ratio") is not None or "pos_embed_seq_len" in _given(configs):
         return ()
     if bool(index.get("expand_timesteps")) != (found == ("Wan2.2-TI2V-5B",)):
@@ -113,7 +114,7 @@ def _size(transformer: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 class Sized(Protocol):
-    """Something measured at a size of images, in pixels, or at no particular one."""
+    """A published entry that was measured at one image size, or that holds for every size (`pixels` is None)."""
 
     @property
     def pixels(self) -> int | None: ...
@@ -123,9 +124,9 @@ S = TypeVar("S", bound=Sized)
 
 
 def by_size(entries: tuple[S, ...], width: int, height: int) -> tuple[S, ...]:
-    """Those measured at the size nearest to `width` x `height` (by the ratio of their areas).
+    """The entries measured at the size nearest to `width` x `height`, by the ratio of the areas.
 
-    Entries of no particular size stay.
+    Entries that hold for every size stay.
     """
     sizes = {entry.pixels for entry in entries if entry.pixels is not None}
     if not sizes:

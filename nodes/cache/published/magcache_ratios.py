@@ -1,10 +1,10 @@
 """MagCache's published ratios, as data (2506.09045).
 
-magcache_ratios.json holds them, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with file
-and line of each. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that of the
-step before; each list has one for every step, and the first is 1. Thresholds, longest runs and retention are those of
-the README's command for the model, or else the script's. diffusers 0.42 ships one of these lists, FLUX.1-dev's, as
-`FLUX_MAG_RATIOS`.
+magcache_ratios.json holds the ratios, from the repository Zehong-Ma/MagCache (Apache-2.0) at commit df81cb1, with the
+file and line of each list. A ratio is the mean, over tokens, of the norm of the block stack's residual divided by that
+of the step before. Each list has a ratio for every step, and the first is 1. Thresholds, longest runs and retention
+come from the README's command for the model, or else from the script's defaults. diffusers 0.42 ships one of these
+lists, FLUX.1-dev's, as `FLUX_MAG_RATIOS`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ class Table:
     """The ratios of one checkpoint.
 
     Attributes:
-        model: The checkpoint that they were measured on.
-        ratios: For each transformer, and each guidance branch that was measured ("positive", "negative"), one ratio
-            for each step. Wan 2.2's two transformers share the steps of one run; the origin has one list, whose
-            ratio at the change of transformers compares the residuals of two models (about 0.65 and 0.91). It is
-            left out here: the second transformer's list starts with 1, as every list does.
-        threshold: Of the accumulated error.
+        model: The checkpoint that the ratios were measured on.
+        ratios: For each transformer, and each guidance branch that was measured ("positive", "negative"), one ratio for
+            each step. Wan 2.2's two transformers share the steps of one run, and the MagCache repository has one list
+            for both. Its ratio at the change of transformers compares the residuals of two models (about 0.65 and
+            0.91). That ratio is left out here: the list of the second transformer starts with 1, as every list does.
+        threshold: Threshold of the accumulated error.
         longest: Longest run of reused steps (K).
-        retention: For each transformer, the share of its steps computed at the start: of `steps * share`, rounded
-            down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
+        retention: For each transformer, the share of its steps that are always computed, at the start. Their number is
+            `steps * share`, rounded down. Wan 2.2's image-to-video model reuses nothing in its first transformer.
         always: Steps that the rule cannot reuse, as indices among the measured steps. FLUX.1-dev has one.
-        pixels: Width times height it was measured at, where there are several.
-        image: Whether an image conditions the model, where there is a table for either case.
-        source: File and line.
+        pixels: Width times height of the measured clip, if the checkpoint has tables for several sizes; else None.
+        image: Whether an image conditioned the measured model, if the checkpoint has one table with an image and one
+            without; else None.
+        source: File and line in the MagCache repository.
     """
 
     model: str
@@ -50,11 +51,11 @@ class Table:
 
     @property
     def steps(self) -> int:
-        """Steps of the run it was measured on, by all transformers together."""
+        """Number of steps of the measured run, over all transformers."""
         return sum(len(branches["positive"]) for branches in self.ratios.values())
 
     def at(self, steps: int, component: str = "transformer", branch: str = "positive") -> tuple[float, ...]:
-        """Ratios of one transformer and branch for another number of its steps.
+        """The ratios of one transformer and branch, for another number of steps of this transformer.
 
         Raises:
             KeyError: If there is no such transformer, or the branch was not measured.
@@ -62,16 +63,16 @@ class Table:
         return nearest(self.ratios[component][branch], steps)
 
     def forced(self, steps: int) -> tuple[int, ...]:
-        """The steps of a run of `steps` that `always` falls on: those whose nearest measured step it is."""
+        """In a run with this many steps, the steps whose nearest measured step is in `always`."""
         return tuple(step for step, measured in enumerate(_indices(self.steps, steps)) if measured in self.always)
 
 
 def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
-    """A list of ratios at another number of steps.
+    """Convert a list of ratios to another number of steps.
 
-    Both ends are kept. A step between them takes the nearest measured ratio: of n, step i of N takes that at
-    i (n - 1) / (N - 1), rounded to even where it is half-way. One step takes the last. This is the origin's and
-    diffusers' interpolation; a ratio stays that of neighbouring steps of the measured run, however many there are.
+    The first and the last ratio are kept. Step i of N takes the nearest of the n measured ratios, at the index i (n -
+    1) / (N - 1), where halves are rounded to even. If N is 1, the step takes the last ratio. MagCache and diffusers
+    interpolate in this way too. A ratio always compares neighbouring steps of the measured run, whatever N is.
 
     Raises:
         ValueError: If there is no ratio, or no step.
@@ -84,14 +85,14 @@ def nearest(ratios: Sequence[float], steps: int) -> tuple[float, ...]:
 def _indices(measured: int, steps: int) -> list[int]:
     if steps == 1:
         return [measured - 1]
-    # The ratio first, then the product: the order in which the origin rounds.
+    # The division comes first, then the product, so that the result is rounded as in MagCache's own code.
     scale = (measured - 1) / (steps - 1)
     return [round(step * scale) for step in range(steps)]
 
 
 @cache
 def tables() -> tuple[Table, ...]:
-    """All of them."""
+    """Read all published tables."""
     entries = json.loads(Path(__file__).with_name("magcache_ratios.json").read_text(encoding="utf-8"))
     return tuple(
         Table(
@@ -113,16 +114,16 @@ def tables() -> tuple[Table, ...]:
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Table, ...]:
-    """The tables published for a model; `checkpoints.py` tells models apart.
+    """Find the tables published for a model. `checkpoints.py` identifies the model.
 
     Args:
         family: Name of the family.
-        configs: Of the model's description: configurations by component, and "model_index".
+        configs: The model's configurations: those of components by name, and "model_index".
         source: Folder or repository of the model.
 
     Returns:
-        Several where they differ in `pixels` (`known.by_size` chooses) or `image`; empty where nothing was published,
-        as for Z-Image and FLUX.1-schnell.
+        Several tables if they differ in `pixels` (`checkpoints.by_size` chooses one) or in `image`. An empty tuple if
+        nothing was published, as for Z-Image and FLUX.1-schnell.
     """
     labels = checkpoints(family, configs, source)
     return tuple(table for table in tables() if table.model in labels)

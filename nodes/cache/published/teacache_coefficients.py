@@ -1,12 +1,13 @@
 """TeaCache's published polynomials, as data.
 
-Source of all: the repository ali-vilab/TeaCache (Apache-2.0) at commit 7c10efc, files and lines beside each; thresholds
-from its READMEs. Fitted by its authors with `numpy.polyfit`, order 4, over the steps of 70 prompts of T2V-CompBench
-(issues 2 and 20 there). A polynomial says little outside of the changes that it was fitted on; several of these are
-negative within plausible ones (Wan 2.1 14B's for the time embedding below 0.13).
+All polynomials come from the repository ali-vilab/TeaCache (Apache-2.0) at commit 7c10efc; each entry has its file and
+line. The thresholds come from the READMEs of that repository. Its authors fitted the polynomials with `numpy.polyfit`,
+order 4, over the steps of 70 prompts of T2V-CompBench (issues 2 and 20 there). A polynomial is not reliable outside of
+the range of changes that it was fitted on. Several are negative for plausible changes (Wan 2.1 14B, time embedding,
+changes below 0.13).
 
-Nothing is published for Wan 2.2's experts, Z-Image or Qwen-Image: the numbers in use are another model's, or
-hand-made. Nor for FLUX.1-schnell.
+No polynomial is published for Wan 2.2's experts, Z-Image, Qwen-Image or FLUX.1-schnell. The numbers that other programs
+use for the first three come from other models, or were chosen by hand.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ class Entry:
         model: The checkpoint that it was fitted on.
         signal: The tensor that is compared from step to step: `modulated`, the image tokens as the first norm of the
             first block modulates them; `time`, the time embedding; `time_projection`, its six-fold projection, which
-            the origin calls retention steps.
-        coefficients: Highest order first. The polynomial takes the signal's relative L1 change and gives the
-            expected one of the output.
-        thresholds: Of the accumulated value, those published for this set, the most careful first.
-        first: Steps computed at the start.
-        last: Steps computed at the end.
-        pixels: Width times height of the model's resolution, where models differ in that alone.
-        source: File and line.
+            TeaCache's own code uses with `use_ret_steps`.
+        coefficients: Coefficients, highest order first. The polynomial of the signal's relative L1 change is the
+            expected relative L1 change of the output.
+        thresholds: The published thresholds of the accumulated change for these coefficients, the smallest first.
+        first: Number of steps that are computed at the start.
+        last: Number of steps that are computed at the end.
+        pixels: Width times height of the model's resolution, if models differ only in the resolution; else None.
+        source: File and line in the TeaCache repository.
     """
 
     model: str
@@ -155,16 +156,17 @@ ENTRIES = (
 
 
 def published(family: str, configs: Configs, source: str | None = None) -> tuple[Entry, ...]:
-    """The polynomials published for a model; `checkpoints.py` tells models apart.
+    """Find the polynomials published for a model. `checkpoints.py` identifies the model.
 
     Args:
         family: Name of the family.
-        configs: Of the model's description: configurations by component, and "model_index".
+        configs: The model's configurations: those of components by name, and "model_index".
         source: Folder or repository of the model.
 
     Returns:
-        For Wan one for each signal, and these for both resolutions if nothing tells which of Wan 2.1's image-to-video
-        models it is (`known.by_size` chooses). Empty where nothing was published.
+        The polynomials; for Wan, one for each signal. If sgd cannot tell which of Wan 2.1's two image-to-video models
+        it is, the result has the polynomials for both resolutions (`checkpoints.by_size` chooses). An empty tuple if
+        nothing was published.
     """
     labels = checkpoints(family, configs, source)
     return tuple(entry for entry in ENTRIES if entry.model in labels)

@@ -1,4 +1,4 @@
-"""Adapter files (LoRA and its kin): their tensors, the layers that these belong to, and how they are merged.
+"""Adapter files (LoRA and similar forms): find the layer of each tensor, and merge the adapters into the weights.
 
 Only `deltas` and `merging` import torch. Nodes and transforms do not belong here.
 """

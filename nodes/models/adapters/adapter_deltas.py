@@ -1,6 +1,6 @@
 """The change that an adapter makes to a weight, in float32.
 
-A weight is a matrix here: its output channels times everything else.
+In this module a weight is a matrix: rows are output channels, and columns are all other dimensions.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ import torch
 from .adapter_forms import MAGNITUDES, by_input
 
 Tensors = Mapping[str, torch.Tensor]
-"""The parts of one adapter, in float32."""
+"""The tensors of one adapter by the name of their part, in float32."""
 
 
 def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
-    """The change of a weight by one form, before any factor.
+    """Compute the change of a weight by one form of adapter, before any factor.
 
     Args:
         form: `lora`, `loha`, `lokr`, `diff` or `diff_m`.
-        tensors: The parts, whose shapes fit.
+        tensors: The parts of the adapter. Their shapes fit the weight.
         weight: The weight as a matrix, [out, rest].
 
     Returns:
@@ -40,11 +40,11 @@ def delta(form: str, tensors: Tensors, weight: torch.Tensor) -> torch.Tensor:
 
 
 def decomposed(tensors: Tensors, weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weight of a DoRA: its directions with the magnitudes that the adapter has for them.
+    """Compute the weight of a DoRA: scale each direction of the weight to the magnitude in the adapter.
 
     Args:
-        tensors: The parts; without magnitudes the weight is returned as it is.
-        weight: The weight with everything added, as a matrix [out, rest].
+        tensors: The parts of the adapter. Without magnitudes, the weight is returned unchanged.
+        weight: The weight with all changes added, as a matrix [out, rest].
         shape: The weight's own shape, [out, in, …].
     """
     part = next((name for name in MAGNITUDES if name in tensors), None)

@@ -1,6 +1,6 @@
-"""Forms of adapters: the parts of each, and the size of the change that it makes, from shapes alone. Torch-free.
+"""Forms of adapters: the parts of each form, and checks of their shapes against the weight. Torch-free.
 
-A weight is read as a matrix here: its output channels times everything else.
+In this module a weight is a matrix: rows are output channels, and columns are all other dimensions.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Unfit(Exception):
 
     Attributes:
         part: The part at fault.
-        reason: The fault, as the end of a sentence about the tensor.
+        reason: The fault, as the end of a sentence whose subject is the tensor.
     """
 
     def __init__(self, part: str, reason: str) -> None:
@@ -42,12 +42,12 @@ class Unfit(Exception):
 
 
 def forms(parts: Mapping[str, object]) -> list[str]:
-    """The forms that parts belong to."""
+    """The forms of adapters to which these parts belong."""
     return [form for form, own in FORMS.items() if any(part in parts for part in own)]
 
 
 def rank(form: str, shapes: Shapes) -> int | None:
-    """The rank by which `alpha` is divided; None where the form has none."""
+    """The rank by which `alpha` is divided; None if the form has no rank."""
     if form == "lora":
         return shapes["lora_down"][0]
     if form == "loha":
@@ -57,11 +57,11 @@ def rank(form: str, shapes: Shapes) -> int | None:
 
 
 def fit(form: str, shapes: Shapes, weight: Shape) -> None:
-    """Check that the change that a form makes has the size of the weight.
+    """Check that the change by an adapter of this form has the size of the weight.
 
     Args:
         form: One of `FORMS`.
-        shapes: The parts' shapes.
+        shapes: Shapes of the adapter's parts.
         weight: Shape of the layer's weight, as the file has the layer.
 
     Raises:
@@ -74,7 +74,7 @@ def fit(form: str, shapes: Shapes, weight: Shape) -> None:
     least = {"lora": ("lora_down", "lora_up"), "loha": FORMS["loha"][:4], "lokr": ()}[form]
     for part in least:
         if part not in shapes:
-            raise Unfit(next(p for p in FORMS[form] if p in shapes), f"stands without {part}")
+            raise Unfit(next(p for p in FORMS[form] if p in shapes), f"needs {part}, which is missing")
     for part in FORMS[form]:
         if part in shapes and len(shapes[part]) < 2:
             raise Unfit(part, f"has the shape {_text(shapes[part])}, which is not a matrix")
@@ -84,21 +84,21 @@ def fit(form: str, shapes: Shapes, weight: Shape) -> None:
         made = _product("hada_w1_a", "hada_w1_b", "hada_t1", shapes, transposed=True)
         other = _product("hada_w2_a", "hada_w2_b", "hada_t2", shapes, transposed=True)
         if made != other:
-            raise Unfit("hada_w2_a", f"makes {_text(other)}, where the first pair makes {_text(made)}")
+            raise Unfit("hada_w2_a", f"gives a change of {_text(other)}, and the first pair gives {_text(made)}")
     else:
         first, second = _factor("lokr_w1", shapes), _factor("lokr_w2", shapes)
         made = (first[0] * second[0], first[1] * second[1])
     if made != (rows, columns):
         factor = "lokr_w2" if "lokr_w2" in shapes else "lokr_w2_a"
         part = {"lora": "lora_up" if made[0] != rows else "lora_down", "loha": "hada_w1_a", "lokr": factor}[form]
-        raise Unfit(part, f"makes a change of {_text(made)}, and the weight is {_text((rows, columns))}")
+        raise Unfit(part, f"gives a change of {_text(made)}, and the weight has {_text((rows, columns))}")
 
 
 def fit_bias(part: str, shapes: Shapes, rows: int) -> None:
     """Check a part that is added to the bias of a layer with this many rows.
 
     Raises:
-        Unfit: If its size is another.
+        Unfit: If the part has another size.
     """
     if prod(shapes[part]) != rows:
         raise Unfit(part, f"has the shape {_text(shapes[part])}, and the bias has {rows} numbers")
@@ -108,15 +108,15 @@ def fit_magnitude(part: str, shapes: Shapes, weight: Shape) -> None:
     """Check the magnitudes of a DoRA: one for each output channel, or one for each input channel.
 
     Raises:
-        Unfit: If they are as many as neither.
+        Unfit: If the number of magnitudes is neither of these.
     """
     shape = shapes[part]
     if prod(shape) != weight[0] and not by_input(part, shape, weight):
-        raise Unfit(part, f"has the shape {_text(shape)}, and the weight is {_text(weight)}")
+        raise Unfit(part, f"has the shape {_text(shape)}, and the weight has {_text(weight)}")
 
 
 def by_input(part: str, magnitude: Shape, weight: Shape) -> bool:
-    """Whether a DoRA has one magnitude for each input channel, [1, in, …], as LyCORIS writes some of them."""
+    """Whether a DoRA has one magnitude for each input channel, [1, in, …], as some files of LyCORIS do."""
     if part != "dora_scale" or len(magnitude) < 2 or len(weight) < 2 or weight[0] == 1:
         return False
     return magnitude[0] == 1 and magnitude[1] == weight[1] == prod(magnitude)
@@ -143,7 +143,9 @@ def _factor(name: str, shapes: Shapes) -> Shape:
         return (whole[0], prod(whole[1:]))
     missing = next((part for part in pair if part not in shapes), None)
     if missing is not None:
-        raise Unfit(next(p for p in FORMS["lokr"] if p in shapes), f"stands without {missing} or {name}")
+        raise Unfit(
+            next(p for p in FORMS["lokr"] if p in shapes), f"needs {missing} or {name}, and the file has neither"
+        )
     core = "lokr_t2" if name == "lokr_w2" else ""
     return _product(*pair, core, shapes, transposed=True)
 
@@ -151,7 +153,7 @@ def _factor(name: str, shapes: Shapes) -> Shape:
 def _same(part: str, shape: Shape, weight: Shape) -> None:
     plain, wanted = ([size for size in each if size != 1] for each in (shape, weight))
     if plain != wanted and not (prod(shape) == prod(weight) and shape[:1] == weight[:1]):
-        raise Unfit(part, f"has the shape {_text(shape)}, and the parameter is {_text(weight)}")
+        raise Unfit(part, f"has the shape {_text(shape)}, and the parameter has {_text(weight)}")
 
 
 def _text(shape: Shape) -> str:

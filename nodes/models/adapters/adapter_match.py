@@ -1,4 +1,4 @@
-"""Adapters of a file, matched with the layers of a model: those that are applied, and every tensor that is not.
+"""Match the adapters of a file with the layers of a model: which are applied, and which tensors are not.
 
 `sgd check` and loading both read a file through `match`, so that they agree. Torch-free.
 """
@@ -19,25 +19,25 @@ from .adapter_scale import ScaleRule
 from .layer_table import LayerTable, Pieces, flat
 
 UNKNOWN_FORM = "in a form that cannot be applied"
-"""The end of a sentence about a tensor."""
+"""The end of a sentence whose subject is a tensor."""
 
 SECOND = "transformer_2"
 """Name of a second transformer, in front of the names of its tensors."""
 
 SHOWN = 3
-"""Names of tensors in one message."""
+"""Largest number of tensor names in one message."""
 
-OTHER_MODEL = "it may be for another model; a LoRA is for one family and size"
+OTHER_MODEL = "the file may be for another model; a LoRA fits one family and model size"
 OTHER_FORM = "LoRA, LoHa, LoKr, DoRA and differences are applied; convert the file, or leave these tensors out of it"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Everything that one file has for one of its layers.
+    """All tensors of a file that belong to one layer.
 
     Attributes:
         stem: The layer, as the file names it.
-        pieces: Where its rows belong in the model.
+        pieces: The rows of the model's layers that belong to this layer.
         keys: Names of the tensors in the file, by part.
         shapes: Their shapes, by part.
         alpha: Value of its alpha; None if it has none.
@@ -52,13 +52,14 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Match:
-    """A file, read for one model.
+    """The result of matching a file with one model.
 
     Attributes:
         adapters: The adapters that are applied.
-        applied: Number of their tensors.
-        scale: The factors at which they act.
-        problems: Errors for tensors of this model's layers that cannot be applied, warnings for tensors of others.
+        applied: Number of the tensors that are applied.
+        scale: The factors of the adapters.
+        problems: An error for a tensor of the model's layers that cannot be applied, a warning for any other tensor
+            that is not applied.
     """
 
     adapters: tuple[Adapter, ...]
@@ -126,7 +127,7 @@ def match(header: AdapterHeader, table: LayerTable, component: str, file: str) -
 
 
 def _is_general(stem: str) -> bool:
-    """Whether an alpha belongs to no layer, and so to all."""
+    """Whether an alpha names no layer, and so applies to all layers."""
     return not stem or "" in adapter_names.without_prefixes(f"{stem}.")
 
 
@@ -162,13 +163,15 @@ def _idle_alphas(found: Iterable[Adapter], general: str | None) -> list[str]:
 
 
 def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[str]:
-    """Remove adapters that stand a second time in the file, under another name of the layer; the model's names stay.
+    """Remove adapters that the file holds twice, under two names of a layer.
 
-    Some trainers write a layer under two names, and `qkv` beside `to_q`, `to_k` and `to_v`. Two adapters for one
-    layer of which neither has the model's own name are wrong.
+    The adapter with the model's own name stays.
+
+    Some trainers write a layer under two names, or write `qkv` as well as `to_q`, `to_k` and `to_v`. If a layer has two
+    adapters and neither has the model's own name, it is an error.
 
     Returns:
-        The tensors that were removed.
+        Names of the tensors that were removed.
     """
     holders: dict[tuple[str, bool], list[Group]] = {}
     for group, own in found.items():
@@ -188,7 +191,7 @@ def _remove_copies(found: dict[Group, Adapter], wrong: dict[str, str]) -> list[s
         left = [group for group in groups if group in found]
         for group in left[1:]:
             layer, other = group[1][0].layer, left[0][0]
-            wrong |= dict.fromkeys(found[group].keys.values(), f"is for {layer}, which {other} is for too")
+            wrong |= dict.fromkeys(found[group].keys.values(), f"is for {layer}, and so is {other}")
     return removed
 
 
@@ -200,7 +203,7 @@ def _has_own_name(adapter: Adapter) -> bool:
 
 
 def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
-    """The tensors of an adapter that cannot be applied, each with the reason."""
+    """Find the tensors of an adapter that cannot be applied, each with the reason."""
     parts, layer, weight = own.shapes, own.pieces[0].layer, table.shape(own.pieces)
     forms = adapter_forms.forms(parts)
     for part, shape in parts.items():
@@ -213,9 +216,9 @@ def _misfits(own: Adapter, table: LayerTable) -> Iterator[tuple[str, str]]:
         elif part in ("lora_down_bias", "lora_mid_bias"):
             yield own.keys[part], f"is for {layer}, {UNKNOWN_FORM}"
         elif (part in MAGNITUDES and not forms) or (part == "lora_up_bias" and "lora_up" not in parts):
-            yield own.keys[part], f"is for {layer}, and stands without an adapter"
+            yield own.keys[part], f"is for {layer}, for which the file has no adapter"
         elif part == "alpha" and len(parts) == 1:
-            yield own.keys[part], f"is for {layer}, and stands alone"
+            yield own.keys[part], f"is for {layer}, for which the file has nothing else"
         elif part in BIASES and not table.has_bias(own.pieces):
             yield own.keys[part], f"is for {layer}, which has no bias"
     if any(0 in shape for shape in parts.values()):

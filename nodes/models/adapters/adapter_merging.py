@@ -1,8 +1,8 @@
-"""Merging adapters into the weights of a module, one layer after the other.
+"""Merge adapters into the weights of a module, one layer after the other.
 
 Every adapter of a layer is added in float32, in the order in which the files are given; the sum is cast to the dtype of
-the weights once. A layer in a file that is several layers here is put together, changed, and taken apart again, so
-that each form may treat it as one.
+the weights once. A layer of a file may be several layers of the model. Its weights are joined, changed, and split
+again, so that each form of adapter handles one weight.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ def merge(
     device: str,
     spare: torch.nn.Module | None = None,
 ) -> None:
-    """Put weights with adapters in place of the weights of some layers.
+    """Replace the weights of some layers by weights with merged adapters.
 
-    Only the module given changes: the tensors that it had, which other modules may share, stay as they are.
+    Only `module` changes. Its old tensors, which other modules may share, stay unchanged.
 
     Args:
         module: The transformer.
@@ -63,7 +63,7 @@ def merge(
         adapters = [
             (each, source, adapter)
             for each, source in zip(files, opened, strict=True)
-            if each.scale  # a LoRA of no strength is none, a DoRA too
+            if each.scale  # a file with scale 0 changes nothing, also a DoRA
             for adapter in each.match.adapters
         ]
         for number_of in _groups([adapter for _, _, adapter in adapters]):
@@ -101,7 +101,7 @@ def _within(tensor: torch.Tensor, limit: float) -> bool:
 
 
 def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
-    """Adapters that have a layer in common, in their order, so that a layer is read and written once."""
+    """Group the adapters that share layers, so that each layer is read and written once. The order is kept."""
     groups: list[tuple[set[str], list[int]]] = []
     of_layer: dict[str, int] = {}
     for number, adapter in enumerate(adapters):
@@ -124,7 +124,7 @@ def _groups(adapters: Sequence[Adapter]) -> Iterator[list[int]]:
 
 
 def put(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Make a tensor the parameter of that name."""
+    """Set the parameter with this name to a tensor."""
     path, _, last = name.rpartition(".")
     setattr(module.get_submodule(path), last, torch.nn.Parameter(tensor, requires_grad=False))
 
@@ -177,7 +177,7 @@ class _Layers:
                 put(spare, name, torch.empty_like(old, device="meta"))
 
     def _read(self, pieces: Pieces, *, bias: bool = False) -> torch.Tensor:
-        """The rows of a layer as the file has it, [out, rest]."""
+        """The rows of a layer in the file's order, [out, rest]."""
         rows = [self._parameter(self._name(piece.layer, bias))[piece.start : piece.stop] for piece in pieces]
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 

@@ -1,4 +1,4 @@
-"""Names of tensors in adapter files: the layer that each belongs to, and its part in an adapter. Torch-free.
+"""Parse the names of tensors in adapter files: the layer of a tensor, and its part in the adapter. Torch-free.
 
 A name is a prefix, a layer and a part: `diffusion_model.` `blocks.0.self_attn.q` `.lora_down.weight`. Trainers differ
 in all three.
@@ -38,7 +38,7 @@ PREFIXES = (
 """
 
 ENCODERS = re.compile(r"(lora|lycoris)_te|text_encoder|te\d?[._]|clip|t5|text_model|cond_stage_model|conditioner")
-"""Beginnings of the names of a text encoder's tensors."""
+"""Prefixes of the names of a text encoder's tensors."""
 
 SPELLINGS = {
     "down": "lora_down",
@@ -50,13 +50,13 @@ SPELLINGS = {
     "b_norm": "diff_b",
     "lora_alpha": "alpha",
 }
-"""One name for parts that have several."""
+"""Maps other names of a part to the name that this package uses."""
 
 LONGEST = 1000
-"""Characters of a name that are read; no layer has a longer one."""
+"""Largest number of characters of a name that is parsed. No layer has a longer name."""
 
 ADAPTER = r"(?:\.(?!(?:weight|bias)$)[A-Za-z_][^.]*)?"
-"""The name of the adapter, which peft keeps in the middle: `.default`."""
+"""The name of the adapter, which peft writes in the middle of a tensor's name: `.default`."""
 
 PARTS = tuple(
     re.compile(rf"^(?P<stem>.*?){pattern}$")
@@ -86,7 +86,7 @@ class TensorName(NamedTuple):
 
 
 def parse(key: str) -> TensorName | None:
-    """The parts of a name, None if it is not the name of a part of an adapter."""
+    """Parse the name of a tensor; None if the tensor is not a part of an adapter."""
     if len(key) > LONGEST:
         return None
     if key in ("alpha", "lora_alpha"):
@@ -104,12 +104,12 @@ def parse(key: str) -> TensorName | None:
 
 
 def find(table: LayerTable, stem: str, part: str = "") -> Pieces | None:
-    """The pieces of the model that a name of a layer leads to, None if it leads to none.
+    """Find the pieces of the model's layers for the name of a layer; None if the model has no such layer.
 
     Args:
         table: The model's layers.
         stem: The name, with or without prefixes.
-        part: `diff_m` belongs to the table of modulations of the block or head that is named.
+        part: The tensor's part. `diff_m` belongs to the modulation table of the named block or head.
     """
     for name in without_prefixes(stem):
         for spelling in (name, name.replace(".processor.", ".")):
@@ -122,7 +122,7 @@ def find(table: LayerTable, stem: str, part: str = "") -> Pieces | None:
 
 
 def without_prefixes(name: str) -> list[str]:
-    """The name, and the name after each prefix that it begins with."""
+    """The name, and the name without its first prefix, without its first two prefixes, and so on."""
     found = [name]
     while True:
         prefix = next((p for p in PREFIXES if found[-1].startswith(p)), None)
@@ -132,7 +132,7 @@ def without_prefixes(name: str) -> list[str]:
 
 
 def owner(table: LayerTable, key: str) -> str | None:
-    """The layer of this model to which a tensor with an unknown part belongs; None if there is none."""
+    """Find the layer of this model to which a tensor with an unknown part belongs; None if there is none."""
     stem = key[:LONGEST]
     while True:
         pieces = find(table, stem)

@@ -18,10 +18,11 @@ from .adapter_header import CONFIG, AdapterHeader
 from .adapter_names import without_prefixes
 
 LONGEST = 200
-"""Characters of a pattern that is read as a regular expression; longer ones may take long."""
+"""Largest length of a pattern that is used as a regular expression. Matching a longer pattern may be slow.
+"""
 
 MAIN = "transformer"
-"""Stands before each setting in the metadata that diffusers writes."""
+"""The prefix of each setting in the metadata that diffusers writes."""
 
 PEFT_TYPES = ("LORA", "LOHA", "LOKR")
 """Forms of peft that are applied; others may have tensors of the same names."""
@@ -30,7 +31,7 @@ CHANGED_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Starts of a training that changes the model's own weights too (peft's `LoraConfig.init_lora_weights`)."""
 
 REPEATS = 2
-"""Times that such a pattern may repeat something without a limit; more may take long."""
+"""Largest number of unlimited repetitions in a pattern. Matching a pattern with more may be slow."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class ScaleRule:
     """The factors of the adapters of one file, as its settings have them.
 
     Attributes:
-        alpha: For every layer without one of its own; None: the rank, which makes the factor 1.
+        alpha: Alpha of every layer that has no alpha of its own. None stands for the rank, with which the factor is 1.
         patterns: Alpha by pattern of a layer's name, as peft writes them.
         root: Divide the alpha of a LoRA by the square root of its rank (rslora).
         rank: Rank of a LoKr whose factors are whole; peft divides its alpha by it, other programs do not.
@@ -58,9 +59,9 @@ class ScaleRule:
 
         Args:
             stem: The layer, as the file names it.
-            form: Its form.
-            rank: Its rank; None for a form without one, whose factor is 1.
-            alpha: The alpha that the file has for it, None if it has none.
+            form: Form of the adapter.
+            rank: Rank of the adapter; None for a form without a rank, whose factor is 1.
+            alpha: Alpha of the layer in the file; None if the file has no alpha for it.
         """
         size: float | None = rank
         if size is None and form == "lokr":
@@ -114,7 +115,7 @@ def of_metadata(metadata: Mapping[str, str], component: str) -> ScaleRule:
             continue
         if isinstance(content, dict) and _has(content, component):
             known |= content
-    for prefix in (MAIN, component):  # a file for a second transformer has the name of the first, for the most part
+    for prefix in (MAIN, component):  # most files for a second transformer have the name of the first
         known |= {k.removeprefix(f"{prefix}."): v for k, v in known.items() if k.startswith(f"{prefix}.")}
     read = _Reader("its metadata")
     return ScaleRule(
@@ -172,7 +173,7 @@ class _Reader:
 
 
 def _named(pattern: str, name: str) -> bool:
-    """Whether a layer is meant by a pattern, which is a regular expression for the end of its name, as in peft."""
+    """Whether a pattern matches a layer. As in peft, it is a regular expression for the end of the layer's name."""
     plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".")
     if name == plain or name.endswith(f".{plain}"):
         return True
@@ -182,7 +183,7 @@ def _named(pattern: str, name: str) -> bool:
 
 
 def readable(pattern: str) -> bool:
-    """Whether a pattern is a regular expression that is quick to match."""
+    """Whether a pattern is a valid regular expression that can be matched quickly."""
     if len(pattern) > LONGEST or len(re.findall(r"[*+}]", pattern)) > REPEATS or re.search(r"\)[*+?{]", pattern):
         return False
     try:

@@ -1,7 +1,7 @@
-"""Names that FLUX and HunyuanVideo share: their blocks of two streams and of one come from one code. Torch-free.
+"""Layer names that FLUX and HunyuanVideo share, since both have blocks with two streams and with one. Torch-free.
 
-One block of two streams has an attention over image and text, and a modulation and a feed-forward for each; one of a
-single stream computes queries, keys, values and the feed-forward's first layer in `linear1`.
+A block with two streams has one attention over image and text, and a modulation and a feed-forward for each stream. A
+block with a single stream computes queries, keys, values and the first layer of the feed-forward in `linear1`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STREAMS = (
 
 
 def double_block(table: TableBuilder, index: int, width: int, inner: int, head: int, *, norms: bool = True) -> None:
-    """Add a block of two streams, and its names in the originals of FLUX and of HunyuanVideo."""
+    """Add a block with two streams, and its names in the original repositories of FLUX and of HunyuanVideo."""
     block, original = f"transformer_blocks.{index}", f"double_blocks.{index}"
     for stream, number, projections, out, norm, feed_forward, head_norms in STREAMS:
         table.layer(f"{block}.{norm}.linear", 6 * width, width)
@@ -49,7 +49,7 @@ def double_block(table: TableBuilder, index: int, width: int, inner: int, head: 
 
 
 def single_block(table: TableBuilder, index: int, width: int, inner: int, head: int, *, norms: bool = True) -> None:
-    """Add a block of a single stream, and its names in the originals of FLUX and of HunyuanVideo."""
+    """Add a block with a single stream, and its names in the original repositories of FLUX and of HunyuanVideo."""
     block, original = f"single_transformer_blocks.{index}", f"single_blocks.{index}"
     layers = [f"{block}.attn.to_{letter}" for letter in "qkv"]
     for layer in layers:
@@ -74,7 +74,7 @@ def single_block(table: TableBuilder, index: int, width: int, inner: int, head: 
 
 
 def outside(table: TableBuilder) -> None:
-    """Add the original names of the embeddings and of the last layers, which the two families share."""
+    """Add the original names of the layers outside of the blocks: the embeddings and the last layers."""
     embed = "time_text_embed"
     for short, name in (("time_in", "timestep"), ("guidance_in", "guidance"), ("vector_in", "text")):
         for number, layers in (("1", ("in_layer", "mlp.0")), ("2", ("out_layer", "mlp.2"))):

@@ -12,7 +12,7 @@ FREQUENCIES = 256
 """Width of the sinusoidal embedding of a timestep in diffusers' `HunyuanVideoConditionEmbedding`."""
 
 REFINER_RATIO = 4
-"""The refiner's feed-forward is this many times as wide as the model; diffusers has no setting for it."""
+"""Width of the refiner's feed-forward divided by the width of the model. diffusers has no setting for this factor."""
 
 
 def hunyuan_video(config: Mapping[str, Any]) -> LayerTable:

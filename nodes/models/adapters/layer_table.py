@@ -1,7 +1,8 @@
 """The parameters of a transformer and their shapes, and the names in adapter files that lead to its layers. Torch-free.
 
-Files name one layer in many ways: as diffusers does, as the model's original repository does, with dots or with
-underscores. A layer of the original may also be several layers here: its fused `qkv` is `to_q`, `to_k` and `to_v`.
+Files name a layer in many ways: as in diffusers or as in the model's original repository, with dots or with
+underscores. A layer of the original repository may be several layers in diffusers: a fused `qkv` is `to_q`, `to_k` and
+`to_v`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Piece:
 
 
 Pieces = tuple[Piece, ...]
-"""Where the rows of a layer in a file belong, in the file's order."""
+"""The rows of the model's layers that make up one layer of a file, in the file's order."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,14 @@ class LayerTable:
 
     Attributes:
         shapes: Shape of each parameter, by its name in the module's state dict.
-        names: Pieces by flat name.
+        names: Pieces by the name of a layer, with underscores for dots (`flat`).
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     names: Mapping[str, Pieces]
 
     def find(self, name: str) -> Pieces | None:
-        """The pieces of a layer or parameter with this name, dotted or flat; None if the model has none."""
+        """The pieces of the layer or parameter with this name (dots or underscores); None if the model has none."""
         return self.names.get(flat(name))
 
     def weight(self, piece: Piece) -> str:
@@ -54,7 +55,7 @@ class LayerTable:
         return piece.layer if piece.layer in self.shapes else f"{piece.layer}.weight"
 
     def shape(self, pieces: Pieces) -> tuple[int, ...]:
-        """Shape of the weight of a layer as the file has it."""
+        """Shape of the weight of a layer in a file."""
         first = self.shapes[self.weight(pieces[0])]
         return (sum(piece.rows for piece in pieces), *first[1:])
 
@@ -80,7 +81,7 @@ class TableBuilder:
         self.names[flat(name)] = (Piece(name, 0, shape[0]),)
 
     def layer(self, name: str, *shape: int, bias: bool = True) -> None:
-        """Add a layer with a weight of this shape, its output channels first, and a bias unless told otherwise."""
+        """Add a layer with a weight of this shape (output channels first), and with a bias if `bias` is True."""
         self.shapes[f"{name}.weight"] = shape
         if bias:
             self.shapes[f"{name}.bias"] = shape[:1]
@@ -91,7 +92,7 @@ class TableBuilder:
         self.layer(name, size, bias=False)
 
     def alias(self, name: str, *layers: str) -> None:
-        """Add another name of a layer, or the name of a layer that holds the rows of several one after the other.
+        """Add another name of a layer, or the name of a fused layer with the rows of several layers, in order.
 
         Nothing is added if the model lacks one of the layers.
         """
@@ -100,9 +101,12 @@ class TableBuilder:
             self.names.setdefault(flat(name), tuple(piece for pieces in found if pieces for piece in pieces))
 
     def swapped(self, name: str, layer: str) -> None:
-        """Add another name of a layer whose halves are in the other order there.
+        """Add another name of a layer.
 
-        diffusers' continuous norms compute scale and shift, the original ones shift and scale.
+        A file that uses this name holds the two halves of the layer's rows in the opposite order.
+
+        The continuous norms of diffusers compute scale and shift. Those of the original repositories compute shift and
+        scale.
         """
         [whole] = self.names[flat(layer)]
         half = whole.stop // 2
@@ -118,7 +122,7 @@ class TableBuilder:
         self.layer(f"{name}.net.2", width, inner)
 
     def build(self) -> LayerTable:
-        """The table, with the names that diffusers itself has for fused projections and for `to_out`."""
+        """Build the table, with diffusers' own names of fused projections and of `to_out`."""
         for name in [key.removesuffix(".weight") for key in self.shapes if key.endswith(".to_q.weight")]:
             attention = name.removesuffix(".to_q")
             query, key, value = (f"{attention}.to_{letter}" for letter in "qkv")
@@ -132,7 +136,7 @@ class TableBuilder:
 
 
 def of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> LayerTable:
-    """The table of a module of which only the state dict is known: it has no other names than its own."""
+    """Make the table of a module whose class is not known. Its layers have only their names in the state dict."""
     table = TableBuilder()
     for key, shape in shapes.items():
         if key.endswith(".weight") and shape:

@@ -1,4 +1,4 @@
-"""Layers of the Qwen-Image transformer (`QwenImageTransformer2DModel`), whose original is diffusers'. Torch-free."""
+"""Layers of the Qwen-Image transformer (`QwenImageTransformer2DModel`), with the names of diffusers. Torch-free."""
 
 from __future__ import annotations
 

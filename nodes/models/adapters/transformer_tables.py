@@ -23,11 +23,11 @@ TABLES: Mapping[str, Callable[[Mapping[str, Any]], LayerTable]] = {
 }
 
 MOST_BLOCKS = 1000
-"""A configuration that asks for more blocks of a kind is damaged; no table is made of it."""
+"""Largest number of blocks of one kind. A configuration with more blocks is damaged and gets no table."""
 
 
 def of_config(class_name: str, config: Mapping[str, Any]) -> LayerTable | None:
-    """The table of a transformer; None if its class is not known or its configuration makes no sense."""
+    """Make the table of a transformer; None if its class is not known or its configuration is not valid."""
     try:
         return _made(class_name, json.dumps({k: v for k, v in config.items() if not k.startswith("_")}, default=list))
     except (TypeError, ValueError, ArithmeticError, KeyError, IndexError):

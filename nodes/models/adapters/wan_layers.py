@@ -10,7 +10,7 @@ from .layer_table import LayerTable, TableBuilder
 
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
 IMAGE_ATTENTION = {"k_img": "add_k_proj", "v_img": "add_v_proj", "norm_k_img": "norm_added_k"}
-"""Layers of an attention: their names in the original, and here."""
+"""Layers of an attention: names in Wan's own repository, and names in diffusers."""
 
 OUTSIDE = {
     "time_embedding.0": "condition_embedder.time_embedder.linear_1",
@@ -26,7 +26,7 @@ OUTSIDE = {
     "head.head": "proj_out",
     "head.modulation": "scale_shift_table",
 }
-"""Layers outside the blocks."""
+"""Layers outside of the blocks: names in Wan's own repository, and names in diffusers."""
 
 
 def wan(config: Mapping[str, Any]) -> LayerTable:
@@ -79,7 +79,7 @@ def _block(table: TableBuilder, block: str, width: int, config: Mapping[str, Any
         table.alias(f"{block}.{original}.kv", *here[1:])
     table.alias(
         f"{block}.norm3", f"{block}.norm2"
-    )  # the original counts the norm before the feed-forward as the second
+    )  # in Wan's own repository, the norm before the feed-forward is the second
     table.alias(f"{block}.ffn.0", f"{block}.ffn.net.0.proj")
     table.alias(f"{block}.ffn.2", f"{block}.ffn.net.2")
     table.alias(f"{block}.modulation", f"{block}.scale_shift_table")

@@ -11,7 +11,7 @@ MODULATION = 256
 """`ADALN_EMBED_DIM` of diffusers' transformer_z_image.py, and the width of its sinusoidal embedding of a timestep."""
 
 TIMESTEP = 1024
-"""Width between the two layers of the embedding of a timestep, as diffusers has it."""
+"""Width between the two layers of the timestep embedding, as in diffusers."""
 
 
 def z_image(config: Mapping[str, Any]) -> LayerTable:
@@ -23,7 +23,7 @@ def z_image(config: Mapping[str, Any]) -> LayerTable:
         table.layer(f"all_x_embedder.{name}", width, size)
         table.layer(f"all_final_layer.{name}.linear", size, width)
         table.layer(f"all_final_layer.{name}.adaLN_modulation.1", width, modulation)
-        # The original has one patch size, and its names go without it.
+        # Z-Image's own repository has one patch size, and its names do not contain the size.
         table.alias("x_embedder", f"all_x_embedder.{name}")
         table.alias("final_layer.linear", f"all_final_layer.{name}.linear")
         table.alias("final_layer.adaLN_modulation.1", f"all_final_layer.{name}.adaLN_modulation.1")

@@ -19,7 +19,7 @@ from .backend_table import ARCHITECTURES, BACKENDS, SAGE_1, SAGE_KERNELS, Backen
 
 
 def problem(code: Literal["unavailable", "unsupported"], message: str, help: str) -> Diagnostic:
-    """The problem of an unusable backend. `help` names an alternative."""
+    """A diagnostic for a backend that cannot be used. `help` names an alternative."""
     return Diagnostic(code, message, "backend", help=help)
 
 

@@ -65,7 +65,7 @@ class EncoderAttention:
 
 
 def chosen(module: Any) -> set[str]:
-    """The implementations that the parts of a text encoder have."""
+    """The attention implementations that are set on the parts of a text encoder."""
     configs: list[Any] = [part.config for part in module.modules() if hasattr(part, "config")]
     return {str(c._attn_implementation) for c in configs if hasattr(c, "_attn_implementation")}
 

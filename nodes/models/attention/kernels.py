@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None, bool], torch.Tensor]
 
 KEYS_PER_STEP = 64
-"""Keys in one step of SageAttention 1: `BLKK` of its `per_block_int8` and `BLOCK_N` of its `forward`."""
+"""Keys in one tile of SageAttention 1: `BLKK` of its `per_block_int8` and `BLOCK_N` of its `forward`."""
 
 MAX_PADDING_SHARE = 2.0**-7
-"""Largest share of attention that the zero keys of the last step may get without correction: one bfloat16 rounding."""
+"""Largest share of attention that the zero keys of the last tile may get without correction: one bfloat16 rounding."""
 
 
 def sage_1(
@@ -32,13 +32,14 @@ def sage_1(
 
     The package subtracts the mean of the keys in place. This function subtracts the mean on a copy instead.
 
-    The package takes 64 keys a step. It pads the last step with zero keys and does not mask them, so each zero key gets
-    the weight of the score 0. The keys have mean zero, so their scores have mean zero. By Jensen's inequality, n zero
-    keys beside `tokens` real keys then get at most n / (tokens + n) of the attention. If this bound exceeds
-    `MAX_PADDING_SHARE`, a second call with all values 1 gives the share of the real keys. The result is divided by it.
+    The kernel processes the keys in tiles of 64. It pads the last tile with zero keys and does not mask them, so each
+    zero key gets the weight of the score 0. The keys have mean zero, so their scores have mean zero. By Jensen's
+    inequality, n zero keys beside `tokens` real keys then get at most n / (tokens + n) of the attention. If this bound
+    exceeds `MAX_PADDING_SHARE`, a second call, in which all values are 1, gives the share of attention that the real
+    keys got. The result is divided by this share.
 
     Args:
-        query: [B, tokens, heads, 64, 96 or 128], float16, bfloat16 or float32, on a GPU.
+        query: [B, tokens, heads, width], float16, bfloat16 or float32, on a GPU. The width is 64, 96 or 128.
         key: [B, tokens, heads, width].
         value: [B, tokens, heads, width].
         scale: Factor on the scores; None for 1 / sqrt(width).

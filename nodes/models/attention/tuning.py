@@ -44,7 +44,7 @@ _REMEMBERED: dict[tuple[Any, ...], tuple[str, Timings]] = {}
 
 
 class Tuner:
-    """Watches the first call of a view for each shape, and sets the fastest backend for later calls.
+    """Observes the first call of a view for each shape, and sets the fastest backend for later calls.
 
     Args:
         view: The module; its attention uses the first candidate.
@@ -121,7 +121,7 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
 
 
 def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
-    """The fastest backend that agrees with the first, and the seconds for one call of each backend that agrees.
+    """Find the fastest backend that agrees with the first. Also returns seconds per call of all backends that agree.
 
     If a call had a mask, backends that refuse masks are left out. The process remembers the result.
     """
@@ -161,7 +161,10 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
 
 
 def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds for one call: the smallest of `REPEATS` means over `CALLS` calls, after one warm-up call."""
+    """Measure the seconds for one call.
+
+    After one warm-up call, each of `REPEATS` measurements averages `CALLS` calls. The result is the smallest average.
+    """
     import torch
 
     def wait() -> None:

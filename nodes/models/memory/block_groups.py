@@ -187,7 +187,7 @@ def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: 
         module: The component, without hooks. It does not change.
     """
     with cost_meter.building():
-        # Hooks make reference cycles. They would keep the component's own tensors until the next garbage collection.
+        # Hooks form reference cycles, which would keep the component's own tensors until the next garbage collection.
         twin = _meta_copy(module)
         attach(twin, granularity, blocks, "cpu", host="meta")  # moves no tensors
     sizes = {path: _bytes(group) for path, group in groups(twin)}
@@ -200,7 +200,7 @@ def resident(module: torch.nn.Module, granularity: str, blocks: int, *, stream: 
 
 
 def _meta_copy(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module tree on the meta device. Tied tensors stay tied."""
+    """Copy a module tree to the meta device. Tied tensors stay tied."""
     import torch
     from torch.nn import Parameter
 

@@ -1,7 +1,8 @@
-"""Views: a component as one value of a model has it, with its own attention, adapters or compiled code.
+"""Views: copies of a component for one `Model` value, with that value's attention, adapters or compiled code.
 
-A view is a copy of the module tree that shares every parameter and buffer with the component, so that making one
-costs milliseconds and no memory, and no other view sees a change in it. Weights with adapters are the view's own.
+A view is a copy of the module tree that shares every parameter and buffer with the component. So a view takes
+milliseconds and no memory, and a change of a view does not affect other views. Only weights with merged adapters belong
+to the view alone.
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    A transform with `undo` gets a call when the view is dropped, or could not be finished. A transform that gives
-    layers new weights has an `apply_with`: it takes the others of its kind too, and a component that no other value
-    reads. The weights of that component may go one by one as they are replaced.
+    The method `undo` of a transform, if there is one, is called when the view is dropped or could not be completed. A
+    transform that replaces weights has a method `apply_with`, which also takes the following transforms of its kind,
+    and the component if no other value reads it. The method may then free each of the component's weights that it
+    replaces.
     """
 
     @property
@@ -42,10 +44,10 @@ class Transform(Protocol):
     def component(self) -> str: ...
 
     def apply(self, module: Any, run: Run) -> None:
-        """Change a view; called once for each, with the run of its acquisition.
+        """Change a view. The method is called once for each view, with the run that acquires the view.
 
         Raises:
-            NodeError: If it cannot be done.
+            NodeError: If the transform cannot be applied.
         """
         ...
 
@@ -53,19 +55,22 @@ class Transform(Protocol):
 Recipe = tuple[Transform, ...]
 
 ORDER = ("lora", "attention", "offload", "compile")
-"""The order in which transforms are applied: adapters give layers new weights, hooks that place layers must find those,
-and compiled code must contain all of it. They are given in this order too, but for those of `ANYWHERE`."""
+"""The order in which transforms are applied.
+
+Adapters replace weights, the hooks of offloading must find the new weights, and compiled code must contain all changes.
+A workflow has the transforms in this order too, except those in `ANYWHERE`.
+"""
 
 ANYWHERE = ("offload",)
-"""Transforms that may be given anywhere: they say where a component is, and change nothing in it."""
+"""Transforms that may come at any place in a workflow, because they change only where a component is."""
 
 
 def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
-    """The problem of a transform of this kind that cannot follow those of kinds `before`; None if it can."""
+    """The problem of a transform of this kind after transforms of the kinds `before`; None if the order is right."""
     repeated = kind in before and kind != "lora"
     if repeated:
         message = f"this component already went through model.{kind}"
-        return Diagnostic("unsupported", message, "model", help="give it the settings it should have there")
+        return Diagnostic("unsupported", message, "model", help="set the values at that node")
     late = [k for k in before if k not in ANYWHERE and ORDER.index(k) > ORDER.index(kind)]
     if not late or kind in ANYWHERE:
         return None
@@ -75,21 +80,22 @@ def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
 
 
 def view(module: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a module tree that shares its parameters and buffers."""
+    """Copy a module tree. The copy shares the parameters and buffers."""
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
     return copy.deepcopy(module, shared)  # type: ignore[arg-type]
 
 
 class Entrance:
-    """Stands in for a view's `forward`: calls it through layers that may do something around each call.
+    """Replaces a view's `forward`. It calls the forward through functions that act before and after each call.
 
     Attributes:
-        inner: The forward itself; compiling replaces it.
-        layers: Functions around the forward, called with the inner function and the arguments; the last is outermost.
+        inner: The forward itself. Compiling replaces this function.
+        layers: Functions around the forward. Each is called with the next inner function and the arguments; the last is
+            outermost.
     """
 
     def __init__(self, module: torch.nn.Module) -> None:
-        functools.update_wrapper(self, module.forward)  # callers look at its signature
+        functools.update_wrapper(self, module.forward)  # callers read the signature of forward
         self.inner: Callable[..., Any] = module.forward
         self.layers: list[Callable[..., Any]] = []
 
@@ -101,7 +107,7 @@ class Entrance:
 
 
 def entrance(module: torch.nn.Module) -> Entrance:
-    """The entrance of a view, which it gets the first time someone asks for it."""
+    """The entrance of a view. The first call creates it."""
     found = vars(module).get("forward")
     if not isinstance(found, Entrance):
         found = Entrance(module)
@@ -116,7 +122,7 @@ class _Held:
 
 
 def _apply(recipe: Recipe, made: Any, run: Run, spare: Any) -> None:
-    """Apply the transforms of a view in their order; those of one kind that follow each other go together."""
+    """Apply the transforms of a view in order. Consecutive transforms of one kind are applied together."""
     for _, same in groupby(recipe, key=lambda transform: transform.kind):
         first: Any
         first, *others = same
@@ -127,7 +133,7 @@ def _apply(recipe: Recipe, made: Any, run: Run, spare: Any) -> None:
 
 
 def _undo(recipe: Recipe, made: Any) -> None:
-    """Let the transforms of a view undo their effects outside of it."""
+    """Let the transforms of a view undo their effects outside of the view."""
     for transform in reversed(recipe):
         undo = getattr(transform, "undo", None)
         if undo is not None:
@@ -135,7 +141,7 @@ def _undo(recipe: Recipe, made: Any) -> None:
 
 
 class Views:
-    """The views in memory, made when they are first acquired and dropped when they were released as often."""
+    """The views in memory. A view is made at its first acquisition, and dropped at the release of its last holder."""
 
     def __init__(self) -> None:
         self._held: dict[tuple[str, Recipe], _Held] = {}
@@ -148,14 +154,14 @@ class Views:
         return (part, recipe) in self._held
 
     def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run, *, spare: bool = False) -> None:
-        """Make the view of a component that is in memory, or count one more holder.
+        """Make a view of a component that is in memory, or count one more holder of the view.
 
         Args:
             part: Name of the component in the repository.
-            recipe: Its transforms.
+            recipe: The transforms of the view.
             module: The component.
-            run: Told of it.
-            spare: Nobody else reads the component: weights that the view has in their place may go.
+            run: Receives details and warnings.
+            spare: Whether no other value reads the component, so that weights which the view replaces may be freed.
 
         Raises:
             NodeError: If a transform cannot be applied.
@@ -170,12 +176,12 @@ class Views:
         except BaseException:
             _undo(recipe, made)
             del made
-            gc.collect()  # entrances and hooks refer to their view, and would keep the weights
+            gc.collect()  # entrances and hooks refer to their view, which would keep the weights in memory
             raise
         self._held[part, recipe] = _Held(made.eval().requires_grad_(False))
 
     def release(self, part: str, recipe: Recipe) -> None:
-        """Let go of a view; the last holder drops it."""
+        """Release a view. The last holder drops it."""
         held = self._held[part, recipe]
         held.count -= 1
         if held.count:
@@ -184,15 +190,17 @@ class Views:
         alive = weakref.ref(held.value)
         del self._held[part, recipe], held
         if alive() is not None:
-            gc.collect()  # an entrance and its view refer to each other, and would keep the weights
+            gc.collect()  # an entrance and its view refer to each other, which would keep the weights in memory
 
     def get(self, part: str, recipe: Recipe) -> Any:
-        """The view itself.
+        """Return a view that is in memory.
 
         Raises:
-            NodeError: If it was not acquired.
+            NodeError: If the view was not acquired.
         """
         held = self._held.get((part, recipe))
         if held is None:
-            raise NodeError(f"{part} as this model value has it is not in memory: its reader does not declare it")
+            raise NodeError(
+                f"this model value's {part} is not in memory: the node that uses it does not declare it with `Reads`"
+            )
         return held.value

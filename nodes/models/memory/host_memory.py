@@ -1,7 +1,7 @@
-"""Host memory: returns unused pages to the system at once.
+"""Return unused pages of host memory to the system at once.
 
-Loaded weights are mapped files. Parameters at unaligned addresses are copied, and the pages of the file are returned
-as each copy is made. The memory of a dropped component also goes back to the system.
+Loaded weights are memory-mapped files. Parameters at unaligned addresses are copied, and each copy returns the pages of
+the file. The memory of a dropped component is also returned to the system.
 """
 
 from __future__ import annotations

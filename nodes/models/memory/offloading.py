@@ -1,4 +1,4 @@
-"""Offloading: a component stays in host memory, and a few of its blocks at a time are on the device."""
+"""Offloading: a component stays in host memory, and only a few of its blocks are on the device at a time."""
 
 from __future__ import annotations
 

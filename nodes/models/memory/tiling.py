@@ -1,4 +1,4 @@
-"""Tiled VAE work: on request, or because the whole clip does not fit on the device.
+"""Tiled VAE work: on request, or because the work without tiles does not fit on the device.
 
 A trace on the meta device counts the bytes of the work (`cost_meter.Meter`). The trace takes no memory and at most
 one or two seconds.
@@ -64,7 +64,7 @@ class VaeWork:
         return hasattr(self.vae, "use_tiling")
 
     def perform(self, tiling: Tiling) -> Any:
-        """Do the work: in tiles on request, or if the setting is `auto` and the whole does not fit.
+        """Do the work. Tiles are used on request, or if the setting is `auto` and work without tiles does not fit.
 
         Raises:
             NodeError: If the node requests tiles and the VAE cannot work in tiles.
@@ -81,12 +81,12 @@ class VaeWork:
 
 
 def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]) -> bool:
-    """Whether `auto` tiles: the whole does not fit in the device's free memory, and tiles take less.
+    """Whether `auto` uses tiles: work without tiles needs more than the device's free memory, and tiles need less.
 
     Args:
-        work: The work.
-        whole: Counts the bytes without tiles.
-        tiles: Counts the bytes with tiles.
+        work: The encoding or decoding.
+        whole: Counts the bytes that the work needs without tiles.
+        tiles: Counts the bytes that the work needs with tiles.
     """
     run, free = work.run, device_memory.free(work.run)
     if free is None:
@@ -102,16 +102,16 @@ def _must_tile(work: VaeWork, whole: Callable[[], int], tiles: Callable[[], int]
     if tiles() >= needs:
         run.detail(tiling="off: tiles would not take less")
         return False
-    run.detail(tiling=f"on: {work.name} whole takes {size(needs)}, and {size(free)} are free")
+    run.detail(tiling=f"on: {work.name} without tiles takes {size(needs)}, and {size(free)} are free")
     run.warn(
-        f"{work.name} tile by tile: the whole would take {size(needs)}, and {size(free)} of the device are free; "
+        f"{work.name} runs tile by tile: without tiles it would need {size(needs)}, and {size(free)} are free; "
         "results differ slightly where tiles overlap (`tiling: off` forbids tiles)"
     )
     return True
 
 
 def _bytes(work: VaeWork, tiled: bool) -> int:
-    """Bytes of the work without the VAE and the input tensor, counted on a copy on the meta device."""
+    """Count the bytes of the work, without the VAE and the input tensor, on a copy on the meta device."""
     model = work.model
     known = _COUNTED.setdefault(model.weights, {})
     key = (work.name, tiled, tuple(work.tensor.shape), work.tensor.dtype)
@@ -131,7 +131,7 @@ def _bytes(work: VaeWork, tiled: bool) -> int:
 
 
 def _planned(work: VaeWork, tiling: Tiling) -> Any:
-    """Do the work in a plan: on the meta device. The plan counts the bytes of the chosen way."""
+    """Do the work on the meta device, in a plan, with tiles if the run will use them."""
     if tiling in ("on", True):
         return _traced(work, True)
     free = device_memory.free(work.run)
@@ -166,14 +166,14 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
 
 
 def _advise(work: VaeWork, free: int, needs: int, tiles: Callable[[], int], attempt: cost_meter.Attempt) -> None:
-    """Add the bytes of tiled work to the plan if the whole does not fit and the node forbids tiles."""
+    """Add the bytes of tiled work to the plan if work without tiles does not fit and the node forbids tiles."""
     if HEADROOM * needs <= free:
         return
     less = tiles()
     if less < needs:
         work.run.detail(tiled_peak_bytes=attempt.live + less)
         work.run.warn(
-            f"{work.name} takes {size(needs)}, and {size(free)} of the device are free; "
+            f"{work.name} takes {size(needs)}, and the device has {size(free)} free; "
             f"`tiling: on` would take {size(less)}"
         )
 
@@ -200,8 +200,8 @@ def _performed(work: VaeWork, tiled: bool) -> Any:
     except Exception as error:
         if not device_memory.exhausted(error):
             raise
-        needs = "" if tiled else f" takes {size(_bytes(work, False))} in one piece, which"
-        here = f": {size(free)} were free" if free is not None else ""
+        needs = "" if tiled else f" takes {size(_bytes(work, False))} without tiles, which"
+        here = f": the device had {size(free)} free" if free is not None else ""
         tiles = "" if tiled or not work.can_tile else "set `tiling: on`, or choose "
         raise DoesNotFit(
             f"{work.name}{needs} does not fit on the device{here}",

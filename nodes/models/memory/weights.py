@@ -1,4 +1,4 @@
-"""The components of one model that are in memory: acquired before their first reader, dropped after their last."""
+"""The components of one model that are in memory, from their first reader to their last."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
 
 WORKING_ROOM = 0.9
-"""A component whose weights take more than this share of the free memory leaves no room to work. A guess."""
+"""A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
 
 
 @dataclass
@@ -40,18 +40,17 @@ class _Held:
 class Weights:
     """Loads, holds and drops the components of a repository.
 
-    A component is held once for each way in which it is placed: on the device, and in the host's memory (`Offload`).
+    A component may be held twice: on the device, and in host memory (`Offload`).
 
-    `acquire` and `release` count: a component is dropped when it was released as often as it was acquired. Both
-    belong to the thread that runs the plan; `prefetch` may be called from one other thread at the same time. It
-    brings files near and builds nothing, because the libraries' loaders change torch's default dtype, which is one
-    for all threads.
+    `acquire` and `release` count: a component is dropped after as many releases as acquisitions. Only the thread that
+    runs the plan may call them. One other thread may call `prefetch` at the same time. `prefetch` only reads files and
+    builds no module, because the libraries' loaders change torch's default dtype for all threads.
 
     Attributes:
-        repository: Where the components come from.
-        dtype: Name of the dtype of parameters.
-        dtypes: Names of dtypes of components that have another.
-        device: Where components go: `cpu`, `cuda` or, while planning, `meta`.
+        repository: The repository of the components.
+        dtype: Name of the dtype of the parameters.
+        dtypes: Names of dtypes, for components with another dtype than `dtype`.
+        device: The device of the components: `cpu`, `cuda` or, while planning, `meta`.
         variant: Variant of the weight files, such as `fp16`.
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
         offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
@@ -77,16 +76,17 @@ class Weights:
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
 
     def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
-        """Bring a component in, or count one more holder of it.
+        """Load a component, or count one more holder of it.
 
         Args:
             part: Name in the repository.
-            run: Told of it.
-            placed: How it is offloaded; None for a component on the device, unless it does not fit there (`chosen`).
+            run: Receives details and warnings.
+            placed: Settings of offloading; None for a component on the device. One that does not fit there is offloaded
+                too (`chosen`).
 
         Raises:
-            NodeError: If it cannot be loaded.
-            DoesNotFit: If the device has too little memory for it.
+            NodeError: If the component cannot be loaded.
+            DoesNotFit: If the device has too little memory for the component.
         """
         self.repository.entry(part)
         if placed is None and (part, None) not in self._held and part not in self._chosen:
@@ -114,7 +114,7 @@ class Weights:
         run.detail(**{part: facts})
 
     def chosen(self, part: str) -> Offload | None:
-        """How a component that was to be on the device is offloaded since it does not fit; None if it is not."""
+        """Settings of offloading for a component that does not fit on the device; None if it is not offloaded."""
         return self._chosen.get(part)
 
     def _choose(self, part: str, run: Run) -> None:
@@ -130,20 +130,19 @@ class Weights:
         self._chosen[part] = placed = offloading.Offload(part)
         most = placed.resident(self._on_meta(part))
         run.warn(
-            f"{part} takes {device_memory.size(size)}, and {device_memory.size(free)} of the device are free: it stays "
-            f"in the host's "
-            f"memory, and at most {device_memory.size(most)} of it are on the device at a time, which is slow; "
-            "`model.offload` has settings for it, and `offload: off` of model.load forbids it"
+            f"{part} takes {device_memory.size(size)}, and the device has {device_memory.size(free)} free, so {part} "
+            f"is offloaded to host memory: at most {device_memory.size(most)} are on the device at once, which is "
+            "slow; `model.offload` has other settings, and `offload: off` of model.load forbids offloading"
         )
 
     def _forget(self, part: str) -> None:
-        """Forget the placement of a component that is no longer in memory: the next time it may be another one."""
+        """Drop the choice of offloading for a component that is no longer in memory. The next load chooses again."""
         placed = self._chosen.get(part)
         if placed is not None and (part, placed) not in self._held:
             del self._chosen[part]
 
     def prefetch(self, part: str, run: Run) -> None:
-        """Bring a component's files near: download them, read them into the page cache. Never raises."""
+        """Download a component's files and read them into the page cache. Errors are ignored."""
         if self.kind != "real" or self._holds(part) or part not in self._locks:
             return
         try:
@@ -157,16 +156,16 @@ class Weights:
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
             reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
         except Exception:
-            return  # acquire meets the same error in the thread that can report it
+            return  # `acquire` raises the same error, in the thread that can report it
 
     def _holds(self, part: str) -> bool:
         return any(held == part for held, _ in tuple(self._held))
 
     def release(self, part: str, placed: Offload | None = None) -> None:
-        """Drop a component, if this was its last holder, and the memory it holds.
+        """Release a component. If this was the last holder, the component and its memory are dropped.
 
         Raises:
-            NodeError: If it was not acquired.
+            NodeError: If the component was not acquired.
         """
         placed = placed or self.chosen(part)
         held = self._held.get((part, placed))
@@ -188,31 +187,34 @@ class Weights:
             host_memory.trim()
 
     def component(self, name: str, placed: Offload | None = None) -> Any:
-        """The component itself.
+        """Return a component that is in memory.
 
         Raises:
-            NodeError: If the repository has none of that name, or it was not acquired.
+            NodeError: If the repository has no component with this name, or the component was not acquired.
         """
         held = self._held.get((name, placed or self.chosen(name)))
         if held is None:
             self.repository.entry(name)
-            raise NodeError(f"{name} of {self.repository.source} is not in memory: its reader does not declare it")
+            raise NodeError(
+                f"{name} of {self.repository.source} is not in memory: "
+                "the node that uses it does not declare it with `Reads`"
+            )
         return held.value
 
     def spare(self, part: str, placed: Offload | None = None) -> bool:
-        """Whether a component on a GPU has one holder, whose view may take the place of its weights.
+        """Whether a component is on a GPU and has only one holder, so that a view may replace its weights.
 
-        Elsewhere they are mapped files for the most part, which take no memory that anything else needs.
+        On a CPU, most weights are memory-mapped files, so freeing them would save nothing.
         """
         held = self._held[part, placed or self.chosen(part)]
         return self.device.startswith("cuda") and placed is None and held.count == 1
 
     def complete(self, part: str, run: Run, placed: Offload | None = None) -> None:
-        """Load the weights again that a component gave up to a view, for another holder.
+        """Load again the weights that a component lost to a view, for another holder.
 
         Raises:
-            NodeError: If they cannot be loaded.
-            DoesNotFit: If the device has too little memory for them.
+            NodeError: If the weights cannot be loaded.
+            DoesNotFit: If the device has too little memory for the weights.
         """
         module = self.component(part, placed)
         if self.kind == "meta" or not hasattr(module, "parameters"):
@@ -226,7 +228,7 @@ class Weights:
             setattr(module.get_submodule(path), last, again[name])
 
     def config(self, name: str) -> Mapping[str, Any]:
-        """The configuration of a component, as its file has it.
+        """The configuration of a component, unchanged from its file.
 
         Raises:
             NodeError: If there is no such component or its file cannot be read.
@@ -249,7 +251,7 @@ class Weights:
     def parameters(self, part: str) -> tuple[int, int]:
         """Number of parameters of a component and their bytes; (0, 0) for a tokenizer or a scheduler.
 
-        Known without loading: if the component is not in memory it is built on the meta device.
+        The component is not loaded: if it is not in memory, it is built on the meta device.
         """
         if part not in self._sizes:
             module = self._on_meta(part)
@@ -257,7 +259,7 @@ class Weights:
         return self._sizes[part]
 
     def _on_meta(self, part: str) -> Any:
-        """A component on the meta device, apart from the ones held here; None for a tokenizer or a scheduler."""
+        """Build a component on the meta device, without holding it; None for a tokenizer or a scheduler."""
         from ...support import cost_meter
 
         library, name = self.repository.entry(part)
@@ -302,7 +304,7 @@ class Weights:
         elsewhere = placed is None and self.device != "cpu" and module is not None
         if elsewhere and offloading.offload_problem(type(module).__name__) is None:
             lighter.insert(0, f"model.offload ({offloading.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
-        known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB were free"
+        known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB are free"
         return DoesNotFit(
             f"{part} of {self.repository.source} needs {size / 1e9:.1f} GB and does not fit {where}{known}",
             help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
@@ -333,16 +335,16 @@ class Weights:
         return module
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:
-        """A tokenizer, a processor or a scheduler: the real one if its files are on this disk."""
+        """Load a tokenizer, a processor or a scheduler; if its files are not on this disk, build a replacement."""
         if hasattr(cls, "from_config"):
             return reading.scheduler(self.repository, part, cls, run)
         folder = self.repository.folder / part
-        # A tokenizer is more than its configuration: where only that was downloaded, the vocabulary is missing.
+        # The configuration of a tokenizer may be downloaded without its vocabulary.
         if "tokenizer" not in part or {f.name for f in folder.glob("*")} - CONFIGURATION:
             return reading.read_small(self.repository, part, cls, folder, run)
         from ..repository import tokenizers
 
         known = self.config(part) if self.repository.config_file(part) else {}
         if self.kind == "dummy":
-            run.warn(f"{self.repository.source}: {part} is not on this disk; one of its size stands in for it")
+            run.warn(f"{self.repository.source}: {part} is not on this disk; a replacement of equal size is used")
         return tokenizers.stand_in(self.config(part.replace("tokenizer", "text_encoder")), known)

@@ -111,9 +111,9 @@ def attention(
 
     Args:
         model: The model.
-        backend: `sdpa` is torch's own choice of kernel. `cudnn`, `flash` (FlashAttention 2), `flash3` (Hopper),
-            `flash4` and `xformers` differ from it only by rounding. `sage` (the installed version 1 or 2 of
-            SageAttention) rounds queries and keys to 8 bits.
+        backend: `sdpa` is torch's own choice of kernel. The results of `cudnn`, `flash` (FlashAttention 2), `flash3`
+            (Hopper), `flash4` and `xformers` differ from those of `sdpa` only by rounding. `sage` (the installed
+            version 1 or 2 of SageAttention) rounds queries and keys to 8 bits.
         kernel: Kernel of SageAttention 2. The name gives the precision of the product with the values. `auto` is the
             package's choice for the GPU. Version 1 and other backends have no choice of kernels.
         component: The component to change. `transformer_2` is the second expert of Wan 2.2. Each text encoder needs

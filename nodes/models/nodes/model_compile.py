@@ -36,7 +36,7 @@ def _check(facts: ModelCompileFacts) -> Iterator[Diagnostic]:
 
 
 def _lacking(on_gpu: bool) -> Diagnostic | None:
-    """The problem of a compiler that torch.compile needs and this machine lacks; None if nothing is missing."""
+    """A diagnostic if torch.compile needs a compiler that this machine does not have; else None."""
     if on_gpu:
         if importlib.util.find_spec("triton") is None:
             message = "compiling for a GPU needs the package triton, which is not installed"

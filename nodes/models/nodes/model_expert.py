@@ -1,4 +1,4 @@
-"""`model.expert`: makes another transformer of a model its main transformer."""
+"""`model.expert`: uses another transformer of a model as its main transformer."""
 
 from __future__ import annotations
 

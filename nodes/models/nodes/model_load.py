@@ -187,7 +187,7 @@ def load(
         run.detail(commit=repository.commit)
     if dummy:
         run.detail(weights="dummy")
-        run.warn("the weights are random: the results and the decisions of cache gates mean nothing")
+        run.warn("the weights are random: the results and the decisions of cache gates are meaningless")
     return Model(weights, family)
 
 

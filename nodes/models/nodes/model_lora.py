@@ -60,8 +60,8 @@ def _check(facts: ModelLoraFacts) -> Iterator[Diagnostic]:
 
 
 def _match(file: Path, component: str, class_name: str, config: Mapping[str, Any]) -> Match | None:
-    """A file, read for a component; None if the component's layers are not known."""
-    # The tables of layers load for files with a LoRA alone.
+    """Match a file with a component; None if the component's layers are not known."""
+    # Import the tables of layers only for workflows with a LoRA.
     from ..adapters import adapter_header, transformer_tables
     from ..adapters.adapter_match import match
 
@@ -80,14 +80,14 @@ def lora(
     revision: str | None = None,
     component: Denoiser = "transformer",
 ) -> Model:
-    """Add a LoRA to the transformer; several of these nodes in a row add up.
+    """Add a LoRA to the transformer. Several of these nodes in a row add their LoRAs.
 
-    The adapters are merged into the weights when these are loaded, layer by layer: each step is as fast as without.
-    Only this value of the model has them; another value of the same model keeps the plain weights, and shares those
-    of all other layers. LoRA, LoHa, LoKr, DoRA and plain differences are applied, under the names that trainers and
-    other programs give to the layers. Every tensor of the file is applied or named: it is an error if one is for a
-    layer of the transformer and cannot be applied, and a warning if it is for a text encoder or for a layer that this
-    transformer does not have.
+    The adapters are merged into the weights when the weights are loaded, layer by layer. So each step is as fast as
+    without a LoRA. Only the output of this node has the adapters. The input model keeps its weights, and shares the
+    weights of all other layers. LoRA, LoHa, LoKr, DoRA and plain differences are applied, under the names that trainers
+    and other programs give to the layers. Every tensor of the file is applied or reported. A tensor for a layer of the
+    transformer that cannot be applied is an error. A tensor for a text encoder, or for a layer that this transformer
+    does not have, is a warning.
 
     Args:
         model: The model.
@@ -105,7 +105,7 @@ def lora(
         The model with the LoRA.
 
     Raises:
-        NodeError: If the file cannot be had or read, or a tensor of it cannot be applied.
+        NodeError: If the file cannot be found, downloaded or read, or one of its tensors cannot be applied.
     """
     from ..transforms.lora_transform import Lora
 
@@ -128,10 +128,10 @@ def lora(
 
 
 def _report(found: Match, run: Run) -> None:
-    """Say how many tensors of a file are applied, and warn of the others.
+    """Report the number of tensors of a file that are applied, and warn of the other tensors.
 
     Raises:
-        NodeError: If one cannot be applied that should be.
+        NodeError: If a tensor for a layer of the model cannot be applied.
     """
     for problem in found.problems:
         if problem.severity == "error":

@@ -1,4 +1,4 @@
-"""`model.offload`: keeps a component in host memory, with a few of its blocks at a time on the GPU."""
+"""`model.offload`: keeps a component in host memory, with only a few of its blocks on the GPU at a time."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _check(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
 
 
 def _settings(facts: ModelOffloadFacts) -> Iterator[Diagnostic]:
-    """The problems of settings that conflict."""
+    """Report settings that conflict."""
     component, blocks = facts.component, 1 if facts.blocks is None else facts.blocks
     if facts.granularity == "leaf" and blocks != 1:
         message = "`granularity: leaf` has no blocks"
@@ -84,7 +84,7 @@ def offload(
 ) -> Model:
     """Keep a component in host memory, and move each part to the GPU only while it computes (group offloading).
 
-    Use this node for a model that does not fit on the GPU. Results stay equal, but every call of the component
+    Use this node for a model that does not fit on the GPU. Results do not change, but every call of the component
     transfers all of its weights to the GPU. Only the output of this node is offloaded. The input model, and outputs
     with other settings, hold separate copies of the component. The node may come before or after the other transforms.
     On a CPU the node changes nothing and gives a warning. On a GPU the results were compared (one H100); the speed was

@@ -26,7 +26,7 @@ COMPONENTS = {
 
 
 def component_class(source: str, part: str, library: str, name: str, folder: Path, run: Run) -> Any:
-    """The class of a component.
+    """Import the class of a component.
 
     Args:
         source: The model, for messages.
@@ -43,7 +43,7 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         if not library.isidentifier() or not (folder / f"{library}.py").is_file():
             raise NodeError(
                 f"{source}: {part} is a {name} of `{library}`; only classes of diffusers and transformers are loaded",
-                help="this model cannot be used with this version",
+                help="this model cannot be used with this version of sgd",
             )
         if not run.options.get("trust_remote_code"):
             raise NodeError(

@@ -1,6 +1,6 @@
 """Builds components from their configurations: on the meta device for plans, or with random weights.
 
-A dummy component has the class, shapes and dtypes of the real component, and takes as much time and memory.
+A dummy component has the class, shapes and dtypes of the real component, and needs the same time and memory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def meta_module(cls: Any, config: Mapping[str, Any], dtype: torch.dtype) -> torc
 def dummy_module(
     cls: Any, config: Mapping[str, Any], dtype: torch.dtype, device: str, *, seed: int = 0
 ) -> torch.nn.Module:
-    """A module on `device` with random weights, built from its configuration.
+    """Build a module on `device` from its configuration, with random weights.
 
     The class computes the buffers. Parameters are normal with standard deviation 0.02; gains of norms are 1 and their
     biases 0. Each parameter has its own generator, seeded by `seed` and the parameter's name. The numbers depend on the

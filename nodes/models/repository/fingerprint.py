@@ -38,7 +38,7 @@ def of_weights(folder: Path, variant: str | None) -> str | None:
 
 
 def of_files(paths: Iterable[Path]) -> str:
-    """The fingerprint of files in this order, `sha256:` and 64 hexadecimal digits. File names do not matter.
+    """Compute the fingerprint of files in this order: `sha256:` and 64 hexadecimal digits. File names do not matter.
 
     Raises:
         NodeError: If a file cannot be read.
@@ -55,7 +55,7 @@ def of_files(paths: Iterable[Path]) -> str:
 
 @lru_cache(maxsize=256)
 def _of_file(path: Path, size: int, changed: int) -> bytes:
-    """The digest of one file. `changed` is the file's time of change in ns; a changed file is read again."""
+    """Compute the digest of one file. `changed` is the file's time of change in ns. A changed file is read again."""
     digest = hashlib.sha256(size.to_bytes(8, "little"))
     with path.open("rb") as stream:
         if size <= WHOLE_LIMIT:

@@ -123,7 +123,7 @@ def fetch(
 
 
 def file_names(source: str, commit: str | None) -> list[str]:
-    """Names of all files of a repository; empty if the hub cannot be reached.
+    """Ask the hub for the names of all files of a repository; empty if the hub cannot be reached.
 
     `model_info` fails at once without a network. The client's other file lists retry for half a minute.
     """
@@ -136,7 +136,7 @@ def file_names(source: str, commit: str | None) -> list[str]:
 
 
 def component_patterns(part: str, variant: str | None) -> list[str]:
-    """Patterns for one component: its small files, and its safetensors files of one variant."""
+    """Make the patterns of one component's files: small files, and the safetensors files of one variant."""
     patterns = [f"{part}/*{ending}" for ending in SMALL_FILES]
     for stem in STEMS:
         if variant:
@@ -147,7 +147,7 @@ def component_patterns(part: str, variant: str | None) -> list[str]:
 
 
 def explain(error: Exception, source: str, revision: str | None) -> NodeError:
-    """A `NodeError` for a failed hub call, with a message and help for the user."""
+    """Make a `NodeError` for a failed hub call, with a message and help for the user."""
     from huggingface_hub import errors
 
     wanted = f"{source} at revision {revision}" if revision else source
@@ -199,7 +199,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _bar(source: str, progress: Callable[[int, int, str], None] | None) -> Any:
-    """A progress bar class for the hub's client. It prints nothing and passes the received bytes to `progress`."""
+    """Make a progress bar class for the hub's client. It prints nothing and passes the received bytes to `progress`."""
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     class Bar(tqdm):  # type: ignore[misc]

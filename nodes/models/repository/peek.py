@@ -13,7 +13,7 @@ from . import weight_files
 
 
 def submodules(model: Model, part: str, module: Any, names: Sequence[str], run: Run) -> Any | None:
-    """Some submodules of a component with their weights, on the CPU.
+    """Load some submodules of a component with their weights, on the CPU.
 
     Args:
         model: The model.

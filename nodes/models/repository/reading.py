@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def bring(repository: Repository, part: str, variant: str | None, run: Run) -> tuple[Path, list[Path], str | None]:
-    """The folder of a component, its checked weight files, and their variant. Missing files are downloaded.
+    """Find a component's folder, its checked weight files, and their variant. Missing files are downloaded.
 
     A component without weights of the requested variant uses its ordinary weights, with a warning.
 

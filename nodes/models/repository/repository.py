@@ -15,6 +15,7 @@ from ....graph.contract import json_reader
 from ....graph.contract.errors import NodeError, UnreadableFile
 from ....graph.contract.node import Run
 from ....graph.contract.ports import show
+from ....graph.contract.text_tables import shortened
 from ...support.file_contents import mistaken
 from ...support.input_files import nearby, shown
 from . import hub
@@ -69,7 +70,7 @@ class Repository:
         return next((f for n in CONFIG_NAMES if (f := self.folder / part / n).is_file()), None)
 
     def config(self, part: str) -> dict[str, Any]:
-        """The configuration of a component, unchanged from its file. `model_index` gives model_index.json.
+        """Read the configuration of a component, unchanged from its file. `model_index` gives model_index.json.
 
         Raises:
             NodeError: If the repository has no such component, or its file is missing or not a JSON object.
@@ -102,7 +103,7 @@ class Repository:
             ) from None
 
     def bring(self, part: str, variant: str | None, run: Run) -> Path:
-        """The folder of a component with all its files. Files on the hub are downloaded if they are not in the cache.
+        """Find the folder of a component with all its files. Files that are missing in the cache are downloaded.
 
         Raises:
             NodeError: If the files cannot be downloaded, or the folder is missing.
@@ -124,7 +125,7 @@ class Repository:
 
 
 def find(source: str, revision: str | None = None, *, bundled: bool = True) -> Repository | None:
-    """The repository if its configurations are on this disk, found without network; else None.
+    """Find a repository whose configurations are on this disk, without the network; None if there is none.
 
     Raises:
         NodeError: If `source` is a file, or a folder that is not a model.
@@ -133,7 +134,9 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
         folder = Path(source).expanduser()
         is_folder, is_file = folder.is_dir(), folder.is_file()
     except (OSError, ValueError, RuntimeError) as error:
-        raise NodeError(f"{source[:60]}… is not a path", help="give a folder, or the name of a repository") from error
+        raise NodeError(
+            f"{shortened(source)} is not a path", help="give a folder, or the name of a repository"
+        ) from error
     if is_folder:
         return _read(source, revision, "folder", folder)
     if is_file:
@@ -153,7 +156,7 @@ def find(source: str, revision: str | None = None, *, bundled: bool = True) -> R
 
 
 def open_repository(source: str, revision: str | None, run: Run, *, configs_only: bool) -> Repository:
-    """The repository. Its configurations are downloaded if necessary.
+    """Open a repository. Its configurations are downloaded if necessary.
 
     Args:
         source: A folder or a hub id.
@@ -188,7 +191,7 @@ def no_folder(source: str) -> NodeError:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
         NodeError: If the file cannot be read or does not hold a JSON object.

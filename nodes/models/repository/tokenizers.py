@@ -13,7 +13,7 @@ DEFAULT_LENGTH = 512  # maximum of the T5-family pipelines; used if the configur
 
 
 def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
-    """A tokenizer for the text encoder with the configuration `encoder`.
+    """Build a tokenizer for the text encoder with the configuration `encoder`.
 
     Args:
         encoder: The text encoder's config.json: vocabulary size and ids of special tokens.

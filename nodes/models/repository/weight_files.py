@@ -1,4 +1,4 @@
-"""Weight files of one component: which they are, and whether they are whole, before anything reads them. Torch-free."""
+"""Find the weight files of a component, and check that they are complete before they are read. Torch-free."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of a component, in one variant; empty if there are none of that variant.
+    """Find the safetensors files of one variant of a component; empty if this variant has no files.
 
-    Every file's header is checked against the file's size, so that a download that broke off is found here.
+    The header of each file is checked against the file's size, so that an incomplete download is found here.
 
     Raises:
         NodeError: If a shard is missing, or a file is truncated or is not a safetensors file.
@@ -63,7 +63,7 @@ def _check_index(index: Path, weight_map: Mapping[str, str], headers: Mapping[st
 
 
 def variants(folder: Path) -> list[str]:
-    """Variants of the weights a folder holds, such as `fp16`."""
+    """Variants of the weights in a folder, such as `fp16`."""
     found = set()
     for stem in STEMS:
         for file in folder.glob(f"{stem}.*.safetensors"):
@@ -75,22 +75,22 @@ def check(file: Path) -> None:
     """Check a safetensors file's header and size; reads the header only.
 
     Raises:
-        NodeError: If the file is truncated, or no safetensors file.
+        NodeError: If the file is truncated, or is not a safetensors file.
     """
     header(file)
 
 
 def header(file: Path) -> dict[str, Any]:
-    """The header of a safetensors file, its size checked: dtype, shape and place of each tensor by name.
+    """Read the header of a safetensors file: dtype, shape and place of each tensor. The file's size is checked.
 
     Raises:
-        NodeError: If the file is truncated, or no safetensors file.
+        NodeError: If the file is truncated, or is not a safetensors file.
     """
     return read_header(file)
 
 
 def no_weights(source: str, part: str, names: list[str], variant: str | None, others: list[str]) -> NodeError:
-    """The error for a component without usable weight files; `names` are the files it has."""
+    """Make the error for a component without usable weight files. `names` are the names of the files in its folder."""
     pickled = sorted(n for n in names if n.endswith(PICKLED))
     if pickled:
         return NodeError(

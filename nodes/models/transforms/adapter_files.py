@@ -1,4 +1,4 @@
-"""Finds a LoRA file on this disk or on the hub. Only the safetensors file is read or downloaded."""
+"""Find a LoRA file on this disk or on the hub. Only the safetensors file is read or downloaded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_name(weight_name: str) -> None:
         raise NodeError(f"{weight_name} is not a safetensors file; reading other formats can run code", help=CONVERT)
     if path.is_absolute() or ".." in path.parts or "\\" in weight_name:
         raise NodeError(
-            f"{weight_name} is not a name inside a folder or repository",
+            f"{weight_name} is not a path inside the folder or repository of the LoRA",
             help="write name.safetensors, or folder/name.safetensors for a file in a subfolder",
         )
 
@@ -84,14 +84,14 @@ def local(source: str, weight_name: str | None) -> Path | None:
             raise NodeError(f"{source} is not a safetensors file; reading other formats can run code", help=CONVERT)
         if weight_name not in (None, path.name):
             raise NodeError(
-                f"{source} is a file, and not {weight_name}", help="leave weight_name out, or give a folder"
+                f"{source} is a file, and its name is not {weight_name}", help="leave weight_name out, or give a folder"
             )
         return _checked(path)
     raise NodeError(f"there is no file or folder {source}", help=HELP)
 
 
 def download(source: str, revision: str | None, weight_name: str | None, run: Run) -> tuple[Path, str]:
-    """A LoRA file from the hub and its commit. The file is downloaded if it is not in the cache.
+    """Find a LoRA file on the hub, and its commit. The file is downloaded if it is not in the cache.
 
     Raises:
         NodeError: If the file cannot be downloaded or is damaged, or if the repository holds several and `weight_name`
@@ -136,7 +136,7 @@ def _pick(names: list[str], source: str, weight_name: str | None) -> str:
         return weight_name
     top = [name for name in names if "/" not in name]
     if not top:
-        deeper = f"its subfolders hold some; set weight_name: {_some(names, ' or ')}" if names else None
+        deeper = f"subfolders hold safetensors files; set weight_name: {_some(names, ' or ')}" if names else None
         raise NodeError(f"{source} holds no safetensors file", help=deeper or "only safetensors files are read")
     if len(top) > 1:
         raise NodeError(f"{source} holds {len(top)} safetensors files", help=f"set weight_name: {_some(top, ' or ')}")

@@ -40,7 +40,8 @@ class Lora:
             others: The LoRAs that follow.
             module: A view of the component.
             run: The run whose device computes.
-            spare: The component, if nobody else reads it: it loses each weight that is replaced in the view.
+            spare: The component if no other value reads it, else None. It loses each weight that is replaced in the
+                view.
 
         Raises:
             NodeError: If a file cannot be read or does not fit.
@@ -58,7 +59,7 @@ class Lora:
 
 
 def _table(module: Any) -> LayerTable:
-    """The layers of a module, by its configuration; without a table it has the names of its state dict only."""
+    """Find the layer table for a module's configuration, or make a table with the names of its state dict only."""
     known = transformer_tables.of_config(type(module).__name__, module.config)
     shapes = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
     if known is not None and all(shapes.get(key) == shape for key, shape in known.shapes.items()):

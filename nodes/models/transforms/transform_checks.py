@@ -25,7 +25,7 @@ class TransformFacts(NodeFacts):
 
 
 def problems(kind: TransformKind, facts: TransformFacts) -> Iterator[Diagnostic]:
-    """The reasons why a component cannot be transformed, as far as the model's facts are known."""
+    """Report why a component cannot be transformed, as far as the model's facts are known."""
     model, component = facts.model, facts.component
     if model == ModelFacts() or component is None:
         return

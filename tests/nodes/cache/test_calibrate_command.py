@@ -241,8 +241,8 @@ def test_gates_without_their_table_do_not_stop_its_calibration(sgd):
     [
         (["shop.yaml", "--prompts", "none.txt"], "none.txt: No such file"),
         (["shop.yaml", "--prompts", "."], "Is a directory"),
-        (["shop.yaml", "--prompts", "empty.txt"], "no prompt in it"),
-        (["shop.yaml", "--prompts", "binary.txt"], "no UTF-8 text"),
+        (["shop.yaml", "--prompts", "empty.txt"], "the file has no prompt"),
+        (["shop.yaml", "--prompts", "binary.txt"], "the file is not UTF-8 text"),
         (["shop.yaml", "--prompts", "a\0b"], "--prompts"),
         (["shop.yaml", "--prompts", "p.txt", "prompt=x"], "given twice"),
         (["shop.yaml", "--prompts", "p.txt", "--input", "promt"], "did you mean `prompt`"),

@@ -410,7 +410,7 @@ def test_a_cache_that_reused_nothing_names_a_threshold_that_reuses(pairs):
     run = DirectRun()
     pairs["wan"].run(gate(residual_diff_threshold=1e-3), run=run)
     (warning,) = run.warnings
-    least = float(warning.split("would have is ")[1].split(",")[0])
+    least = float(warning.split("would reuse a step is ")[1])
     again = DirectRun()
     pairs["wan"].run(gate(residual_diff_threshold=least), run=again)
     assert again.warnings == []

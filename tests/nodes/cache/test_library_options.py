@@ -249,7 +249,7 @@ def test_a_policy_in_a_file_gives_the_mask_of_the_package(tmp_path):
 @pytest.mark.parametrize(
     ("options", "steps", "family", "message"),
     [
-        ({}, 10, "wan", "8 first and 0 last blocks at every step, and there are 6"),
+        ({}, 10, "wan", "8 first and 0 last blocks at every step, but there are 6 blocks"),
         ({"Fn_compute_blocks": 5, "Bn_compute_blocks": 1}, 10, "wan", "there are 6"),
         ({"Fn_compute_blocks": 6}, 10, "hunyuan-video", "there are 6"),
         ({"Fn_compute_blocks": 12}, 10, "flux", "there are 12"),

@@ -253,7 +253,7 @@ def test_a_gate_that_reused_nothing_names_the_threshold_that_would_have(pair):
         pair.run(make(1e-6), run=run)
         [warning] = run.warnings
         assert "reused nothing" in warning
-        least = float(warning.split("would have is ")[1].split(",")[0])
+        least = float(warning.split("would reuse a step is ")[1])
         after, under = DirectRun(), DirectRun()
         pair.run(make(least), run=after)
         assert sum(data["reused"] for kind, data in after.events if kind == "gate_total") >= 1

@@ -176,7 +176,7 @@ def test_a_signal_without_a_polynomial_is_refused(pair, tmp_path):
     found = set(table["components"]["transformer"]["polynomials"])
     if pair.family == "wan":  # three changes, the same for both branches, do not determine five coefficients
         assert found == set()
-        with pytest.raises(NodeError, match="no polynomial for the signal time: it has none"):
+        with pytest.raises(NodeError, match="no polynomial for the signal time: it has no polynomials"):
             pair.run(gate, steps=4)
     else:  # FLUX modulates by the prompt too
         assert found == {"modulated"}
@@ -192,12 +192,12 @@ def test_a_threshold_is_needed(pair, file):
 def test_branches_that_were_not_measured_are_refused(pair, tmp_path):
     path = tmp_path / "t.json"
     calibrate(pair, path, scale=None)
-    with pytest.raises(NodeError, match="no ratios for the branch negative: it was made without it"):
+    with pytest.raises(NodeError, match="no ratios for the branch negative: the branch was not measured"):
         pair.run(magcache(HERE, table=path, threshold=0.1))
     assert pair.run(magcache(HERE, table=path, threshold=0.1), scale=None)
     assert pair.run(teacache(HERE, table=path, threshold=0.1))  # its polynomial is for all branches
     calibrate(pair, path, start=0.25)
-    with pytest.raises(NodeError, match="no ratio for step 1 of the branch negative: it did not run then"):
+    with pytest.raises(NodeError, match="no ratio for step 1 of the branch negative: the branch did not run there"):
         pair.run(magcache(HERE, table=path, threshold=0.1))
     assert pair.run(magcache(HERE, table=path, threshold=0.1), start=0.5)
 
@@ -249,7 +249,7 @@ def test_dummy_weights_cannot_be_compared_and_it_is_said(file, pair, tmp_path):
     other.model.weights.kind = "dummy"
     run = DirectRun()
     assert other.run(magcache(HERE, table=file, threshold=0.1), run=run)
-    assert any("cannot verify that" in warning and "they are random" in warning for warning in run.warnings)
+    assert any("cannot verify that" in warning and "the weights are random" in warning for warning in run.warnings)
 
 
 GOOD = {"sgd_table": 1}

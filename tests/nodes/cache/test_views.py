@@ -88,7 +88,7 @@ def test_a_transformer_compiled_whole_is_refused(pair):
     whole.acquire("transformer", DirectRun())
     other = object.__new__(Pair)
     other.family, other.model = pair.family, whole
-    with pytest.raises(NodeError, match="compiled whole"):
+    with pytest.raises(NodeError, match="compiled as a whole"):
         other.run(scm(HERE, preset="fast"))
 
 

@@ -110,7 +110,7 @@ def test_a_given_shift_replaces_the_shift_of_the_size(models):
     noise = latents.noise(models["dynamic"], width=32, height=32)
     given = schedule.make(models["dynamic"], steps=4, shift=3.0, latents=noise)
     assert [s.sigma for s in given] == [s.sigma for s in schedule.make(models["fixed"], steps=4)]
-    with pytest.raises(NodeError, match="depend on the size"):
+    with pytest.raises(NodeError, match="depend on the image's width"):
         schedule.make(models["dynamic"], steps=4)
 
 

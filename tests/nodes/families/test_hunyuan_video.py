@@ -201,7 +201,7 @@ def test_frames_are_rounded_as_in_the_pipeline(model, frames):
 def test_sizes_that_the_pipeline_refuses_are_an_error(model, width, height, parameter):
     with pytest.raises(ValueError, match="divisible by 16"):
         reference(pipeline_of(model), PROMPTS[:1], width=width, height=height)
-    with pytest.raises(NodeError, match=f"{parameter} (40|of 8) is"):
+    with pytest.raises(NodeError, match=f"the {parameter} 40|{parameter} of 8 is"):
         latents.noise(model, width=width, height=height, frames=9)
     given = {"width": width, "height": height, "frames": 9}
     (problem,) = node_facts.check(latents.noise, model={"family": "hunyuan-video"}, **given)

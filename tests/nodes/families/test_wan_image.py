@@ -188,14 +188,14 @@ def test_frames_that_the_model_does_not_take_are_an_error(folders, models, kind,
 
 
 def test_a_text_to_video_model_takes_no_image(wan_model):
-    with pytest.raises(NodeError, match="makes clips from text alone"):
+    with pytest.raises(NodeError, match="generates clips from text alone"):
         image_condition.encode(DirectRun(), wan_model, frames_of(picture()), width=32, height=32, frames=9)
 
 
 def test_a_size_the_pipeline_refuses_is_an_error(models):
     with pytest.raises(ValueError, match="divisible by 16"):
         reference(peer_of(models["clip"]), image=picture(), width=40)
-    with pytest.raises(NodeError, match="width 40 is not a size of this model"):
+    with pytest.raises(NodeError, match="this model does not support the width 40"):
         image_condition.encode(DirectRun(), models["clip"], frames_of(picture()), width=40, height=32, frames=9)
 
 

@@ -103,7 +103,7 @@ def test_a_separately_loaded_pipeline_differs_by_rounding_only(model, folders):
 def test_a_size_that_the_pipeline_refuses_is_an_error(model, width):
     with pytest.raises(ValueError, match="Width must be divisible"):
         reference(pipeline_of(model), PROMPTS[:1], width=width)
-    with pytest.raises(NodeError, match=f"width {width} is not a size") as caught:
+    with pytest.raises(NodeError, match=f"does not support the width {width}") as caught:
         latents.noise(model, width=width, height=32)
     assert caught.value.help == "the nearest size below is 44x32"
     (problem,) = node_facts.check(latents.noise, model={"family": "z-image"}, width=width, height=32, frames=1)

@@ -149,7 +149,7 @@ def test_work_that_does_not_fit_is_offloaded_and_tiled(run, allocated, monkeypat
     monkeypatch.setattr(device_memory, "free", lambda run: int(1.5e9))
     model = load(run, FULL)
     model.acquire("transformer", run)
-    assert "stays in host memory" in run.warnings[-1]
+    assert "is offloaded to host memory" in run.warnings[-1]
     assert allocated() < 1e7
     model.release("transformer")
     model.acquire("vae", run)

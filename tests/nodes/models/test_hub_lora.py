@@ -126,7 +126,7 @@ def test_one_of_several(hub, ask_lora, styles):
     assert pattern["error"] == f"{NAME} has no file *.safetensors"
     assert "not a safetensors file; reading other formats can run code" in pickled["error"]
     assert pickled["check"] == [["bad-value", "weight_name", pickled["error"]]]
-    assert "is not a name inside" in outside["error"]
+    assert "is not a path inside" in outside["error"]
     assert asked(hub) == {"two.safetensors", "deep/three.safetensors"}
 
 

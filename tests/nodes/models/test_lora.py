@@ -153,7 +153,7 @@ def test_folder_and_file_name(files, model, run):
     with pytest.raises(NodeError, match="no file four") as error:
         lora(run, model, folder, weight_name="four.safetensors")
     assert "one.safetensors" in error.value.help
-    with pytest.raises(NodeError, match="is a file, and not two"):
+    with pytest.raises(NodeError, match="is a file, and its name is not two"):
         lora(run, model, str(files[0]), weight_name="two.safetensors")
 
 
@@ -165,7 +165,7 @@ def test_a_file_that_lies_deeper(tmp_path, files, model, run):
     value: Any = lora(run, model, str(tmp_path), weight_name="deep/one.safetensors")
     assert value.transforms[-1].file == tmp_path / "deep" / "one.safetensors"
     for name in ("../one.safetensors", "/one.safetensors", "one.bin"):
-        with pytest.raises(NodeError, match=r"not a name inside|not a safetensors file"):
+        with pytest.raises(NodeError, match=r"not a path inside|not a safetensors file"):
             lora(run, model, str(tmp_path / "deep"), weight_name=name)
         [problem] = node_facts.check(lora, source=str(tmp_path), weight_name=name)
         assert (problem.code, problem.parameter) == ("bad-value", "weight_name")
@@ -186,7 +186,7 @@ def test_a_lora_for_another_model_is_an_error(tmp_path, model, run):
     assert "another model" in error.value.help
     key = "transformer.blocks.0.attn1.to_q"
     tensors = {f"{key}.lora_A.weight": torch.ones(4, 48), f"{key}.lora_B.weight": torch.ones(48, 4)}
-    with pytest.raises(NodeError, match="makes a change of 48×48, and the weight is 24×24") as error:
+    with pytest.raises(NodeError, match="gives a change of 48×48, and the weight has 24×24") as error:
         lora(run, model, save(tmp_path / "larger.safetensors", tensors))
     assert "another model" in error.value.help
 

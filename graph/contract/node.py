@@ -26,8 +26,24 @@ from .node_docstrings import read_docstring
 from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
 
-__all__ = ["ALL", "NO_RUN", "Here", "Input", "NodeType", "OutPath", "Output", "Passes", "Reads", "Run", "Shares"]
-__all__ += ["Source", "State", "Wanted", "node"]
+__all__ = [
+    "ALL",
+    "NO_RUN",
+    "Here",
+    "Input",
+    "NodeType",
+    "OutPath",
+    "Output",
+    "Passes",
+    "PathRole",
+    "Reads",
+    "Run",
+    "Shares",
+    "Source",
+    "State",
+    "Wanted",
+    "node",
+]
 
 ALL = "*"
 P = ParamSpec("P")

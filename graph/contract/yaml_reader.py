@@ -284,7 +284,7 @@ def read(path: Path, name: str | None = None) -> Source:
         raise Problems([Diagnostic("yaml-syntax", message, Span(name, line, 1, line, 2))])
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         help = "save it as UTF-8"
-        raise Problems([Diagnostic("yaml-syntax", f"{name} is UTF-16", Span(name, 1, 1, 1, 2), help=help)])
+        raise Problems([Diagnostic("yaml-syntax", f"{name} is UTF-16, not UTF-8", Span(name, 1, 1, 1, 2), help=help)])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import argparse
 import gc
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -219,12 +220,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: The words after `sgd`. Without them this is the command of the process: `sgd/entry.py` handles interrupts,
-            guards the streams, calls this again with the words of the process, and ends the process.
+            guards the streams, calls this again with the words of the process, and ends the process. In a program that
+            gives words, SIGTERM acts as Ctrl-C meanwhile, if it has no handler.
     """
     if argv is None:
         from sgd import entry
 
         entry.main()
+    before = signal.getsignal(signal.SIGTERM)
+    with suppress(ValueError):  # only the main thread can set a handler
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with collector_paused():
             arguments = parse(argv)
@@ -248,8 +254,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}")
         return FAILED
     finally:
-        if argv is not None:  # the process goes on after this command
-            gc.unfreeze()
+        gc.unfreeze()  # the process may go on after this command
+        with suppress(ValueError):
+            if before is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ if __name__ == "__main__":
 import argparse
 import gc
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -227,12 +228,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Args:
         argv: The words after `sgd`. Without them this is the command of the process: `sgd/entry.py` handles interrupts,
-            guards the streams, calls this again with the words of the process, and ends the process.
+            guards the streams, calls this again with the words of the process, and ends the process. In a program that
+            gives words, SIGTERM acts as Ctrl-C meanwhile, if it has no handler.
     """
     if argv is None:
         from sgd import entry
 
         entry.main()
+    before = signal.getsignal(signal.SIGTERM)
+    with suppress(ValueError):  # only the main thread can set a handler
+        if before is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with collector_paused():
             arguments = parse(argv)
@@ -256,7 +262,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}")
         return FAILED
     finally:
-        gc.unfreeze()  # in case the process goes on after this command
+        gc.unfreeze()  # the process may go on after this command
+        with suppress(ValueError):
+            if before is signal.SIG_DFL:
+                signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import tempfile
 from argparse import Namespace
 from collections.abc import Collection, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -91,6 +91,8 @@ class CommandWorkflow:
         try:
             if target.is_dir():
                 raise NodeError(f"{target} is a folder", help="name a file with --out")
+            with suppress(FileNotFoundError):
+                target.lstat()  # raises for a name that no file can have
             if target.exists() and not overwrite:
                 raise NodeError(f"{target} exists", help="pass --overwrite, or another --out")
             probe = temporary_path(target)

@@ -119,8 +119,8 @@ def test_the_gate_follows_the_table_from_any_folder(folder, table, tmp_path):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["steps=9"], "tables/t.json was made for 8 steps, and the loop takes 9"),
-        (["steps=8", "--set", "schedule.scheduler=unipc"], "and this is UniPCMultistepScheduler"),
+        (["steps=9"], "tables/t.json was made for 8 steps, and the loop has 9"),
+        (["steps=8", "--set", "schedule.scheduler=unipc"], "and the workflow uses UniPCMultistepScheduler"),
         (["steps=8", "--set", "schedule.shift=2"], "made for a shift of 3, and the workflow has 2"),
         (["steps=8", "--set", "model.source=other"], "made for other weights of transformer"),
         (["steps=8", "--set", "gate.table=tables/none.json"], "cannot read the table tables/none.json"),

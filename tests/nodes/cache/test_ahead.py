@@ -66,7 +66,7 @@ def test_bins_are_those_of_cache_dit(bins):
 def test_masks_that_cannot_be_made():
     with pytest.raises(ValueError, match="3 digits, and the loop takes 4"):
         mask_of(Mask(digits="110"), 4)
-    with pytest.raises(ValueError, match="of 5 steps, and the loop takes 9"):
+    with pytest.raises(ValueError, match="have 5 steps, and the loop takes 9"):
         mask_of(Mask(compute_bins=(3, 1), reuse_bins=(1,)), 9)
     for steps in range(1, 8):
         with pytest.raises(ValueError, match="8 steps and more"):

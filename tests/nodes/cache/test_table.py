@@ -101,8 +101,8 @@ GATES = {"teacache": teacache, "magcache": magcache}
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"steps": 9}, "made for 16 steps, and the loop takes 9"),
-        ({"scheduler": "other"}, "Scheduler, and this is"),
+        ({"steps": 9}, "made for 16 steps, and the loop has 9"),
+        ({"scheduler": "other"}, "Scheduler, and the workflow uses"),
         ({"shift": 1.7}, "other timesteps: step"),
     ],
 )

@@ -21,29 +21,12 @@ from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from .diagnostics import Diagnostic
 from .facts import FactsClass, facts_class
-from .node_annotations import OutPath, Passes, PathRole, Reads, Shares, Source
+from .node_annotations import OutPath as OutPath
+from .node_annotations import Passes, PathRole, Reads, Shares
+from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
 from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
-
-__all__ = [
-    "ALL",
-    "NO_RUN",
-    "Here",
-    "Input",
-    "NodeType",
-    "OutPath",
-    "Output",
-    "Passes",
-    "PathRole",
-    "Reads",
-    "Run",
-    "Shares",
-    "Source",
-    "State",
-    "Wanted",
-    "node",
-]
 
 ALL = "*"
 P = ParamSpec("P")

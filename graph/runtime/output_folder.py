@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract import output_files
 from ..contract.errors import NodeError
+from ..contract.text_tables import shortened
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -66,7 +67,7 @@ class OutputFolder:
             self.release()
             self.remove_if_empty()
             reason = getattr(error, "strerror", None) or str(error)
-            raise NodeError(f"cannot write to {str(path)[:200]}: {reason}", help="choose another --out") from error
+            raise NodeError(f"cannot write to {shortened(path)}: {reason}", help="choose another --out") from error
         except BaseException:
             self.release()
             self.remove_if_empty()

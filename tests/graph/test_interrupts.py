@@ -157,7 +157,7 @@ def test_an_interrupt_ends_children_and_their_children(tmp_path: Path, number: s
     process.send_signal(number)
     code, out, err = ended(process)
     assert (code, out) == (3, "")
-    assert err.startswith("interrupted; kept: no output yet; record: out/run.json; ")
+    assert err.startswith("interrupted; files kept: none; record: out/run.json; ")
     assert len(err.splitlines()) == 1
     deadline = time.monotonic() + 5
     while of_session(process.pid) and time.monotonic() < deadline:

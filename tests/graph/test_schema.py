@@ -21,6 +21,7 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 # Fixtures whose mistake stands in one place, so that a schema can see it.
 CAUGHT = [
+    "foreign-file.api",
     "bad-value.gate-values",
     "bad-value.literals",
     "bad-value.standard-library",

@@ -95,8 +95,8 @@ def _interrupted(done: Result, arguments: Namespace) -> int:
 
 def _kept(done: Result) -> str:
     """The files of a run that did not come to its end."""
-    kept = ", ".join(str(path) for path in done.written) or "no output yet"
-    return f"kept: {kept}; {done.record_problem or f'record: {done.folder / RECORD}'}"
+    kept = ", ".join(str(path) for path in done.written) or "none"
+    return f"files kept: {kept}; {done.record_problem or f'record: {done.folder / RECORD}'}"
 
 
 def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, arguments: Namespace) -> int:
@@ -105,7 +105,7 @@ def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, a
     if done.record_problem and done.record_problem != str(done.error):
         say(f"error: {done.record_problem}")
     if done.written:
-        say("kept: " + ", ".join(str(path) for path in done.written))
+        say("files kept: " + ", ".join(str(path) for path in done.written))
     if not does_not_fit(done.error, plan.loaded):
         return FAILED
     known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]

@@ -114,7 +114,7 @@ def _same_model(component: Component, name: str, use: Use) -> None:
 def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:
     """See that there is a ratio wherever a branch runs after its first step."""
     if branch not in component.branches:
-        raise unusable(f"{name} has no ratios for the branch {branch}: it was made without it")
+        raise unusable(f"{name} has no ratios for the branch {branch}: the branch was not measured")
     missing = [step for step in steps[1:] if component.branches[branch].ratios[step] is None]
     if missing:
         raise unusable(f"{name} has no ratio for step {missing[0]} of the branch {branch}: it did not run then")

@@ -262,7 +262,7 @@ def _warnings(
         (encoder, "for a text encoder, which `model.lora` does not change"),
         (layers, f"for layers that {component} does not have"),
         (others, f"for another transformer than {component}, which needs a `model.lora` of its own"),
-        (copies, "in the file a second time, under another name of the same layers"),
+        (copies, "in the file twice, under two names of the same layers"),
         (idle, "an alpha that scales nothing"),
     ):
         if keys:

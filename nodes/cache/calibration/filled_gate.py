@@ -117,7 +117,9 @@ def _measured(component: Component, name: str, branch: str, steps: Sequence[int]
         raise unusable(f"{name} has no ratios for the branch {branch}: the branch was not measured")
     missing = [step for step in steps[1:] if component.branches[branch].ratios[step] is None]
     if missing:
-        raise unusable(f"{name} has no ratio for step {missing[0]} of the branch {branch}: it did not run then")
+        raise unusable(
+            f"{name} has no ratio for step {missing[0]} of the branch {branch}: the branch did not run there"
+        )
 
 
 def _ratios(component: Component, branch: str, otherwise: float) -> tuple[float, ...]:

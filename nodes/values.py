@@ -179,6 +179,7 @@ class Schedule(Port):
     """
 
     item: ClassVar[type[Port] | None] = Step
+    on_run_device: ClassVar[bool] = False  # a plan computes the timesteps on the CPU
 
     steps: Sequence[Step]
     scheduler: str

@@ -122,7 +122,8 @@ class UnchangedInputs(Observer):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if not has_none(type(each)) and id(each) not in self.tracked:
                     found = list(tensors_of(each))
-                    self.require_device(port, found)
+                    if getattr(type(each), "on_run_device", True):
+                        self.require_device(port, found)
                     self.track(each, found, (call, port))
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:

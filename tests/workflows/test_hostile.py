@@ -107,9 +107,10 @@ def test_a_component_that_is_a_pipeline_is_not_read(tmp_path: Path) -> None:
     for part in source.iterdir():
         if part.is_dir() and part.name != "tokenizer":
             (folder / part.name).symlink_to(part)
+    shutil.copytree(source / "tokenizer", folder / "tokenizer")
     index = json.loads((source / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer": ["diffusers", "DiffusionPipeline"]}))
-    (folder / "tokenizer" / "vae").mkdir(parents=True)
+    (folder / "tokenizer" / "vae").mkdir()
     nested = {"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}
     (folder / "tokenizer" / "model_index.json").write_text(json.dumps(nested))
     (folder / "tokenizer" / "vae" / "config.json").write_text((source / "vae" / "config.json").read_text())

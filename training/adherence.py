@@ -31,7 +31,7 @@ _SHADES = shade(torch.tensor(_PALETTE)).numpy()
 
 @dataclass(frozen=True)
 class Reading:
-    """What a clip shows. `overlap` is how well the named shape fits, `area` its mean share of a frame."""
+    """The content of a clip. `overlap` is how well the named shape fits, `area` its mean share of a frame."""
 
     color: str
     shape: str

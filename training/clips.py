@@ -80,7 +80,7 @@ _OPENINGS = ["", "", "", "a video of ", "the video shows ", "video , ", "an anim
 
 @dataclass(frozen=True)
 class Said:
-    """What one caption says; None (or False) where it says nothing."""
+    """The attributes that a caption names; None (or False) for one that it does not name."""
 
     color: str | None
     shape: str | None

@@ -1,4 +1,4 @@
-"""What both training stages share: a time budget, two optimisers, averaged weights, checkpoints.
+"""Code that both training stages share: a time budget, two optimisers, averaged weights, checkpoints.
 
 A stage lasts a given number of minutes, not steps: the learning rate is a function of the share of
 the budget that is spent, and falls to zero at its end. Time before the first step has ended

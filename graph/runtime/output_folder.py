@@ -39,7 +39,7 @@ class OutputFolder:
 
     Attributes:
         path: The folder. It exists.
-        left: What a run left that had the folder before and was killed; empty if there was none.
+        left: The files that a killed run left in the folder, in words; empty if there was no such run.
     """
 
     def __init__(self, path: Path, *, new: bool = False) -> None:

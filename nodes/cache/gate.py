@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which steps may be reused. A mask is given by digits, by a preset, by bins, or by computing every n-th step.
+    """The steps that may be reused. A mask is given by digits, by a preset, by bins, or by computing every n-th step.
 
     Attributes:
         digits: One digit for each step: 1 (compute) or 0 (reuse).
@@ -84,7 +84,7 @@ class Gate(Port):
             threshold. `polynomial`: if the sum of a polynomial of that change is below the threshold. `magnitude`: if
             the error that a table of ratios predicts is not above the threshold.
         threshold: Threshold of the rule; None for the rule `mask`.
-        mask: Which steps may be reused; None if any may.
+        mask: The steps that may be reused; None if all may be.
         coefficients: Coefficients of the polynomial, highest order first.
         clamp: Whether a negative value of the polynomial counts as 0.
         ratios: The table of the rule `magnitude`: one ratio for each step, by guidance branch.

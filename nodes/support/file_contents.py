@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Mistaken(NamedTuple):
-    """What a file holds, and how to get the right one."""
+    """The kind of a file, and how to get the right one."""
 
     what: str
     cure: str
@@ -26,7 +26,7 @@ _PAGES = (b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")
 
 
 def mistaken(start: bytes) -> Mistaken | None:
-    """What a file holds that is no JSON and no safetensors file, from its first bytes; None if it is not known."""
+    """The kind of a file that is neither JSON nor safetensors, from its first bytes; None if it is not known."""
     for magic, found in _STARTS:
         if start.startswith(magic):
             return found

@@ -23,6 +23,10 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from helpers.processes import of_session
+
 PROMPT = "prompt=a small red circle moving left on a white background"
 SCRIPT = "import sys; from sgd.entry import main; sys.exit(main())"
 OUTPUTS = {"clip.mp4", "sheet.png", "run.json"}
@@ -77,20 +81,6 @@ def started(out: Path, more: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def of_session(session: int) -> list[str]:
-    """Processes of a session that are still there."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(f"process {folder.name}")
-    return found
-
-
 def trial(folder: Path, index: int, moment: float, more: list[str]) -> Trial:
     out = folder / f"run-{index}"
     number, group = WAYS[index % len(WAYS)]
@@ -104,7 +94,7 @@ def trial(folder: Path, index: int, moment: float, more: list[str]) -> Trial:
     seconds = time.perf_counter() - began
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     record = json.loads((out / "run.json").read_text()) if "run.json" in names else {}
-    left = [*sorted(names - OUTPUTS), *of_session(process.pid)]
+    left = [*sorted(names - OUTPUTS), *(f"process {number}" for number in of_session(process.pid))]
     if names and "run.json" not in names:
         left.append("no record")
     listed = {str(path) for value in record.get("outputs", {}).values() for path in value}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import sgd
+from helpers.processes import of_session
 
 ROOT = Path(sgd.__file__).parent
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -163,19 +164,6 @@ def test_an_interrupt_ends_children_and_their_children(tmp_path: Path, number: s
     while of_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert of_session(process.pid) == []
-
-
-def of_session(session: int) -> list[int]:
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[3]) == session and fields[0] != "Z":
-                found.append(int(folder.name))
-    return found
 
 
 def test_an_interrupt_after_the_last_line_was_printed(tmp_path: Path) -> None:

@@ -251,9 +251,8 @@ def test_each_thread_computes_with_its_own_attention(wan_folder: Path) -> None:
     works: list[Callable[[], Any]] = [lambda m=m, n=n: work(m, n) for m, n in zip(modules, names, strict=True)]  # type: ignore[misc]
     *found, default = together(*works, lambda: [compute(plain) for _ in range(60)])
     for first, turns in zip(alone, found, strict=True):
-        assert all(torch.allclose(first, turn, rtol=0, atol=1e-5) for turn in turns)
-    # `_native_math` sets torch's own choice of kernels, which is that of the process: the last bits may differ.
-    assert all(torch.allclose(expected, turn, rtol=0, atol=1e-5) for turn in default)
+        assert all(torch.equal(first, turn) for turn in turns)
+    assert all(torch.equal(expected, turn) for turn in default)
     assert set().union(*used.values()) == {"native"}
 
 

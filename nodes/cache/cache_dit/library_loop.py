@@ -143,7 +143,7 @@ class Cache:
         import cache_dit
         from cache_dit.caching.block_adapters import FakeDiffusionPipeline
 
-        # Which lists there are, and how their blocks are called, is cache-dit's own knowledge of this transformer.
+        # cache-dit itself knows the lists of blocks of this transformer, and the form of their calls.
         known = cache_dit.BlockAdapterRegister.get_adapter(transformer, skip_post_init=True)
         if known is None:
             raise NodeError(f"cache-dit does not know {type(transformer).__name__}")

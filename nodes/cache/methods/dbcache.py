@@ -44,7 +44,7 @@ def dbcache(
         max_reused: Largest number of reused steps (max_cached_steps).
         max_accumulated: When the sum of the measured changes reaches this number, all further steps are computed
             (max_accumulated_residual_diff_threshold).
-        preset: Which steps may be reused, as in `cache.scm` (SCM_PRESET).
+        preset: Name of a mask: the steps that may be reused, as in `cache.scm` (SCM_PRESET).
         compute_bins: The mask as lengths of the runs of computed steps (SCM_COMPUTE_BINS).
         reuse_bins: The lengths of the runs of reused steps between the runs of computed steps (SCM_CACHE_BINS).
         mask: The mask as digits, one for each step: 1 to compute, 0 to reuse (steps_computation_mask).

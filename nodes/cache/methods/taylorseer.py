@@ -50,7 +50,7 @@ def taylorseer(
         max_consecutive: Largest number of reused steps in a row.
         max_reused: Largest number of reused steps.
         max_accumulated: When the sum of the measured changes reaches this number, all further steps are computed.
-        preset: Which steps may be reused, as in `cache.scm`.
+        preset: Name of a mask: the steps that may be reused, as in `cache.scm`.
         compute_bins: The mask as lengths of the runs of computed steps.
         reuse_bins: The lengths of the runs of reused steps between the runs of computed steps.
         mask: The mask as digits, one for each step: 1 to compute, 0 to reuse.

@@ -156,6 +156,6 @@ MASKS: Mapping[str, Masks] = {
     "HunyuanVideo15Transformer3DModel": "always",
     "LTXVideoTransformer3DModel": "always",
 }
-"""Which transformers of diffusers 0.42 pass attention a mask for the padding of prompts (models/transformers/).
+"""The transformers of diffusers 0.42 that pass attention a mask for the padding of prompts (models/transformers/).
 
 A transformer that is not listed may pass a mask when prompts of different lengths share a batch."""

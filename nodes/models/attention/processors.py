@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.process_state import exclusive
 from ...support.quiet import quiet
 from . import kernels
+
+FORCED = ("_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
+"""Backends of diffusers that set torch's choice of kernels, which is that of the process, during each call."""
 
 
 def choose(module: Any, backend: str) -> None:
@@ -32,6 +37,8 @@ def choose(module: Any, backend: str) -> None:
                     for processor in processors(module):
                         processor._attention_backend = member
                 else:
+                    if backend in FORCED:
+                        _call_alone(backend)
                     module.set_attention_backend(backend)
         except Exception as error:
             raise NodeError(f"attention cannot use {backend}: {error}") from error
@@ -39,6 +46,29 @@ def choose(module: Any, backend: str) -> None:
             Registry.set_active_backend(before)
     if backend not in chosen(module):
         raise NodeError(f"{type(module).__name__} has no attention with a choice of backend")
+
+
+@functools.cache
+def _call_alone(backend: str) -> None:
+    """Let no other thread compute while a backend of `FORCED` has torch's choice of kernels set.
+
+    Compiled code holds the choice in its graph; a lock would break the graph.
+    """
+    import torch
+    from diffusers.models.attention_dispatch import AttentionBackendName
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    member = AttentionBackendName(backend)
+    attend: Callable[..., Any] = Registry._backends[member]
+
+    @functools.wraps(attend)
+    def alone(*arguments: Any, **named: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return attend(*arguments, **named)
+        with exclusive():
+            return attend(*arguments, **named)
+
+    Registry._backends[member] = alone
 
 
 def chosen(module: Any) -> set[str]:

@@ -20,21 +20,23 @@ from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
 from .collector import collector_paused
+from .common_arguments import device, workflow
 from .terminal import say, show
 
 COMMANDS = {
-    "exec": "run_workflow",
-    "check": "check_files",
-    "plan": "show_plan",
-    "graph": "draw_graph",
-    "nodes": "list_nodes",
-    "schema": "print_schema",
-    "diff": "compare_files",
-    "init": "write_starter",
-    "doctor": "describe_machine",
-    "completion": "complete_words",
+    "exec": ("run_workflow", "check, compile and run a workflow"),
+    "check": ("check_files", "report every problem of workflow files, running nothing"),
+    "plan": ("show_plan", "show what would run: order, shapes, parameters, FLOPs, memory"),
+    "graph": ("draw_graph", "draw the graph of a workflow"),
+    "nodes": ("list_nodes", "list the installed node types, or describe one"),
+    "schema": ("print_schema", "print the JSON Schema of workflow files for the installed nodes"),
+    "diff": ("compare_files", "compare two workflow files"),
+    "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
+    "doctor": ("describe_machine", "describe this machine: device, memory, disk, and the packages of node libraries"),
+    "completion": ("complete_words", "print a script that completes commands in a shell"),
 }
-"""The module of each command, imported when the command is called. Node libraries add further commands."""
+"""Module and help of each command. The module is imported when the command is called; its `add_arguments` adds the
+command's arguments. Node libraries add further commands."""
 
 OPEN = ("exec", "plan")
 """Commands that take options of node libraries."""
@@ -60,8 +62,8 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
 
     Args:
         libraries: Node libraries that add commands and options; the standard library if not given.
-        called: The command that will be parsed. Other commands of libraries are listed without their arguments, so
-            that their modules are not imported. All have their arguments if not given.
+        called: The command that will be parsed. Other commands are listed without their arguments, so that their
+            modules are not imported. All have their arguments if not given.
     """
     libraries = [standard_object()] if libraries is None else libraries
     root = argparse.ArgumentParser(
@@ -73,110 +75,14 @@ def parser(libraries: Sequence[NodeLibrary] | None = None, called: str | None = 
     def command(name: str, help: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", epilog=EXIT_CODES)
 
-    def library_files(to: argparse.ArgumentParser) -> None:
-        to.add_argument(
-            "--library",
-            action="append",
-            default=[],
-            metavar="FILE",
-            help="a Python file with node types; sgd runs the file",
-        )
-
-    def workflow(to: argparse.ArgumentParser) -> None:
-        to.add_argument("file", metavar="FILE", help="a workflow file, or the name of a bundled workflow")
-        to.add_argument("values", nargs="*", default=[], metavar="name=value", help="values of the workflow's inputs")
-        to.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="PATH=VALUE",
-            help="set a parameter, such as node.parameter=3",
-        )
-        library_files(to)
-
-    def device(to: argparse.ArgumentParser) -> None:
-        to.add_argument(
-            "--device",
-            choices=["auto", "cpu", "cuda"],
-            default="auto",
-            help="the device that runs the nodes (default: auto, a GPU if there is one)",
-        )
-
-        to.add_argument(
-            "--traceback", action="store_true", help="if a node fails, print its calls, those of its author first"
-        )
-
-    def running(to: argparse.ArgumentParser) -> None:
-        device(to)
-        to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-
-    exec_ = command("exec", "check, compile and run a workflow")
-    workflow(exec_)
-    running(exec_)
-    exec_.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
-    exec_.add_argument("--overwrite", action="store_true", help="replace files that exist")
-    exec_.add_argument("--quiet", action="store_true", help="no progress and no table")
-
-    check = command("check", "report every problem of workflow files, running nothing")
-    check.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
-    check.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
-    library_files(check)
-
-    plan = command("plan", "show what would run: order, shapes, parameters, FLOPs, memory")
-    workflow(plan)
-    running(plan)
-    plan.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
-
-    for name, to in (("exec", exec_), ("plan", plan)):
+    for name, (module, help) in COMMANDS.items():
+        to = command(name, help)
+        if called is not None and called != name:
+            continue
+        import_module(f".commands.{module}", __package__).add_arguments(to, libraries)
         for option in (option for library in libraries for option in library.options if name in option.commands):
             with suppress(argparse.ArgumentError):  # the first to have a name keeps it
                 option.add_to(to)
-
-    graph = command("graph", "draw the graph of a workflow")
-    workflow(graph)
-    graph.add_argument(
-        "--format", choices=["text", "mermaid", "dot"], default="text", help="the form of the drawing (default: text)"
-    )
-    graph.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
-
-    nodes = command("nodes", "list the installed node types, or describe one")
-    nodes.add_argument(
-        "name", nargs="?", metavar="NAME", help="a node type, such as text.encode (default: all are listed)"
-    )
-    nodes.add_argument("--json", action="store_true", help="print the node types as JSON on stdout")
-    library_files(nodes)
-
-    schema = command("schema", "print the JSON Schema of workflow files for the installed nodes")
-    library_files(schema)
-
-    diff = command("diff", "compare two workflow files")
-    diff.add_argument("before", metavar="A", help="a workflow file, or the name of a bundled workflow")
-    diff.add_argument("after", metavar="B", help="the workflow file to compare it with")
-    diff.add_argument("--json", action="store_true", help="print the differences as JSON on stdout")
-    library_files(diff)
-
-    sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
-    init = command("init", f"copy a bundled workflow, or write one for {sources or 'a source'}")
-    init.add_argument(
-        "source",
-        nargs="?",
-        metavar="NAME|SOURCE",
-        help=f"a bundled workflow (default: they are listed), or {sources or 'a source'}",
-    )
-    init.add_argument("--out", metavar="FILE", help="the file to write (default: <name>.yaml here; - for stdout)")
-    init.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-
-    doctor = command("doctor", "describe this machine: device, memory, disk, and the packages of node libraries")
-    doctor.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
-
-    completion = command("completion", "print a script that completes commands in a shell")
-    completion.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
-    completion.add_argument(
-        "words",
-        nargs=argparse.REMAINDER,
-        metavar="WORD",
-        help="print the completions of the last word of a command line, as the script does",
-    )
 
     for added in (added for library in libraries for added in library.commands):
         if added.name in commands.choices:
@@ -243,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with collector_paused():
             arguments = parse(argv)
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
-            name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command]}"
+            name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)
         code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
         if sys.stdout is not None:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import LibraryError
+from ...contract.node_library import NodeLibrary
 from ..collector import collector_paused
 from ..command_line import load_library, wrong
+from ..common_arguments import library_files
 from ..terminal import say
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd check`."""
+    to.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
+    to.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
+    library_files(to)
 
 
 @collector_paused()

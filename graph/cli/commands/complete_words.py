@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
+from argparse import REMAINDER, ArgumentParser, Namespace
+from collections.abc import Sequence
 
 from ...contract.constants import DONE
+from ...contract.node_library import NodeLibrary
 from ..candidates import FILES, candidates
 from ..main import parser
 
@@ -68,6 +70,17 @@ complete -c sgd -f -a '(__sgd_words)'
 """
 
 SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd completion`."""
+    to.add_argument("shell", choices=["bash", "zsh", "fish"], metavar="SHELL", help="bash, zsh or fish")
+    to.add_argument(
+        "words",
+        nargs=REMAINDER,
+        metavar="WORD",
+        help="print the completions of the last word of a command line, as the script does",
+    )
 
 
 def command(arguments: Namespace) -> int:

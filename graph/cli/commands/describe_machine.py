@@ -6,15 +6,21 @@ import json
 import os
 import platform
 import shutil
-from argparse import Namespace
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...contract.constants import DONE
 from ...contract.device import memory_bytes
+from ...contract.node_library import NodeLibrary
 from ...contract.text_tables import columns, count
 from ...language.registry import installed
 from ..terminal import show
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd doctor`."""
+    to.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
 
 
 def command(arguments: Namespace) -> int:

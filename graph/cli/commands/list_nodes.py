@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 
 from ...contract.constants import DONE
 from ...contract.errors import LibraryError
+from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
 from ..command_line import load_library, wrong
+from ..common_arguments import library_files
 from ..terminal import show
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd nodes`."""
+    to.add_argument(
+        "name", nargs="?", metavar="NAME", help="a node type, such as text.encode (default: all are listed)"
+    )
+    to.add_argument("--json", action="store_true", help="print the node types as JSON on stdout")
+    library_files(to)
 
 
 def command(arguments: Namespace) -> int:

@@ -6,8 +6,8 @@ import json
 import os
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Mapping
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,27 @@ from ...compiler.compile import plan_of
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
 from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
+from ...contract.node_library import NodeLibrary
 from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
+from ..common_arguments import device, result_as_json, workflow
 from ..terminal import say, show
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
 
 OUT_OF_MEMORY = "`sgd plan` says how much memory each node needs"
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd exec`."""
+    workflow(to)
+    device(to)
+    result_as_json(to)
+    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
+    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    to.add_argument("--quiet", action="store_true", help="no progress and no table")
 
 
 def command(arguments: Namespace) -> int:

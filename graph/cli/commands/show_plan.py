@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ...compiler.compile import compile_graph, plan_of
 from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
 from ...contract.errors import NodeError
+from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
 from ..command_line import checked, options, say_failure, wrong
+from ..common_arguments import device, result_as_json, workflow
 from ..terminal import show
 
 if TYPE_CHECKING:
@@ -20,6 +23,14 @@ if TYPE_CHECKING:
 
 AFTER = ("fold", *(each.name for each in PASSES))
 """The values of `--after`: `fold` (the values of inputs are put in), then the name of each pass."""
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd plan`."""
+    workflow(to)
+    device(to)
+    result_as_json(to)
+    to.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
 
 
 def command(arguments: Namespace) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Iterable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...compiler.frontend.foreign_files import foreign_problem
@@ -21,6 +21,19 @@ from ...language.registry import installed
 from ..bundled_copy import portable_copy
 from ..command_line import wrong
 from ..terminal import say, show
+
+
+def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd init`."""
+    sources = ", or ".join(library.starter_sources for library in libraries if library.starter_sources)
+    to.add_argument(
+        "source",
+        nargs="?",
+        metavar="NAME|SOURCE",
+        help=f"a bundled workflow (default: they are listed), or {sources or 'a source'}",
+    )
+    to.add_argument("--out", metavar="FILE", help="the file to write (default: <name>.yaml here; - for stdout)")
+    to.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
 def command(arguments: Namespace) -> int:

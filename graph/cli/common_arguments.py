@@ -1,0 +1,44 @@
+"""Arguments that several commands take."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+
+def library_files(to: ArgumentParser) -> None:
+    """`--library`: Python files with node types."""
+    to.add_argument(
+        "--library",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a Python file with node types; sgd runs the file",
+    )
+
+
+def workflow(to: ArgumentParser) -> None:
+    """The workflow file, values of its inputs, `--set` and `--library`."""
+    to.add_argument("file", metavar="FILE", help="a workflow file, or the name of a bundled workflow")
+    to.add_argument("values", nargs="*", default=[], metavar="name=value", help="values of the workflow's inputs")
+    to.add_argument(
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="set a parameter, such as node.parameter=3"
+    )
+    library_files(to)
+
+
+def device(to: ArgumentParser) -> None:
+    """`--device` and `--traceback`."""
+    to.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="the device that runs the nodes (default: auto, a GPU if there is one)",
+    )
+    to.add_argument(
+        "--traceback", action="store_true", help="if a node fails, print its calls, those of its author first"
+    )
+
+
+def result_as_json(to: ArgumentParser) -> None:
+    """`--json` of a command that runs nodes."""
+    to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")

@@ -19,6 +19,7 @@ from ..language.literals import Given, normalise
 from ..language.registry import Library, installed
 from .checks.descriptions import facts
 from .checks.edge_types import types
+from .checks.expected_results import expected_results
 from .checks.literal_values import values
 from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
@@ -32,7 +33,7 @@ from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_
 from .pass_list import PASSES, Needs, PassState
 from .passes.fold import fold
 from .passes.lifetimes import lifetimes
-from .plan import Plan
+from .plan import Expected, Plan
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Checked:
         known: Facts of outputs before anything runs.
         values: Values of inputs, given or default.
         settings: Values of parameters that were set by path, read as their types.
+        expected: The limits of `expect`; None if the file has none.
     """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -55,6 +57,7 @@ class Checked:
     document: Document | None = None
     values: Mapping[str, Const] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    expected: Expected | None = None
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -162,6 +165,8 @@ def _check(
     folded = fold(graph, result.values)
     found += values(folded, {d.span for d in found if d.code == "type-mismatch"})
     found += written_files(folded)
+    problems, result.expected = expected_results(document, graph)
+    found += problems
     if not any(d.code in ("type-mismatch", "yield-mismatch") for d in found):
         problems, result.known = facts(folded)
         found += problems
@@ -277,6 +282,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
         warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),
         declared=graph.inputs,
+        expected=checked.expected,
     )
 
 

@@ -51,6 +51,25 @@ Step = Acquire | Release | CallStep | LoopStep
 
 
 @dataclass(frozen=True)
+class ExpectedPsnr:
+    """The least PSNR in dB of an output against a reference file. `written` is the file's path in the workflow."""
+
+    least: float
+    output: str
+    reference: Path
+    written: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The limits of a workflow's `expect`: seconds and GiB at most, and a PSNR; None for no limit."""
+
+    seconds: float | None = None
+    peak_gib: float | None = None
+    psnr: ExpectedPsnr | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A compiled workflow.
 
@@ -65,6 +84,7 @@ class Plan:
         loaded: All libraries that were loaded.
         file: The workflow file and the SHA-256 of its text.
         warnings: Diagnostics that did not stop compilation, as text.
+        expected: The limits of the file's `expect`; None if it has none.
     """
 
     name: str
@@ -79,6 +99,7 @@ class Plan:
     sha256: str = ""
     warnings: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
+    expected: Expected | None = None
 
     def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
         """Every step with the loops around it."""

@@ -80,6 +80,22 @@ class LoopPart(Part):
     about: Text | None = None
 
 
+class ExpectPart(Part):
+    """The entry `expect`: limits that a run of the file should keep."""
+
+    seconds: Number | None = None
+    peak_gib: Number | None = None
+    psnr: Mapping | None = None
+
+
+class PsnrPart(Part):
+    """The entry `psnr` of `expect`: how like a reference an output should be."""
+
+    min: Number
+    output: Text
+    reference: Text
+
+
 class FilePart(Part):
     """The top level of a file."""
 
@@ -89,6 +105,7 @@ class FilePart(Part):
     inputs: Mapping | None = None
     nodes: Mapping
     outputs: Mapping | None = None
+    expect: Mapping | None = None
 
 
 class Entry:
@@ -110,6 +127,8 @@ class Document:
         inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
         entries: Nodes and loops by name.
         outputs: The entries of `outputs` by name.
+        expect: The entry `expect`; None if there is none, or it is broken.
+        psnr: The entry `psnr` of `expect`, in the same way.
     """
 
     def __init__(self, source: Source) -> None:
@@ -122,6 +141,8 @@ class Document:
         self.entries: dict[str, Entry] = {}
         self.outputs: dict[str, Value] = {}
         self.output_keys: dict[str, Span] = {}
+        self.expect: ExpectPart | None = None
+        self.psnr: PsnrPart | None = None
         self.problems: list[Diagnostic] = []
 
     @property
@@ -165,7 +186,21 @@ def document(source: Source) -> Document:
         assert outputs is not None
         if _is_name(name, outputs.keys[name], "an output", result.problems):
             result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
+    _expect(result, root.data.get("expect"))
     return result
+
+
+def _expect(result: Document, value: Value | None) -> None:
+    if value is None or not value.is_map:
+        return
+    if not value.data:
+        help = "give `seconds`, `peak_gib` or `psnr`, or leave `expect` out"
+        result.problems.append(Diagnostic("bad-value", "`expect` has no limit", value.span, help=help))
+    part = _part(ExpectPart, value, "`expect`", result.problems)
+    if isinstance(part, ExpectPart):
+        result.expect = part
+        psnr = _part(PsnrPart, part.psnr, "`psnr`", result.problems) if part.psnr is not None else None
+        result.psnr = psnr if isinstance(psnr, PsnrPart) else None
 
 
 def _shown(value: Value) -> str:
@@ -244,12 +279,16 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
         return None
 
 
+PSNR = "`psnr` is `{min: 40, output: name, reference: ./file.mp4}`, with the least PSNR in dB"
 NEEDED = {
     "sgd": f"begin the file with `sgd: {VERSION}`, the version of the language",
     "nodes": "`nodes:` lists the nodes, each with its `uses:`",
     "uses": "`uses:` names a node type or another file; a loop has `for` and `body` instead",
     "for": "a loop has `for: {name: $list}` and `body`",
     "body": "a loop has `for: {name: $list}` and `body`",
+    "min": PSNR,
+    "output": PSNR,
+    "reference": PSNR,
 }
 
 

@@ -20,6 +20,29 @@ REFERENCE = {
 INTERPOLATED = {"type": "string", "pattern": r"\$", "description": "A string with ${name} in it"}
 NAMES = {"pattern": f"^(?!({'|'.join(RESERVED)})$){NAME.pattern}$"}
 
+POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+EXPECT = {
+    "type": "object",
+    "description": "Limits for a run; `sgd exec --strict` fails if one is not kept",
+    "minProperties": 1,
+    "properties": {
+        "seconds": {**POSITIVE, "description": "The most seconds that a run may take, from the start of its process"},
+        "peak_gib": {**POSITIVE, "description": "The most memory at once, in GiB"},
+        "psnr": {
+            "type": "object",
+            "description": "How like a reference an output must be",
+            "required": ["min", "output", "reference"],
+            "properties": {
+                "min": {**POSITIVE, "description": "The least PSNR, in dB"},
+                "output": {"type": "string", "description": "The name of an output that is a picture or a clip"},
+                "reference": {"type": "string", "description": "A picture or clip, relative to this file"},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
+
 
 def schema(library: Library) -> dict[str, Any]:
     """Build the JSON Schema. Node types and their parameters appear with their documentation."""
@@ -97,6 +120,7 @@ def schema(library: Library) -> dict[str, Any]:
                 "propertyNames": {"pattern": f"^{NAME.pattern}$"},
                 "additionalProperties": REFERENCE,
             },
+            "expect": EXPECT,
         },
         "additionalProperties": False,
         "definitions": definitions,

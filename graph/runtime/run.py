@@ -26,6 +26,7 @@ from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
+from .expectations import judged
 from .output_folder import OutputFolder
 from .record import Clock, Recorder, write
 
@@ -269,6 +270,10 @@ class Worker:
         record = self.record(recorder, now, status, outputs, error)
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
+            if self.plan.expected is not None and status == "done" and not interrupted:
+                found = judged(self.plan.expected, record, folder, self.plan.loaded)
+                record = {**record, "expectations": found}
+                write(record, folder / RECORD, self.folder.noted(folder / RECORD))
         except OSError as refused:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import plan_of
-from ...contract.constants import DOES_NOT_FIT, DONE, FAILED
+from ...contract.constants import DOES_NOT_FIT, FAILED
 from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
@@ -22,6 +22,7 @@ from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..terminal import say, show
+from ..told_expectations import tell_expectations
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -36,6 +37,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     result_as_json(to)
     to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
     to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
 
 
@@ -56,6 +58,8 @@ def command(arguments: Namespace) -> int:
     if isinstance(found, int):
         return found
     result, library = found
+    if arguments.strict and result.expected is None:
+        return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
     plan = plan_of(result, library)
     clock.compile_seconds = time.time() - began
     began = time.time()
@@ -92,7 +96,7 @@ def command(arguments: Namespace) -> int:
             for path in each(value):
                 show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
         show(f"record: {done.folder / RECORD}")
-    return DONE
+    return tell_expectations(done.record, arguments.strict, arguments.quiet or arguments.json)
 
 
 def _interrupted(done: Result, arguments: Namespace) -> int:

@@ -1,0 +1,81 @@
+"""A comparison as text for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from ...contract.text_tables import columns, count, seconds
+from ..tables import indent
+from .changed_facts import Change, ChangedFiles
+from .comparison import Comparison
+from .node_times import TimePair, change
+from .output_pairs import OutputPair
+from .recorded_run import RecordedRun
+
+
+def comparison_text(found: Comparison) -> str:
+    """Two runs: what differs, the times of nodes, the likeness of outputs."""
+    parts = [
+        [f"A: {_run(found.before)}", f"B: {_run(found.after)}"],
+        list(files_text(found.files)),
+        *changed(found),
+        _times(found),
+        ["outputs", *(f"  {line}" for line in outputs_text(found.outputs))],
+    ]
+    return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _run(run: RecordedRun) -> str:
+    device = run.environment.get("device", "an unknown device")
+    peak = f", peak {count(run.peak_bytes, 'B', 1024)}" if run.peak_bytes else ""
+    return f"{run.folder}: {run.workflow.name}, {run.status} in {seconds(run.seconds)} s on {device}{peak}"
+
+
+def files_text(files: ChangedFiles) -> Iterator[str]:
+    """The difference of workflow files: lines with + and -."""
+    if files.equal and not files.files:
+        return
+    if files.note:
+        yield f"files: {files.note}"
+    for file in files.files:
+        yield f"file {file.name}"
+        yield from (f"  {line}" for line in file.lines)
+
+
+def changed(found: Comparison) -> Iterator[list[str]]:
+    """A paragraph for each kind of fact that differs."""
+    for title, facts in (
+        ("inputs", found.inputs),
+        ("set", found.settings),
+        ("files that were read", found.used),
+        ("environment", found.environment),
+    ):
+        if facts:
+            yield [title, *changes_text(facts)]
+
+
+def changes_text(facts: Iterable[Change]) -> Iterator[str]:
+    """A line for each fact."""
+    yield from (f"  {each.name}: {each.before} -> {each.after}" for each in facts)
+
+
+def _times(found: Comparison) -> list[str]:
+    rows: list[Sequence[str]] = [["node", "A", "B", "change"]]
+    rows += [[indent(pair.name), *_cells(pair)] for pair in found.nodes]
+    rows += [["", "", "", ""], *([f"phase {pair.name}", *_cells(pair)] for pair in found.phases)]
+    rows += [["run and save", *_cells(found.totals["run"])], ["whole", *_cells(found.totals["whole"])]]
+    lines = columns(rows, right=(1, 2, 3))
+    devices = [pair.name for pair in found.nodes if pair.device]
+    return [*lines, "", "The seconds of nodes are those of the device."] if devices else lines
+
+
+def _cells(pair: TimePair) -> list[str]:
+    return [seconds(pair.before), seconds(pair.after), change(pair.ratio)]
+
+
+def outputs_text(pairs: Iterable[OutputPair]) -> Iterator[str]:
+    """A line for each output, and a line for each note about its pixels."""
+    for pair in pairs:
+        yield f"{pair.name}: {pair.text()}"
+        if pair.likeness is not None:
+            yield from (f"  note: {note}" for note in pair.likeness.notes)

@@ -24,6 +24,7 @@ from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
 from .checks.structure import structure
 from .checks.unused_nodes import unused
+from .edge_list import edge_list
 from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.foreign_files import open_workflow
@@ -277,6 +278,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
         warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),
         declared=graph.inputs,
+        edges=edge_list(graph),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .events import Observer
     from .library_command import LibraryCommand, RunOption
     from .node import Run
+    from .report_section import ReportSection
 
 
 class PlanMeter(Protocol):
@@ -78,6 +79,10 @@ class NodeLibrary:
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""
         return ""
+
+    def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
+        """Sections of the report of a run (`sgd report`), from its record. The record may be one of a failed run."""
+        return ()
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice for a plan that does not fit the device.

@@ -30,6 +30,7 @@ COMMANDS = {
     "graph": ("draw_graph", "draw the graph of a workflow"),
     "nodes": ("list_nodes", "list the installed node types, or describe one"),
     "schema": ("print_schema", "print the JSON Schema of workflow files for the installed nodes"),
+    "report": ("write_report", "write the report of runs: one HTML page with outputs, graph, times and memory"),
     "diff": ("compare_files", "compare two workflow files"),
     "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
     "doctor": ("describe_machine", "describe this machine: device, memory, disk, and the packages of node libraries"),

@@ -25,6 +25,7 @@ from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
 from .checks.structure import structure
 from .checks.unused_nodes import unused
+from .edge_list import edge_list
 from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.foreign_files import open_workflow
@@ -283,6 +284,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),
         declared=graph.inputs,
         expected=checked.expected,
+        edges=edge_list(graph),
     )
 
 

@@ -78,6 +78,7 @@ class Plan:
         steps: Steps in order; loops are nested.
         outputs: The source of each workflow output.
         names: The node type, `loop`, or the used file, for the path of every node, loop and composite.
+        edges: The edges of the file, as `graph/compiler/edge_list.py` describes them.
         inputs: The values of the workflow's inputs.
         settings: Values of `--set` by path.
         libraries: The libraries whose nodes the plan uses.
@@ -100,6 +101,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
     expected: Expected | None = None
+    edges: tuple[tuple[str, str], ...] = ()
 
     def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
         """Every step with the loops around it."""

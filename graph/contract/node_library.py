@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .library_command import LibraryCommand, RunOption
     from .likeness import Likeness
     from .node import Run
+    from .report_section import ReportSection
 
 
 class PlanMeter(Protocol):
@@ -79,6 +80,10 @@ class NodeLibrary:
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""
         return ""
+
+    def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
+        """Sections of the report of a run (`sgd report`), from its record. The record may be one of a failed run."""
+        return ()
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice for a plan that does not fit the device.

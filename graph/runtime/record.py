@@ -83,6 +83,7 @@ class Recorder(Observer):
             "unaccounted_seconds": run_seconds - nodes,
             "peak_bytes": self.profile.peak_bytes,
             "nodes": node_rows(plan, rows, seconds),
+            "edges": [{"from": source, "to": target} for source, target in plan.edges],
             "steps": self.turns.turns,
             "outputs": {name: plain_output(value, run) for name, value in outputs.items()},
             "warnings": [*plan.warnings, *self.warnings],

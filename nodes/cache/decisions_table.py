@@ -17,13 +17,13 @@ def report(record: Mapping[str, Any]) -> str:
         return ""
     decisions: dict[Key, list[Mapping[str, Any]]] = {}
     for decision in record.get("gates", []):
-        decisions.setdefault(_key(decision), []).append(decision)
-    runs = Counter(map(_key, totals))
+        decisions.setdefault(decision_key(decision), []).append(decision)
+    runs = Counter(map(decision_key, totals))
     nodes = {total.get("node") for total in totals}
     told: Counter[Key] = Counter()
     lines = []
     for total in totals:
-        key = _key(total)
+        key = decision_key(total)
         told[key] += 1
         # An inner loop runs several times, and each of its runs has its own totals.
         place = f" at {total['node']}" if len(nodes) > 1 else ""
@@ -39,7 +39,8 @@ def report(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def decision_key(row: Mapping[str, Any]) -> Key:
+    """Node, gate, component, branch, clip and stack of a decision or a total."""
     return row.get("node"), row["gate"], row["component"], row["branch"], row.get("clip"), row.get("stack")
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.likeness import Likeness
     from ...graph.contract.node import Run
+    from ...graph.contract.report_section import ReportSection
 
 WEIGHTS = RunOption(
     "weights",
@@ -113,6 +114,12 @@ class StandardLibrary(NodeLibrary):
         from ..cache.decisions_table import report
 
         return report(record)
+
+    def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
+        """The decisions of cache gates, with the distances that they compared."""
+        from ..cache.decisions_section import section
+
+        return section(record)
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice: offloading, narrower weights and tiling, each with the peak memory after it."""

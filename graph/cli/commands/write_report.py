@@ -1,0 +1,44 @@
+"""`sgd report`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...contract.constants import DONE
+from ...contract.errors import LibraryError, NodeError
+from ...contract.node_library import NodeLibrary
+from ..command_line import load_library, wrong
+from ..common_arguments import library_files
+from ..terminal import say, show
+
+NAME = "report.html"
+
+
+def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd report`."""
+    to.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its run.json")
+    to.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"the page (default: {NAME} in the run's folder; for several runs, in the current folder)",
+    )
+    to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
+    library_files(to)
+
+
+def command(arguments: Namespace) -> int:
+    """`sgd report`."""
+    from ..report.run_report import Target, run_report
+
+    try:
+        library = load_library(arguments)
+        target = Target.of(arguments.out, arguments.runs, NAME, arguments.overwrite)
+        notes = run_report(arguments.runs, target, library)
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), error.help)
+    for note in notes:
+        say(f"warning: {note}")
+    show(f"report: {target.path}")
+    return DONE

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from sgd.graph.cli import main
 from sgd.graph.cli.comparison.changed_facts import changes
+from sgd.graph.cli.comparison.compared_run import compared_run as read_run
 from sgd.graph.cli.comparison.comparison import compare_runs
 from sgd.graph.cli.comparison.comparison_text import comparison_text
 from sgd.graph.cli.comparison.limits import Limits, broken, decibel, percentage
 from sgd.graph.cli.comparison.node_times import change
-from sgd.graph.cli.comparison.recorded_run import read_run
 from sgd.graph.cli.comparison.sides import kind_of_side
 from sgd.graph.contract.errors import UnreadableFile
 from sgd.graph.contract.likeness import Likeness
@@ -94,19 +94,31 @@ def test_facts_that_differ_are_named(runs):
         "  steps: 20 -> 8",
         "  seed: (none) -> 1",
         "  gate.threshold: (none) -> 0.1",
-        '  device: "cpu" -> "NVIDIA H100"',
-        '  --weights: "real" -> "dummy"',
+        "  device: cpu -> NVIDIA H100",
+        "  --weights: real -> dummy",
         "  --trust-remote-code: (none) -> true",
     ):
         assert line in text.splitlines()
     assert "torch" not in text
 
 
-def test_values_that_are_short_alike_are_shown_in_full():
-    one, other = ("x" * 100 + end for end in "ab")
-    [found] = changes({"prompt": one}, {"prompt": other})
-    assert (found.before, found.after) == (one, other)
-    assert changes({"flag": True}, {"flag": 1})[0].after == "1"
+@pytest.mark.parametrize(
+    ("one", "other", "texts"),
+    [
+        ("x" * 100 + "a", "x" * 100 + "b", ('"' + "x" * 100 + 'a"', '"' + "x" * 100 + 'b"')),
+        (True, 1, ("true", "1")),
+        ("1", 1, ('"1"', "1")),
+        (0.1, 0.1 + 1e-16, ("0.10000000000000001", "0.1000000000000001")),
+        (30.0, 31.599999999999998, ("30.0", "31.6")),
+        ([1, "a"], None, ('[1, "a"]', "null")),
+        ("(none)", None, ('"(none)"', "null")),
+    ],
+)
+def test_values_are_shown_so_that_they_differ(one, other, texts):
+    [found] = changes({"v": one}, {"v": other})
+    assert (found.before, found.after) == texts
+    [bare] = changes({"v": one}, {"v": other}, quoted=False)
+    assert bare.before != bare.after
 
 
 def recipe(text="sgd: 1\nnodes:\n  a: 1\n", name="clip.yaml", weights="b" * 64):
@@ -165,12 +177,12 @@ def test_device_times_are_compared_if_both_runs_have_them(runs, tmp_path):
     ("ratio", "text"),
     [
         (None, "-"),
-        (1.0, "+0.0 %"),
+        (1.0, "0 %"),
         (1.042, "+4.2 %"),
         (0.5, "-50 %"),
         (1.5, "+50 %"),
         (3.14, "3.1 x"),
-        (0.9999, "-0.0 %"),
+        (0.9999, "0 %"),
     ],
 )
 def test_a_ratio_as_text(ratio, text):
@@ -272,11 +284,11 @@ def test_decibels():
         ("", "empty"),
         ("[]", "not the record of a run"),
         ('{"sgd": 1}', "not the record of a run"),
-        ('{"record": 2}', "version 2"),
+        (json.dumps(RECORD | {"record": 2}), "version 2"),
         ('{"record": 1}', "run.json is not the record of a run"),
-        (json.dumps(RECORD | {"nodes": [{"name": 1}]}), "nodes.0.name"),
+        (json.dumps(RECORD | {"nodes": [{"name": 1}]}), r"nodes\[0\]\.name"),
         (json.dumps(RECORD | {"phases": {"run": "x"}}), "phases.run"),
-        (json.dumps(RECORD | {"status": "lost"}), "status"),
+        (json.dumps(RECORD | {"recipe": {"files": [{"text": "x"}]}}), r"recipe\.files\.0\.name"),
     ],
 )
 def test_what_is_no_record(tmp_path, content, said):
@@ -288,7 +300,7 @@ def test_what_is_no_record(tmp_path, content, said):
 def test_what_is_no_run(tmp_path):
     with pytest.raises(UnreadableFile, match=r"no run\.json"):
         read_run(str(tmp_path))
-    with pytest.raises(UnreadableFile, match="No such file"):
+    with pytest.raises(UnreadableFile, match="does not exist"):
         read_run(str(tmp_path / "missing.json"))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from ...contract.constants import DONE
 from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
+from ..comparison import compare_command
 from ..terminal import say, show
 
 NAME = "report.html"
@@ -18,11 +18,13 @@ NAME = "report.html"
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd report`."""
-    to.add_argument("runs", nargs="+", metavar="RUN", help="the folder of a run, or its run.json")
+    to.add_argument("runs", nargs="*", metavar="RUN", help="the folder of a run, or its run.json")
+    compare_command.add_arguments(to)
     to.add_argument(
         "--out",
         metavar="FILE",
-        help=f"the page (default: {NAME} in the run's folder; for several runs, in the current folder)",
+        help=f"the page (default: {NAME} in the run's folder; in the current folder for several runs, and "
+        "comparison.html there for --compare)",
     )
     to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
     library_files(to)
@@ -32,6 +34,8 @@ def command(arguments: Namespace) -> int:
     """`sgd report`."""
     from ..report.run_report import Target, run_report
 
+    if arguments.compare is not None or not arguments.runs or compare_command.limits_given(arguments):
+        return compare_command.command(arguments)
     try:
         library = load_library(arguments)
         target = Target.of(arguments.out, arguments.runs, NAME, arguments.overwrite)

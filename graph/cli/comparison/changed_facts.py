@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...contract.ports import show
-from .recorded_run import RecordedFile, RecordedRun
+from .compared_run import ComparedRun, RecordedFile
 
 ABSENT = "(none)"
+"""Stands for an entry that a run does not have. It is compared by identity."""
 UNSET = (False, None, "")
 
 
@@ -51,39 +52,47 @@ class ChangedFiles:
     files: tuple[FileChange, ...] = ()
 
 
-def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The entries of two mappings that differ."""
+def changes(before: Mapping[str, Any], after: Mapping[str, Any], quoted: bool = True) -> tuple[Change, ...]:
+    """The entries of two mappings that differ. `quoted`: texts stand in quotation marks."""
     found = []
     for name in dict.fromkeys([*before, *after]):
         one, other = (side.get(name, ABSENT) for side in (before, after))
         if one != other or isinstance(one, bool) != isinstance(other, bool):
-            found.append(Change(name, *_texts(one, other)))
+            texts = [value_text(value, quoted) for value in (one, other)]
+            if texts[0] == texts[1]:
+                texts = [value_text(value, quoted=True, digits=17) for value in (one, other)]
+            found.append(Change(name, *texts))
     return tuple(found)
 
 
-def _texts(one: Any, other: Any) -> tuple[str, str]:
-    """Two values as text; in full if the short texts are equal."""
-    short = tuple(ABSENT if value is ABSENT else show(value) for value in (one, other))
-    return (short[0], short[1]) if short[0] != short[1] else (str(one), str(other))
+def value_text(value: Any, quoted: bool = True, digits: int = 6) -> str:
+    """A value of a record in full, on one line; numbers with some digits."""
+    if value is ABSENT:
+        return ABSENT
+    if isinstance(value, float) and value != int(value):
+        return f"{value:.{digits}g}"
+    if isinstance(value, str) and value and not quoted:
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
-def environment(run: RecordedRun) -> dict[str, Any]:
+def environment(run: ComparedRun) -> dict[str, Any]:
     """Where and with what a run ran: versions, device, and options that are not the default."""
-    options = {f"--{name.replace('_', '-')}": value for name, value in run.options.items() if value not in UNSET}
+    options = {f"--{name.replace('_', '-')}": value for name, value in run.record.options.items() if value not in UNSET}
     versions = run.recipe.versions if run.recipe is not None else {}
-    return {"sgd": run.sgd, **versions, **run.environment, **options}
+    return {"sgd": run.record.sgd, **versions, **run.record.environment, **options}
 
 
-def used_files(run: RecordedRun) -> dict[str, str]:
+def used_files(run: ComparedRun) -> dict[str, str]:
     """The files that a run read with the beginning of their hashes; empty without a recipe."""
     found = [] if run.recipe is None else [each for role in run.recipe.used.values() for each in role]
-    return {"/".join(filter(None, (each.source, each.name))): f"sha256 {(each.sha256 or '?')[:16]}" for each in found}
+    return {each.label: f"sha256 {(each.sha256 or '?')[:16]}" for each in found}
 
 
-def changed_files(before: RecordedRun, after: RecordedRun) -> ChangedFiles:
+def changed_files(before: ComparedRun, after: ComparedRun) -> ChangedFiles:
     """Compare the workflow files of two runs."""
     if before.recipe is None or after.recipe is None:
-        if before.workflow.sha256 == after.workflow.sha256:
+        if before.record.workflow.sha256 == after.record.workflow.sha256:
             return ChangedFiles(None, "the workflow file is equal; the files that it uses are not recorded")
         return ChangedFiles(False, "the workflow files differ; their texts are not recorded")
     one, other = (_named(run.recipe.files) for run in (before, after) if run.recipe is not None)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
+from ...contract.constants import DONE, FAILED
+from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
-from .comparison import Comparison, compare_runs
-from .limits import decibel, percentage
-from .output_pairs import Progress
-from .recorded_run import read_run
+from ..command_line import load_library, wrong
+from ..terminal import say, show
+from .limits import Limits, decibel, percentage
+
+if TYPE_CHECKING:
+    from .comparison import Comparison
+    from .output_pairs import Progress
+
+NAME = "comparison.html"
 
 
 def add_arguments(to: ArgumentParser) -> None:
@@ -30,13 +38,53 @@ def add_arguments(to: ArgumentParser) -> None:
     )
 
 
+def limits_given(arguments: Namespace) -> bool:
+    """Whether the command line has a limit."""
+    return arguments.fail_over is not None or arguments.min_psnr is not None
+
+
+def command(arguments: Namespace) -> int:
+    """Compare two runs: write the page, print the text, check the limits."""
+    if arguments.compare is None:
+        if limits_given(arguments):
+            return wrong("--fail-over and --min-psnr are limits of --compare", "add --compare A B")
+        return wrong("no run is named", "name the folder of a run, or compare two with --compare A B")
+    if arguments.runs:
+        return wrong(f"--compare takes two runs, and {arguments.runs[0]} is a third", "write --compare A B alone")
+    from ..report.run_report import Target
+    from .comparison_page import comparison_page
+    from .comparison_text import comparison_text
+    from .limits import broken
+
+    limits = Limits(arguments.fail_over, arguments.min_psnr)
+    try:
+        library = load_library(arguments)
+        target = Target.of(arguments.out, arguments.compare, NAME, arguments.overwrite)
+        found = compared(arguments.compare, library.libraries.values())
+        lines = broken(found, limits)
+        text, notes = comparison_page(found, limits, lines, target.path.parent)
+        target.write(text)
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), error.help)
+    for note in notes:
+        say(f"warning: {note}")
+    show(comparison_text(found))
+    show(f"\ncomparison: {target.path}")
+    for line in lines:
+        say(f"error: {line}")
+    return FAILED if lines else DONE
+
+
 def compared(names: Iterable[str], libraries: Iterable[NodeLibrary]) -> Comparison:
     """Read two runs and compare them.
 
     Raises:
         UnreadableFile: If one is not a run.
     """
-    before, after = (read_run(name) for name in names)
+    from .compared_run import compared_run
+    from .comparison import compare_runs
+
+    before, after = (compared_run(name) for name in names)
     with Counting() as progress:
         return compare_runs(before, after, libraries, progress)
 

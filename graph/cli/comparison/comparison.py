@@ -8,9 +8,9 @@ from typing import Any
 
 from ...contract.node_library import NodeLibrary
 from .changed_facts import Change, ChangedFiles, changed_files, changes, environment, used_files
+from .compared_run import ComparedRun
 from .node_times import NodePair, TimePair, node_pairs, phase_pairs, totals
 from .output_pairs import OutputPair, Progress, output_pairs
-from .recorded_run import RecordedRun
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Comparison:
         outputs: Outputs beside each other.
     """
 
-    before: RecordedRun
-    after: RecordedRun
+    before: ComparedRun
+    after: ComparedRun
     files: ChangedFiles
     inputs: tuple[Change, ...]
     settings: tuple[Change, ...]
@@ -52,11 +52,11 @@ class Comparison:
         return {
             "runs": [
                 {
-                    "record": str(run.path),
-                    "workflow": run.workflow.name,
-                    "status": run.status,
-                    "seconds": run.seconds,
-                    "peak_bytes": run.peak_bytes,
+                    "run": run.name,
+                    "workflow": run.record.workflow.name,
+                    "status": run.record.status,
+                    "seconds": run.record.seconds,
+                    "peak_bytes": run.record.peak_bytes,
                 }
                 for run in (self.before, self.after)
             ],
@@ -73,7 +73,7 @@ class Comparison:
 
 
 def compare_runs(
-    before: RecordedRun, after: RecordedRun, libraries: Iterable[NodeLibrary], progress: Progress
+    before: ComparedRun, after: ComparedRun, libraries: Iterable[NodeLibrary], progress: Progress
 ) -> Comparison:
     """Compare two runs.
 
@@ -87,10 +87,10 @@ def compare_runs(
         before,
         after,
         changed_files(before, after),
-        changes(before.inputs, after.inputs),
-        changes(before.set, after.set),
-        changes(used_files(before), used_files(after)),
-        changes(environment(before), environment(after)),
+        changes(before.record.inputs, after.record.inputs),
+        changes(before.record.set, after.record.set),
+        changes(used_files(before), used_files(after), quoted=False),
+        changes(environment(before), environment(after), quoted=False),
         node_pairs(before, after),
         phase_pairs(before, after),
         totals(before, after),

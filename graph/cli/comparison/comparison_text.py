@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from ...contract.text_tables import columns, count, seconds
 from ..tables import indent
 from .changed_facts import Change, ChangedFiles
+from .compared_run import ComparedRun
 from .comparison import Comparison
 from .node_times import TimePair, change
 from .output_pairs import OutputPair
-from .recorded_run import RecordedRun
 
 
 def comparison_text(found: Comparison) -> str:
@@ -25,10 +25,11 @@ def comparison_text(found: Comparison) -> str:
     return "\n\n".join("\n".join(part) for part in parts if part)
 
 
-def _run(run: RecordedRun) -> str:
-    device = run.environment.get("device", "an unknown device")
-    peak = f", peak {count(run.peak_bytes, 'B', 1024)}" if run.peak_bytes else ""
-    return f"{run.folder}: {run.workflow.name}, {run.status} in {seconds(run.seconds)} s on {device}{peak}"
+def _run(run: ComparedRun) -> str:
+    record = run.record
+    device = record.environment.get("device", "an unknown device")
+    peak = f", peak {count(record.peak_bytes, 'B', 1024)}" if record.peak_bytes else ""
+    return f"{run.name}: {record.workflow.name}, {record.status} in {seconds(record.seconds)} s on {device}{peak}"
 
 
 def files_text(files: ChangedFiles) -> Iterator[str]:

@@ -64,7 +64,7 @@ def broken(found: Comparison, limits: Limits) -> list[str]:
 
 
 def _slower(found: Comparison, limit: float) -> Iterator[str]:
-    states = [(side, run.status) for side, run in (("first", found.before), ("second", found.after))]
+    states = [(side, run.record.status) for side, run in (("first", found.before), ("second", found.after))]
     unfinished = [f"the {side} run is {status}" for side, status in states if status != "done"]
     if unfinished:
         yield f"times cannot be compared: {' and '.join(unfinished)}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..report.run_record import NodeRow
 from ..tables import tree
-from .recorded_run import RecordedNode, RecordedRun
+from .compared_run import ComparedRun
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class NodePair(TimePair):
     leaf: bool = True
 
 
-def node_pairs(before: RecordedRun, after: RecordedRun) -> tuple[NodePair, ...]:
+def node_pairs(before: ComparedRun, after: ComparedRun) -> tuple[NodePair, ...]:
     """The nodes of two runs that ran in one of them, in the order of the first run's file."""
-    one, other = ({row.name: row for row in run.nodes} for run in (before, after))
+    one, other = ({row.name: row for row in run.record.nodes} for run in (before, after))
     names = tree(dict.fromkeys([*one, *other]))
     sums = {name[:position] for name in names for position, letter in enumerate(name) if letter == "."}
     pairs = []
@@ -53,7 +54,7 @@ def node_pairs(before: RecordedRun, after: RecordedRun) -> tuple[NodePair, ...]:
     return tuple(pairs)
 
 
-def _pair(name: str, one: RecordedNode | None, other: RecordedNode | None, leaf: bool) -> NodePair:
+def _pair(name: str, one: NodeRow | None, other: NodeRow | None, leaf: bool) -> NodePair:
     device = all(row is not None and row.device_seconds is not None for row in (one, other))
     seconds = [None if row is None else row.device_seconds if device else row.seconds for row in (one, other)]
     last = other or one
@@ -62,25 +63,27 @@ def _pair(name: str, one: RecordedNode | None, other: RecordedNode | None, leaf:
     return NodePair(name, seconds[0], seconds[1], last.type, calls, device, leaf)
 
 
-def phase_pairs(before: RecordedRun, after: RecordedRun) -> tuple[TimePair, ...]:
+def phase_pairs(before: ComparedRun, after: ComparedRun) -> tuple[TimePair, ...]:
     """The phases of two runs."""
-    one, other = before.phases, after.phases
+    one, other = before.record.phases, after.record.phases
     return tuple(TimePair(name, one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other]))
 
 
-def totals(before: RecordedRun, after: RecordedRun) -> Mapping[str, TimePair]:
+def totals(before: ComparedRun, after: ComparedRun) -> Mapping[str, TimePair]:
     """`run`: running nodes and saving files. `whole`: from the start of the process to the last saved byte."""
     return {
         "run": TimePair("run", before.run_seconds, after.run_seconds),
-        "whole": TimePair("whole", before.seconds, after.seconds),
+        "whole": TimePair("whole", before.record.seconds, after.record.seconds),
     }
 
 
 def change(ratio: float | None) -> str:
-    """A ratio as text: `+4.2 %`, `-50 %`, `3.1 x`; `-` if there is none."""
+    """A ratio as text: `+4.2 %`, `-50 %`, `0 %`, `3.1 x`; `-` if there is none."""
     if ratio is None:
         return "-"
     if ratio >= 2:
         return f"{ratio:.1f} x"
     percent = (ratio - 1) * 100
+    if abs(percent) < 0.05:
+        return "0 %"
     return f"{percent:+.1f} %" if abs(percent) < 9.95 else f"{percent:+.0f} %"

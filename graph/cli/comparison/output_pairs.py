@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from typing import Any
 from ...contract.errors import NodeError
 from ...contract.likeness import Likeness
 from ...contract.node_library import NodeLibrary
-from ...contract.ports import show
 from ...runtime.recorded_outputs import UnknownOutput, flat, output_files
-from .recorded_run import RecordedRun
+from .changed_facts import value_text
+from .compared_run import ComparedRun
 
 Progress = Callable[[str, int], None]
 """Called with the name of an output and the number of frames that were compared."""
@@ -65,35 +65,35 @@ class OutputPair:
 
 
 def output_pairs(
-    before: RecordedRun, after: RecordedRun, libraries: Iterable[NodeLibrary], progress: Progress
+    before: ComparedRun, after: ComparedRun, libraries: Iterable[NodeLibrary], progress: Progress
 ) -> tuple[OutputPair, ...]:
     """Compare the outputs of two runs, by name and order."""
     libraries = list(libraries)
     found: list[OutputPair] = []
-    for name in dict.fromkeys([*before.outputs, *after.outputs]):
+    for name in dict.fromkeys([*before.record.outputs, *after.record.outputs]):
         found += _output(name, before, after, libraries, progress)
     return tuple(found)
 
 
 def _output(
-    name: str, before: RecordedRun, after: RecordedRun, libraries: list[NodeLibrary], progress: Progress
+    name: str, before: ComparedRun, after: ComparedRun, libraries: list[NodeLibrary], progress: Progress
 ) -> Iterator[OutputPair]:
     runs = (before, after)
-    missing = [side for side, run in zip(("first", "second"), runs, strict=True) if name not in run.outputs]
+    missing = [side for side, run in zip(("first", "second"), runs, strict=True) if name not in run.record.outputs]
     if missing:
         yield OutputPair(name, problem=f"the {missing[0]} run has no such output")
         return
-    values = [list(flat(run.outputs[name])) for run in runs]
+    values = [list(flat(run.record.outputs[name])) for run in runs]
     if not all(isinstance(value, str) for side in values for value in side) or values == [[], []]:
-        one, other = (run.outputs[name] for run in runs)
-        yield OutputPair(name, equal=one == other, values=(_text(one), _text(other)))
+        one, other = (run.record.outputs[name] for run in runs)
+        yield OutputPair(name, equal=one == other, values=(value_text(one), value_text(other)))
         return
     try:
-        files = [output_files({"outputs": run.outputs}, run.folder, name) for run in runs]
+        files = [output_files({"outputs": run.record.outputs}, run.folder, name) for run in runs]
     except UnknownOutput as error:
-        texts = [run.outputs[name] for run in runs]
+        texts = [run.record.outputs[name] for run in runs]
         if "is missing" in str(error) and not any(_like_path(text) for side in values for text in side):
-            yield OutputPair(name, equal=texts[0] == texts[1], values=(_text(texts[0]), _text(texts[1])))
+            yield OutputPair(name, equal=texts[0] == texts[1], values=(value_text(texts[0]), value_text(texts[1])))
         else:
             yield OutputPair(name, problem=str(error))
         return
@@ -107,10 +107,6 @@ def _output(
 def _like_path(text: str) -> bool:
     """Whether a text output is the name of a file rather than words: it has a suffix."""
     return bool(Path(text).suffix) and "\n" not in text and len(text) < 300
-
-
-def _text(value: Any) -> str:
-    return show(value) if not isinstance(value, Mapping) else ", ".join(f"{k} {v}" for k, v in value.items())[:200]
 
 
 def file_pair(name: str, before: Path, after: Path, libraries: Iterable[NodeLibrary], progress: Progress) -> OutputPair:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
-from .recorded_run import LARGEST
+from ..report.run_record import LARGEST_RECORD
 
 Kind = Literal["workflow", "run", "media"]
 HEAD = 4096
@@ -37,7 +37,7 @@ def kind_of_side(name: str) -> Kind:
 
 def _is_record(path: Path) -> bool:
     try:
-        found = read_json(path, most=LARGEST)
+        found = read_json(path, most=LARGEST_RECORD)
     except UnreadableFile:
         return False
     return isinstance(found, Mapping) and "record" in found

@@ -66,9 +66,10 @@ class Media:
 
     def files(self, run: RecordedRun) -> list[MediaFile]:
         """The outputs of a run, then other files that its nodes wrote."""
-        return [self._file(run.folder, name, path) for name, path in _named(run)]
+        return [self.file(run.folder, name, path) for name, path in _named(run)]
 
-    def _file(self, folder: Path, name: str, path: str) -> MediaFile:
+    def file(self, folder: Path, name: str, path: str) -> MediaFile:
+        """A file of a run. `path` is relative to the run's folder."""
         try:
             root = folder.resolve()
             file = (root / path).resolve()

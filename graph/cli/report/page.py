@@ -21,8 +21,8 @@ from ...contract.terminal_text import printable
 from ...contract.text_tables import count, seconds
 
 HERE = Path(__file__).parent
-STYLES = ("uplot.min.css", "report.css")
-SCRIPTS = ("uplot.min.js", "shell.js", "tables.js", "drawing.js", "timeline.js", "charts.js")
+STYLES = ("uplot.min.css", "report.css", "comparison.css")
+SCRIPTS = ("uplot.min.js", "shell.js", "tables.js", "drawing.js", "timeline.js", "charts.js", "comparison.js")
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def page(title: str, panels: Sequence[Panel]) -> str:
     return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
-def piece(name: str, **values: Any) -> Markup:
-    """The HTML of a macro of `templates/pieces.html.jinja`, whose arguments are escaped."""
-    macro = getattr(_templates().get_template("pieces.html.jinja").module, name)
+def piece(name: str, /, template: str = "pieces", **values: Any) -> Markup:
+    """The HTML of a macro of a template, `templates/pieces.html.jinja` if not given. Its arguments are escaped."""
+    macro = getattr(_templates().get_template(f"{template}.html.jinja").module, name)
     return Markup(macro(**values))
 
 

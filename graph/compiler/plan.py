@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.node_library import NodeLibrary
+from ..language.recipe import Recipe
 from .ir import Arg, Call, Const, Declared, Loop, Ref, Var, edges, output_ports
 
 Value = Ref | Var
@@ -65,6 +66,7 @@ class Plan:
         loaded: All libraries that were loaded.
         file: The workflow file and the SHA-256 of its text.
         warnings: Diagnostics that did not stop compilation, as text.
+        recipe: The recipe as far as the file and the values decide it; None for a plan without a file.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Plan:
     sha256: str = ""
     warnings: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
+    recipe: Recipe | None = None
 
     def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
         """Every step with the loops around it."""

@@ -103,6 +103,19 @@ class NodeLibrary:
         """
         return None
 
+    def recipe_text(self, path: Path) -> str | None:
+        """The recipe in a file that a node of the library may have written, such as a picture.
+
+        Called with files that may hold anything. It must tell from the first bytes whether a file is of such a kind.
+
+        Returns:
+            The text that `Run.recipe` gave; empty if the file is of such a kind but has none; None for other files.
+
+        Raises:
+            NodeError: If the file is of such a kind, but damaged, or its text is too long.
+        """
+        return None
+
     def starter(self, source: str) -> tuple[str, str] | None:
         """Name and text of a first workflow for a source, for `sgd init`; None if the library knows no such source.
 

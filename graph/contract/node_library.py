@@ -13,7 +13,7 @@ types are looked up, so heavy imports belong into the methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .diagnostics import Diagnostic
     from .events import Observer
     from .library_command import LibraryCommand, RunOption
+    from .likeness import Likeness
     from .node import Run
 
 
@@ -113,6 +114,19 @@ class NodeLibrary:
 
         Raises:
             NodeError: If the file is of such a kind, but damaged, or its text is too long.
+        """
+        return None
+
+    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+        """How alike the pixels of two files are; None if the library does not know what kind of file one of them is.
+
+        Args:
+            before: The reference.
+            after: The file that is compared with it.
+            progress: Called with the number of frames that are compared, after each frame.
+
+        Raises:
+            NodeError: If one of the files cannot be read.
         """
         return None
 

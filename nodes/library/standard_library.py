@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
+    from ...graph.contract.likeness import Likeness
     from ...graph.contract.node import Run
 
 WEIGHTS = RunOption(
@@ -148,6 +149,16 @@ class StandardLibrary(NodeLibrary):
         from .recipe_reading import recipe_text
 
         return recipe_text(path)
+
+    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+        """PSNR and SSIM of two pictures or clips.
+
+        Raises:
+            NodeError: If one of the files cannot be read.
+        """
+        from .media_likeness import likeness
+
+        return likeness(before, after, progress)
 
     def starter(self, source: str) -> tuple[str, str]:
         """Name and text of a workflow for a model, from the bundled workflow for this kind of model.

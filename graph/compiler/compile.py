@@ -29,12 +29,14 @@ from .edge_list import edge_list
 from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.foreign_files import open_workflow
+from .frontend.recipe_source import Found, open_recipe, recipe_at
 from .frontend.references import Resolver
 from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
 from .pass_list import PASSES, Needs, PassState
 from .passes.fold import fold
 from .passes.lifetimes import lifetimes
 from .plan import Expected, Plan
+from .written_recipe import changed_run, written_recipe
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Checked:
         values: Values of inputs, given or default.
         settings: Values of parameters that were set by path, read as their types.
         expected: The limits of `expect`; None if the file has none.
+        files: The files of the workflow.
+        found: The recipe that the workflow stands in; None for a workflow file.
     """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -59,6 +63,8 @@ class Checked:
     values: Mapping[str, Const] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     expected: Expected | None = None
+    files: Files = field(default_factory=Files)
+    found: Found | None = None
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -110,9 +116,10 @@ def check(
     """Find every problem of a workflow file.
 
     Args:
-        file: A path, or the name of a bundled workflow.
-        inputs: Values of inputs.
-        settings: Values of parameters by path.
+        file: A path, or the name of a bundled workflow. A record, the folder of a run, or a file that a run wrote
+            stands for the workflow in its recipe, with the values there.
+        inputs: Values of inputs. They win over those of a recipe.
+        settings: Values of parameters by path. They win too.
         library: Node types; by default the installed ones.
         complete: Report inputs that have neither a value nor a default.
         fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
@@ -121,11 +128,17 @@ def check(
     """
     result = Checked()
     library = library or installed()
-    files = Files()
+    files = result.files
     result.sources = files.sources
     try:
-        path, name = find(file)
-        document = open_workflow(path, name, files, library.libraries.values())
+        result.found = found = recipe_at(file, library.libraries.values())
+        if found is not None:
+            document = open_recipe(found, files)
+            inputs, settings = found.inputs() | dict(inputs or {}), found.settings() | dict(settings or {})
+            result.diagnostics += changed_run(found, library, options)
+        else:
+            path, name = find(file)
+            document = open_workflow(path, name, files, library.libraries.values())
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
         if options is not None and result.graph is not None:
             result.diagnostics += needed_parts(result.graph, result.known, options)
@@ -285,6 +298,7 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         declared=graph.inputs,
         expected=checked.expected,
         edges=edge_list(graph),
+        recipe=written_recipe(document, checked.files, checked.values, graph, checked.settings, library),
     )
 
 

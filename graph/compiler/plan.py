@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.node_library import NodeLibrary
+from ..language.recipe import Recipe
 from .ir import Arg, Call, Const, Declared, Loop, Ref, Var, edges, output_ports
 
 Value = Ref | Var
@@ -86,6 +87,7 @@ class Plan:
         file: The workflow file and the SHA-256 of its text.
         warnings: Diagnostics that did not stop compilation, as text.
         expected: The limits of the file's `expect`; None if it has none.
+        recipe: The recipe as far as the file and the values decide it; None for a plan without a file.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Plan:
     declared: Mapping[str, Declared] = field(default_factory=dict)
     expected: Expected | None = None
     edges: tuple[tuple[str, str], ...] = ()
+    recipe: Recipe | None = None
 
     def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
         """Every step with the loops around it."""

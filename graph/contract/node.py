@@ -27,6 +27,7 @@ from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
 from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
+from .recipe_run import RecipeRun
 
 ALL = "*"
 P = ParamSpec("P")
@@ -63,7 +64,7 @@ class Wanted(frozenset[str]):
         return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)
 
 
-class Run:
+class Run(RecipeRun):
     """The run, for a node; the executor supplies a subclass.
 
     Attributes:

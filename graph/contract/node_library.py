@@ -109,6 +109,19 @@ class NodeLibrary:
         """
         return None
 
+    def recipe_text(self, path: Path) -> str | None:
+        """The recipe in a file that a node of the library may have written, such as a picture.
+
+        Called with files that may hold anything. It must tell from the first bytes whether a file is of such a kind.
+
+        Returns:
+            The text that `Run.recipe` gave; empty if the file is of such a kind but has none; None for other files.
+
+        Raises:
+            NodeError: If the file is of such a kind, but damaged, or its text is too long.
+        """
+        return None
+
     def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
         """How alike the pixels of two files are; None if the library does not know what kind of file one of them is.
 

@@ -7,17 +7,20 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..compiler.frontend.recipe_source import RECORD as RECORD
 from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import Run
+from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
 
-RECORD = "run.json"
+if TYPE_CHECKING:
+    from .used_files import UsedFiles
 
 
 class Context(Run):
@@ -47,6 +50,7 @@ class Context(Run):
         self.options = dict(options or {})
         self.overwrite, self.planning = overwrite, planning
         self.call: Call | None = None
+        self.used: UsedFiles | None = None
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
         self._temporary: list[Path] = []
@@ -154,6 +158,24 @@ class Context(Run):
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         self.observer.progress(self.call, done, total, label)
+
+    def used_file(
+        self,
+        path: Path,
+        role: str = INPUT_FILES,
+        *,
+        source: str | None = None,
+        name: str | None = None,
+        sha256: str | None = None,
+    ) -> None:
+        if self.used is not None:
+            self.used.note(Path(path), role, source, name, sha256)
+
+    def recipe(self) -> str | None:
+        text = None if self.used is None else self.used.text(lambda: self._over, self.progress)
+        if self._over:
+            raise Interrupted
+        return text
 
     def detail(self, **values: Any) -> None:
         self.observer.detail(self.call, values)

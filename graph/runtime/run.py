@@ -29,6 +29,7 @@ from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .output_folder import OutputFolder
 from .record import Clock, Recorder, write
+from .used_files import UsedFiles
 
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
@@ -150,6 +151,7 @@ def run(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
+    metadata: bool = True,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -161,6 +163,7 @@ def run(
         overwrite: Replace files that exist.
         observers: Further observers of the run.
         clock: Start of the process and seconds of the earlier phases, if the caller measured them.
+        metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
 
     Raises:
         NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
@@ -173,6 +176,7 @@ def run(
             recorder = Recorder()
             observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
+            context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             if folder.left:
                 context.warn(folder.left)
             worker = Worker(plan, context, observer, clock, folder)
@@ -265,9 +269,12 @@ class Worker:
             self.observer.run_finished(status, error)
         self.observer.close()
         self.context.discard()
+        assert self.context.used is not None
+        recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
         now, folder, problem = time.time(), self.folder.path, None
-        record = self.record(recorder, now, status, outputs, error)
+        record = self.record(recorder, now, status, outputs, error) | {"started": _moment(self.clock.started)}
+        record |= {"recipe": recipe} if recipe is not None else {}
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
             if self.plan.expected is not None and status == "done" and not interrupted:
@@ -292,6 +299,11 @@ class Worker:
         except Exception as problem:
             recorder.warned(None, f"outputs are not recorded: {type(problem).__name__}: {problem}")
             return recorder.record(*known, {}, text)
+
+
+def _moment(seconds: float) -> str:
+    """A time in ISO 8601, in the zone of this machine."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:

@@ -23,11 +23,15 @@ WEIGHTS = RunOption(
     "weights",
     "dummy: random weights of the model's size, for benchmarks and dry runs",
     choices=("real", "dummy"),
+    decides=True,
 )
 TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
 
 NO_CHECK_FINITE = RunOption(
-    "no-check-finite", "go on with numbers that are NaN or infinite, and save what comes of them", commands=("exec",)
+    "no-check-finite",
+    "go on with numbers that are NaN or infinite, and save what comes of them",
+    commands=("exec",),
+    decides=True,
 )
 
 CALIBRATE = LibraryCommand(
@@ -69,7 +73,7 @@ class StandardLibrary(NodeLibrary):
         "cache.methods.cache_dit_options",
     )
     uses_gpu = True
-    packages = ("torch", "diffusers", "transformers")
+    packages = ("torch", "diffusers", "transformers", "av", "pillow")
     recorded_events = ("gate",)
     commands = (CALIBRATE,)
     options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE)
@@ -146,6 +150,12 @@ class StandardLibrary(NodeLibrary):
         from .comfyui.foreign_workflow import foreign_workflow
 
         return foreign_workflow(path)
+
+    def recipe_text(self, path: Path) -> str | None:
+        """The recipe in a picture, a clip or a file of latents."""
+        from .recipe_reading import recipe_text
+
+        return recipe_text(path)
 
     def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
         """PSNR and SSIM of two pictures or clips.

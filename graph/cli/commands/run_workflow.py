@@ -38,6 +38,11 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
     to.add_argument("--overwrite", action="store_true", help="replace files that exist")
     to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
+    to.add_argument(
+        "--no-metadata",
+        action="store_true",
+        help="write no recipe into pictures, clips and other outputs; run.json has it in any case",
+    )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
 
 
@@ -78,6 +83,7 @@ def command(arguments: Namespace) -> int:
                     overwrite=arguments.overwrite,
                     observers=progress,
                     clock=clock,
+                    metadata=not arguments.no_metadata,
                 )
             if done.status == "interrupted" or pending():
                 return _interrupted(done, arguments)

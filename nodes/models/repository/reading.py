@@ -15,6 +15,7 @@ from . import hub, weight_files
 from .component_classes import component_class, is_module
 from .component_files import check_tokenizer, needs_weights, warnings_of_config
 from .component_fit import OTHER, check_fit, on_meta, try_schedule
+from .component_notes import note_component
 from .repository import DAMAGED, Repository
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     folder, weights, variant = bring(repository, part, variant, run)
     if not weights and needs_weights(repository, part):
         raise _no_weights(repository, part, folder, variant)
+    note_component(repository, part, weights, run)
     cls = component_class(repository.source, part, library, name, folder, run)
     if not is_module(cls):
         return read_small(repository, part, cls, folder, run)

@@ -32,6 +32,9 @@ COMMANDS = {
     "schema": ("print_schema", "print the JSON Schema of workflow files for the installed nodes"),
     "report": ("write_report", "write the report of runs: one HTML page with outputs, graph, times and memory"),
     "diff": ("compare_files", "compare two workflow files"),
+    "replay": ("replay_run", "run a recorded run again, and compare its outputs"),
+    "runs": ("list_runs", "list the runs in a folder, or make a gallery of them"),
+    "clean": ("clean_runs", "remove failed runs and what killed runs left, never a finished run"),
     "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
     "doctor": ("describe_machine", "describe this machine: device, memory, disk, and the packages of node libraries"),
     "completion": ("complete_words", "print a script that completes commands in a shell"),
@@ -39,7 +42,7 @@ COMMANDS = {
 """Module and help of each command. The module is imported when the command is called; its `add_arguments` adds the
 command's arguments. Node libraries add further commands."""
 
-OPEN = ("exec", "plan")
+OPEN = ("exec", "plan", "replay")
 """Commands that take options of node libraries."""
 
 VALUE = re.compile(r"[A-Za-z_]\w*=", re.ASCII | re.DOTALL)

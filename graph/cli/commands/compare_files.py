@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
@@ -17,6 +17,9 @@ from ...language.registry import Library
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
 from ..terminal import say, show
+
+if TYPE_CHECKING:
+    from ..comparison.sides import Kind
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -36,14 +39,12 @@ def command(arguments: Namespace) -> int:
     except LibraryError as error:
         return wrong(str(error))
     names = (arguments.before, arguments.after)
-    kinds = tuple(map(kind_of_side, names))
-    if kinds == ("workflow", "workflow"):
-        return _workflows(names, library, arguments.json)
-    compare = {("run", "run"): _runs, ("media", "media"): _media}.get((kinds[0], kinds[1]))
-    if compare is None:
-        return wrong(f"{names[0]} ({kinds[0]}) and {names[1]} ({kinds[1]}) have nothing in common")
+    kinds = [kind_of_side(name) for name in names]
+    if "workflow" in kinds:  # the workflow of a run, a picture or a clip is in its recipe
+        return _workflows(names, library, arguments.json, with_values=kinds != ["workflow", "workflow"])
+    libraries = list(library.libraries.values())
     try:
-        content, text = compare(names, list(library.libraries.values()))
+        content, text = _runs(names, libraries) if kinds == ["run", "run"] else _media(names, kinds, libraries)
     except UnreadableFile as error:
         return wrong(str(error), error.help)
     _print(content, text, arguments.json)
@@ -56,7 +57,8 @@ def _print(content: Any, text: str, as_json: bool) -> None:
         show(shown)
 
 
-def _workflows(names: Sequence[str], library: Library, as_json: bool) -> int:
+def _workflows(names: Sequence[str], library: Library, as_json: bool, with_values: bool) -> int:
+    """Compare graphs. `with_values`: one side is a run, so that the values of inputs are compared too."""
     from ..difference import difference, text
 
     results = [check(file, library=library, fold_inputs=False) for file in names]
@@ -67,7 +69,18 @@ def _workflows(names: Sequence[str], library: Library, as_json: bool) -> int:
     if before is None or after is None:
         return WRONG
     found = difference(before, after)
-    _print(found, text(found), as_json)
+    shown = text(found)
+    if with_values:
+        from ..comparison.changed_facts import changes
+        from ..comparison.comparison_text import changes_text
+
+        one, other = ({name: const.value for name, const in result.values.items()} for result in results)
+        differing = changes(one, other)
+        found["values"] = [asdict(each) for each in differing]
+        shown = "\n".join(
+            filter(None, (shown, *(["~ values of inputs", *changes_text(differing)] if differing else [])))
+        )
+    _print(found, shown, as_json)
     return DONE
 
 
@@ -79,13 +92,10 @@ def _runs(names: Sequence[str], libraries: Sequence[NodeLibrary]) -> tuple[Any, 
     return found.json(), comparison_text(found)
 
 
-def _media(names: Sequence[str], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:
+def _media(names: Sequence[str], kinds: Sequence[Kind], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:
     from ..comparison.compare_command import Counting
-    from ..comparison.comparison_text import outputs_text
-    from ..comparison.output_pairs import file_pair
+    from ..comparison.media_pair import media_pair
 
     with Counting() as progress:
-        pair = file_pair("pixels", Path(names[0]), Path(names[1]), libraries, progress)
-    if pair.problem:
-        raise UnreadableFile(pair.problem)
-    return {"pixels": pair.json()}, "" if pair.equal else "\n".join(outputs_text([pair]))
+        found = media_pair(names, kinds, libraries, progress)
+    return found.json(), found.text()

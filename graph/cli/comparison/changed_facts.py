@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .compared_run import ComparedRun, RecordedFile
+from ...language.recipe import Recipe, RecipeFile
+from .compared_run import ComparedRun
 
 ABSENT = "(none)"
 """Stands for an entry that a run does not have. It is compared by identity."""
@@ -76,35 +77,58 @@ def value_text(value: Any, quoted: bool = True, digits: int = 6) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def environment(run: ComparedRun) -> dict[str, Any]:
+def run_environment(run: ComparedRun) -> dict[str, Any]:
     """Where and with what a run ran: versions, device, and options that are not the default."""
-    options = {f"--{name.replace('_', '-')}": value for name, value in run.record.options.items() if value not in UNSET}
-    versions = run.recipe.versions if run.recipe is not None else {}
-    return {"sgd": run.record.sgd, **versions, **run.record.environment, **options}
+    return {
+        **recipe_environment(run.recipe),
+        "sgd": run.record.sgd,
+        **run.record.environment,
+        **_options(run.record.options),
+    }
 
 
-def used_files(run: ComparedRun) -> dict[str, str]:
-    """The files that a run read with the beginning of their hashes; empty without a recipe."""
-    found = [] if run.recipe is None else [each for role in run.recipe.used.values() for each in role]
-    return {each.label: f"sha256 {(each.sha256 or '?')[:16]}" for each in found}
+def recipe_environment(recipe: Recipe | None) -> dict[str, Any]:
+    """The same from a recipe, which has no system; empty without a recipe."""
+    if recipe is None:
+        return {}
+    return {**recipe.versions, "device": recipe.device, **_options(recipe.options)}
 
 
-def changed_files(before: ComparedRun, after: ComparedRun) -> ChangedFiles:
-    """Compare the workflow files of two runs."""
-    if before.recipe is None or after.recipe is None:
-        if before.record.workflow.sha256 == after.record.workflow.sha256:
+def _options(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"--{name.replace('_', '-')}": value for name, value in options.items() if value not in UNSET}
+
+
+def used_files(recipe: Recipe | None) -> dict[str, str]:
+    """The files that a run read, and those of its node types, with the beginning of their hashes."""
+    if recipe is None:
+        return {}
+    found = [*(each for role in recipe.used.values() for each in role), *recipe.libraries]
+    return {each.label: f"sha256 {each.sha256[:16]}" if each.sha256 else "not hashed" for each in found}
+
+
+def changed_files(before: Recipe | None, after: Recipe | None, equal_hashes: bool | None = None) -> ChangedFiles:
+    """Compare the workflow files of two recipes.
+
+    Args:
+        before: The first recipe; None if there is none.
+        after: The second one.
+        equal_hashes: Whether the hashes of the two workflow files are equal; None if they are not known.
+    """
+    if before is None or after is None:
+        if equal_hashes is None:
+            return ChangedFiles(None, "the texts of the files are not recorded")
+        if equal_hashes:
             return ChangedFiles(None, "the workflow file is equal; the files that it uses are not recorded")
         return ChangedFiles(False, "the workflow files differ; their texts are not recorded")
-    one, other = (_named(run.recipe.files) for run in (before, after) if run.recipe is not None)
-    differing = tuple(_difference(one, other))
+    differing = tuple(_difference(_named(before.files), _named(after.files)))
     return ChangedFiles(not differing, files=differing)
 
 
-def _named(files: Iterable[RecordedFile]) -> dict[str, str]:
+def _named(files: Iterable[RecipeFile]) -> dict[str, str]:
     """Texts by name. The first file is the workflow, which may have another name in another run."""
     found = {}
     for number, file in enumerate(files):
-        text = file.text if file.text is not None else f"(the bundled file with sha256 {file.sha256})\n"
+        text = file.text if file.text is not None else f"(the bundled file {file.name} with sha256 {file.sha256})\n"
         found[file.name if number else ""] = text
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...contract.node_library import NodeLibrary
-from .changed_facts import Change, ChangedFiles, changed_files, changes, environment, used_files
+from .changed_facts import Change, ChangedFiles, changed_files, changes, run_environment, used_files
 from .compared_run import ComparedRun
 from .node_times import NodePair, TimePair, node_pairs, phase_pairs, totals
 from .output_pairs import OutputPair, Progress, output_pairs
@@ -86,11 +86,11 @@ def compare_runs(
     return Comparison(
         before,
         after,
-        changed_files(before, after),
+        changed_files(before.recipe, after.recipe, before.record.workflow.sha256 == after.record.workflow.sha256),
         changes(before.record.inputs, after.record.inputs),
         changes(before.record.set, after.record.set),
-        changes(used_files(before), used_files(after), quoted=False),
-        changes(environment(before), environment(after), quoted=False),
+        changes(used_files(before.recipe), used_files(after.recipe), quoted=False),
+        changes(run_environment(before), run_environment(after), quoted=False),
         node_pairs(before, after),
         phase_pairs(before, after),
         totals(before, after),

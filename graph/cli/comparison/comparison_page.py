@@ -17,6 +17,7 @@ from ..report.page import Panel, Section
 from ..report.sortable_table import Cell, Column, table
 from .compared_run import ComparedRun
 from .comparison import Comparison
+from .comparison_text import kinds
 from .limits import Limits
 from .node_times import NodePair, TimePair, change
 from .output_pairs import OutputPair
@@ -211,13 +212,8 @@ def _differences(found: Comparison) -> Section:
         lines = [shortened(line, MOST_LINES) for line in file.lines[:MOST_LINES]]
         body += piece("file", title=file.name, lines=lines)
         body += piece("note", text=f"{left} more lines are left out.") if left > 0 else ""
-    for title, rows in (
-        ("Inputs", found.inputs),
-        ("Set", found.settings),
-        ("Files that were read", found.used),
-        ("Environment", found.environment),
-    ):
-        body += piece("changes", title=title, rows=rows) if rows else ""
+    for title, rows in kinds(found).items():
+        body += piece("changes", title=title.capitalize(), rows=rows) if rows else ""
     about = "" if body else "The workflow, its inputs and the environment are equal."
     return Section("differences", "Differences", body, about)
 

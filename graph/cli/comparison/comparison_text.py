@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...contract.text_tables import columns, count, seconds
 from ..tables import indent
@@ -18,11 +18,21 @@ def comparison_text(found: Comparison) -> str:
     parts = [
         [f"A: {_run(found.before)}", f"B: {_run(found.after)}"],
         list(files_text(found.files)),
-        *changed(found),
+        *changed(kinds(found)),
         _times(found),
         ["outputs", *(f"  {line}" for line in outputs_text(found.outputs))],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def kinds(found: Comparison) -> dict[str, Sequence[Change]]:
+    """The facts of two runs that differ, by title."""
+    return {
+        "inputs": found.inputs,
+        "set": found.settings,
+        "files that were read": found.used,
+        "environment": found.environment,
+    }
 
 
 def _run(run: ComparedRun) -> str:
@@ -43,14 +53,9 @@ def files_text(files: ChangedFiles) -> Iterator[str]:
         yield from (f"  {line}" for line in file.lines)
 
 
-def changed(found: Comparison) -> Iterator[list[str]]:
-    """A paragraph for each kind of fact that differs."""
-    for title, facts in (
-        ("inputs", found.inputs),
-        ("set", found.settings),
-        ("files that were read", found.used),
-        ("environment", found.environment),
-    ):
+def changed(kinds: Mapping[str, Sequence[Change]]) -> Iterator[list[str]]:
+    """A paragraph for each kind of fact that differs. `kinds`: facts by title."""
+    for title, facts in kinds.items():
         if facts:
             yield [title, *changes_text(facts)]
 

@@ -106,3 +106,12 @@ def _guarded(stream: Any, by_line: bool) -> Any:
     made = Guarded(stream.detach(), **options)
     made.unguarded = Unguarded(made.buffer, **options)
     return made
+
+
+def stdout_width() -> int | None:
+    """Columns of the terminal that stdout is; None if it is a file or a pipe, which gets whole tables."""
+    import shutil
+
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    return shutil.get_terminal_size().columns

@@ -21,7 +21,7 @@ from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
-from ..terminal import say, show
+from ..terminal import say, show, stdout_width
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -84,7 +84,7 @@ def command(arguments: Namespace) -> int:
     if done.status == "failed":
         return _failed(done, plan, given, device, arguments)
     if not arguments.json and not arguments.quiet:
-        show(run_table(done.record))
+        show(run_table(done.record, stdout_width()))
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
                 show(f"\n{text}\n")

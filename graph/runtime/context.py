@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -154,6 +154,9 @@ class Context(Run):
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         self.observer.progress(self.call, done, total, label)
+
+    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
+        self.observer.part_loading(self.call, part, total, loaded)
 
     def detail(self, **values: Any) -> None:
         self.observer.detail(self.call, values)

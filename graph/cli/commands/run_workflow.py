@@ -25,6 +25,7 @@ from ..terminal import say, show, stdout_width
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
+    from ...runtime.observers.progress import Progress
 
 OUT_OF_MEMORY = "`sgd plan` says how much memory each node needs"
 
@@ -41,14 +42,25 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
-    from ...contract.device import choose
     from ...runtime.observers.progress import Progress
+
+    if arguments.out == "":
+        return wrong("--out is empty", "name a folder, or leave --out away")
+    if arguments.quiet:
+        return _run(arguments, None)
+    with Progress(display=arguments.display) as progress:
+        return _run(arguments, progress)
+
+
+def _run(arguments: Namespace, progress: Progress | None) -> int:
+    """Check, compile and run the workflow, and print the result."""
+    phase = progress.phase if progress is not None else _nothing
+    phase(f"checking {arguments.file}")
+    from ...contract.device import choose
     from ...runtime.record import Clock
     from ..run_table import run_table
     from ..tables import each
 
-    if arguments.out == "":
-        return wrong("--out is empty", "name a folder, or leave --out away")
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
@@ -59,11 +71,11 @@ def command(arguments: Namespace) -> int:
     plan = plan_of(result, library)
     clock.compile_seconds = time.time() - began
     began = time.time()
+    phase(importing(plan))
     try:
         device = choose(arguments.device, plan.libraries)
         given = options(arguments, library, device)
         clock.import_seconds += time.time() - began
-        progress = [] if arguments.quiet else [Progress()]
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -72,7 +84,7 @@ def command(arguments: Namespace) -> int:
                     device=device,
                     options=given,
                     overwrite=arguments.overwrite,
-                    observers=progress,
+                    observers=[] if progress is None else [progress],
                     clock=clock,
                 )
             if done.status == "interrupted" or pending():
@@ -93,6 +105,16 @@ def command(arguments: Namespace) -> int:
                 show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
         show(f"record: {done.folder / RECORD}")
     return DONE
+
+
+def importing(plan: Plan) -> str:
+    """The phase in which the packages of a plan's libraries are imported, for the display."""
+    packages = dict.fromkeys(name for library in plan.libraries for name in library.packages)
+    return f"importing {', '.join(packages) or 'packages'}"
+
+
+def _nothing(_: str) -> None:
+    """Show no phase: `--quiet`."""
 
 
 def _interrupted(done: Result, arguments: Namespace) -> int:

@@ -13,6 +13,7 @@ from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import Run
+from ..contract.output_files import new_temporary
 from ..contract.text_tables import shortened
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
@@ -81,6 +82,39 @@ class Context(Run):
                 raise _unwritable(target, error) from error
             self._temporary.append(made)
         return made
+
+    def write_beside(self, path: str, content: bytes) -> Path:
+        """Write a file that no node writes, in one step; any thread may call this while the run is under way.
+
+        An interrupt, or a node that fails, keeps it.
+
+        Raises:
+            NodeError: See `output`.
+            Interrupted: If the run is over.
+        """
+        target = self.check(path)
+        try:
+            with self._files:
+                if self._over:
+                    raise Interrupted
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made = self._folder.temporary(target) if self._folder is not None else new_temporary(target)
+            try:
+                made.write_bytes(content)
+                with self._files:
+                    if self._over:
+                        raise Interrupted
+                    if self._folder is not None:
+                        self._folder.begun(target)
+                    made.replace(target)
+                    if self._folder is not None:
+                        self._folder.finished(target)
+                    self.written.append(target)
+            finally:
+                _remove(made)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        return target
 
     def check(self, path: Path | str) -> Path:
         """Check the path of an output file, and make it absolute. The file's folder may not exist yet.

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.node import Run
+    from ...graph.contract.previews import Previews
 
 WEIGHTS = RunOption(
     "weights",
@@ -26,6 +27,10 @@ TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run i
 
 NO_CHECK_FINITE = RunOption(
     "no-check-finite", "go on with numbers that are NaN or infinite, and save what comes of them", commands=("exec",)
+)
+
+GATES = RunOption(
+    "gates", "print the decision of cache gates at every step, not a line for each gate", commands=("exec",)
 )
 
 CALIBRATE = LibraryCommand(
@@ -70,7 +75,7 @@ class StandardLibrary(NodeLibrary):
     packages = ("torch", "diffusers", "transformers")
     recorded_events = ("gate",)
     commands = (CALIBRATE,)
-    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE)
+    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
@@ -107,11 +112,17 @@ class StandardLibrary(NodeLibrary):
 
         return cost_meter.meter(run)
 
-    def table_section(self, record: Mapping[str, Any]) -> str:
-        """The decisions of cache gates."""
-        from ..cache.decisions_table import report
+    def previews(self) -> Previews:
+        """The clip that each step of a denoise loop predicts, by a linear map from its latents to colours."""
+        from .latent_previews import LatentPreviews
 
-        return report(record)
+        return LatentPreviews()
+
+    def table_section(self, record: Mapping[str, Any]) -> str:
+        """A line for each cache gate; with `--gates`, its decision at every step."""
+        from ..cache.decisions_table import report, summary
+
+        return report(record) if record.get("options", {}).get(GATES.key) else summary(record)
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice: offloading, narrower weights and tiling, each with the peak memory after it."""

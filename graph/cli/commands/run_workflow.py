@@ -21,6 +21,8 @@ from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
+from ..fitted_tables import wrapped
+from ..preview_option import preview_files, preview_option
 from ..terminal import say, show, stdout_width
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
     to.add_argument("--overwrite", action="store_true", help="replace files that exist")
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    preview_option(to)
 
 
 def command(arguments: Namespace) -> int:
@@ -57,6 +60,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
     phase = progress.phase if progress is not None else _nothing
     phase(f"checking {arguments.file}")
     from ...contract.device import choose
+    from ...runtime.observers.preview_files import FOLDER
     from ...runtime.record import Clock
     from ..run_table import run_table
     from ..tables import each
@@ -69,6 +73,9 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         return found
     result, library = found
     plan = plan_of(result, library)
+    pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
+    if isinstance(pictures, int):
+        return pictures
     clock.compile_seconds = time.time() - began
     began = time.time()
     phase(importing(plan))
@@ -84,7 +91,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                     device=device,
                     options=given,
                     overwrite=arguments.overwrite,
-                    observers=[] if progress is None else [progress],
+                    observers=[observer for observer in (pictures, progress) if observer is not None],
                     clock=clock,
                 )
             if done.status == "interrupted" or pending():
@@ -99,10 +106,13 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         show(run_table(done.record, stdout_width()))
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
-                show(f"\n{text}\n")
+                lines = [part for line in text.splitlines() for part in wrapped(line, stdout_width(), "    ")]
+                show("\n".join(["", *lines, ""]))
         for name, value in done.record["outputs"].items():
             for path in each(value):
                 show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
+        if pictures is not None and pictures.written:
+            show(f"previews: {done.folder / FOLDER} ({len(pictures.written)} files)")
         show(f"record: {done.folder / RECORD}")
     return DONE
 

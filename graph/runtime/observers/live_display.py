@@ -107,9 +107,10 @@ class LiveDisplay:
 
     def write_picture(self, sequence: str) -> None:
         """Print an escape sequence that shows a picture above the lines."""
-        from rich.control import Control
+        from rich.segment import ControlType, Segment, Segments
 
-        self.console.print(Control(sequence), soft_wrap=True)
+        # As a control segment, rich writes it as it is.
+        self.console.print(Segments([Segment(sequence, None, [(ControlType.BELL,)])], new_lines=True), soft_wrap=True)
 
     def _frame(self) -> Any:
         from rich.console import Group

@@ -21,6 +21,7 @@ from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
 from .collector import collector_paused
 from .common_arguments import device, workflow
+from .early_display import display_for
 from .terminal import say, show
 
 COMMANDS = {
@@ -149,9 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with suppress(ValueError):  # only the main thread can set a handler
         if before is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+    display = None
     try:
         with collector_paused():
+            display = display_for(argv)
             arguments = parse(argv)
+            arguments.display = display
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)
@@ -172,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}")
         return FAILED
     finally:
+        if display is not None:
+            display.stop()
         gc.unfreeze()  # the process may go on after this command
         with suppress(ValueError):
             if before is signal.SIG_DFL:

@@ -131,14 +131,15 @@ class PartialRun:
     def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
         prefix = f"sgd-{self.workflow.command}-"
         with held():
-            with tempfile.TemporaryDirectory(prefix=prefix) as folder, redirect_stdout(sys.stderr):
+            shown = Progress()  # it starts before packages are imported, which takes seconds
+            with tempfile.TemporaryDirectory(prefix=prefix) as folder, shown, redirect_stdout(sys.stderr):
                 done = run(
                     self.plan,
                     out=folder,
                     device=self.device,
                     options={**options, "device": self.device},
                     overwrite=True,
-                    observers=[observer, Progress()],
+                    observers=[observer, shown],
                 )
             if done.status == "interrupted":
                 say(f"interrupted; {unfinished}")

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract.text_tables import columns, count
+from ..contract.text_tables import count
+from .fitted_tables import fitted, wrapped
 from .tables import facts, shape
 
+DROPPED = ("type", "output", "parameters", "calls", "peak", "FLOP")
+"""Columns of the table in the order in which a narrow terminal loses them."""
 
-def plan_table(estimate: Mapping[str, Any]) -> str:
-    """The table of `sgd plan`."""
+
+def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
+    """The table of `sgd plan`, for a terminal of this width; None for the whole table."""
     rows = {row["name"]: row for row in estimate["nodes"]}
     lines: list[list[str]] = [["node", "type", "calls", "parameters", "FLOP", "peak", "output"]]
     for row in rows.values():
@@ -27,12 +31,13 @@ def plan_table(estimate: Mapping[str, Any]) -> str:
                 "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t),
             ]
         )
-    text = columns(lines, right=range(2, 6))
+    text = fitted(lines, width, flexible="output", drop=DROPPED, right=range(2, 6))
     for component in estimate["components"]:
         size = count(component["parameters"])
         memory = count(component["bytes"], "B", 1024)
         dtype = component.get("dtype") or ""
-        text.append(f"  {component['holder']}.{component['part']}: {size} parameters, {memory} {dtype}".rstrip())
+        line = f"  {component['holder']}.{component['part']}: {size} parameters, {memory} {dtype}".rstrip()
+        text += wrapped(line, width, "    ")
     peak, memory = estimate["peak_bytes"], estimate["memory_bytes"]
     fits = (
         ""
@@ -40,6 +45,7 @@ def plan_table(estimate: Mapping[str, Any]) -> str:
         else f" of {count(memory, 'B', 1024)} on {estimate['device']}: "
         + ("fits" if estimate["fits"] else "does not fit")
     )
-    text += ["", f"total {count(estimate['flops'])}FLOP, peak memory {count(peak, 'B', 1024)}{fits}"]
-    text += [f"warning: {w}" for w in estimate["warnings"]]
+    total = f"total {count(estimate['flops'])}FLOP, peak memory {count(peak, 'B', 1024)}{fits}"
+    text += ["", *wrapped(total, width, "  ")]
+    text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

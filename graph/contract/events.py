@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .node import NodeType, Run
@@ -77,6 +77,9 @@ class Observer:
 
     def loop_finished(self, loop: LoopInfo) -> None:
         """All iterations of a loop have run."""
+
+    def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
+        """A component is being loaded; see `Run.loading`."""
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""

@@ -99,6 +99,16 @@ class Run(RecipeRun):
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Report progress inside a long node."""
 
+    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
+        """Tell that a component is being loaded. It is over when the component is in memory.
+
+        Args:
+            part: Its name.
+            total: Bytes of its files.
+            loaded: Gives the bytes that were read so far. It is called from another thread, a few times in a second,
+                and only where somebody looks.
+        """
+
     def detail(self, **values: Any) -> None:
         """Add facts about this call to the plan and the record."""
 

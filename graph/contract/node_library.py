@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .library_command import LibraryCommand, RunOption
     from .likeness import Likeness
     from .node import Run
+    from .previews import Previews
     from .report_section import ReportSection
 
 
@@ -76,6 +77,12 @@ class NodeLibrary:
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
         """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""
         return None
+
+    def previews(self) -> Previews:
+        """The previews of one run, for `sgd exec --preview N`."""
+        from .previews import Previews
+
+        return Previews()
 
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.node import Run
+from ..contract.output_files import new_temporary
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from .failure import Interrupted
@@ -85,6 +86,39 @@ class Context(Run):
                 raise _unwritable(target, error) from error
             self._temporary.append(made)
         return made
+
+    def write_beside(self, path: str, content: bytes) -> Path:
+        """Write a file that no node writes, in one step; any thread may call this while the run is under way.
+
+        An interrupt, or a node that fails, keeps it.
+
+        Raises:
+            NodeError: See `output`.
+            Interrupted: If the run is over.
+        """
+        target = self.check(path)
+        try:
+            with self._files:
+                if self._over:
+                    raise Interrupted
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made = self._folder.temporary(target) if self._folder is not None else new_temporary(target)
+            try:
+                made.write_bytes(content)
+                with self._files:
+                    if self._over:
+                        raise Interrupted
+                    if self._folder is not None:
+                        self._folder.begun(target)
+                    made.replace(target)
+                    if self._folder is not None:
+                        self._folder.finished(target)
+                    self.written.append(target)
+            finally:
+                _remove(made)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        return target
 
     def check(self, path: Path | str) -> Path:
         """Check the path of an output file, and make it absolute. The file's folder may not exist yet.
@@ -176,6 +210,9 @@ class Context(Run):
         if self._over:
             raise Interrupted
         return text
+
+    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
+        self.observer.part_loading(self.call, part, total, loaded)
 
     def detail(self, **values: Any) -> None:
         self.observer.detail(self.call, values)

@@ -1,4 +1,4 @@
-"""The decisions of gates in a run, as text: totals by branch, and the decision of each step. Torch-free."""
+"""The decisions of gates in a run, as text: a line for each gate, or the decision of each step. Torch-free."""
 
 from __future__ import annotations
 
@@ -36,6 +36,28 @@ def report(record: Mapping[str, Any]) -> str:
         taken = total["computed"] + total["reused"]
         lines += [f"  {line}" for line in _steps(mine[:taken])]
         decisions[key] = mine[taken:]
+    return "\n".join(lines)
+
+
+def summary(record: Mapping[str, Any]) -> str:
+    """Write a line for each gate, from the record of a run: how much it reused, of each branch; empty without gates."""
+    gates: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
+    for total in record.get("gate_totals", []):
+        branches = gates.setdefault((total["gate"], total["method"]), {})
+        counts = branches.setdefault((total["component"], total["branch"]), [0, 0])
+        counts[0] += total["reused"]
+        counts[1] += total["computed"] + total["reused"]
+    lines = []
+    for (gate, method), branches in gates.items():
+        reused, taken = (sum(counts[n] for counts in branches.values()) for n in (0, 1))
+        share = f" ({reused / taken:.0%})" if taken else ""
+        line = f"gate {gate} ({method}): {reused} of {taken} evaluations reused{share}"
+        several = len({component for component, _ in branches}) > 1
+        parts = [
+            f"{f'{component} ' if several else ''}{branch} {some} of {all}"
+            for (component, branch), (some, all) in branches.items()
+        ]
+        lines.append(f"{line}: {', '.join(parts)}" if len(parts) > 1 else line)
     return "\n".join(lines)
 
 

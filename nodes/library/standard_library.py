@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.likeness import Likeness
     from ...graph.contract.node import Run
+    from ...graph.contract.previews import Previews
     from ...graph.contract.report_section import ReportSection
 
 WEIGHTS = RunOption(
@@ -32,6 +33,10 @@ NO_CHECK_FINITE = RunOption(
     "go on with numbers that are NaN or infinite, and save what comes of them",
     commands=("exec",),
     decides=True,
+)
+
+GATES = RunOption(
+    "gates", "print the decision of cache gates at every step, not a line for each gate", commands=("exec",)
 )
 
 CALIBRATE = LibraryCommand(
@@ -76,7 +81,7 @@ class StandardLibrary(NodeLibrary):
     packages = ("torch", "diffusers", "transformers", "av", "pillow")
     recorded_events = ("gate",)
     commands = (CALIBRATE,)
-    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE)
+    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
@@ -113,11 +118,17 @@ class StandardLibrary(NodeLibrary):
 
         return cost_meter.meter(run)
 
-    def table_section(self, record: Mapping[str, Any]) -> str:
-        """The decisions of cache gates."""
-        from ..cache.decisions_table import report
+    def previews(self) -> Previews:
+        """The clip that each step of a denoise loop predicts, by a linear map from its latents to colours."""
+        from .latent_previews import LatentPreviews
 
-        return report(record)
+        return LatentPreviews()
+
+    def table_section(self, record: Mapping[str, Any]) -> str:
+        """A line for each cache gate; with `--gates`, its decision at every step."""
+        from ..cache.decisions_table import report, summary
+
+        return report(record) if record.get("options", {}).get(GATES.key) else summary(record)
 
     def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
         """The decisions of cache gates, with the distances that they compared."""

@@ -13,9 +13,10 @@ from pathlib import Path
 from ...contract.constants import DONE
 from ...contract.device import memory_bytes
 from ...contract.node_library import NodeLibrary
-from ...contract.text_tables import columns, count
+from ...contract.text_tables import count
 from ...language.registry import installed
-from ..terminal import show
+from ..fitted_tables import fitted
+from ..terminal import show, stdout_width
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -33,7 +34,8 @@ def command(arguments: Namespace) -> int:
         return DONE
     for section, facts in found.items():
         show(section)
-        show("\n".join(f"  {line}" for line in columns([[k, v] for k, v in facts.items()])))
+        rows = [[f"  {name}", value] for name, value in facts.items()]
+        show("\n".join(fitted(rows, stdout_width(), flexible=1, wrap=True)))
     return DONE
 
 

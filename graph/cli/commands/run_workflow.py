@@ -21,11 +21,14 @@ from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
-from ..terminal import say, show
+from ..fitted_tables import wrapped
+from ..preview_option import preview_files, preview_option
+from ..terminal import say, show, stdout_width
 from ..told_expectations import tell_expectations
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
+    from ...runtime.observers.progress import Progress
 
 OUT_OF_MEMORY = "`sgd plan` says how much memory each node needs"
 
@@ -44,18 +47,31 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
         help="write no recipe into pictures, clips and other outputs; run.json has it in any case",
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    preview_option(to)
 
 
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
-    from ...contract.device import choose
     from ...runtime.observers.progress import Progress
+
+    if arguments.out == "":
+        return wrong("--out is empty", "name a folder, or leave --out away")
+    if arguments.quiet:
+        return _run(arguments, None)
+    with Progress(display=arguments.display) as progress:
+        return _run(arguments, progress)
+
+
+def _run(arguments: Namespace, progress: Progress | None) -> int:
+    """Check, compile and run the workflow, and print the result."""
+    phase = progress.phase if progress is not None else _nothing
+    phase(f"checking {arguments.file}")
+    from ...contract.device import choose
+    from ...runtime.observers.preview_files import FOLDER
     from ...runtime.record import Clock
     from ..run_table import run_table
     from ..tables import each
 
-    if arguments.out == "":
-        return wrong("--out is empty", "name a folder, or leave --out away")
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
@@ -66,13 +82,16 @@ def command(arguments: Namespace) -> int:
     if arguments.strict and result.expected is None:
         return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
     plan = plan_of(result, library)
+    pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
+    if isinstance(pictures, int):
+        return pictures
     clock.compile_seconds = time.time() - began
     began = time.time()
+    phase(importing(plan))
     try:
         device = choose(arguments.device, plan.libraries)
         given = options(arguments, library, device)
         clock.import_seconds += time.time() - began
-        progress = [] if arguments.quiet else [Progress()]
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -81,7 +100,7 @@ def command(arguments: Namespace) -> int:
                     device=device,
                     options=given,
                     overwrite=arguments.overwrite,
-                    observers=progress,
+                    observers=[observer for observer in (pictures, progress) if observer is not None],
                     clock=clock,
                     metadata=not arguments.no_metadata,
                 )
@@ -94,15 +113,28 @@ def command(arguments: Namespace) -> int:
     if done.status == "failed":
         return _failed(done, plan, given, device, arguments)
     if not arguments.json and not arguments.quiet:
-        show(run_table(done.record))
+        show(run_table(done.record, stdout_width()))
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
-                show(f"\n{text}\n")
+                lines = [part for line in text.splitlines() for part in wrapped(line, stdout_width(), "    ")]
+                show("\n".join(["", *lines, ""]))
         for name, value in done.record["outputs"].items():
             for path in each(value):
                 show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
+        if pictures is not None and pictures.written:
+            show(f"previews: {done.folder / FOLDER} ({len(pictures.written)} files)")
         show(f"record: {done.folder / RECORD}")
     return tell_expectations(done.record, arguments.strict, arguments.quiet or arguments.json)
+
+
+def importing(plan: Plan) -> str:
+    """The phase in which the packages of a plan's libraries are imported, for the display."""
+    packages = dict.fromkeys(name for library in plan.libraries for name in library.packages)
+    return f"importing {', '.join(packages) or 'packages'}"
+
+
+def _nothing(_: str) -> None:
+    """Show no phase: `--quiet`."""
 
 
 def _interrupted(done: Result, arguments: Namespace) -> int:

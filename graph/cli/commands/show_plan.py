@@ -15,7 +15,8 @@ from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
 from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
-from ..terminal import show
+from ..fitted_tables import wrapped
+from ..terminal import show, stdout_width
 
 if TYPE_CHECKING:
     from ...compiler.compile import Checked
@@ -59,10 +60,10 @@ def command(arguments: Namespace) -> int:
         return FAILED
     except NodeError as error:
         return wrong(str(error), error.help)
-    show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated))
+    show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated, stdout_width()))
     if not arguments.json:
         for line in estimated["help"]:
-            show(f"help: {line}")
+            show("\n".join(wrapped(f"help: {line}", stdout_width(), "  ")))
     return DONE
 
 

@@ -14,13 +14,13 @@ from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
 from ...contract.output_files import replace_text
 from ...contract.suggestions import did_you_mean
-from ...contract.text_tables import columns
 from ...contract.workflow_folders import bundled_workflows
 from ...contract.yaml_reader import parse, read
 from ...language.registry import installed
 from ..bundled_copy import portable_copy
 from ..command_line import wrong
-from ..terminal import say, show
+from ..fitted_tables import fitted
+from ..terminal import say, show, stdout_width
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -88,7 +88,7 @@ def listing() -> str:
         value, _ = parse(read(bundled_workflows() / f"{name}.yaml"))
         assert value is not None, "bundled workflows are not empty"
         rows.append((name, str(value.data["about"].data)))
-    return "\n".join(columns(rows))
+    return "\n".join(fitted(rows, stdout_width(), flexible=1, wrap=True))
 
 
 def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:

@@ -169,7 +169,9 @@ def read_run(run: str) -> RecordedRun:
         raise UnreadableFile(f"{name} is not the record of a run", help=HELP)
     version = plain["record"]
     if type(version) is not int or version != RECORD_VERSION:
-        message = f"{name} is a record of version {shortened(repr(version), 20)}; this sgd reads version {RECORD_VERSION}"
+        message = (
+            f"{name} is a record of version {shortened(repr(version), 20)}; this sgd reads version {RECORD_VERSION}"
+        )
         raise UnreadableFile(message, help=f"use the sgd that made it: {shortened(str(plain['sgd']), 40)}")
     try:
         record = RunRecord.model_validate(plain)

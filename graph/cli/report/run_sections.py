@@ -238,7 +238,13 @@ def _kernels(record: RunRecord) -> Section | None:
     if not record.kernels:
         return None
     rows = sorted(record.kernels, key=lambda k: -(k.device_seconds or k.seconds or 0.0))
-    columns = [Column("kernel"), Column("node"), Column("calls", True), Column("device s", True), Column("seconds", True)]
+    columns = [
+        Column("kernel"),
+        Column("node"),
+        Column("calls", True),
+        Column("device s", True),
+        Column("seconds", True),
+    ]
     cells = [
         [
             Cell(shortened(row.name, 120), mono=True),
@@ -263,7 +269,9 @@ def _warnings(warnings: Sequence[str]) -> Section | None:
 
 
 def _environment(record: RunRecord) -> Section:
-    rows = [(name, _text(value) if value is not None else "not installed") for name, value in record.environment.items()]
+    rows = [
+        (name, _text(value) if value is not None else "not installed") for name, value in record.environment.items()
+    ]
     rows += [("sgd", record.sgd), ("file", record.workflow.file or "none"), ("SHA-256", record.workflow.sha256)]
     options = [(name.replace("_", " "), _text(value)) for name, value in record.options.items()]
     return Section("environment", "Environment", piece("facts", rows=rows, options=options))

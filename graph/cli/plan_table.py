@@ -5,29 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract.text_tables import columns, count
+from ..contract.text_tables import columns, count, seconds
 from .tables import facts, shape
 
 
 def plan_table(estimate: Mapping[str, Any]) -> str:
     """The table of `sgd plan`."""
     rows = {row["name"]: row for row in estimate["nodes"]}
-    lines: list[list[str]] = [["node", "type", "calls", "parameters", "FLOP", "peak", "output"]]
+    floors = "floor_seconds" in estimate
+    head = ["node", "type", "calls", "parameters", "FLOP", *(["at least"] if floors else []), "peak", "output"]
+    lines: list[list[str]] = [head]
     for row in rows.values():
         calls = str(row["calls"]) if row["calls"] else "-"
         parameters, flops = count(row["parameters"]), count(row["flops"])
-        lines.append(
-            [
-                row["name"],
-                row["type"],
-                calls,
-                parameters,
-                flops,
-                count(row["peak_bytes"], "B", 1024),
-                "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t),
-            ]
-        )
-    text = columns(lines, right=range(2, 6))
+        floor = [f"{seconds(row['floor_seconds'])} s" if row["flops"] else "-"] if floors else []
+        output = "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t)
+        peak = count(row["peak_bytes"], "B", 1024)
+        lines.append([row["name"], row["type"], calls, parameters, flops, *floor, peak, output])
+    text = columns(lines, right=range(2, len(head) - 1))
     for component in estimate["components"]:
         size = count(component["parameters"])
         memory = count(component["bytes"], "B", 1024)
@@ -37,9 +32,10 @@ def plan_table(estimate: Mapping[str, Any]) -> str:
     fits = (
         ""
         if not memory
-        else f" of {count(memory, 'B', 1024)} on {estimate['device']}: "
+        else f" of {count(memory, 'B', 1024)} on {estimate.get('card') or estimate['device']}: "
         + ("fits" if estimate["fits"] else "does not fit")
     )
-    text += ["", f"total {count(estimate['flops'])}FLOP, peak memory {count(peak, 'B', 1024)}{fits}"]
+    least = f", at least {seconds(estimate['floor_seconds'])} s" if floors else ""
+    text += ["", f"total {count(estimate['flops'])}FLOP{least}, peak memory {count(peak, 'B', 1024)}{fits}"]
     text += [f"warning: {w}" for w in estimate["warnings"]]
     return "\n".join(text)

@@ -102,6 +102,7 @@ def check(
     complete: bool = False,
     fold_inputs: bool = True,
     options: Mapping[str, Any] | None = None,
+    text: str | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
@@ -114,14 +115,18 @@ def check(
         fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
+        text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
     """
     result = Checked()
     library = library or installed()
     files = Files()
     result.sources = files.sources
     try:
-        path, name = find(file)
-        document = open_workflow(path, name, files, library.libraries.values())
+        if text is None:
+            path, name = find(file)
+            document = open_workflow(path, name, files, library.libraries.values())
+        else:
+            document = files.parse(Source(str(file), Path(file), text))
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
         if options is not None and result.graph is not None:
             result.diagnostics += needed_parts(result.graph, result.known, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,17 +173,19 @@ def _check(
     if result.errors:
         return graph
     verify(folded, "fold")
-    found += unused(folded)
-    found += _unread_inputs(graph)
+    dropped = {resolver.through_aliases(source) for source in resolver.unread}
+    found += unused(folded, {source.node for source in dropped if isinstance(source, Ref)})
+    found += _unread_inputs(graph, {source.name for source in dropped if isinstance(source, Input)})
     result.graph = folded
     return graph
 
 
-def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
+def _unread_inputs(graph: Graph, dropped: Set[str]) -> Iterable[Diagnostic]:
+    """Warnings for inputs that nothing reads. `dropped`: inputs that only parameters without a use read."""
     read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
     read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
     for name, declared in graph.inputs.items():
-        if name not in read:
+        if name not in read and name not in dropped:
             message = f"input `{name}` is not used"
             yield Diagnostic("unused-node", message, declared.span, severity="warning")
 

@@ -53,6 +53,7 @@ class StandardLibrary(NodeLibrary):
         "denoiser",
         "vae",
         "video",
+        "frames_layout",
         "image",
         "image_condition",
         "metrics",

@@ -1,4 +1,4 @@
-"""`video.save`, `video.load`, `frames.grid`."""
+"""`video.save` and `video.load`."""
 
 from __future__ import annotations
 
@@ -251,51 +251,3 @@ def load(
     if not read.fps:
         raise NodeError(f"{path} has no frame rate", help="give `fps`")
     return Clip(Frames(torch.from_numpy(read.pixels).unsqueeze(0).to(run.device)), read.fps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FramesGridFacts(NodeFacts):
-    """Facts of `frames.grid`."""
-
-    frames: FramesFacts = FramesFacts()
-    columns: int | None = None
-    every: int | None = None
-    gap: int | None = None
-
-
-def _check_grid(facts: FramesGridFacts) -> Iterator[Diagnostic]:
-    if facts.columns is not None and facts.every is not None:
-        message = "`columns` and `every` both choose the frames: give one"
-        yield Diagnostic("bad-value", message, "every")
-
-
-@node("frames.grid", check=_check_grid)
-def grid(frames: Frames, *, columns: Positive | None = None, every: Positive | None = None, gap: Natural = 4) -> Frames:
-    """Lay frames out on a contact sheet: one row for each clip, time from left to right.
-
-    Args:
-        frames: Frames in [0, 1], [B, F, H, W, 3].
-        columns: Number of frames for each clip, evenly spaced from the first to the last; by default at most 8.
-        every: Show every n-th frame instead, starting with the first.
-        gap: White pixels between and around the frames.
-
-    Returns:
-        One image, [1, 1, H, W, 3].
-
-    Raises:
-        NodeError: If both `columns` and `every` are given.
-    """
-    require(_check_grid, FramesGridFacts(columns=columns, every=every))
-    batch, count, height, width, channels = frames.tensor.shape
-    if every is not None:
-        shown = list(range(0, count, every))
-    else:
-        cells = min(columns or 8, count)
-        shown = [round(i * (count - 1) / (cells - 1)) for i in range(cells)] if cells > 1 else [0]
-    size = (batch * (height + gap) + gap, len(shown) * (width + gap) + gap)
-    sheet = torch.ones((1, 1, *size, channels), dtype=frames.tensor.dtype, device=frames.tensor.device)
-    for row in range(batch):
-        for column, index in enumerate(shown):
-            top, left = gap + row * (height + gap), gap + column * (width + gap)
-            sheet[0, 0, top : top + height, left : left + width] = frames.tensor[row, index]
-    return Frames(sheet)

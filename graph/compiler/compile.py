@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,7 @@ def check(
     complete: bool = False,
     fold_inputs: bool = True,
     options: Mapping[str, Any] | None = None,
+    text: str | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
@@ -125,14 +126,17 @@ def check(
         fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
+        text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
     """
     result = Checked()
     library = library or installed()
     files = result.files
     result.sources = files.sources
     try:
-        result.found = found = recipe_at(file, library.libraries.values())
-        if found is not None:
+        result.found = found = recipe_at(file, library.libraries.values()) if text is None else None
+        if text is not None:
+            document = files.parse(Source(str(file), Path(file), text))
+        elif found is not None:
             document = open_recipe(found, files)
             inputs, settings = found.inputs() | dict(inputs or {}), found.settings() | dict(settings or {})
             result.diagnostics += changed_run(found, library, options)
@@ -187,17 +191,19 @@ def _check(
     if result.errors:
         return graph
     verify(folded, "fold")
-    found += unused(folded)
-    found += _unread_inputs(graph)
+    dropped = {resolver.through_aliases(source) for source in resolver.unread}
+    found += unused(folded, {source.node for source in dropped if isinstance(source, Ref)})
+    found += _unread_inputs(graph, {source.name for source in dropped if isinstance(source, Input)})
     result.graph = folded
     return graph
 
 
-def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
+def _unread_inputs(graph: Graph, dropped: Set[str]) -> Iterable[Diagnostic]:
+    """Warnings for inputs that nothing reads. `dropped`: inputs that only parameters without a use read."""
     read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
     read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
     for name, declared in graph.inputs.items():
-        if name not in read:
+        if name not in read and name not in dropped:
             message = f"input `{name}` is not used"
             yield Diagnostic("unused-node", message, declared.span, severity="warning")
 

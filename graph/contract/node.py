@@ -128,6 +128,10 @@ NO_RUN = Run()
 """The run of a node that is called outside of any run: it drops details and warnings."""
 
 
+USES = "uses"
+"""The key of a file that names a node's type. It is no name of a parameter: `--set node.uses=…` exchanges the type."""
+
+
 @dataclass(frozen=True)
 class Input:
     """A parameter of a node type."""
@@ -307,6 +311,10 @@ def node(
 
 
 def _input(node_name: str, parameter: inspect.Parameter, hint: Any, docs: Mapping[str, str]) -> Input:
+    if parameter.name == USES:
+        raise TypeError(
+            f"{node_name}: no parameter can be named `{USES}`: `--set node.{USES}=…` exchanges the node's type"
+        )
     try:
         read = from_annotation(hint)
     except TypeError as error:

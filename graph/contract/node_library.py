@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from .diagnostics import Diagnostic
     from .events import Observer
+    from .file_edits import FileEdit
     from .library_command import LibraryCommand, RunOption
     from .likeness import Likeness
     from .node import Run
@@ -48,6 +49,8 @@ class NodeLibrary:
         options: Options that the library adds to `sgd exec` and `sgd plan`.
         starter_sources: The sources that `starter` knows: `sgd init` writes a workflow for them.
         out_of_memory_help: One line: a change to a workflow that needs too much memory.
+        example_file: A file that comes with the library, as `sgd:` name. `sgd init --memory` plans with it where a
+            workflow needs a path.
     """
 
     node_modules: Sequence[str] = ()
@@ -58,6 +61,7 @@ class NodeLibrary:
     options: Sequence[RunOption] = ()
     starter_sources: str = ""
     out_of_memory_help: str = ""
+    example_file: str = ""
 
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes.
@@ -99,6 +103,24 @@ class NodeLibrary:
             estimate: The result of `sgd plan --json`.
         """
         return []
+
+    def memory_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Edits of the file that make a plan fit the device, or bring it nearer.
+
+        Args:
+            estimate: The result of `sgd plan --json`.
+            origins: For each node, the node that its parts come from (`Shares`), or itself.
+        """
+        return ()
+
+    def chosen_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Edits that write into the file what nodes chose in the plan because of the device's memory.
+
+        Args:
+            estimate: The result of `sgd plan --json`.
+            origins: See `memory_edits`.
+        """
+        return ()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error of the library's packages says that memory ran out. `MemoryError` is known without it."""

@@ -9,7 +9,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from ..contract.node import Input, NodeType
 from ..contract.ports import PLAIN, Type, plain
-from .document import NAME, RESERVED, VERSION
+from .document import NAME, RESERVED, USES, VERSION
 from .registry import Library
 
 REFERENCE = {
@@ -19,6 +19,7 @@ REFERENCE = {
 }
 INTERPOLATED = {"type": "string", "pattern": r"\$", "description": "A string with ${name} in it"}
 NAMES = {"pattern": f"^(?!({'|'.join(RESERVED)})$){NAME.pattern}$"}
+INPUT_NAMES = {"pattern": f"^(?!({'|'.join([*RESERVED, USES])})$){NAME.pattern}$"}
 
 POSITIVE = {"type": "number", "exclusiveMinimum": 0}
 EXPECT = {
@@ -111,7 +112,7 @@ def schema(library: Library) -> dict[str, Any]:
             "about": {"type": "string"},
             "inputs": {
                 "type": "object",
-                "propertyNames": NAMES,
+                "propertyNames": INPUT_NAMES,
                 "additionalProperties": {"$ref": "#/definitions/input"},
             },
             "nodes": {"$ref": "#/definitions/entries"},

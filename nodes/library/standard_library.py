@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
+    from ...graph.contract.file_edits import FileEdit
     from ...graph.contract.likeness import Likeness
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
@@ -63,6 +64,7 @@ class StandardLibrary(NodeLibrary):
         "denoiser",
         "vae",
         "video",
+        "frames_layout",
         "image",
         "image_condition",
         "metrics",
@@ -83,6 +85,7 @@ class StandardLibrary(NodeLibrary):
     commands = (CALIBRATE,)
     options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
+    example_file = "sgd:images/boat.png"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
     @contextmanager
@@ -141,6 +144,18 @@ class StandardLibrary(NodeLibrary):
         from .memory_advice import advice_for
 
         return advice_for(estimate)
+
+    def memory_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Nodes `model.offload`, and values of `dtype`, `vae_dtype` and `tiling`."""
+        from .memory_edits import edits_for
+
+        return edits_for(estimate, origins)
+
+    def chosen_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """The components that `offload: auto` offloads, and the work that `tiling: auto` does in tiles."""
+        from .memory_edits import chosen
+
+        return chosen(estimate, origins)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether torch ran out of memory, on a GPU or on the CPU."""

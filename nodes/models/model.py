@@ -82,7 +82,11 @@ class Model(Port):
         problem = misplaced(transform.kind, before)
         if problem is not None:
             raise NodeError(problem)
-        return replace(self, transforms=(*self.transforms, transform))
+        earlier = tuple(
+            t.before(transform) if t.component == transform.component and hasattr(t, "before") else t
+            for t in self.transforms
+        )
+        return replace(self, transforms=(*earlier, transform))
 
     def during(self, steps: Iterable[int]) -> Model:
         """The value, in use at these steps of the schedule only (of those that it had)."""

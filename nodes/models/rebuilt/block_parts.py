@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn import Linear, Module
-from torch.nn import functional as F
 
 from ..row_kernels import products
+
+T = TypeVar("T")
 
 
 class RebuiltBlock(Protocol):
@@ -17,9 +19,40 @@ class RebuiltBlock(Protocol):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
+    def fits(self) -> bool:
+        """Whether the block's layers are those that the rebuilt forward computes."""
+        ...
+
     def joins(self) -> Sequence[Sequence[Linear]]:
         """Layers with one input, whose weights may stand in one buffer."""
         ...
+
+
+class Once:
+    """Values that all blocks of one forward share, computed by the first block that needs them.
+
+    A value belongs to the tensor from which it is made: another tensor makes another value.
+
+    Attributes:
+        first_rows: Rows of a first frame, which have a timestep of their own; 0 if all rows have one timestep.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[torch.Tensor, Any]] = {}
+        self.first_rows = 0
+
+    def of(self, name: str, source: torch.Tensor, make: Callable[[], T]) -> T:
+        """The value `name` of a tensor."""
+        held = self._made.get(name)
+        if held is None or held[0] is not source:
+            held = self._made[name] = source, make()
+        made: T = held[1]
+        return made
+
+    def clear(self) -> None:
+        """Drop all values, at the end of a forward."""
+        self._made.clear()
+        self.first_rows = 0
 
 
 def plain(*layers: Any) -> bool:
@@ -90,18 +123,27 @@ def modulation(temb: torch.Tensor, layers: Sequence[Linear], count: int) -> list
     return list(out.unflatten(-1, (count, -1)).permute(2, 1, 0, 3).unbind(0))
 
 
-def activated(temb: torch.Tensor) -> torch.Tensor:
-    """silu of an embedding of the timestep."""
-    return F.silu(temb)
-
-
 def norm_weights(modules: Sequence[Module]) -> torch.Tensor:
     """Weights of one norm for each group of rows: [groups, D]."""
     weights: list[Any] = [module.weight for module in modules]
     return weights[0].detach()[None] if len(weights) == 1 else torch.stack(weights).detach()
 
 
-def paired(table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines [..., S, D / 2] of a complex table of the same shape, as strided views."""
-    parts = torch.view_as_real(table)
-    return parts[..., 0], parts[..., 1]
+@dataclass(frozen=True)
+class Positions:
+    """Rotary tables: rows from `start` on turn by these angles, [B or 1, P, D / 2], float32 and contiguous."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    start: int = 0
+
+
+def of_complex(table: torch.Tensor) -> Positions:
+    """Rotary tables of a complex table [B or 1, P, D / 2]."""
+    parts = torch.view_as_real(table).float()
+    return Positions(parts[..., 0].contiguous(), parts[..., 1].contiguous())
+
+
+def of_doubled(cos: torch.Tensor, sin: torch.Tensor) -> Positions:
+    """Rotary tables of diffusers' tables [P, D], in which each angle stands twice."""
+    return Positions(cos[None, :, ::2].float().contiguous(), sin[None, :, ::2].float().contiguous())

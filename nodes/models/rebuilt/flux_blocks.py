@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import Linear
 
-from .block_parts import plain, rms_weight, together
-from .joint_blocks import Layers, OneStream, Positions, TwoStreams
+from .block_parts import Once, of_doubled, plain, rms_weight, together
+from .joint_blocks import Layers, OneStream, TwoStreams
 
 Streams = tuple[torch.Tensor, torch.Tensor]
 
@@ -17,8 +17,8 @@ Streams = tuple[torch.Tensor, torch.Tensor]
 class FluxDouble:
     """The forward of a `FluxTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        attention, self.own = block.attn, block.forward
+    def __init__(self, block: Any, once: Once) -> None:
+        attention, self.own, self.once = block.attn, block.forward, once
         text = Layers(
             block.norm1_context.linear,
             (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj),
@@ -38,7 +38,7 @@ class FluxDouble:
             block.ff.net[2],
         )
         self.layers = text, image
-        self.streams = TwoStreams(attention, self.layers, attention.norm_q.eps)
+        self.streams = TwoStreams(attention, self.layers, once)
 
     def fits(self) -> bool:
         return all(plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers)
@@ -60,19 +60,18 @@ class FluxDouble:
             )
             return made
         text = encoder_hidden_states.shape[1]
-        x = together(encoder_hidden_states, hidden_states)
-        x = self.streams(x, text, temb, positions(image_rotary_emb))
+        cos, sin = image_rotary_emb
+        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        x = self.streams(together(encoder_hidden_states, hidden_states), text, temb, positions)
         return x[:, :text], x[:, text:]
 
 
 class FluxSingle:
     """The forward of a `FluxSingleTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        self.own = block.forward
-        self.stream = OneStream(
-            block.attn, block.norm.linear, block.proj_mlp, block.proj_out, block.attn.norm_q.eps
-        )
+    def __init__(self, block: Any, once: Once) -> None:
+        self.own, self.once = block.forward, once
+        self.stream = OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once)
 
     def fits(self) -> bool:
         stream = self.stream
@@ -96,11 +95,7 @@ class FluxSingle:
             )
             return made
         text = encoder_hidden_states.shape[1]
-        x = self.stream(together(encoder_hidden_states, hidden_states), temb, positions(image_rotary_emb))
+        cos, sin = image_rotary_emb
+        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        x = self.stream(together(encoder_hidden_states, hidden_states), temb, positions)
         return x[:, :text], x[:, text:]
-
-
-def positions(rotary: tuple[torch.Tensor, torch.Tensor], start: int = 0) -> Positions:
-    """Tables of diffusers [S, D], in which each angle stands twice, as strided views [1, S, D / 2]."""
-    cos, sin = rotary
-    return Positions(cos[None, :, ::2], sin[None, :, ::2], start)

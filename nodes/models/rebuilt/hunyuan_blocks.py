@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.nn import Linear
 
-from .block_parts import plain, rms_weight, together
-from .flux_blocks import Streams, positions
+from .block_parts import Once, of_doubled, plain, rms_weight, together
+from .flux_blocks import Streams
 from .joint_blocks import Layers, OneStream, TwoStreams
 
 
@@ -24,8 +24,8 @@ def effective_mask(attention: Any, mask: torch.Tensor | None) -> torch.Tensor | 
 class HunyuanDouble:
     """The forward of a `HunyuanVideoTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        attention, self.own = block.attn, block.forward
+    def __init__(self, block: Any, once: Once) -> None:
+        attention, self.own, self.once = block.attn, block.forward, once
         image = Layers(
             block.norm1.linear,
             (attention.to_q, attention.to_k, attention.to_v),
@@ -45,7 +45,7 @@ class HunyuanDouble:
             block.ff_context.net[2],
         )
         self.layers = image, text
-        self.streams = TwoStreams(attention, self.layers, attention.norm_q.eps)
+        self.streams = TwoStreams(attention, self.layers, once)
 
     def fits(self) -> bool:
         return all(plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers)
@@ -71,18 +71,18 @@ class HunyuanDouble:
         image = hidden_states.shape[1]
         x = together(hidden_states, encoder_hidden_states)
         mask = effective_mask(self.streams.attention, attention_mask)
-        x = self.streams(x, image, temb, positions(freqs_cis), mask)
+        cos, sin = freqs_cis
+        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        x = self.streams(x, image, temb, positions, mask)
         return x[:, :image], x[:, image:]
 
 
 class HunyuanSingle:
     """The forward of a `HunyuanVideoSingleTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        self.own = block.forward
-        self.stream = OneStream(
-            block.attn, block.norm.linear, block.proj_mlp, block.proj_out, block.attn.norm_q.eps
-        )
+    def __init__(self, block: Any, once: Once) -> None:
+        self.own, self.once = block.forward, once
+        self.stream = OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once)
 
     def fits(self) -> bool:
         stream = self.stream
@@ -110,5 +110,7 @@ class HunyuanSingle:
         image = hidden_states.shape[1]
         x = together(hidden_states, encoder_hidden_states)
         mask = effective_mask(self.stream.attention, attention_mask)
-        x = self.stream(x, temb, positions(image_rotary_emb), mask)
+        cos, sin = image_rotary_emb
+        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        x = self.stream(x, temb, positions, mask)
         return x[:, :image], x[:, image:]

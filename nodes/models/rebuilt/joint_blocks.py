@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch.nn import Linear, Module
+from torch.nn import functional as F
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import activated, attend, modulation, norm_weights
+from .block_parts import Once, Positions, attend, modulation, norm_weights
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,6 @@ class Layers:
         return self.modulation, *self.qkv, self.out, self.up, self.down
 
 
-@dataclass(frozen=True)
-class Positions:
-    """Rotary tables of a sequence: rows from `start` on turn by these angles, [B or 1, P, D / 2]."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-    start: int = 0
-
-
 class _Weights:
     """Norm weights of several streams in one tensor, made at the first call on a device."""
 
@@ -75,11 +67,12 @@ class TwoStreams:
     Args:
         attention: The attention module; its processor has the backend.
         layers: The layers of the first and the second part of the sequence.
-        eps: Of the norms of queries and keys.
+        once: Values of this forward.
     """
 
-    def __init__(self, attention: Any, layers: tuple[Layers, Layers], eps: float) -> None:
-        self.attention, self.layers, self.eps, self.heads = attention, layers, eps, attention.heads
+    def __init__(self, attention: Any, layers: tuple[Layers, Layers], once: Once) -> None:
+        self.attention, self.layers, self.once = attention, layers, once
+        self.eps, self.heads = attention.norm_q.eps, attention.heads
         self.weights = _Weights([part.query_norm for part in layers], [part.key_norm for part in layers])
 
     def __call__(
@@ -108,7 +101,8 @@ class TwoStreams:
             return [Part(0, first, layers[0]), Part(first, length, layers[1])]
 
         a, b = self.layers
-        shift, scale, gate, shift_2, scale_2, gate_2 = modulation(activated(temb), [a.modulation, b.modulation], 6)
+        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
+        shift, scale, gate, shift_2, scale_2, gate_2 = modulation(embedding, [a.modulation, b.modulation], 6)
         normed = rows.norm(x, scale, shift, first=first)
         qkv = products.through(normed, both(a.qkv, b.qkv)).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)
@@ -129,12 +123,12 @@ class OneStream:
         modulation_layer: Makes shift, scale and gate.
         up: First layer of the feed-forward, before GELU by the tanh formula.
         out: Layer of [attention | feed-forward].
-        eps: Of the norms of queries and keys.
+        once: Values of this forward.
     """
 
-    def __init__(self, attention: Any, modulation_layer: Linear, up: Linear, out: Linear, eps: float) -> None:
+    def __init__(self, attention: Any, modulation_layer: Linear, up: Linear, out: Linear, once: Once) -> None:
         self.attention, self.modulation_layer, self.up, self.out = attention, modulation_layer, up, out
-        self.eps, self.heads = eps, attention.heads
+        self.eps, self.heads, self.once = attention.norm_q.eps, attention.heads, once
         self.qkv = (attention.to_q, attention.to_k, attention.to_v)
         self.weights = _Weights([attention.norm_q], [attention.norm_k])
 
@@ -143,7 +137,8 @@ class OneStream:
     ) -> torch.Tensor:
         """Compute the block; arguments and result as in `TwoStreams`."""
         batch, length, _ = x.shape
-        shift, scale, gate = modulation(activated(temb), [self.modulation_layer], 3)
+        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
+        shift, scale, gate = modulation(embedding, [self.modulation_layer], 3)
         normed = rows.norm(x, scale, shift)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)

@@ -9,16 +9,16 @@ import torch
 from torch.nn import Linear
 from torch.nn import functional as F
 
-from .block_parts import paired, plain, rms_weight, together
+from .block_parts import Once, of_complex, plain, rms_weight, together
 from .flux_blocks import Streams
-from .joint_blocks import Layers, Positions, TwoStreams
+from .joint_blocks import Layers, TwoStreams
 
 
 class QwenBlock:
     """The forward of a `QwenImageTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        attention, self.own, self.block = block.attn, block.forward, block
+    def __init__(self, block: Any, once: Once) -> None:
+        attention, self.own, self.block, self.once = block.attn, block.forward, block, once
         text = Layers(
             block.txt_mod[1],
             (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj),
@@ -38,7 +38,7 @@ class QwenBlock:
             block.img_mlp.net[2],
         )
         self.layers = text, image
-        self.streams = TwoStreams(attention, self.layers, attention.norm_q.eps)
+        self.streams = TwoStreams(attention, self.layers, once)
 
     def fits(self) -> bool:
         return not self.block.zero_cond_t and all(
@@ -75,7 +75,8 @@ class QwenBlock:
             known = F.pad(encoder_hidden_states_mask.bool(), (0, hidden_states.shape[1]), value=True)
             mask = known[:, None, None, :]  # [B, 1, 1, S]
         image_table, text_table = image_rotary_emb  # complex [S, D / 2]
-        cos, sin = paired(torch.cat([text_table, image_table])[None])
-        x = together(encoder_hidden_states, hidden_states)
-        x = self.streams(x, text, temb, Positions(cos, sin), mask)
+        positions = self.once.of(
+            "positions", image_table, lambda: of_complex(torch.cat([text_table, image_table])[None])
+        )
+        x = self.streams(together(encoder_hidden_states, hidden_states), text, temb, positions, mask)
         return x[:, :text], x[:, text:]

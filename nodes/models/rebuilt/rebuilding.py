@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..memory.component_views import entrance
 from ..row_kernels import products
+from .block_parts import Once, RebuiltBlock
 from .flux_blocks import FluxDouble, FluxSingle
 from .hunyuan_blocks import HunyuanDouble, HunyuanSingle
 from .qwen_blocks import QwenBlock
-from .wan_blocks import WanBlock
+from .wan_blocks import WanBlock, few_timesteps
 from .z_image_blocks import ZImageBlock
 
-BLOCKS: Mapping[str, Callable[[Any], Any]] = {
+BLOCKS: Mapping[str, Callable[[Any, Once], RebuiltBlock]] = {
     "FluxTransformerBlock": FluxDouble,
     "FluxSingleTransformerBlock": FluxSingle,
     "HunyuanVideoTransformerBlock": HunyuanDouble,
@@ -22,6 +24,9 @@ BLOCKS: Mapping[str, Callable[[Any], Any]] = {
     "ZImageTransformerBlock": ZImageBlock,
 }
 """The rebuilt forward of each class of blocks of diffusers."""
+
+AROUND: Mapping[str, Callable[..., Any]] = {"WanTransformer3DModel": few_timesteps}
+"""What a transformer's forward is called through, beside its rebuilt blocks."""
 
 
 def rebuild(module: Any, *, join: bool) -> int:
@@ -35,12 +40,12 @@ def rebuild(module: Any, *, join: bool) -> int:
         Number of rebuilt blocks; 0 if the view has no block that can be rebuilt. Blocks that differ from those of
         `BLOCKS`, for instance by quantised layers, keep their own forward.
     """
-    count = 0
+    count, once = 0, Once()
     for block in module.modules():
         make = BLOCKS.get(type(block).__name__)
         if make is None:
             continue
-        made = make(block)
+        made = make(block, once)
         if not made.fits():
             continue
         if join:
@@ -48,4 +53,14 @@ def rebuild(module: Any, *, join: bool) -> int:
                 products.join(layers)
         block.forward = made
         count += 1
+    if count:
+        around = AROUND.get(type(module).__name__)
+
+        def clearing(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs) if around is None else around(once, call, *args, **kwargs)
+            finally:
+                once.clear()
+
+        entrance(module).layers.append(clearing)
     return count

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn import Linear
 
 from ..row_kernels import products, rows
-from .block_parts import attend, norm_weights, plain, rms_weight
+from .block_parts import Once, attend, norm_weights, of_doubled, plain, rms_weight
 
 TEXT_LENGTH = 512
 """Tokens of a prompt behind those of an image, as in `WanAttnProcessor`."""
 
 
+def few_timesteps(once: Once, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call Wan 2.2 TI2V's transformer, which takes one timestep for each token, with one or two timesteps.
+
+    All tokens of a clip have one timestep, except that those of a given first frame have another. Reading this from the
+    device waits for the step before, which costs less than a thousandth of a step.
+    """
+    timestep = kwargs.get("timestep")  # [B, S], or [B]
+    if isinstance(timestep, torch.Tensor) and timestep.ndim == 2 and timestep.shape[1] > 1:
+        changes = (timestep[:, 1:] != timestep[:, :-1]).sum(0).nonzero().flatten().tolist()
+        if not changes:
+            return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
+        if len(changes) == 1:
+            once.first_rows = changes[0] + 1
+    return call(*args, **kwargs)
+
+
 class WanBlock:
     """The forward of a `WanTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        self.own, self.block = block.forward, block
+    def __init__(self, block: Any, once: Once) -> None:
+        self.own, self.block, self.once = block.forward, block, once
         self.own_attention, self.cross = block.attn1, block.attn2
         self.qkv = self.own_attention.to_q, self.own_attention.to_k, self.own_attention.to_v
         self.text_kv = self.cross.to_k, self.cross.to_v
@@ -52,9 +68,10 @@ class WanBlock:
         shift, scale, gate, shift_2, scale_2, gate_2 = vectors
         normed = rows.norm(hidden_states, scale, shift, eps=block.norm1.eps, first=first)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
-        cos, sin = (table[:, :, 0] for table in rotary_emb)  # [1, S, D], each angle twice
+        cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
+        table = self.once.of("positions", cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))
         weights = norm_weights([own.norm_q]), norm_weights([own.norm_k])
-        rows.query_key_(qkv, *weights, cos[..., ::2], sin[..., 1::2], eps=own.norm_q.eps, across=True)
+        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=own.norm_q.eps, across=True)
         y = products.linear(attend(own, *qkv.unbind(2)), own.to_out[0])
         affine: dict[str, Any] = {"eps": block.norm2.eps, "plus_one": False, "first": first}
         weight, bias = block.norm2.weight[None, None], block.norm2.bias[None, None]
@@ -69,9 +86,11 @@ class WanBlock:
         table = self.block.scale_shift_table  # [1, 6, D]
         if temb.ndim == 3:
             return 0, list((table + temb.float()).unsqueeze(1).unbind(2))
-        if temb.shape[1] == 1:
-            return 0, list((table.unsqueeze(0) + temb.float()).unbind(2))
-        return 0, None
+        first = self.once.first_rows
+        if not 0 < first < length or temb.shape[1] != length:
+            return 0, None
+        two = torch.stack([temb[:, 0], temb[:, first]], dim=1)  # [B, 2, 6, D]
+        return first, list((table.unsqueeze(0) + two.float()).unbind(2))
 
     def _crossed(self, normed: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Cross attention before its last layer, [B, S, D]."""

@@ -9,14 +9,15 @@ import torch
 from torch.nn import Linear
 
 from ..row_kernels import products, rows
-from .block_parts import attend, norm_weights, paired, plain, rms_weight
+from .block_parts import Once, attend, norm_weights, of_complex, plain, rms_weight
 
 
 class ZImageBlock:
     """The forward of a `ZImageTransformerBlock`."""
 
-    def __init__(self, block: Any) -> None:
-        self.own, self.block, self.attention, feed = block.forward, block, block.attention, block.feed_forward
+    def __init__(self, block: Any, once: Once) -> None:
+        self.own, self.block, self.once = block.forward, block, once
+        self.attention, feed = block.attention, block.feed_forward
         self.qkv = self.attention.to_q, self.attention.to_k, self.attention.to_v
         self.out, self.up, self.down = self.attention.to_out[0], (feed.w1, feed.w3), feed.w2
         self.norms = block.attention_norm1, block.attention_norm2, block.ffn_norm1, block.ffn_norm2
@@ -40,9 +41,7 @@ class ZImageBlock:
         adaln_clean: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if noise_mask is not None or freqs_cis is None:
-            made: torch.Tensor = self.own(
-                x, attn_mask, freqs_cis, adaln_input, noise_mask, adaln_noisy, adaln_clean
-            )
+            made: torch.Tensor = self.own(x, attn_mask, freqs_cis, adaln_input, noise_mask, adaln_noisy, adaln_clean)
             return made
         batch, length, _ = x.shape
         scale, gate, scale_2, gate_2 = self._vectors(adaln_input)
@@ -50,7 +49,8 @@ class ZImageBlock:
         normed = rows.norm(x, scale, None, kind="rms", eps=in_1, plus_one=False)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.attention.heads, -1)
         weights = norm_weights([self.attention.norm_q]), norm_weights([self.attention.norm_k])
-        rows.query_key_(qkv, *weights, *paired(freqs_cis), eps=self.attention.norm_q.eps)
+        table = self.once.of("positions", freqs_cis, lambda: of_complex(freqs_cis))
+        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=self.attention.norm_q.eps)
         mask = attn_mask[:, None, None, :] if attn_mask is not None and attn_mask.ndim == 2 else attn_mask
         y = products.linear(attend(self.attention, *qkv.unbind(2), mask), self.out)
         x, normed = rows.add_norm(x, y, gate, scale_2, None, kind="rms", eps=in_2, plus_one=False, y_eps=out_1)

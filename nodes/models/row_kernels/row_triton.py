@@ -60,11 +60,11 @@ def _norm(  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["rows", "first", "start", "stop"])
 def _query_key(  # type: ignore[no-untyped-def]
-    QKV, QUERY_WEIGHT, KEY_WEIGHT, COS, SIN, rows, first, start, stop, weight_group, cos_batch, cos_row, cos_column, eps,
+    QKV, QUERY_WEIGHT, KEY_WEIGHT, COS, SIN, rows, first, start, stop, weight_group, cos_batch, eps,
     H: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, ACROSS: tl.constexpr, ROTATES: tl.constexpr,
-    PACKED: tl.constexpr,
+    PACKED: tl.constexpr, WEIGHTS_PACKED: tl.constexpr,
 ):  # fmt: skip
-    # PACKED: two elements of 16 bits are read and written as one of 32.
+    # Packed: two elements of 16 bits are read and written as one of 32.
     row = tl.program_id(0).to(tl.int64)
     batch = row // rows
     place = row % rows
@@ -74,7 +74,7 @@ def _query_key(  # type: ignore[no-untyped-def]
     inside = head < H
     if ROTATES:
         turned = (place >= start) & (place < stop)
-        angle = batch * cos_batch + (place - start) * cos_row + pair * cos_column
+        angle = batch * cos_batch + (place - start) * HALF + pair
         cos = tl.load(COS + angle, mask=(pair >= 0) & turned, other=1.0)
         sin = tl.load(SIN + angle, mask=(pair >= 0) & turned, other=0.0)
     element = QKV.dtype.element_ty
@@ -92,12 +92,22 @@ def _query_key(  # type: ignore[no-untyped-def]
         weight = (QUERY_WEIGHT if part == 0 else KEY_WEIGHT) + group * weight_group
         if ACROSS:
             factor = tl.rsqrt(tl.sum(squares, 0) / (2 * H * HALF) + eps)
-            weight = weight + 2 * (head * HALF + pair)
+            which = head * HALF + pair
+            used = inside
         else:
             factor = tl.rsqrt(squares / (2 * HALF) + eps)[:, None]
-            weight = weight + 2 * pair + 0 * head
-        a = a * factor * tl.load(weight, mask=inside, other=0.0).to(tl.float32)
-        b = b * factor * tl.load(weight + 1, mask=inside, other=0.0).to(tl.float32)
+            which = pair
+            used = pair >= 0
+        if WEIGHTS_PACKED:
+            word = tl.load(weight.to(tl.pointer_type(tl.int32)) + which, mask=used, other=0)
+            kind = weight.dtype.element_ty
+            left = (word & 65535).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+            right = ((word >> 16) & 65535).to(tl.int16).to(kind, bitcast=True).to(tl.float32)
+        else:
+            left = tl.load(weight + 2 * which, mask=used, other=0.0).to(tl.float32)
+            right = tl.load(weight + 2 * which + 1, mask=used, other=0.0).to(tl.float32)
+        a = a * factor * left
+        b = b * factor * right
         if ROTATES:
             u = a * cos - b * sin
             v = a * sin + b * cos
@@ -238,17 +248,14 @@ def query_key_(
     assert qkv.is_contiguous()
     query_weight, key_weight = query_weight.contiguous(), key_weight.contiguous()
     groups = query_weight.shape[0]
-    if cos is not None and sin is not None and cos.stride() != sin.stride():
+    if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
-    strides = (0, 0, 0) if cos is None else cos.stride()
-    if cos is not None and cos.shape[0] == 1:
-        strides = (0, *strides[1:])
     _query_key[(batch * rows,)](
         qkv, query_weight, key_weight, cos if cos is not None else qkv, sin if sin is not None else qkv,
         rows, first, start, start + (cos.shape[1] if cos is not None else 0),
-        query_weight.shape[1] if groups > 1 else 0, *strides, eps,
+        query_weight.shape[1] if groups > 1 else 0, cos.stride(0) if cos is not None and cos.shape[0] > 1 else 0, eps,
         H=heads, HEADS=triton.next_power_of_2(heads), HALF=width // 2, ACROSS=across, ROTATES=cos is not None,
-        PACKED=qkv.element_size() == 2, num_warps=4,
+        PACKED=qkv.element_size() == 2, WEIGHTS_PACKED=query_weight.element_size() == 2, num_warps=4,
     )  # fmt: skip
 
 

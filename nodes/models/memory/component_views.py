@@ -81,6 +81,12 @@ def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
     return Diagnostic("unsupported", message, "model", help=f"the order is {order}")
 
 
+def before(transform: Transform, other: Transform) -> Transform:
+    """A transform as it is when another one of its component follows it in the model."""
+    found: Transform = transform.before(other) if hasattr(transform, "before") else transform
+    return found
+
+
 def view(module: torch.nn.Module) -> torch.nn.Module:
     """Copy a module tree. The copy shares the parameters and buffers."""
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}

@@ -62,7 +62,8 @@ class Optimize:
         if self.rebuilt:
             from ..rebuilt.rebuilding import rebuild
 
-            count = rebuild(module, join=run.device.startswith("cuda"))
+            # Offloaded weights stay where they are: each moves to the device alone.
+            count = rebuild(module, join=next(module.parameters()).is_cuda)
             run.detail(rebuilt_blocks=count)
 
 

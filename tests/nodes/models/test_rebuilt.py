@@ -223,7 +223,11 @@ WIDER = {
     ),
     "z-image": (tiny_z_image.transformer, {"dim": 192, "n_heads": 3, "n_kv_heads": 3, "axes_dims": [16, 24, 24]}),
     **{
-        case: (build, {"attention_head_dim": 64, "num_attention_heads": 3, "ffn_dim": 256})
+        case: (
+            build,
+            {"attention_head_dim": 64, "num_attention_heads": 3, "ffn_dim": 256}
+            | ({"added_kv_proj_dim": 192} if "encoder" in case else {}),
+        )
         for case, (build, _, _) in CASES.items()
         if case.startswith("wan")
     },

@@ -171,6 +171,8 @@ class Unmasked:
     while the transformer runs.
     """
 
+    drops_mask = True  # `nodes/models/rebuilt` reads it
+
     def __init__(self, processor: Any) -> None:
         self.processor = processor
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run
 from ...graph.contract.ports import Port
-from .memory.component_views import ORDER, Recipe, Transform, misplaced
+from .memory.component_views import ORDER, Recipe, Transform, before, misplaced
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,9 @@ class Model(Port):
         name = self.name(part)
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
-        return tuple(sorted([*own, placed] if placed is not None else own, key=lambda t: ORDER.index(t.kind)))
+        if placed is not None:
+            own = [*(before(t, placed) for t in own), placed]
+        return tuple(sorted(own, key=lambda t: ORDER.index(t.kind)))
 
     def offload(self, part: str) -> Offload | None:
         """Settings of offloading for a component; None if it stays on the device.
@@ -78,11 +80,12 @@ class Model(Port):
         Raises:
             NodeError: If the transform cannot follow the transforms that its component already has.
         """
-        before = [t.kind for t in self.transforms if t.component == transform.component]
-        problem = misplaced(transform.kind, before)
+        kinds = [t.kind for t in self.transforms if t.component == transform.component]
+        problem = misplaced(transform.kind, kinds)
         if problem is not None:
             raise NodeError(problem)
-        return replace(self, transforms=(*self.transforms, transform))
+        earlier = (before(t, transform) if t.component == transform.component else t for t in self.transforms)
+        return replace(self, transforms=(*earlier, transform))
 
     def during(self, steps: Iterable[int]) -> Model:
         """The value, in use at these steps of the schedule only (of those that it had)."""

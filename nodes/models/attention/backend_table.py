@@ -71,9 +71,9 @@ BACKENDS: Mapping[str, Backend] = {
         Backend(
             "flash3",
             "_flash_3",
-            "FlashAttention 3",
+            "FlashAttention 3, built from source",
             package=("flash_attn_3", "flash_attn_interface"),
-            install="build the folder hopper/ of https://github.com/Dao-AILab/flash-attention (not on PyPI)",
+            install="build the folder hopper/ of https://github.com/Dao-AILab/flash-attention, or pip install fa3-fwd",
             capability=(9, 0),
             only=(9,),
             dtypes=HALF,
@@ -136,6 +136,24 @@ SAGE_1 = Backend(
     exact=False,
 )
 """The backend `sage` if the installed package is version 1 or is missing. PyPI has only version 1."""
+
+FLASH_3_WHEEL = Backend(
+    "flash3",
+    "_sgd_flash_3",
+    "FlashAttention 3 (forward only)",
+    package=("fa3-fwd", "fa3_fwd"),
+    least="0.0.3",
+    install="pip install fa3-fwd",
+    capability=(9, 0),
+    only=(9,),
+    dtypes=("bfloat16",),  # the wheel has no float16 kernels
+    heads=256,
+    masks="refused",
+)
+"""The backend `flash3` unless FlashAttention 3 was built from source. PyPI has only this forward kernel."""
+
+TRIED_WITH_FLASH_3 = ("2.11",)
+"""Minor versions of torch with which the wheel `fa3-fwd` was run."""
 
 # Kernel name, lowest compute capability, and major capabilities. The package names a kernel after the precision of the
 # values. Source: `sageattn` in core.py of https://github.com/thu-ml/SageAttention, which chooses the kernel for a GPU.

@@ -15,7 +15,17 @@ from typing import Any, Literal
 
 from ....graph.contract.diagnostics import Diagnostic
 from . import packages
-from .backend_table import ARCHITECTURES, BACKENDS, SAGE_1, SAGE_KERNELS, Backend, Capability, Masks
+from .backend_table import (
+    ARCHITECTURES,
+    BACKENDS,
+    FLASH_3_WHEEL,
+    SAGE_1,
+    SAGE_KERNELS,
+    TRIED_WITH_FLASH_3,
+    Backend,
+    Capability,
+    Masks,
+)
 
 
 def problem(code: Literal["unavailable", "unsupported"], message: str, help: str) -> Diagnostic:
@@ -24,13 +34,19 @@ def problem(code: Literal["unavailable", "unsupported"], message: str, help: str
 
 
 def chosen(name: str, kernel: str = "auto") -> Backend:
-    """The backend for a name in a workflow file. `sage` means the installed version of SageAttention.
+    """The backend for a name in a workflow file.
+
+    `sage` means the installed version of SageAttention. `flash3` means the build from source if it is installed, and
+    else the wheel on PyPI.
 
     Args:
         name: One of `BACKENDS`.
         kernel: `auto`, or one of `SAGE_KERNELS`, which need SageAttention 2.
     """
     backend = BACKENDS[name]
+    if name == "flash3":
+        assert backend.package is not None
+        return FLASH_3_WHEEL if packages.installed(*backend.package) is None else backend
     if name != "sage":
         return backend
     if kernel == "auto":
@@ -61,7 +77,7 @@ def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic |
         if backend.least and packages.older(installed, backend.least):
             why = f"{backend.name} needs {_requirement(backend)}, and {installed} is installed"
             return problem("unavailable", why, backend.install)
-        broken = _broken(backend.name)
+        broken = _broken(backend)
         if broken is not None:
             return broken
     least = f"an NVIDIA GPU of compute capability {_capability_range(backend)}"
@@ -152,8 +168,19 @@ def gpu() -> Capability | None:
     return None if any(answers) else (major.value, minor.value)
 
 
-def _broken(name: str) -> Diagnostic | None:
+def named(library: str) -> Backend | None:
+    """The backend with a name in diffusers or in `kernels`; None for a kernel that a backend chose itself."""
+    return next((b for b in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL) if b.library == library), None)
+
+
+def _broken(backend: Backend) -> Diagnostic | None:
     """The reason why an installed package cannot be imported or has no kernels; None if it works."""
+    name = backend.name
+    if backend is FLASH_3_WHEEL:
+        torch = packages.installed("torch", "torch") or ""
+        if not any(torch == tried or torch.startswith(f"{tried}.") for tried in TRIED_WITH_FLASH_3):
+            why = f"fa3-fwd was tried with torch {' and '.join(TRIED_WITH_FLASH_3)}, and torch {torch} is installed"
+            return problem("unavailable", why, "`cudnn` and `flash4` are other backends for this GPU")
     if name in ("flash4", "xformers"):
         both = [("xformers", "xformers"), ("flash-attn-4", "flash_attn.cute")]
         if all(packages.installed(*each) for each in both) and not packages.installed("flash-attn", "flash_attn"):

@@ -1,4 +1,4 @@
-"""Attention kernels from PyPI that diffusers' dispatch lacks: SageAttention 1 and FlashAttention 4.
+"""Attention kernels from PyPI that diffusers' dispatch lacks: SageAttention 1, FlashAttention 3 and 4.
 
 An attention processor of diffusers holds its backend as a member of an enumeration. A registry maps the member to a
 function. This module adds one member and one function for each kernel. Only the processors of one view get the member;
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,7 +77,28 @@ def flash_4(
     return result[0] if isinstance(result, tuple) else result  # the second item is the log of the softmax sum
 
 
-KERNELS: Mapping[str, Kernel] = {"_sgd_sage_1": sage_1, "_sgd_flash_4": flash_4}
+def flash_3(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool
+) -> torch.Tensor:
+    """FlashAttention 3 of the wheel `fa3-fwd`. Arguments as in `sage_1`; bfloat16; width a multiple of 8 up to 256.
+
+    The operator is called directly: the wheel's `flash_attn_func` also prepares a backward pass.
+    """
+    import torch
+
+    import_module("fa3_fwd._C")  # registers the operator
+    query, key, value = (_dense(tensor) for tensor in (query, key, value))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    # The order of `flash_attn_forward` in fa3_fwd_interface.py (0.0.3): key and value caches, lengths, page table,
+    # rotary tables and descaling factors are all absent.
+    made = torch.ops.fa3_fwd.fwd(
+        query, key, value, *[None] * 20, scale, causal, -1, -1, 0, 0.0, True, None, 1, None, 0
+    )  # fmt: skip
+    result: torch.Tensor = made[0]
+    return result
+
+
+KERNELS: Mapping[str, Kernel] = {"_sgd_sage_1": sage_1, "_sgd_flash_3": flash_3, "_sgd_flash_4": flash_4}
 """The kernels of this module by their names in diffusers' registry."""
 
 

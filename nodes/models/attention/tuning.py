@@ -184,13 +184,15 @@ def measure(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def takes_masks(backend: str) -> bool:
-    from .backend_table import BACKENDS
+    from .backends import named
 
-    return all(b.masks == "applied" for b in BACKENDS.values() if b.library == backend)
+    found = named(backend)
+    return found is None or found.masks == "applied"
 
 
 def _workflow_name(backend: str) -> str:
     """The name in workflow files of a diffusers backend."""
-    from .backend_table import BACKENDS
+    from .backends import named
 
-    return next((b.name for b in BACKENDS.values() if b.library == backend), backend)
+    found = named(backend)
+    return backend if found is None else found.name

@@ -31,7 +31,8 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    The method `undo` of a transform, if there is one, is called when the view is dropped or could not be completed. A
+    The method `undo` of a transform, if there is one, is called when the view is dropped or could not be completed. The
+    method `before`, if there is one, returns the transform as it is when another one follows it in the model. A
     transform that replaces weights has a method `apply_with`, which also takes the following transforms of its kind,
     and the component if no other value reads it. The method may then free each of the component's weights that it
     replaces.
@@ -54,10 +55,11 @@ class Transform(Protocol):
 
 Recipe = tuple[Transform, ...]
 
-ORDER = ("lora", "attention", "offload", "compile")
+ORDER = ("lora", "optimize", "attention", "offload", "compile")
 """The order in which transforms are applied.
 
-Adapters replace weights, the hooks of offloading must find the new weights, and compiled code must contain all changes.
+Adapters replace weights, which rebuilt blocks join. The hooks of offloading must find the new weights, and compiled
+code must contain all changes. A choice of attention after `optimize` replaces that of `optimize`.
 A workflow has the transforms in this order too, except those in `ANYWHERE`.
 """
 
@@ -77,6 +79,12 @@ def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
     order = ", ".join(f"model.{k}" for k in ORDER if k not in ANYWHERE)
     message = f"model.{kind} cannot come after model.{late[0]}"
     return Diagnostic("unsupported", message, "model", help=f"the order is {order}")
+
+
+def before(transform: Transform, other: Transform) -> Transform:
+    """A transform as it is when another one of its component follows it in the model."""
+    found: Transform = transform.before(other) if hasattr(transform, "before") else transform
+    return found
 
 
 def view(module: torch.nn.Module) -> torch.nn.Module:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
 from ..attention import backends, encoder_attention
-from ..attention.backend_table import BACKENDS, MASKS, Backend, Masks
+from ..attention.attention_target import Target
+from ..attention.backend_table import BACKENDS
 from ..attention.encoder_attention import EncoderAttention
 from ..model import Model
 from ..transforms import transform_checks
@@ -26,34 +27,6 @@ class ModelAttentionFacts(transform_checks.TransformFacts):
 
     backend: str | None = None
     kernel: str | None = None
-
-
-@dataclass(frozen=True)
-class Target:
-    """The component whose attention backend is chosen.
-
-    Attributes:
-        role: The component's role, such as `transformer`.
-        config: The component's configuration; empty if unknown.
-        class_name: The component's class; empty if unknown.
-        dtype: Name of the component's dtype; None if unknown.
-        device: Device of the run, `cpu` or `cuda`; None if unknown.
-    """
-
-    role: str
-    config: Mapping[str, Any]
-    class_name: str
-    dtype: str | None
-    device: str | None = None
-
-    def problem(self, backend: Backend) -> Diagnostic | None:
-        """The reason why the component cannot use a backend here; None if it can, or if the facts are unknown."""
-        machine = backends.machine_problem(backend, self.device)
-        if self.role in encoder_attention.ROLES:  # report a problem on every machine first
-            return encoder_attention.encoder_problem(backend.name, self.config, self.class_name, self.dtype) or machine
-        masks: Masks = MASKS.get(self.class_name, "sometimes") if self.class_name else "never"
-        head = backends.head_size(self.config)
-        return machine or backends.model_problem(backend, dtype=self.dtype, head=head, masks=masks)
 
 
 def _describe(facts: ModelAttentionFacts) -> ModelFacts:
@@ -135,10 +108,7 @@ def attention(
     for problem in _kernel_problems(backend, kernel):
         raise NodeError(problem)
     if backend == "auto":
-        found = [BACKENDS["sdpa"]]
-        if device.startswith("cuda") and not encoder:
-            exact = [b for b in BACKENDS.values() if b.exact and b.name != "sdpa"]
-            found += [b for b in exact if target.problem(b) is None]
+        found = target.exact_backends()
     else:
         found = [backends.chosen(backend, kernel)]
         reason = target.problem(found[0])

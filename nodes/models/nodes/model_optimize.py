@@ -1,0 +1,90 @@
+"""`model.optimize`: the step of a transformer, as fast as this machine computes it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ....graph.contract.diagnostics import Diagnostic
+from ....graph.contract.node import Reads, Run, Shares, node
+from ...value_facts import ModelFacts
+from ..attention.attention_target import Target
+from ..attention.backends import gpu
+from ..model import Model
+from ..transforms import transform_checks
+from ..transforms.optimize_transform import Optimize, not_rebuilt
+from ..transforms.transform_checks import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptimizeFacts(transform_checks.TransformFacts):
+    """Facts of `model.optimize`."""
+
+    level: str | None = None
+
+
+def _check(facts: ModelOptimizeFacts) -> Iterator[Diagnostic]:
+    yield from transform_checks.problems("optimize", facts)
+
+
+def _describe(facts: ModelOptimizeFacts) -> ModelFacts:
+    return facts.model.transformed("optimize", facts.component)
+
+
+def _device(run: Run) -> str:
+    """The device of the run; in a plan without a choice of device, the GPU if this machine has one."""
+    if not run.planning:
+        return run.device
+    device = str(run.options.get("device", "auto"))
+    if device != "auto":
+        return device
+    return "cpu" if gpu() is None else "cuda"
+
+
+@node("model.optimize", describe=_describe, check=_check)
+def optimize(
+    run: Run,
+    model: Annotated[Model, Reads(), Shares()],
+    *,
+    level: Literal["eager", "exact"] = "exact",
+    component: Denoiser = "transformer",
+) -> Model:
+    """Make each step of the transformer as fast as this machine allows.
+
+    `exact` computes the same formulas in the same dtype, rounded in another order. On a GPU the transformer's blocks
+    are rebuilt: kernels for everything between the matrix products, and activations inside the products. Attention is
+    the fastest exact backend that is installed, as with `backend: auto` of `model.attention`. What this machine or this
+    model does not allow is left out, and the details of this node give the reason; nothing fails that works with
+    `eager`. On a CPU, and for small models, `exact` changes nothing.
+
+    A later node replaces a choice: after `model.attention` the backend is that node's, and after `model.compile` torch
+    compiles diffusers' own blocks. `model.offload` with `granularity: leaf` keeps diffusers' own blocks too.
+
+    Args:
+        model: The model. Adapters come before this node.
+        level: `eager` is diffusers' own path with torch's own choice of attention.
+        component: The transformer. `transformer_2` is the second expert of Wan 2.2.
+
+    Returns:
+        The model with the faster transformer.
+
+    Raises:
+        NodeError: If the model has no such component, or it went through a transform that must come later.
+    """
+    name, config = transform_checks.target(model, component)
+    if level == "eager":
+        run.detail(step="eager", attention="sdpa")
+        return model.transformed(Optimize(name, False, ()))
+    device, class_name = _device(run), transform_checks.class_name(model, name)
+    reason = not_rebuilt(class_name, config, device, importlib.util.find_spec("triton") is not None)
+    target = Target(component, config, class_name, str(model.weights.dtype_name(name)), device)
+    found = target.exact_backends() if device.startswith("cuda") else []
+    names = [backend.name for backend in found] or ["sdpa"]
+    run.detail(
+        step="rebuilt blocks" if reason is None else f"eager: {reason}",
+        attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}",
+    )
+    libraries = tuple(backend.library for backend in found) if len(found) > 1 else ()
+    return model.transformed(Optimize(name, reason is None, libraries))

@@ -1,0 +1,149 @@
+"""What rebuilt blocks of several families share: streams in one buffer, attention, and modulation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.nn import Linear, Module
+
+from ..row_kernels import products
+
+T = TypeVar("T")
+
+
+class RebuiltBlock(Protocol):
+    """A block's forward on row kernels, with the arguments and results of the block's own forward."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def fits(self) -> bool:
+        """Whether the block's layers are those that the rebuilt forward computes."""
+        ...
+
+    def joins(self) -> Sequence[Sequence[Linear]]:
+        """Layers with one input, whose weights may stand in one buffer."""
+        ...
+
+
+class Once:
+    """Values that all blocks of one forward share, computed by the first block that needs them.
+
+    A value belongs to the tensor from which it is made: another tensor makes another value.
+
+    Attributes:
+        first_rows: Rows of a first frame, which have a timestep of their own; 0 if all rows have one timestep.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[str, tuple[torch.Tensor, Any]] = {}
+        self.first_rows = 0
+
+    def of(self, name: str, source: torch.Tensor, make: Callable[[], T]) -> T:
+        """The value `name` of a tensor."""
+        held = self._made.get(name)
+        if held is None or held[0] is not source:
+            held = self._made[name] = source, make()
+        made: T = held[1]
+        return made
+
+    def clear(self) -> None:
+        """Drop all values, at the end of a forward."""
+        self._made.clear()
+        self.first_rows = 0
+
+
+def plain(*layers: Any) -> bool:
+    """Whether all layers are ordinary linear layers, whose weights a product may read."""
+    return all(type(layer) is Linear for layer in layers)
+
+
+def rms_weight(module: Any) -> bool:
+    """Whether a norm is a root-mean-square norm with weights and without a bias."""
+    return isinstance(getattr(module, "weight", None), torch.Tensor) and getattr(module, "bias", None) is None
+
+
+def together(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Two streams [B, S, D] as one sequence; without a copy if they are neighbours in one buffer.
+
+    A rebuilt block returns its streams as two views of one buffer, so that the next block finds them together.
+    """
+    (batch, rows, width), more = first.shape, second.shape[1]
+    long = ((rows + more) * width, width, 1)
+    strides = long if batch > 1 else (first.stride(0), width, 1)
+    if (
+        first.untyped_storage().data_ptr() == second.untyped_storage().data_ptr()
+        and first.dtype == second.dtype
+        and first.stride() == second.stride() == strides
+        and second.storage_offset() == first.storage_offset() + rows * width
+    ):
+        return first.as_strided((batch, rows + more, width), long)
+    return torch.cat([first, second], dim=1)
+
+
+def attend(
+    attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention through the backend of an attention module's processor.
+
+    Args:
+        attention: A module with a processor of diffusers.
+        query: [B, S, H, D]; keys and values have a length of their own.
+        mask: What diffusers' processor gives to its dispatch.
+
+    Returns:
+        [B, S, H·D].
+    """
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    processor = attention.processor
+    made: torch.Tensor = dispatch_attention_fn(
+        query, key, value, attn_mask=mask, dropout_p=0.0, is_causal=False, backend=processor._attention_backend
+    )
+    return made.flatten(2).to(query.dtype)
+
+
+def modulation(temb: torch.Tensor, layers: Sequence[Linear], count: int) -> list[torch.Tensor]:
+    """Modulation vectors of one or two groups of rows.
+
+    Args:
+        temb: The embedding of the timestep after its activation, [B, width].
+        layers: One layer for each group.
+        count: Number of vectors.
+
+    Returns:
+        `count` vectors [B, groups, D].
+    """
+    batch, width = temb.shape[0], layers[0].weight.shape[0]
+    out = torch.empty((len(layers), batch, width), device=temb.device, dtype=temb.dtype)
+    for number, layer in enumerate(layers):
+        products.product_(out[number], temb, layer.weight, layer.bias, False)
+    return list(out.unflatten(-1, (count, -1)).permute(2, 1, 0, 3).unbind(0))
+
+
+def norm_weights(modules: Sequence[Module]) -> torch.Tensor:
+    """Weights of one norm for each group of rows: [groups, D]."""
+    weights: list[Any] = [module.weight for module in modules]
+    return weights[0].detach()[None] if len(weights) == 1 else torch.stack(weights).detach()
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Rotary tables: rows from `start` on turn by these angles, [B or 1, P, D / 2], float32 and contiguous."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    start: int = 0
+
+
+def of_complex(table: torch.Tensor) -> Positions:
+    """Rotary tables of a complex table [B or 1, P, D / 2]."""
+    parts = torch.view_as_real(table).float()
+    return Positions(parts[..., 0].contiguous(), parts[..., 1].contiguous())
+
+
+def of_doubled(cos: torch.Tensor, sin: torch.Tensor) -> Positions:
+    """Rotary tables of diffusers' tables [P, D], in which each angle stands twice."""
+    return Positions(cos[None, :, ::2].float().contiguous(), sin[None, :, ::2].float().contiguous())

@@ -1,0 +1,149 @@
+"""Blocks of a joint sequence of text and image, as FLUX.1, HunyuanVideo and Qwen-Image have them.
+
+`TwoStreams` has weights of its own for text and image, which meet in attention. `OneStream` has one set of weights and
+computes attention and feed-forward side by side. Both take and return one buffer of both streams; the families' modules
+know the order of the streams and the names of the layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import Linear, Module
+from torch.nn import functional as F
+
+from ..row_kernels import products, rows
+from ..row_kernels.products import Part
+from .block_parts import Once, Positions, attend, modulation, norm_weights
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The layers of one stream of a block.
+
+    Attributes:
+        modulation: Makes six vectors from the embedding of the timestep: shift, scale and gate of attention, then of
+            the feed-forward.
+        qkv: Projections to queries, keys and values.
+        query_norm: Root-mean-square norm of queries.
+        key_norm: The same for keys.
+        out: Projection of the attention's result.
+        up: First layer of the feed-forward, before GELU by the tanh formula.
+        down: Second layer of the feed-forward.
+    """
+
+    modulation: Linear
+    qkv: tuple[Linear, Linear, Linear]
+    query_norm: Module
+    key_norm: Module
+    out: Linear
+    up: Linear
+    down: Linear
+
+    def linears(self) -> tuple[Linear, ...]:
+        return self.modulation, *self.qkv, self.out, self.up, self.down
+
+
+class _Weights:
+    """Norm weights of several streams in one tensor, made at the first call on a device."""
+
+    def __init__(self, queries: Sequence[Module], keys: Sequence[Module]) -> None:
+        self.modules, self.made = (queries, keys), {}  # type: ignore[var-annotated]
+
+    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if device not in self.made:
+            queries, keys = self.modules
+            self.made[device] = norm_weights(queries).to(device), norm_weights(keys).to(device)
+        found: tuple[torch.Tensor, torch.Tensor] = self.made[device]
+        return found
+
+
+class TwoStreams:
+    """A block with two sets of layers.
+
+    Args:
+        attention: The attention module; its processor has the backend.
+        layers: The layers of the first and the second part of the sequence.
+        once: Values of this forward.
+    """
+
+    def __init__(self, attention: Any, layers: tuple[Layers, Layers], once: Once) -> None:
+        self.attention, self.layers, self.once = attention, layers, once
+        self.eps, self.heads = attention.norm_q.eps, attention.heads
+        self.weights = _Weights([part.query_norm for part in layers], [part.key_norm for part in layers])
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        first: int,
+        temb: torch.Tensor,
+        positions: Positions,
+        mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Compute the block.
+
+        Args:
+            x: [B, S, D]; it does not change.
+            first: Rows of the first stream.
+            temb: Embedding of the timestep, [B, D].
+            positions: Rotary tables.
+            mask: Attention mask of the whole sequence.
+
+        Returns:
+            A new sequence [B, S, D].
+        """
+        batch, length, _ = x.shape
+
+        def both(*layers: tuple[Linear, ...]) -> list[Part]:
+            return [Part(0, first, layers[0]), Part(first, length, layers[1])]
+
+        a, b = self.layers
+        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
+        shift, scale, gate, shift_2, scale_2, gate_2 = modulation(embedding, [a.modulation, b.modulation], 6)
+        normed = rows.norm(x, scale, shift, first=first)
+        qkv = products.through(normed, both(a.qkv, b.qkv)).view(batch, length, 3, self.heads, -1)
+        weights = self.weights.on(x.device)
+        rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, first=first, start=positions.start)
+        attended = attend(self.attention, *qkv.unbind(2), mask)
+        y = products.through(attended, both((a.out,), (b.out,)))
+        x, normed = rows.add_norm(x, y, gate, scale_2, shift_2, first=first)
+        hidden = products.through(normed, both((a.up,), (b.up,)), gelu=True)
+        y = products.through(hidden, both((a.down,), (b.down,)))
+        return rows.add(x, y, gate_2, first=first, in_place=True)
+
+
+class OneStream:
+    """A block with one set of layers, whose last layer reads attention and feed-forward side by side.
+
+    Args:
+        attention: The attention module, with norms of queries and keys.
+        modulation_layer: Makes shift, scale and gate.
+        up: First layer of the feed-forward, before GELU by the tanh formula.
+        out: Layer of [attention | feed-forward].
+        once: Values of this forward.
+    """
+
+    def __init__(self, attention: Any, modulation_layer: Linear, up: Linear, out: Linear, once: Once) -> None:
+        self.attention, self.modulation_layer, self.up, self.out = attention, modulation_layer, up, out
+        self.eps, self.heads, self.once = attention.norm_q.eps, attention.heads, once
+        self.qkv = (attention.to_q, attention.to_k, attention.to_v)
+        self.weights = _Weights([attention.norm_q], [attention.norm_k])
+
+    def __call__(
+        self, x: torch.Tensor, temb: torch.Tensor, positions: Positions, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Compute the block; arguments and result as in `TwoStreams`."""
+        batch, length, _ = x.shape
+        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
+        shift, scale, gate = modulation(embedding, [self.modulation_layer], 3)
+        normed = rows.norm(x, scale, shift)
+        qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.heads, -1)
+        weights = self.weights.on(x.device)
+        rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, start=positions.start)
+        hidden = products.linear(normed, self.up, gelu=True)
+        attended = attend(self.attention, *qkv.unbind(2), mask)
+        y = products.linear_of_two(attended, hidden, self.out)
+        return rows.add(x, y, gate)

@@ -1,0 +1,66 @@
+"""Rebuilds the blocks of a view. Lists the classes of blocks that can be rebuilt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..memory.component_views import entrance
+from ..row_kernels import products
+from .block_parts import Once, RebuiltBlock
+from .flux_blocks import FluxDouble, FluxSingle
+from .hunyuan_blocks import HunyuanDouble, HunyuanSingle
+from .qwen_blocks import QwenBlock
+from .wan_blocks import WanBlock, few_timesteps
+from .z_image_blocks import ZImageBlock
+
+BLOCKS: Mapping[str, Callable[[Any, Once], RebuiltBlock]] = {
+    "FluxTransformerBlock": FluxDouble,
+    "FluxSingleTransformerBlock": FluxSingle,
+    "HunyuanVideoTransformerBlock": HunyuanDouble,
+    "HunyuanVideoSingleTransformerBlock": HunyuanSingle,
+    "QwenImageTransformerBlock": QwenBlock,
+    "WanTransformerBlock": WanBlock,
+    "ZImageTransformerBlock": ZImageBlock,
+}
+"""The rebuilt forward of each class of blocks of diffusers."""
+
+AROUND: Mapping[str, Callable[..., Any]] = {"WanTransformer3DModel": few_timesteps}
+"""What a transformer's forward is called through, beside its rebuilt blocks."""
+
+
+def rebuild(module: Any, *, join: bool) -> int:
+    """Give the blocks of a view their rebuilt forward.
+
+    Args:
+        module: A view of a transformer.
+        join: Whether to move weights with one input into one buffer (`products.join`).
+
+    Returns:
+        Number of rebuilt blocks; 0 if the view has no block that can be rebuilt. Blocks that differ from those of
+        `BLOCKS`, for instance by quantised layers, keep their own forward.
+    """
+    count, once = 0, Once()
+    for block in module.modules():
+        make = BLOCKS.get(type(block).__name__)
+        if make is None:
+            continue
+        made = make(block, once)
+        if not made.fits():
+            continue
+        if join:
+            for layers in made.joins():
+                products.join(layers)
+        block.forward = made
+        count += 1
+    if count:
+        around = AROUND.get(type(module).__name__)
+
+        def clearing(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            try:
+                return call(*args, **kwargs) if around is None else around(once, call, *args, **kwargs)
+            finally:
+                once.clear()
+
+        entrance(module).layers.append(clearing)
+    return count

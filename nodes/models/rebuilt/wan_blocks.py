@@ -1,0 +1,115 @@
+"""Wan's block, rebuilt: self attention, cross attention to the text (and a first frame), feed-forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import Linear
+
+from ..row_kernels import products, rows
+from .block_parts import Once, attend, norm_weights, of_doubled, plain, rms_weight
+
+TEXT_LENGTH = 512
+"""Tokens of a prompt behind those of an image, as in `WanAttnProcessor`."""
+
+
+def few_timesteps(once: Once, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call Wan 2.2 TI2V's transformer, which takes one timestep for each token, with one or two timesteps.
+
+    All tokens of a clip have one timestep, except that those of a given first frame have another. Reading this from the
+    device waits for the step before, which costs less than a thousandth of a step.
+    """
+    timestep = kwargs.get("timestep")  # [B, S], or [B]
+    if isinstance(timestep, torch.Tensor) and timestep.ndim == 2 and timestep.shape[1] > 1:
+        changes = (timestep[:, 1:] != timestep[:, :-1]).sum(0).nonzero().flatten().tolist()
+        if not changes:
+            return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
+        if len(changes) == 1:
+            once.first_rows = changes[0] + 1
+    return call(*args, **kwargs)
+
+
+class WanBlock:
+    """The forward of a `WanTransformerBlock`."""
+
+    def __init__(self, block: Any, once: Once) -> None:
+        self.own, self.block, self.once = block.forward, block, once
+        self.own_attention, self.cross = block.attn1, block.attn2
+        self.qkv = self.own_attention.to_q, self.own_attention.to_k, self.own_attention.to_v
+        self.text_kv = self.cross.to_k, self.cross.to_v
+        self.image_kv = (self.cross.add_k_proj, self.cross.add_v_proj) if self.cross.add_k_proj is not None else None
+        self.up, self.down = block.ffn.net[0].proj, block.ffn.net[2]
+
+    def fits(self) -> bool:
+        own, cross = self.own_attention, self.cross
+        layers = (*self.qkv, own.to_out[0], cross.to_q, *self.text_kv, cross.to_out[0], self.up, self.down)
+        norms = own.norm_q, own.norm_k, cross.norm_q, cross.norm_k
+        affine = getattr(self.block.norm2, "bias", None) is not None  # not without `cross_attn_norm`
+        return plain(*layers, *(self.image_kv or ())) and all(map(rms_weight, norms)) and affine
+
+    def joins(self) -> Sequence[Sequence[Linear]]:
+        return [self.qkv, self.text_kv, *([self.image_kv] if self.image_kv is not None else [])]
+
+    def __call__(
+        self,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        temb: torch.Tensor,
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+    ) -> torch.Tensor:
+        first, vectors = self._modulation(temb, hidden_states.shape[1])
+        if vectors is None:
+            made: torch.Tensor = self.own(hidden_states, encoder_hidden_states, temb, rotary_emb)
+            return made
+        block, own = self.block, self.own_attention
+        batch, length, _ = hidden_states.shape
+        shift, scale, gate, shift_2, scale_2, gate_2 = vectors
+        normed = rows.norm(hidden_states, scale, shift, eps=block.norm1.eps, first=first)
+        qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
+        cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
+        table = self.once.of("positions", cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))
+        weights = norm_weights([own.norm_q]), norm_weights([own.norm_k])
+        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=own.norm_q.eps, across=True)
+        y = products.linear(attend(own, *qkv.unbind(2)), own.to_out[0])
+        affine: dict[str, Any] = {"eps": block.norm2.eps, "plus_one": False, "first": first}
+        weight, bias = block.norm2.weight[None, None], block.norm2.bias[None, None]
+        x, normed = rows.add_norm(hidden_states, y, gate, weight, bias, **affine)
+        y = products.linear(self._crossed(normed, encoder_hidden_states), self.cross.to_out[0])
+        x, normed = rows.add_norm(x, y, None, scale_2, shift_2, eps=block.norm3.eps, first=first)
+        y = products.linear(products.linear(normed, self.up, gelu=True), self.down)
+        return rows.add(x, y, gate_2, first=first, in_place=True)
+
+    def _modulation(self, temb: torch.Tensor, length: int) -> tuple[int, list[torch.Tensor] | None]:
+        """Rows of the first group, and six vectors [B, groups, D]; None if each row has a timestep of its own."""
+        table = self.block.scale_shift_table  # [1, 6, D]
+        if temb.ndim == 3:
+            return 0, list((table + temb.float()).unsqueeze(1).unbind(2))
+        first = self.once.first_rows
+        if not 0 < first < length or temb.shape[1] != length:
+            return 0, None
+        two = torch.stack([temb[:, 0], temb[:, first]], dim=1)  # [B, 2, 6, D]
+        return first, list((table.unsqueeze(0) + two.float()).unbind(2))
+
+    def _crossed(self, normed: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Cross attention before its last layer, [B, S, D]."""
+        cross = self.cross
+        query = products.linear(normed, cross.to_q)
+        query = rows.norm(
+            query, cross.norm_q.weight[None, None], None, kind="rms", eps=cross.norm_q.eps, plus_one=False
+        )
+        query = query.unflatten(2, (cross.heads, -1))
+        if self.image_kv is None:
+            return attend(cross, query, *self._keys_values(context, self.text_kv, cross.norm_k))
+        picture, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
+        seen = attend(cross, query, *self._keys_values(picture, self.image_kv, cross.norm_added_k))
+        return attend(cross, query, *self._keys_values(text, self.text_kv, cross.norm_k)) + seen
+
+    def _keys_values(
+        self, context: torch.Tensor, layers: Sequence[Linear], norm: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        key, value = products.linear(context.contiguous(), *layers).unflatten(2, (2, self.cross.heads, -1)).unbind(2)
+        weight = norm.weight[None, None]
+        key = rows.norm(key.flatten(2), weight, None, kind="rms", eps=norm.eps, plus_one=False).view(key.shape)
+        return key, value

@@ -1,0 +1,97 @@
+"""The transform that gives a transformer the fastest step of a level: rebuilt blocks, and the fastest attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ....graph.contract.node import Run
+from ..attention.processors import choose
+
+if TYPE_CHECKING:
+    from ..memory.component_views import Transform
+
+WIDE = 1024
+"""Least width of a transformer whose blocks are rebuilt. Below, a step is bound by the host's calls, not by the GPU."""
+
+REBUILT = (
+    "FluxTransformer2DModel",
+    "HunyuanVideoTransformer3DModel",
+    "QwenImageTransformer2DModel",
+    "WanTransformer3DModel",
+    "ZImageTransformer2DModel",
+)
+"""Transformers whose blocks `nodes/models/rebuilt` has."""
+
+
+@dataclass(frozen=True)
+class Optimize:
+    """The transform: the choices of one level for a component.
+
+    Attributes:
+        component: Name in the repository.
+        rebuilt: Whether the blocks are rebuilt.
+        candidates: Attention backends, by their names in diffusers or `kernels`; the fastest is used. Empty if another
+            transform chooses.
+    """
+
+    kind: ClassVar[str] = "optimize"
+
+    component: str
+    rebuilt: bool
+    candidates: tuple[str, ...]
+
+    def before(self, other: Transform) -> Optimize:
+        """The transform where another one follows it: a later choice of the same thing replaces this one."""
+        if other.kind == "attention":
+            return replace(self, candidates=())
+        leaves = other.kind == "offload" and getattr(other, "granularity", None) == "leaf"
+        if other.kind == "compile" or leaves:
+            # torch compiles diffusers' own blocks. Offloaded leaves are on the device only while they are called.
+            return replace(self, rebuilt=False)
+        return self
+
+    def apply(self, module: Any, run: Run) -> None:
+        if self.candidates:
+            choose(module, self.candidates[0])
+        if len(self.candidates) > 1:
+            from ..attention.tuning import Tuner
+
+            Tuner(module, self.candidates, run)
+        if self.rebuilt:
+            from ..rebuilt.rebuilding import rebuild
+
+            # Offloaded weights stay where they are: each moves to the device alone.
+            count = rebuild(module, join=next(module.parameters()).is_cuda)
+            run.detail(rebuilt_blocks=count)
+
+
+def not_rebuilt(class_name: str, config: Mapping[str, Any], device: str, kernels: bool) -> str | None:
+    """The reason why a transformer's blocks are not rebuilt; None if they are.
+
+    Args:
+        class_name: Class of the transformer.
+        config: Configuration of the transformer.
+        device: Device of the run.
+        kernels: Whether the package triton is installed.
+    """
+    if not device.startswith("cuda"):
+        return "the run is on a CPU"
+    if class_name not in REBUILT:
+        return f"{class_name} has no rebuilt blocks"
+    if not kernels:
+        return "the package triton is not installed"
+    width = _width(config)
+    if width is not None and width < WIDE:
+        return f"a width of {width} is too small to gain by it"
+    return None
+
+
+def _width(config: Mapping[str, Any]) -> int | None:
+    """Width of a transformer; None if its configuration does not give it."""
+    if "dim" in config:  # Z-Image
+        return int(config["dim"])
+    if "num_attention_heads" in config and "attention_head_dim" in config:
+        return int(config["num_attention_heads"]) * int(config["attention_head_dim"])
+    return None

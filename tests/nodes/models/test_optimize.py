@@ -1,0 +1,157 @@
+"""`model.optimize`: its choices on machines and models, and its place among the other transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import node_facts
+from helpers.direct import DirectRun, model_of
+from sgd.graph.contract.errors import NodeError
+from sgd.nodes.models.attention import attention_target, backends
+from sgd.nodes.models.nodes import model_optimize
+from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_optimize import optimize
+from sgd.nodes.models.transforms.lora_transform import Lora
+from sgd.nodes.models.transforms.optimize_transform import Optimize, not_rebuilt
+
+WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+WIDE = {"num_attention_heads": 12, "attention_head_dim": 128}
+MODEL = {"source": "owner/name", "components": {"transformer": "WanTransformer3DModel", "vae": "V"}}
+
+
+@pytest.fixture
+def model(wan_folder):
+    loaded = model_of(wan_folder, "scheduler")
+    loaded.release("scheduler")
+    return loaded
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine with one H100, Triton, and FlashAttention 3 from PyPI."""
+    versions = {"torch": "2.11.0+cu130", "fa3-fwd": "0.0.3", "triton": "3.6.0"}
+    monkeypatch.setattr(backends.packages, "installed", lambda package, module: versions.get(package))
+    for module in (backends, model_optimize):
+        monkeypatch.setattr(module, "gpu", lambda: (9, 0))
+    monkeypatch.setattr(model_optimize.importlib.util, "find_spec", lambda name: object())
+    return versions
+
+
+def planned(device: str = "auto") -> Any:
+    run: Any = DirectRun()
+    run.device, run.planning = "meta", True
+    run.options = {"device": device, "memory_bytes": 80 << 30}
+    return run
+
+
+def transform(value: Any) -> Optimize:
+    found = [t for t in value.transforms if isinstance(t, Optimize)]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_on_a_cpu_it_changes_nothing_and_says_so(model, run):
+    value = optimize(run, model)
+    assert run.details == {"step": "eager: the run is on a CPU", "attention": "sdpa"}
+    assert transform(value) == Optimize("transformer", False, ())
+    for one in (model, value):
+        one.acquire("transformer", run)
+    blocks = value.component("transformer").blocks
+    assert all("forward" not in vars(block) for block in blocks)
+    assert not run.warnings
+
+
+def test_a_plan_for_a_gpu_names_the_rebuilt_blocks_and_the_candidates(hopper):
+    run = planned()
+    value = optimize(run, load(run, WAN))
+    assert run.details["step"] == "rebuilt blocks"
+    assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3"
+    assert transform(value).candidates == ("native", "_native_cudnn", "_sgd_flash_3")
+
+
+def test_a_plan_for_the_cpu_of_a_machine_with_a_gpu(hopper):
+    run = planned("cpu")
+    optimize(run, load(run, WAN))
+    assert run.details["step"] == "eager: the run is on a CPU"
+    assert run.details["attention"] == "sdpa"
+
+
+def test_eager_is_diffusers_own_path(hopper):
+    run = planned()
+    value = optimize(run, load(run, WAN), level="eager")
+    assert (run.details["step"], run.details["attention"]) == ("eager", "sdpa")
+    assert transform(value) == Optimize("transformer", False, ())
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "device", "kernels", "reason"),
+    [
+        ("WanTransformer3DModel", WIDE, "cuda", True, None),
+        ("WanTransformer3DModel", WIDE, "cpu", True, "the run is on a CPU"),
+        ("WanTransformer3DModel", WIDE, "cuda", False, "the package triton is not installed"),
+        ("ZImageTransformer2DModel", {"dim": 3840, "n_heads": 30}, "cuda", True, None),
+        ("ZImageTransformer2DModel", {"dim": 32}, "cuda", True, "a width of 32 is too small to gain by it"),
+        ("LTXVideoTransformer3DModel", WIDE, "cuda", True, "LTXVideoTransformer3DModel has no rebuilt blocks"),
+    ],
+)
+def test_blocks_are_rebuilt_where_that_works_and_pays(class_name, config, device, kernels, reason):
+    assert not_rebuilt(class_name, config, device, kernels) == reason
+
+
+def test_a_later_node_replaces_a_choice(hopper):
+    run = planned("cuda")
+    made = optimize(run, load(run, WAN))
+    assert transform(attention(run, made, backend="sdpa")) == Optimize("transformer", True, ())
+    compiled = compile(run, made)
+    assert not transform(compiled).rebuilt, "torch compiles diffusers' own blocks"
+    assert transform(compiled).candidates == transform(made).candidates
+
+
+def test_the_order_of_transforms(model, run, tmp_path):
+    made = optimize(run, model)
+    with pytest.raises(NodeError, match=r"already went through model\.optimize"):
+        optimize(run, made)
+    with pytest.raises(NodeError, match=r"model\.optimize cannot come after model\.attention") as error:
+        optimize(run, attention(run, model, backend="sdpa"))
+    assert error.value.help == "the order is model.lora, model.optimize, model.attention, model.compile"
+    with pytest.raises(NodeError, match=r"model\.lora cannot come after model\.optimize"):
+        made.transformed(Lora("transformer", tmp_path / "x.safetensors", 1.0))
+
+
+def test_the_order_is_checked_before_a_run():
+    for earlier, problem in (("attention", 1), ("compile", 1), ("lora", 0), ("offload", 0), ("optimize", 1)):
+        known = MODEL | {"transforms": [(earlier, "transformer")]}
+        found = node_facts.check(optimize, model=known, component="transformer", level="exact")
+        assert len([p for p in found if p.severity == "error"]) == problem, earlier
+
+
+def test_the_wheel_of_flash_attention_3_is_refused_by_a_torch_that_it_was_not_tried_with(hopper):
+    assert backends.machine_problem(backends.chosen("flash3")) is None
+    hopper["torch"] = "2.12.1+cu130"
+    found = backends.machine_problem(backends.chosen("flash3"))
+    assert found is not None
+    assert found.code == "unavailable"
+    assert found.message == "fa3-fwd was tried with torch 2.11, and torch 2.12.1+cu130 is installed"
+
+
+def test_the_wheel_takes_bfloat16_and_text_encoders_do_not_use_it(hopper):
+    half = attention_target.Target("transformer", WIDE, "WanTransformer3DModel", "float16", "cuda")
+    assert [backend.name for backend in half.exact_backends()] == ["sdpa", "cudnn"]
+    encoder = attention_target.Target("text_encoder", {}, "LlamaModel", "bfloat16", "cuda")
+    found = encoder.problem(backends.chosen("flash3"))
+    assert found is not None
+    assert found.message.startswith("flash3 needs flash_attn_3, which is not installed")
+
+
+def test_the_attention_of_optimize_is_used(model, run):
+    value = model.transformed(Optimize("transformer", True, ("_native_math",)))
+    for one in (model, value):
+        one.acquire("transformer", run)
+    transformer = value.component("transformer")
+    assert transformer.blocks[0].attn1.processor._attention_backend.value == "_native_math"
+    assert model.component("transformer").blocks[0].attn1.processor._attention_backend is None
+    assert isinstance(transformer, torch.nn.Module)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .events import Observer
     from .library_command import LibraryCommand, RunOption
     from .node import Run
+    from .value_statistics import ValueStatistics
 
 
 class PlanMeter(Protocol):
@@ -68,6 +69,13 @@ class NodeLibrary:
 
         A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
         the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
+        """
+        return ()
+
+    def value_statistics(self, value: Any) -> Sequence[ValueStatistics]:
+        """Statistics of every tensor of a value, wherever it lies in it, for `--trace-values`.
+
+        The loaded libraries are asked in order, until one finds a tensor.
         """
         return ()
 

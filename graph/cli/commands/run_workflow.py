@@ -21,6 +21,7 @@ from ...runtime.context import RECORD
 from ...runtime.run import Result, does_not_fit, run
 from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
+from ..profile_arguments import profile_options, profiling_of
 from ..terminal import say, show
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
     to.add_argument("--overwrite", action="store_true", help="replace files that exist")
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    profile_options(to)
 
 
 def command(arguments: Namespace) -> int:
@@ -44,11 +46,15 @@ def command(arguments: Namespace) -> int:
     from ...contract.device import choose
     from ...runtime.observers.progress import Progress
     from ...runtime.record import Clock
-    from ..run_table import run_table
+    from ..profile_table import kernel_table, table_of
     from ..tables import each
 
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
+    try:
+        profile = profiling_of(arguments)
+    except NodeError as error:
+        return wrong(str(error), error.help)
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
@@ -74,6 +80,7 @@ def command(arguments: Namespace) -> int:
                     overwrite=arguments.overwrite,
                     observers=progress,
                     clock=clock,
+                    profile=profile,
                 )
             if done.status == "interrupted" or pending():
                 return _interrupted(done, arguments)
@@ -84,7 +91,10 @@ def command(arguments: Namespace) -> int:
     if done.status == "failed":
         return _failed(done, plan, given, device, arguments)
     if not arguments.json and not arguments.quiet:
-        show(run_table(done.record))
+        show(table_of(done.record))
+        kernels = kernel_table(done.record)
+        if kernels:
+            show(f"\n{kernels}")
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
                 show(f"\n{text}\n")
@@ -92,6 +102,8 @@ def command(arguments: Namespace) -> int:
             for path in each(value):
                 show(f"{name}: {done.folder / path if isinstance(path, str) else path}")
         show(f"record: {done.folder / RECORD}")
+        for option, path in profile.files().items():
+            show(f"{option}: {path}")
     return DONE
 
 

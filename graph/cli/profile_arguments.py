@@ -23,7 +23,7 @@ def profile_options(to: ArgumentParser) -> None:
     to.add_argument(
         "--profile-nodes",
         metavar="GLOB",
-        help="the nodes of torch and nvtx: a pattern of paths, loops and composites included, such as 'denoise.*'",
+        help="the nodes of torch and nvtx: a pattern of paths, loops and composites included, such as 'loop.*'",
     )
     to.add_argument(
         "--profile-steps",

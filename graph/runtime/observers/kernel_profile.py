@@ -30,6 +30,13 @@ _ONE = threading.Lock()
 """There is one PyTorch Profiler in a process."""
 
 
+def _is_taken() -> bool:
+    """Whether a profiler runs in this process. To start another one would end it."""
+    from torch.autograd import profiler
+
+    return bool(profiler._is_profiler_enabled)
+
+
 def quiet_profiler() -> None:
     """Let the profiler's library write nothing to stderr, unless the environment says otherwise.
 
@@ -79,12 +86,16 @@ class KernelProfile(Observer):
 
     def prepare(self) -> None:
         """Start the profiler once in the thread that imported torch: its library complains elsewhere."""
-        if "torch" in sys.modules:
+        if "torch" in sys.modules and _ONE.acquire(blocking=False):
             from torch.autograd.profiler import profile
 
             began = perf_counter()
-            with suppress(RuntimeError), profile(use_cpu=True, use_kineto=True):  # `_open` tells of errors
-                pass
+            try:
+                if not _is_taken():
+                    with suppress(RuntimeError), profile(use_cpu=True, use_kineto=True):  # `_open` tells of errors
+                        pass
+            finally:
+                _ONE.release()
             self.seconds += perf_counter() - began
 
     @contextmanager
@@ -158,6 +169,8 @@ class KernelProfile(Observer):
         from torch.autograd.profiler import profile
 
         began = perf_counter()
+        if _is_taken():
+            return self._refuse("the program profiles itself already")
         if self._cuda:
             torch.cuda.synchronize()  # work from before the window would count in it
         # `torch.profiler.profile` is this profiler and further services, for which it imports torch's compiler.
@@ -165,14 +178,17 @@ class KernelProfile(Observer):
         try:
             made.__enter__()
         except RuntimeError as error:
-            self._works, self._refused = False, True
-            _ONE.release()
-            self.say(f"the PyTorch Profiler cannot start, so no kernels are measured: {str(error).splitlines()[0]}")
-            return False
+            return self._refuse(str(error))
         self._profiler, self._began = made, perf_counter()
         self.seconds += self._began - began
         self.windows += 1
         return True
+
+    def _refuse(self, reason: str) -> bool:
+        self._works, self._refused = False, True
+        _ONE.release()
+        self.say(f"the PyTorch Profiler cannot start, so no kernels are measured from here on: {reason}")
+        return False
 
     def _close(self) -> None:
         """Stop the profiler, if it runs, and add its events up."""

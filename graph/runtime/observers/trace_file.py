@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from ...contract.errors import NodeError
 from ...contract.output_files import temporary_path
+from ...contract.text_tables import shortened
 from ..record import clean
 
 
@@ -31,19 +32,23 @@ class GrowingFile:
 
     def __init__(self, path: Path | str, overwrite: bool, option: str) -> None:
         self.path, self._lock = Path.cwd() / path, threading.Lock()
-        if not str(path) or self.path.is_dir():
-            raise NodeError(
-                f"{option} {str(path)!r} is not the name of a file", help="name a file that will be written"
-            )
-        if self.path.exists() and not overwrite:
+        exists = True
+        try:
+            if not str(path) or self.path.is_dir():
+                raise NodeError(f"{option} {str(path)!r} is not the name of a file", help="name the file to write")
+            self.path.lstat()
+        except FileNotFoundError:
+            exists = False
+        except (OSError, ValueError) as error:
+            raise _unwritable(option, path, error) from error
+        if exists and not overwrite:
             raise NodeError(f"{option}: {self.path} exists", help="pass --overwrite, or another name")
         self._temporary = temporary_path(self.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         try:
             descriptor = os.open(self._temporary, flags, 0o666)
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise NodeError(f"{option}: {self.path} cannot be written: {reason}", help="name another file") from error
+        except OSError as error:
+            raise _unwritable(option, path, error) from error
         self._file: TextIO | None = open(descriptor, "w", encoding="utf-8", buffering=1 << 16)  # noqa: SIM115
 
     def add(self, text: str) -> None:
@@ -79,6 +84,11 @@ class GrowingFile:
                     file.close()
             with suppress(OSError):
                 self._temporary.unlink(missing_ok=True)
+
+
+def _unwritable(option: str, path: Path | str, error: OSError | ValueError) -> NodeError:
+    reason = getattr(error, "strerror", None) or error
+    return NodeError(f"{option}: {shortened(path)} cannot be written: {reason}", help="name another file")
 
 
 def finish(file: GrowingFile, say: Callable[[str], None], end: str = "") -> None:

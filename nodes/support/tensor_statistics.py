@@ -44,7 +44,9 @@ def statistics(path: str, tensor: torch.Tensor) -> ValueStatistics:
             continue
         own = float(finite.mean())
         difference, total = own - mean, count + here
-        squares += float((finite - own).square().sum()) + difference**2 * count * here / total
+        squares += float((finite - own).square().sum())
+        if count:
+            squares += difference * difference * count * here / total
         mean += difference * here / total
         largest = max(largest, float(finite.abs().max()))
         count = total

@@ -235,10 +235,9 @@ def test_other_threads_do_not_count() -> None:
 
 def test_a_profiler_around_the_run_is_told_of() -> None:
     driver = Driver()
-    with profile(use_cpu=True, use_kineto=True) as outer:
-        with driver.running():
-            driver.call("a")
-            driver.call("b")
+    with profile(use_cpu=True, use_kineto=True) as outer, driver.running():
+        driver.call("a")
+        driver.call("b")
     assert next(row.count for row in outer.key_averages() if row.key == "aten::mm") == 6  # it went on
     (said,) = driver.said
     assert said.startswith("the PyTorch Profiler cannot start")

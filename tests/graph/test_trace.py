@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import machines
 from helpers.machines import Cell, call, graph, loop, plan_of
+from helpers.perfetto_queries import answers
 from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer
@@ -44,7 +45,7 @@ def traced(given: Graph, folder: Path, **options: Any) -> dict[str, Any]:
     file = folder / "trace.json"
     run(plan_of(given), out=folder / "out", profile=Profiling(trace=file, **options))
     assert sorted(path.name for path in folder.iterdir()) == ["out", "trace.json"]  # no temporary file stays
-    return check(json.loads(file.read_text(encoding="ascii")))
+    return check(json.loads(file.read_text(encoding="utf-8")))
 
 
 def check(trace: dict[str, Any]) -> dict[str, Any]:
@@ -106,6 +107,33 @@ def test_nodes_steps_parts_and_events_have_lanes(tmp_path: Path) -> None:
     assert trace["otherData"] == {"status": "done"}
 
 
+def test_perfetto_reads_the_trace(tmp_path: Path) -> None:
+    trace = traced(small(), tmp_path)
+    found = answers(
+        tmp_path / "trace.json",
+        tmp_path,
+        "select name, value from stats where severity in ('error', 'data_loss') and value > 0",
+        "select thread.name, slice.depth, slice.name from slice join thread_track on slice.track_id = thread_track.id "
+        "join thread using (utid) where slice.category not in ('phase') order by slice.ts, slice.depth",
+        "select distinct process.name from process where pid is not null and process.name is not null",
+        "select count(*), min(counter.value) > 1e6 from counter",
+        "select slice.name, extract_arg(arg_set_id, 'args.scale') from slice where category = 'weighing' limit 1",
+        "select min(dur), max(dur) from slice where name like 'l.s%'",
+    )
+    assert found[0] == []
+    turns = [row for row in found[1] if row[0] == "steps"]
+    assert turns == [("steps", 0, "l 0"), ("steps", 0, "l 1"), ("steps", 0, "l 2")]
+    nodes = [row[1:] for row in found[1] if row[0] == "nodes"]
+    each = [(0, "l.s · m.slow"), (1, "part one"), (1, "part two"), (0, "l.f · m.fail")]
+    assert nodes == [(0, "ns · m.cells"), *each * 3]
+    assert found[2] == [("sgd test",)]
+    assert found[3][0][0] >= 1
+    assert found[3][0][1] == 1
+    assert found[4] == [("kitchen · not heavy", "kitchen")]
+    durations = [round(span["dur"] * 1e3) for span in spans(trace, "node") if span["name"].startswith("l.s")]
+    assert found[5] == [(pytest.approx(min(durations), abs=2), pytest.approx(max(durations), abs=2))]
+
+
 def test_time_0_is_the_start_of_the_run(tmp_path: Path) -> None:
     began = time.time() - 5
     plan = plan_of(small(1))
@@ -154,7 +182,7 @@ def test_hostile_names_are_data(tmp_path: Path) -> None:
 
     file = tmp_path / "trace.json"
     run(plan_of(small(1)), out=tmp_path / "out", observers=[Warns()], profile=Profiling(trace=file))
-    trace = check(json.loads(file.read_text(encoding="ascii")))
+    trace = check(json.loads(file.read_text(encoding="utf-8")))
     assert any('\x1b[2J "]}\n' in event["name"] for event in trace["traceEvents"])
 
 

@@ -49,7 +49,9 @@ class GrowingFile:
             descriptor = os.open(self._temporary, flags, 0o666)
         except OSError as error:
             raise _unwritable(option, path, error) from error
-        self._file: TextIO | None = open(descriptor, "w", encoding="utf-8", buffering=1 << 16)  # noqa: SIM115
+        # A lone surrogate becomes its escape, which is JSON too.
+        file = open(descriptor, "w", encoding="utf-8", errors="backslashreplace", buffering=1 << 16)  # noqa: SIM115
+        self._file: TextIO | None = file
 
     def add(self, text: str) -> None:
         """Add text. Nothing is added to a file that is complete.
@@ -100,5 +102,8 @@ def finish(file: GrowingFile, say: Callable[[str], None], end: str = "") -> None
 
 
 def as_json(value: Mapping[str, Any]) -> str:
-    """One line of JSON in ASCII. Numbers that are not finite become text."""
-    return json.dumps(clean(value), separators=(",", ":"))
+    """One line of JSON. Numbers that are not finite become text.
+
+    Characters outside of ASCII stay: Perfetto shows their escapes as they stand.
+    """
+    return json.dumps(clean(value), separators=(",", ":"), ensure_ascii=False)

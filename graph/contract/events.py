@@ -96,6 +96,12 @@ class Observer:
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         """An event of a kind that a node library defines, such as a node's decision."""
 
+    def range_started(self, call: CallInfo | None, kind: str, name: str) -> None:
+        """A part of a call begins (`Run.range`). Ranges of one call lie inside each other or follow each other."""
+
+    def range_finished(self, call: CallInfo | None, kind: str, name: str) -> None:
+        """The last range that began has ended."""
+
     def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
         """A long node reports its progress."""
 
@@ -125,6 +131,10 @@ class Observers(Observer):
             listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
             self._listening[name] = listening
             setattr(self, name, self._forward_strictly(listening) if strict else self._forward(listening))
+
+    def has_listener(self, event: str) -> bool:
+        """Whether an observer receives this event, such as `range_started`."""
+        return bool(self._listening[event])
 
     def close(self) -> None:
         """Pass no more events on. A node may still be running when a run is over."""

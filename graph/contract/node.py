@@ -15,6 +15,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
@@ -71,10 +72,12 @@ class Run(RecipeRun):
         device: `cpu`, `cuda` or, while planning, `meta`.
         planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
         options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
+        ranges: Whether an observer listens to ranges.
     """
 
     device: str = "cpu"
     planning: bool = False
+    ranges: bool = False
     options: Mapping[str, Any] = {}
 
     def output(self, path: Path | str) -> Path:
@@ -114,6 +117,10 @@ class Run(RecipeRun):
 
     def event(self, kind: str, **data: Any) -> None:
         """Report an event of this kind to the observers."""
+
+    def range(self, kind: str, name: str) -> AbstractContextManager[None]:
+        """Surround a part of this call, such as a `block`, for profilers. Nothing is done unless `ranges` is true."""
+        return nullcontext()
 
     def warn(self, message: str, parameter: str | None = None) -> None:
         """Add a warning, shown once and kept in the record.

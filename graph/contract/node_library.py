@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .node import Run
     from .previews import Previews
     from .report_section import ReportSection
+    from .value_statistics import ValueStatistics
 
 
 class PlanMeter(Protocol):
@@ -75,6 +76,13 @@ class NodeLibrary:
 
         A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
         the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
+        """
+        return ()
+
+    def value_statistics(self, value: Any) -> Sequence[ValueStatistics]:
+        """Statistics of every tensor of a value, wherever it lies in it, for `--trace-values`.
+
+        The loaded libraries are asked in order, until one finds a tensor.
         """
         return ()
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..compiler.frontend.recipe_source import RECORD as RECORD
 from ..compiler.ir import Call
 from ..contract.errors import NodeError
-from ..contract.events import Observer
+from ..contract.events import Observer, Observers
 from ..contract.node import Run
 from ..contract.output_files import new_temporary
 from ..contract.recipe_run import INPUT_FILES
@@ -50,6 +50,7 @@ class Context(Run):
         self.out, self.observer, self.device = out, observer, device
         self.options = dict(options or {})
         self.overwrite, self.planning = overwrite, planning
+        self.ranges = isinstance(observer, Observers) and observer.has_listener("range_started")
         self.call: Call | None = None
         self.used: UsedFiles | None = None
         self.written: list[Path] = []
@@ -183,6 +184,7 @@ class Context(Run):
         """A context for a call in another thread; no observer receives its events."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
+        other.ranges = False
         other._warned = set()
         return other
 
@@ -219,6 +221,18 @@ class Context(Run):
 
     def event(self, kind: str, **data: Any) -> None:
         self.observer.event(self.call, kind, data)
+
+    def range(self, kind: str, name: str) -> AbstractContextManager[None]:
+        return self._range(kind, name) if self.ranges else nullcontext()
+
+    @contextmanager
+    def _range(self, kind: str, name: str) -> Iterator[None]:
+        call = self.call
+        self.observer.range_started(call, kind, name)
+        try:
+            yield
+        finally:
+            self.observer.range_finished(call, kind, name)
 
     def warn(self, message: str, parameter: str | None = None) -> None:
         if parameter is not None:

@@ -28,6 +28,7 @@ from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .output_folder import OutputFolder
+from .profiling import Profiling, Watch
 from .record import Clock, Recorder, write
 from .used_files import UsedFiles
 
@@ -152,6 +153,7 @@ def run(
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
     metadata: bool = True,
+    profile: Profiling | str = "nodes",
 ) -> Result:
     """Run a plan and write its record.
 
@@ -164,22 +166,26 @@ def run(
         observers: Further observers of the run.
         clock: Start of the process and seconds of the earlier phases, if the caller measured them.
         metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
+        profile: What is measured: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
 
     Raises:
-        NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
+        NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
+            then.
     """
-    with interrupts.held(), released():  # a node may call this, and its thread waits here for that of the run
+    clock = clock or Clock(time.time())
+    profiling = Profiling(profile) if isinstance(profile, str) else profile
+    # A node may call this, and its thread waits here for that of the run.
+    with interrupts.held(), released(), Watch(plan, profiling, device, overwrite, clock.started) as watch:
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
         try:
-            clock = clock or Clock(time.time())
-            recorder = Recorder()
-            observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
+            recorder = watch.recorder()
+            observer = watch.observers([recorder.profile, recorder.turns, recorder], observers)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             if folder.left:
                 context.warn(folder.left)
-            worker = Worker(plan, context, observer, clock, folder)
+            worker = Worker(plan, context, observer, clock, folder, watch)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -195,8 +201,11 @@ def run(
 class Worker:
     """The thread that runs the plan, and its result."""
 
-    def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder) -> None:
+    def __init__(
+        self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder, watch: Watch
+    ) -> None:
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
+        self.watch = watch
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
@@ -208,7 +217,7 @@ class Worker:
     def work(self) -> None:
         try:
             began = time.time()
-            with around_run(self.plan, self.context):
+            with around_run(self.plan, self.context), self.watch.around_steps():
                 self.clock.import_seconds += time.time() - began
                 self.observer.run_started(self.plan, self.context)
                 self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
@@ -295,10 +304,10 @@ class Worker:
         text = None if error is None else str(error) or type(error).__name__
         known = (self.plan, self.context, self.clock, now, status)
         try:
-            return recorder.record(*known, outputs, text)
+            return self.watch.complete(recorder.record(*known, outputs, text))
         except Exception as problem:
             recorder.warned(None, f"outputs are not recorded: {type(problem).__name__}: {problem}")
-            return recorder.record(*known, {}, text)
+            return self.watch.complete(recorder.record(*known, {}, text))
 
 
 def _moment(seconds: float) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
     from ...graph.contract.report_section import ReportSection
+    from ...graph.contract.value_statistics import ValueStatistics
 
 WEIGHTS = RunOption(
     "weights",
@@ -115,6 +116,12 @@ class StandardLibrary(NodeLibrary):
         if not run.planning and not run.options.get(OFF):
             checks.append(FiniteCheck(run, _decodes_or_writes))
         return checks
+
+    def value_statistics(self, value: Any) -> Sequence[ValueStatistics]:
+        """Statistics of tensors of torch."""
+        from ..support.tensor_statistics import statistics_of
+
+        return statistics_of(value)
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""

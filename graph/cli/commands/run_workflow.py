@@ -23,6 +23,7 @@ from ..command_line import checked, interrupted, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..fitted_tables import wrapped
 from ..preview_option import preview_files, preview_option
+from ..profile_arguments import profile_options, profiling_of
 from ..terminal import say, show, stdout_width
 from ..told_expectations import tell_expectations
 
@@ -48,6 +49,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     preview_option(to)
+    profile_options(to)
 
 
 def command(arguments: Namespace) -> int:
@@ -69,9 +71,13 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
     from ...contract.device import choose
     from ...runtime.observers.preview_files import FOLDER
     from ...runtime.record import Clock
-    from ..run_table import run_table
+    from ..profile_table import kernel_table, table_of
     from ..tables import each
 
+    try:
+        profile = profiling_of(arguments)
+    except NodeError as error:
+        return wrong(str(error), error.help)
     clock = Clock(process_start())
     clock.import_seconds = time.time() - clock.started
     began = time.time()
@@ -103,6 +109,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                     observers=[observer for observer in (pictures, progress) if observer is not None],
                     clock=clock,
                     metadata=not arguments.no_metadata,
+                    profile=profile,
                 )
             if done.status == "interrupted" or pending():
                 return _interrupted(done, arguments)
@@ -113,7 +120,10 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
     if done.status == "failed":
         return _failed(done, plan, given, device, arguments)
     if not arguments.json and not arguments.quiet:
-        show(run_table(done.record, stdout_width()))
+        show(table_of(done.record, stdout_width()))
+        kernels = kernel_table(done.record, stdout_width())
+        if kernels:
+            show(f"\n{kernels}")
         for text in [each.table_section(done.record) for each in plan.libraries]:
             if text:
                 lines = [part for line in text.splitlines() for part in wrapped(line, stdout_width(), "    ")]
@@ -124,6 +134,8 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         if pictures is not None and pictures.written:
             show(f"previews: {done.folder / FOLDER} ({len(pictures.written)} files)")
         show(f"record: {done.folder / RECORD}")
+        for option, path in profile.files().items():
+            show(f"{option}: {path}")
     return tell_expectations(done.record, arguments.strict, arguments.quiet or arguments.json)
 
 

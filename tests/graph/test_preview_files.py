@@ -264,7 +264,7 @@ def test_iterms_sequence_holds_the_file() -> None:
         ({"TERM": "dumb", "TERM_PROGRAM": "iTerm.app"}, None),
         ({}, None),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_terminals_are_known_by_their_variables(environment: dict[str, str], found: object) -> None:
     assert protocol(environment) is found

@@ -78,8 +78,14 @@ class Observer:
     def loop_finished(self, loop: LoopInfo) -> None:
         """All iterations of a loop have run."""
 
+    def part_acquiring(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be acquired."""
+
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
+
+    def part_releasing(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be released."""
 
     def part_released(self, holder: HolderInfo, part: str) -> None:
         """A component has been released."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .diagnostics import Diagnostic
     from .events import Observer
     from .library_command import LibraryCommand, RunOption
+    from .machine_limits import MachineLimits, WorkMeter
     from .node import Run
 
 
@@ -74,6 +75,18 @@ class NodeLibrary:
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
         """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""
         return None
+
+    def work_meter(self, run: Run) -> WorkMeter | None:
+        """Counts the work of single calls of the library's nodes, while they run; None counts nothing."""
+        return None
+
+    def limits_key(self, device: str) -> str | None:
+        """A name for a device whose limits this library can measure, with all that changes them; None otherwise."""
+        return None
+
+    def measure_limits(self, device: str) -> MachineLimits:
+        """Measure the limits of a device, within a few seconds. Called if `limits_key` gives a name."""
+        raise NotImplementedError
 
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""

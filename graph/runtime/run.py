@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,11 +23,14 @@ from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
+from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
+from .import_times import watched
 from .output_folder import OutputFolder
-from .record import Clock, Recorder, write
+from .record import Recorder, write
 
+START, EXECUTOR, END = f"{OTHER} start", f"{OTHER} executor", f"{OTHER} end"
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
@@ -159,18 +161,19 @@ def run(
         options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
         observers: Further observers of the run.
-        clock: Start of the process and seconds of the earlier phases, if the caller measured them.
+        clock: The clock of this process, if the caller measured what came before; else a clock of this call.
 
     Raises:
         NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
     """
-    with interrupts.held(), released():  # a node may call this, and its thread waits here for that of the run
+    clock = clock or Clock()
+    # A node may call this, and its thread waits here for that of the run.
+    with interrupts.held(), released(), watched(clock), clock.during(START):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
         try:
-            clock = clock or Clock(time.time())
-            recorder = Recorder()
-            observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
+            recorder = Recorder(clock)
+            observer = Observers([*recorder.observers, *observers])
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             if folder.left:
                 context.warn(folder.left)
@@ -202,10 +205,12 @@ class Worker:
 
     def work(self) -> None:
         try:
-            began = time.time()
-            with around_run(self.plan, self.context):
-                self.clock.import_seconds += time.time() - began
+            self.clock.adopt()
+            with ExitStack() as stack:
+                with self.clock.during(IMPORT):
+                    stack.enter_context(around_run(self.plan, self.context))
                 self.observer.run_started(self.plan, self.context)
+                self.clock.serve(EXECUTOR)
                 self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
         except BaseException as error:
             self.error = error
@@ -249,6 +254,8 @@ class Worker:
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
         """Report the end to the observers, and write the record."""
+        self.clock.adopt()
+        self.clock.enter(END)
         stuck, error = not self.done.is_set(), self.error
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
@@ -265,8 +272,9 @@ class Worker:
         self.observer.close()
         self.context.discard()
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        now, folder, problem = time.time(), self.folder.path, None
-        record = self.record(recorder, now, status, outputs, error)
+        folder, problem = self.folder.path, None
+        self.clock.leave()
+        record = self.record(recorder, self.clock.now(), status, outputs, error)
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
         except OSError as refused:
@@ -281,7 +289,7 @@ class Worker:
     ) -> dict[str, Any]:
         """The record; without outputs that cannot describe themselves."""
         text = None if error is None else str(error) or type(error).__name__
-        known = (self.plan, self.context, self.clock, now, status)
+        known = (self.plan, self.context, now, status)
         try:
             return recorder.record(*known, outputs, text)
         except Exception as problem:

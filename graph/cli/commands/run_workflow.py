@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import plan_of
@@ -42,27 +39,25 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
     from ...contract.device import choose
+    from ...runtime.clock import COMPILE, IMPORT, Clock
+    from ...runtime.import_times import watched
     from ...runtime.observers.progress import Progress
-    from ...runtime.record import Clock
     from ..run_table import run_table
     from ..tables import each
 
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
-    clock = Clock(process_start())
-    clock.import_seconds = time.time() - clock.started
-    began = time.time()
-    found = checked(arguments, complete=True, running=True)
-    if isinstance(found, int):
-        return found
-    result, library = found
-    plan = plan_of(result, library)
-    clock.compile_seconds = time.time() - began
-    began = time.time()
+    clock = Clock.of_process()
+    with watched(clock), clock.during(COMPILE):
+        found = checked(arguments, complete=True, running=True)
+        if isinstance(found, int):
+            return found
+        result, library = found
+        plan = plan_of(result, library)
     try:
-        device = choose(arguments.device, plan.libraries)
-        given = options(arguments, library, device)
-        clock.import_seconds += time.time() - began
+        with clock.during(IMPORT):  # torch is imported to look for a GPU
+            device = choose(arguments.device, plan.libraries)
+            given = options(arguments, library, device)
         progress = [] if arguments.quiet else [Progress()]
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
@@ -136,13 +131,3 @@ def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[s
         return list(found["help"])
     except Exception:
         return []  # the failure itself was reported
-
-
-def process_start() -> float:
-    """Start time of this process in seconds since the epoch; the current time if the system does not report it."""
-    try:
-        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return time.time()

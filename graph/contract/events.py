@@ -81,8 +81,14 @@ class Observer:
     def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
         """A component is being loaded; see `Run.loading`."""
 
+    def part_acquiring(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be acquired."""
+
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
+
+    def part_releasing(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be released."""
 
     def part_released(self, holder: HolderInfo, part: str) -> None:
         """A component has been released."""

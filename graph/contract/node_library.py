@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .file_edits import FileEdit
     from .library_command import LibraryCommand, RunOption
     from .likeness import Likeness
+    from .machine_limits import MachineLimits, WorkMeter
     from .node import Run
     from .previews import Previews
     from .report_section import ReportSection
@@ -95,6 +96,18 @@ class NodeLibrary:
         from .previews import Previews
 
         return Previews()
+
+    def work_meter(self, run: Run) -> WorkMeter | None:
+        """Counts the work of single calls of the library's nodes, while they run; None counts nothing."""
+        return None
+
+    def limits_key(self, device: str) -> str | None:
+        """A name for a device whose limits this library can measure, with all that changes them; None otherwise."""
+        return None
+
+    def measure_limits(self, device: str) -> MachineLimits:
+        """Measure the limits of a device, within a few seconds. Called if `limits_key` gives a name."""
+        raise NotImplementedError
 
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""

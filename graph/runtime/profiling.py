@@ -13,13 +13,14 @@ from ..compiler.plan import Plan
 from ..contract.errors import NodeError
 from ..contract.events import Observer, Observers
 from ..contract.suggestions import did_you_mean
+from .clock import Clock
 from .observers.chosen_calls import EVERY, ChosenCalls, Steps, matches, paths_of
 from .observers.kernel_profile import KernelProfile, quiet_profiler
 from .observers.nvtx_ranges import NvtxRanges, TorchRanges
 from .observers.trace import Trace
 from .observers.trace_file import GrowingFile
 from .observers.trace_values import TraceValues
-from .observers.unmeasured import Unmeasured, without_times
+from .observers.unmeasured import without_times
 from .record import Recorder
 
 MODES = ("nodes", "off", "torch", "nvtx")
@@ -161,9 +162,9 @@ class Watch:
         for file in self._files:
             file.drop()
 
-    def recorder(self) -> Recorder:
-        """The recorder of the run."""
-        return Recorder(profile=Unmeasured()) if self.profiling.mode == "off" else Recorder()
+    def recorder(self, clock: Clock) -> Recorder:
+        """The recorder of the run, whose time is that of a clock."""
+        return Recorder(clock, measured=self.profiling.mode != "off")
 
     def observers(self, recording: Sequence[Observer], others: Sequence[Observer]) -> Observers:
         """All observers of the run, in order.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,14 +23,17 @@ from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
+from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
+from .import_times import watched
 from .output_folder import OutputFolder
 from .profiling import Profiling, Watch
-from .record import Clock, Recorder, write
+from .record import Recorder, write
 from .used_files import UsedFiles
 
+START, EXECUTOR, END = f"{OTHER} start", f"{OTHER} executor", f"{OTHER} end"
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
@@ -164,7 +166,7 @@ def run(
         options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
         observers: Further observers of the run.
-        clock: Start of the process and seconds of the earlier phases, if the caller measured them.
+        clock: The clock of this process, if the caller measured what came before; else a clock of this call.
         metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
         profile: What is measured: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
 
@@ -172,15 +174,21 @@ def run(
         NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
             then.
     """
-    clock = clock or Clock(time.time())
+    clock = clock or Clock()
     profiling = Profiling(profile) if isinstance(profile, str) else profile
     # A node may call this, and its thread waits here for that of the run.
-    with interrupts.held(), released(), Watch(plan, profiling, device, overwrite, clock.started) as watch:
+    with (
+        interrupts.held(),
+        released(),
+        watched(clock),
+        clock.during(START),
+        Watch(plan, profiling, device, overwrite, clock.epoch) as watch,
+    ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
         try:
-            recorder = watch.recorder()
-            observer = watch.observers([recorder.profile, recorder.turns, recorder], observers)
+            recorder = watch.recorder(clock)
+            observer = watch.observers(recorder.observers, observers)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             if folder.left:
@@ -216,10 +224,13 @@ class Worker:
 
     def work(self) -> None:
         try:
-            began = time.time()
-            with around_run(self.plan, self.context), self.watch.around_steps():
-                self.clock.import_seconds += time.time() - began
+            self.clock.adopt()
+            with ExitStack() as stack:
+                with self.clock.during(IMPORT):
+                    stack.enter_context(around_run(self.plan, self.context))
+                stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
+                self.clock.serve(EXECUTOR)
                 self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
         except BaseException as error:
             self.error = error
@@ -263,6 +274,8 @@ class Worker:
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
         """Report the end to the observers, and write the record."""
+        self.clock.adopt()
+        self.clock.enter(END)
         stuck, error = not self.done.is_set(), self.error
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
@@ -281,9 +294,10 @@ class Worker:
         assert self.context.used is not None
         recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        now, folder, problem = time.time(), self.folder.path, None
-        record = self.record(recorder, now, status, outputs, error) | {"started": _moment(self.clock.started)}
-        record |= {"recipe": recipe} if recipe is not None else {}
+        folder, problem = self.folder.path, None
+        self.clock.leave()
+        record = self.record(recorder, self.clock.now(), status, outputs, error)
+        record |= {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
             if self.plan.expected is not None and status == "done" and not interrupted:
@@ -302,7 +316,7 @@ class Worker:
     ) -> dict[str, Any]:
         """The record; without outputs that cannot describe themselves."""
         text = None if error is None else str(error) or type(error).__name__
-        known = (self.plan, self.context, self.clock, now, status)
+        known = (self.plan, self.context, now, status)
         try:
             return self.watch.complete(recorder.record(*known, outputs, text))
         except Exception as problem:

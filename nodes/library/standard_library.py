@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.file_edits import FileEdit
     from ...graph.contract.likeness import Likeness
+    from ...graph.contract.machine_limits import MachineLimits, WorkMeter
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
     from ...graph.contract.report_section import ReportSection
@@ -128,6 +129,24 @@ class StandardLibrary(NodeLibrary):
         from ..support import cost_meter
 
         return cost_meter.meter(run)
+
+    def work_meter(self, run: Run) -> WorkMeter:
+        """Counts the operations that torch dispatches."""
+        from ..support.work_meter import OperationMeter
+
+        return OperationMeter()
+
+    def limits_key(self, device: str) -> str:
+        """The card or processor, and the version of torch."""
+        from .rate_measuring import key
+
+        return key(device)
+
+    def measure_limits(self, device: str) -> MachineLimits:
+        """Measure matrix products, copies, transfers and the disk."""
+        from .rate_measuring import measure
+
+        return measure(device)
 
     def previews(self) -> Previews:
         """The clip that each step of a denoise loop predicts, by a linear map from its latents to colours."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import plan_of
@@ -69,8 +66,9 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
     phase = progress.phase if progress is not None else _nothing
     phase(f"checking {arguments.file}")
     from ...contract.device import choose
+    from ...runtime.clock import COMPILE, IMPORT, Clock
+    from ...runtime.import_times import watched
     from ...runtime.observers.preview_files import FOLDER
-    from ...runtime.record import Clock
     from ..profile_table import kernel_table, table_of
     from ..tables import each
 
@@ -78,26 +76,23 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         profile = profiling_of(arguments)
     except NodeError as error:
         return wrong(str(error), error.help)
-    clock = Clock(process_start())
-    clock.import_seconds = time.time() - clock.started
-    began = time.time()
-    found = checked(arguments, complete=True, running=True)
-    if isinstance(found, int):
-        return found
-    result, library = found
-    if arguments.strict and result.expected is None:
-        return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
-    plan = plan_of(result, library)
-    pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
-    if isinstance(pictures, int):
-        return pictures
-    clock.compile_seconds = time.time() - began
-    began = time.time()
+    clock = Clock.of_process()
+    with watched(clock), clock.during(COMPILE):
+        found = checked(arguments, complete=True, running=True)
+        if isinstance(found, int):
+            return found
+        result, library = found
+        if arguments.strict and result.expected is None:
+            return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
+        plan = plan_of(result, library)
+        pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
+        if isinstance(pictures, int):
+            return pictures
     phase(importing(plan))
     try:
-        device = choose(arguments.device, plan.libraries)
-        given = options(arguments, library, device)
-        clock.import_seconds += time.time() - began
+        with clock.during(IMPORT):  # torch is imported to look for a GPU
+            device = choose(arguments.device, plan.libraries)
+            given = options(arguments, library, device)
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -190,13 +185,3 @@ def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[s
         return list(found["help"])
     except Exception:
         return []  # the failure itself was reported
-
-
-def process_start() -> float:
-    """Start time of this process in seconds since the epoch; the current time if the system does not report it."""
-    try:
-        ticks = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime = float(Path("/proc/uptime").read_text().split()[0])
-        return time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return time.time()

@@ -342,6 +342,15 @@ def test_an_interrupt_keeps_the_previews_that_are_finished(tmp_path: Path) -> No
     assert [entry["file"] for entry in record["previews"]] == [f"previews/{name}" for name in kept]
 
 
+def test_many_files_of_one_folder_are_counted(tmp_path: Path) -> None:
+    from sgd.graph.cli.commands.run_workflow import listed
+
+    many = [tmp_path / f"previews/{n}.png" for n in range(7)]
+    assert listed([tmp_path / "a.mp4", *many]) == [str(tmp_path / "a.mp4"), f"{tmp_path / 'previews'} (7 files)"]
+    assert listed(many[:6]) == [str(path) for path in many[:6]]
+    assert listed([]) == []
+
+
 def test_a_workflow_without_previews_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "n.py").write_text(LIBRARY.replace("library = Library()", ""))
     (tmp_path / "w.yaml").write_text(FLOW)

@@ -33,7 +33,8 @@ class Toys(Previews):
     makes = frozenset({"m.scale"})
 
     def __init__(self, make: Callable[[int], bytes] = lambda value: str(value).encode()) -> None:
-        self.make, self.heard, self.value = make, [], 0
+        self.make, self.value = make, 0
+        self.heard: list[str] = []
 
     def started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self.heard.append(call.id)

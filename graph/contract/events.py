@@ -79,7 +79,7 @@ class Observer:
         """All iterations of a loop have run."""
 
     def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
-        """A component is being loaded; see `Run.loading`."""
+        """A component is being loaded; see `Run.loading`. The executor tells it first, with a total of 0."""
 
     def part_acquiring(self, holder: HolderInfo, part: str) -> None:
         """A component is about to be acquired."""

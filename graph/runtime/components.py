@@ -48,6 +48,7 @@ class Components:
             for holder in value if isinstance(value, list | tuple) else [value]:
                 for part in holder.parts() if step.part == ALL else [step.part]:
                     self.observer.part_acquiring(Ref(maker.id, step.holder.port), part)
+                    self.observer.part_loading(maker, part, 0, int)
                     began = perf_counter()
                     with shared():
                         holder.acquire(part, self.run)

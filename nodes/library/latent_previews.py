@@ -16,6 +16,7 @@ from ...graph.contract.facts import NodeFacts
 from ...graph.contract.previews import Picture, Previews
 from ..support.lazy import lazy
 from ..support.preview_colours import KNOWN, PreviewColours, colours_of
+from ..value_facts import ModelFacts
 from ..values import Latents, Step, Velocity
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ class LatentPreviews(Previews):
 
     def problem(self, type: str, facts: NodeFacts) -> Diagnostic | None:
         model = getattr(facts, "model", None)
-        config = model.config("vae") if model is not None else {}
-        if type != PREDICT or not config or colours_of(config) is not None:
+        if type != PREDICT or not isinstance(model, ModelFacts):
+            return None
+        config = model.config("vae")
+        if not config or colours_of(config) is not None:
             return None
         return Diagnostic("unavailable", _unknown(model.family or "this model"), "model", help=_KNOWN)
 

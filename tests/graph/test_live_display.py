@@ -228,6 +228,17 @@ def test_a_command_line_that_is_wrong_ends_clean(folder: Path) -> None:
     assert any("unrecognized arguments: --no-such-option" in line for line in done.lines)
 
 
+@pytest.mark.parametrize("columns", [60, 80, 200])
+@pytest.mark.parametrize("words", [["nodes"], ["nodes", "model.attention"], ["init"]], ids=" ".join)
+def test_the_tables_of_commands_fit_the_terminal(tmp_path: Path, words: list[str], columns: int) -> None:
+    done = sgd(*words, folder=tmp_path, columns=columns, rows=400)
+    assert done.code == 0
+    # A terminal that wraps a line leaves its last cell full; the lines themselves are in the raw bytes.
+    lines = done.text.replace("\r", "").split("\n")
+    assert len(lines) > 10
+    assert all(wcswidth(line) <= columns for line in lines)
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

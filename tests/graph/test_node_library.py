@@ -262,7 +262,7 @@ def test_options_reach_the_nodes(sgd):
         return json.loads(out)["weights"][0]["options"]
 
     given = {"weights": "real", "trust_remote_code": False, "express": False, "wrap_in": "brown"}
-    given |= {"no_check_finite": False, "json": False, "file": False, "device": "cpu"}
+    given |= {"no_check_finite": False, "gates": False, "json": False, "file": False, "device": "cpu"}
     assert told() == given
     assert told("--express", "--wrap-in", "red") == {**given, "express": True, "wrap_in": "red"}
     assert sgd("plan", "shop.yaml", "--express")[0] == 0

@@ -33,7 +33,8 @@ class Toys(Previews):
     makes = frozenset({"m.scale"})
 
     def __init__(self, make: Callable[[int], bytes] = lambda value: str(value).encode()) -> None:
-        self.make, self.heard, self.value = make, [], 0
+        self.make, self.value = make, 0
+        self.heard: list[str] = []
 
     def started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self.heard.append(call.id)
@@ -340,6 +341,15 @@ def test_an_interrupt_keeps_the_previews_that_are_finished(tmp_path: Path) -> No
     record = json.loads((tmp_path / "o/run.json").read_text())
     assert record["status"] == "interrupted"
     assert [entry["file"] for entry in record["previews"]] == [f"previews/{name}" for name in kept]
+
+
+def test_many_files_of_one_folder_are_counted(tmp_path: Path) -> None:
+    from sgd.graph.cli.commands.run_workflow import listed
+
+    many = [tmp_path / f"previews/{n}.png" for n in range(7)]
+    assert listed([tmp_path / "a.mp4", *many]) == [str(tmp_path / "a.mp4"), f"{tmp_path / 'previews'} (7 files)"]
+    assert listed(many[:6]) == [str(path) for path in many[:6]]
+    assert listed([]) == []
 
 
 def test_a_workflow_without_previews_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -175,3 +175,28 @@ def test_a_vae_without_a_map_is_an_error_before_the_run(unknown: Path, capsys: p
     assert "cfg_denoise.yaml:" in said
     assert "leave --preview away" in said
     assert not (unknown / "o").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_not_waited_for() -> None:
+    """torch raises at an operation that waits for the device. Only the thread that writes may wait."""
+    model = Predicts(CONFIGS / SOURCES["wan"], "wan")
+    latents, velocity = (torch.randn(1, 16, 21, 60, 104, device="cuda") for _ in range(2))
+    step = Step(0, 1, 0.5, 500.0, torch.tensor(500.0), 1000, (500.0,), "FlowMatchEulerDiscreteScheduler")
+    made = {"latents": Latents(latents, "wan", Size(832, 480, 81)), "velocity": Velocity(velocity), "step": step}
+    previews = LatentPreviews()
+    previews.started(a_call("denoiser.predict"), {"model": model})
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        previews.started(a_call("schedule.step"), made)
+        picture = previews.picture(a_call("schedule.step"))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert picture is not None
+    colours = colours_of(model.config("vae"))
+    assert colours is not None
+    clean = middle_frame(latents - 0.5 * velocity).cpu()
+    expected = encoded(to_bytes(clean, torch.tensor(colours.factors), torch.tensor(colours.bias)), 832, 480)
+    shown, known = (np.asarray(Image.open(BytesIO(file)), dtype=int) for file in (picture(), expected))
+    assert np.abs(shown - known).max() <= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,9 @@ from ..told_expectations import tell_expectations
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
     from ...runtime.observers.progress import Progress
+
+MOST_LISTED = 6
+"""Files of one folder that a message lists."""
 
 OUT_OF_MEMORY = "`sgd plan` says how much memory each node needs"
 
@@ -156,8 +160,15 @@ def _interrupted(done: Result, arguments: Namespace) -> int:
 
 def _kept(done: Result) -> str:
     """The files of a run that did not come to its end."""
-    kept = ", ".join(str(path) for path in done.written) or "none"
+    kept = ", ".join(listed(done.written)) or "none"
     return f"files kept: {kept}; {done.record_problem or f'record: {done.folder / RECORD}'}"
+
+
+def listed(files: Sequence[Path]) -> list[str]:
+    """Files for a message. A folder with many of them is named once, with their number."""
+    folders = Counter(file.parent for file in files)
+    few = [str(file) for file in files if folders[file.parent] <= MOST_LISTED]
+    return few + [f"{folder} ({number} files)" for folder, number in folders.items() if number > MOST_LISTED]
 
 
 def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, arguments: Namespace) -> int:
@@ -166,7 +177,7 @@ def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, a
     if done.record_problem and done.record_problem != str(done.error):
         say(f"error: {done.record_problem}")
     if done.written:
-        say("files kept: " + ", ".join(str(path) for path in done.written))
+        say("files kept: " + ", ".join(listed(done.written)))
     if not does_not_fit(done.error, plan.loaded):
         return FAILED
     known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]

@@ -99,7 +99,7 @@ class PreviewFiles(Observer):
         return call.id.startswith(f"{loop}.") and (index + 1) % self.every == 0
 
     def _name(self, call: CallInfo) -> str:
-        """`denoise-0010`: the loop and the turns that it has done; with the turns of loops around it."""
+        """`outer.loop-0010`: the loop and the turns that it has done; with the turns of loops around it."""
         loop, index = self._loops[-1]
         around = "".join(f"-{number + 1}" for _, number in self._loops[:-1])
         # A second node of one loop that makes previews has its own name.

@@ -15,7 +15,7 @@ from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInf
 from ...contract.node import Run
 from ...contract.terminal_text import printable
 from .live_display import LiveDisplay
-from .progress_lines import Activity, Turns, loop_text
+from .progress_lines import Activity, Turns, loop_text, one_line
 
 PLAIN_SECONDS = 10.0
 """Seconds between two lines about one loop on a terminal that cannot move its cursor."""
@@ -77,8 +77,12 @@ class Progress(Observer):
         self._show(Activity(call.id))
 
     def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
-        self._show(Activity(f"loading {part}", total, loaded, is_bytes=True))
-        self._tell(f"loading {part}")
+        text = f"loading {part}"
+        before = self._display.activity if self._display is not None else None
+        same = before is not None and before.text == one_line(text)
+        self._show(Activity(text, total, loaded, is_bytes=True, began=before.began if before and same else None))
+        if not same:
+            self._tell(text)
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         self._show(Activity(f"loaded {part}"))

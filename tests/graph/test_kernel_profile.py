@@ -194,7 +194,7 @@ def test_a_run_that_ends_inside_a_node_says_so() -> None:
     thread.start()
     entered.wait()
     driver.profile.run_finished("interrupted", None)
-    assert driver.said == ["the run ended inside a node: the kernels of the last window are not measured"]
+    assert driver.said == ["the run ended before the kernels of the last window were added up: they are left out"]
     assert driver.profile.listed() == []
     leave.set()
     thread.join()

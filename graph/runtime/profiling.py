@@ -125,16 +125,16 @@ class Watch:
         except BaseException:
             self.__exit__(None, None, None)
             raise
-        # The trace notes the end of a call before others take time for it.
+        # The trace notes the end of a call before others take time for it, and statistics come last.
         self._last: list[Observer] = [trace] if trace is not None else []
-        if values is not None:
-            self._last.append(TraceValues(values, plan.loaded, self._say))
         if profiling.mode == "torch":
             quiet_profiler()
             self.kernels = KernelProfile(profiling.chosen(), self._say, trace.kernels if trace is not None else None)
             self._surround(self.kernels)
         elif profiling.mode == "nvtx":
             self._surround(NvtxRanges(profiling.chosen(), TorchRanges()))
+        if values is not None:
+            self._last.append(TraceValues(values, plan.loaded, self._say))
 
     def _file(self, name: Path | str | None, overwrite: bool, option: str) -> GrowingFile | None:
         if name is None:

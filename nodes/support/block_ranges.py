@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from ...graph.contract.node import Run
@@ -36,8 +36,7 @@ class Ranged:
             return self.inner(*args, **kwargs)
 
 
-@contextmanager
-def block_ranges(run: Run, transformer: Any, lists: Iterable[str]) -> Iterator[None]:
+def block_ranges(run: Run, transformer: Any, lists: Iterable[str]) -> AbstractContextManager[None]:
     """Report a range for each block that is called inside `with`, if an observer listens to ranges.
 
     Args:
@@ -46,12 +45,15 @@ def block_ranges(run: Run, transformer: Any, lists: Iterable[str]) -> Iterator[N
         lists: Names of its lists of blocks.
     """
     if not run.ranges:
-        yield
-        return
+        return nullcontext()
     if _is_compiled_whole(transformer):
         run.warn(WHOLE)
-        yield
-        return
+        return nullcontext()
+    return _surrounded(run, transformer, lists)
+
+
+@contextmanager
+def _surrounded(run: Run, transformer: Any, lists: Iterable[str]) -> Iterator[None]:
     thread, blocks = threading.get_ident(), []
     try:
         for name in lists:

@@ -194,7 +194,7 @@ def test_a_run_that_ends_inside_a_node_says_so() -> None:
     thread.start()
     entered.wait()
     driver.profile.run_finished("interrupted", None)
-    assert driver.said == ["the run ended inside a node: the kernels of the last window are not measured"]
+    assert driver.said == ["the run ended before the kernels of the last window were added up: they are left out"]
     assert driver.profile.listed() == []
     leave.set()
     thread.join()
@@ -260,10 +260,12 @@ def test_nothing_chosen_is_told() -> None:
 class Event(SimpleNamespace):
     """An event of Kineto, as on a GPU."""
 
-    def __init__(self, kind: str, name: str, start: int, ns: int, lane: int = 1, correlation: int = 0) -> None:
+    def __init__(
+        self, kind: str, name: str, start: int, ns: int, lane: int = 1, correlation: int = 0, linked: int = 0
+    ) -> None:
         values = {
             "activity_type": kind, "name": name, "start_ns": start, "duration_ns": ns, "device_resource_id": lane,
-            "correlation_id": correlation, "is_async": False,
+            "correlation_id": correlation, "linked_correlation_id": linked, "is_async": False,
         }  # fmt: skip
         super().__init__(**{key: lambda value=value: value for key, value in values.items()})
 
@@ -274,7 +276,7 @@ def test_kernels_belong_to_the_call_that_launched_them() -> None:
         Event("user_annotation", f"{Marker.PREFIX}0", 100, 50),
         Event("user_annotation", f"{Marker.PREFIX}1", 200, 50),
         Event("gpu_user_annotation", f"{Marker.PREFIX}0", 900, 50, lane=7),
-        Event("cpu_op", "aten::mm", 105, 20, correlation=1),
+        Event("cpu_op", "aten::mm", 105, 20, correlation=5),
         Event("cuda_runtime", "cudaLaunchKernel", 110, 5, correlation=1),
         Event("cuda_driver", "cuLaunchKernel", 210, 6, correlation=2),
         Event("cuda_runtime", "cudaMemcpyAsync", 220, 7, lane=2, correlation=3),
@@ -283,7 +285,8 @@ def test_kernels_belong_to_the_call_that_launched_them() -> None:
         Event("kernel", "softmax", 1400, 300, lane=7, correlation=2),
         Event("gpu_memcpy", "Memcpy HtoD", 1000, 200, lane=9, correlation=3),
         Event("gpu_memset", "Memset", 1000, 100, lane=9, correlation=4),
-        Event("kernel", "earlier", 1, 10, lane=7, correlation=99),
+        Event("kernel", "earlier", 1, 10, lane=7, correlation=99, linked=98),
+        Event("kernel", "of a graph", 1800, 30, lane=7, correlation=97, linked=5),
     ]
     found, offset = kernels_of(events, [Marker("a", f"{Marker.PREFIX}0", 40), Marker("b", f"{Marker.PREFIX}1", 141)])
     assert [(k.node, k.name, k.ns, k.own_ns, k.on_device, k.lane) for k in found] == [
@@ -292,5 +295,18 @@ def test_kernels_belong_to_the_call_that_launched_them() -> None:
         (OTHER, "Memcpy HtoD", 200, 7, True, 9),
         (OTHER, "Memset", 100, 8, True, 9),
         (OTHER, "earlier", 10, 0, True, 7),
+        ("a", "of a graph", 30, 0, True, 7),
     ]
     assert offset == 59
+
+
+def test_without_common_names_of_threads_the_moment_decides() -> None:
+    events = [
+        Event("user_annotation", f"{Marker.PREFIX}0", 100, 50, lane=1),
+        Event("cuda_runtime", "cudaLaunchKernel", 110, 5, lane=77, correlation=1),
+        Event("cuda_runtime", "cudaLaunchKernel", 190, 5, lane=77, correlation=2),
+        Event("kernel", "mm", 1000, 400, lane=7, correlation=1),
+        Event("kernel", "mm", 1400, 400, lane=7, correlation=2),
+    ]
+    found, _ = kernels_of(events, [Marker("a", f"{Marker.PREFIX}0", 0)])
+    assert [kernel.node for kernel in found] == ["a", OTHER]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.direct import BOTH, DirectRun, model_of
+from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, latents, schedule, text
 from sgd.nodes.cache.methods.dbcache import dbcache
 from sgd.nodes.cache.state import GateState
@@ -88,8 +89,8 @@ def test_without_a_listener_no_block_is_touched(wan_model: Any, monkeypatch: pyt
 
 def test_blocks_behind_a_gate_have_ranges(wan_model: Any) -> None:
     run = Ranging()
-    gate = dbcache(here="gate", front_blocks=1)
-    predict(wan_model, run, gate=gate)
+    describe: Any = dbcache
+    predict(wan_model, run, gate=describe(here=Here("gate"), front_blocks=1))
     assert [line for line in run.log if "block" in line] == BLOCKS * 2
     assert left_over(wan_model) == []
 

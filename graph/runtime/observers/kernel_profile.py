@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter, perf_counter_ns
 from typing import Any
 
@@ -78,7 +78,7 @@ class KernelProfile(Observer):
         self.rows: dict[tuple[str, str], KernelRow] = {}
         self.seconds = 0.0
         self.windows = 0
-        self._cuda = self._works = self._refused = self._over = False
+        self._cuda = self._works = self._refused = self._over = self._pending = False
         self._profiler: Any = None
         self._range: Any = None
         self._began = 0.0
@@ -120,8 +120,8 @@ class KernelProfile(Observer):
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
         self._over = True
-        if self._profiler is not None:
-            self.say("the run ended inside a node: the kernels of the last window are not measured")
+        if self._pending:
+            self.say("the run ended before the kernels of the last window were added up: they are left out")
         elif status == "done" and not self.windows and not self._refused:
             self.say("no kernels were measured: no call that ran is chosen by --profile-nodes and --profile-steps")
 
@@ -179,7 +179,7 @@ class KernelProfile(Observer):
             made.__enter__()
         except RuntimeError as error:
             return self._refuse(str(error))
-        self._profiler, self._began = made, perf_counter()
+        self._profiler, self._began, self._pending = made, perf_counter(), True
         self.seconds += self._began - began
         self.windows += 1
         return True
@@ -205,16 +205,19 @@ class KernelProfile(Observer):
         except Exception as error:  # torch's events changed, or the GPU failed: the run itself goes on
             self.say(f"kernels of one window are not measured: {type(error).__name__}: {error}")
         self.seconds += perf_counter() - began
+        self._pending = False
 
     def _add_up(self, profiler: Any, markers: Sequence[Marker]) -> None:
         """Add the kernels of a window to the rows, and pass them on to the lanes."""
         found, offset = kernels_of(profiler.kineto_results.events(), markers)
+        rows = {key: replace(row) for key, row in self.rows.items()}
         for kernel in found:
-            row = self.rows.setdefault((kernel.node, kernel.name), KernelRow())
+            row = rows.setdefault((kernel.node, kernel.name), KernelRow())
             row.calls += 1
             row.seconds += kernel.own_ns / 1e9
             if kernel.on_device:
                 row.device_seconds = (row.device_seconds or 0.0) + kernel.ns / 1e9
+        self.rows = rows  # at once: after an interrupt the main thread reads them
         if self.lanes is not None:
             self.lanes(found, offset)
 

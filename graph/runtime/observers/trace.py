@@ -185,11 +185,11 @@ class Trace(Observer):
             while spans:
                 name, start, about = spans.pop()
                 self._span(lane, name, start, "unfinished", {**about, "unfinished": True})
-        about: dict[str, Any] = {"status": status}
+        facts: dict[str, Any] = {"status": status}
         if self._left_out:
-            about["kernels_left_out"] = self._left_out
+            facts["kernels_left_out"] = self._left_out
             self.say(f"the trace holds {self._kernels:,} kernels; {self._left_out:,} more are left out")
-        finish(self.file, self.say, f'\n],"otherData":{as_json(about)}}}\n')
+        finish(self.file, self.say, f'\n],"otherData":{as_json(facts)}}}\n')
 
 
 def _summary(kind: str, data: Mapping[str, Any]) -> str:

@@ -15,6 +15,8 @@ from ...contract.output_files import temporary_path
 from ...contract.text_tables import shortened
 from ..record import clean
 
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 
 class GrowingFile:
     """A text file that is written under another name beside it, and renamed when it is complete.
@@ -106,4 +108,7 @@ def as_json(value: Mapping[str, Any]) -> str:
 
     Characters outside of ASCII stay: Perfetto shows their escapes as they stand.
     """
-    return json.dumps(clean(value), separators=(",", ":"), ensure_ascii=False)
+    try:
+        return _ENCODE(value)
+    except (TypeError, ValueError):
+        return _ENCODE(clean(value))

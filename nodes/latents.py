@@ -20,7 +20,7 @@ from .support.input_files import require_file, shown
 from .support.lazy import lazy
 from .support.path_names import written
 from .support.recipe_places import KEY
-from .support.tensor_header import read_header
+from .support.tensor_header import read_header, sort_header
 from .value_facts import LatentsFacts, ModelFacts, made_size
 from .values import File, Latents, Size
 
@@ -174,6 +174,7 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
     target = run.output(path)
     with written(run, target) as part:
         save_file({"latents": latents.tensor.detach().cpu().contiguous()}, part, metadata=metadata)
+        sort_header(part)
     return File(target)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import NodeError
 from ..contract.likeness import Likeness
 from ..contract.node_library import NodeLibrary
 from .tables import each
+
+if TYPE_CHECKING:
+    from ..runtime.run import Result
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Replayed:
     """One output, then and now.
 
     Attributes:
-        name: The output of the workflow, or the node that wrote the file.
+        name: The output of the workflow, or the file that is no output.
         before: The file of the run, or its value as text.
         after: The same of the replay.
         verdict: What became of it, in words.
@@ -55,51 +58,53 @@ class Replayed:
 
 
 def replayed_run(
-    before: Mapping[str, Any], folder: Path, after: Mapping[str, Any], new: Path, libraries: Iterable[NodeLibrary]
+    before: Mapping[str, Any], folder: Path, after: Result, libraries: Sequence[NodeLibrary]
 ) -> list[Replayed]:
-    """Compare all outputs of two records, and the files that their nodes wrote.
+    """Compare all outputs of a run, and all files that its replay wrote.
 
     Args:
         before: The record of the run.
         folder: Its folder.
-        after: The record of the replay.
-        new: Its folder.
+        after: The replay.
         libraries: Libraries that may compare files.
     """
-    old, made = dict(_entries(before, folder)), dict(_entries(after, new))
+    old, made = dict(_outputs(before, folder)), dict(_outputs(after.record, after.folder))
+    named = {value for value in made.values() if isinstance(value, Path)}
+    root = after.folder.resolve()
+    for path in (path for path in after.written if path not in named):
+        name = path.relative_to(root).as_posix()
+        old[name], made[name] = Path(os.path.abspath(folder)) / name, path
     found = []
     for key in dict.fromkeys((*old, *made)):
         then, now = old.get(key), made.get(key)
-        if then is None or now is None:
-            text = "only in this run" if then is None else "was not made again"
+        if key not in old or key not in made:
+            text = "was not there" if key not in old else "was not made again"
             found.append(Replayed(key, str(then or ""), str(now or ""), text, False))
         elif isinstance(then, Path) and isinstance(now, Path):
             found.append(replayed_file(key, then, now, libraries))
         else:
-            found.append(
-                Replayed(key, str(then), str(now), "equal" if then == now else f"{now}, not {then}", then == now)
-            )
+            text = "equal" if then == now else f"{now}, not {then}"
+            found.append(Replayed(key, str(then), str(now), text, then == now))
     return found
 
 
-def replayed_clip(
-    before: Path, after: Mapping[str, Any], new: Path, libraries: Iterable[NodeLibrary]
-) -> list[Replayed]:
-    """Compare one file of a run that is not there with the file of the replay that has its name, or else its suffix."""
-    made = {key: path for key, path in _entries(after, new) if isinstance(path, Path)}
-    same = {key: path for key, path in made.items() if path.suffix.lower() == before.suffix.lower()}
-    named = {key: path for key, path in same.items() if path.name == before.name}
-    equal = {key: path for key, path in same.items() if _equal_bytes(before, path)}
-    for choice in (equal, named, same if len(same) == 1 else {}):
+def replayed_clip(before: Path, after: Result, libraries: Sequence[NodeLibrary]) -> list[Replayed]:
+    """Compare one file of a run whose record is not there.
+
+    It is compared with the file of the replay that has its bytes, or else its name, or else alone its suffix.
+    """
+    same = [path for path in after.written if path.suffix.lower() == before.suffix.lower()]
+    equal = [path for path in same if _equal_bytes(before, path)]
+    named = [path for path in same if path.name == before.name]
+    for choice in (equal, named, same if len(same) == 1 else []):
         if choice:
-            key, path = next(iter(choice.items()))
-            return [replayed_file(key, before, path, libraries)]
-    names = ", ".join(path.name for path in made.values()) or "none"
+            return [replayed_file(choice[0].name, before, choice[0], libraries)]
+    names = ", ".join(path.name for path in after.written) or "none"
     text = f"no file of the replay has its name, or alone its suffix ({names})"
-    return [Replayed("file", str(before), "", text, False)]
+    return [Replayed(before.name, str(before), "", text, False)]
 
 
-def replayed_file(name: str, before: Path, after: Path, libraries: Iterable[NodeLibrary]) -> Replayed:
+def replayed_file(name: str, before: Path, after: Path, libraries: Sequence[NodeLibrary]) -> Replayed:
     """Compare two files: their bytes, then their pixels."""
     then, now = str(before), str(after)
     if not before.is_file():
@@ -127,32 +132,21 @@ def _equal_bytes(before: Path, after: Path) -> bool:
         return False
 
 
-def _entries(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
-    """Each output of a record, a file as its path. Files of nodes that are no outputs of the workflow follow."""
-    seen = set()
+def _outputs(record: Mapping[str, Any], folder: Path) -> Iterator[tuple[str, Any]]:
+    """Each output of a record: a file as its path, another value as it is."""
     outputs = record.get("outputs")
     for name, value in outputs.items() if isinstance(outputs, Mapping) else ():
         entries = list(each(value))
         for number, entry in enumerate(entries):
             path = _inside(folder, entry) if isinstance(entry, str) else None
-            seen.add(path)
             yield (name if len(entries) == 1 else f"{name}[{number}]"), entry if path is None else path
-    rows = record.get("nodes")
-    for row in rows if isinstance(rows, list) else ():
-        for number, output in enumerate(row.get("outputs") or ()):
-            path = _inside(folder, output.get("path"))
-            if path is not None and path not in seen:
-                seen.add(path)
-                yield f"{row.get('name')}[{number}]", path
 
 
-def _inside(folder: Path, text: Any) -> Path | None:
-    """The file that a record names, in its folder, which may have moved; None if the text names none."""
-    if not isinstance(text, str) or not text or "\0" in text:
+def _inside(folder: Path, text: str) -> Path | None:
+    """The file in a folder that a text names; None if it names none."""
+    if not text or "\0" in text or len(text) > 1000:
         return None
-    root = Path(os.path.abspath(folder))
+    root = folder.resolve()
     path = Path(os.path.normpath(root / text))
-    if os.path.isabs(text) and not path.is_relative_to(root):
-        path = root / path.name
-    has_suffix = bool(path.suffix) and len(text) < 1000
-    return path if path.is_relative_to(root) and (has_suffix or path.is_file()) else None
+    is_file = path.suffix != "" or path.is_file()
+    return path if path.is_relative_to(root) and is_file else None

@@ -11,8 +11,8 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from ..contract.user_cache import user_cache
@@ -76,48 +76,36 @@ def _key(path: Path, known: os.stat_result) -> Key:
 
 
 def _remembered(key: Key) -> str | None:
-    found: tuple[str] | None = None
-    with _memory() as memory:
-        if memory is not None:
-            found = memory.execute(
-                "SELECT sha256 FROM hashes WHERE path = ? AND state = ?", (key[0], _state(key))
-            ).fetchone()
-    return found[0] if found is not None and isinstance(found[0], str) and len(found[0]) == 64 else None
+    rows = _ask("SELECT sha256 FROM hashes WHERE path = ? AND state = ?", (key[0], _state(key)))
+    found = rows[0][0] if rows else None
+    return found if isinstance(found, str) and len(found) == 64 else None
 
 
 def _remember(key: Key, sha256: str) -> None:
-    with _memory() as memory:
-        if memory is not None:
-            with memory:
-                memory.execute(
-                    "INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (key[0], _state(key), sha256, time.time())
-                )
-                memory.execute(
-                    "DELETE FROM hashes WHERE path IN (SELECT path FROM hashes ORDER BY made DESC LIMIT -1 OFFSET ?)",
-                    (MOST,),
-                )
+    _ask("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (key[0], _state(key), sha256, time.time()))
+    oldest = "SELECT path FROM hashes ORDER BY made DESC LIMIT -1 OFFSET ?"
+    _ask(f"DELETE FROM hashes WHERE path IN ({oldest})", (MOST,))
 
 
 def _state(key: Key) -> str:
     return ":".join(map(str, key[1:]))
 
 
-@contextmanager
-def _memory() -> Iterator[sqlite3.Connection | None]:
-    """The memory; None if there is none. Its errors end the block without a word, and a damaged file is removed."""
+def _ask(statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
+    """The rows of a statement; none if there is no memory. A damaged one is removed."""
     folder = user_cache()
     if folder is None:
-        yield None
-        return
+        return []
     path = folder / NAME
     try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as memory:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as memory, memory:
             memory.execute(
                 "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, state TEXT, sha256 TEXT, made REAL)"
             )
-            yield memory
+            return memory.execute(statement, values).fetchall()
     except sqlite3.OperationalError:
-        return  # locked for too long, read-only, or the disk is full
-    except (sqlite3.DatabaseError, OSError, UnicodeError):
+        return []  # locked for too long, read-only, or the disk is full
+    except (sqlite3.DatabaseError, UnicodeError):
         with suppress(OSError):
             path.unlink()
+        return []

@@ -125,9 +125,9 @@ def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], a
         return DOES_NOT_FIT if does_not_fit(done.error, plan.loaded) else FAILED
     libraries = list(library.libraries.values())
     if found.record is not None:
-        outputs = replayed_run(found.record, found.path.parent, done.record, done.folder, libraries)
+        outputs = replayed_run(found.record, found.path.parent, done, libraries)
     else:
-        outputs = replayed_clip(found.path, done.record, done.folder, libraries)
+        outputs = replayed_clip(found.path, done, libraries)
     if not outputs:
         return wrong(f"{found.place}: the run has no outputs to compare")
     changes = _changes(found, done.record)

@@ -82,7 +82,7 @@ def _values_of(
         from .commands.show_plan import AFTER
 
         yield from map(Candidate, AFTER)
-    elif option.dest in ("library", "out", "profile"):
+    elif option.dest in ("library", "out", "profile", "compare"):
         yield Candidate(FILES)
 
 

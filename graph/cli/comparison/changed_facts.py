@@ -146,7 +146,7 @@ def _text(file: RecipeFile) -> str:
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[FileChange]:
     for name in dict.fromkeys([*before, *after]):
-        texts = [side.get(name, "").splitlines() for side in (before, after)]
-        if texts[0] != texts[1]:
-            lines = tuple(difflib.unified_diff(*texts, lineterm="", n=2))[2:]
+        one, other = (side.get(name, "").splitlines() for side in (before, after))
+        if one != other:
+            lines = tuple(difflib.unified_diff(one, other, lineterm="", n=2))[2:]
             yield FileChange(name or "the workflow", lines)

@@ -476,6 +476,7 @@ def test_report_compares_and_keeps_limits(tmp_path, capsys, monkeypatch):
         (["c", "--compare", "a", "b"], "is a third"),
         (["--compare", "a"], "expected 2 arguments"),
         (["--compare", "a", "missing"], "missing"),
+        (["--compare", "a/image.png", "b"], "a/image.png is no run"),
         (["--compare", "a", "b", "--fail-over", "five"], "write it like 5%"),
         (["--compare", "a", "b", "--min-psnr", "-1"], "no PSNR"),
         (["--compare", "a", "b", "--out", ""], "--out is empty"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE, FAILED
-from ...contract.errors import LibraryError, NodeError
+from ...contract.errors import LibraryError, NodeError, UnreadableFile
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
 from ..terminal import say, show
@@ -75,7 +76,7 @@ def command(arguments: Namespace) -> int:
     return FAILED if lines else DONE
 
 
-def compared(names: Iterable[str], libraries: Iterable[NodeLibrary]) -> Comparison:
+def compared(names: Sequence[str], libraries: Iterable[NodeLibrary]) -> Comparison:
     """Read two runs and compare them.
 
     Raises:
@@ -84,6 +85,12 @@ def compared(names: Iterable[str], libraries: Iterable[NodeLibrary]) -> Comparis
     from .compared_run import compared_run
     from .comparison import compare_runs
 
+    from .sides import kind_of_side
+
+    for name in names:
+        path = Path(name)
+        if kind_of_side(name) != "run" and path.is_file() and path.suffix.lower() != ".json":
+            raise UnreadableFile(f"{name} is no run", help="`sgd diff` compares workflows, pictures and clips")
     before, after = (compared_run(name) for name in names)
     with Counting() as progress:
         return compare_runs(before, after, libraries, progress)

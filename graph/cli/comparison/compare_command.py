@@ -84,7 +84,6 @@ def compared(names: Sequence[str], libraries: Iterable[NodeLibrary]) -> Comparis
     """
     from .compared_run import compared_run
     from .comparison import compare_runs
-
     from .sides import kind_of_side
 
     for name in names:

@@ -488,6 +488,7 @@ def test_wrong_command_lines(tmp_path, capsys, monkeypatch, words, said):
     monkeypatch.chdir(tmp_path)
     for name in "ab":
         write_run(tmp_path / name)
+    code: str | int | None
     try:
         code = main.main(["report", *words])
     except SystemExit as exit:

@@ -139,6 +139,14 @@ def test_runs_lists_what_differs(sgd):
     assert sgd("runs", "none", library=False)[0] == 2
 
 
+def test_without_any_run_nothing_is_wrong(sgd):
+    code, out, err = sgd("runs", library=False)
+    assert (code, out, "does not exist" in err) == (0, "", True)
+    assert sgd("runs", "--json", library=False)[1] == "[]\n"
+    assert sgd("clean", library=False)[0] == 0
+    assert not Path("outputs").exists()
+
+
 def record(folder: Path, **more) -> Path:
     """The folder of a run with a record."""
     folder.mkdir(parents=True)

@@ -102,7 +102,7 @@ def test_the_pixels_do_not_change(files, name, tmp_path):
 def test_pillow_finds_it_in_pictures(files, name):
     with Image.open(files[name]) as opened:
         if name == "a.png":
-            assert opened.text["sgd"] == RECIPE
+            assert opened.info["sgd"] == RECIPE
         elif name == "a.gif":
             assert opened.info["comment"] == RECIPE.encode()
         else:

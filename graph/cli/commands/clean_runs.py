@@ -13,11 +13,14 @@ from ...contract.text_tables import columns
 from ..command_line import wrong
 from ..terminal import say, show
 
+OUTPUTS = "outputs"
+"""The folder that holds runs without `--out`."""
+
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd clean`."""
     to.add_argument(
-        "folder", nargs="?", default="outputs", metavar="FOLDER", help="the folder with runs (default: outputs)"
+        "folder", nargs="?", default=None, metavar="FOLDER", help=f"the folder with runs (default: {OUTPUTS})"
     )
     to.add_argument(
         "--failed", action="store_true", help="remove runs that failed, were interrupted or killed, with their files"
@@ -30,7 +33,10 @@ def command(arguments: Namespace) -> int:
     from ..history.leftovers import leftovers, remove
     from ..history.run_list import size_text
 
-    folder = Path(arguments.folder)
+    folder = Path(arguments.folder or OUTPUTS)
+    if arguments.folder is None and not folder.exists():
+        show(f"nothing to remove: the folder {folder} does not exist")
+        return DONE
     if not folder.is_dir():
         return wrong(f"there is no folder {folder}", "runs lie in outputs/, or in the folder of their --out")
     found, kept = leftovers(folder, arguments.failed)

@@ -14,12 +14,14 @@ from ..command_line import wrong
 from ..terminal import say, show
 
 PAGE = "runs.html"
+OUTPUTS = "outputs"
+"""The folder that holds runs without `--out`."""
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd runs`."""
     to.add_argument(
-        "folder", nargs="?", default="outputs", metavar="FOLDER", help="the folder with runs (default: outputs)"
+        "folder", nargs="?", default=None, metavar="FOLDER", help=f"the folder with runs (default: {OUTPUTS})"
     )
     forms = to.add_mutually_exclusive_group()
     forms.add_argument("--json", action="store_true", help="print the runs as a JSON list on stdout")
@@ -32,9 +34,14 @@ def command(arguments: Namespace) -> int:
     """`sgd runs`."""
     from ..history.run_list import run_list_text, runs_in
 
-    folder = Path(arguments.folder)
+    folder = Path(arguments.folder or OUTPUTS)
     if arguments.out is not None and not arguments.html:
         return wrong("--out names the file of --html", "add --html")
+    if arguments.folder is None and not folder.exists():
+        if arguments.json:
+            print("[]")
+        say(f"there are no runs: the folder {folder} does not exist; `sgd runs .` looks in this folder")
+        return DONE
     if not folder.is_dir():
         return wrong(f"there is no folder {folder}", "runs lie in outputs/, or in the folder of their --out")
     runs = runs_in(folder)

@@ -52,7 +52,7 @@ def command(arguments: Namespace) -> int:
         return wrong("no run is named", "name the folder of a run, or compare two with --compare A B")
     if arguments.runs:
         return wrong(f"--compare takes two runs, and {arguments.runs[0]} is a third", "write --compare A B alone")
-    from ..report.run_report import Target
+    from ..page_files import page_beside, target_of, write_page
     from .comparison_page import comparison_page
     from .comparison_text import comparison_text
     from .limits import broken
@@ -60,17 +60,18 @@ def command(arguments: Namespace) -> int:
     limits = Limits(arguments.fail_over, arguments.min_psnr)
     try:
         library = load_library(arguments)
-        target = Target.of(arguments.out, arguments.compare, NAME, arguments.overwrite)
+        out = arguments.out
+        path = page_beside(Path(), NAME) if out is None else target_of(out, arguments.overwrite)
         found = compared(arguments.compare, library.libraries.values())
         lines = broken(found, limits)
-        text, notes = comparison_page(found, limits, lines, target.path.parent)
-        target.write(text)
+        text, notes = comparison_page(found, limits, lines, path.parent)
+        write_page(path, text)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
     show(comparison_text(found))
-    show(f"\ncomparison: {target.path}")
+    show(f"\ncomparison: {path}")
     for line in lines:
         say(f"error: {line}")
     return FAILED if lines else DONE

@@ -86,7 +86,7 @@ def _values_of(
         yield from map(Candidate, AFTER)
     elif option.dest == "card":
         yield from (Candidate(name, card.title) for name, card in CARDS.items())
-    elif option.dest in ("library", "out", "profile"):
+    elif option.dest in ("library", "out", "profile", "compare", "trace", "trace_values"):
         yield Candidate(FILES)
 
 

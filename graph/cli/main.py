@@ -32,7 +32,7 @@ COMMANDS = {
     "nodes": ("list_nodes", "list the installed node types, or describe one"),
     "schema": ("print_schema", "print the JSON Schema of workflow files for the installed nodes"),
     "report": ("write_report", "write the report of runs: one HTML page with outputs, graph, times and memory"),
-    "diff": ("compare_files", "compare two workflow files"),
+    "diff": ("compare_files", "compare two workflows, runs, pictures or clips"),
     "replay": ("replay_run", "run a recorded run again, and compare its outputs"),
     "runs": ("list_runs", "list the runs in a folder, or make a gallery of them"),
     "clean": ("clean_runs", "remove failed runs and what killed runs left, never a finished run"),

@@ -183,7 +183,7 @@ def _check(
     folded = fold(graph, result.values)
     found += values(folded, {d.span for d in found if d.code == "type-mismatch"})
     found += written_files(folded)
-    problems, result.expected = expected_results(document, graph)
+    problems, result.expected = expected_results(document, graph, carried=result.found is not None)
     found += problems
     if not any(d.code in ("type-mismatch", "yield-mismatch") for d in found):
         problems, result.known = facts(folded)

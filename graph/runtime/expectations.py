@@ -15,7 +15,7 @@ from ..contract.node_library import NodeLibrary
 from .recorded_outputs import UnknownOutput, output_files
 
 GIB = 1 << 30
-LIMITS = {"seconds": "{:g} s at most", "peak_gib": "{:g} GiB at most", "psnr": "PSNR of {:g} dB at least"}
+LIMITS = {"seconds": "at most {:g} s", "peak_gib": "at most {:g} GiB", "psnr": "at least {:g} dB"}
 VALUES = {"seconds": "{:.2f} s", "peak_gib": "{:.2f} GiB", "psnr": "{:.2f} dB"}
 
 
@@ -83,12 +83,12 @@ def _likeness(reference: Path, output: Path, libraries: Iterable[NodeLibrary]) -
 
 
 def line(row: Mapping[str, Any]) -> str:
-    """One row as text: `seconds: 71.20 s, limit 60 s at most`."""
+    """One row as text: `seconds: 71.20 s (at most 60 s)`."""
     name = row["name"] if row["name"] != "psnr" else f"psnr of `{row['output']}`"
     value = row["value"]
     if value is None:
         shown = "unknown"
     else:
         shown = "equal to the reference" if value == "inf" else VALUES[row["name"]].format(value)
-    problem = f" ({row['problem']})" if "problem" in row else ""
-    return f"{name}: {shown}, limit {LIMITS[row['name']].format(row['limit'])}{problem}"
+    problem = f"; {row['problem']}" if "problem" in row else ""
+    return f"{name}: {shown} ({LIMITS[row['name']].format(row['limit'])}){problem}"

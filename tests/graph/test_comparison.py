@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from argparse import ArgumentTypeError
@@ -25,6 +26,7 @@ from sgd.graph.contract.likeness import Likeness
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.nodes import standard_library
 
+ROOT = Path(__file__).parents[2]
 NODES = {"text": 1.0, "loop": 8.0, "loop.velocity": 7.5, "loop.next": 0.5, "video": 1.0}
 RECORD = {
     "sgd": "0.1.0",
@@ -123,7 +125,8 @@ def test_values_are_shown_so_that_they_differ(one, other, texts):
 
 def recipe(text="sgd: 1\nnodes:\n  a: 1\n", name="clip.yaml", weights="b" * 64):
     files = [{"name": name, "text": text}, {"name": "sgd:parts/x.yaml", "sha256": "c" * 64}]
-    return {"files": files, "weights": [{"source": "m", "name": "vae.safetensors", "sha256": weights}]}
+    used = [{"source": "m", "name": "vae.safetensors", "sha256": weights}]
+    return {"recipe": 1, "files": files, "device": "cpu", "versions": {"torch": "2.13.0"}, "weights": used}
 
 
 def test_texts_of_workflow_files_are_compared(runs):
@@ -136,6 +139,24 @@ def test_texts_of_workflow_files_are_compared(runs):
     assert [line for line in file.lines if line[0] in "+-"] == ["-  a: 1", "+  a: 2"]
     assert [each.name for each in found.used] == ["m/vae.safetensors"]
     assert "+  a: 2" in comparison_text(found)
+
+
+def test_the_text_of_a_bundled_file_is_known_while_it_is_the_same(runs):
+    text = (ROOT / "workflows" / "quickstart.yaml").read_text()
+    bundled = {"name": "sgd:quickstart.yaml", "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    own = {"name": "mine.yaml", "text": text.replace("fps: 8", "fps: 9")}
+    found = runs(first={"recipe": recipe() | {"files": [bundled]}}, recipe=recipe() | {"files": [own]})
+    [file] = found.files.files
+    assert [line for line in file.lines if line[0] in "+-"] == [
+        "-  video: {uses: video.save, with: {frames: $frames, path: clip.mp4, fps: 8}}",
+        "+  video: {uses: video.save, with: {frames: $frames, path: clip.mp4, fps: 9}}",
+    ]
+
+
+def test_a_bundled_file_that_has_changed_has_only_its_hash(runs):
+    files = [[{"name": "sgd:quickstart.yaml", "sha256": digit * 64}] for digit in "ab"]
+    found = runs(first={"recipe": recipe() | {"files": files[0]}}, recipe=recipe() | {"files": files[1]})
+    assert "b" * 64 in found.files.files[0].lines[-1]
 
 
 def test_equal_recipes_say_nothing(runs):
@@ -288,7 +309,7 @@ def test_decibels():
         ('{"record": 1}', "run.json is not the record of a run"),
         (json.dumps(RECORD | {"nodes": [{"name": 1}]}), r"nodes\[0\]\.name"),
         (json.dumps(RECORD | {"phases": {"run": "x"}}), "phases.run"),
-        (json.dumps(RECORD | {"recipe": {"files": [{"text": "x"}]}}), r"recipe\.files\.0\.name"),
+        (json.dumps(RECORD | {"recipe": {"recipe": 1, "files": [{"text": "x"}]}}), "recipe is damaged"),
     ],
 )
 def test_what_is_no_record(tmp_path, content, said):
@@ -358,7 +379,7 @@ def test_diff_of_runs(tmp_path, capsys):
 
 def test_diff_of_pictures(tmp_path, capsys):
     a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", value=110)
-    assert diff(capsys, a / "image.png", a / "image.png") == (0, "", "")
+    assert "pixels" not in diff(capsys, a / "image.png", a / "image.png")[1]
     code, out, _ = diff(capsys, a / "image.png", b / "image.png")
     assert code == 0
     assert out.startswith("pixels: PSNR ")
@@ -370,8 +391,130 @@ def test_diff_of_pictures(tmp_path, capsys):
     assert "broken.png" in err
 
 
+WORKFLOW = """sgd: 1
+inputs: {word: {type: str, default: boat}, path: {type: path, default: sgd:images/boat.png}}
+nodes:
+  picture: {uses: image.load, with: {path: $path}}
+  saved: {uses: image.save, with: {frames: $picture, path: "${word}.png"}}
+outputs: {picture: $saved}
+"""
+
+
+def test_diff_of_what_carries_a_recipe(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("one.yaml").write_text(WORKFLOW)
+    Path("two.yaml").write_text(WORKFLOW.replace("image.load, with: {", "image.load, with: {background: white, "))
+    assert main.main(["exec", "one.yaml", "--out", "a", "--quiet"]) == 0
+    assert main.main(["exec", "two.yaml", "word=ship", "--set", "saved.frame=0", "--out", "b", "--quiet"]) == 0
+    code, out, err = diff(capsys, "a/boat.png", "b/ship.png")
+    assert (code, err) == (0, "")
+    for line in (
+        "  -  picture: {uses: image.load, with: {path: $path}}",
+        '  word: "boat" -> "ship"',
+        "  saved.frame: (none) -> 0",
+        "pixels: equal pixels",
+    ):
+        assert line in out.splitlines(), out
+    assert '  word: "ship" -> "boat"' in diff(capsys, "b", "a/boat.png")[1]
+    _, out, _ = diff(capsys, "one.yaml", "b")
+    assert "    background: (default) -> " in out
+    assert '  word: "boat" -> "ship"' in out
+    data = json.loads(diff(capsys, "one.yaml", "b/ship.png", "--json")[1])
+    assert data["values"] == [{"name": "word", "before": '"boat"', "after": '"ship"'}]
+    assert data["rerun"] == ["picture", "saved"]
+    assert diff(capsys, "one.yaml", "a") == (0, "", "")
+
+
+def test_diff_of_pictures_without_recipes_says_so(tmp_path, capsys):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", value=110)
+    code, out, _ = diff(capsys, a / "image.png", b)
+    assert code == 0
+    assert "pixels: PSNR" in out
+    assert "note: " in out
+    (tmp_path / "other.jpg").write_bytes((a / "image.png").read_bytes())
+    assert "no output that belongs" in diff(capsys, tmp_path / "other.jpg", b)[1]
+
+
 def test_diff_of_what_is_no_run(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, out, err = diff(capsys, write_run(tmp_path / "a"), tmp_path / "empty")
     assert (code, out) == (2, "")
     assert "no run.json" in err
+
+
+def report(capsys, *words):
+    code = main.main(["report", *map(str, words)])
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return code, out, err
+
+
+def test_report_compares_and_keeps_limits(tmp_path, capsys, monkeypatch):
+    a, b = write_run(tmp_path / "a"), write_run(tmp_path / "b", value=110, **slower(1.2))
+    monkeypatch.chdir(tmp_path)
+    code, out, err = report(capsys, "--compare", a, b)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1] == "comparison: comparison.html"
+    assert "image: PSNR" in out
+    code, out, err = report(capsys, "--compare", a, b, "--fail-over", "5%", "--min-psnr", "60", "--out", "page.html")
+    assert code == 1
+    assert [line.partition(" took")[0].partition(" has")[0] for line in err.splitlines()] == [
+        "error: running nodes and saving files",
+        "error: output image",
+    ]
+    page = Path("page.html").read_text()
+    assert "Not within the limits." in page
+    assert report(capsys, "--compare", a, b, "--fail-over", "25%", "--min-psnr", "20")[0] == 0
+    assert "Within the limits: at most 25 % slower, at least 20 dB PSNR." in Path("comparison.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "no run is named"),
+        (["a", "--fail-over", "5%"], "limits of --compare"),
+        (["c", "--compare", "a", "b"], "is a third"),
+        (["--compare", "a"], "expected 2 arguments"),
+        (["--compare", "a", "missing"], "missing"),
+        (["--compare", "a/image.png", "b"], "a/image.png is no run"),
+        (["--compare", "a", "b", "--fail-over", "five"], "write it like 5%"),
+        (["--compare", "a", "b", "--min-psnr", "-1"], "no PSNR"),
+        (["--compare", "a", "b", "--out", ""], "--out is empty"),
+        (["--compare", "a", "b", "--out", "a"], "is a folder"),
+        (["--compare", "a", "b", "--out", "a/image.png"], "exists"),
+    ],
+)
+def test_wrong_command_lines(tmp_path, capsys, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        write_run(tmp_path / name)
+    code: str | int | None
+    try:
+        code = main.main(["report", *words])
+    except SystemExit as exit:
+        code = exit.code
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, "")
+    assert said in err
+
+
+def test_a_page_of_hostile_text_is_text(tmp_path, capsys):
+    bad = "</script><img src=x onerror=alert(1)>\x1b[2J\u202e"
+    a = write_run(tmp_path / "a", recipe=recipe())
+    changed = {"inputs": {bad: bad}, "set": {"n.p": bad}, "warnings": [bad], "outputs": {bad: "image.png", "t": bad}}
+    b = write_run(
+        tmp_path / "b",
+        times={bad: 3.0},
+        recipe=recipe(text=bad),
+        workflow={"name": bad, "file": bad, "sha256": ""},
+        environment={"device": bad},
+        **changed,
+    )
+    code, out, _ = report(capsys, "--compare", a, b, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert code == 0
+    assert "<img src=x" not in page
+    assert page.count("</script>") == 1
+    assert "\x1b" not in page + out
+    assert "\u202e" not in page + out
+    assert len(page) < 1_500_000

@@ -74,8 +74,8 @@ def test_seconds_and_memory_are_limits_from_above():
         {"name": "peak_gib", "limit": 2.5, "value": 3.0, "met": False},
     ]
     assert [line(row) for row in rows] == [
-        "seconds: 60.00 s, limit 60 s at most",
-        "peak_gib: 3.00 GiB, limit 2.5 GiB at most",
+        "seconds: 60.00 s (at most 60 s)",
+        "peak_gib: 3.00 GiB (at most 2.5 GiB)",
     ]
 
 

@@ -46,7 +46,7 @@ def decoded(path):
 
 
 def likeness(before, after):
-    seen = []
+    seen: list[int] = []
     found = standard_library.likeness(before, after, seen.append)
     assert found is None or seen == list(range(1, max(found.frames) + 1))
     return found

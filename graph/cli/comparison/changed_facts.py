@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ...contract.workflow_folders import bundled_path
 from ...language.recipe import Recipe, RecipeFile
 from .compared_run import ComparedRun
 
@@ -126,16 +129,24 @@ def changed_files(before: Recipe | None, after: Recipe | None, equal_hashes: boo
 
 def _named(files: Iterable[RecipeFile]) -> dict[str, str]:
     """Texts by name. The first file is the workflow, which may have another name in another run."""
-    found = {}
-    for number, file in enumerate(files):
-        text = file.text if file.text is not None else f"(the bundled file {file.name} with sha256 {file.sha256})\n"
-        found[file.name if number else ""] = text
-    return found
+    return {file.name if number else "": _text(file) for number, file in enumerate(files)}
+
+
+def _text(file: RecipeFile) -> str:
+    """The text of a file; of a bundled one that has changed since, only its hash."""
+    if file.text is not None:
+        return file.text
+    path = bundled_path(file.name)
+    with suppress(OSError, ValueError):
+        text = path.read_bytes().decode("utf-8-sig") if path is not None else ""
+        if hashlib.sha256(text.encode()).hexdigest() == file.sha256:
+            return text
+    return f"(the bundled file {file.name} with sha256 {file.sha256})\n"
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[FileChange]:
     for name in dict.fromkeys([*before, *after]):
-        texts = [side.get(name, "").splitlines() for side in (before, after)]
-        if texts[0] != texts[1]:
-            lines = tuple(difflib.unified_diff(*texts, lineterm="", n=2))[2:]
+        one, other = (side.get(name, "").splitlines() for side in (before, after))
+        if one != other:
+            lines = tuple(difflib.unified_diff(one, other, lineterm="", n=2))[2:]
             yield FileChange(name or "the workflow", lines)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE, FAILED
-from ...contract.errors import LibraryError, NodeError
+from ...contract.errors import LibraryError, NodeError, UnreadableFile
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
 from ..terminal import say, show
@@ -51,7 +52,7 @@ def command(arguments: Namespace) -> int:
         return wrong("no run is named", "name the folder of a run, or compare two with --compare A B")
     if arguments.runs:
         return wrong(f"--compare takes two runs, and {arguments.runs[0]} is a third", "write --compare A B alone")
-    from ..report.run_report import Target
+    from ..page_files import page_beside, target_of, write_page
     from .comparison_page import comparison_page
     from .comparison_text import comparison_text
     from .limits import broken
@@ -59,23 +60,24 @@ def command(arguments: Namespace) -> int:
     limits = Limits(arguments.fail_over, arguments.min_psnr)
     try:
         library = load_library(arguments)
-        target = Target.of(arguments.out, arguments.compare, NAME, arguments.overwrite)
+        out = arguments.out
+        path = page_beside(Path(), NAME) if out is None else target_of(out, arguments.overwrite)
         found = compared(arguments.compare, library.libraries.values())
         lines = broken(found, limits)
-        text, notes = comparison_page(found, limits, lines, target.path.parent)
-        target.write(text)
+        text, notes = comparison_page(found, limits, lines, path.parent)
+        write_page(path, text)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
     show(comparison_text(found))
-    show(f"\ncomparison: {target.path}")
+    show(f"\ncomparison: {path}")
     for line in lines:
         say(f"error: {line}")
     return FAILED if lines else DONE
 
 
-def compared(names: Iterable[str], libraries: Iterable[NodeLibrary]) -> Comparison:
+def compared(names: Sequence[str], libraries: Iterable[NodeLibrary]) -> Comparison:
     """Read two runs and compare them.
 
     Raises:
@@ -83,7 +85,12 @@ def compared(names: Iterable[str], libraries: Iterable[NodeLibrary]) -> Comparis
     """
     from .compared_run import compared_run
     from .comparison import compare_runs
+    from .sides import kind_of_side
 
+    for name in names:
+        path = Path(name)
+        if kind_of_side(name) != "run" and path.is_file() and path.suffix.lower() != ".json":
+            raise UnreadableFile(f"{name} is no run", help="`sgd diff` compares workflows, pictures and clips")
     before, after = (compared_run(name) for name in names)
     with Counting() as progress:
         return compare_runs(before, after, libraries, progress)

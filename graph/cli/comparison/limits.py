@@ -55,7 +55,7 @@ def decibel(text: str) -> float:
 
 def broken(found: Comparison, limits: Limits) -> list[str]:
     """A sentence for each limit that the second run does not keep."""
-    lines = []
+    lines: list[str] = []
     if limits.slower is not None:
         lines += _slower(found, limits.slower)
     if limits.psnr is not None:

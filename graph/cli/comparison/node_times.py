@@ -64,9 +64,10 @@ def _pair(name: str, one: NodeRow | None, other: NodeRow | None, leaf: bool) -> 
 
 
 def phase_pairs(before: ComparedRun, after: ComparedRun) -> tuple[TimePair, ...]:
-    """The phases of two runs."""
+    """The phases that took time in one of two runs."""
     one, other = before.record.phases, after.record.phases
-    return tuple(TimePair(name, one.get(name), other.get(name)) for name in dict.fromkeys([*one, *other]))
+    names = [name for name in dict.fromkeys([*one, *other]) if one.get(name) or other.get(name)]
+    return tuple(TimePair(name, one.get(name), other.get(name)) for name in names)
 
 
 def totals(before: ComparedRun, after: ComparedRun) -> Mapping[str, TimePair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from ...contract.diagnostics import Diagnostic
@@ -16,13 +17,19 @@ from ..passes.fold import locate
 from ..plan import Expected, ExpectedPsnr
 from ..types import Types
 
+CARRIED = "the output is not compared with it; the path is relative to the current folder"
 
-def expected_results(document: Document, graph: Graph) -> tuple[list[Diagnostic], Expected | None]:
+
+def expected_results(
+    document: Document, graph: Graph, carried: bool = False
+) -> tuple[list[Diagnostic], Expected | None]:
     """Check the `expect` of a file. The limits are None if there is none.
 
     Args:
         document: The file.
         graph: Its resolved graph, without cycles.
+        carried: The file stands in a recipe. It was checked where it stood; a reference that is not here is a warning,
+            and there is no limit for it.
     """
     part, psnr = document.expect, document.psnr
     if part is None:
@@ -33,12 +40,15 @@ def expected_results(document: Document, graph: Graph) -> tuple[list[Diagnostic]
     if psnr is not None:
         problems += _output(psnr, document, graph)
         reference = Path(locate(psnr.reference.data, document.folder, may_be_name=False))
-        problems += _file(psnr.reference, reference)
+        missing = list(_file(psnr.reference, reference))
+        reference = None if carried and missing else reference
+        problems += [replace(d, severity="warning", help=CARRIED) for d in missing] if carried else missing
     seconds, peak, least = (None if value is None else float(value.data) for _, value in limits)
     wanted = None
     if psnr is not None and reference is not None and least is not None:
         wanted = ExpectedPsnr(least, psnr.output.data, reference, psnr.reference.data)
-    return problems, Expected(seconds, peak, wanted)
+    found = Expected(seconds, peak, wanted)
+    return problems, None if found == Expected() else found
 
 
 def _limit(name: str, value: Value) -> Iterator[Diagnostic]:

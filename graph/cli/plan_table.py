@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract.text_tables import columns, count
+from ..contract.text_tables import columns, count, seconds
 from .tables import facts, shape
 
 
 def plan_table(estimate: Mapping[str, Any]) -> str:
-    """The table of `sgd plan`."""
+    """The table of `sgd plan`. `at least` is the time in seconds at the machine's measured limit, where it is known."""
     rows = {row["name"]: row for row in estimate["nodes"]}
-    lines: list[list[str]] = [["node", "type", "calls", "parameters", "FLOP", "peak", "output"]]
+    floors = any(row["least_seconds"] for row in rows.values())
+    extra = ["at least, s"] if floors else []
+    lines: list[list[str]] = [["node", "type", "calls", "parameters", "FLOP", *extra, "peak", "output"]]
     for row in rows.values():
         calls = str(row["calls"]) if row["calls"] else "-"
         parameters, flops = count(row["parameters"]), count(row["flops"])
@@ -23,11 +25,12 @@ def plan_table(estimate: Mapping[str, Any]) -> str:
                 calls,
                 parameters,
                 flops,
+                *([seconds(row["least_seconds"]) if row["least_seconds"] else "-"] if floors else []),
                 count(row["peak_bytes"], "B", 1024),
                 "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t),
             ]
         )
-    text = columns(lines, right=range(2, 6))
+    text = columns(lines, right=range(2, 6 + floors))
     for component in estimate["components"]:
         size = count(component["parameters"])
         memory = count(component["bytes"], "B", 1024)

@@ -15,8 +15,8 @@ KINDS = {"copy": "memory rate", "disk": "disk rate"}
 def run_table(record: Mapping[str, Any]) -> str:
     """Write the table of a run: a row for each node and for the time outside nodes, and the time of each phase.
 
-    Rows of time outside nodes are left out if they took less than a millisecond. `ceiling` is how near a node came to a limit of
-    the machine, where the limits were measured.
+    Rows of time outside nodes are left out if they took less than a millisecond. `ceiling` is how near a node came to a
+    limit of the machine, where the limits were measured.
     """
     rows = {row["name"]: row for row in record["nodes"] if row["type"] or row["seconds"] >= 0.001}
     device = any(row["device_seconds"] is not None for row in rows.values())

@@ -38,6 +38,7 @@ def command(arguments: Namespace) -> int:
     from ...contract.device import choose, memory_bytes
     from ...runtime.estimate import estimate
     from ...runtime.execute import NodeFailed
+    from ...runtime.limits_file import stored_or_none
     from ..plan_table import plan_table
 
     if arguments.after is not None and arguments.after not in AFTER:
@@ -53,7 +54,8 @@ def command(arguments: Namespace) -> int:
     try:
         device = choose(arguments.device, plan.libraries)
         memory = memory_bytes(device)
-        estimated = estimate(plan, options=options(arguments, library, device), device=device, memory_bytes=memory)
+        given, limits = options(arguments, library, device), stored_or_none(device, plan.libraries)
+        estimated = estimate(plan, options=given, device=device, memory_bytes=memory, limits=limits)
     except NodeFailed as error:
         say_failure(error, arguments)
         return FAILED

@@ -97,42 +97,81 @@ def _mode() -> Any:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
             out = func(*args, **kwargs)
-            if self.paused or _is_view(func):
+            formula = known.get(func, unknown)
+            if formula is unknown:
+                formula = known[func] = None if _moves_nothing(func) else _formula(func, flop_registry)
+            if formula is None or self.paused:
                 return out
-            tensors = [t for t in _flat((args, tuple(kwargs.values()))) if isinstance(t, torch.Tensor)]
-            made = [t for t in _flat((out,)) if isinstance(t, torch.Tensor)]
-            if not any(t.device.type == "meta" for t in made):
-                self.bytes += sum(t.numel() * t.element_size() for t in (*tensors, *made))
-                flops = _flops(func, flop_registry, args, kwargs, out)
-                if flops:
-                    name = _dtype(tensors[0] if len(tensors) < 3 else tensors[1])
+            made = _bytes(out, tensor)
+            if made is not None:
+                self.bytes += made + (_bytes(args, tensor) or 0) + (_bytes(tuple(kwargs.values()), tensor) or 0)
+                if formula is not _nothing:
+                    flops = int(formula(*args, **kwargs, out_val=out))
+                    name = _dtype(args[1])
                     self.flops[name] = self.flops.get(name, 0) + flops
             return out
 
+    tensor, known, unknown = torch.Tensor, _FORMULAS, object()
     return Count()
 
 
-_VIEWS: dict[Any, bool] = {}
+_FORMULAS: dict[Any, Any] = {}
+"""The formula for the work of each operation: None for one that moves nothing."""
 
 
-def _is_view(func: Any) -> bool:
-    """Whether an operation moves no data: its result shares memory with an input, or it only makes room."""
-    found = _VIEWS.get(func)
-    if found is None:
-        returns = func._schema.returns
-        shares = [r.alias_info is not None and not r.alias_info.is_write for r in returns]
-        found = _VIEWS[func] = (
-            any(shares) or not returns or "empty" in func._schema.name or "detach" in func._schema.name
-        )
-    return found
+def _bytes(value: Any, tensor: type) -> int | None:
+    """Bytes of the tensors of an argument or a result; None if one is on the meta device, where nothing is computed."""
+    if isinstance(value, tensor):
+        return None if value.is_meta else value.nbytes  # type: ignore[attr-defined]
+    if not isinstance(value, list | tuple):
+        return 0
+    total = 0
+    for each in value:
+        if isinstance(each, tensor):
+            if each.is_meta:  # type: ignore[attr-defined]
+                return None
+            total += each.nbytes  # type: ignore[attr-defined]
+        elif isinstance(each, list | tuple):
+            inner = _bytes(each, tensor)
+            if inner is None:
+                return None
+            total += inner
+    return total
 
 
-def _flat(values: Any) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, list | tuple):
-            yield from _flat(value)
-        else:
-            yield value
+def _moves_nothing(func: Any) -> bool:
+    """Whether an operation's result shares memory with an input, or is only room for numbers."""
+    returns, name = func._schema.returns, func._schema.name
+    shares = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
+    return shares or not returns or any(word in name for word in ("empty", "detach", "unsafe_view"))
+
+
+def _nothing(*_: Any, **__: Any) -> int:
+    """Operations of an operation that multiplies no matrices."""
+    return 0
+
+
+def _formula(func: Any, registry: Mapping[Any, Callable[..., int]]) -> Callable[..., int]:
+    """torch's own formula; for other kernels of attention, two products of queries and keys."""
+    formula = registry.get(func.overloadpacket)
+    if formula is not None:
+        return formula
+    name = func._schema.name
+    if "scaled_dot_product" in name and "attention" in name:
+        return _heads_first
+    return _tokens_first if any(part in name for part in ATTENTION) else _nothing
+
+
+def _heads_first(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Attention of [B, heads, tokens, width]."""
+    batch, heads, queries, width = query.shape
+    return int(2 * batch * heads * queries * key.shape[2] * (width + value.shape[3]))
+
+
+def _tokens_first(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Attention of [B, tokens, heads, width]."""
+    batch, queries, heads, width = query.shape
+    return int(2 * batch * heads * queries * key.shape[1] * (width + value.shape[3]))
 
 
 def _dtype(tensor: torch.Tensor) -> str:
@@ -143,20 +182,3 @@ def _dtype(tensor: torch.Tensor) -> str:
     if name == "float32" and tensor.is_cuda and torch.backends.cuda.matmul.allow_tf32:
         return "tf32"
     return NAMES.get(name, name)
-
-
-def _flops(func: Any, registry: Mapping[Any, Callable[..., int]], args: Any, kwargs: Any, out: Any) -> int:
-    """Operations, by torch's own formulas; for other kernels of attention, two products of queries and keys."""
-    formula = registry.get(func.overloadpacket)
-    if formula is not None:
-        return int(formula(*args, **kwargs, out_val=out))
-    name = func._schema.name
-    if "scaled_dot_product" in name and "attention" in name and len(args) >= 3:  # [B, heads, tokens, width]
-        query, key, value = args[:3]
-        pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[2]
-        return int(2 * pairs * (query.shape[3] + value.shape[3]))
-    if any(part in name for part in ATTENTION) and len(args) >= 3 and getattr(args[2], "ndim", 0) == 4:
-        query, key, value = args[:3]
-        pairs = query.shape[0] * query.shape[1] * query.shape[2] * key.shape[1]
-        return int(2 * pairs * (query.shape[3] + value.shape[3]))
-    return 0

@@ -36,6 +36,7 @@ def command(arguments: Namespace) -> int:
 
     libraries = list(installed().libraries.values())
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    limits: MachineLimits | None = None
     damage = None
     try:
         if arguments.measure:
@@ -44,7 +45,7 @@ def command(arguments: Namespace) -> int:
         else:
             limits = limits_file.stored(device, libraries)
     except UnreadableFile as error:
-        limits, damage = None, str(error)
+        damage = str(error)
     except NodeError as error:
         say(f"error: {error}")
         return FAILED

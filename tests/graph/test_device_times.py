@@ -107,7 +107,8 @@ def test_nodes_and_turns_have_the_time_of_their_own_work_and_nothing_waits_befor
 def test_after_an_interrupt_only_finished_work_has_a_time(cuda: Cuda) -> None:
     from sgd.graph.runtime.observers.device_times import DeviceTimes
 
-    times, found = DeviceTimes(cuda), []
+    times = DeviceTimes(cuda)
+    found: list[float] = []
     first = times.mark()
     cuda.work(1.0)
     second = times.mark()

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from helpers.machines import call
+from sgd.graph.cli.commands.describe_machine import limit_facts
+from sgd.graph.cli.run_table import ceiling
 from sgd.graph.contract.errors import NodeError, UnreadableFile
 from sgd.graph.contract.machine_limits import MachineLimits, Work
 from sgd.graph.contract.node_library import NodeLibrary
@@ -205,3 +207,25 @@ def test_a_long_curve_keeps_its_highest_point() -> None:
     rows = curve.rows(started=-1.0)
     assert len(rows) <= POINTS
     assert {"seconds": 4322.0, "bytes": 9999} in rows
+
+
+def test_doctor_shows_the_limits_with_their_units() -> None:
+    shown = limit_facts(replace(LIMITS, matrix={"bfloat16": 9.5e14}, copy=3e12, threads=None))
+    assert shown["bfloat16 products"] == "950 TFLOP/s"
+    assert shown["copy in memory"] == "3.00 TB/s read and written"
+    assert shown["measured"] == "2026-11-27, card, torch 2.0"
+    assert limit_facts(None) == {"not known": limits_file.ADVICE}
+    assert "--measure" in limit_facts(None, "x.json is damaged")["not known"]
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (None, "-"),
+        ({"kind": "matrix", "dtype": "bfloat16", "fraction": 0.61}, "61% of bfloat16 rate"),
+        ({"kind": "copy", "dtype": None, "fraction": 0.004}, "<1% of memory rate"),
+        ({"kind": "disk", "dtype": None, "fraction": 0.5}, "50% of disk rate"),
+    ],
+)
+def test_a_ceiling_says_how_near(given: Any, text: str) -> None:
+    assert ceiling(given) == text

@@ -27,8 +27,8 @@ def with_floors(estimate: Mapping[str, Any], card: Card) -> dict[str, Any]:
     if card.tflops is None:
         return found
     rate = card.tflops * 1e12
-    found["nodes"] = [{**row, "floor_seconds": row["flops"] / rate} for row in estimate["nodes"]]
-    return {**found, "floor_seconds": estimate["flops"] / rate}
+    found["nodes"] = [{**row, "least_seconds": row["flops"] / rate} for row in estimate["nodes"]]
+    return {**found, "least_seconds": estimate["flops"] / rate}
 
 
 def edits_for_plan(

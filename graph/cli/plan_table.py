@@ -14,15 +14,18 @@ DROPPED = ("type", "output", "parameters", "calls", "at least", "peak", "FLOP")
 
 
 def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
-    """The table of `sgd plan`, for a terminal of this width; None for the whole table."""
+    """The table of `sgd plan`, for a terminal of this width; None for the whole table.
+
+    `at least` is the time at the machine's limit, where it is known.
+    """
     rows = {row["name"]: row for row in estimate["nodes"]}
-    floors = "floor_seconds" in estimate
-    head = ["node", "type", "calls", "parameters", "FLOP", *(["at least"] if floors else []), "peak", "output"]
+    least = [row["least_seconds"] for row in rows.values() if row["least_seconds"]]
+    head = ["node", "type", "calls", "parameters", "FLOP", *(["at least"] if least else []), "peak", "output"]
     lines: list[list[str]] = [head]
     for row in rows.values():
         calls = str(row["calls"]) if row["calls"] else "-"
         parameters, flops = count(row["parameters"]), count(row["flops"])
-        floor = [f"{seconds(row['floor_seconds'])} s" if row["flops"] else "-"] if floors else []
+        floor = [f"{seconds(row['least_seconds'])} s" if row["least_seconds"] else "-"] if least else []
         output = "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t)
         peak = count(row["peak_bytes"], "B", 1024)
         lines.append([row["name"], row["type"], calls, parameters, flops, *floor, peak, output])
@@ -40,8 +43,8 @@ def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
         else f" of {count(memory, 'B', 1024)} on {estimate.get('card') or estimate['device']}: "
         + ("fits" if estimate["fits"] else "does not fit")
     )
-    least = f", at least {seconds(estimate['floor_seconds'])} s" if floors else ""
-    total = f"total {count(estimate['flops'])}FLOP{least}, peak memory {count(peak, 'B', 1024)}{fits}"
+    floor = f", at least {seconds(estimate['least_seconds'])} s" if estimate.get("least_seconds") else ""
+    total = f"total {count(estimate['flops'])}FLOP{floor}, peak memory {count(peak, 'B', 1024)}{fits}"
     text += ["", *wrapped(total, width, "  ")]
     text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 class PlanMeter(Protocol):
     """Counts operations and memory while a plan is traced."""
 
-    def take(self) -> Mapping[str, int]:
-        """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now)."""
+    def take(self) -> Mapping[str, Any]:
+        """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
+
+        And `dtype`, if it is known: the name of the dtype of most operations.
+        """
 
 
 class NodeLibrary:

@@ -22,6 +22,7 @@ from .arguments import facts_of
 from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
 from .limits_file import stored_or_none
 from .node_rows import node_rows, other_rows
+from .observers.device_times import DeviceTimes
 from .observers.profile import Profile
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
@@ -46,8 +47,9 @@ class Recorder(Observer):
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline)
-        self.turns = Turns(self.clock, self.timeline)
+        device = DeviceTimes()  # one, so that it is read once
+        self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline, device)
+        self.turns = Turns(self.clock, self.timeline, device)
         self.work = WorkCount(())
 
     @property

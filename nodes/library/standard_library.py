@@ -134,7 +134,7 @@ class StandardLibrary(NodeLibrary):
         """Counts the operations that torch dispatches."""
         from ..support.work_meter import OperationMeter
 
-        return OperationMeter()
+        return OperationMeter(run.device)
 
     def limits_key(self, device: str) -> str:
         """The card or processor, and the version of torch."""

@@ -42,6 +42,7 @@ def command(arguments: Namespace) -> int:
     """`sgd plan`."""
     from ...runtime.estimate import estimate
     from ...runtime.execute import NodeFailed
+    from ...runtime.limits_file import stored_or_none
     from ..fitting_text import with_floors
     from ..other_machine import machine
     from ..plan_table import plan_table
@@ -58,8 +59,9 @@ def command(arguments: Namespace) -> int:
     plan = plan_of(result, library)
     try:
         on = machine(arguments, plan.libraries)
-        chosen = options(arguments, library, on.device)
-        estimated = estimate(plan, options=chosen, device=on.device, memory_bytes=on.memory_bytes)
+        given = options(arguments, library, on.device)
+        limits = stored_or_none(on.device, plan.libraries) if on.card is None else None
+        estimated = estimate(plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits)
         if on.card is not None:
             estimated = with_floors(estimated, on.card)
         lines: list[str] = []

@@ -9,19 +9,19 @@ from typing import Any
 class DeviceTimes:
     """Pairs of events, and the functions that receive the seconds between them.
 
-    Args:
+    Attributes:
         cuda: `torch.cuda`; None for a CPU, where `mark` gives None and there are no times.
     """
 
     def __init__(self, cuda: Any = None) -> None:
-        self._cuda = cuda
+        self.cuda = cuda
         self._pairs: list[tuple[Any, Any, Callable[[float], None]]] = []
 
     def mark(self) -> Any:
         """Record an event in the current stream; None on a CPU. This does not wait for the GPU."""
-        if self._cuda is None:
+        if self.cuda is None:
             return None
-        event = self._cuda.Event(enable_timing=True)
+        event = self.cuda.Event(enable_timing=True)
         event.record()
         return event
 

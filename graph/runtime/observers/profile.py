@@ -43,11 +43,13 @@ class Profile(Observer):
     allocated memory. On a CPU, a thread samples the resident memory of the process every 10 ms.
     """
 
-    def __init__(self, clock: Clock | None = None, timeline: Timeline | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, timeline: Timeline | None = None, device: DeviceTimes | None = None
+    ) -> None:
         self.rows: dict[str, Row] = {}
         self.clock = clock or Clock()
         self.timeline = timeline or Timeline()
-        self.device = DeviceTimes()
+        self.device = device or DeviceTimes()
         self.memory = Curve()
         self.peak_bytes: int | None = None
         self._memory: Memory | None = None
@@ -62,7 +64,7 @@ class Profile(Observer):
             import torch
 
             self._cuda = torch.cuda
-            self.device = DeviceTimes(torch.cuda)
+            self.device.cuda = torch.cuda
         else:
             self._memory = Memory(self.memory.add)
 

@@ -90,11 +90,13 @@ def fewer(entries: list[Entry], limit: int = LIMIT) -> list[Entry]:
 class Turns(Observer):
     """Start and seconds of each iteration of every loop, and the facts of the loop's variables."""
 
-    def __init__(self, clock: Clock | None = None, timeline: Timeline | None = None) -> None:
+    def __init__(
+        self, clock: Clock | None = None, timeline: Timeline | None = None, device: DeviceTimes | None = None
+    ) -> None:
         self.turns: list[dict[str, Any]] = []
         self.clock = clock or Clock()
         self.timeline = timeline or Timeline()
-        self.device = DeviceTimes()
+        self.device = device or DeviceTimes()
         self._current: dict[str, tuple[dict[str, Any], float, Any]] = {}
 
     def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from ...contract.constants import DONE
 from ...contract.errors import LibraryError, NodeError
@@ -13,8 +12,6 @@ from ..command_line import load_library, wrong
 from ..common_arguments import library_files
 from ..terminal import say, show
 
-NAME = "report.html"
-
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd report`."""
@@ -22,7 +19,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument(
         "--out",
         metavar="FILE",
-        help=f"the page (default: {NAME} in the run's folder; for several runs, in the current folder)",
+        help="the page (default: report.html in the folder of the run; for several runs, in the current folder)",
     )
     to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
     library_files(to)
@@ -30,15 +27,14 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd report`."""
-    from ..report.run_report import Target, run_report
+    from ..report.run_report import run_report
 
     try:
         library = load_library(arguments)
-        target = Target.of(arguments.out, arguments.runs, NAME, arguments.overwrite)
-        notes = run_report(arguments.runs, target, library)
+        path, notes = run_report(arguments.runs, arguments.out, arguments.overwrite, library)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
-    show(f"report: {target.path}")
+    show(f"report: {path}")
     return DONE

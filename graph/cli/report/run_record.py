@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
 from ...contract.text_tables import shortened
 from ...runtime.context import RECORD
 from ...runtime.record import RECORD_VERSION
 
-LARGEST_RECORD = 256 << 20  # bytes; a run of 100,000 steps writes some tens of megabytes
 HELP = "name the folder of a run, or its run.json"
 
 
@@ -169,7 +169,9 @@ def read_run(run: str) -> RecordedRun:
         raise UnreadableFile(f"{name} is not the record of a run", help=HELP)
     version = plain["record"]
     if type(version) is not int or version != RECORD_VERSION:
-        message = f"{name} is a record of version {shortened(repr(version), 20)}; this sgd reads version {RECORD_VERSION}"
+        message = (
+            f"{name} is a record of version {shortened(repr(version), 20)}; this sgd reads version {RECORD_VERSION}"
+        )
         raise UnreadableFile(message, help=f"use the sgd that made it: {shortened(str(plain['sgd']), 40)}")
     try:
         record = RunRecord.model_validate(plain)

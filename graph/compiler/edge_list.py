@@ -10,7 +10,7 @@ from .ir import Arg, Call, Graph, Ref, edges
 def edge_list(graph: Graph) -> tuple[tuple[str, str], ...]:
     """Every edge of a graph, each once, in file order.
 
-    An edge goes from an output port to a parameter: `("text.conditioning", "denoise.split.conditioning")`. A loop
+    An edge goes from an output port to a parameter: `("text.out", "loop.split.text")`. A loop
     variable, and the state that a loop carries, has the loop's path before its name. The first value of the state goes
     to `loop.state`; from there it goes to nodes in the loop; the yield of a turn goes back to `loop.state`. Nodes
     outside the loop read what it yields from `loop.state` too.

@@ -13,8 +13,6 @@ from ..common_arguments import library_files
 from ..comparison import compare_command
 from ..terminal import say, show
 
-NAME = "report.html"
-
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd report`."""
@@ -23,7 +21,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument(
         "--out",
         metavar="FILE",
-        help=f"the page (default: {NAME} in the run's folder; in the current folder for several runs, and "
+        help="the page (default: report.html in the folder of the run; for several runs, in the current folder; "
         "comparison.html there for --compare)",
     )
     to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
@@ -32,17 +30,16 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd report`."""
-    from ..report.run_report import Target, run_report
+    from ..report.run_report import run_report
 
     if arguments.compare is not None or not arguments.runs or compare_command.limits_given(arguments):
         return compare_command.command(arguments)
     try:
         library = load_library(arguments)
-        target = Target.of(arguments.out, arguments.runs, NAME, arguments.overwrite)
-        notes = run_report(arguments.runs, target, library)
+        path, notes = run_report(arguments.runs, arguments.out, arguments.overwrite, library)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
-    show(f"report: {target.path}")
+    show(f"report: {path}")
     return DONE

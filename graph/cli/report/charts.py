@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from markupsafe import Markup
 
+from ...contract.terminal_text import printable
 from .page import piece
 
 MOST_POINTS = 1500
@@ -66,8 +67,16 @@ def chart(made: Chart) -> Markup:
 
 
 def as_json(data: Any) -> str:
-    """Compact JSON for an attribute."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False)
+    """Compact JSON for an attribute. Its texts have no control characters."""
+    return json.dumps(_plain(data), separators=(",", ":"), allow_nan=False)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, str):
+        return printable(data)
+    if isinstance(data, dict):
+        return {key: _plain(value) for key, value in data.items()}
+    return [_plain(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def _thinned(made: Chart) -> tuple[Chart, int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -31,27 +32,35 @@ class NodeFacts:
         rows: Names and values.
         seconds: Its time in a run; None without a run.
         calls: Its calls in a run; 0 for a node that did not run.
+        idle: The words in place of the time of a node that did not run.
     """
 
     summary: str = ""
     rows: Sequence[tuple[str, str]] = ()
     seconds: float | None = None
     calls: int | None = None
+    idle: str = "did not run"
 
 
 @dataclass(frozen=True)
 class DrawnBox:
-    """A box as the template draws it. Lengths in pixels; `heat` is a shade from 0 to `HEATS`, None without times."""
+    """A box as the template draws it. `type` is the text in it, `kind` the whole type.
+
+    Lengths are in pixels. `heat` is a shade from 0 to `HEATS`; None without times.
+    """
 
     path: str
     name: str
     type: str
+    kind: str
     note: str
     x: float
     y: float
     width: float
     height: float
     is_group: bool
+    chip_x: float
+    chip_width: float
     heat: int | None
     share: float
     facts: NodeFacts
@@ -71,20 +80,22 @@ def drawing(
     root = tree(names, edges, MOST_BOXES)
     if root is None:
         return piece("note", text=f"The graph is not drawn: it has {len(names)} nodes, more than {MOST_BOXES}.")
-    wires = layout(root, _width)
+    timed = any(f.seconds is not None for f in facts.values())
+    wires = layout(root, lambda box: _width(box, timed))
     nodes = [f.seconds or 0.0 for path, f in facts.items() if path in names and not _holds(path, names)]
     total = sum(nodes) or 1.0
-    timed = any(f.seconds is not None for f in facts.values())
     boxes = [_drawn(box, facts.get(box.path, NodeFacts()), total, timed) for box in root.walk()]
     closed = sum(box.hidden for box in root.walk())
     return piece(
         "drawing",
         id=id,
         boxes=boxes,
+        ends={box.path for box in boxes if not box.is_group},
         wires=[(_path(wire), f"{wire.port[0]}.{wire.port[1]}", wire) for wire in wires],
         width=root.width,
         height=root.height,
         timed=timed,
+        slowest=max((box for box in boxes if not box.is_group), key=lambda box: box.share).path if timed else None,
         heats=range(HEATS + 1),
         closed=closed,
     )
@@ -103,9 +114,21 @@ def _type(box: Box) -> str:
     return shortened(box.type, 30) + closed
 
 
-def _width(box: Box) -> float:
+def _group_type(box: Box, timed: bool) -> str:
+    """The type in the label of a group: the file of a composite only where there is no time beside it."""
+    return "\u21bb" if box.type == "loop" else "" if timed else shortened(box.type.rsplit("/", 1)[-1], 24)
+
+
+def _label_width(box: Box, timed: bool) -> float:
+    """The width of a group's label."""
+    type, note = _group_type(box, timed), "100 s \u00b7 100%" if timed else ""
+    return 22 + len(_label(box)) * LETTER + sum(8 + len(text) * SMALL_LETTER for text in (type, note) if text)
+
+
+def _width(box: Box, timed: bool) -> float:
+    """The width of a node, or of a group's label."""
     if box.inside:
-        return 60 + (len(_label(box)) + 1) * LETTER + (len(_type(box)) + 10) * SMALL_LETTER
+        return _label_width(box, timed)
     needed = max(len(_label(box)) * LETTER, (len(_type(box)) + 2) * SMALL_LETTER, 15 * SMALL_LETTER) + 28
     return min(max(needed, NARROWEST), WIDEST)
 
@@ -118,17 +141,20 @@ def _drawn(box: Box, facts: NodeFacts, total: float, timed: bool) -> DrawnBox:
     note = ""
     if facts.seconds is not None:
         ran = facts.calls != 0
-        note = f"{seconds(facts.seconds)} s · {share:.0%}" if ran else "did not run"
+        note = f"{seconds(facts.seconds)} s · {share:.0%}" if ran else facts.idle
     return DrawnBox(
         path=box.path,
         name=_label(box),
-        type=_type(box),
+        type=_type(box) if not box.inside else _group_type(box, timed),
+        kind=box.type,
         note=note,
         x=box.x,
         y=box.y,
         width=box.width,
         height=box.height,
         is_group=bool(box.inside),
+        chip_x=box.label_x,
+        chip_width=_label_width(box, timed),
         heat=heat,
         share=share,
         facts=facts,
@@ -143,7 +169,7 @@ def _path(wire: Wire) -> str:
 def _curves(points: Sequence[Point]) -> str:
     """Curves between layers, straight lines through them."""
     parts = [f"M{points[0][0]:.1f} {points[0][1]:.1f}"]
-    for number, ((x0, y0), (x1, y1)) in enumerate(zip(points, points[1:], strict=False)):
+    for number, ((x0, y0), (x1, y1)) in enumerate(pairwise(points)):
         if number % 2 or abs(x1 - x0) < 0.5:
             parts.append(f"L{x1:.1f} {y1:.1f}")
         else:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from math import inf
 
 from .graph_tree import Box, Port
 
 NODE_HEIGHT, LAYER_GAP, SIDE_GAP, TRACK_GAP = 54.0, 42.0, 26.0, 16.0
-PADDING, HEADER, RETURN_WIDTH = 18.0, 62.0, 26.0
-SWEEPS = 12
+PADDING, HEADER, LOW_HEADER, RETURN_WIDTH = 18.0, 62.0, 36.0, 26.0
+SWEEPS = 16
+STRAIGHT = 8.0
+"""How much more a wire between two layers without boxes wants to be straight than one that ends at a box."""
 
 Point = tuple[float, float]
 
@@ -32,13 +36,16 @@ class Wire:
 
 @dataclass(eq=False)
 class _Place:
-    """A vertex of one group: a box, a port of the group's border, or a place where a wire passes a layer."""
+    """A vertex of one group: a box, a port of the group's border, its label there, or where a wire passes a layer."""
 
     width: float
     box: Box | None = None
     port: Port | None = None
+    is_label: bool = False
     x: float = 0.0
+    """The middle."""
     above: list[tuple[_Place, float, float]] = field(default_factory=list)
+    """Places that a wire from here goes up to, and how far it is from the middle here and there."""
     below: list[tuple[_Place, float, float]] = field(default_factory=list)
 
 
@@ -47,7 +54,7 @@ def layout(root: Box, size: Callable[[Box], float]) -> list[Wire]:
 
     Args:
         root: The whole drawing.
-        size: The width of a node, or the smallest width of a group, in pixels.
+        size: The width of a node, or of the label of a group, in pixels.
     """
     found: dict[str, list[Wire]] = {}
     _arrange(root, size, found)
@@ -67,13 +74,15 @@ def _arrange(group: Box, size: Callable[[Box], float], found: dict[str, list[Wir
             _arrange(box, size, found)
         else:
             box.width, box.height = size(box), NODE_HEIGHT
-    layers, chains = _layers(group)
+    layers, chains = _layers(group, size(group) if group.path else 0.0)
     _order(layers)
     _sideways(layers)
-    found[group.path] = _finish(group, layers, chains, size)
+    found[group.path] = _finish(group, layers, chains)
 
 
-def _layers(group: Box) -> tuple[list[list[_Place]], list[tuple[list[_Place], tuple[str, Port, str, Port]]]]:
+def _layers(
+    group: Box, label: float
+) -> tuple[list[list[_Place]], list[tuple[list[_Place], tuple[str, Port, str, Port]]]]:
     """The layers of a group, the borders first and last, and the places of each link."""
     ranks = _ranks(group)
     last = max(ranks.values(), default=0) + 2
@@ -81,6 +90,8 @@ def _layers(group: Box) -> tuple[list[list[_Place]], list[tuple[list[_Place], tu
     layers: list[list[_Place]] = [[] for _ in range(last + 1)]
     top = {port: _Place(TRACK_GAP, port=port) for port in group.entries}
     bottom = {port: _Place(TRACK_GAP, port=port) for port in group.exits}
+    if label:  # left of all wires, so that it covers none
+        layers[0].append(_Place(label + 20, is_label=True))
     layers[0] += top.values()
     for path in group.inside:
         layers[ranks[path] + 1].append(places[path])
@@ -101,7 +112,7 @@ def _layers(group: Box) -> tuple[list[list[_Place]], list[tuple[list[_Place], tu
                 layers[layer].append(passing[key])
             chain.append(passing[key])
         chain.append(target)
-        for upper, lower in zip(chain, chain[1:], strict=False):
+        for upper, lower in pairwise(chain):
             here, there = _offset(upper, port, "exits"), _offset(lower, entry, "entries")
             if all(below is not lower for below, _, _ in upper.below):
                 upper.below.append((lower, here, there))
@@ -152,7 +163,7 @@ def _order(layers: Sequence[list[_Place]]) -> None:
             means = {}
             for place in layer:
                 near = [other.x for other, _, _ in (place.above if down else place.below)]
-                means[place] = sum(near) / len(near) if near else place.x
+                means[place] = -inf if place.is_label else sum(near) / len(near) if near else place.x
             layer.sort(key=means.__getitem__)
             _number(layer)
 
@@ -169,42 +180,56 @@ def _number(layer: Sequence[_Place]) -> None:
 def _sideways(layers: Sequence[list[_Place]]) -> None:
     """Move places towards their neighbours, without changing their order."""
     for layer in layers:
-        _spread(layer, [place.x for place in layer])
+        _spread(layer, [place.x for place in layer], [1.0] * len(layer))
     for sweep in range(SWEEPS):
         for layer in layers if sweep % 2 == 0 else reversed(layers):
-            wanted = []
+            wanted, pulls = [], []
             for place in layer:
-                near = [other.x + there - here for other, here, there in (*place.above, *place.below)]
-                wanted.append(sum(near) / len(near) if near else place.x)
-            _spread(layer, wanted)
+                near = [
+                    (other.x + there - here, STRAIGHT if place.box is None and other.box is None else 1.0)
+                    for other, here, there in (*place.above, *place.below)
+                ]
+                if place.is_label and len(layer) > 1:
+                    near = [(layer[1].x, 0.01)]
+                pull = sum(each for _, each in near)
+                wanted.append(sum(x * each for x, each in near) / pull if near else place.x)
+                pulls.append(pull or 0.1)
+            _spread(layer, wanted, pulls)
 
 
-def _spread(layer: Sequence[_Place], wanted: Sequence[float]) -> None:
+def _spread(layer: Sequence[_Place], wanted: Sequence[float], pulls: Sequence[float]) -> None:
     """Put places as near to the wanted ones as the gaps allow: isotonic regression by pooling neighbours."""
-    shifts, shift, before = [], 0.0, None
+    shifts: list[float] = []
+    shift, before = 0.0, None
     for place in layer:
         if before is not None:
             gap = SIDE_GAP if place.box is not None or before.box is not None else 0.0
             shift += (before.width + place.width) / 2 + gap
         shifts.append(shift)
         before = place
-    pools: list[tuple[float, int]] = []
-    for want, shift in zip(wanted, shifts, strict=True):
+    pools: list[tuple[float, float, int]] = []
+    for want, shift, pull in zip(wanted, shifts, pulls, strict=True):
         mean, count = want - shift, 1
         while pools and pools[-1][0] > mean:
-            other, many = pools.pop()
-            mean, count = (mean * count + other * many) / (count + many), count + many
-        pools.append((mean, count))
-    at = iter([mean for mean, count in pools for _ in range(count)])
+            other, heavy, many = pools.pop()
+            mean = (mean * pull + other * heavy) / (pull + heavy)
+            pull, count = pull + heavy, count + many
+        pools.append((mean, pull, count))
+    at = iter([mean for mean, _, count in pools for _ in range(count)])
     for place, shift in zip(layer, shifts, strict=True):
         place.x = next(at) + shift
+
+
+def header(group: Box) -> float:
+    """The height above the first layer of a group, in pixels."""
+    only = len(group.inside) == 1 and any(box.inside for box in group.inside.values())
+    return PADDING if not group.path else LOW_HEADER if only else HEADER
 
 
 def _finish(
     group: Box,
     layers: Sequence[Sequence[_Place]],
     chains: Sequence[tuple[list[_Place], tuple[str, Port, str, Port]]],
-    size: Callable[[Box], float],
 ) -> list[Wire]:
     """Set the size of a group, place its boxes, and return its wires."""
     wires = []
@@ -213,11 +238,8 @@ def _finish(
     right = max((p.x + p.width / 2 for p in everything), default=0.0) + PADDING
     if group.returned:
         right += RETURN_WIDTH
-    missing = (size(group) if group.path else 0.0) - (right - left)
-    if missing > 0:
-        left, right = left - missing / 2, right + missing / 2
     group.width = right - left
-    y = HEADER if group.path else PADDING
+    y = header(group)
     tops, bottoms = {}, {}
     for number, layer in enumerate(layers):
         if number in (0, len(layers) - 1):
@@ -232,6 +254,9 @@ def _finish(
         y += height + LAYER_GAP
     group.height = y - LAYER_GAP + PADDING + (LAYER_GAP / 2 if group.exits else 0)
     for place in layers[0]:
+        if place.is_label:
+            group.label_x = place.x - place.width / 2 + 10 - left
+            continue
         tops[place], bottoms[place] = 0.0, 0.0
         group.entries[place.port or ("", "")] = place.x - left
     for place in layers[-1]:

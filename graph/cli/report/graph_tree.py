@@ -22,6 +22,7 @@ class Box:
         links: Wires between what stands in a group: from (path, port) to (path, port). An empty path is the border.
         returned: The state that a loop carries from one turn to the next, by name.
         hidden: Number of nodes in a group that is drawn closed.
+        label_x: Where the label of a group begins, from its left side.
         x, y, width, height: Place in the drawing, in pixels.
     """
 
@@ -33,6 +34,7 @@ class Box:
     links: dict[tuple[str, Port, str, Port], None] = field(default_factory=dict)
     returned: dict[str, None] = field(default_factory=dict)
     hidden: int = 0
+    label_x: float = 0.0
     x: float = 0.0
     y: float = 0.0
     width: float = 0.0

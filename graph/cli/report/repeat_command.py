@@ -25,7 +25,7 @@ def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser) -> s
     for path, value in record.set.items():
         words += ["--set", f"{path}={_value(value)}"]
     for action in exec_parser._actions:
-        value = record.options.get(action.dest)
+        value = record.options.get(action.dest.removeprefix("option_"))
         if not action.option_strings or value in (None, False, "") or value == action.default:
             continue
         if action.nargs == 0 and value is True:
@@ -39,9 +39,9 @@ def _file(record: RunRecord) -> str:
     """The name of the bundled workflow if its text is the one that ran; else the name of the file."""
     name = record.workflow.file or "FILE"
     bundled = bundled_workflows() / name
-    if "/" not in name and "\\" not in name and bundled.is_file():
-        if sha256(bundled.read_bytes()).hexdigest() == record.workflow.sha256:
-            return bundled.stem
+    is_plain = "/" not in name and "\\" not in name and bundled.is_file()
+    if is_plain and sha256(bundled.read_bytes()).hexdigest() == record.workflow.sha256:
+        return bundled.stem
     return name
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
+from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
 from ...contract.text_tables import shortened
 from ...runtime.context import RECORD
 from ...runtime.record import RECORD_VERSION
 
-LARGEST_RECORD = 256 << 20  # bytes; a run of 100,000 steps writes some tens of megabytes
 HELP = "name the folder of a run, or its run.json"
 
 

@@ -103,7 +103,7 @@ def _graph(record: RunRecord, types: Mapping[str, NodeType], id: str) -> Section
     names = {row.name: row.type for row in rows}
     edges = [(edge.source, edge.target) for edge in record.edges]
     body = drawing(names, edges, {row.name: _facts(row, types.get(row.type)) for row in rows}, f"{id}-graph")
-    return Section("graph", "Graph", body, "The darker a node, the larger its share of the time in nodes.")
+    return Section("graph", "Graph", body, "The stronger the colour of a node, the larger its share of the time.")
 
 
 def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
@@ -118,7 +118,8 @@ def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
         described = shape([output]) or str(output.get("type", ""))
         rows.append((f"output {output.get('port', '')}", described))
     rows += [(name, _text(value)) for name, value in row.detail.items() if isinstance(value, str | int | float)]
-    return NodeFacts(type.summary if type is not None else "", rows, row.seconds, row.calls)
+    idle = "merged" if "same_as" in row.detail else "reused" if row.reused else "did not run"
+    return NodeFacts(type.summary if type is not None else "", rows, row.seconds, row.calls, idle)
 
 
 def _ceiling(row: NodeRow) -> str:

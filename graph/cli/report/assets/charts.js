@@ -42,11 +42,11 @@ for (const place of document.querySelectorAll("[data-chart]")) {
       scales: { x: { time: false, range: (_, a, b) => whole ? [a - 0.6, b + 0.6] : [a, b] }, y: { range: (_, a, b) => [Math.min(0, a), b > 0 ? b * 1.08 : 1] } },
       series: [{ label: data.xLabel, value: (_, v) => v == null ? "\u2013" : sayX(v) }, ...series],
       axes: [
-        { ...axis, grid: { show: false }, label: undefined, values: (_, all) => all.map((v) => whole && v % 1 ? "" : sayX(v)), incrs: whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000] : undefined },
+        { ...axis, grid: { show: false }, size: 28, values: (_, all) => all.map((v) => whole && v % 1 ? "" : sayX(v)), incrs: whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000] : undefined },
         { ...axis, size: 66, values: (_, all) => all.map((v) => say(v)), incrs: data.unit === "bytes" ? twos : undefined },
       ],
       cursor: { y: false, drag: { x: true, y: false } },
-      legend: { live: true },
+      legend: { live: true, markers: { width: 0, fill: (_, n) => [null, ...series][n].stroke } },
     }, [data.x, ...data.series.map((each) => each.values)], place);
   };
   build();

@@ -17,12 +17,12 @@ for (const graph of document.querySelectorAll(".graph")) {
     canvas.scrollTop = (canvas.scrollTop + y) * scale / old - y;
   };
   const middle = () => [canvas.clientWidth / 2, canvas.clientHeight / 2];
-  const whole = () => Math.min((canvas.clientWidth - 28) / width, (Math.max(canvas.clientHeight, 560) - 28) / height);
+  const whole = () => Math.min((canvas.clientWidth - 28) / width, (parseFloat(getComputedStyle(canvas).maxHeight) - 28) / height);
   const fit = () => {
     if (fitted || !canvas.clientWidth) return;
     fitted = true;
     // Text stays readable; what does not fit is reached by moving.
-    zoom(Math.min(1, Math.max((canvas.clientWidth - 28) / width, 0.72)));
+    zoom(Math.min(1, Math.max(whole(), 0.66)));
     canvas.scrollLeft = (width * scale + 28 - canvas.clientWidth) / 2;
   };
   fit();
@@ -67,6 +67,8 @@ for (const graph of document.querySelectorAll(".graph")) {
     graph.querySelector(".hint").hidden = chosen !== null;
     light(chosen && chosen.dataset.path);
   };
+  const hottest = facts.find((each) => each.hasAttribute("data-slowest"));
+  if (hottest) choose(boxes.find((box) => box.dataset.index === hottest.dataset.index));
   for (const box of boxes) {
     box.addEventListener("click", () => choose(box));
     box.addEventListener("keydown", (event) => {

@@ -77,7 +77,12 @@
     if (image.complete) size(image, image.naturalWidth);
     else image.addEventListener("load", () => size(image, image.naturalWidth));
   }
+  // A short clip plays by itself, unless the reader wants less motion.
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   for (const clip of document.querySelectorAll(".media video")) {
+    clip.addEventListener("canplay", () => {
+      if (!still && clip.duration < 10) clip.play().catch(() => {});
+    }, { once: true });
     clip.addEventListener("loadedmetadata", () => size(clip, clip.videoWidth));
     if (clip.readyState > 0) size(clip, clip.videoWidth);
   }

@@ -128,7 +128,7 @@ def test_lists_and_descriptions_of_node_types_fit(width: int) -> None:
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_the_table_of_a_plan_fits(width: int) -> None:
-    nodes = [{**row("denoise.loop.predict"), "parameters": 10**9, "flops": 10**15}]
+    nodes = [{**row("denoise.loop.predict"), "parameters": 10**9, "flops": 10**15, "least_seconds": 1.5}]
     part = {"holder": "model", "part": "transformer", "parameters": 10**9, "bytes": 2**30, "dtype": "bfloat16"}
     plan = {
         "nodes": nodes,

@@ -6,6 +6,7 @@ torch on a CPU, or a range that a program marks. A kernel and the call that laun
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ OTHER = "(other)"
 ON_DEVICE = ("kernel", "gpu_memcpy", "gpu_memset")
 LAUNCHES = ("cuda_runtime", "cuda_driver")
 OPERATORS = ("cpu_op", "user_annotation")
+
+CUDA_CALL = re.compile(r"cu(da)?[A-Z]\w*$")
+"""Names of functions of the CUDA runtime and driver, such as `cudaLaunchKernel` and `cuLaunchKernelEx`."""
 
 
 @dataclass
@@ -87,7 +91,7 @@ def kernels_of(events: Iterable[Any], markers: Sequence[Marker]) -> tuple[list[K
     launches: dict[int, Any] = {}
     numbered: dict[int, Any] = {}
     for event in events:
-        kind, name = event.activity_type(), event.name()
+        kind, name = kind_of(event), event.name()
         if kind in ON_DEVICE:
             kernels.append(event)
         elif kind in LAUNCHES:
@@ -109,6 +113,21 @@ def kernels_of(events: Iterable[Any], markers: Sequence[Marker]) -> tuple[list[K
     # A kernel without a launch of its own, as in a CUDA graph, belongs to the operator that was running.
     begun = [launches.get(e.correlation_id()) or numbered.get(e.linked_correlation_id()) for e in kernels]
     return [_launched(*pair, places) for pair in zip(kernels, begun, strict=True)], offset
+
+
+def kind_of(event: Any) -> str:
+    """The kind of an event, by Kineto's names. torch 2.11 does not tell it: there the device and the name do."""
+    if hasattr(event, "activity_type"):
+        kind: str = event.activity_type()
+        return kind
+    name = event.name()
+    if event.device_type().name != "CPU":
+        if event.is_user_annotation():
+            return "gpu_user_annotation"
+        return {"Memcpy": "gpu_memcpy", "Memset": "gpu_memset"}.get(name[:6], "kernel")
+    if CUDA_CALL.match(name):
+        return "cuda_runtime"
+    return "user_annotation" if event.is_user_annotation() else "cpu_op"
 
 
 class _Places:
@@ -138,7 +157,7 @@ def _launched(event: Any, launch: Any, places: _Places) -> Kernel:
     node, own = OTHER, 0
     if launch is not None:
         node = places.node(launch.start_ns(), launch.device_resource_id())
-        own = launch.duration_ns() if launch.activity_type() in LAUNCHES else 0
+        own = launch.duration_ns() if kind_of(launch) in LAUNCHES else 0
     lane = event.device_resource_id()
     return Kernel(node, event.name(), event.start_ns(), event.duration_ns(), own, True, lane)
 

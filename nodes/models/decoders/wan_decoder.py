@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from .dense_convolution import DenseWeight, convolve, dense_weight, wide
 from .frame_attention import attend
+from .frame_values import Doubled
 from .last_convolution import LastConvolution
-from .norm_operations import Doubled, add, interleave_norm, interleave_time, norm_silu
+from .norm_operations import add, interleave_norm, interleave_time, norm_silu
 
 CHUNK = 2
 """Latent frames that are decoded together. More need more memory."""

@@ -43,8 +43,8 @@ def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
         else f" of {count(memory, 'B', 1024)} on {estimate.get('card') or estimate['device']}: "
         + ("fits" if estimate["fits"] else "does not fit")
     )
-    floor = f", at least {seconds(estimate['least_seconds'])} s" if estimate.get("least_seconds") else ""
-    total = f"total {count(estimate['flops'])}FLOP{floor}, peak memory {count(peak, 'B', 1024)}{fits}"
+    bound = f", at least {seconds(estimate['least_seconds'])} s" if estimate.get("least_seconds") else ""
+    total = f"total {count(estimate['flops'])}FLOP{bound}, peak memory {count(peak, 'B', 1024)}{fits}"
     text += ["", *wrapped(total, width, "  ")]
     text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

@@ -177,9 +177,9 @@ def _broken(backend: Backend) -> Diagnostic | None:
     """The reason why an installed package cannot be imported or has no kernels; None if it works."""
     name = backend.name
     if backend is FLASH_3_WHEEL:
-        torch = packages.installed("torch", "torch") or ""
-        if not any(torch == tried or torch.startswith(f"{tried}.") for tried in TRIED_WITH_FLASH_3):
-            why = f"fa3-fwd was tried with torch {' and '.join(TRIED_WITH_FLASH_3)}, and torch {torch} is installed"
+        version = packages.installed("torch", "torch") or ""
+        if not any(version == tried or version.startswith(f"{tried}.") for tried in TRIED_WITH_FLASH_3):
+            why = f"fa3-fwd was tried with torch {' and '.join(TRIED_WITH_FLASH_3)}, and torch {version} is installed"
             return problem("unavailable", why, "`cudnn` and `flash4` are other backends for this GPU")
     if name in ("flash4", "xformers"):
         both = [("xformers", "xformers"), ("flash-attn-4", "flash_attn.cute")]

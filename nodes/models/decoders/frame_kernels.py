@@ -26,7 +26,7 @@ PAD_ELEMENTS, SUM_ELEMENTS, ADD_ELEMENTS, INTERLEAVE_ELEMENTS, TAP_COLUMNS = 819
 @triton.jit(
     do_not_specialize=["count", "height", "width", "padded_height", "padded_width", "front", "above", "left", "blocks"]
 )
-def _pad(
+def _pad(  # type: ignore[no-untyped-def]
     x,
     residual,
     scale,
@@ -106,7 +106,7 @@ def pad(x: Tensor, margin: Margin, residual: Tensor | None, affine: Affine | Non
 
 
 @triton.jit(do_not_specialize=["positions", "programs"])
-def _sums(
+def _sums(  # type: ignore[no-untyped-def]
     x,
     residual,
     bias,
@@ -180,7 +180,7 @@ def _summed(x: Tensor, bias: Tensor | None, residual: Tensor | None, elements: i
 
 
 @triton.jit(do_not_specialize=["programs", "positions"])
-def _group_norm(
+def _group_norm(  # type: ignore[no-untyped-def]
     partial,
     weight,
     shift_weight,
@@ -251,7 +251,7 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None) -> Affine:
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "blocks", "tiles", "programs"])
-def _interleave(
+def _interleave(  # type: ignore[no-untyped-def]
     phases,
     bias,
     out,
@@ -317,7 +317,7 @@ def interleave(phases: Tensor, bias: Tensor, in_time: bool) -> tuple[Tensor, Sum
 
 
 @triton.jit(do_not_specialize=["height", "width", "rows", "columns", "blocks", "length", "apart"])
-def _sum_taps(
+def _sum_taps(  # type: ignore[no-untyped-def]
     products,
     bias,
     out,

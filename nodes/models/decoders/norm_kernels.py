@@ -20,7 +20,7 @@ NORM_ELEMENTS, ADD_ELEMENTS = 2048, 4096
 
 
 @triton.jit
-def _normed(value, weight, known, channel, root, LEAST: tl.constexpr, SILU: tl.constexpr):
+def _normed(value, weight, known, channel, root, LEAST: tl.constexpr, SILU: tl.constexpr):  # type: ignore[no-untyped-def]
     length = tl.maximum(tl.sqrt(tl.sum(value * value, 1)), LEAST)
     factor = tl.load(weight + channel, mask=known, other=0.0).to(tl.float32) * root
     value = value * (1.0 / length)[:, None] * factor[None, :]
@@ -30,7 +30,7 @@ def _normed(value, weight, known, channel, root, LEAST: tl.constexpr, SILU: tl.c
 
 
 @triton.jit(do_not_specialize=["height", "width", "halo", "blocks"])
-def _norm_silu(
+def _norm_silu(  # type: ignore[no-untyped-def]
     x,
     residual,
     bias,
@@ -109,7 +109,7 @@ def norm_silu(
 
 
 @triton.jit(do_not_specialize=["positions"])
-def _add(
+def _add(  # type: ignore[no-untyped-def]
     x,
     residual,
     bias,
@@ -143,7 +143,7 @@ def add(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor) -> None:
 
 
 @triton.jit(do_not_specialize=["height", "width", "blocks", "skipped"])
-def _interleave_norm(
+def _interleave_norm(  # type: ignore[no-untyped-def]
     phases,
     doubled,
     bias,
@@ -219,7 +219,7 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
 
 
 @triton.jit(do_not_specialize=["size"])
-def _interleave_time(halves, bias, out, size, C: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr):
+def _interleave_time(halves, bias, out, size, C: tl.constexpr, CHANNELS: tl.constexpr, ROWS: tl.constexpr):  # type: ignore[no-untyped-def]
     frame = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     channel = tl.arange(0, CHANNELS)

@@ -40,7 +40,8 @@ class _HunyuanVideo:
     """The `forward` of HunyuanVideo's decoder. diffusers calls it for each tile in time and space."""
 
     def __init__(self, module: Any) -> None:
-        self.module, self.made = module, None
+        self.module = module
+        self.made: HunyuanVideoDecoder | None = None
 
     def __call__(self, hidden_states: Tensor) -> Tensor:
         if self.made is None:

@@ -95,7 +95,8 @@ class Attention:
         joined = F.linear(normed, self.weight, self.bias).view(count, height * width, 3 * channels)
         made = normed.view(count, height * width, channels)
         for frame in range(count):
-            attend(*joined[frame].split(channels, -1), made[frame])
+            query, key, value = joined[frame].split(channels, -1)
+            attend(query, key, value, made[frame])
         return Pending(F.linear(made, self.out).view_as(x), self.out_bias, x)
 
 

@@ -52,7 +52,8 @@ class ZImageBlock:
         table = self.once.of("positions", freqs_cis, lambda: of_complex(freqs_cis))
         rows.query_key_(qkv, *weights, table.cos, table.sin, eps=self.attention.norm_q.eps)
         mask = attn_mask[:, None, None, :] if attn_mask is not None and attn_mask.ndim == 2 else attn_mask
-        y = products.linear(attend(self.attention, *qkv.unbind(2), mask), self.out)
+        query, key, value = qkv.unbind(2)
+        y = products.linear(attend(self.attention, query, key, value, mask), self.out)
         x, normed = rows.add_norm(x, y, gate, scale_2, None, kind="rms", eps=in_2, plus_one=False, y_eps=out_1)
         y = products.linear(rows.silu_product(products.linear(normed, *self.up)), self.down)
         return rows.add(x, y, gate_2, y_eps=out_2, in_place=True)

@@ -144,7 +144,8 @@ def _vector(vector: torch.Tensor | None) -> tuple[torch.Tensor | None, int, int]
         return None, 0, 0
     if vector.stride(2) != 1:
         vector = vector.contiguous()
-    return vector, *(vector.stride(axis) if vector.shape[axis] > 1 else 0 for axis in (0, 1))
+    batch, group = (vector.stride(axis) if vector.shape[axis] > 1 else 0 for axis in (0, 1))
+    return vector, batch, group
 
 
 def _call(

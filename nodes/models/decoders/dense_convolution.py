@@ -1,0 +1,103 @@
+"""Convolutions over frames in the layout `[T, H, W, C]`, which cuDNN reads as channels last, without a copy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+LARGEST = 2**31 - 1
+"""Most elements of a tensor that cuDNN's kernels of 32-bit indices take."""
+
+PHASES = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+"""The even and the odd positions of a nearest upsampling by two followed by three taps: two taps on the input."""
+
+
+@dataclass(frozen=True)
+class DenseWeight:
+    """The weight of a convolution, [K, C, kt, kh, kw], channels last, and its bias, [K], in float32 or float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def dense_weight(
+    conv: nn.Conv2d | nn.Conv3d, doubled: tuple[int, ...] = (), dtype: torch.dtype | None = None
+) -> DenseWeight:
+    """Lay out the weight of a convolution.
+
+    Args:
+        conv: The convolution. One over frames alone becomes one with a single tap in time.
+        doubled: Dimensions of the weight (2 time, 3 rows, 4 columns) in which nearest upsampling by two stands before
+            it. The result acts on the input of the upsampling, and has its phases as output channels.
+        dtype: The dtype of the result's weight; that of the convolution if not given.
+    """
+    weight = conv.weight.detach()
+    weight = weight[:, :, None] if weight.dim() == 4 else weight
+    if doubled:
+        weight = phase_weights(weight, doubled)
+    assert conv.bias is not None
+    laid = weight.to(dtype or weight.dtype).contiguous(memory_format=torch.channels_last_3d)
+    return DenseWeight(laid, wide(conv.bias.detach()))
+
+
+def phase_weights(weight: Tensor, doubled: tuple[int, ...]) -> Tensor:
+    """Weights of a convolution that gives the phases of nearest upsampling followed by three taps.
+
+    Args:
+        weight: [K, C, 3, 3, 3].
+        doubled: See `dense_weight`.
+
+    Returns:
+        [2^n K, C, …] with two taps in each of the n dimensions; the phase of the last dimension changes fastest.
+    """
+    found = [wide(weight)]
+    for dimension in doubled:
+        taps = torch.tensor(PHASES, dtype=found[0].dtype, device=weight.device)
+        found = [
+            torch.tensordot(each, taps[phase], dims=([dimension], [1])).movedim(-1, dimension)
+            for each in found
+            for phase in (0, 1)
+        ]
+    return torch.cat(found).to(weight.dtype)
+
+
+def convolve(x: Tensor, weight: Tensor, halo: int = 0) -> Tensor:
+    """Convolve frames, in time without padding.
+
+    Args:
+        x: [T, H, W, C], dense.
+        weight: [K, C, kt, kh, kw], channels last.
+        halo: Zeros around each frame.
+
+    Returns:
+        [T - kt + 1, H + 2 halo - kh + 1, W + 2 halo - kw + 1, K], dense.
+    """
+    taps, rows, columns = weight.shape[2:]
+    count = x.shape[0] - taps + 1
+    height, width = x.shape[1] + 2 * halo - rows + 1, x.shape[2] + 2 * halo - columns + 1
+    frame = max(x[0].numel(), height * width * len(weight))
+    if frame * x.shape[0] <= LARGEST:
+        return _convolved(x, weight, halo)
+    parts = -(-count // max(1, LARGEST // frame - taps))
+    step = -(-count // parts)
+    made = x.new_empty(count, height, width, len(weight))
+    for start in range(0, count, step):
+        end = min(start + step, count)
+        made[start:end] = _convolved(x[start : end + taps - 1], weight, halo)
+    return made
+
+
+def _convolved(x: Tensor, weight: Tensor, halo: int) -> Tensor:
+    channels_last = x.permute(3, 0, 1, 2)[None]
+    return F.conv3d(channels_last, weight, padding=(0, halo, halo))[0].permute(1, 2, 3, 0).contiguous()
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """The tensor in float32, or as it is in float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -1,0 +1,179 @@
+"""Rebuilt decoders beside diffusers' own, on small random models in float64, where only a wrong sum shows."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from sgd.nodes.models.decoders import dense_convolution, frame_attention, last_convolution
+from sgd.nodes.models.decoders.rebuilt_vae import rebuild
+from sgd.nodes.models.decoders.wan_decoder import WanDecoder
+from sgd.nodes.models.memory.component_views import view
+
+WAN_2_1 = {"base_dim": 8, "z_dim": 4}
+WAN_2_2 = {
+    "base_dim": 8,
+    "decoder_base_dim": 16,
+    "z_dim": 6,
+    "is_residual": True,
+    "in_channels": 12,
+    "out_channels": 12,
+    "patch_size": 2,
+    "scale_factor_spatial": 16,
+}
+
+
+def hunyuan_vae(**config: Any) -> Any:
+    from diffusers import AutoencoderKLHunyuanVideo
+
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
+    return _spread(AutoencoderKLHunyuanVideo(**sizes | config))
+
+
+def wan_vae(**config: Any) -> Any:
+    from diffusers import AutoencoderKLWan
+
+    torch.manual_seed(0)
+    width = config["z_dim"]
+    both = {"num_res_blocks": 1, "latents_mean": [0.0] * width, "latents_std": [1.0] * width}
+    return _spread(AutoencoderKLWan(**both | config))
+
+
+def _spread(vae: Any) -> Any:
+    """Norms and biases that differ from channel to channel, as those of a trained model do."""
+    for name, parameter in vae.named_parameters():
+        if parameter.dim() == 1 or "gamma" in name:
+            torch.nn.init.normal_(parameter, 1.0 if "gamma" in name or "norm" in name else 0.0, 0.3)
+    return vae.double().eval().requires_grad_(False)
+
+
+def rebuilt(vae: Any) -> Any:
+    made = view(vae)
+    assert rebuild(made, pytest.fail) is None
+    return made
+
+
+def farthest(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    assert found.shape == wanted.shape
+    assert found.dtype == wanted.dtype
+    return float((found - wanted).abs().max() / wanted.abs().max())
+
+
+def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 9])
+@pytest.mark.parametrize("config", [{}, {"mid_block_add_attention": False}], ids=["attention", "without"])
+def test_hunyuan_video_decodes_as_diffusers_does(frames, config):
+    vae = hunyuan_vae(**config)
+    latents = torch.randn(2, 4, frames, 6, 5, dtype=torch.float64)
+    assert farthest(rebuilt(vae).decode(latents).sample, vae.decode(latents).sample) < 1e-11
+
+
+def test_hunyuan_video_in_tiles_of_time_and_space():
+    vae = hunyuan_vae()
+    made = rebuilt(vae)
+    latents = torch.randn(1, 4, 9, 10, 9, dtype=torch.float64)
+    sizes = {"tile_sample_min_height": 48, "tile_sample_min_width": 48, "tile_sample_min_num_frames": 8}
+    strides = {"tile_sample_stride_height": 32, "tile_sample_stride_width": 32, "tile_sample_stride_num_frames": 4}
+    for each in (vae, made):
+        each.enable_tiling(**sizes, **strides)
+    assert farthest(made.decode(latents).sample, vae.decode(latents).sample) < 1e-11
+
+
+@pytest.mark.parametrize("frames", [1, 2, 7])
+@pytest.mark.parametrize("config", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
+def test_wan_decodes_as_diffusers_does(config, frames):
+    vae = wan_vae(**config)
+    latents = torch.randn(2, config["z_dim"], frames, 4, 5, dtype=torch.float64)
+    # diffusers upsamples in float32, also where all else is float64
+    assert farthest(rebuilt(vae).decode(latents).sample, vae.decode(latents).sample) < 1e-7
+
+
+@pytest.mark.parametrize("config", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
+def test_wan_gives_the_same_for_chunks_of_every_length(config):
+    decoder = WanDecoder(wan_vae(**config).decoder, torch.float64)
+    latents = torch.randn(config["z_dim"], 7, 4, 5, dtype=torch.float64)
+    whole = decoder(latents, 7)
+    for chunk in (1, 2, 3, 6):
+        assert farthest(decoder(latents, chunk), whole) < 1e-12
+
+
+def test_wan_in_tiles_is_that_of_diffusers():
+    vae = wan_vae(**WAN_2_1)
+    made = rebuilt(vae)
+    latents = torch.randn(1, 4, 2, 9, 10, dtype=torch.float64)
+    for each in (vae, made):
+        each.enable_tiling(48, 48, 32, 32)
+    assert torch.equal(made.decode(latents).sample, vae.decode(latents).sample)
+
+
+def test_large_frames_are_convolved_in_parts(monkeypatch):
+    for vae, width in ((hunyuan_vae(), 4), (wan_vae(**WAN_2_1), 4)):
+        latents = torch.randn(1, width, 3, 4, 5, dtype=torch.float64)
+        whole = rebuilt(vae).decode(latents).sample
+        with monkeypatch.context() as small:
+            small.setattr(dense_convolution, "LARGEST", 6 * 34 * 42 * 64)
+            small.setattr(last_convolution, "PRODUCTS", 4 * 34 * 42 * 96)
+            small.setattr(frame_attention, "SCORES", 1)
+            assert farthest(rebuilt(vae).decode(latents).sample, whole) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("family", ["hunyuan_video", "wan 2.1", "wan 2.2"])
+def test_narrow_dtypes_lose_no_more_than_in_diffusers(family, dtype):
+    vae = hunyuan_vae() if family == "hunyuan_video" else wan_vae(**WAN_2_1 if family == "wan 2.1" else WAN_2_2)
+    latents = torch.randn(1, vae.config.get("z_dim") or 4, 3, 6, 5, dtype=torch.float64)
+    wanted = vae.decode(latents).sample
+    narrow = copy.deepcopy(vae).to(dtype)
+    own = distance(rebuilt(narrow).decode(latents.to(dtype)).sample, wanted)
+    assert own <= 1.25 * distance(narrow.decode(latents.to(dtype)).sample, wanted)
+
+
+def test_an_overflow_is_decoded_again_with_a_warning():
+    vae = wan_vae(**WAN_2_1).float()
+    vae.decoder.conv_in.weight.mul_(1e6)
+    said: list[str] = []
+    made = view(vae)
+    rebuild(made, said.append)
+    made._decode.made = WanDecoder(made.decoder, torch.float16)  # on a GPU it is made so
+    latents = torch.randn(1, 4, 2, 4, 5)
+    assert torch.equal(made.decode(latents).sample, vae.decode(latents).sample)
+    assert said == [
+        "decoding in float16 gave values that are not finite; the clip is decoded again in float32",
+    ]
+
+
+def test_an_unknown_vae_stays_as_it_is():
+    from diffusers import AutoencoderKL
+
+    vae = view(AutoencoderKL(block_out_channels=(8,), norm_num_groups=4))
+    before = dict(vars(vae))
+    assert rebuild(vae, pytest.fail) == "there is no rebuilt decoder of AutoencoderKL"
+    assert vars(vae) == before
+
+
+def test_a_view_without_the_rebuilt_decoder_does_not_change():
+    vae = hunyuan_vae()
+    before = vae.decoder.forward
+    rebuilt(vae).decode(torch.randn(1, 4, 1, 4, 4, dtype=torch.float64))
+    assert vae.decoder.forward == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16], ids=["float32", "float16", "bfloat16"]
+)
+@pytest.mark.parametrize("family", ["hunyuan_video", "wan 2.1", "wan 2.2"])
+def test_on_a_gpu(family, dtype):
+    vae = hunyuan_vae() if family == "hunyuan_video" else wan_vae(**WAN_2_1 if family == "wan 2.1" else WAN_2_2)
+    latents = torch.randn(1, vae.config.get("z_dim") or 4, 5, 12, 10, dtype=torch.float64)
+    wanted = vae.decode(latents).sample
+    placed = copy.deepcopy(vae).to("cuda", dtype)
+    given = latents.to("cuda", dtype)
+    own = distance(rebuilt(placed).decode(given).sample.cpu(), wanted)
+    stock = distance(placed.decode(given).sample.cpu(), wanted)
+    # Wan in float32 decodes in float16, beside which TF32 has as many digits.
+    assert own <= max(1.25 * stock, 2e-3 if dtype is torch.float32 else 0.0)

@@ -15,7 +15,7 @@ from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backends, kernels, packages, tuning
-from sgd.nodes.models.attention.backend_table import BACKENDS, MASKS, SAGE_1, SAGE_KERNELS
+from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.transforms.attention_transform import Attention
@@ -76,7 +76,7 @@ def test_backend_names_match_diffusers():
     )
 
     values = {name.value for name in AttentionBackendName}
-    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1)}
+    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL)}
     assert libraries - values == set(kernels.KERNELS), "names of our kernels differ from those of diffusers"
     assert {backends.chosen("sage", kernel).library for kernel in SAGE_KERNELS} <= values
     assert attention.node.inputs["kernel"].type.choices == ("auto", *SAGE_KERNELS)

@@ -140,7 +140,8 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA dev
 
 def usable(name):
     """The name of one of our kernels in diffusers. Skips the test if this machine cannot use the kernel."""
-    backend = {b.library: b for b in (backend_table.SAGE_1, *backend_table.BACKENDS.values())}[name]
+    backend = backends.named(name)
+    assert backend is not None
     reason = backends.machine_problem(backend)
     if reason is not None:
         pytest.skip(reason.message)
@@ -149,7 +150,7 @@ def usable(name):
     return name
 
 
-CASES = [("_sgd_sage_1", 0.03), ("_sgd_flash_4", 0.01)]
+CASES = [("_sgd_sage_1", 0.03), ("_sgd_flash_3", 0.01), ("_sgd_flash_4", 0.01)]
 
 
 @gpu
@@ -172,6 +173,8 @@ def test_kernels_agree_with_the_formula(name, tolerance, tokens):
 @pytest.mark.parametrize("width", [64, 96, 128])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_kernels_agree_with_the_formula_at_each_width(name, tolerance, width, dtype):
+    if name == "_sgd_flash_3" and dtype == torch.float16:
+        pytest.skip("the wheel has no float16 kernels")
     query, key, value = random(1, 200, 3, width, device="cuda", dtype=dtype)
     wanted = formula(query, key, value, 0.2)
     from diffusers.models.attention_dispatch import dispatch_attention_fn

@@ -208,6 +208,69 @@ def to(value: Any, dtype: torch.dtype) -> Any:
     )
 
 
+WIDER = {
+    "flux": (
+        lambda: tiny_flux.transformer(True),
+        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": [16, 24, 24]},
+    ),
+    "hunyuan-video": (
+        tiny_hunyuan_video.transformer,
+        {"attention_head_dim": 64, "num_attention_heads": 3, "rope_axes_dim": (16, 24, 24)},
+    ),
+    "qwen-image": (
+        tiny_qwen_image.transformer,
+        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": (16, 24, 24)},
+    ),
+    "z-image": (tiny_z_image.transformer, {"dim": 192, "n_heads": 3, "n_kv_heads": 3, "axes_dims": [16, 24, 24]}),
+    **{
+        case: (
+            build,
+            {"attention_head_dim": 64, "num_attention_heads": 3, "ffn_dim": 256}
+            | ({"added_kv_proj_dim": 192} if "encoder" in case else {}),
+        )
+        for case, (build, _, _) in CASES.items()
+        if case.startswith("wan")
+    },
+}
+"""Configurations with heads of a power of two, which the Triton kernel for queries and keys needs."""
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("case", [case for case in CASES if case != "wan with any timesteps"])
+def test_kernels_on_a_gpu_err_no_more_than_diffusers(case, rows, runs):
+    """Float32, and bfloat16 beside it; the same blocks through Triton and cuBLASLt."""
+    build, inputs, blocks = CASES[case]
+    build, config = WIDER[case]
+    small = build()
+    torch.manual_seed(0)
+    module = shaken(type(small).from_config({**small.config, **config})).to("cuda")
+
+    def given(dtype: torch.dtype) -> dict[str, Any]:
+        return {key: on_gpu(to(value, dtype)) for key, value in inputs(rows).items()}
+
+    wanted = called(module, given(torch.float32))
+    rebuilt = view(module)
+    rebuild(rebuilt, join=True)
+    assert relative(called(rebuilt, given(torch.float32)), wanted) < 1e-5
+    keep = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    half = copy.deepcopy(module, {})
+    for name, parameter in half.named_parameters():
+        if not keep & set(name.split(".")):
+            parameter.data = parameter.data.to(torch.bfloat16)
+    rebuilt = view(half)
+    rebuild(rebuilt, join=True)
+    errors = [relative(called(each, given(torch.bfloat16)), wanted) for each in (half, rebuilt)]
+    assert 0 < errors[1] <= 1.25 * errors[0]
+    assert runs == {"rebuilt": 2 * blocks, "own": 0}
+
+
+def on_gpu(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [tensor.to("cuda") for tensor in value]
+    return value.to("cuda") if isinstance(value, torch.Tensor) else value
+
+
 def test_hunyuan_video_drops_a_mask_that_its_family_drops():
     module = shaken(tiny_hunyuan_video.transformer())
     rebuilt = view(module)

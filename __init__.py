@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from sgd.graph.contract.errors import NodeError, Problems
     from sgd.graph.contract.node import node
     from sgd.graph.runtime.failure import NodeFailed
+    from sgd.graph.runtime.profiling import Profiling
     from sgd.graph.runtime.run import Result, run
 
 __version__ = "0.1.0"
 
-__all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Result", "compile", "node", "run"]
+__all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Profiling", "Result", "compile", "node", "run"]
 
 _HOMES = {
     "compile": "compiler.compile",
@@ -27,6 +28,7 @@ _HOMES = {
     "NodeError": "contract.errors",
     "node": "contract.node",
     "Plan": "compiler.plan",
+    "Profiling": "runtime.profiling",
     "Result": "runtime.run",
     "run": "runtime.run",
     "Diagnostic": "contract.diagnostics",

@@ -21,6 +21,7 @@ from .cache.table_use import of_facts
 from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .size_limits import require_size, size_problems
+from .support.block_ranges import block_ranges
 from .support.lazy import lazy
 from .value_facts import BranchesFacts, ImageConditionFacts, LatentsFacts, ModelFacts, ScheduleFacts
 from .values import Branches, Conditioning, ImageCondition, Latents, Predictions, Step
@@ -154,9 +155,10 @@ def predict(
         return model.family.predict(model, transformer, given)
 
     def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
-        if opened is None:
-            return call(transformer, given)
-        made = opened.engine.evaluate(names, opened.index, given, call)
+        with run.range("branch", "+".join(names)), block_ranges(run, transformer, model.family.blocks.lists):
+            if opened is None:
+                return call(transformer, given)
+            made = opened.engine.evaluate(names, opened.index, given, call)
         opened.report(names)
         return made
 

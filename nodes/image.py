@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -19,6 +19,7 @@ from .support.input_files import file_problems
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import to_bytes
+from .support.recipe_places import recipe_options
 from .value_facts import FramesFacts
 from .values import File, Frames
 
@@ -63,7 +64,8 @@ def save(
 ) -> list[File]:
     """Save one frame of each clip as an image: PNG, JPEG or WebP.
 
-    One clip gets the given name. Several clips get the name with -0, -1, … before the extension.
+    One clip gets the given name. Several clips get the name with -0, -1, … before the extension. The file carries the
+    recipe of the run, unless `--no-metadata` is given (docs/made-again.md).
 
     Args:
         frames: Frames in [0, 1], [B, F, H, W, 3]; F is 1 for images.
@@ -91,7 +93,8 @@ def save(
     if not -count <= index < count:
         raise NodeError(f"there is no frame {index}: the clip has {count}")
     format = FORMATS[Path(path).suffix.lower()]
-    options = {} if format == "PNG" else {"quality": quality or 95}
+    options: dict[str, Any] = {} if format == "PNG" else {"quality": quality or 95}
+    options |= recipe_options(format, run.recipe(), run)
     files = []
     for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)

@@ -19,7 +19,8 @@ from .size_limits import size_problems
 from .support.input_files import require_file, shown
 from .support.lazy import lazy
 from .support.path_names import written
-from .support.tensor_header import read_header
+from .support.recipe_places import KEY
+from .support.tensor_header import read_header, sort_header
 from .value_facts import LatentsFacts, ModelFacts, made_size
 from .values import File, Latents, Size
 
@@ -150,7 +151,7 @@ def _check_extension(facts: LatentsSaveFacts) -> Iterator[Diagnostic]:
 
 @node("latents.save", effect=True, check=_check_extension)
 def save(run: Run, latents: Latents, path: OutPath) -> File:
-    """Save latents as safetensors, with the size of the clip and the name of the family.
+    """Save latents as safetensors, with the size of the clip, the name of the family, and the recipe of the run.
 
     Args:
         latents: Latents of any family, before or after denoising.
@@ -168,9 +169,12 @@ def save(run: Run, latents: Latents, path: OutPath) -> File:
     size = latents.size
     metadata = {"format": FORMAT, "family": latents.family}
     metadata |= {name: str(getattr(size, name)) for name in ("width", "height", "frames")}
+    recipe = run.recipe()
+    metadata |= {KEY: recipe} if recipe is not None else {}
     target = run.output(path)
     with written(run, target) as part:
         save_file({"latents": latents.tensor.detach().cpu().contiguous()}, part, metadata=metadata)
+        sort_header(part)
     return File(target)
 
 

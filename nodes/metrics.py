@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..graph.contract.errors import NodeError
 from ..graph.contract.node import node
+from .support.frame_errors import WINDOW, frame_errors
 from .support.lazy import lazy
 from .values import Frames
 
@@ -14,9 +15,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
-
-# Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity", section III.C.
-WINDOW, DEVIATION, K1, K2 = 11, 1.5, 0.01, 0.03
 
 
 class Comparison(NamedTuple):
@@ -52,37 +50,12 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
         raise NodeError(f"SSIM needs frames of at least {WINDOW}x{WINDOW} pixels")
     if one.is_meta or other.is_meta:
         return Comparison(None, 1.0, 0.0)  # planning: there are no pixels to compare
-    squared, similarity, largest = [], [], []
     # The code works frame by frame, in double precision. A whole clip at once would need several times its memory.
-    for clip, clip_reference in zip(one, other.to(one.device), strict=True):
-        for image, image_reference in zip(clip, clip_reference, strict=True):
-            x, y = (t.permute(2, 0, 1).unsqueeze(0).double() for t in (image, image_reference))
-            squared.append((x - y).square().mean())
-            largest.append((x - y).abs().max())
-            similarity.append(_ssim(x, y))
-    error, ssim, difference = torch.stack(
-        [torch.stack(squared).mean(), torch.stack(similarity).mean(), torch.stack(largest).max()]
-    ).tolist()
+    found = [
+        torch.stack(frame_errors(image, image_reference))
+        for clip, clip_reference in zip(one, other.to(one.device), strict=True)
+        for image, image_reference in zip(clip, clip_reference, strict=True)
+    ]
+    squared, largest, similarity = torch.stack(found).unbind(1)
+    error, ssim, difference = torch.stack([squared.mean(), similarity.mean(), largest.max()]).tolist()
     return Comparison(-10 * math.log10(error) if error > 0 else None, ssim, difference)
-
-
-def _ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """Mean structural similarity of two images [1, C, H, W] in [0, 1], for all windows inside the images."""
-    offsets = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
-    weights = torch.exp(-(offsets**2) / (2 * DEVIATION**2))
-    weights = weights / weights.sum()
-    channels = x.shape[1]
-
-    def blur(image: torch.Tensor) -> torch.Tensor:
-        columns = weights.view(1, 1, WINDOW, 1).expand(channels, 1, WINDOW, 1)
-        rows = weights.view(1, 1, 1, WINDOW).expand(channels, 1, 1, WINDOW)
-        image = torch.nn.functional.conv2d(image, columns, groups=channels)
-        return torch.nn.functional.conv2d(image, rows, groups=channels)
-
-    mean_x, mean_y = blur(x), blur(y)
-    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = K1**2, K2**2  # for pixels in [0, 1]
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    return (luminance * structure).mean()

@@ -1,9 +1,9 @@
-"""`video.save`, `video.load`, `frames.grid`."""
+"""`video.save` and `video.load`."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +20,7 @@ from .support.input_files import file_problems
 from .support.lazy import lazy
 from .support.path_names import numbered, written
 from .support.pixels import to_bytes
+from .support.recipe_places import KEY, recipe_options
 from .support.video_pixels import SCALING
 from .support.video_reading import read_video
 from .value_facts import FramesFacts
@@ -43,6 +44,14 @@ FORMATS = {
     ".mkv": ("matroska", "libx264"),
     ".webm": ("webm", "libvpx-vp9"),
     ".gif": ("gif", "pillow"),
+}
+# The index stands before the frames, so that players start before they have the whole file, and MP4 keeps tags of any
+# name. A Matroska file has no random numbers in it.
+CONTAINER_OPTIONS = {
+    "mp4": {"movflags": "+faststart+use_metadata_tags"},
+    "mov": {"movflags": "+faststart+use_metadata_tags"},
+    "matroska": {"fflags": "+bitexact"},
+    "webm": {"fflags": "+bitexact"},
 }
 BT709 = 1  # in FFmpeg's enumerations of colour spaces, primaries and transfer functions
 CRF = {"libx264": (18, 51), "libvpx-vp9": (24, 63)}  # default and largest
@@ -89,7 +98,8 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     One clip gets the given name. Several clips get the name with -0, -1, … before the extension. Colours are stored
     as BT.709 yuv420p in the limited range, which every player shows. It needs even sizes: for an odd size, the last
     row or column is repeated. An MP4 starts to play before it is loaded. A GIF counts time in hundredths of a second;
-    its frames differ by one of them where needed, so that the clip lasts as long as it should.
+    its frames differ by one of them where needed, so that the clip lasts as long as it should. The file carries the
+    recipe of the run, unless `--no-metadata` is given (docs/made-again.md).
 
     Args:
         frames: Frames in [0, 1], [B, F, H, W, 3].
@@ -106,34 +116,42 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     """
     require(_check_save, VideoSaveFacts(path=str(path), crf=crf))
     container, encoder = FORMATS[Path(path).suffix.lower()]
-    files = []
+    recipe, files = run.recipe(), []
     for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
         pixels = to_bytes(clip)
         with written(run, target) as part:
             if encoder == "pillow":
-                _write_gif(part, pixels, fps)
+                _write_gif(part, pixels, fps, recipe_options("GIF", recipe, run))
             else:
                 if pixels.shape[1] % 2 or pixels.shape[2] % 2:
                     run.warn(
                         f"{pixels.shape[2]}x{pixels.shape[1]} is odd: the last row or column is repeated", "frames"
                     )
-                _write(run, part, pixels, fps, container, encoder, CRF[encoder][0] if crf is None else crf)
+                crf = CRF[encoder][0] if crf is None else crf
+                _write(run, part, pixels, fps, container, encoder, crf, recipe)
         files.append(File(target))
     return files
 
 
 def _write(
-    run: Run, path: Path, pixels: numpy.ndarray[Any, Any], fps: float, container: str, encoder: str, crf: int
+    run: Run,
+    path: Path,
+    pixels: numpy.ndarray[Any, Any],
+    fps: float,
+    container: str,
+    encoder: str,
+    crf: int,
+    recipe: str | None,
 ) -> None:
     from av.video.reformatter import ColorRange, Colorspace
 
     _, height, width, _ = pixels.shape
     pixels = numpy.pad(pixels, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     try:
-        # The index stands before the frames, so that players start before they have the whole file.
-        options = {"movflags": "+faststart"} if container in ("mp4", "mov") else {}
-        with av.open(str(path), "w", format=container, options=options) as output:
+        with av.open(str(path), "w", format=container, options=CONTAINER_OPTIONS.get(container, {})) as output:
+            if recipe is not None:
+                output.metadata[KEY] = recipe
             stream: Any = output.add_stream(encoder, rate=Fraction(fps).limit_denominator(1001))
             stream.height, stream.width = pixels.shape[1:3]
             stream.pix_fmt = "yuv420p"
@@ -157,14 +175,14 @@ def _write(
         raise NodeError(f"{encoder} failed: {error}") from error
 
 
-def _write_gif(path: Path, pixels: numpy.ndarray[Any, Any], fps: float) -> None:
+def _write_gif(path: Path, pixels: numpy.ndarray[Any, Any], fps: float, options: Mapping[str, Any]) -> None:
     from PIL import Image
 
     first, *rest = [Image.fromarray(image) for image in pixels]
     ends = [round(100 * (index + 1) / fps) for index in range(len(pixels))]  # hundredths of a second
     lengths = [max(1, end - start) * 10 for start, end in zip([0, *ends], ends, strict=False)]
     try:
-        first.save(path, format="GIF", save_all=True, append_images=rest, duration=lengths, loop=0)
+        first.save(path, format="GIF", save_all=True, append_images=rest, duration=lengths, loop=0, **options)
     except struct.error:  # equal frames are one frame, which lasts as long as all of them
         raise NodeError("a frame of a GIF lasts at most 655 seconds", help="give a higher `fps`") from None
 
@@ -233,51 +251,3 @@ def load(
     if not read.fps:
         raise NodeError(f"{path} has no frame rate", help="give `fps`")
     return Clip(Frames(torch.from_numpy(read.pixels).unsqueeze(0).to(run.device)), read.fps)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FramesGridFacts(NodeFacts):
-    """Facts of `frames.grid`."""
-
-    frames: FramesFacts = FramesFacts()
-    columns: int | None = None
-    every: int | None = None
-    gap: int | None = None
-
-
-def _check_grid(facts: FramesGridFacts) -> Iterator[Diagnostic]:
-    if facts.columns is not None and facts.every is not None:
-        message = "`columns` and `every` both choose the frames: give one"
-        yield Diagnostic("bad-value", message, "every")
-
-
-@node("frames.grid", check=_check_grid)
-def grid(frames: Frames, *, columns: Positive | None = None, every: Positive | None = None, gap: Natural = 4) -> Frames:
-    """Lay frames out on a contact sheet: one row for each clip, time from left to right.
-
-    Args:
-        frames: Frames in [0, 1], [B, F, H, W, 3].
-        columns: Number of frames for each clip, evenly spaced from the first to the last; by default at most 8.
-        every: Show every n-th frame instead, starting with the first.
-        gap: White pixels between and around the frames.
-
-    Returns:
-        One image, [1, 1, H, W, 3].
-
-    Raises:
-        NodeError: If both `columns` and `every` are given.
-    """
-    require(_check_grid, FramesGridFacts(columns=columns, every=every))
-    batch, count, height, width, channels = frames.tensor.shape
-    if every is not None:
-        shown = list(range(0, count, every))
-    else:
-        cells = min(columns or 8, count)
-        shown = [round(i * (count - 1) / (cells - 1)) for i in range(cells)] if cells > 1 else [0]
-    size = (batch * (height + gap) + gap, len(shown) * (width + gap) + gap)
-    sheet = torch.ones((1, 1, *size, channels), dtype=frames.tensor.dtype, device=frames.tensor.device)
-    for row in range(batch):
-        for column, index in enumerate(shown):
-            top, left = gap + row * (height + gap), gap + column * (width + gap)
-            sheet[0, 0, top : top + height, left : left + width] = frames.tensor[row, index]
-    return Frames(sheet)

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from ..compiler.compile import check
 from ..compiler.ir import Const, Graph
+from ..contract.cards import CARDS
 from ..contract.errors import Problems
+from ..contract.node import USES, NodeType
 from ..contract.ports import Type
 from ..contract.workflow_folders import bundled_workflows
 from ..language.registry import Library, installed
@@ -77,12 +79,14 @@ def _values_of(
         yield from (Candidate(str(choice)) for choice in option.choices)
     elif option.dest == "set":
         graph = _graph(before, parser)
-        yield from _settings(graph, last) if graph is not None else ()
+        yield from _settings(graph, last, _library(before)) if graph is not None else ()
     elif option.dest == "after":
         from .commands.show_plan import AFTER
 
         yield from map(Candidate, AFTER)
-    elif option.dest in ("library", "out", "profile"):
+    elif option.dest == "card":
+        yield from (Candidate(name, card.title) for name, card in CARDS.items())
+    elif option.dest in ("library", "out", "profile", "compare", "trace", "trace_values"):
         yield Candidate(FILES)
 
 
@@ -141,9 +145,14 @@ def _inputs(graph: Graph, before: Sequence[str], last: str) -> Iterator[Candidat
     yield from (Candidate(f"{n}=", d.about or str(d.type)) for n, d in graph.inputs.items() if n not in taken)
 
 
-def _settings(graph: Graph, last: str) -> Iterator[Candidate]:
-    """`path=` for parameters that no edge sets; behind `path=`, values."""
+def _settings(graph: Graph, last: str, library: Library) -> Iterator[Candidate]:
+    """`path=` for parameters that no edge sets, and for node types; behind `path=`, values."""
     for call in graph.calls():
+        uses = f"{call.id}.{USES}="
+        if last.startswith(uses):
+            yield from (Candidate(f"{uses}{name}", type.summary) for name, type in _alike(call.type, library))
+        else:
+            yield Candidate(uses, f"another node type than {call.type.name}")
         for name, parameter in call.type.inputs.items():
             arg = call.args.get(name)
             if parameter.is_port or (arg is not None and not isinstance(arg.source, Const)):
@@ -153,6 +162,14 @@ def _settings(graph: Graph, last: str) -> Iterator[Candidate]:
                 yield from _of_type(path, parameter.type)
             else:
                 yield Candidate(path, parameter.doc)
+
+
+def _alike(type: NodeType, library: Library) -> Iterator[tuple[str, NodeType]]:
+    """The other node types that have every output of a type."""
+    wanted = {(output.name, str(output.type)) for output in type.outputs}
+    for name, other in sorted(library.nodes.items()):
+        if name != type.name and wanted <= {(output.name, str(output.type)) for output in other.outputs}:
+            yield name, other
 
 
 def _of_type(prefix: str, type: Type) -> Iterator[Candidate]:

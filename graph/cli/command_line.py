@@ -60,7 +60,8 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
         if not equals or not name:
             raise NodeError(f"{pair!r} is not {what}", help=f"write {what}")
         if name in found:
-            raise NodeError(f"{name} is given twice")
+            first = f"{name}={found[name].value}"
+            raise NodeError(f"`{name}` is given twice: {first} and {pair}", help="leave one of them out")
         found[name] = Given(value, True, Path.cwd())
     return found
 

@@ -18,7 +18,11 @@ def library_files(to: ArgumentParser) -> None:
 
 def workflow(to: ArgumentParser) -> None:
     """The workflow file, values of its inputs, `--set` and `--library`."""
-    to.add_argument("file", metavar="FILE", help="a workflow file, or the name of a bundled workflow")
+    to.add_argument(
+        "file",
+        metavar="FILE",
+        help="a workflow file, the name of a bundled workflow, or a run: its folder, run.json, a picture or a clip",
+    )
     to.add_argument("values", nargs="*", default=[], metavar="name=value", help="values of the workflow's inputs")
     to.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", help="set a parameter, such as node.parameter=3"

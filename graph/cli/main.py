@@ -21,6 +21,7 @@ from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
 from .collector import collector_paused
 from .common_arguments import device, workflow
+from .early_display import display_for
 from .terminal import say, show
 
 COMMANDS = {
@@ -30,7 +31,11 @@ COMMANDS = {
     "graph": ("draw_graph", "draw the graph of a workflow"),
     "nodes": ("list_nodes", "list the installed node types, or describe one"),
     "schema": ("print_schema", "print the JSON Schema of workflow files for the installed nodes"),
-    "diff": ("compare_files", "compare two workflow files"),
+    "report": ("write_report", "write the report of runs: one HTML page with outputs, graph, times and memory"),
+    "diff": ("compare_files", "compare two workflows, runs, pictures or clips"),
+    "replay": ("replay_run", "run a recorded run again, and compare its outputs"),
+    "runs": ("list_runs", "list the runs in a folder, or make a gallery of them"),
+    "clean": ("clean_runs", "remove failed runs and what killed runs left, never a finished run"),
     "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
     "doctor": ("describe_machine", "describe this machine: device, memory, disk, and the packages of node libraries"),
     "completion": ("complete_words", "print a script that completes commands in a shell"),
@@ -38,7 +43,7 @@ COMMANDS = {
 """Module and help of each command. The module is imported when the command is called; its `add_arguments` adds the
 command's arguments. Node libraries add further commands."""
 
-OPEN = ("exec", "plan")
+OPEN = ("exec", "plan", "replay")
 """Commands that take options of node libraries."""
 
 VALUE = re.compile(r"[A-Za-z_]\w*=", re.ASCII | re.DOTALL)
@@ -145,9 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with suppress(ValueError):  # only the main thread can set a handler
         if before is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
+    display = None
     try:
         with collector_paused():
+            display = display_for(argv)
             arguments = parse(argv)
+            arguments.display = display
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)
@@ -168,6 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"error: {error.strerror or error}")
         return FAILED
     finally:
+        if display is not None:
+            display.stop()
         gc.unfreeze()  # the process may go on after this command
         with suppress(ValueError):
             if before is signal.SIG_DFL:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from ..contract.node import Input, NodeType
 from ..contract.ports import plain, show
-from ..contract.text_tables import columns
 from ..language.registry import Library
 from ..language.schema import bounds
+from .fitted_tables import fitted, wrapped
 
 
-def listing(library: Library) -> str:
-    """All node types with their summaries, by group."""
+def listing(library: Library, width: int | None = None) -> str:
+    """All node types with their summaries, by group, for a terminal of this width."""
     rows = [[name, _signature(library.nodes[name]), library.nodes[name].summary] for name in sorted(library.nodes)]
-    return "\n".join(columns([[name, outputs, summary] for name, outputs, summary in rows]))
+    return "\n".join(fitted(rows, width, flexible=2, drop=[1], least=36, wrap=True))
 
 
 def _signature(type: NodeType) -> str:
     return "-> " + (", ".join(str(o.type) for o in type.outputs) or "nothing")
 
 
-def details(type: NodeType) -> str:
-    """Describe a node type: ports, parameters, defaults, documentation, place in the code, notes about this machine."""
+def details(type: NodeType, width: int | None = None) -> str:
+    """Describe a node type: ports, parameters, defaults, documentation, place in the code, notes about this machine.
+
+    Args:
+        type: The node type.
+        width: Columns of the terminal; None does not break lines.
+    """
     lines = [f"{type.name}  (version {type.version}, {type.library}, {type.location})", "", type.summary]
     ports = [i for i in type.inputs.values() if i.is_port]
     parameters = [i for i in type.inputs.values() if not i.is_port]
@@ -36,9 +42,31 @@ def details(type: NodeType) -> str:
         for output in type.outputs:
             lines.append(f"  {output.name}: {output.type}" + (f"  {output.doc}" if output.doc else ""))
     if type.notes is not None:
-        lines += ["", "On this machine:", *columns([[f"  {name}", text] for name, text in type.notes().items()])]
+        lines += [
+            "",
+            "On this machine:",
+            *fitted([[f"  {name}", text] for name, text in type.notes().items()], width, flexible=1, wrap=True),
+        ]
     body = _body(type.doc)
-    return "\n".join(lines + (["", body] if body else []))
+    if body:
+        lines += ["", *(body.splitlines() if width is None else _reflowed(body))]
+    return "\n".join(part for line in lines for part in _broken(line, width))
+
+
+def _broken(line: str, width: int | None) -> list[str]:
+    """A line of the description in lines of this width, with the same indentation."""
+    space = len(line) - len(line.lstrip())
+    return wrapped(line, width, " " * (space + 4 if space == 2 else space)) if line.strip() else [line]
+
+
+def _reflowed(body: str) -> Iterator[str]:
+    """The paragraphs of a docstring as one line each. Indented lines, such as those of lists and code, stay."""
+    for number, paragraph in enumerate(body.split("\n\n")):
+        if number:
+            yield ""
+        lines = paragraph.splitlines()
+        is_text = not any(line.startswith((" ", "- ")) for line in lines)
+        yield from [" ".join(lines)] if is_text else lines
 
 
 def _input(entry: Input) -> list[str]:

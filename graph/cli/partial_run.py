@@ -7,6 +7,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Collection, Mapping
 from contextlib import redirect_stdout, suppress
+from dataclasses import replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -131,14 +132,15 @@ class PartialRun:
     def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
         prefix = f"sgd-{self.workflow.command}-"
         with held():
-            with tempfile.TemporaryDirectory(prefix=prefix) as folder, redirect_stdout(sys.stderr):
+            shown = Progress()  # it starts before packages are imported, which takes seconds
+            with tempfile.TemporaryDirectory(prefix=prefix) as folder, shown, redirect_stdout(sys.stderr):
                 done = run(
-                    self.plan,
+                    replace(self.plan, recipe=None),  # nobody reads the record, so no file is hashed
                     out=folder,
                     device=self.device,
                     options={**options, "device": self.device},
                     overwrite=True,
-                    observers=[observer, Progress()],
+                    observers=[observer, shown],
                 )
             if done.status == "interrupted":
                 say(f"interrupted; {unfinished}")

@@ -5,41 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..contract.text_tables import columns, count
+from ..contract.text_tables import count, seconds
+from .fitted_tables import fitted, wrapped
 from .tables import facts, shape
 
+DROPPED = ("type", "output", "parameters", "calls", "at least", "peak", "FLOP")
+"""Columns of the table in the order in which a narrow terminal loses them."""
 
-def plan_table(estimate: Mapping[str, Any]) -> str:
-    """The table of `sgd plan`."""
+
+def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
+    """The table of `sgd plan`, for a terminal of this width; None for the whole table.
+
+    `at least` is the time at the machine's limit, where it is known.
+    """
     rows = {row["name"]: row for row in estimate["nodes"]}
-    lines: list[list[str]] = [["node", "type", "calls", "parameters", "FLOP", "peak", "output"]]
+    least = [row["least_seconds"] for row in rows.values() if row["least_seconds"]]
+    head = ["node", "type", "calls", "parameters", "FLOP", *(["at least"] if least else []), "peak", "output"]
+    lines: list[list[str]] = [head]
     for row in rows.values():
         calls = str(row["calls"]) if row["calls"] else "-"
         parameters, flops = count(row["parameters"]), count(row["flops"])
-        lines.append(
-            [
-                row["name"],
-                row["type"],
-                calls,
-                parameters,
-                flops,
-                count(row["peak_bytes"], "B", 1024),
-                "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t),
-            ]
-        )
-    text = columns(lines, right=range(2, 6))
+        floor = [f"{seconds(row['least_seconds'])} s" if row["least_seconds"] else "-"] if least else []
+        output = "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t)
+        peak = count(row["peak_bytes"], "B", 1024)
+        lines.append([row["name"], row["type"], calls, parameters, flops, *floor, peak, output])
+    text = fitted(lines, width, flexible="output", drop=DROPPED, right=range(2, len(head) - 1))
     for component in estimate["components"]:
         size = count(component["parameters"])
         memory = count(component["bytes"], "B", 1024)
         dtype = component.get("dtype") or ""
-        text.append(f"  {component['holder']}.{component['part']}: {size} parameters, {memory} {dtype}".rstrip())
+        line = f"  {component['holder']}.{component['part']}: {size} parameters, {memory} {dtype}".rstrip()
+        text += wrapped(line, width, "    ")
     peak, memory = estimate["peak_bytes"], estimate["memory_bytes"]
     fits = (
         ""
         if not memory
-        else f" of {count(memory, 'B', 1024)} on {estimate['device']}: "
+        else f" of {count(memory, 'B', 1024)} on {estimate.get('card') or estimate['device']}: "
         + ("fits" if estimate["fits"] else "does not fit")
     )
-    text += ["", f"total {count(estimate['flops'])}FLOP, peak memory {count(peak, 'B', 1024)}{fits}"]
-    text += [f"warning: {w}" for w in estimate["warnings"]]
+    floor = f", at least {seconds(estimate['least_seconds'])} s" if estimate.get("least_seconds") else ""
+    total = f"total {count(estimate['flops'])}FLOP{floor}, peak memory {count(peak, 'B', 1024)}{fits}"
+    text += ["", *wrapped(total, width, "  ")]
+    text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

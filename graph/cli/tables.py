@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from ..runtime.recorded_outputs import flat
+
+each = flat
 
 
 def shape(outputs: Sequence[Mapping[str, Any]]) -> str:
@@ -42,12 +46,3 @@ def tree(names: Iterable[str]) -> list[str]:
         return tuple(place.get(p, len(names)) for p in prefixes)
 
     return sorted(names, key=key)
-
-
-def each(value: Any) -> Iterator[Any]:
-    """The entries of a list and of the lists in it; the value itself if it is not a list."""
-    if isinstance(value, list):
-        for entry in value:
-            yield from each(entry)
-    else:
-        yield value

@@ -106,3 +106,18 @@ def _guarded(stream: Any, by_line: bool) -> Any:
     made = Guarded(stream.detach(), **options)
     made.unguarded = Unguarded(made.buffer, **options)
     return made
+
+
+def stdout_width() -> int | None:
+    """Columns of the terminal that stdout is; None if it is a file or a pipe, which gets whole tables."""
+    import os
+
+    if sys.stdout is None or not sys.stdout.isatty():
+        return None
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None
+    except OSError:
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,24 @@ from ..language.literals import Given, normalise
 from ..language.registry import Library, installed
 from .checks.descriptions import facts
 from .checks.edge_types import types
+from .checks.expected_results import expected_results
 from .checks.literal_values import values
 from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
 from .checks.structure import structure
 from .checks.unused_nodes import unused
+from .edge_list import edge_list
 from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.foreign_files import open_workflow
+from .frontend.recipe_source import Found, open_recipe, recipe_at
 from .frontend.references import Resolver
 from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
 from .pass_list import PASSES, Needs, PassState
 from .passes.fold import fold
 from .passes.lifetimes import lifetimes
-from .plan import Plan
+from .plan import Expected, Plan
+from .written_recipe import changed_run, written_recipe
 
 
 @dataclass
@@ -46,6 +50,9 @@ class Checked:
         known: Facts of outputs before anything runs.
         values: Values of inputs, given or default.
         settings: Values of parameters that were set by path, read as their types.
+        expected: The limits of `expect`; None if the file has none.
+        files: The files of the workflow.
+        found: The recipe that the workflow stands in; None for a workflow file.
     """
 
     diagnostics: list[Diagnostic] = field(default_factory=list)
@@ -55,6 +62,9 @@ class Checked:
     document: Document | None = None
     values: Mapping[str, Const] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    expected: Expected | None = None
+    files: Files = field(default_factory=Files)
+    found: Found | None = None
 
     @property
     def errors(self) -> list[Diagnostic]:
@@ -102,26 +112,37 @@ def check(
     complete: bool = False,
     fold_inputs: bool = True,
     options: Mapping[str, Any] | None = None,
+    text: str | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
     Args:
-        file: A path, or the name of a bundled workflow.
-        inputs: Values of inputs.
-        settings: Values of parameters by path.
+        file: A path, or the name of a bundled workflow. A record, the folder of a run, or a file that a run wrote
+            stands for the workflow in its recipe, with the values there.
+        inputs: Values of inputs. They win over those of a recipe.
+        settings: Values of parameters by path. They win too.
         library: Node types; by default the installed ones.
         complete: Report inputs that have neither a value nor a default.
         fold_inputs: Put values of inputs into the resulting graph. If False, the graph stays as the file is written.
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
+        text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
     """
     result = Checked()
     library = library or installed()
-    files = Files()
+    files = result.files
     result.sources = files.sources
     try:
-        path, name = find(file)
-        document = open_workflow(path, name, files, library.libraries.values())
+        result.found = found = recipe_at(file, library.libraries.values()) if text is None else None
+        if text is not None:
+            document = files.parse(Source(str(file), Path(file), text))
+        elif found is not None:
+            document = open_recipe(found, files)
+            inputs, settings = found.inputs() | dict(inputs or {}), found.settings() | dict(settings or {})
+            result.diagnostics += changed_run(found, library, options)
+        else:
+            path, name = find(file)
+            document = open_workflow(path, name, files, library.libraries.values())
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
         if options is not None and result.graph is not None:
             result.diagnostics += needed_parts(result.graph, result.known, options)
@@ -162,23 +183,27 @@ def _check(
     folded = fold(graph, result.values)
     found += values(folded, {d.span for d in found if d.code == "type-mismatch"})
     found += written_files(folded)
+    problems, result.expected = expected_results(document, graph, carried=result.found is not None)
+    found += problems
     if not any(d.code in ("type-mismatch", "yield-mismatch") for d in found):
         problems, result.known = facts(folded)
         found += problems
     if result.errors:
         return graph
     verify(folded, "fold")
-    found += unused(folded)
-    found += _unread_inputs(graph)
+    dropped = {resolver.through_aliases(source) for source in resolver.unread}
+    found += unused(folded, {source.node for source in dropped if isinstance(source, Ref)})
+    found += _unread_inputs(graph, {source.name for source in dropped if isinstance(source, Input)})
     result.graph = folded
     return graph
 
 
-def _unread_inputs(graph: Graph) -> Iterable[Diagnostic]:
+def _unread_inputs(graph: Graph, dropped: Set[str]) -> Iterable[Diagnostic]:
+    """Warnings for inputs that nothing reads. `dropped`: inputs that only parameters without a use read."""
     read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
     read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
     for name, declared in graph.inputs.items():
-        if name not in read:
+        if name not in read and name not in dropped:
             message = f"input `{name}` is not used"
             yield Diagnostic("unused-node", message, declared.span, severity="warning")
 
@@ -277,6 +302,9 @@ def plan_of(checked: Checked, library: Library, roots: Collection[str] = ()) -> 
         sha256=hashlib.sha256(document.source.text.encode()).hexdigest(),
         warnings=tuple(f"{d.code}: {d.message}" for d in checked.warnings),
         declared=graph.inputs,
+        expected=checked.expected,
+        edges=edge_list(graph),
+        recipe=written_recipe(document, checked.files, checked.values, graph, checked.settings, library),
     )
 
 

@@ -85,13 +85,15 @@ Source = Const | Ref | Input | Var | Index | Format | Items
 class Arg:
     """A source with its place in the file and its text there.
 
-    `given` names the source of a value that does not come from the file: an input or `--set`.
+    `given` names the source of a value that does not come from the file: an input or `--set`. `hint` is a help line for
+    the case that the value is wrong.
     """
 
     source: Source
     span: Span | None = None
     text: str = ""
     given: str = ""
+    hint: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Call:
         args: Arguments by parameter, without parameters that keep their default.
         names: The paths of all calls that this call replaces; several after the pass `merge`.
         wanted: For each output port, the parts that are read (`*`: the whole value); None before the pass `parts`.
+        given: The `--set` that exchanged the type of the file; empty if none did.
     """
 
     id: str
@@ -111,6 +114,7 @@ class Call:
     span: Span | None = None
     names: tuple[str, ...] = ()
     wanted: Mapping[str, frozenset[str]] | None = None
+    given: str = field(default="", compare=False)
 
     @property
     def sources(self) -> Iterator[Arg]:

@@ -8,7 +8,7 @@ from typing import Any
 from ..contract.facts import Facts, NodeFacts
 from ..contract.node import Input
 from ..contract.parameter_values import value_problem
-from .ir import BROKEN, Arg, Call, Const, Ref, Var
+from .ir import BROKEN, Arg, Call, Const, Items, Ref, Var
 
 Known = Mapping[Any, Any]
 """Facts or plain values of outputs and loop variables before a run."""
@@ -23,6 +23,8 @@ def facts_of(call: Call, known: Known) -> NodeFacts:
         if arg is None:
             if not parameter.required:
                 values[name] = _listed(parameter, parameter.default)
+        elif name in call.type.facts.lists:
+            values[name] = _entries(arg, call.type.facts.kinds[name], known)
         elif not isinstance(arg.source, Const):
             value = known_value(arg, known)
             if value is not None:
@@ -30,6 +32,15 @@ def facts_of(call: Call, known: Known) -> NodeFacts:
         elif arg.source is not BROKEN and value_problem(parameter, arg.source.value) is None:
             values[name] = _listed(parameter, arg.source.value)
     return call.type.facts.make(values)
+
+
+def _entries(arg: Arg, kind: type[Facts], known: Known) -> tuple[Facts, ...]:
+    """The facts of each entry of a list from nodes; empty if the number of entries is not known."""
+    if isinstance(arg.source, Items):
+        found = [known_value(Arg(item), known) for item in arg.source.items]
+        return tuple(value if isinstance(value, kind) else kind() for value in found)
+    value = known_value(arg, known)
+    return (value,) if isinstance(value, kind) else ()
 
 
 def known_value(arg: Arg, known: Known) -> Any:

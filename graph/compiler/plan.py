@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..contract.node_library import NodeLibrary
+from ..language.recipe import Recipe
 from .ir import Arg, Call, Const, Declared, Loop, Ref, Var, edges, output_ports
 
 Value = Ref | Var
@@ -51,6 +52,25 @@ Step = Acquire | Release | CallStep | LoopStep
 
 
 @dataclass(frozen=True)
+class ExpectedPsnr:
+    """The least PSNR in dB of an output against a reference file. `written` is the file's path in the workflow."""
+
+    least: float
+    output: str
+    reference: Path
+    written: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The limits of a workflow's `expect`: seconds and GiB at most, and a PSNR; None for no limit."""
+
+    seconds: float | None = None
+    peak_gib: float | None = None
+    psnr: ExpectedPsnr | None = None
+
+
+@dataclass(frozen=True)
 class Plan:
     """A compiled workflow.
 
@@ -59,12 +79,15 @@ class Plan:
         steps: Steps in order; loops are nested.
         outputs: The source of each workflow output.
         names: The node type, `loop`, or the used file, for the path of every node, loop and composite.
+        edges: The edges of the file, as `graph/compiler/edge_list.py` describes them.
         inputs: The values of the workflow's inputs.
         settings: Values of `--set` by path.
         libraries: The libraries whose nodes the plan uses.
         loaded: All libraries that were loaded.
         file: The workflow file and the SHA-256 of its text.
         warnings: Diagnostics that did not stop compilation, as text.
+        expected: The limits of the file's `expect`; None if it has none.
+        recipe: The recipe as far as the file and the values decide it; None for a plan without a file.
     """
 
     name: str
@@ -79,6 +102,9 @@ class Plan:
     sha256: str = ""
     warnings: tuple[str, ...] = ()
     declared: Mapping[str, Declared] = field(default_factory=dict)
+    expected: Expected | None = None
+    edges: tuple[tuple[str, str], ...] = ()
+    recipe: Recipe | None = None
 
     def walk(self) -> Iterator[tuple[Step, tuple[Loop, ...]]]:
         """Every step with the loops around it."""

@@ -7,3 +7,6 @@ EXIT_CODES = (
     "exit codes: 0 done; 1 the run failed; 2 the command line or the file is wrong; 3 interrupted; "
     "4 does not fit the device"
 )
+
+LARGEST_RECORD = 256 << 20
+"""The most bytes of a record that commands read; a run of 100,000 steps writes some tens of megabytes."""

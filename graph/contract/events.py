@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .node import NodeType, Run
@@ -78,8 +78,17 @@ class Observer:
     def loop_finished(self, loop: LoopInfo) -> None:
         """All iterations of a loop have run."""
 
+    def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
+        """A component is being loaded; see `Run.loading`. The executor tells it first, with a total of 0."""
+
+    def part_acquiring(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be acquired."""
+
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
+
+    def part_releasing(self, holder: HolderInfo, part: str) -> None:
+        """A component is about to be released."""
 
     def part_released(self, holder: HolderInfo, part: str) -> None:
         """A component has been released."""
@@ -92,6 +101,12 @@ class Observer:
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         """An event of a kind that a node library defines, such as a node's decision."""
+
+    def range_started(self, call: CallInfo | None, kind: str, name: str) -> None:
+        """A part of a call begins (`Run.range`). Ranges of one call lie inside each other or follow each other."""
+
+    def range_finished(self, call: CallInfo | None, kind: str, name: str) -> None:
+        """The last range that began has ended."""
 
     def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
         """A long node reports its progress."""
@@ -122,6 +137,10 @@ class Observers(Observer):
             listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
             self._listening[name] = listening
             setattr(self, name, self._forward_strictly(listening) if strict else self._forward(listening))
+
+    def has_listener(self, event: str) -> bool:
+        """Whether an observer receives this event, such as `range_started`."""
+        return bool(self._listening[event])
 
     def close(self) -> None:
         """Pass no more events on. A node may still be running when a run is over."""

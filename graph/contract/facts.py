@@ -17,6 +17,8 @@ The class has one attribute for each parameter of the node. `@node` compares the
 
 - A value that comes from another node is described by a subclass of `Facts`. If nothing is known about the value,
   the attribute is that class without arguments. None stands for an optional parameter that is not given.
+- A list of values from other nodes is a tuple of facts (`letters: tuple[LetterFacts, ...] = ()`), one for each entry,
+  if the file lists the entries or gives one value; else it is empty.
 - A plain value stands as it is, a list as a tuple. None stands for a value that is not known yet. If the annotation
   of an attribute includes `Unknown`, `UNKNOWN` stands for it, and None for a parameter that is not given.
 """
@@ -76,11 +78,13 @@ class FactsClass:
         cls: A subclass of `NodeFacts`.
         blanks: For each parameter, the attribute's value if nothing is known about it.
         kinds: For each parameter that comes from another node, the class of its facts.
+        lists: The parameters among `kinds` whose attribute is a tuple of facts.
     """
 
     cls: type[NodeFacts]
     blanks: Mapping[str, Any]
     kinds: Mapping[str, type[Facts]]
+    lists: frozenset[str] = frozenset()
 
     def make(self, known: Mapping[str, Any]) -> NodeFacts:
         """Facts from the known parameters. Facts that are not of the declared class count as unknown."""
@@ -89,6 +93,8 @@ class FactsClass:
 
     def _fits(self, name: str, value: Any) -> bool:
         kind = self.kinds.get(name)
+        if name in self.lists:
+            return isinstance(value, tuple) and all(isinstance(entry, self.kinds[name]) for entry in value)
         return value is None or (isinstance(value, kind) if kind is not None else True)
 
 
@@ -116,14 +122,18 @@ def facts_class(functions: Iterable[Callable[..., Any] | None], parameters: Iter
         raise TypeError(f"{cls.__name__} {' and '.join(texts)}: the class needs one attribute for each parameter")
     kinds: dict[str, type[Facts]] = {}
     blanks: dict[str, Any] = {}
+    lists: set[str] = set()
     for name, hint in typing.get_type_hints(cls).items():
         members = typing.get_args(hint) or (hint,)
         kind = next((m for m in members if isinstance(m, type) and issubclass(m, Facts)), None)
         if kind is not None:
             kinds[name], blanks[name] = kind, kind()
+            if typing.get_origin(hint) is tuple:
+                lists.add(name)
+                blanks[name] = ()
         else:
             blanks[name] = UNKNOWN if Unknown in members else None
-    return FactsClass(cls, MappingProxyType(blanks), MappingProxyType(kinds))
+    return FactsClass(cls, MappingProxyType(blanks), MappingProxyType(kinds), frozenset(lists))
 
 
 def _annotated(function: Callable[..., Any]) -> type[NodeFacts]:

@@ -14,6 +14,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 PATIENCE = 1.0
@@ -23,11 +24,15 @@ EXIT_CODE = 3
 
 
 class _State:
-    """Of this process: blocks that hold interrupts back, the time of the first interrupt, and whether it was told."""
+    """Of this process: blocks that hold interrupts back, the time of the first interrupt, and whether it was told.
+
+    `before_end` is the function that `before_end` was given.
+    """
 
     held = 0
     since: float | None = None
     reported = False
+    before_end: Callable[[], None] | None = None
 
 
 def install() -> None:
@@ -69,6 +74,14 @@ class held:
             end()
 
 
+def before_end(function: Callable[[], None] | None) -> None:
+    """Call a function when an interrupt ends the process, before the message. It replaces the last one; None: none.
+
+    The function must be quick and take no lock: it runs between any two instructions of the main thread.
+    """
+    _State.before_end = function
+
+
 def ignore() -> None:
     """Hear no more interrupts: the process ends anyway."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -85,6 +98,11 @@ def end(text: str = "interrupted") -> NoReturn:
 
     ignore()
     try:
+        if _State.before_end is not None:
+            try:  # noqa: SIM105 - contextlib may be half imported
+                _State.before_end()
+            except Exception:  # the terminal may be gone
+                pass
         if text and not _State.reported:
             os.write(2, f"{text}\n".encode())
         for child in descendants():

@@ -28,12 +28,14 @@ class RunOption(NamedTuple):
         help: One line about it.
         choices: The values that it takes, the default first. An option without choices is a switch: False or True.
         commands: The commands that take it, `exec` and `plan` or one of them.
+        decides: Whether the result depends on it, so that recipes keep it. Permissions are never kept.
     """
 
     name: str
     help: str
     choices: tuple[str, ...] = ()
     commands: tuple[str, ...] = ("exec", "plan")
+    decides: bool = False
 
     @property
     def key(self) -> str:

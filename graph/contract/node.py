@@ -15,6 +15,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
@@ -27,6 +28,7 @@ from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
 from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
+from .recipe_run import RecipeRun
 
 ALL = "*"
 P = ParamSpec("P")
@@ -63,17 +65,19 @@ class Wanted(frozenset[str]):
         return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)
 
 
-class Run:
+class Run(RecipeRun):
     """The run, for a node; the executor supplies a subclass.
 
     Attributes:
         device: `cpu`, `cuda` or, while planning, `meta`.
         planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
         options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
+        ranges: Whether an observer listens to ranges.
     """
 
     device: str = "cpu"
     planning: bool = False
+    ranges: bool = False
     options: Mapping[str, Any] = {}
 
     def output(self, path: Path | str) -> Path:
@@ -98,11 +102,25 @@ class Run:
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Report progress inside a long node."""
 
+    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
+        """Tell that a component is being loaded. It is over when the component is in memory.
+
+        Args:
+            part: Its name.
+            total: Bytes of its files.
+            loaded: Gives the bytes that were read so far. It is called from another thread, a few times in a second,
+                and only where somebody looks.
+        """
+
     def detail(self, **values: Any) -> None:
         """Add facts about this call to the plan and the record."""
 
     def event(self, kind: str, **data: Any) -> None:
         """Report an event of this kind to the observers."""
+
+    def range(self, kind: str, name: str) -> AbstractContextManager[None]:
+        """Surround a part of this call, such as a `block`, for profilers. Nothing is done unless `ranges` is true."""
+        return nullcontext()
 
     def warn(self, message: str, parameter: str | None = None) -> None:
         """Add a warning, shown once and kept in the record.
@@ -115,6 +133,10 @@ class Run:
 
 NO_RUN = Run()
 """The run of a node that is called outside of any run: it drops details and warnings."""
+
+
+USES = "uses"
+"""The key of a file that names a node's type. It is no name of a parameter: `--set node.uses=…` exchanges the type."""
 
 
 @dataclass(frozen=True)
@@ -296,6 +318,10 @@ def node(
 
 
 def _input(node_name: str, parameter: inspect.Parameter, hint: Any, docs: Mapping[str, str]) -> Input:
+    if parameter.name == USES:
+        raise TypeError(
+            f"{node_name}: no parameter can be named `{USES}`: `--set node.{USES}=…` exchanges the node's type"
+        )
     try:
         read = from_annotation(hint)
     except TypeError as error:

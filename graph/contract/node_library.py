@@ -13,7 +13,7 @@ types are looked up, so heavy imports belong into the methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,15 +22,24 @@ if TYPE_CHECKING:
 
     from .diagnostics import Diagnostic
     from .events import Observer
+    from .file_edits import FileEdit
     from .library_command import LibraryCommand, RunOption
+    from .likeness import Likeness
+    from .machine_limits import MachineLimits, WorkMeter
     from .node import Run
+    from .previews import Previews
+    from .report_section import ReportSection
+    from .value_statistics import ValueStatistics
 
 
 class PlanMeter(Protocol):
     """Counts operations and memory while a plan is traced."""
 
-    def take(self) -> Mapping[str, int]:
-        """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now)."""
+    def take(self) -> Mapping[str, Any]:
+        """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
+
+        And `dtype`, if it is known: the name of the dtype of most operations.
+        """
 
 
 class NodeLibrary:
@@ -45,6 +54,8 @@ class NodeLibrary:
         options: Options that the library adds to `sgd exec` and `sgd plan`.
         starter_sources: The sources that `starter` knows: `sgd init` writes a workflow for them.
         out_of_memory_help: One line: a change to a workflow that needs too much memory.
+        example_file: A file that comes with the library, as `sgd:` name. `sgd init --memory` plans with it where a
+            workflow needs a path.
     """
 
     node_modules: Sequence[str] = ()
@@ -55,6 +66,7 @@ class NodeLibrary:
     options: Sequence[RunOption] = ()
     starter_sources: str = ""
     out_of_memory_help: str = ""
+    example_file: str = ""
 
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes.
@@ -71,13 +83,42 @@ class NodeLibrary:
         """
         return ()
 
+    def value_statistics(self, value: Any) -> Sequence[ValueStatistics]:
+        """Statistics of every tensor of a value, wherever it lies in it, for `--trace-values`.
+
+        The loaded libraries are asked in order, until one finds a tensor.
+        """
+        return ()
+
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
         """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""
         return None
 
+    def previews(self) -> Previews:
+        """The previews of one run, for `sgd exec --preview N`."""
+        from .previews import Previews
+
+        return Previews()
+
+    def work_meter(self, run: Run) -> WorkMeter | None:
+        """Counts the work of single calls of the library's nodes, while they run; None counts nothing."""
+        return None
+
+    def limits_key(self, device: str) -> str | None:
+        """A name for a device whose limits this library can measure, with all that changes them; None otherwise."""
+        return None
+
+    def measure_limits(self, device: str) -> MachineLimits:
+        """Measure the limits of a device, within a few seconds. Called if `limits_key` gives a name."""
+        raise NotImplementedError
+
     def table_section(self, record: Mapping[str, Any]) -> str:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""
         return ""
+
+    def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
+        """Sections of the report of a run (`sgd report`), from its record. The record may be one of a failed run."""
+        return ()
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice for a plan that does not fit the device.
@@ -86,6 +127,24 @@ class NodeLibrary:
             estimate: The result of `sgd plan --json`.
         """
         return []
+
+    def memory_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Edits of the file that make a plan fit the device, or bring it nearer.
+
+        Args:
+            estimate: The result of `sgd plan --json`.
+            origins: For each node, the node that its parts come from (`Shares`), or itself.
+        """
+        return ()
+
+    def chosen_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Edits that write into the file what nodes chose in the plan because of the device's memory.
+
+        Args:
+            estimate: The result of `sgd plan --json`.
+            origins: See `memory_edits`.
+        """
+        return ()
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether an error of the library's packages says that memory ran out. `MemoryError` is known without it."""
@@ -100,6 +159,32 @@ class NodeLibrary:
 
         The message says what the file is, and the help what to do instead. Called with files that cannot be read as
         workflows, which may hold anything.
+        """
+        return None
+
+    def recipe_text(self, path: Path) -> str | None:
+        """The recipe in a file that a node of the library may have written, such as a picture.
+
+        Called with files that may hold anything. It must tell from the first bytes whether a file is of such a kind.
+
+        Returns:
+            The text that `Run.recipe` gave; empty if the file is of such a kind but has none; None for other files.
+
+        Raises:
+            NodeError: If the file is of such a kind, but damaged, or its text is too long.
+        """
+        return None
+
+    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+        """How alike the pixels of two files are; None if the library does not know what kind of file one of them is.
+
+        Args:
+            before: The reference.
+            after: The file that is compared with it.
+            progress: Called with the number of frames that are compared, after each frame.
+
+        Raises:
+            NodeError: If one of the files cannot be read.
         """
         return None
 

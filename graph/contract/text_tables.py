@@ -5,19 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from .source_spans import BREAK
+from .terminal_text import printable
+
+
+def cell(value: object) -> str:
+    """Text for one cell of a table: one line, without characters that control the terminal."""
+    return printable(BREAK.sub(" ", str(value)))
+
+
+def cells(text: str) -> int:
+    """The columns of a terminal that a text takes: two for each wide character, such as Chinese ones and emoji."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def columns(rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> list[str]:
     """Rows of cells as aligned lines; the columns in `right` are aligned to the right. A line break becomes a space."""
-    rows = [[BREAK.sub(" ", str(cell)) for cell in row] for row in rows]
-    if not rows:
+    table = [[cell(value) for value in row] for row in rows]
+    if not table:
         return []
     right = set(right)
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
+    widths = [max(cells(row[n]) for row in table) for n in range(len(table[0]))]
     lines = []
-    for row in rows:
-        cells = [c.rjust(w) if n in right else c.ljust(w) for n, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("  ".join(cells).rstrip())
+    for row in table:
+        padded = []
+        for number, (text, width) in enumerate(zip(row, widths, strict=True)):
+            space = " " * (width - cells(text))
+            padded.append(space + text if number in right else text + space)
+        lines.append("  ".join(padded).rstrip())
     return lines
 
 

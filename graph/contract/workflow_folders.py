@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -34,6 +35,26 @@ def bundled_path(text: str) -> Path | None:
         return None
     path = Path(os.path.abspath(folder / name))
     return path if path.is_relative_to(os.path.abspath(folder)) else None
+
+
+def bundled_name(path: Path) -> str | None:
+    """The name of a file of an installed library, such as `sgd:images/boat.png`; None for every other file."""
+    place = path.resolve()
+    for library, folder in _folders():
+        if place.is_relative_to(folder):
+            return f"{library}:{place.relative_to(folder).as_posix()}"
+    return None
+
+
+@cache
+def _folders() -> tuple[tuple[str, Path], ...]:
+    """Name and folder of each installed library that offers workflows."""
+    found = []
+    for point in entry_points(group=WORKFLOWS_GROUP):
+        folder = workflow_folder(point.name)
+        if folder is not None:
+            found.append((point.name, folder.resolve()))
+    return tuple(found)
 
 
 def bundled_workflows() -> Path:

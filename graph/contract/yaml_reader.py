@@ -22,6 +22,9 @@ MAX_BYTES = MAX_TEXT
 MAX_DEPTH = 50
 MAX_VALUES = 50_000
 
+WIDE = dict(zip("：，｛｝［］＂“”＃", ':,{}[]"""#', strict=True))
+"""Characters that some keyboards write for those of YAML."""
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -261,6 +264,10 @@ def _syntax(source: Source, error: yaml.MarkedYAMLError) -> Diagnostic:
         help = "indent this line like its neighbours"
     elif "expected ':'" in message:
         help = "a name is followed by `: ` and its value"
+    around = line + "".join(source.lines[max(0, span.line - 2) : span.line - 1])
+    wide = next((character for character in around if character in WIDE), None)
+    if wide is not None:
+        help = f"write `{WIDE[wide]}` for `{wide}`" + (f", or: {help}" if help else "")
     return Diagnostic("yaml-syntax", message, span, related=related, help=help)
 
 

@@ -6,6 +6,7 @@ A file with problems still gives a document of its correct parts, so that one ch
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,12 +16,14 @@ from pydantic_core import PydanticCustomError
 from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
 from ..contract.source_spans import Source, Span
-from ..contract.suggestions import did_you_mean
-from ..contract.yaml_reader import Value, parse
+from ..contract.suggestions import did_you_mean, plain_letters, suggest
+from ..contract.yaml_reader import WIDE, Value, parse
 
 VERSION = 1
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RESERVED = {"name": "the workflow's name", "index": "the number of the turn"}
+USES = "uses"
+"""No name of an input: `--set node.uses=…` exchanges a node's type."""
 
 
 def _must_be(test: Any, expected: str) -> AfterValidator:
@@ -80,6 +83,22 @@ class LoopPart(Part):
     about: Text | None = None
 
 
+class ExpectPart(Part):
+    """The entry `expect`: limits that a run of the file should keep."""
+
+    seconds: Number | None = None
+    peak_gib: Number | None = None
+    psnr: Mapping | None = None
+
+
+class PsnrPart(Part):
+    """The entry `psnr` of `expect`: how like a reference an output should be."""
+
+    min: Number
+    output: Text
+    reference: Text
+
+
 class FilePart(Part):
     """The top level of a file."""
 
@@ -89,6 +108,7 @@ class FilePart(Part):
     inputs: Mapping | None = None
     nodes: Mapping
     outputs: Mapping | None = None
+    expect: Mapping | None = None
 
 
 class Entry:
@@ -110,6 +130,8 @@ class Document:
         inputs: Declared inputs by name, with the place of the name; None where the declaration is broken.
         entries: Nodes and loops by name.
         outputs: The entries of `outputs` by name.
+        expect: The entry `expect`; None if there is none, or it is broken.
+        psnr: The entry `psnr` of `expect`, in the same way.
     """
 
     def __init__(self, source: Source) -> None:
@@ -122,6 +144,8 @@ class Document:
         self.entries: dict[str, Entry] = {}
         self.outputs: dict[str, Value] = {}
         self.output_keys: dict[str, Span] = {}
+        self.expect: ExpectPart | None = None
+        self.psnr: PsnrPart | None = None
         self.problems: list[Diagnostic] = []
 
     @property
@@ -156,7 +180,12 @@ def document(source: Source) -> Document:
         result.about = file.about.data
     for name, value in _entries(root.data.get("inputs")).items():
         key = root.data["inputs"].keys[name]
-        if _is_free_name(name, key, "an input", result.problems):
+        if name == USES:
+            help = f"`--set node.{USES}=…` exchanges the type of a node; choose another name"
+            result.problems.append(
+                Diagnostic("shadowed-name", f"`{USES}` cannot be the name of an input", key, help=help)
+            )
+        elif _is_free_name(name, key, "an input", result.problems):
             part = _part(InputPart, value, f"input `{name}`", result.problems)
             result.inputs[name] = (key, part if isinstance(part, InputPart) else None)
     result.entries = _body(root.data.get("nodes"), result.problems)
@@ -165,7 +194,21 @@ def document(source: Source) -> Document:
         assert outputs is not None
         if _is_name(name, outputs.keys[name], "an output", result.problems):
             result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
+    _expect(result, root.data.get("expect"))
     return result
+
+
+def _expect(result: Document, value: Value | None) -> None:
+    if value is None or not value.is_map:
+        return
+    if not value.data:
+        help = "give `seconds`, `peak_gib` or `psnr`, or leave `expect` out"
+        result.problems.append(Diagnostic("bad-value", "`expect` has no limit", value.span, help=help))
+    part = _part(ExpectPart, value, "`expect`", result.problems)
+    if isinstance(part, ExpectPart):
+        result.expect = part
+        psnr = _part(PsnrPart, part.psnr, "`psnr`", result.problems) if part.psnr is not None else None
+        result.psnr = psnr if isinstance(psnr, PsnrPart) else None
 
 
 def _shown(value: Value) -> str:
@@ -178,7 +221,11 @@ def _entries(value: Value | None) -> dict[str, Value]:
 
 def _is_name(name: str, span: Span, kind: str, problems: list[Diagnostic]) -> bool:
     if not NAME.fullmatch(name):
+        ascii = plain_letters(name)
         help = "a name is letters from a to z, digits and underscores, and does not begin with a digit"
+        help = f"write `{ascii}`, in ASCII letters: {help}" if NAME.fullmatch(ascii) else help
+        wide = next((character for character in name if character in WIDE), None)
+        help = help if wide is None else f"write `{WIDE[wide]}` for `{wide}`"
         problems.append(Diagnostic("bad-value", f"`{name}` cannot be the name of {kind}", span, help=help))
         return False
     return True
@@ -224,6 +271,9 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
         problems.append(Diagnostic("bad-value", f"{subject} must be a mapping", value.span))
         return None
     known = {f.alias or n for n, f in model.model_fields.items() if n != "span"}
+    if model is NodePart and (stray := _stray(value, known)):
+        problems.append(_beside_uses(value, stray, subject))
+        return None
     for key in value.data:
         if key not in known:
             help = did_you_mean(key, known) or "known keys: " + ", ".join(f"`{k}`" for k in sorted(known))
@@ -244,12 +294,42 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
         return None
 
 
+PSNR = "`psnr` is `{min: 40, output: name, reference: ./file.mp4}`, with the least PSNR in dB"
+
+
+def _stray(node: Value, known: Set[str]) -> list[str]:
+    """The keys of a node that are probably parameters: not similar to a key of nodes, or with a value that is no
+    mapping, as `width: 832`. All unknown keys if `with` is there and empty.
+    """
+    unknown = [key for key in node.data if key not in known]
+    given = node.data.get("with")
+    if "uses" not in node.data or (given is not None and given.data is None):
+        return unknown if "uses" in node.data else []
+    return [key for key in unknown if suggest(key, known) is None or (key == "width" and not node.data[key].is_map)]
+
+
+def _beside_uses(node: Value, stray: list[str], subject: str) -> Diagnostic:
+    """The problem of parameters that stand beside `uses`."""
+    names = ", ".join(f"`{name}`" for name in stray)
+    given = node.data.get("with")
+    if given is not None and given.data is None:
+        help = f"`with:` has nothing below it: indent {names} further than `with`"
+    else:
+        values = "write `with: {" + ", ".join(f"{name}: …" for name in stray) + "}`"
+        help = f"parameters stand below `with`: {values}"
+    message = f"{subject} has no key{'s' * (len(stray) > 1)} {names}"
+    return Diagnostic("unknown-key", message, node.keys[stray[0]], help=help)
+
+
 NEEDED = {
     "sgd": f"begin the file with `sgd: {VERSION}`, the version of the language",
     "nodes": "`nodes:` lists the nodes, each with its `uses:`",
     "uses": "`uses:` names a node type or another file; a loop has `for` and `body` instead",
     "for": "a loop has `for: {name: $list}` and `body`",
     "body": "a loop has `for: {name: $list}` and `body`",
+    "min": PSNR,
+    "output": PSNR,
+    "reference": PSNR,
 }
 
 

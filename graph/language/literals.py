@@ -13,6 +13,7 @@ from typing import Any
 from ..contract.errors import Problems
 from ..contract.ports import Type, list_of, show, type_of
 from ..contract.source_spans import Source
+from ..contract.suggestions import plain_letters
 from ..contract.yaml_reader import Value, parse, scalar
 
 REFERENCE = re.compile(r"\$([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?", re.ASCII)
@@ -96,7 +97,7 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
             literal += "$"
         elif token[0] == "$":
             if re.fullmatch(r"\$[\w.-]+", text):
-                raise ValueError(f"`{text}` is not a reference; write $name or $name.port, in letters, digits and _")
+                raise ValueError(_no_reference(text))
             word = re.match(r"\$\{?(\w*)", text[token.start() :])
             name = word[1] if word else ""
             raise ValueError(f"write ${{{name}}} to insert `{name}` into a longer string, or $$ for a dollar sign")
@@ -107,6 +108,13 @@ def split(text: str) -> tuple[str, str | None] | list[str | tuple[str, int]] | s
     literal += text[end:]
     parts += [literal] if literal else []
     return "".join(p for p in parts if isinstance(p, str)) if all(isinstance(p, str) for p in parts) else parts
+
+
+def _no_reference(text: str) -> str:
+    ascii = plain_letters(text)
+    if not text.isascii() and REFERENCE.fullmatch(ascii):
+        return f"`{text}` is not a reference; write `{ascii}`, in ASCII letters"
+    return f"`{text}` is not a reference; write $name or $name.port, in letters, digits and _"
 
 
 def unescape(value: Value) -> Any:

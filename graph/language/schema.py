@@ -9,7 +9,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 
 from ..contract.node import Input, NodeType
 from ..contract.ports import PLAIN, Type, plain
-from .document import NAME, RESERVED, VERSION
+from .document import NAME, RESERVED, USES, VERSION
 from .registry import Library
 
 REFERENCE = {
@@ -19,6 +19,30 @@ REFERENCE = {
 }
 INTERPOLATED = {"type": "string", "pattern": r"\$", "description": "A string with ${name} in it"}
 NAMES = {"pattern": f"^(?!({'|'.join(RESERVED)})$){NAME.pattern}$"}
+INPUT_NAMES = {"pattern": f"^(?!({'|'.join([*RESERVED, USES])})$){NAME.pattern}$"}
+
+POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+EXPECT = {
+    "type": "object",
+    "description": "Limits for a run; `sgd exec --strict` fails if one is not kept",
+    "minProperties": 1,
+    "properties": {
+        "seconds": {**POSITIVE, "description": "The most seconds that a run may take, from the start of its process"},
+        "peak_gib": {**POSITIVE, "description": "The most memory at once, in GiB"},
+        "psnr": {
+            "type": "object",
+            "description": "How like a reference an output must be",
+            "required": ["min", "output", "reference"],
+            "properties": {
+                "min": {**POSITIVE, "description": "The least PSNR, in dB"},
+                "output": {"type": "string", "description": "The name of an output that is a picture or a clip"},
+                "reference": {"type": "string", "description": "A picture or clip, relative to this file"},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
 
 
 def schema(library: Library) -> dict[str, Any]:
@@ -88,7 +112,7 @@ def schema(library: Library) -> dict[str, Any]:
             "about": {"type": "string"},
             "inputs": {
                 "type": "object",
-                "propertyNames": NAMES,
+                "propertyNames": INPUT_NAMES,
                 "additionalProperties": {"$ref": "#/definitions/input"},
             },
             "nodes": {"$ref": "#/definitions/entries"},
@@ -97,6 +121,7 @@ def schema(library: Library) -> dict[str, Any]:
                 "propertyNames": {"pattern": f"^{NAME.pattern}$"},
                 "additionalProperties": REFERENCE,
             },
+            "expect": EXPECT,
         },
         "additionalProperties": False,
         "definitions": definitions,

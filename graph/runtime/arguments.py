@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ def _as(type: Type, value: Any) -> Any:
     if type.kind == "enum" and type.cls is not None:
         return type.cls(value)
     return value
+
+
+def entries_of(value: Any) -> Iterable[Any]:
+    """The entries of a list, the value itself if it is none, and nothing for None."""
+    return value if isinstance(value, list | tuple) else () if value is None else (value,)
 
 
 def facts_of(value: Any) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class Components:
             value = environment[step.holder]
             for holder in value if isinstance(value, list | tuple) else [value]:
                 for part in holder.parts() if step.part == ALL else [step.part]:
+                    self.observer.part_acquiring(Ref(maker.id, step.holder.port), part)
+                    self.observer.part_loading(maker, part, 0, int)
                     began = perf_counter()
                     with shared():
                         holder.acquire(part, self.run)
@@ -62,6 +64,7 @@ class Components:
         held = self.held.pop((step.holder, step.part))
         while held:
             holder, part = held.pop()
+            self.observer.part_releasing(Ref(maker.id, step.holder.port), part)
             try:
                 with shared():
                     holder.release(part)

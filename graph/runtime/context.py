@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..compiler.frontend.recipe_source import RECORD as RECORD
 from ..compiler.ir import Call
 from ..contract.errors import NodeError
-from ..contract.events import Observer
+from ..contract.events import Observer, Observers
 from ..contract.node import Run
+from ..contract.output_files import new_temporary
+from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
 
-RECORD = "run.json"
+if TYPE_CHECKING:
+    from .used_files import UsedFiles
 
 
 class Context(Run):
@@ -46,7 +50,9 @@ class Context(Run):
         self.out, self.observer, self.device = out, observer, device
         self.options = dict(options or {})
         self.overwrite, self.planning = overwrite, planning
+        self.ranges = isinstance(observer, Observers) and observer.has_listener("range_started")
         self.call: Call | None = None
+        self.used: UsedFiles | None = None
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
         self._temporary: list[Path] = []
@@ -81,6 +87,39 @@ class Context(Run):
                 raise _unwritable(target, error) from error
             self._temporary.append(made)
         return made
+
+    def write_beside(self, path: str, content: bytes) -> Path:
+        """Write a file that no node writes, in one step; any thread may call this while the run is under way.
+
+        An interrupt, or a node that fails, keeps it.
+
+        Raises:
+            NodeError: See `output`.
+            Interrupted: If the run is over.
+        """
+        target = self.check(path)
+        try:
+            with self._files:
+                if self._over:
+                    raise Interrupted
+                target.parent.mkdir(parents=True, exist_ok=True)
+                made = self._folder.temporary(target) if self._folder is not None else new_temporary(target)
+            try:
+                made.write_bytes(content)
+                with self._files:
+                    if self._over:
+                        raise Interrupted
+                    if self._folder is not None:
+                        self._folder.begun(target)
+                    made.replace(target)
+                    if self._folder is not None:
+                        self._folder.finished(target)
+                    self.written.append(target)
+            finally:
+                _remove(made)
+        except OSError as error:
+            raise _unwritable(target, error) from error
+        return target
 
     def check(self, path: Path | str) -> Path:
         """Check the path of an output file, and make it absolute. The file's folder may not exist yet.
@@ -145,6 +184,7 @@ class Context(Run):
         """A context for a call in another thread; no observer receives its events."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
+        other.ranges = False
         other._warned = set()
         return other
 
@@ -155,11 +195,44 @@ class Context(Run):
     def progress(self, done: int, total: int, label: str = "") -> None:
         self.observer.progress(self.call, done, total, label)
 
+    def used_file(
+        self,
+        path: Path,
+        role: str = INPUT_FILES,
+        *,
+        source: str | None = None,
+        name: str | None = None,
+        sha256: str | None = None,
+    ) -> None:
+        if self.used is not None:
+            self.used.note(Path(path), role, source, name, sha256)
+
+    def recipe(self) -> str | None:
+        text = None if self.used is None else self.used.text(lambda: self._over, self.progress)
+        if self._over:
+            raise Interrupted
+        return text
+
+    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
+        self.observer.part_loading(self.call, part, total, loaded)
+
     def detail(self, **values: Any) -> None:
         self.observer.detail(self.call, values)
 
     def event(self, kind: str, **data: Any) -> None:
         self.observer.event(self.call, kind, data)
+
+    def range(self, kind: str, name: str) -> AbstractContextManager[None]:
+        return self._range(kind, name) if self.ranges else nullcontext()
+
+    @contextmanager
+    def _range(self, kind: str, name: str) -> Iterator[None]:
+        call = self.call
+        self.observer.range_started(call, kind, name)
+        try:
+            yield
+        finally:
+            self.observer.range_finished(call, kind, name)
 
     def warn(self, message: str, parameter: str | None = None) -> None:
         if parameter is not None:

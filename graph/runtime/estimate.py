@@ -15,6 +15,7 @@ from typing import Any
 from ..compiler.ir import Call
 from ..compiler.plan import CallStep, Plan, after_effects
 from ..contract.events import CallInfo, HolderInfo, LoopInfo, Observer, Observers
+from ..contract.machine_limits import MachineLimits
 from .context import Context
 from .execute import Executor
 from .observers.profile import described
@@ -26,7 +27,7 @@ TURNS = 2
 class Counter(Observer):
     """Shapes, operations and memory per call, and sizes of components."""
 
-    def __init__(self, take: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, take: Callable[[], Mapping[str, Any]]) -> None:
         self.take = take
         self.turns: dict[str, int] = {}
         self.around: dict[str, list[str]] = {}
@@ -60,6 +61,7 @@ class Counter(Observer):
         row = self.rows.setdefault(call.id, {"flops": [], "peak_bytes": 0, "detail": {}, "outputs": []})
         self.around[call.id] = list(self.loops)
         row["flops"].append(taken["flops"])
+        row["dtype"] = taken.get("dtype") or row.get("dtype")
         row["peak_bytes"] = max(row["peak_bytes"], taken["peak_bytes"])
         row["components"] = sorted(part for part, count in self.held.items() if count)
         row["outputs"] = [described(port, value) for port, value in outputs.items() if value is not None]
@@ -114,11 +116,13 @@ def estimate(
     options: Mapping[str, Any] | None = None,
     device: str = "cpu",
     memory_bytes: int | None = None,
+    limits: MachineLimits | None = None,
 ) -> dict[str, Any]:
     """Estimate the cost of a plan on a device.
 
     Returns:
-        `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs),
+        `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs,
+        and `least_seconds`: the time of the FLOPs at the rate that was measured for their dtype, None without it),
         `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
         does not fit.
 
@@ -130,7 +134,7 @@ def estimate(
         known = {**(options or {}), "memory_bytes": memory_bytes}
         context = Context(Path(gettempdir()), observers, "meta", known, planning=True)
         stack.enter_context(around_run(plan, context))
-        take: Callable[[], Mapping[str, int]] = _nothing
+        take: Callable[[], Mapping[str, Any]] = _nothing
         for library in plan.libraries:
             meter = library.plan_meter(context)
             if meter is not None:
@@ -142,7 +146,7 @@ def estimate(
     found: dict[str, Any] = {
         "workflow": plan.name,
         "device": device,
-        "nodes": [_row(step.call, counter) for step, _ in plan.walk() if isinstance(step, CallStep)],
+        "nodes": [_row(step.call, counter, limits) for step, _ in plan.walk() if isinstance(step, CallStep)],
         "components": [{"holder": holder, "part": part, **size} for (holder, part), size in counter.components.items()],
         "flops": sum(counter.flops(id) for id in counter.around),
         "peak_bytes": peak,
@@ -156,9 +160,11 @@ def estimate(
     return found
 
 
-def _row(call: Call, counter: Counter) -> dict[str, Any]:
+def _row(call: Call, counter: Counter, limits: MachineLimits | None) -> dict[str, Any]:
     row = counter.rows.get(call.id, {"peak_bytes": 0, "detail": {}, "outputs": []})
     ran = call.id in counter.around
+    flops = counter.flops(call.id) if ran else 0
+    rate = limits.matrix.get(row.get("dtype") or "") if limits is not None else None
     own = [size["parameters"] for (holder, _), size in counter.components.items() if holder == call.id]
     return {
         "name": call.id,
@@ -166,7 +172,8 @@ def _row(call: Call, counter: Counter) -> dict[str, Any]:
         "names": list(call.names),
         "calls": counter.calls(call.id) if ran else 0,
         "parameters": sum(own),
-        "flops": counter.flops(call.id) if ran else 0,
+        "flops": flops,
+        "least_seconds": flops / rate if rate else None,
         "peak_bytes": row["peak_bytes"],
         "components": [list(part) for part in row.get("components", ())],
         "detail": row["detail"],

@@ -15,7 +15,7 @@ from ..contract.errors import NodeError, WrongValue
 from ..contract.events import Observer, Observers
 from ..contract.node import ALL, Here, State, Wanted
 from ..contract.process_state import enter_shared, leave_shared
-from .arguments import Environment, Getter, argument_getter, getter, summary
+from .arguments import Environment, Getter, argument_getter, entries_of, getter, summary
 from .components import Components
 from .context import Context
 from .declared_results import result_reader
@@ -36,6 +36,7 @@ class Prepared:
     outputs: tuple[tuple[str, Ref], ...]
     read: Callable[[Any], Sequence[Any]]
     free: tuple[Ref | Var, ...]
+    files: tuple[str, ...] = ()
 
 
 States = dict[tuple[str, str], State]
@@ -143,6 +144,9 @@ class Executor:
                 arguments[name] = get(environment)
             self.checks.node_started(call, arguments)
             self.observer.node_started(call, arguments)
+            for name in prepared.files:
+                for path in entries_of(arguments[name]):
+                    run.used_file(path)
             for name, key, state in prepared.states:
                 if key not in states:
                     states[key] = state()
@@ -194,7 +198,8 @@ class Executor:
             return Prepared(call, (), {}, (), lambda: nothing, outputs, lambda result: result, step.free)
         getters = tuple((name, argument_getter(type.inputs[name], arg)) for name, arg in call.args.items())
         states = tuple((name, (call.id, name), state) for name, state in type.states.items())
-        return Prepared(call, getters, fixed, states, type.function, outputs, result_reader(type), step.free)
+        files = tuple(name for name, _ in getters if type.inputs[name].path == "read")
+        return Prepared(call, getters, fixed, states, type.function, outputs, result_reader(type), step.free, files)
 
     def loop(self, step: LoopStep, environment: Environment) -> None:
         loop = step.loop

@@ -8,39 +8,61 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..compiler.plan import Plan
-from ..contract.events import CallInfo, Observer
+from ..contract.events import CallInfo, Observer, PlanInfo
 from ..contract.node import Run
 from ..contract.output_files import replace_text
 from ..contract.ports import Port
 from .arguments import facts_of
-from .observers.profile import Profile, Row, Turns
+from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
+from .limits_file import stored_or_none
+from .node_rows import node_rows, other_rows
+from .observers.device_times import DeviceTimes
+from .observers.profile import Profile
+from .observers.timeline import Timeline, Turns
+from .observers.unmeasured import Unmeasured
+from .observers.work_count import WorkCount
 
 RECORD_VERSION = 1
 
 
 @dataclass
-class Clock:
-    """Seconds by phase. Time outside the other phases counts as `run`, so that the phases sum to the whole."""
-
-    started: float
-    import_seconds: float = 0.0
-    compile_seconds: float = 0.0
-
-
-@dataclass
 class Recorder(Observer):
-    """Collects the record's entries, apart from profile and turns."""
+    """Collects the record's entries, and holds the observers that measure.
 
-    profile: Profile = field(default_factory=Profile)
-    turns: Turns = field(default_factory=Turns)
+    Attributes:
+        clock: The clock of the run.
+        measured: Whether time, memory and work of each node are measured.
+    """
+
+    clock: Clock = field(default_factory=Clock)
+    measured: bool = True
+    timeline: Timeline = field(default_factory=Timeline)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        device = DeviceTimes()  # one, so that it is read once
+        self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline, device)
+        self.turns = Turns(self.clock, self.timeline, device)
+        self.work = WorkCount(())
+
+    @property
+    def observers(self) -> list[Observer]:
+        """All observers of the record, in the order in which they hear of events."""
+        return [self.turns, self.profile, *([self.work] if self.measured else []), self]
+
+    def run_started(self, plan: PlanInfo, run: Run) -> None:
+        assert isinstance(plan, Plan)
+        if not self.measured:
+            return
+        meters = [each.work_meter(run) for each in plan.libraries]
+        self.work.meters = [meter for meter in meters if meter is not None]
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}
@@ -50,15 +72,20 @@ class Recorder(Observer):
         self.warnings.append(f"{call.id}: {message}" if call is not None else message)
 
     def record(
-        self, plan: Plan, run: Run, clock: Clock, now: float, status: str, outputs: Mapping[str, Any], error: str | None
+        self, plan: Plan, run: Run, now: float, status: str, outputs: Mapping[str, Any], error: str | None
     ) -> dict[str, Any]:
-        """The record. `clock.started` and `now` are times of one clock; `outputs` are the outputs of the workflow."""
-        seconds = now - clock.started
-        rows = self.profile.rows
-        save = sum(row.seconds for row in rows.values() if row.effect)
-        nodes = sum(row.seconds for row in rows.values() if not row.effect)
-        load = self.profile.load_seconds
-        run_seconds = seconds - clock.import_seconds - clock.compile_seconds - load - save
+        """The record. `now` is the time of the run's last saved byte, in seconds of the clock (`Clock.now`).
+
+        `outputs` are the outputs of the workflow.
+        """
+        seconds, clock, rows = now, self.clock, self.profile.rows
+        limits = stored_or_none(run.device, plan.libraries)
+        nodes = node_rows(plan, rows, seconds, self.work.of, limits)
+        others = other_rows(clock, rows, seconds, limits)
+        known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)
+        phases = {name.strip("()"): clock.spent.get(name, 0.0) for name in (IMPORT, COMPILE, KERNELS, LOAD)}
+        phases["save"] = sum(row.seconds for row in rows.values() if row.effect)
+        running = seconds - sum(phases.values())
         found: dict[str, Any] = {
             "sgd": version("sgd"),
             "record": RECORD_VERSION,
@@ -73,17 +100,15 @@ class Recorder(Observer):
             "options": dict(run.options),
             "status": status,
             "seconds": seconds,
-            "phases": {
-                "import": clock.import_seconds,
-                "compile": clock.compile_seconds,
-                "load": load,
-                "run": run_seconds,
-                "save": save,
-            },
-            "unaccounted_seconds": run_seconds - nodes,
+            "phases": {**phases, "run": running},
+            "unaccounted_seconds": seconds - known,
             "peak_bytes": self.profile.peak_bytes,
-            "nodes": node_rows(plan, rows, seconds),
+            "nodes": [*nodes, *others],
+            "edges": [{"from": source, "to": target} for source, target in plan.edges],
             "steps": self.turns.turns,
+            "ceilings": asdict(limits) if limits is not None else None,
+            "timeline": self.timeline.rows(clock.spans),
+            "memory": self.profile.memory.rows(clock.started),
             "outputs": {name: plain_output(value, run) for name, value in outputs.items()},
             "warnings": [*plan.warnings, *self.warnings],
         }
@@ -108,36 +133,6 @@ def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
     if torch is not None and device.startswith("cuda"):
         with suppress(Exception):  # torch may be half imported, or the GPU may fail
             found["device"] = torch.cuda.get_device_name()
-    return found
-
-
-def node_rows(plan: Plan, rows: Mapping[str, Row], seconds: float) -> list[dict[str, Any]]:
-    """A row for every node, loop and composite of the file; loops and composites sum the rows inside them."""
-    merged = {name: call.id for call in plan.calls() for name in call.names if name != call.id}
-    found = []
-    for name, type in plan.names.items():
-        row = rows.get(name)
-        inside = [r for id, r in rows.items() if id.startswith(f"{name}.")]
-        members = [row] if row is not None else inside
-        total = sum(r.seconds for r in members)
-        device = [r.device_seconds for r in members if r.device_seconds is not None]
-        peaks = [r.peak_bytes for r in members if r.peak_bytes is not None]
-        detail = dict(row.detail) if row is not None else {}
-        if name in merged:
-            detail["same_as"] = merged[name]
-        found.append(
-            {
-                "name": name,
-                "type": type,
-                "calls": row.calls if row is not None else sum(r.calls for r in inside),
-                "seconds": total,
-                "device_seconds": sum(device) if device else None,
-                "share": total / seconds if seconds > 0 else 0.0,
-                "peak_bytes": max(peaks) if peaks else None,
-                "detail": detail,
-                "outputs": row.outputs if row is not None else [],
-            }
-        )
     return found
 
 

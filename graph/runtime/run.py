@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,11 +23,17 @@ from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
+from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
+from .expectations import judged
+from .import_times import watched
 from .output_folder import OutputFolder
-from .record import Clock, Recorder, write
+from .profiling import Profiling, Watch
+from .record import Recorder, write
+from .used_files import UsedFiles
 
+START, EXECUTOR, END = f"{OTHER} start", f"{OTHER} executor", f"{OTHER} end"
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
@@ -149,6 +154,8 @@ def run(
     overwrite: bool = False,
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
+    metadata: bool = True,
+    profile: Profiling | str = "nodes",
 ) -> Result:
     """Run a plan and write its record.
 
@@ -159,22 +166,34 @@ def run(
         options: Values that nodes read from `Run.options`.
         overwrite: Replace files that exist.
         observers: Further observers of the run.
-        clock: Start of the process and seconds of the earlier phases, if the caller measured them.
+        clock: The clock of this process, if the caller measured what came before; else a clock of this call.
+        metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
+        profile: What is measured: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
 
     Raises:
-        NodeError: If an output cannot be written: see `prepare_folder`. Nothing has run then.
+        NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
+            then.
     """
-    with interrupts.held(), released():  # a node may call this, and its thread waits here for that of the run
+    clock = clock or Clock()
+    profiling = Profiling(profile) if isinstance(profile, str) else profile
+    # A node may call this, and its thread waits here for that of the run.
+    with (
+        interrupts.held(),
+        released(),
+        watched(clock),
+        clock.during(START),
+        Watch(plan, profiling, device, overwrite, clock.epoch) as watch,
+    ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
         try:
-            clock = clock or Clock(time.time())
-            recorder = Recorder()
-            observer = Observers([recorder.profile, recorder.turns, recorder, *observers])
+            recorder = watch.recorder(clock)
+            observer = watch.observers(recorder.observers, observers)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
+            context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             if folder.left:
                 context.warn(folder.left)
-            worker = Worker(plan, context, observer, clock, folder)
+            worker = Worker(plan, context, observer, clock, folder, watch)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -190,8 +209,11 @@ def run(
 class Worker:
     """The thread that runs the plan, and its result."""
 
-    def __init__(self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder) -> None:
+    def __init__(
+        self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder, watch: Watch
+    ) -> None:
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
+        self.watch = watch
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
@@ -202,10 +224,13 @@ class Worker:
 
     def work(self) -> None:
         try:
-            began = time.time()
-            with around_run(self.plan, self.context):
-                self.clock.import_seconds += time.time() - began
+            self.clock.adopt()
+            with ExitStack() as stack:
+                with self.clock.during(IMPORT):
+                    stack.enter_context(around_run(self.plan, self.context))
+                stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
+                self.clock.serve(EXECUTOR)
                 self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
         except BaseException as error:
             self.error = error
@@ -249,6 +274,8 @@ class Worker:
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
         """Report the end to the observers, and write the record."""
+        self.clock.adopt()
+        self.clock.enter(END)
         stuck, error = not self.done.is_set(), self.error
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
@@ -264,11 +291,19 @@ class Worker:
             self.observer.run_finished(status, error)
         self.observer.close()
         self.context.discard()
+        assert self.context.used is not None
+        recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        now, folder, problem = time.time(), self.folder.path, None
-        record = self.record(recorder, now, status, outputs, error)
+        folder, problem = self.folder.path, None
+        self.clock.leave()
+        record = self.record(recorder, self.clock.now(), status, outputs, error)
+        record |= {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
+            if self.plan.expected is not None and status == "done" and not interrupted:
+                found = judged(self.plan.expected, record, folder, self.plan.loaded)
+                record = {**record, "expectations": found}
+                write(record, folder / RECORD, self.folder.noted(folder / RECORD))
         except OSError as refused:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":
@@ -281,12 +316,17 @@ class Worker:
     ) -> dict[str, Any]:
         """The record; without outputs that cannot describe themselves."""
         text = None if error is None else str(error) or type(error).__name__
-        known = (self.plan, self.context, self.clock, now, status)
+        known = (self.plan, self.context, now, status)
         try:
-            return recorder.record(*known, outputs, text)
+            return self.watch.complete(recorder.record(*known, outputs, text))
         except Exception as problem:
             recorder.warned(None, f"outputs are not recorded: {type(problem).__name__}: {problem}")
-            return recorder.record(*known, {}, text)
+            return self.watch.complete(recorder.record(*known, {}, text))
+
+
+def _moment(seconds: float) -> str:
+    """A time in ISO 8601, in the zone of this machine."""
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
 
 
 def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:

@@ -1,4 +1,4 @@
-"""The decisions of gates in a run, as text: totals by branch, and the decision of each step. Torch-free."""
+"""The decisions of gates in a run, as text: a line for each gate, or the decision of each step. Torch-free."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def report(record: Mapping[str, Any]) -> str:
         return ""
     decisions: dict[Key, list[Mapping[str, Any]]] = {}
     for decision in record.get("gates", []):
-        decisions.setdefault(_key(decision), []).append(decision)
-    runs = Counter(map(_key, totals))
+        decisions.setdefault(decision_key(decision), []).append(decision)
+    runs = Counter(map(decision_key, totals))
     nodes = {total.get("node") for total in totals}
     told: Counter[Key] = Counter()
     lines = []
     for total in totals:
-        key = _key(total)
+        key = decision_key(total)
         told[key] += 1
         # An inner loop runs several times, and each of its runs has its own totals.
         place = f" at {total['node']}" if len(nodes) > 1 else ""
@@ -39,7 +39,30 @@ def report(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _key(row: Mapping[str, Any]) -> Key:
+def summary(record: Mapping[str, Any]) -> str:
+    """Write a line for each gate, from the record of a run: how much it reused, of each branch; empty without gates."""
+    gates: dict[tuple[str, str], dict[tuple[str, str], list[int]]] = {}
+    for total in record.get("gate_totals", []):
+        branches = gates.setdefault((total["gate"], total["method"]), {})
+        counts = branches.setdefault((total["component"], total["branch"]), [0, 0])
+        counts[0] += total["reused"]
+        counts[1] += total["computed"] + total["reused"]
+    lines = []
+    for (gate, method), branches in gates.items():
+        reused, taken = (sum(counts[n] for counts in branches.values()) for n in (0, 1))
+        share = f" ({reused / taken:.0%})" if taken else ""
+        line = f"gate {gate} ({method}): {reused} of {taken} evaluations reused{share}"
+        several = len({component for component, _ in branches}) > 1
+        parts = [
+            f"{f'{component} ' if several else ''}{branch} {some} of {all}"
+            for (component, branch), (some, all) in branches.items()
+        ]
+        lines.append(f"{line}: {', '.join(parts)}" if len(parts) > 1 else line)
+    return "\n".join(lines)
+
+
+def decision_key(row: Mapping[str, Any]) -> Key:
+    """Node, gate, component, branch, clip and stack of a decision or a total."""
     return row.get("node"), row["gate"], row["component"], row["branch"], row.get("clip"), row.get("stack")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from ..support.device_memory import size
@@ -73,22 +74,44 @@ def advice_for(estimate: Mapping[str, Any]) -> list[str]:
     rows = [row for row in estimate["nodes"] if row["calls"]]
     if not rows:
         return []
-    components = {(c["holder"], c["part"]): c for c in estimate["components"]}
     memory, widest = estimate["memory_bytes"], max(rows, key=lambda row: row["peak_bytes"])
     lines = [f"{widest['name']} needs the most memory: {size(widest['peak_bytes'])}, and the device has {size(memory)}"]
-    left, made, peak = list(_changes(estimate, rows)), Change(""), widest["peak_bytes"]
-    while left and peak > memory:
+    peak = widest["peak_bytes"]
+    for number, (change, peak) in enumerate(best_changes(estimate)):
+        verdict = "which fits" if peak <= memory else "which does not fit yet"
+        lines.append(f"{'and ' if number else ''}{change.text}: at most {size(peak)}, {verdict}")
+    if peak > memory:
+        lines.append("a smaller size, fewer frames or a batch of one reduce all memory except that of the weights")
+    return lines
+
+
+def best_changes(estimate: Mapping[str, Any]) -> list[tuple[Change, int]]:
+    """Changes until the plan fits or no change helps, each with the peak in bytes after it. The best comes first."""
+    rows = [row for row in estimate["nodes"] if row["calls"]]
+    components = {(c["holder"], c["part"]): c for c in estimate["components"]}
+    left, made, found = list(_changes(estimate, rows)), Change(""), []
+    peak = max((row["peak_bytes"] for row in rows), default=0)
+    while left and peak > estimate["memory_bytes"]:
         best = min(left, key=lambda change: made.and_(change).peak(rows, components))
         after = made.and_(best).peak(rows, components)
         if after > WORTH * peak:
             break
         left.remove(best)
-        verdict = "which fits" if after <= memory else "which does not fit yet"
-        lines.append(f"{'and ' if made.text else ''}{best.text}: at most {size(after)}, {verdict}")
+        found.append((best, after))
         made, peak = made.and_(best), after
-    if peak > memory:
-        lines.append("a smaller size, fewer frames or a batch of one reduce all memory except that of the weights")
-    return lines
+    return found
+
+
+def needed_changes(estimate: Mapping[str, Any]) -> list[Change]:
+    """`best_changes` without those that later ones made needless. Narrower weights go first: they change results."""
+    rows = [row for row in estimate["nodes"] if row["calls"]]
+    components = {(c["holder"], c["part"]): c for c in estimate["components"]}
+    kept = [change for change, _ in best_changes(estimate)]
+    for change in sorted(kept, key=lambda change: (not change.halved, not change.tiled)):
+        others = [other for other in kept if other is not change]
+        if others and reduce(Change.and_, others).peak(rows, components) <= estimate["memory_bytes"]:
+            kept = others
+    return kept
 
 
 def _changes(estimate: Mapping[str, Any], rows: Sequence[Entry]) -> Iterator[Change]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +15,31 @@ if TYPE_CHECKING:
 
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
+    from ...graph.contract.file_edits import FileEdit
+    from ...graph.contract.likeness import Likeness
+    from ...graph.contract.machine_limits import MachineLimits, WorkMeter
     from ...graph.contract.node import Run
+    from ...graph.contract.previews import Previews
+    from ...graph.contract.report_section import ReportSection
+    from ...graph.contract.value_statistics import ValueStatistics
 
 WEIGHTS = RunOption(
     "weights",
     "dummy: random weights of the model's size, for benchmarks and dry runs",
     choices=("real", "dummy"),
+    decides=True,
 )
 TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
 
 NO_CHECK_FINITE = RunOption(
-    "no-check-finite", "go on with numbers that are NaN or infinite, and save what comes of them", commands=("exec",)
+    "no-check-finite",
+    "go on with numbers that are NaN or infinite, and save what comes of them",
+    commands=("exec",),
+    decides=True,
+)
+
+GATES = RunOption(
+    "gates", "print the decision of cache gates at every step, not a line for each gate", commands=("exec",)
 )
 
 CALIBRATE = LibraryCommand(
@@ -53,6 +67,7 @@ class StandardLibrary(NodeLibrary):
         "denoiser",
         "vae",
         "video",
+        "frames_layout",
         "image",
         "image_condition",
         "metrics",
@@ -68,11 +83,12 @@ class StandardLibrary(NodeLibrary):
         "cache.methods.cache_dit_options",
     )
     uses_gpu = True
-    packages = ("torch", "diffusers", "transformers")
+    packages = ("torch", "diffusers", "transformers", "av", "pillow")
     recorded_events = ("gate",)
     commands = (CALIBRATE,)
-    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE)
+    options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
+    example_file = "sgd:images/boat.png"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
     @contextmanager
@@ -102,23 +118,71 @@ class StandardLibrary(NodeLibrary):
             checks.append(FiniteCheck(run, _decodes_or_writes))
         return checks
 
+    def value_statistics(self, value: Any) -> Sequence[ValueStatistics]:
+        """Statistics of tensors of torch."""
+        from ..support.tensor_statistics import statistics_of
+
+        return statistics_of(value)
+
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""
         from ..support import cost_meter
 
         return cost_meter.meter(run)
 
-    def table_section(self, record: Mapping[str, Any]) -> str:
-        """The decisions of cache gates."""
-        from ..cache.decisions_table import report
+    def work_meter(self, run: Run) -> WorkMeter:
+        """Counts the operations that torch dispatches."""
+        from ..support.work_meter import OperationMeter
 
-        return report(record)
+        return OperationMeter(run.device)
+
+    def limits_key(self, device: str) -> str:
+        """The card or processor, and the version of torch."""
+        from .rate_measuring import key
+
+        return key(device)
+
+    def measure_limits(self, device: str) -> MachineLimits:
+        """Measure matrix products, copies, transfers and the disk."""
+        from .rate_measuring import measure
+
+        return measure(device)
+
+    def previews(self) -> Previews:
+        """The clip that each step of a denoise loop predicts, by a linear map from its latents to colours."""
+        from .latent_previews import LatentPreviews
+
+        return LatentPreviews()
+
+    def table_section(self, record: Mapping[str, Any]) -> str:
+        """A line for each cache gate; with `--gates`, its decision at every step."""
+        from ..cache.decisions_table import report, summary
+
+        return report(record) if record.get("options", {}).get(GATES.key) else summary(record)
+
+    def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
+        """The decisions of cache gates, with the distances that they compared."""
+        from ..cache.decisions_section import section
+
+        return section(record)
 
     def memory_advice(self, estimate: Mapping[str, Any]) -> list[str]:
         """Lines of advice: offloading, narrower weights and tiling, each with the peak memory after it."""
         from .memory_advice import advice_for
 
         return advice_for(estimate)
+
+    def memory_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """Nodes `model.offload`, and values of `dtype`, `vae_dtype` and `tiling`."""
+        from .memory_edits import edits_for
+
+        return edits_for(estimate, origins)
+
+    def chosen_edits(self, estimate: Mapping[str, Any], origins: Mapping[str, str]) -> Sequence[FileEdit]:
+        """The components that `offload: auto` offloads, and the work that `tiling: auto` does in tiles."""
+        from .memory_edits import chosen
+
+        return chosen(estimate, origins)
 
     def is_out_of_memory(self, error: BaseException) -> bool:
         """Whether torch ran out of memory, on a GPU or on the CPU."""
@@ -139,6 +203,22 @@ class StandardLibrary(NodeLibrary):
         from .comfyui.foreign_workflow import foreign_workflow
 
         return foreign_workflow(path)
+
+    def recipe_text(self, path: Path) -> str | None:
+        """The recipe in a picture, a clip or a file of latents."""
+        from .recipe_reading import recipe_text
+
+        return recipe_text(path)
+
+    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+        """PSNR and SSIM of two pictures or clips.
+
+        Raises:
+            NodeError: If one of the files cannot be read.
+        """
+        from .media_likeness import likeness
+
+        return likeness(before, after, progress)
 
     def starter(self, source: str) -> tuple[str, str]:
         """Name and text of a workflow for a model, from the bundled workflow for this kind of model.

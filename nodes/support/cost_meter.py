@@ -33,19 +33,28 @@ class Meter:
         self.flops = 0
         self.live = 0
         self.peak = 0
+        self._dtypes: dict[str, int] = {}
         self._storages: dict[int, int] = {}
         self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
         self.paused = 0
 
-    def take(self) -> dict[str, int]:
+    def note(self, flops: int, dtype: torch.dtype) -> None:
+        """Count floating-point operations on tensors of a dtype."""
+        self.flops += flops
+        name = str(dtype).removeprefix("torch.")
+        self._dtypes[name] = self._dtypes.get(name, 0) + flops
+
+    def take(self) -> dict[str, Any]:
         """The numbers counted since the last call.
 
         Returns:
             `flops`: floating-point operations (a multiply-add counts as two); `peak_bytes`: the largest number of live
-            bytes; `live_bytes`: the current number of live bytes.
+            bytes; `live_bytes`: the current number of live bytes; `dtype`: the dtype of most operations, or None.
         """
-        taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live}
+        most = max(self._dtypes, key=lambda name: self._dtypes[name], default=None)
+        taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live, "dtype": most}
         self.flops, self.peak = 0, self.live
+        self._dtypes.clear()
         return taken
 
     def hold(self, tensor: torch.Tensor) -> None:
@@ -98,7 +107,7 @@ def meter(run: Run) -> Iterator[Meter]:
             if not counter.paused:
                 formula = flop_registry.get(func.overloadpacket)
                 if formula is not None:
-                    counter.flops += formula(*args, **kwargs, out_val=out)
+                    counter.note(formula(*args, **kwargs, out_val=out), args[1].dtype)
                 if isinstance(out, torch.Tensor):
                     counter.hold(out)
                 else:
@@ -293,5 +302,5 @@ def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         pairs = queries * key.shape[-2]
         for n in batch:
             pairs *= n
-        counter.flops += 2 * pairs * (width + value.shape[-1])
+        counter.note(2 * pairs * (width + value.shape[-1]), value.dtype)
     return query.new_empty((*batch, queries, value.shape[-1]))

@@ -5,6 +5,7 @@ The format (https://huggingface.co/docs/safetensors): eight bytes of length, JSO
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -102,3 +103,21 @@ def _is_sizes(value: Any) -> bool:
 
 def _refuse(file: Path, reason: str) -> NoReturn:
     raise NodeError(f"{file} is not a safetensors file: {reason}", help=AGAIN)
+
+
+def sort_header(file: Path) -> None:
+    """Sort the metadata of a file that the safetensors package wrote, whose order differs from call to call.
+
+    Equal files have equal bytes then. The length of the header stays the same.
+
+    Raises:
+        NodeError: If the file has no header.
+        OSError: If it cannot be written.
+    """
+    content = read_header(file)
+    metadata = dict(sorted(content.pop("__metadata__", {}).items()))
+    text = json.dumps({"__metadata__": metadata, **content}, separators=(",", ":"), ensure_ascii=False).encode()
+    with file.open("r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if len(text) <= length:
+            stream.write(text.ljust(length))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -71,6 +72,26 @@ def read_video(path: Path, first: int, count: int | None, fps: float | None, bac
     Raises:
         NodeError: If the file is missing, is not a video, is damaged, or has fewer frames than requested.
     """
+    with _open(path) as reading:
+        return _read(reading, first, count, fps, background)
+
+
+def frames_of(path: Path) -> Iterator[numpy.ndarray[Any, Any]]:
+    """Each frame of a video file, one in memory at a time: float32 [H, W, 3] in [0, 1], turned upright, on white.
+
+    Raises:
+        NodeError: If the file is missing, is not a video, or is damaged.
+    """
+    with _open(path) as reading:
+        for index, (_, frame) in enumerate(_decoded(reading)):
+            if frame.is_corrupt:
+                raise _damaged(reading, 0, index, "its data are damaged")
+            yield _upright_colours(reading, frame, "white")
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[_Reading]:
+    """The first video stream of a file. Errors of reading it are `NodeError`s."""
     if path.is_dir():
         raise NodeError(f"{path} is a folder, not a video")
     try:
@@ -82,7 +103,7 @@ def read_video(path: Path, first: int, count: int | None, fps: float | None, bac
             raise NodeError(f"{path} is a WebP file, which cannot be read as a video", help="convert it to GIF or MP4")
         options = {"protocol_whitelist": "file"}  # a file must not lead to other machines
         with av.open(str(path), options=options, metadata_errors="replace") as container:
-            return _read(_opened(path, container), first, count, fps, background)
+            yield _opened(path, container)
     except FileNotFoundError:
         raise NodeError(f"there is no file {path}") from None
     except (av.error.FFmpegError, OSError, ValueError) as error:

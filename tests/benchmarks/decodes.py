@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sgd.nodes.models.decoders import rebuilt_vae
+from sgd.nodes.models.decoders import rebuilt_vae, wan_decoder
 from sgd.nodes.models.memory.component_views import view
 
 CONFIGS = Path(rebuilt_vae.__file__).parents[1] / "repository" / "configs"
@@ -130,6 +130,11 @@ def row(name: str, device: str, tiny: bool, most: float) -> dict[str, Any]:
     while len(times["stock"]) < 2 or (time.perf_counter() - began < most and len(times["stock"]) < 7):
         for key, each in (("stock", vae), ("rebuilt", rebuilt)):
             times[key].append(timed(lambda each=each: each.decode(given)))  # type: ignore[misc]
+    if "wan" in name:
+        for chunk in (1, 2, 4):
+            wan_decoder.CHUNK = chunk
+            _, peak, _ = peak_of(lambda: rebuilt.decode(given).sample)
+            found[f"chunk_{chunk}"] = {"seconds": timed(lambda: rebuilt.decode(given)), "peak_gib": peak}
     for key, values in times.items():
         found[f"{key}_seconds"] = statistics.median(values)
         found[f"{key}_spread"] = [min(values), max(values)]

@@ -20,7 +20,7 @@ from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.text_tables import columns
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
-from sgd.graph.runtime.observers.profile import SAMPLE_SECONDS, Memory
+from sgd.graph.runtime.observers.memory_samples import SAMPLE_SECONDS, Memory
 from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.run import run
 

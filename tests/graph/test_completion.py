@@ -39,7 +39,7 @@ def test_inputs_are_offered_once() -> None:
 def test_options_and_their_values_are_those_of_the_parser() -> None:
     assert "--weights" in offered("exec", "quickstart", "--")
     assert "--weights" not in offered("graph", "quickstart", "--")
-    assert offered("graph", "quickstart", "--format", "") == ["text", "mermaid", "dot"]
+    assert offered("graph", "quickstart", "--format", "") == ["text", "mermaid", "dot", "html"]
     assert offered("completion", "") == ["bash", "zsh", "fish"]
     assert offered("plan", "quickstart", "--after", "h") == ["hoist"]
 

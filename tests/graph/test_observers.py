@@ -18,7 +18,8 @@ from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import Run
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
-from sgd.graph.runtime.observers.profile import Memory, Profile
+from sgd.graph.runtime.observers.memory_samples import Memory
+from sgd.graph.runtime.observers.profile import Profile
 from sgd.graph.runtime.observers.progress import Progress
 from sgd.graph.runtime.run import run
 

@@ -18,9 +18,11 @@ from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Var
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.ports import Port
+from sgd.graph.runtime.clock import ROWS
 from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.node_rows import node_rows
 from sgd.graph.runtime.observers.profile import Row
-from sgd.graph.runtime.record import Clock, Recorder, clean, environment, node_rows, plain_output, write
+from sgd.graph.runtime.record import Recorder, clean, environment, plain_output, write
 from sgd.graph.runtime.run import run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
@@ -54,8 +56,8 @@ def test_every_item_has_a_row_and_loops_sum_their_rows(tmp_path: Path) -> None:
     )
     record = recorded(given, tmp_path)
     found = rows(record)
-    assert list(found) == [item.id for item, _ in given.walk()]
-    assert {n: r["calls"] for n, r in found.items()} == {
+    assert list(found) == [*(item.id for item, _ in given.walk()), *ROWS]
+    assert {n: r["calls"] for n, r in found.items() if r["type"]} == {
         "cs": 1, "l": 7, "l.fixed": 1, "l.x": 3, "l.same": 0, "l.y": 3, "dead": 0, "s": 0,
     }  # fmt: skip
     assert found["l.same"]["detail"] == {"same_as": "l.x"}
@@ -68,8 +70,9 @@ def test_every_item_has_a_row_and_loops_sum_their_rows(tmp_path: Path) -> None:
         {"port": "cell", "type": "list[Cell]", "count": 3, "shape": [1], "dtype": "whole", "value": 0}
     ]
     assert found["l"]["type"] == "loop"
-    shares = sum(r["share"] for n, r in found.items() if "." not in n)
-    assert 0 < shares <= 1
+    top = [r for n, r in found.items() if "." not in n]
+    assert sum(r["share"] for r in top) == pytest.approx(1 - record["unaccounted_seconds"] / record["seconds"])
+    assert sum(r["seconds"] for r in top) == pytest.approx(record["seconds"] - record["unaccounted_seconds"])
 
 
 def test_turns_have_the_facts_of_their_variables(tmp_path: Path) -> None:
@@ -82,6 +85,9 @@ def test_turns_have_the_facts_of_their_variables(tmp_path: Path) -> None:
         p="$l.t",
     )
     record = recorded(graph(loop("l", {"i": [2, 1]}, body), out="$l:o", p="$l:p"), tmp_path)
+    assert all(step.pop("device_seconds") is None for step in record["steps"])
+    starts = [step.pop("start") for step in record["steps"]]
+    assert starts[2] < starts[0] < starts[1] < starts[4] < starts[3]
     seconds = [step.pop("seconds") for step in record["steps"]]
     cell = {"shape": [1], "dtype": "whole"}
     assert record["steps"] == [
@@ -108,7 +114,7 @@ def test_composites_have_rows_and_merged_nodes_say_with_whom(tmp_path: Path) -> 
     record = json.loads((tmp_path / "out/run.json").read_text())
     SCHEMA.validate(record)
     found = rows(record)
-    assert {n: (r["type"], r["calls"]) for n, r in found.items()} == {
+    assert {n: (r["type"], r["calls"]) for n, r in found.items() if r["type"]} == {
         "p": ("./part.yaml", 2), "p.one": ("m.const", 1), "p.two": ("m.scale", 1),
         "q": ("./part.yaml", 1), "q.one": ("m.const", 0), "q.two": ("m.scale", 1), "z": ("m.add", 1),
     }  # fmt: skip
@@ -139,9 +145,12 @@ def test_phases_tell_load_and_save_from_the_rest(tmp_path: Path, monkeypatch: py
     assert found["m"]["detail"]["encoder"] == {"bytes": 12}
     assert found["m"]["detail"]["loaded"]["encoder"] == pytest.approx(phases["load"])
     assert sum(phases.values()) == pytest.approx(record["seconds"], abs=1e-6)
+    assert found["(load)"]["seconds"] == phases["load"]
+    assert found["(load)"]["bytes"] == 12
     assert record["unaccounted_seconds"] == pytest.approx(
-        phases["run"] - sum(found[n]["seconds"] for n in ("m", "e")), abs=1e-6
+        phases["run"] - sum(found[n]["seconds"] for n in ("m", "e", "(other)")), abs=1e-6
     )
+    assert [(e["name"], e["part"]) for e in record["timeline"] if e["kind"] == "load"] == [("m", "encoder")]
 
 
 DECISION = {
@@ -162,13 +171,13 @@ def test_events_are_lists_of_their_kind_and_replace_nothing(tmp_path: Path) -> N
         recorder.event(None, kind, {"n": len(recorder.events)} | (DECISION if kind == "gate" else {}))
     plan = plan_of(graph(call("a", "m.const", value=1), out="$a"))
     context = Context(tmp_path, recorder)
-    record = recorder.record(plan, context, Clock(time.time()), time.time(), "done", {}, None)
+    record = recorder.record(plan, context, recorder.clock.now(), "done", {}, None)
     SCHEMA.validate(record)
     assert record["gates"] == [{"n": 0} | DECISION, {"n": 4} | DECISION]
     assert record["traces"] == [{"n": 1}]
     assert record["node_events"] == [{"n": 2}]
     assert record["output_events"] == [{"n": 3}]
-    assert [row["name"] for row in record["nodes"]] == ["a"]
+    assert [row["name"] for row in record["nodes"]] == ["a", *ROWS]
 
 
 @dataclass(eq=False)
@@ -242,6 +251,9 @@ def test_names_that_begin_alike_are_not_one_in_the_other() -> None:
         lambda r: r.update(record=2),
         lambda r: r["nodes"][0].pop("share"),
         lambda r: r["nodes"][0].update(calls=-1),
+        lambda r: r["nodes"][0].update(ceiling={"kind": "matrix", "fraction": 0.5}),
+        lambda r: r["timeline"][0].update(kind="pause"),
+        lambda r: r["memory"].append({"bytes": 1}),
         lambda r: r["phases"].update(wait=1.0),
         lambda r: r.update(status="failed"),
         lambda r: r.update(error="it is done all the same"),

@@ -21,6 +21,10 @@ FIXTURES = Path(__file__).parent / "fixtures"
 
 # Fixtures whose mistake stands in one place, so that a schema can see it.
 CAUGHT = [
+    "bad-value.expect",
+    "bad-value.expect-form",
+    "bad-value.expect-nothing",
+    "unknown-key.expect",
     "foreign-file.api",
     "bad-value.gate-values",
     "bad-value.literals",
@@ -45,6 +49,7 @@ CAUGHT = [
 
 # These need more than one place, the command line, other files, or the YAML itself.
 MISSED = [
+    "bad-value.expect-output",
     "bad-value.composite",
     "bad-value.files",
     "bad-value.gate",

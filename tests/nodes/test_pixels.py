@@ -245,44 +245,6 @@ def test_transparency_becomes_white_and_exif_orientation_is_applied(run, tmp_pat
         image.load(run, tmp_path / "text.png")
 
 
-def cell(sheet, row, column, height, width, gap):
-    top, left = gap + row * (height + gap), gap + column * (width + gap)
-    return sheet[0, 0, top : top + height, left : left + width]
-
-
-@pytest.mark.parametrize(
-    ("frames", "options", "shown"),
-    [
-        (9, {"every": 4}, [0, 4, 8]),
-        (10, {"every": 4}, [0, 4, 8]),
-        (9, {"columns": 3}, [0, 4, 8]),
-        (9, {"columns": 1}, [0]),
-        (3, {"columns": 7}, [0, 1, 2]),
-        (81, {}, [0, 11, 23, 34, 46, 57, 69, 80]),
-        (1, {}, [0]),
-    ],
-)
-@pytest.mark.parametrize("gap", [0, 3])
-def test_a_contact_sheet_shows_the_chosen_frames(frames, options, shown, gap):
-    given = Frames(torch.rand(2, frames, 6, 8, 3))
-    sheet = video.grid(given, gap=gap, **options).tensor
-    assert sheet.shape == (1, 1, 2 * (6 + gap) + gap, len(shown) * (8 + gap) + gap, 3)
-    covered = torch.zeros(sheet.shape[2:4], dtype=torch.bool)
-    for row in range(2):
-        for column, index in enumerate(shown):
-            assert torch.equal(cell(sheet, row, column, 6, 8, gap), given.tensor[row, index])
-            cell(covered[None, None], row, column, 6, 8, gap)[:] = True
-    assert (sheet[0, 0][~covered] == 1).all()
-    assert video.grid(Frames(given.tensor.to("meta")), gap=gap, **options).tensor.shape == sheet.shape
-
-
-def test_columns_and_every_together_are_an_error():
-    with pytest.raises(NodeError, match="give one"):
-        video.grid(clip(), columns=2, every=2)
-    assert [p.parameter for p in node_facts.check(video.grid, columns=2, every=2)] == ["every"]
-    assert not list(node_facts.check(video.grid, columns=2, every=None))
-
-
 @pytest.mark.parametrize("load", [image.load, video.load], ids=["image", "video"])
 def test_check_finds_a_file_that_is_not_there(tmp_path, run, load):
     (tmp_path / "boat.png").write_bytes(b"")

@@ -53,7 +53,7 @@ def test_hunyuan_video_with_each_method(folder, tmp_path, capsys, method):
     file.write_text(text)
     words = ["prompt=a cat", "width=32", "height=32", "frames=5", f"steps={STEPS}"]
     words += ["--set", f"model.source={folder}", "--set", "model.dtype=float32", "--out", tmp_path / "out"]
-    printed = run([file, *words], capsys)
+    printed = run([file, *words, "--gates"], capsys)
     assert f"gate gate ({method}), transformer, positive" in printed.out
     assert "Traceback" not in printed.err
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -66,7 +66,7 @@ def test_hunyuan_video_with_each_method(folder, tmp_path, capsys, method):
 
 
 def test_quickstart_with_a_gate(tmp_path, capsys):
-    printed = run(["quickstart_cached", f"steps={STEPS}", "--out", tmp_path / "out"], capsys)
+    printed = run(["quickstart_cached", f"steps={STEPS}", "--out", tmp_path / "out", "--gates"], capsys)
     assert "gate gate (taylorseer), transformer, negative" in printed.out
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     SCHEMA.validate(record)

@@ -5,34 +5,63 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import render
-from ...contract.errors import LibraryError
+from ...contract.errors import LibraryError, UnreadableFile
 from ...contract.node_library import NodeLibrary
+from ...language.registry import Library
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
 from ..terminal import say, show
 
+if TYPE_CHECKING:
+    from ..comparison.sides import Kind
+
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd diff`."""
-    to.add_argument("before", metavar="A", help="a workflow file, or the name of a bundled workflow")
-    to.add_argument("after", metavar="B", help="the workflow file to compare it with")
+    to.add_argument("before", metavar="A", help="a workflow, a run (its folder or run.json), a picture or a clip")
+    to.add_argument("after", metavar="B", help="what to compare it with")
     to.add_argument("--json", action="store_true", help="print the differences as JSON on stdout")
     library_files(to)
 
 
 def command(arguments: Namespace) -> int:
     """`sgd diff`."""
-    from ..difference import difference, text
+    from ..comparison.sides import kind_of_side
 
     try:
         library = load_library(arguments)
     except LibraryError as error:
         return wrong(str(error))
-    results = [check(file, library=library, fold_inputs=False) for file in (arguments.before, arguments.after)]
+    names = (arguments.before, arguments.after)
+    kinds = [kind_of_side(name) for name in names]
+    if "workflow" in kinds:  # the workflow of a run, a picture or a clip is in its recipe
+        return _workflows(names, library, arguments.json, with_values=kinds != ["workflow", "workflow"])
+    libraries = list(library.libraries.values())
+    try:
+        content, text = _runs(names, libraries) if kinds == ["run", "run"] else _media(names, kinds, libraries)
+    except UnreadableFile as error:
+        return wrong(str(error), error.help)
+    _print(content, text, arguments.json)
+    return DONE
+
+
+def _print(content: Any, text: str, as_json: bool) -> None:
+    shown = json.dumps(content, indent=1) if as_json else text
+    if shown:
+        show(shown)
+
+
+def _workflows(names: Sequence[str], library: Library, as_json: bool, with_values: bool) -> int:
+    """Compare graphs. `with_values`: one side is a run, so that the values of inputs are compared too."""
+    from ..difference import difference, text
+
+    results = [check(file, library=library, fold_inputs=False) for file in names]
     for result in results:
         if result.errors:
             say(render(result.errors, result.sources))
@@ -40,7 +69,33 @@ def command(arguments: Namespace) -> int:
     if before is None or after is None:
         return WRONG
     found = difference(before, after)
-    shown = json.dumps(found, indent=1) if arguments.json else text(found)
-    if shown:
-        show(shown)
+    shown = text(found)
+    if with_values:
+        from ..comparison.changed_facts import changes
+        from ..comparison.comparison_text import changes_text
+
+        one, other = ({name: const.value for name, const in result.values.items()} for result in results)
+        differing = changes(one, other)
+        found["values"] = [asdict(each) for each in differing]
+        shown = "\n".join(
+            filter(None, (shown, *(["~ values of inputs", *changes_text(differing)] if differing else [])))
+        )
+    _print(found, shown, as_json)
     return DONE
+
+
+def _runs(names: Sequence[str], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:
+    from ..comparison.compare_command import compared
+    from ..comparison.comparison_text import comparison_text
+
+    found = compared(names, libraries)
+    return found.json(), comparison_text(found)
+
+
+def _media(names: Sequence[str], kinds: Sequence[Kind], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:
+    from ..comparison.compare_command import Counting
+    from ..comparison.media_pair import media_pair
+
+    with Counting() as progress:
+        found = media_pair(names, kinds, libraries, progress)
+    return found.json(), found.text()

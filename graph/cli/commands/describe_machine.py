@@ -1,4 +1,4 @@
-"""`sgd doctor`: the machine itself, and the facts that node libraries add."""
+"""`sgd doctor`: the machine itself, the facts that node libraries add, and the machine's measured limits."""
 
 from __future__ import annotations
 
@@ -8,33 +8,79 @@ import platform
 import shutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from ...contract.constants import DONE
+from ...contract.constants import DONE, FAILED
 from ...contract.device import memory_bytes
+from ...contract.errors import NodeError, UnreadableFile
+from ...contract.machine_limits import MachineLimits
 from ...contract.node_library import NodeLibrary
-from ...contract.text_tables import columns, count
+from ...contract.text_tables import count
 from ...language.registry import installed
-from ..terminal import show
+from ...runtime import limits_file
+from ..fitted_tables import fitted
+from ..terminal import say, show, stdout_width
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd doctor`."""
     to.add_argument("--json", action="store_true", help="print the facts as JSON on stdout")
+    to.add_argument(
+        "--measure", action="store_true", help="measure the machine's limits again: arithmetic, memory, disk"
+    )
 
 
 def command(arguments: Namespace) -> int:
     """`sgd doctor`."""
+    import torch
+
+    libraries = list(installed().libraries.values())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    limits: MachineLimits | None = None
+    damage = None
+    try:
+        if arguments.measure:
+            limits, file = limits_file.measure(device, libraries)
+            say(f"measured; kept in {file}")
+        else:
+            limits = limits_file.stored(device, libraries)
+    except UnreadableFile as error:
+        damage = str(error)
+    except NodeError as error:
+        say(f"error: {error}")
+        return FAILED
     found: dict[str, Mapping[str, str]] = {"Machine": machine()}
-    for library in installed().libraries.values():
+    for library in libraries:
         found.update(library.machine_facts())
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        known = {"Limits": asdict(limits) if limits is not None else None}
+        print(json.dumps({**found, **known} | ({"problem": damage} if damage else {}), indent=1))
         return DONE
+    found["Limits"] = limit_facts(limits, damage)
     for section, facts in found.items():
         show(section)
-        show("\n".join(f"  {line}" for line in columns([[k, v] for k, v in facts.items()])))
+        rows = [[f"  {name}", value] for name, value in facts.items()]
+        show("\n".join(fitted(rows, stdout_width(), flexible=1, wrap=True)))
     return DONE
+
+
+def limit_facts(limits: MachineLimits | None, damage: str | None = None) -> dict[str, str]:
+    """The measured limits as text.
+
+    Args:
+        limits: The limits; None if they are not known.
+        damage: Why the stored limits cannot be read.
+    """
+    if limits is None:
+        return {"not known": f"{damage}; measure again: `sgd doctor --measure`" if damage else limits_file.ADVICE}
+    found = {f"{name} products": f"{count(rate)}FLOP/s" for name, rate in limits.matrix.items()}
+    found["copy in memory"] = f"{count(limits.copy)}B/s read and written"
+    if limits.host_to_device:
+        found["host to device"] = f"{count(limits.host_to_device)}B/s"
+    found["disk of the model cache"] = f"{count(limits.disk)}B/s read" if limits.disk else "not measured"
+    threads = f", {limits.threads} thread{'s' * (limits.threads != 1)}" if limits.threads else ""
+    return {**found, "measured": f"{limits.measured}, {limits.card}, torch {limits.torch}{threads}"}
 
 
 def machine() -> dict[str, str]:

@@ -6,23 +6,27 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...contract.constants import DONE
-from ...contract.errors import UnreadableFile
+from ...contract.constants import DONE, LARGEST_RECORD
+from ...contract.errors import NodeError, UnreadableFile
 from ...contract.json_reader import read_json
 from ...contract.node_library import NodeLibrary
 from ..command_line import checked, wrong
 from ..common_arguments import workflow
+from ..page_files import target_of, write_page
 from ..terminal import show
-
-LARGEST_RECORD = 256 << 20  # bytes; a run of 100,000 steps writes some tens of megabytes
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd graph`."""
     workflow(to)
     to.add_argument(
-        "--format", choices=["text", "mermaid", "dot"], default="text", help="the form of the drawing (default: text)"
+        "--format",
+        choices=["text", "mermaid", "dot", "html"],
+        default="text",
+        help="the form of the drawing (default: text)",
     )
+    to.add_argument("--out", metavar="FILE", help="write the drawing to a file instead of stdout")
+    to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
     to.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
 
 
@@ -42,5 +46,18 @@ def command(arguments: Namespace) -> int:
         except (KeyError, TypeError, ValueError):
             return wrong(f"--profile {arguments.profile}: not the record of a run", "a run writes it, as run.json")
     assert found[0].graph is not None
-    show(FORMATS[arguments.format](found[0].graph, times))
+    try:
+        target = None if arguments.out is None else target_of(arguments.out, arguments.overwrite)
+        if arguments.format == "html":
+            from ..report.graph_page import graph_page
+
+            drawn = graph_page(found[0], times)
+        else:
+            drawn = FORMATS[arguments.format](found[0].graph, times)
+        if target is not None:
+            write_page(target, drawn + "\n")
+        else:
+            show(drawn)
+    except NodeError as error:
+        return wrong(str(error), error.help)
     return DONE

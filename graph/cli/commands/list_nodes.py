@@ -12,7 +12,7 @@ from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
-from ..terminal import show
+from ..terminal import show, stdout_width
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -34,11 +34,11 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error))
     if arguments.name is None:
         types = [as_json(library.nodes[n]) for n in sorted(library.nodes)]
-        show(json.dumps(types, indent=1) if arguments.json else listing(library))
+        show(json.dumps(types, indent=1) if arguments.json else listing(library, stdout_width()))
         return DONE
     type = library.nodes.get(arguments.name)
     if type is None:
         help = did_you_mean(arguments.name, library.nodes) or "`sgd nodes` lists what is installed"
         return wrong(f"no node type `{arguments.name}`", help)
-    show(json.dumps(as_json(type), indent=1) if arguments.json else details(type))
+    show(json.dumps(as_json(type), indent=1) if arguments.json else details(type, stdout_width()))
     return DONE

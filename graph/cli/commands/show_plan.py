@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import compile_graph, plan_of
 from ...compiler.pass_list import PASSES
@@ -15,10 +15,14 @@ from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
 from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
-from ..terminal import show
+from ..fitted_tables import wrapped
+from ..other_machine import add_arguments as other_machine
+from ..terminal import show, stdout_width
 
 if TYPE_CHECKING:
     from ...compiler.compile import Checked
+    from ...language.registry import Library
+    from ..other_machine import Machine
 
 
 AFTER = ("fold", *(each.name for each in PASSES))
@@ -29,15 +33,18 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd plan`."""
     workflow(to)
     device(to)
+    other_machine(to)
     result_as_json(to)
     to.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
 
 
 def command(arguments: Namespace) -> int:
     """`sgd plan`."""
-    from ...contract.device import choose, memory_bytes
     from ...runtime.estimate import estimate
     from ...runtime.execute import NodeFailed
+    from ...runtime.limits_file import stored_or_none
+    from ..fitting_text import with_floors
+    from ..other_machine import machine
     from ..plan_table import plan_table
 
     if arguments.after is not None and arguments.after not in AFTER:
@@ -51,19 +58,40 @@ def command(arguments: Namespace) -> int:
         return _after(result, arguments)
     plan = plan_of(result, library)
     try:
-        device = choose(arguments.device, plan.libraries)
-        memory = memory_bytes(device)
-        estimated = estimate(plan, options=options(arguments, library, device), device=device, memory_bytes=memory)
+        on = machine(arguments, plan.libraries)
+        given = options(arguments, library, on.device)
+        limits = stored_or_none(on.device, plan.libraries) if on.card is None else None
+        estimated = estimate(plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits)
+        if on.card is not None:
+            estimated = with_floors(estimated, on.card)
+        lines: list[str] = []
+        if estimated["fits"] is False:
+            estimated["edits"], lines = _edits(result, on, arguments, library)
     except NodeFailed as error:
         say_failure(error, arguments)
         return FAILED
     except NodeError as error:
         return wrong(str(error), error.help)
-    show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated))
+    show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated, stdout_width()))
     if not arguments.json:
         for line in estimated["help"]:
-            show(f"help: {line}")
+            show("\n".join(wrapped(f"help: {line}", stdout_width(), "  ")))
+        for line in lines:
+            show(line)
     return DONE
+
+
+def _edits(
+    result: Checked, on: Machine, arguments: Namespace, library: Library
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The edits that make a plan fit, as the value of `edits` in JSON and as lines; None if there is no file."""
+    from ..fitting_text import as_json, edits_for_plan, paste
+
+    document = result.document
+    if document is None or document.path is None:
+        return None, []
+    fitted, changes = edits_for_plan(document.path, document.source.text, on, arguments, library)
+    return as_json(fitted, changes), ["", *paste(document.source.name, fitted, changes)]
 
 
 def _after(checked: Checked, arguments: Namespace) -> int:

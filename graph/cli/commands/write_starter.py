@@ -7,20 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ...compiler.frontend.foreign_files import foreign_problem
-from ...contract.constants import DONE, WRONG
+from ...contract.cards import memory_size
+from ...contract.constants import DONE, FAILED, WRONG
 from ...contract.diagnostics import render
 from ...contract.errors import NodeError
 from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
 from ...contract.output_files import replace_text
 from ...contract.suggestions import did_you_mean
-from ...contract.text_tables import columns
 from ...contract.workflow_folders import bundled_workflows
 from ...contract.yaml_reader import parse, read
-from ...language.registry import installed
+from ...language.registry import Library, installed
 from ..bundled_copy import portable_copy
-from ..command_line import wrong
-from ..terminal import say, show
+from ..command_line import say_failure, wrong
+from ..fitted_tables import fitted
+from ..other_machine import memory
+from ..terminal import say, show, stdout_width
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -34,16 +36,19 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--out", metavar="FILE", help="the file to write (default: <name>.yaml here; - for stdout)")
     to.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    memory(to)
 
 
 def command(arguments: Namespace) -> int:
     """`sgd init`."""
     if arguments.source is None:
-        if arguments.out is not None:
-            return wrong("--out needs a bundled workflow or a model", "write `sgd init quickstart --out mine.yaml`")
+        for option, value in (("--out", arguments.out), ("--memory", arguments.memory)):
+            if value is not None:
+                return wrong(f"{option} needs a bundled workflow or a model", "write `sgd init quickstart`")
         show(listing())
         return DONE
-    libraries = installed().libraries.values()
+    library = installed()
+    libraries = library.libraries.values()
     foreign = foreign_problem(Path(arguments.source), libraries)
     if foreign is not None:
         say(render([foreign], {}))
@@ -51,18 +56,25 @@ def command(arguments: Namespace) -> int:
     file = bundled_workflows() / f"{arguments.source}.yaml"
     is_bundled = "/" not in arguments.source and file.is_file()
     try:
+        size = memory_size(arguments.memory) if arguments.memory is not None else None
         if is_bundled:
             name, text = arguments.source, portable_copy(file)
         else:
             name, text = starter(arguments.source, libraries)
     except NodeError as error:
-        return wrong(str(error), did_you_mean(arguments.source, names()) or error.help)
+        named = f"--memory {arguments.memory}" in str(error)
+        return wrong(str(error), (did_you_mean(arguments.source, names()) if not named else None) or error.help)
+    path = Path(f"{name}.yaml" if arguments.out in (None, "-") else arguments.out)
+    if arguments.out != "-" and path.exists() and not arguments.overwrite:
+        return wrong(f"{path} exists", "pass --overwrite, or another --out")
+    if size is not None:
+        fitted = _fitted(path, text, size, library)
+        if isinstance(fitted, int):
+            return fitted
+        text = fitted
     if arguments.out == "-":
         show(text, end="")
         return DONE
-    path = Path(arguments.out or f"{name}.yaml")
-    if path.exists() and not arguments.overwrite:
-        return wrong(f"{path} exists", "pass --overwrite, or another --out")
     try:
         with held():
             replace_text(path, text)
@@ -74,6 +86,20 @@ def command(arguments: Namespace) -> int:
         else f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`"
     )
     return DONE
+
+
+def _fitted(path: Path, text: str, size: int, library: Library) -> str | int:
+    """The text after the edits that make its plan fit a memory; the exit code if nothing fits."""
+    from ...runtime.execute import NodeFailed
+    from ..fitting_text import fitted_text
+
+    try:
+        return fitted_text(path, text, size, library)
+    except NodeFailed as error:
+        say_failure(error, Namespace(traceback=False))
+        return FAILED
+    except NodeError as error:
+        return wrong(str(error), error.help)
 
 
 def names() -> list[str]:
@@ -88,7 +114,7 @@ def listing() -> str:
         value, _ = parse(read(bundled_workflows() / f"{name}.yaml"))
         assert value is not None, "bundled workflows are not empty"
         rows.append((name, str(value.data["about"].data)))
-    return "\n".join(columns(rows))
+    return "\n".join(fitted(rows, stdout_width(), flexible=1, wrap=True))
 
 
 def starter(source: str, libraries: Iterable[NodeLibrary]) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import networkx as nx
 from ...contract.diagnostics import Diagnostic, Related
 from ...contract.ports import PLAIN, Type, accepts, misfit
 from ...contract.source_spans import Span
+from ...contract.suggestions import suggest
 from ..frontend.names import MAX_HINTS
 from ..frontend.references import passed_on
 from ..ir import (
@@ -80,7 +81,7 @@ def _edge(
     origin, origin_span = _origin(arg, known)
     label = f"{found}{origin}"
     related = () if origin_span is None or arg.span is None else (Related("made here", origin_span),)
-    suggestion = _suggestion(expected, call, around, known)
+    suggestion = _suggestion(expected, text, call, around, known)
     help = f"did you mean `${suggestion}`?" if suggestion else _redeclare(arg.source, expected)
     message = f"{subject} takes {expected}, but `{text}` is {found}"
     yield Diagnostic("type-mismatch", message, arg.span, label, related, help)
@@ -92,6 +93,7 @@ def _origin(arg: Arg, known: Types) -> tuple[str, Span | None]:
     if isinstance(source, Ref) and source.node in known.items:
         item = known.items[source.node]
         kind = item.type.name if isinstance(item, Call) else "a loop"
+        kind += f", by {item.given}" if isinstance(item, Call) and item.given else ""
         elsewhere = item.span and arg.span and item.span.file != arg.span.file
         line = f" at {f'{item.span.file}:' if elsewhere else 'line '}{item.span.line}" if item.span else ""
         return f", from `{source.node}` ({kind}){line}", item.span
@@ -111,8 +113,11 @@ def _redeclare(source: Source, expected: Type) -> str | None:
     return f"declare input `{source.name}` as `{declaration}`"
 
 
-def _suggestion(target: Type, call: Call | None, around: tuple[Loop, ...], known: Types) -> str | None:
-    """The name of the last visible value, in the order of execution, that has the right type; None if there is none."""
+def _suggestion(target: Type, text: str, call: Call | None, around: tuple[Loop, ...], known: Types) -> str | None:
+    """The visible value of the right type whose name is most similar to `text`; None if no value has the type.
+
+    If no name is similar, the last value in the order of execution.
+    """
     known.suggestions += 1
     if call is None or not target.is_port or known.suggestions > MAX_HINTS:
         return None
@@ -137,7 +142,7 @@ def _suggestion(target: Type, call: Call | None, around: tuple[Loop, ...], known
                 ):
                     shown = _visible(Ref(id, port), position == 0, call.id, known.graph)
                     names += [shown] if shown is not None else []
-    return names[-1] if names else None
+    return suggest(text.removeprefix("$"), names) or (names[-1] if names else None)
 
 
 def _visible(ref: Ref, is_first: bool, reader: str, graph: Graph) -> str | None:

@@ -47,7 +47,7 @@ def _bad(subject: str, problem: str, arg: Arg, doc: str = "") -> Diagnostic:
     given = f" (from {arg.given})" if arg.given else ""
     written = isinstance(arg.source, Const) and arg.text.startswith("$")
     value = f" (from `{arg.text}`)" if written and not arg.given else ""
-    return Diagnostic("bad-value", f"{subject}: {problem}{given}{value}", arg.span, help=doc or None)
+    return Diagnostic("bad-value", f"{subject}: {problem}{given}{value}", arg.span, help=arg.hint or doc or None)
 
 
 def _lists(loop: Loop) -> Iterator[Diagnostic]:

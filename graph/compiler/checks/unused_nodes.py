@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from ...contract.diagnostics import Diagnostic
 from ..ir import (
     Call,
     Graph,
+    Ref,
+    used,
 )
 from ..passes.prune import live
 
 
-def unused(graph: Graph) -> Iterator[Diagnostic]:
+def unused(graph: Graph, dropped: Set[str] = frozenset()) -> Iterator[Diagnostic]:
     """Report nodes that nothing needs, as warnings.
 
-    A composite is reported only as a whole: a workflow need not use every node of it.
+    A composite is reported only as a whole: a workflow need not use every node of it. Nodes that serve only those in
+    `dropped` are not reported: the caller reported why nothing reads them.
     """
-    needed = live(graph)
+    needed = live(graph) | _served(graph, dropped)
     living = {prefix for id in needed for prefix in _prefixes(id)}
     composites = {path: (name, span) for path, name, span in graph.composites}
     warned: set[str] = set()
@@ -35,6 +38,19 @@ def unused(graph: Graph) -> Iterator[Diagnostic]:
         help = "connect it to a node that runs, name it under `outputs`, or remove it"
         message = f"`{id}` ({kind}) does not run: no output and no effect needs it"
         yield Diagnostic("unused-node", message, span, help=help, severity="warning")
+
+
+def _served(graph: Graph, ids: Set[str]) -> set[str]:
+    """The items of these paths, and all that they need."""
+    items = {item.id: item for item, _ in graph.walk()}
+    found: set[str] = set()
+    left = [id for id in ids if id in items]
+    while left:
+        id = left.pop()
+        if id not in found:
+            found.add(id)
+            left += [leaf.node for leaf in used(items[id]) if isinstance(leaf, Ref) and leaf.node in items]
+    return found
 
 
 def _prefixes(id: str) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ...contract.diagnostics import Diagnostic, Related
 from ...contract.errors import Problems
 from ...contract.source_spans import Source
 from ...contract.suggestions import did_you_mean
-from ...contract.workflow_folders import workflow_folder
+from ...contract.workflow_folders import bundled_name, workflow_folder
 from ...contract.yaml_reader import Value, read
 from ...language.document import Document, Entry, NodePart, document, kind_of
 
@@ -34,6 +35,8 @@ class Files:
     """Documents by absolute path. Each file is parsed, and its problems are reported, once.
 
     `libraries` maps the name of a file from an installed library, as diagnostics show it, to the library.
+    `held` has the texts of a recipe's files by path: then no file is read from this disk but those of libraries.
+    `routes` maps the path at which each used file was looked for to the file.
     """
 
     library_folder: Callable[[str], Path | None] = workflow_folder
@@ -42,7 +45,21 @@ class Files:
     sources: dict[str, Source] = field(default_factory=dict)
     problems: list[Diagnostic] = field(default_factory=list)
     libraries: dict[str, str] = field(default_factory=dict)
+    held: Mapping[Path, str] | None = None
+    routes: dict[Path, Path] = field(default_factory=dict)
     instances: int = 0
+
+    def find(self, path: Path) -> Path | None:
+        """The absolute path of a workflow file that may be read; None if there is no such file."""
+        route = Path(os.path.abspath(path))
+        if self.held is not None and route in self.held:
+            found = route
+        else:
+            found = path.resolve()
+            if not found.is_file() or (self.held is not None and bundled_name(found) is None):
+                return None
+        self.routes.setdefault(route, found)
+        return found
 
     def open(self, path: Path, name: str) -> Document:
         """Read and parse a file.
@@ -50,7 +67,8 @@ class Files:
         Raises:
             Problems: If the file cannot be read or parsed.
         """
-        return self.parse(read(path, name))
+        held = None if self.held is None else self.held.get(path)
+        return self.parse(read(path, name) if held is None else Source(name, path, held))
 
     def parse(self, source: Source) -> Document:
         """Parse a source; see `open`."""
@@ -58,13 +76,17 @@ class Files:
         result = document(source)
         self.problems += result.problems
         if result.path is not None:
-            self.documents[result.path.resolve()] = result
+            self.documents[self.key(result.path)] = result
         return result
+
+    def key(self, path: Path) -> Path:
+        """The path under which a document is kept: without links, except for a text of a recipe."""
+        return path if self.held is not None and path in self.held else path.resolve()
 
 
 def expand(root: Document, files: Files) -> Instance:
     """The tree of instances below a document; problems go to `files.problems`."""
-    return _instance(root, files, ((root.path.resolve(), root.source.name),) if root.path is not None else (), 0)
+    return _instance(root, files, ((files.key(root.path), root.source.name),) if root.path is not None else (), 0)
 
 
 def _instance(document: Document, files: Files, chain: tuple[tuple[Path, str], ...], depth: int) -> Instance:
@@ -108,18 +130,19 @@ def _locate(document: Document, uses: str, files: Files) -> tuple[Path, str] | D
 def _composite(
     document: Document, uses: Value, files: Files, chain: tuple[tuple[Path, str], ...], depth: int
 ) -> Instance | None:
+    resolved = None
     try:
         found = _locate(document, uses.data, files)
-        if not isinstance(found, Diagnostic) and not found[0].resolve().is_file():
-            help = _similar(uses.data, found[0])
+        if not isinstance(found, Diagnostic) and (resolved := files.find(found[0])) is None:
+            help = _similar(uses.data, found[0]) if files.held is None else "the recipe has no file of this name"
             found = Diagnostic("composite-not-found", f"no workflow file {found[1]}", help=help)
     except (OSError, ValueError):
         found = Diagnostic("composite-not-found", f"`{uses.data}` cannot be the name of a file")
     if isinstance(found, Diagnostic):
         files.problems.append(replace(found, place=uses.span))
         return None
-    path, name = found
-    resolved = path.resolve()
+    name = found[1]
+    assert resolved is not None
     if any(resolved == before for before, _ in chain):
         message = "a file uses itself: " + " -> ".join([*(n for _, n in chain), name])
         files.problems.append(Diagnostic("composite-recursion", message, uses.span))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...contract.diagnostics import Related
+from ...contract.node import NodeType
 from ...contract.ports import Type, misfit
 from ...contract.source_spans import Span
 from ...contract.suggestions import did_you_mean
@@ -31,17 +32,19 @@ from ..ir import (
     Input,
     Item,
     Loop,
-    Ref,
     Source,
     Var,
+    leaves,
     rewrite,
 )
+from .aliases import Aliases
 from .declarations import declare
+from .exchanges import Exchange, exchange_of
 from .expand import Instance
-from .names import Names, Outlet, Scope, wired_name
+from .names import Outlet, Scope, empty_value, is_node, known_names, wired_name
 
 
-class Resolver(Names):
+class Resolver(Aliases):
     """Resolves the names of one workflow; `problems` collects the problems."""
 
     def __init__(self, library: Library, given: Mapping[str, Given]) -> None:
@@ -50,11 +53,11 @@ class Resolver(Names):
         self.given = given
         self.used: set[str] = set()
         self.settable: dict[str, None] = {}
-        self.aliases: dict[tuple[str, str], Arg] = {}
         self.constraints: list[Constraint] = []
         self.composites: list[tuple[str, str, Span]] = []
         self.settings: dict[str, Any] = {}
         self.null: Set[str] = frozenset()
+        self.unread: set[Source] = set()  # read only by parameters that `--set node.uses=` dropped
 
     def resolve(self, root: Instance, inputs: Mapping[str, Declared], null: Set[str] = frozenset()) -> Graph:
         """Build the graph of a workflow. Its inputs do not have values yet.
@@ -65,7 +68,7 @@ class Resolver(Names):
             null: The inputs whose value is null. A composite that receives one takes its own default.
         """
         document = root.document
-        self.null = null
+        self.null, self.inputs = null, inputs
         scope = Scope(None)
         for name in document.inputs:
             source: Source = Input(name) if name in inputs else BROKEN
@@ -132,36 +135,58 @@ class Resolver(Names):
         if entry.part is None:
             return Outlet(path, None, entry.key, "node")
         if isinstance(entry.part, LoopPart):
-            yields = entry.part.yield_
-            return Outlet(path, tuple(yields.data) if yields is not None else (), entry.key, "loop")
+            yields = tuple(entry.part.yield_.data) if entry.part.yield_ is not None else ()
+            inside, carries = frozenset(entry.body), entry.part.carry is not None
+            return Outlet(path, yields, entry.key, "loop", inside=inside, carries=carries)
         uses = entry.part.uses.data
-        if kind_of(uses) != "node":
+        exchange = exchange_of(path, self.given)
+        if exchange is not None and kind_of(uses) == "node":
+            uses = exchange.uses
+        elif kind_of(uses) != "node":
             child = instance.children.get(path.removeprefix(file_prefix))
-            return Outlet(path, tuple(child.document.outputs) if child else None, entry.key, uses)
+            inside = frozenset(child.document.entries) if child else frozenset()
+            return Outlet(path, tuple(child.document.outputs) if child else None, entry.key, uses, inside=inside)
         node_type = self.library.nodes.get(uses)
-        return Outlet(path, tuple(o.name for o in node_type.outputs) if node_type else None, entry.key, uses)
+        kind = uses if exchange is None else f"{uses}, by {exchange.text}"
+        if node_type is None:
+            return Outlet(path, None, entry.key, kind)
+        types = tuple(o.type for o in node_type.outputs)
+        return Outlet(path, tuple(o.name for o in node_type.outputs), entry.key, kind, types)
 
     def call(self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str) -> Call | None:
-        name = part.uses.data
+        exchange = exchange_of(path, self.given)
+        name = part.uses.data if exchange is None else exchange.uses
         node_type = self.library.nodes.get(name)
         written = part.with_.data if part.with_ is not None else {}
+        if exchange is not None:
+            self.used.add(exchange.path)
+            self.settings[exchange.path] = name
         if node_type is None:
             for value in written.values():
                 self.source(value, scope, instance)
+            if exchange is not None:
+                self.problems.append(exchange.unknown(self.library.nodes))
+                self.used.update(p for p in self.given if p.startswith(f"{path}."))
+                return None
             help = did_you_mean(name, self.library.nodes) or "`sgd nodes` lists what is installed"
             self.report("unknown-node-type", f"no node type `{name}`", part.uses.span, help=help)
             self.used.update(p for p in self.given if p.startswith(f"{path}."))
             return None
         args: dict[str, Arg] = {}
+        if exchange is not None:
+            written = self.exchanged(exchange, part, node_type, scope, instance)
         for parameter, value in written.items():
             if parameter not in node_type.inputs:
                 assert part.with_ is not None
-                help = _comma(value) or did_you_mean(parameter, node_type.inputs) or _known(node_type.inputs)
+                help = empty_value(value) or did_you_mean(parameter, node_type.inputs) or known_names(node_type.inputs)
                 span = part.with_.keys[parameter]
                 self.report("unknown-parameter", f"{name} has no parameter `{parameter}`", span, help=help)
                 self.source(value, scope, instance)
                 continue
-            args[parameter] = self.arg(value, scope, instance)
+            args[parameter] = self.arg(value, scope, instance, node_type.inputs[parameter].type)
+            if exchange is not None:
+                args[parameter] = replace(args[parameter], given=exchange.text)
+        self.settable[f"{path}.uses"] = None
         for parameter, declared in node_type.inputs.items():
             setting = f"{path}.{parameter}"
             if not declared.is_port or declared.type.kind == "var":
@@ -175,10 +200,25 @@ class Resolver(Names):
                 args[parameter] = replace(arg, source=replace(arg.source, safe=True))
             if declared.required and (arg is None or arg.source == Const(None)):
                 args[parameter] = Arg(BROKEN, part.uses.span)
+                if exchange is not None and parameter not in written:
+                    self.problems.append(exchange.missing(setting, declared))
+                    continue
                 message = f"{name} needs `{parameter}`" + (f": {declared.doc}" if declared.doc else "")
                 span = written[parameter].span if parameter in written else part.uses.span
                 self.report("missing-parameter", message.rstrip("."), span)
-        return Call(path, node_type, args, part.uses.span, (path,))
+        return Call(path, node_type, args, part.uses.span, (path,), given=exchange.text if exchange is not None else "")
+
+    def exchanged(
+        self, exchange: Exchange, part: NodePart, type: NodeType, scope: Scope, instance: Instance
+    ) -> Mapping[str, Value]:
+        """The parameters of the file that the new type has too. A warning names the others; what they read is noted."""
+        written = part.with_.data if part.with_ is not None else {}
+        dropped = [name for name in written if name not in type.inputs]
+        if dropped:
+            self.problems.append(exchange.drops(dropped, part.uses.data))
+        for name in dropped:
+            self.unread.update(leaves(self.source(written[name], scope, instance)))
+        return {name: value for name, value in written.items() if name in type.inputs}
 
     def setting(
         self, path: str, written: Value | None, type: Type, document: Document, file_prefix: str, place: Span
@@ -196,7 +236,7 @@ class Resolver(Names):
             if name in document.inputs:
                 help = f"give {name}=…" if not file_prefix else f"use --set {file_prefix}{name}=…"
             else:
-                first = f"set a parameter of `{name}`, or " if _is_node(name, document.entries) else ""
+                first = f"set a parameter of `{name}`, or " if is_node(name, document.entries) else ""
                 help = f"{first}edit the file"
             related = (Related(f"wired to `{name}` here", written.span),)
             message = f"--set {path}: the parameter is wired to `{name}`"
@@ -215,17 +255,21 @@ class Resolver(Names):
         self, path: str, part: NodePart, instance: Instance, scope: Scope, file_prefix: str
     ) -> dict[str, Item]:
         child = instance.children.get(path.removeprefix(file_prefix))
+        if (exchange := exchange_of(path, self.given)) is not None:
+            self.used.add(exchange.path)
+            self.problems.append(exchange.of_file(part.uses.data))
         written = part.with_.data if part.with_ is not None else {}
-        sources = {n: self.arg(v, scope, instance) for n, v in written.items()}
+        declared = self.declared(child.document) if child is not None else {}
+        wanted = {name: each.type for name, each in declared.items()}
+        sources = {n: self.arg(v, scope, instance, wanted.get(n)) for n, v in written.items()}
         if child is None:
             self.used.update(p for p in self.given if p.startswith(f"{path}."))
             return {}
         name = part.uses.data
-        declared = self.declared(child.document)
         for parameter, value in written.items():
             if parameter not in child.document.inputs:
                 assert part.with_ is not None
-                help = _comma(value) or did_you_mean(parameter, declared) or _known(declared)
+                help = empty_value(value) or did_you_mean(parameter, declared) or known_names(declared)
                 span = part.with_.keys[parameter]
                 self.report("unknown-parameter", f"{name} has no input `{parameter}`", span, help=help)
         inner = Scope(None)
@@ -289,35 +333,6 @@ class Resolver(Names):
                 del outputs[name]
         return Loop(path, over, carry, Graph(items, outputs), entry.key, mapping=not carry)
 
-    def exposed(self) -> dict[Ref, tuple[tuple[str, str], ...]]:
-        """For each node output in a composite, the composites that expose it, with the text of a reference to it."""
-        found: dict[Ref, tuple[tuple[str, str], ...]] = {}
-        named: set[str] = set()
-        for path, output in self.aliases:
-            name = path.rsplit(".", 1)[-1]
-            text = f"{name}.{output}" if path in named else name
-            named.add(path)
-            source = self.through_aliases(Ref(path, output))
-            if isinstance(source, Ref):
-                found[source] = (*found.get(source, ()), (path, text))
-        return found
-
-    def through_aliases(self, source: Source) -> Source:
-        """Follow outputs of composites to the nodes that make the values."""
-        seen: list[tuple[str, str]] = []
-        while isinstance(source, Ref) and (source.node, source.port) in self.aliases:
-            step = (source.node, source.port)
-            arg = self.aliases[step]
-            if step in seen:
-                names = ", ".join(f"`{n}`" for n, _ in seen)
-                message = f"the output of {names} is its own input"
-                if all(d.message != message for d in self.problems):
-                    self.report("cycle", message, arg.span)
-                return BROKEN
-            seen.append(step)
-            source = arg.source
-        return source
-
     def unknown_setting(self, path: str, given: Given, items: Mapping[str, Item]) -> None:
         help = did_you_mean(path, self.settable) or "paths look like `node.parameter`, `loop.node.parameter`"
         self.report("unknown-parameter", f"--set {path}: no such parameter in this workflow", None, help=help)
@@ -329,17 +344,3 @@ def passed_on(arg: Arg, refused: list[Arg]) -> bool:
         r.source == arg.source and r.span is not None and arg.span is not None and r.span.file != arg.span.file
         for r in refused
     )
-
-
-def _is_node(name: str, entries: Mapping[str, Entry]) -> bool:
-    return name in entries or any(_is_node(name, entry.body) for entry in entries.values())
-
-
-def _comma(value: Value) -> str | None:
-    """The help for a name without a value inside { }, which is probably text after a comma; else None."""
-    empty = (value.span.line, value.span.column) == (value.span.end_line, value.span.end_column)
-    return "text that contains a comma needs quotes inside { }" if value.data is None and empty else None
-
-
-def _known(names: Mapping[str, Any]) -> str:
-    return "parameters: " + ", ".join(f"`{n}`" for n in names) if names else "this node type has no parameters"

@@ -1,4 +1,4 @@
-"""Observers of a run: progress on the terminal, and the measurement of every node.
+"""Observers of a run: progress on the terminal, the measurement of every node, profiles and traces.
 
 The executor does not know them. An observer of a node library stays with that library.
 """

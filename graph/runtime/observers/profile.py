@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +11,12 @@ from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInf
 from ...contract.node import Run
 from ...contract.ports import Port
 from ..arguments import facts_of
+from ..clock import LOAD, OTHER, Clock
+from .device_times import DeviceTimes
+from .memory_samples import Curve, Memory
+from .timeline import Entry, Timeline
 
-SAMPLE_SECONDS = 0.01
-SHORT_SECONDS = 0.001
+RELEASE = f"{OTHER} release"
 
 
 @dataclass
@@ -30,23 +31,32 @@ class Row:
     detail: dict[str, Any] = field(default_factory=dict)
     outputs: list[dict[str, Any]] = field(default_factory=list)
 
+    def add_device(self, seconds: float) -> None:
+        self.device_seconds = (self.device_seconds or 0.0) + seconds
+
 
 class Profile(Observer):
     """Measures every call.
 
+    The clock belongs to the node that runs, less its imports and its compiling, which the clock counts by themselves.
     On a GPU, events measure device time, without synchronising before the run is over, and torch reports the
     allocated memory. On a CPU, a thread samples the resident memory of the process every 10 ms.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self, clock: Clock | None = None, timeline: Timeline | None = None, device: DeviceTimes | None = None
+    ) -> None:
         self.rows: dict[str, Row] = {}
-        self.parts: dict[str, float] = {}
-        self.load_seconds = 0.0
+        self.clock = clock or Clock()
+        self.timeline = timeline or Timeline()
+        self.device = device or DeviceTimes()
+        self.memory = Curve()
         self.peak_bytes: int | None = None
         self._memory: Memory | None = None
-        self._events: list[tuple[Row, Any, Any]] = []
+        self._running, self._started, self._before = "", 0.0, 0.0
         self._began: Any = None
-        self._running, self._started = "", 0.0
+        self._part = 0.0
+        self._turns: list[int] = []
         self._cuda: Any = None
 
     def run_started(self, plan: PlanInfo, run: Run) -> None:
@@ -54,63 +64,105 @@ class Profile(Observer):
             import torch
 
             self._cuda = torch.cuda
+            self.device.cuda = torch.cuda
         else:
-            self._memory = Memory()
+            self._memory = Memory(self.memory.add)
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
         if self._memory is not None:
             self._memory.close()
             self.peak_bytes = self._memory.highest or None
         if self._cuda is not None:
-            if status != "interrupted":  # the device may stay busy; only finished work is counted
-                self._cuda.synchronize()
             self.peak_bytes = max([self._cuda.max_memory_allocated(), *(r.peak_bytes or 0 for r in self.rows.values())])
-            for row, start, end in self._events:
-                if end.query():
-                    row.device_seconds = (row.device_seconds or 0.0) + start.elapsed_time(end) / 1000
+            self.device.read(wait=status != "interrupted")  # the device may stay busy after an interrupt
+
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
+        self._turns.append(0)
+
+    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
+        self._turns[-1:] = [index]
+
+    def loop_finished(self, loop: LoopInfo) -> None:
+        self._turns.pop()
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
-        self._running, self._started = call.id, perf_counter()
         if self._memory is not None:
             self._memory.begin()
         if self._cuda is not None:
             self._cuda.reset_peak_memory_stats()
-            self._began = self._cuda.Event(enable_timing=True)
-            self._began.record()
+            self._began = self.device.mark()
+        self._before = self.clock.seconds_of(call.id)
+        self.clock.switch(call.id)
+        self._running, self._started = call.id, perf_counter()
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
-        self._running = ""
+        own, over = self._ended(call), perf_counter()
+        inside = max(over - self._started - own, 0.0)  # imports and compiling
+        around = max(own - max(seconds - inside, 0.0), 0.0)  # checks and observers
+        self.clock.give(around, call.id)
+        own -= around
         row = self.rows.get(call.id)
         if row is None:
             row = self.rows[call.id] = Row(effect=call.type.effect)
-            row.outputs = [described(port, value) for port, value in outputs.items()]
-        elif not row.calls:
+        if not row.calls:
             row.outputs = [described(port, value) for port, value in outputs.items()]
         row.calls += 1
-        row.seconds += seconds
-        self._measure(row, seconds)
+        row.seconds += own
+        step = self._turns[-1] if self._turns else None
+        start = self._started - self.clock.started
+        entry = self.timeline.add(Entry(call.id, "node", start, over - self._started, step))
+        self._measure(row, entry, seconds)
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
         row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
         if self._running == call.id:
             row.calls += 1
-            row.seconds += perf_counter() - self._started
-            self._running = ""
+            row.seconds += self._ended(call)
+            start = self._started - self.clock.started
+            self.timeline.add(Entry(call.id, "node", start, perf_counter() - self._started))
+        self.clock.switch()
 
-    def _measure(self, row: Row, seconds: float) -> None:
+    def _ended(self, call: CallInfo) -> float:
+        """End a call. Returns its own seconds, without imports and compiling."""
+        self._running = ""
+        self.clock.switch()
+        return self.clock.seconds_of(call.id) - self._before
+
+    def _measure(self, row: Row, entry: Entry, seconds: float) -> None:
         if self._memory is not None:
             row.peak_bytes = max(row.peak_bytes or 0, self._memory.end(seconds))
         if self._cuda is not None:
-            end = self._cuda.Event(enable_timing=True)
-            end.record()
-            self._events.append((row, self._began, end))
-            row.peak_bytes = max(row.peak_bytes or 0, self._cuda.max_memory_allocated())
+
+            def receive(found: float) -> None:
+                row.add_device(found)
+                entry.add_device(found)
+
+            self.device.between(self._began, self.device.mark(), receive)
+            peak = self._cuda.max_memory_allocated()
+            row.peak_bytes = max(row.peak_bytes or 0, peak)
+            self.memory.add(perf_counter(), peak)
+
+    def part_acquiring(self, holder: HolderInfo, part: str) -> None:
+        self._part = perf_counter()
+        self._before = self.clock.seconds_of(LOAD)
+        self.clock.switch(LOAD)
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
-        self.load_seconds += seconds
+        self.clock.switch()
+        own = self.clock.seconds_of(LOAD) - self._before
         row = self.rows.setdefault(holder.node, Row())
         loaded = row.detail.setdefault("loaded", {})
-        loaded[part] = loaded.get(part, 0.0) + seconds
+        loaded[part] = loaded.get(part, 0.0) + own
+        start = self._part - self.clock.started
+        self.timeline.add(Entry(holder.node, "load", start, perf_counter() - self._part, part=part))
+        if self._cuda is not None:
+            self.memory.add(perf_counter(), self._cuda.memory_allocated())
+
+    def part_releasing(self, holder: HolderInfo, part: str) -> None:
+        self.clock.switch(RELEASE)
+
+    def part_released(self, holder: HolderInfo, part: str) -> None:
+        self.clock.switch()
 
     def detail(self, call: CallInfo | None, values: Mapping[str, Any]) -> None:
         if call is not None:
@@ -123,68 +175,3 @@ def described(port: str, value: Any) -> dict[str, Any]:
         kind = f"list[{type(value[0]).__name__}]"
         return {**facts_of(value[0]), "port": port, "type": kind, "count": len(value)}
     return {**facts_of(value), "port": port, "type": type(value).__name__}
-
-
-class Memory:
-    """Samples the resident memory of this process in a thread, in bytes; 0 if the system does not report it."""
-
-    def __init__(self) -> None:
-        self._file = Path("/proc/self/statm")
-        self._page = 4096
-        self.highest = 0
-        self._window = self._last = 0
-        self._stop = threading.Event()
-        if self._file.exists():
-            import resource
-
-            self._page = resource.getpagesize()
-            self._sample()
-            threading.Thread(target=self._loop, daemon=True).start()
-
-    def _sample(self) -> int:
-        try:
-            resident = int(self._file.read_bytes().split()[1]) * self._page
-        except OSError:
-            return 0
-        self._last = resident
-        self._window = max(self._window, resident)
-        self.highest = max(self.highest, resident)
-        return resident
-
-    def _loop(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            self._sample()
-
-    def begin(self) -> None:
-        """Begin a new window."""
-        self._window = 0
-
-    def end(self, seconds: float) -> int:
-        """End the window and return its highest sample, in bytes.
-
-        A window of more than a millisecond takes a sample at its end. A shorter one does not, because a sample takes
-        10 µs or more.
-        """
-        if seconds > SHORT_SECONDS:
-            self._sample()
-        return self._window or self._last
-
-    def close(self) -> None:
-        self._stop.set()
-
-
-class Turns(Observer):
-    """Seconds for each iteration of every loop, and the facts of the loop's variables."""
-
-    def __init__(self) -> None:
-        self.turns: list[dict[str, Any]] = []
-        self._current: dict[str, dict[str, Any]] = {}
-
-    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
-        facts: dict[str, Any] = {}
-        for value in variables.values():
-            facts.update(facts_of(value))
-        self._current[loop.id] = {"loop": loop.id, "turn": index, **facts} | {"loop": loop.id, "turn": index}
-
-    def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
-        self.turns.append({**self._current.pop(loop.id), "seconds": seconds})

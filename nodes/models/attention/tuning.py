@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.node import Run
 from ....graph.contract.process_state import exclusive
+from ...support.work_meter import uncounted
 from ..memory.component_views import entrance
 from . import kernels
 from .processors import choose
@@ -78,7 +79,8 @@ class Tuner:
         if largest is None:
             self.chosen[key] = self.candidates[0]
             return result
-        self.chosen[key], timings = fastest(self.candidates, largest)
+        with uncounted():
+            self.chosen[key], timings = fastest(self.candidates, largest)
         self.use(self.chosen[key])
         self.run.detail(
             attention=_workflow_name(self.chosen[key]),

@@ -13,6 +13,7 @@ from ....graph.contract.node import Run
 from ..adapters.layer_table import of_shapes
 from ..repository import dummy
 from ..repository.component_classes import component_class
+from ..repository.component_notes import note_file
 from ..repository.repository import Repository
 from . import checkpoint_header, component_layouts
 from .checkpoint_match import CheckpointMatch, match
@@ -30,6 +31,7 @@ def read(
     cls = component_class(repository.source, part, library, name, repository.folder / part, run)
     if checkpoint.file is None:
         raise NodeError(f"{checkpoint.source} is not on this disk")
+    note_file(checkpoint.source, checkpoint.file, run)
     header = checkpoint_header.read(checkpoint.file)
     return load(cls, repository.config(part), header, part, dtype, device, run)
 

@@ -11,7 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .frame_operations import Affine, Margin, Sums
+from .frame_values import Affine, Margin, Sums
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,42 +6,16 @@ and for float64. Both compute in float32 at least. Sums of a channel and of its 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from .dense_convolution import wide
+from .frame_values import Affine, Margin, Sums
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-
-class Sums(NamedTuple):
-    """Sums over positions for each channel.
-
-    Attributes:
-        partial: Sums of values and of squares of several parts of the positions, [parts, 2, C].
-        positions: The number of positions.
-    """
-
-    partial: Tensor
-    positions: int
-
-
-class Affine(NamedTuple):
-    """A factor and a summand for each channel, [C], float32 or float64."""
-
-    scale: Tensor
-    shift: Tensor
-
-
-class Margin(NamedTuple):
-    """Positions added around frames: frames in front, rows above and below, columns left and right."""
-
-    frames: int
-    rows: int
-    columns: int
 
 
 def on_kernels(x: Tensor) -> bool:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .dense_convolution import DenseWeight, convolve, dense_weight, wide
 from .frame_attention import attend
-from .frame_operations import Affine, Margin, Sums, add_with_sums, group_norm, interleave, pad, sums
+from .frame_operations import add_with_sums, group_norm, interleave, pad, sums
+from .frame_values import Affine, Margin, Sums
 from .last_convolution import LastConvolution
 
 AROUND = Margin(2, 1, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .norm_operations import SMALLEST, Doubled
+from .frame_values import SMALLEST, Doubled
 
 if TYPE_CHECKING:
     from torch import Tensor

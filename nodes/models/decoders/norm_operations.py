@@ -6,32 +6,16 @@ position's channels by their root mean square, and multiplies by a weight for ea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
 
 from .dense_convolution import wide
 from .frame_operations import on_kernels
+from .frame_values import SMALLEST, Doubled
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SMALLEST = 1e-12
-"""Least length of a position's channels; `torch.nn.functional.normalize` has the same."""
-
-
-class Doubled(NamedTuple):
-    """Frames that an upsampling adds to its result, each value several times.
-
-    Attributes:
-        frames: [T, H, W, C], dense.
-        times: 2 if frames are doubled too, else 1.
-        skipped: How many of the doubled frames are left out at the start.
-    """
-
-    frames: Tensor
-    times: int
-    skipped: int
 
 
 def norm_silu(

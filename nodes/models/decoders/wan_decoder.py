@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from .dense_convolution import DenseWeight, convolve, dense_weight, wide
 from .frame_attention import attend
+from .frame_values import Doubled
 from .last_convolution import LastConvolution
-from .norm_operations import Doubled, add, interleave_norm, interleave_time, norm_silu
+from .norm_operations import add, interleave_norm, interleave_time, norm_silu
 
-CHUNK = 4
-"""Latent frames that are decoded together. More give no speed and need more memory."""
+CHUNK = 2
+"""Latent frames that are decoded together. More need more memory."""
 
 
 class Pending(NamedTuple):
@@ -32,11 +33,16 @@ class Pending(NamedTuple):
     residual: Tensor | None = None
 
 
-class Entered(NamedTuple):
+class Entered:
     """Frames, and the input of the convolution that follows: their norm with SiLU, with two earlier frames in front."""
 
-    frames: Tensor
-    normed: Tensor
+    def __init__(self, frames: Tensor, normed: Tensor) -> None:
+        self.frames = frames
+        self._normed = [normed]
+
+    def taken(self) -> Tensor:
+        """The input of the convolution. It is taken once, so that its memory is free after the convolution."""
+        return self._normed.pop()
 
 
 @dataclass(frozen=True)
@@ -158,16 +164,17 @@ class WanDecoder:
             raise ValueError("stages without upsampling")
 
     @torch.no_grad()
-    def __call__(self, latents: Tensor, chunk: int = CHUNK) -> Tensor:
+    def __call__(self, latents: Tensor, chunk: int | None = None) -> Tensor:
         """Decode latents of one clip.
 
         Args:
             latents: [c, T, h, w].
-            chunk: Latent frames that are decoded together.
+            chunk: Latent frames that are decoded together; `CHUNK` if not given.
 
         Returns:
             [K, T', H, W] in [-1, 1], of `dtype`.
         """
+        chunk = chunk or CHUNK
         x = latents.to(self.dtype).permute(1, 2, 3, 0).contiguous()
         times, sizes = 1, 1
         for stage in self.stages:
@@ -233,7 +240,7 @@ class Chunk:
         return pending
 
     def _resnet(self, resnet: Resnet, entered: Entered) -> Pending:
-        inner = self._convolved(f"{resnet.name}.1", entered.normed, resnet.conv1)
+        inner = self._convolved(f"{resnet.name}.1", entered.taken(), resnet.conv1)
         buffer = self._buffer(f"{resnet.name}.2", inner.shape)
         norm_silu(inner, resnet.norm2, buffer[2:], bias=resnet.conv1.bias)
         outer = self._convolved(f"{resnet.name}.2", buffer, resnet.conv2)

@@ -13,6 +13,7 @@ from ....graph.contract.node import Run, Source, node
 from ...value_facts import ModelFacts
 from ..model import IMAGE_ENCODER, SECOND_ENCODER, Model
 from ..repository.component_files import component_problems
+from ..repository.component_notes import note_configs
 from ..repository.hub import is_hub_id
 from ..repository.repository import Repository, find, no_folder, open_repository
 
@@ -182,6 +183,8 @@ def load(
     named = dict(zip(COMPONENTS, (transformer, transformer_2, vae, text_encoder, text_encoder_2), strict=True))
     checkpoints = _checkpoints({part: file for part, file in named.items() if file is not None}, repository, run)
     weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload, checkpoints)
+    if kind == "real":
+        note_configs(repository, run)
     run.detail(dtype=wanted, vae_dtype=dtype_of_vae)
     if repository.commit:
         run.detail(commit=repository.commit)

@@ -13,6 +13,7 @@ from ....graph.contract.node import Reads, Run, Shares, Source, node
 from ...value_facts import ModelFacts
 from ..model import Model
 from ..repository import hub
+from ..repository.component_notes import note_file
 from ..transforms import adapter_files, transform_checks
 from ..transforms.transform_checks import Denoiser
 
@@ -120,6 +121,8 @@ def lora(
         run.warn(f"{source} is not on this disk, and a run with random weights downloads nothing: it is not applied")
         return model
     run.detail(lora=source if file is None else file.name, scale=scale, **({"commit": commit} if commit else {}))
+    if file is not None and not dummy:
+        note_file(source, file, run)
     if file is not None:  # a plan may be made before the file is downloaded
         found = _match(file, name, transform_checks.class_name(model, name), config)
         if found is not None:

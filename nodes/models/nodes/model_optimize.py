@@ -1,4 +1,4 @@
-"""`model.optimize`: the step of a transformer, as fast as this machine computes it."""
+"""`model.optimize`: the steps of a transformer and the decode, as fast as this machine computes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..attention.attention_target import Target
 from ..attention.backends import gpu
 from ..model import Model
 from ..transforms import transform_checks
-from ..transforms.optimize_transform import Optimize, not_rebuilt
+from ..transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
 from ..transforms.transform_checks import Denoiser
 
 
@@ -51,7 +51,7 @@ def optimize(
     level: Literal["eager", "exact"] = "exact",
     component: Denoiser = "transformer",
 ) -> Model:
-    """Make each step of the transformer as fast as this machine allows.
+    """Make each step of the transformer, and the decode, as fast as this machine allows.
 
     `exact` computes the same formulas in the same dtype, rounded in another order. On a GPU the transformer's blocks
     are rebuilt: kernels for everything between the matrix products, and activations inside the products. Attention is
@@ -59,8 +59,13 @@ def optimize(
     model does not allow is left out, and the details of this node give the reason; nothing fails that works with
     `eager`. On a CPU, and for small models, `exact` changes nothing.
 
+    The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout. A Wan VAE in float32 then
+    decodes in float16, which has as many digits as the TF32 of its convolutions on a GPU; a clip that overflows is
+    decoded again in float32, with a warning. Decoding in tiles is as before for Wan.
+
     A later node replaces a choice: after `model.attention` the backend is that node's, and after `model.compile` torch
-    compiles diffusers' own blocks. `model.offload` with `granularity: leaf` keeps diffusers' own blocks too.
+    compiles diffusers' own blocks. `model.offload` with `granularity: leaf` keeps diffusers' own blocks too, and an
+    offloaded VAE its own decoder.
 
     Args:
         model: The model. Adapters come before this node.
@@ -68,7 +73,7 @@ def optimize(
         component: The transformer. `transformer_2` is the second expert of Wan 2.2.
 
     Returns:
-        The model with the faster transformer.
+        The model with the faster transformer and decoder.
 
     Raises:
         NodeError: If the model has no such component, or it went through a transform that must come later.
@@ -78,7 +83,8 @@ def optimize(
         run.detail(step="eager", attention="sdpa")
         return model.transformed(Optimize(name, False, ()))
     device, class_name = _device(run), transform_checks.class_name(model, name)
-    reason = not_rebuilt(class_name, config, device, importlib.util.find_spec("triton") is not None)
+    kernels = importlib.util.find_spec("triton") is not None
+    reason = not_rebuilt(class_name, config, device, kernels)
     target = Target(component, config, class_name, str(model.weights.dtype_name(name)), device)
     found = target.exact_backends() if device.startswith("cuda") else []
     names = [backend.name for backend in found] or ["sdpa"]
@@ -87,4 +93,14 @@ def optimize(
         attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}",
     )
     libraries = tuple(backend.library for backend in found) if len(found) > 1 else ()
-    return model.transformed(Optimize(name, reason is None, libraries))
+    return _with_decoder(model, device, kernels, run).transformed(Optimize(name, reason is None, libraries))
+
+
+def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
+    """The model with the rebuilt decoder of its VAE, if there is one. Both experts of Wan 2.2 share a VAE."""
+    vae = model.name("vae")
+    if vae not in model.parts() or any(t.kind == "optimize" and t.component == vae for t in model.transforms):
+        return model
+    reason = no_fast_decoder(transform_checks.class_name(model, vae), device, kernels)
+    run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+    return model if reason is not None else model.transformed(FastDecoder(vae))

@@ -90,6 +90,19 @@ def cached(source: str, revision: str | None, file: str = "model_index.json") ->
     return snapshot if (snapshot / file).is_file() else None
 
 
+def blob_sha256(file: Path) -> str | None:
+    """The SHA-256 of a large file in the local cache, which is the name of its blob; None for every other file.
+
+    Small files are blobs with the SHA-1 that Git gives them.
+    """
+    blob = file.resolve()
+    if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", blob.name):
+        return None
+    from huggingface_hub import constants
+
+    return blob.name if blob.is_relative_to(Path(constants.HF_HUB_CACHE).resolve()) else None
+
+
 def fetch(
     source: str, revision: str | None, patterns: Sequence[str], progress: Callable[[int, int, str], None] | None = None
 ) -> Path:

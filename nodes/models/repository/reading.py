@@ -15,6 +15,8 @@ from . import hub, weight_files
 from .component_classes import component_class, is_module
 from .component_files import check_tokenizer, needs_weights, warnings_of_config
 from .component_fit import OTHER, check_fit, on_meta, try_schedule
+from .component_notes import note_component
+from .loaded_bytes import mapped_bytes, total_bytes
 from .repository import DAMAGED, Repository
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     folder, weights, variant = bring(repository, part, variant, run)
     if not weights and needs_weights(repository, part):
         raise _no_weights(repository, part, folder, variant)
+    note_component(repository, part, weights, run)
     cls = component_class(repository.source, part, library, name, folder, run)
     if not is_module(cls):
         return read_small(repository, part, cls, folder, run)
@@ -80,6 +83,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         options["device_map"] = {"": device}
     if library == "transformers":
         options.pop("low_cpu_mem_usage")  # transformers 5 always uses low memory and has no option for it
+    run.loading(part, total_bytes(weights), mapped_bytes())
     with exclusive(), quiet():  # the loaders change functions and variables of torch for all threads
         module, info = _guarded(config_file, cls, lambda: cls.from_pretrained(str(folder), **options))
     _complete(folder, config_file, weights, info, run)

@@ -1,4 +1,4 @@
-"""The transform that gives a transformer the fastest step of a level: rebuilt blocks, and the fastest attention."""
+"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, a VAE's decoder."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ REBUILT = (
     "ZImageTransformer2DModel",
 )
 """Transformers whose blocks `nodes/models/rebuilt` has."""
+
+
+DECODERS = ("AutoencoderKLHunyuanVideo", "AutoencoderKLWan")
+"""VAEs whose decoders `nodes/models/decoders` has."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,41 @@ class Optimize:
             # Offloaded weights stay where they are: each moves to the device alone.
             count = rebuild(module, join=next(module.parameters()).is_cuda)
             run.detail(rebuilt_blocks=count)
+
+
+@dataclass(frozen=True)
+class FastDecoder:
+    """The transform of a VAE: its decoder is rebuilt.
+
+    Attributes:
+        component: Name in the repository.
+        rebuilt: Whether it is. An offloaded VAE keeps its own decoder, which moves its weights.
+    """
+
+    kind: ClassVar[str] = "optimize"
+
+    component: str
+    rebuilt: bool = True
+
+    def before(self, other: Transform) -> FastDecoder:
+        """The transform where another one follows it."""
+        return replace(self, rebuilt=False) if other.kind == "offload" else self
+
+    def apply(self, module: Any, run: Run) -> None:
+        if self.rebuilt:
+            from ..decoders.rebuilt_vae import rebuild
+
+            reason = rebuild(module, run.warn)
+            run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+
+
+def no_fast_decoder(class_name: str, device: str, kernels: bool) -> str | None:
+    """The reason why a VAE's decoder is not rebuilt; None if it is. See `not_rebuilt`."""
+    if not device.startswith("cuda"):
+        return "the run is on a CPU"
+    if class_name not in DECODERS:
+        return f"{class_name} has no rebuilt decoder"
+    return None if kernels else "the package triton is not installed"
 
 
 def not_rebuilt(class_name: str, config: Mapping[str, Any], device: str, kernels: bool) -> str | None:

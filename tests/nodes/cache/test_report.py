@@ -13,7 +13,7 @@ from helpers.ours import Pair
 from jsonschema import Draft202012Validator
 from sgd.graph.contract.node import Here
 from sgd.graph.runtime.record import clean
-from sgd.nodes.cache.decisions_table import report
+from sgd.nodes.cache.decisions_table import report, summary
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.dbcache import dbcache
 from sgd.nodes.cache.methods.easycache import easycache
@@ -76,6 +76,33 @@ def test_every_step_is_said_once(pair, name):
 
 def test_a_record_without_gates_says_nothing():
     assert report({"gates": []}) == ""
+    assert summary({"gates": []}) == ""
+
+
+def total(gate, branch, computed, reused, **other):
+    known = {"gate": gate, "method": "dbcache", "component": "transformer", "branch": branch, "node": "l.predict"}
+    return {**known, "computed": computed, "reused": reused, "ratio": reused / (computed + reused), **other}
+
+
+def test_the_summary_has_a_line_for_each_gate():
+    one = [total("a", "positive", 13, 7), total("a", "negative", 15, 5, clip=0), total("a", "negative", 10, 10, clip=1)]
+    assert summary({"gate_totals": one}) == (
+        "gate a (dbcache): 22 of 60 evaluations reused (37%): positive 7 of 20, negative 15 of 40"
+    )
+    assert summary({"gate_totals": one[:1]}) == "gate a (dbcache): 7 of 20 evaluations reused (35%)"
+    two = [total("a", "positive", 1, 1), total("a", "positive", 3, 1, component="transformer_2"), total("b", "x", 4, 0)]
+    assert summary({"gate_totals": two}).splitlines() == [
+        "gate a (dbcache): 2 of 6 evaluations reused (33%): transformer positive 1 of 2, transformer_2 positive 1 of 4",
+        "gate b (dbcache): 0 of 4 evaluations reused (0%)",
+    ]
+
+
+def test_the_option_chooses_the_summary_or_all_decisions(pair):
+    from sgd.nodes import standard_library as library
+
+    kept, _ = record(pair, GATES["dbcache"])
+    assert library.table_section({**kept, "options": {}}) == summary(kept) != ""
+    assert library.table_section({**kept, "options": {"gates": True}}) == report(kept)
 
 
 def test_a_model_that_makes_no_numbers_is_reported_and_computes(tmp_path):

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 import torch
 from sgd.nodes.models.decoders import frame_operations, norm_operations
-from sgd.nodes.models.decoders.frame_operations import Affine, Margin
-from sgd.nodes.models.decoders.norm_operations import Doubled
+from sgd.nodes.models.decoders.frame_values import Affine, Doubled, Margin
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

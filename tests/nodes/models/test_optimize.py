@@ -15,8 +15,9 @@ from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
+from sgd.nodes.models.transforms import optimize_transform
 from sgd.nodes.models.transforms.lora_transform import Lora
-from sgd.nodes.models.transforms.optimize_transform import Optimize, not_rebuilt
+from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WIDE = {"num_attention_heads": 12, "attention_head_dim": 128}
@@ -56,7 +57,11 @@ def transform(value: Any) -> Optimize:
 
 def test_on_a_cpu_it_changes_nothing_and_says_so(model, run):
     value = optimize(run, model)
-    assert run.details == {"step": "eager: the run is on a CPU", "attention": "sdpa"}
+    assert run.details == {
+        "step": "eager: the run is on a CPU",
+        "attention": "sdpa",
+        "decode": "eager: the run is on a CPU",
+    }
     assert transform(value) == Optimize("transformer", False, ())
     for one in (model, value):
         one.acquire("transformer", run)
@@ -155,3 +160,64 @@ def test_the_attention_of_optimize_is_used(model, run):
     assert transformer.blocks[0].attn1.processor._attention_backend.value == "_native_math"
     assert model.component("transformer").blocks[0].attn1.processor._attention_backend is None
     assert isinstance(transformer, torch.nn.Module)
+
+
+def decoder_of(value: Any) -> FastDecoder | None:
+    found = [t for t in value.transforms if isinstance(t, FastDecoder)]
+    assert len(found) <= 1
+    return found[0] if found else None
+
+
+def test_the_decoder_is_rebuilt_once_on_a_gpu(hopper, model):
+    run = planned("cuda")
+    value = optimize(run, model)
+    assert decoder_of(value) == FastDecoder("vae")
+    assert run.details["decode"] == "rebuilt"
+    assert decoder_of(optimize(planned("cuda"), model, level="eager")) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "kernels", "reason"),
+    [
+        ("AutoencoderKLWan", "cuda:1", True, None),
+        ("AutoencoderKLHunyuanVideo", "cuda", True, None),
+        ("AutoencoderKLWan", "cpu", True, "the run is on a CPU"),
+        ("AutoencoderKLWan", "cuda", False, "the package triton is not installed"),
+        ("AutoencoderKL", "cuda", True, "AutoencoderKL has no rebuilt decoder"),
+    ],
+)
+def test_reasons_for_a_vaes_own_decoder(kind, device, kernels, reason):
+    assert no_fast_decoder(kind, device, kernels) == reason
+
+
+def test_an_offloaded_vae_keeps_its_own_decoder(model):
+    from sgd.nodes.models.memory.offloading import Offload
+
+    assert FastDecoder("vae").before(Optimize("vae", False, ())) == FastDecoder("vae")
+    offloaded = model.transformed(FastDecoder("vae")).transformed(Offload("vae", "blocks"))
+    assert decoder_of(offloaded) == FastDecoder("vae", rebuilt=False)
+
+
+def test_vae_decode_takes_the_rebuilt_decoder(wan_folder, run):
+    from sgd.nodes.latents import noise
+    from sgd.nodes.vae import decode
+
+    plain = model_of(wan_folder, "vae")
+    fast = plain.transformed(FastDecoder("vae"))
+    fast.acquire("vae", run)
+    assert run.details["decode"] == "rebuilt"
+    latents = noise(plain, width=64, height=64, frames=9, seed=3)
+    one, other = decode(plain, latents), decode(fast, latents)
+    assert not torch.equal(one.tensor, other.tensor)  # summed in another order: the rebuilt decoder ran
+    assert float((one.tensor - other.tensor).abs().max()) < 2e-5
+    fast.release("vae")
+    assert torch.equal(decode(plain, latents).tensor, one.tensor)
+
+
+def test_the_classes_are_those_that_are_rebuilt(run):
+    from sgd.nodes.models.decoders import rebuilt_vae
+
+    for name in optimize_transform.DECODERS:
+        made = type(name, (torch.nn.Module,), {"_decode": lambda self, z: None})()
+        made.decoder = torch.nn.Identity()
+        assert rebuilt_vae.rebuild(made, pytest.fail) is None

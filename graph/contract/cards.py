@@ -1,0 +1,94 @@
+"""Graphics cards by name, for plans of another machine: their memory and the rate of their matrix units."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .errors import NodeError
+from .suggestions import did_you_mean
+
+MIB = 1 << 20
+
+UNITS = {"MiB": MIB, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9, "M": MIB, "G": 1 << 30}
+"""Bytes of the units of `--memory`."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card.
+
+    Attributes:
+        title: Its name.
+        mib: Memory in MiB, as `nvidia-smi` reports it.
+        tflops: Peak of dense matrix products in bfloat16 that add up in float32, in 10^12 FLOP per second; None if the
+            maker gives no number.
+        source: The document that gives the rate.
+    """
+
+    title: str
+    mib: int
+    tflops: float | None
+    source: str
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.mib * MIB
+
+
+_AMPERE = "NVIDIA Ampere GA102 whitepaper, appendix A"
+_ADA = "NVIDIA Ada GPU architecture whitepaper, appendix A"
+_BLACKWELL = "NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A"
+
+CARDS = {
+    "rtx3060": Card("GeForce RTX 3060", 12288, None, ""),
+    "rtx3090": Card("GeForce RTX 3090", 24576, 71, _AMPERE),
+    "rtx4070ti": Card("GeForce RTX 4070 Ti", 12282, 80.2, _ADA + " (there the RTX 4080 12GB)"),
+    "rtx4080": Card("GeForce RTX 4080", 16376, 97.5, _ADA),
+    "rtx4090": Card("GeForce RTX 4090", 24564, 165.2, _ADA),
+    "rtx5080": Card("GeForce RTX 5080", 16303, 112.6, _BLACKWELL),
+    "rtx5090": Card("GeForce RTX 5090", 32607, 209.5, _BLACKWELL),
+    "a10": Card("A10", 23028, 125, "NVIDIA A10 data sheet"),
+    "a100": Card("A100 40 GB", 40960, 312, "NVIDIA A100 data sheet"),
+    "a100-80": Card("A100 80 GB", 81920, 312, "NVIDIA A100 data sheet"),
+    "l4": Card("L4", 23034, 121, "NVIDIA L4 data sheet"),
+    "l40s": Card("L40S", 46068, 362.05, "NVIDIA L40S data sheet"),
+    "h100": Card("H100 80 GB SXM", 81559, 989.4, "NVIDIA H100 Tensor Core GPU architecture whitepaper"),
+    "h200": Card("H200", 143771, 989.4, "NVIDIA H200 data sheet (half of the rate with sparsity)"),
+    "b200": Card("B200", 183359, 2250, "NVIDIA DGX B200 data sheet (an eighth, without sparsity)"),
+}
+"""Cards by the name that `--card` takes."""
+
+
+def card(name: str) -> Card:
+    """Find a card. Case, spaces, hyphens, `nvidia` and `geforce` do not matter.
+
+    Raises:
+        NodeError: If no card has this name.
+    """
+    wanted = _key(name)
+    for known, found in CARDS.items():
+        if wanted in (_key(known), f"{_key(known)}gb", _key(found.title)):
+            return found
+    help = did_you_mean(wanted, CARDS) or f"known cards: {', '.join(CARDS)}; `--memory 24GiB` stands for any other"
+    raise NodeError(f"--card {name}: no such card is known", help=help)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"nvidia|geforce|[\s_-]", "", name.lower())
+
+
+def memory_size(text: str) -> int:
+    """Read an amount of memory such as `24GiB`, `24 GB` or `512MiB`, in bytes.
+
+    Raises:
+        NodeError: If the text is not a positive number with a unit.
+    """
+    units = {unit.lower(): size for unit, size in UNITS.items()}
+    match = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([A-Za-z]+)", text.strip(), re.ASCII)
+    size = int(float(match[1]) * units.get(match[2].lower(), 0)) if match is not None else 0
+    if not size or size > 1 << 60:
+        number = re.fullmatch(r"\d+(\.\d+)?", text.strip(), re.ASCII)
+        help = f"write --memory {text.strip()}GiB" if number else "write a number and a unit, such as 24GiB or 512MiB"
+        raise NodeError(f"--memory {text}: this is not an amount of memory", help=help)
+    return size

@@ -1,0 +1,216 @@
+"""Edit the text of a workflow file: set a parameter, or insert a node. Comments and layout stay as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from ..contract.errors import NodeError
+from ..contract.file_edits import FileEdit, InsertNode, PlainValue, SetParameter
+from ..contract.source_spans import BREAK, Source, Span
+from ..contract.yaml_reader import Value, parse, scalar
+
+
+@dataclass(frozen=True)
+class LineChange:
+    """Lines of a file that an edit changes.
+
+    Attributes:
+        first: The first changed line of the text before, from 1. New lines stand before it if `count` is 0.
+        count: Number of lines of the text before.
+        lines: The lines that take their place.
+    """
+
+    first: int
+    count: int
+    lines: tuple[str, ...]
+
+
+def edited(text: str, edits: Iterable[FileEdit]) -> str:
+    """The text of a workflow file after edits.
+
+    Args:
+        text: The text of a file without errors.
+        edits: The edits, which are made in this order.
+
+    Raises:
+        NodeError: If a node does not stand in this file, or an edit cannot be written because of anchors and aliases.
+    """
+    for edit in edits:
+        made = _Edit(text)
+        if isinstance(edit, SetParameter):
+            made.set(edit)
+        else:
+            made.insert(edit)
+        text = made.result()
+    return text
+
+
+def line_changes(before: str, after: str, apart: int = 2) -> list[LineChange]:
+    """The lines that differ between two texts. Changes that lie at most `apart` lines apart are one change."""
+    from difflib import SequenceMatcher
+
+    old, new = before.splitlines(), after.splitlines()
+    found: list[list[int]] = []
+    for tag, i1, i2, j1, j2 in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if tag == "equal":
+            continue
+        if found and i1 - found[-1][1] <= apart:
+            found[-1][1], found[-1][3] = i2, j2
+        else:
+            found.append([i1, i2, j1, j2])
+    return [LineChange(i1 + 1, i2 - i1, tuple(new[j1:j2])) for i1, i2, j1, j2 in found]
+
+
+class _Edit:
+    """One edit of a text: replacements at places that are collected first."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        source = Source("<file>", None, text)
+        root, _ = parse(source)
+        assert root is not None
+        self.root = root
+        self.starts = [0, *(match.end() for match in BREAK.finditer(text))]
+        self.changes: dict[tuple[int, int], str] = {}
+
+    def result(self) -> str:
+        text = self.text
+        for (start, end), new in sorted(self.changes.items(), reverse=True):
+            text = text[:start] + new + text[end:]
+        return text
+
+    def at(self, line: int, column: int) -> int:
+        """The index in the text of a place, both counted from 1."""
+        return self.starts[line - 1] + column - 1
+
+    def written(self, span: Span) -> str:
+        return self.text[self.at(span.line, span.column) : self.at(span.end_line, span.end_column)]
+
+    def replace(self, span: Span, new: str) -> None:
+        self.changes[self.at(span.line, span.column), self.at(span.end_line, span.end_column)] = new
+
+    def add(self, at: int, new: str) -> None:
+        self.changes[at, at] = self.changes.get((at, at), "") + new
+
+    def find(self, path: str) -> tuple[Value, Value, str]:
+        """The mapping of nodes that holds a node, what surrounds this mapping, and the node's name in it.
+
+        Raises:
+            NodeError: If the file has no such node.
+        """
+        around, level = self.root, self.root.data.get("nodes")
+        *loops, name = path.split(".")
+        for loop in loops:
+            around = level.data.get(loop) if level is not None and level.is_map else None
+            level = around.data.get("body") if around is not None and around.is_map else None
+        if around is None or level is None or not level.is_map or name not in level.data:
+            raise NodeError(f"`{path}` does not stand in this file, but in one that it uses")
+        return level, around, name
+
+    def set(self, edit: SetParameter) -> None:
+        level, _, name = self.find(edit.node)
+        entry = level.data[name]
+        given = entry.data.get("with")
+        new = _scalar(edit.value)
+        if given is None or given.data is None:
+            if given is not None:
+                raise NodeError(f"`with` of `{edit.node}` is empty", help="write its parameters, or leave it out")
+            self.add_key(entry, "with", f"{{{edit.parameter}: {new}}}")
+        elif edit.parameter in given.data:
+            old = given.data[edit.parameter]
+            self.plain(old.span)
+            self.replace(old.span, new)
+        else:
+            self.add_key(given, edit.parameter, new)
+
+    def insert(self, edit: InsertNode) -> None:
+        level, around, name = self.find(edit.after)
+        new = self.free_name(edit.name)
+        values = {edit.parameter: f"${name}", **edit.values}
+        inner = ", ".join(f"{n}: {_scalar(v)}" for n, v in values.items())
+        node = f"{new}: {{uses: {edit.uses}, with: {{{inner}}}}}"
+        for value in _strings(around):
+            match = re.fullmatch(rf"\${name}(\.\w+)?", value.data, re.ASCII)
+            if match is not None and value.data in self.written(value.span):
+                self.replace(value.span, self.written(value.span).replace(value.data, f"${new}"))
+        entry = level.data[name]
+        if self.is_flow(level):
+            self.add(self.at(entry.span.end_line, entry.span.end_column), f", {node}")
+            return
+        indent = " " * (level.keys[name].column - 1)
+        last = self.last_line(entry)
+        end = self.starts[last] if last < len(self.starts) else len(self.text)
+        broken = "" if end and self.text[end - 1] in "\r\n" else "\n"
+        self.add(end, f"{broken}{indent}{node}\n")
+
+    def add_key(self, mapping: Value, key: str, value: str) -> None:
+        """Add a key to a mapping, in its own style: last in { }, else first or, to a node, after `uses`."""
+        if self.is_flow(mapping):
+            if mapping.data:
+                last = list(mapping.data.values())[-1].span
+                self.add(self.at(last.end_line, last.end_column), f", {key}: {value}")
+            else:
+                self.add(self.at(mapping.span.line, mapping.span.column) + 1, f"{key}: {value}")
+            return
+        column = min(span.column for span in mapping.keys.values())
+        uses = mapping.data.get("uses")
+        if uses is not None:
+            self.add(self.at(uses.span.end_line, uses.span.end_column), f"\n{' ' * (column - 1)}{key}: {value}")
+        else:
+            first = min(mapping.keys.values(), key=lambda span: (span.line, span.column))
+            self.add(self.at(first.line, first.column), f"{key}: {value}\n{' ' * (column - 1)}")
+
+    def is_flow(self, mapping: Value) -> bool:
+        self.plain(mapping.span)
+        return self.text[self.at(mapping.span.line, mapping.span.column)] == "{"
+
+    def plain(self, span: Span) -> None:
+        """Refuse to edit a value that several places share.
+
+        Raises:
+            NodeError: If an anchor or an alias stands there.
+        """
+        if self.text[self.at(span.line, span.column)] in "&*":
+            raise NodeError(f"line {span.line} has an anchor or an alias, and an edit would change several places")
+
+    def last_line(self, value: Value) -> int:
+        """The last line of a value, counted from 1. A block ends with its last entry, before comments."""
+        if (value.is_map or value.is_list) and self.text[self.at(value.span.line, value.span.column)] not in "{[*":
+            inner = value.data.values() if value.is_map else value.data
+            return max((self.last_line(v) for v in inner), default=value.span.line)
+        return value.span.end_line - (value.span.end_column == 1 and value.span.end_line > value.span.line)
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, with a number if the file has the name already. No two names of a file may be equal."""
+        taken = set(_keys(self.root))
+        numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
+        return next(name for name in (wanted, *numbers) if name not in taken)
+
+
+def _strings(value: Value) -> Iterator[Value]:
+    """The strings in a value."""
+    if value.is_map or value.is_list:
+        for inner in value.data.values() if value.is_map else value.data:
+            yield from _strings(inner)
+    elif isinstance(value.data, str):
+        yield value
+
+
+def _keys(value: Value) -> Iterator[str]:
+    if value.is_map or value.is_list:
+        for inner in value.data.values() if value.is_map else value.data:
+            yield from _keys(inner)
+    if value.is_map:
+        yield from value.keys
+
+
+def _scalar(value: PlainValue) -> str:
+    """A value as a YAML scalar inside { }."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, str):
+        return repr(value)
+    is_plain = re.fullmatch(r"\$?[A-Za-z_][\w.-]*", value, re.ASCII) and isinstance(scalar(value), str)
+    return value if is_plain else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,114 @@
+"""The rows of the record's `nodes`: everything in the file, and the time outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..compiler.plan import Plan
+from ..contract.machine_limits import MachineLimits, Work
+from .clock import LOAD, OTHER, ROWS, Clock
+from .observers.profile import Row
+
+WorkOf = Callable[[str], Work | None]
+
+
+def node_rows(
+    plan: Plan,
+    rows: Mapping[str, Row],
+    seconds: float,
+    work_of: WorkOf = lambda _: None,
+    limits: MachineLimits | None = None,
+) -> list[dict[str, Any]]:
+    """A row for every node, loop and composite of the file; loops and composites sum the rows inside them.
+
+    Args:
+        plan: The plan.
+        rows: What was measured, by call.
+        seconds: Seconds of the run.
+        work_of: Gives the work of all calls of a node; None if it is not known.
+        limits: Measured limits of the machine.
+    """
+    merged = {name: call.id for call in plan.calls() for name in call.names if name != call.id}
+    found = []
+    for name, type in plan.names.items():
+        row = rows.get(name)
+        inside = {id: r for id, r in rows.items() if id.startswith(f"{name}.")}
+        members = {name: row} if row is not None else inside
+        total = sum(r.seconds for r in members.values())
+        device = [r.device_seconds for r in members.values() if r.device_seconds is not None]
+        peaks = [r.peak_bytes for r in members.values() if r.peak_bytes is not None]
+        detail = dict(row.detail) if row is not None else {}
+        if name in merged:
+            detail["same_as"] = merged[name]
+        work = _sum_of(members, work_of)
+        spent = sum(device) if device else total
+        saves = row is not None and row.effect
+        found.append(
+            {
+                "name": name,
+                "type": type,
+                "calls": row.calls if row is not None else sum(r.calls for r in inside.values()),
+                "seconds": total,
+                "device_seconds": sum(device) if device else None,
+                "share": total / seconds if seconds > 0 else 0.0,
+                "peak_bytes": max(peaks) if peaks else None,
+                "flops": work.total if work is not None else None,
+                "bytes": work.bytes if work is not None else None,
+                "ceiling": limits.ceiling(work, spent) if limits is not None and not saves else None,
+                "detail": detail,
+                "outputs": row.outputs if row is not None else [],
+            }
+        )
+    return found
+
+
+def _sum_of(members: Mapping[str, Row], work_of: WorkOf) -> Work | None:
+    """The work of all calls; None if it is not known for one of them, or if nothing was called."""
+    total: Work | None = None
+    for id, row in members.items():
+        if row.calls:
+            work = work_of(id)
+            if work is None:
+                return None
+            total = work if total is None else total + work
+    return total
+
+
+def other_rows(
+    clock: Clock, rows: Mapping[str, Row], seconds: float, limits: MachineLimits | None = None
+) -> list[dict[str, Any]]:
+    """A row for each kind of time outside nodes."""
+    found = []
+    for name in ROWS:
+        spent, detail, read, ceiling = clock.spent.get(name, 0.0), {}, None, None
+        if name == OTHER:
+            detail = clock.parts()
+            spent += sum(detail.values())
+        if name == LOAD:
+            loaded = [(row.detail, part) for row in rows.values() for part in row.detail.get("loaded", ())]
+            read = sum(int(known["bytes"]) for detail_, part in loaded if "bytes" in (known := _known(detail_, part)))
+            ceiling = limits.disk_ceiling(read, spent) if limits is not None else None
+        found.append(
+            {
+                "name": name,
+                "type": "",
+                "calls": 0,
+                "seconds": spent,
+                "device_seconds": None,
+                "share": spent / seconds if seconds > 0 else 0.0,
+                "peak_bytes": None,
+                "flops": None,
+                "bytes": read or None,
+                "ceiling": ceiling,
+                "detail": detail,
+                "outputs": [],
+            }
+        )
+    return found
+
+
+def _known(detail: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """The facts of a component; none if the library reports no such facts."""
+    facts = detail.get(part)
+    return facts if isinstance(facts, Mapping) else {}

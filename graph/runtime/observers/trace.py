@@ -1,0 +1,223 @@
+"""`--trace`: the course of a run as a trace for Perfetto (https://ui.perfetto.dev) and chrome://tracing.
+
+The form is the JSON object of the Trace Event Format (Google, "Trace Event Format", 2016): complete events (`X`) with a
+beginning and a duration in microseconds, instants (`i`), counters (`C`) and names of lanes (`M`). Time 0 is the start
+of the process, or of the call from Python.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from time import perf_counter, time
+from typing import Any
+
+from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInfo
+from ...contract.node import Run
+from .kernel_events import Kernel
+from .trace_file import GrowingFile, as_json, finish
+
+PROCESS, DEVICE = 1, 2
+NODES, STEPS, LOADING, FIRST_FREE = 1, 2, 3, 4
+SAMPLE_SECONDS = 0.05
+MOST_KERNELS = 1_000_000
+"""Kernels in one file: about 150 MB of text."""
+
+
+class Trace(Observer):
+    """Writes each event of a run into a file as it happens.
+
+    Args:
+        file: The file.
+        started: Start of the run in seconds since the epoch: time 0 of the trace.
+        say: Takes the text of a warning.
+    """
+
+    def __init__(self, file: GrowingFile, started: float, say: Callable[[str], None]) -> None:
+        self.file, self.say = file, say
+        self._zero = perf_counter() - (time() - started)
+        self._between = ""
+        self._lock = threading.Lock()
+        self._lanes: dict[tuple[int, str], int] = {}
+        self._nodes: list[tuple[str, float, dict[str, Any]]] = []
+        self._turns: list[tuple[str, float, dict[str, Any]]] = []
+        self._memory: Callable[[], int | None] = lambda: None
+        self._stop = threading.Event()
+        self._kernels = self._left_out = 0
+        file.add('{"displayTimeUnit":"ms","traceEvents":[\n')
+
+    def _write(self, **event: Any) -> None:
+        self._add([as_json(event)])
+
+    def _add(self, events: Sequence[str]) -> None:
+        if events:
+            with self._lock:
+                self.file.add(self._between + ",\n".join(events))
+                self._between = ",\n"
+
+    def _now(self) -> float:
+        """Microseconds since time 0."""
+        return (perf_counter() - self._zero) * 1e6
+
+    def _name(self, process: int, lane: int, name: str) -> None:
+        self._write(ph="M", name="thread_name", pid=process, tid=lane, args={"name": name})
+        self._write(ph="M", name="thread_sort_index", pid=process, tid=lane, args={"sort_index": lane})
+
+    def _span(self, lane: int, name: str, start: float, kind: str, about: Mapping[str, Any]) -> None:
+        span = {"ts": round(start, 3), "dur": round(max(self._now() - start, 0.0), 3)}
+        self._write(ph="X", name=name, cat=kind, pid=PROCESS, tid=lane, **span, args=about)
+
+    def _lane(self, process: int, name: str) -> int:
+        """The number of a lane; a new one gets its name."""
+        found = self._lanes.get((process, name))
+        if found is None:
+            found = self._lanes[process, name] = FIRST_FREE + len(self._lanes)
+            self._name(process, found, name)
+        return found
+
+    def run_started(self, plan: PlanInfo, run: Run) -> None:
+        self._write(ph="M", name="process_name", pid=PROCESS, args={"name": f"sgd {plan.name}"})
+        for lane, name in ((NODES, "nodes"), (STEPS, "steps"), (LOADING, "loading")):
+            self._name(PROCESS, lane, name)
+        self._span(NODES, "(before the first node)", 0.0, "phase", {})
+        self._memory = _memory(run.device)
+        self._sample()
+        threading.Thread(target=self._samples, daemon=True).start()
+
+    def _samples(self) -> None:
+        while not self._stop.wait(SAMPLE_SECONDS):
+            self._sample()
+
+    def _sample(self) -> None:
+        found = self._memory()
+        if found is not None:
+            self._write(ph="C", name="memory", pid=PROCESS, ts=round(self._now(), 3), args={"bytes": found})
+
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
+        self._nodes.append((f"{call.id} · {call.type.name}", self._now(), {}))
+
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
+        if self._nodes:
+            name, start, about = self._nodes.pop()
+            self._span(NODES, name, start, "node", about)
+
+    def node_failed(self, call: CallInfo, error: BaseException) -> None:
+        while self._nodes:
+            name, start, about = self._nodes.pop()
+            self._span(NODES, name, start, "node", {**about, "failed": type(error).__name__})
+
+    def range_started(self, call: CallInfo | None, kind: str, name: str) -> None:
+        self._nodes.append((f"{kind} {name}", self._now(), {}))
+
+    def range_finished(self, call: CallInfo | None, kind: str, name: str) -> None:
+        if self._nodes:
+            text, start, about = self._nodes.pop()
+            self._span(NODES, text, start, kind, about)
+
+    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
+        self._turns.append((f"{loop.id} {index}", self._now(), {"loop": loop.id, "turn": index}))
+
+    def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
+        if self._turns:
+            name, start, about = self._turns.pop()
+            self._span(STEPS, name, start, "turn", about)
+
+    def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
+        start = self._now() - seconds * 1e6
+        self._span(LOADING, f"{holder.node} · {part}", start, "load", {"node": holder.node, "part": part})
+
+    def part_released(self, holder: HolderInfo, part: str) -> None:
+        self._instant(LOADING, f"{holder.node} · {part} released", "load", {"node": holder.node, "part": part})
+
+    def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
+        node = {"node": call.id} if call is not None else {}
+        self._instant(self._lane(PROCESS, kind), _summary(kind, data), kind, {**node, **data})
+
+    def warned(self, call: CallInfo | None, message: str) -> None:
+        name = f"{call.id}: {message}" if call is not None else message
+        self._instant(self._lane(PROCESS, "warnings"), name, "warning", {})
+
+    def _instant(self, lane: int, name: str, kind: str, about: Mapping[str, Any]) -> None:
+        self._write(ph="i", s="t", name=name, cat=kind, pid=PROCESS, tid=lane, ts=round(self._now(), 3), args=about)
+
+    def kernels(self, found: Sequence[Kernel], offset: int) -> None:
+        """Write the kernels of a window of the profiler.
+
+        Args:
+            found: The kernels.
+            offset: The difference between their clock and `perf_counter_ns`, in nanoseconds.
+        """
+        room = max(MOST_KERNELS - self._kernels, 0)
+        self._left_out += max(len(found) - room, 0)
+        self._kernels += min(len(found), room)
+        zero = offset + int(self._zero * 1e9)
+        lines, known = [], dict[tuple[str, str, int], str]()
+        for kernel in found[:room]:
+            key = (kernel.name, kernel.node, kernel.lane)
+            rest = known.get(key)
+            if rest is None:
+                rest = known[key] = self._kernel(kernel)
+            lines.append(f'{{"ts":{(kernel.start_ns - zero) / 1e3:.3f},"dur":{kernel.ns / 1e3:.3f},{rest}')
+        self._add(lines)
+
+    def _kernel(self, kernel: Kernel) -> str:
+        """The part of a kernel's event that all its launches share."""
+        process, name, kind = (PROCESS, "operators", "operator")
+        if kernel.on_device:
+            process, name, kind = (DEVICE, f"stream {kernel.lane}", "kernel")
+            if not any(place == DEVICE for place, _ in self._lanes):
+                self._write(ph="M", name="process_name", pid=DEVICE, args={"name": "GPU"})
+        lane = self._lane(process, name)
+        about = {
+            "ph": "X",
+            "name": kernel.name,
+            "cat": kind,
+            "pid": process,
+            "tid": lane,
+            "args": {"node": kernel.node},
+        }
+        return as_json(about)[1:]
+
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        self._stop.set()
+        for lane, spans in ((NODES, self._nodes), (STEPS, self._turns)):
+            while spans:
+                name, start, about = spans.pop()
+                self._span(lane, name, start, "unfinished", {**about, "unfinished": True})
+        facts: dict[str, Any] = {"status": status}
+        if self._left_out:
+            facts["kernels_left_out"] = self._left_out
+            self.say(f"the trace holds {self._kernels:,} kernels; {self._left_out:,} more are left out")
+        finish(self.file, self.say, f'\n],"otherData":{as_json(facts)}}}\n')
+
+
+def _summary(kind: str, data: Mapping[str, Any]) -> str:
+    """A name for an event: its texts, and its yes and no. The event's arguments hold the rest."""
+    said = [
+        str(value) if isinstance(value, str) else name if value else f"not {name}"
+        for name, value in data.items()
+        if isinstance(value, str | bool)
+    ]
+    return " · ".join(said) or kind
+
+
+def _memory(device: str) -> Callable[[], int | None]:
+    """A function that gives the memory in use, in bytes: of torch on the GPU, or resident memory of this process."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.memory_allocated
+    try:
+        import resource
+    except ImportError:
+        return lambda: None
+    page, file = resource.getpagesize(), Path("/proc/self/statm")
+
+    def resident() -> int | None:
+        try:
+            return int(file.read_bytes().split()[1]) * page
+        except (OSError, ValueError, IndexError):
+            return None
+
+    return resident

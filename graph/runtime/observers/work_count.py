@@ -1,0 +1,101 @@
+"""The work of every node: floating-point operations and bytes, counted in few calls and multiplied.
+
+Counting slows a call down, so a node's first call is counted, and later calls that did the same work are only known to
+have done so. Calls of one node may differ, if it skips a part of its work. The node library says which calls are alike
+(`WorkMeter.kind`). After a call of a new kind, the next few calls are counted until one of them
+is of that kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...contract.events import CallInfo, Observer
+from ...contract.machine_limits import Work, WorkMeter
+
+TRIES = 8
+"""Calls that are counted, at most, after a call of a kind that was not counted."""
+
+
+@dataclass
+class _Counted:
+    meter: WorkMeter | None = None
+    plain: bool = False
+    """Whether the first call multiplied nothing: later calls are not looked at then."""
+    tries: int = 1
+    known: dict[Hashable, Work] = field(default_factory=dict)
+    calls: dict[Hashable, int] = field(default_factory=dict)
+    failed: bool = False
+
+    def total(self) -> Work | None:
+        """The work of all calls; None if there were calls whose work is not known."""
+        if self.failed or self.meter is None or any(kind not in self.known for kind in self.calls):
+            return None
+        work = Work()
+        for kind, calls in self.calls.items():
+            work = work + self.known[kind].times(calls)
+        return work
+
+
+class WorkCount(Observer):
+    """Counts the work of the calls that a meter of a node library takes."""
+
+    def __init__(self, meters: Sequence[WorkMeter]) -> None:
+        self.meters = meters
+        self.counted: dict[str, _Counted] = {}
+        self._open: WorkMeter | None = None
+        self._events: list[Mapping[str, Any]] = []
+
+    def of(self, id: str) -> Work | None:
+        """The work of all calls of a node; None if it is not known."""
+        found = self.counted.get(id)
+        return found.total() if found is not None else None
+
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
+        found = self.counted.get(call.id)
+        if found is None:
+            meter = next((each for each in self.meters if each.takes(call, arguments)), None)
+            found = self.counted[call.id] = _Counted(meter)
+        if found.meter is None or found.plain:
+            return
+        self._events = []
+        if found.tries and found.meter.takes(call, arguments):
+            found.tries -= 1
+            self._open = found.meter
+            self._open.begin()
+
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
+        found = self.counted[call.id]
+        if found.meter is None:
+            return
+        if found.plain:
+            found.calls[()] += 1
+            return
+        work = self._end()
+        if work is not None and not found.calls and not work.total:
+            found.plain = True
+            found.known[()], found.calls[()] = work, 1
+            return
+        kind = found.meter.kind(outputs, self._events)
+        found.calls[kind] = found.calls.get(kind, 0) + 1
+        if work is not None:
+            found.known[kind] = work
+        if all(each in found.known for each in found.calls):
+            found.tries = 0
+        elif kind not in found.known and found.calls[kind] == 1:
+            found.tries = TRIES
+
+    def node_failed(self, call: CallInfo, error: BaseException) -> None:
+        self._end()
+        found = self.counted.get(call.id)
+        if found is not None:
+            found.failed = True
+
+    def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
+        self._events.append(data)
+
+    def _end(self) -> Work | None:
+        meter, self._open = self._open, None
+        return meter.end() if meter is not None else None

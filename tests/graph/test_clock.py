@@ -1,0 +1,211 @@
+"""The clock: who has each moment, imports and compiling in the middle of a node, and threads."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+import types
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.machinery import ExtensionFileLoader, SourceFileLoader
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from helpers import machines
+from helpers.machines import Cell, call, graph, plan_of
+from sgd.graph.runtime.clock import COMPILE, IMPORT, KERNELS, LOAD, OTHER, Clock, process_start
+from sgd.graph.runtime.import_times import COMPILER, watched
+from sgd.graph.runtime.run import run
+
+SHORT = 0.02
+
+
+def test_an_inner_owner_pauses_the_outer_one() -> None:
+    clock = Clock()
+    with clock.during("a"):
+        time.sleep(SHORT)
+        with clock.during(IMPORT):
+            time.sleep(2 * SHORT)
+        time.sleep(SHORT)
+    assert 2 * SHORT <= clock.spent["a"] < 2 * SHORT + 0.03
+    assert 2 * SHORT <= clock.spent[IMPORT] < 2 * SHORT + 0.02
+    assert clock.spent["a"] + clock.spent[IMPORT] == pytest.approx(clock.now(), abs=2e-3)
+    inner, outer = clock.spans
+    assert (inner.owner, outer.owner) == (IMPORT, "a")
+    assert outer.start < inner.start < inner.start + inner.seconds < outer.start + outer.seconds
+
+
+def test_switch_ends_all_that_is_nested_and_time_falls_to_the_one_that_serves() -> None:
+    clock = Clock()
+    clock.serve("executor")
+    clock.switch("a")
+    clock.enter(KERNELS)
+    time.sleep(SHORT)
+    clock.switch()
+    assert clock.owner == "executor"
+    time.sleep(SHORT)
+    clock.give(0.5, "a")
+    assert clock.spent["a"] == pytest.approx(-0.5, abs=1e-3)
+    assert clock.seconds_of("executor") == pytest.approx(0.5 + SHORT, abs=SHORT)
+
+
+def test_other_threads_cannot_touch_the_clock_until_they_adopt_it() -> None:
+    clock = Clock()
+    clock.enter("a")
+
+    def other(adopt: bool) -> None:
+        if adopt:
+            clock.adopt()
+        clock.enter("b")
+        time.sleep(SHORT)
+        clock.leave()
+
+    for adopt in (False, True):
+        thread = Thread(target=other, args=(adopt,))
+        thread.start()
+        thread.join()
+    assert clock.spent["b"] < 2 * SHORT
+    assert clock.spent["a"] >= SHORT
+    clock.leave()  # this thread has lost it
+    clock.enter("c")
+    assert "c" not in clock.spent
+    assert clock.owner == ""
+
+
+def test_the_process_began_before_now_and_its_time_until_now_is_import() -> None:
+    clock = Clock.of_process()
+    assert process_start() < time.time()
+    assert clock.spent[IMPORT] == pytest.approx(clock.now(), abs=0.1)
+    assert clock.spent[IMPORT] > 0.05  # importing pytest takes longer
+    assert clock.spans[0].owner == IMPORT
+
+
+@pytest.fixture
+def slow_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module whose import takes 3 `SHORT`, of which its own import of another takes 1."""
+    (tmp_path / "slow_outer_module.py").write_text(
+        f"import time\nimport slow_inner_module\ntime.sleep({2 * SHORT})\ndone = True\n"
+    )
+    (tmp_path / "slow_inner_module.py").write_text(f"import time\ntime.sleep({SHORT})\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield "slow_outer_module"
+    for name in ("slow_outer_module", "slow_inner_module"):
+        sys.modules.pop(name, None)
+
+
+def test_an_import_in_the_middle_of_a_node_counts_once_and_as_import(slow_module: str) -> None:
+    clock = Clock()
+    with watched(clock), watched(clock), clock.during("a"):
+        importlib.import_module(slow_module)
+        assert clock.owner == "a"
+    assert 3 * SHORT <= clock.spent[IMPORT] < 3 * SHORT + 0.05
+    assert clock.spent["a"] < SHORT
+    assert [span.owner for span in clock.spans] == [IMPORT, "a"]
+
+
+def test_an_import_by_another_thread_does_not_count(slow_module: str) -> None:
+    clock = Clock()
+    with watched(clock), clock.during("a"):
+        thread = Thread(target=importlib.import_module, args=(slow_module,))
+        thread.start()
+        thread.join()
+    assert clock.spent[IMPORT] == 0
+    assert clock.spent["a"] >= 3 * SHORT
+
+
+def test_a_module_that_fails_leaves_the_clock_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "failing_module.py").write_text("raise ValueError('no')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    clock = Clock()
+    with watched(clock), clock.during("a"):
+        with pytest.raises(ValueError, match="no"):
+            importlib.import_module("failing_module")
+        assert clock.owner == "a"
+
+
+def test_the_loaders_are_as_before() -> None:
+    before = SourceFileLoader.exec_module, ExtensionFileLoader.create_module, dict(vars(SourceFileLoader))
+    with watched(Clock()), watched(Clock()):
+        assert SourceFileLoader.exec_module is not before[0]
+    assert (SourceFileLoader.exec_module, ExtensionFileLoader.create_module, dict(vars(SourceFileLoader))) == before
+
+
+class Handler:
+    """A double of torch's handler of callbacks."""
+
+    def __init__(self) -> None:
+        self.start: list[Any] = []
+        self.end: list[Any] = []
+        self.register_start_callback, self.register_end_callback = self.start.append, self.end.append
+        self.remove_start_callback, self.remove_end_callback = self.start.remove, self.end.remove
+
+
+def compiling(handler: Handler) -> None:
+    for callback in handler.start:
+        callback(None)
+    time.sleep(SHORT)
+    for callback in handler.end:
+        callback(None)
+
+
+def test_compiling_counts_as_kernels_and_callbacks_do_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    handler, module = Handler(), types.ModuleType(COMPILER)
+    module.callback_handler = handler  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, COMPILER, module)
+    clock = Clock()
+    with watched(clock), clock.during("a"):
+        compiling(handler)
+    assert SHORT <= clock.spent[KERNELS] < SHORT + 0.02
+    assert clock.spent["a"] < SHORT
+    assert handler.start == handler.end == []
+    with watched(clock):
+        handler.start.clear()  # as `torch._dynamo.reset` does
+
+
+def test_a_compiler_that_is_imported_by_the_node_itself_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, COMPILER, raising=False)
+    file = tmp_path / "callback.py"
+    file.write_text("from test_clock import Handler\ncallback_handler = Handler()\n")
+    monkeypatch.setitem(sys.modules, "test_clock", sys.modules[__name__])
+    clock = Clock()
+    with watched(clock), clock.during("a"):
+        spec = importlib.util.spec_from_file_location(COMPILER, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, COMPILER, module)
+        spec.loader.exec_module(module)
+        compiling(module.callback_handler)
+    assert clock.spent[KERNELS] >= SHORT
+
+
+def test_in_a_run_an_import_inside_a_node_is_import_and_rows_sum_to_the_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow_module: str
+) -> None:
+    def importing(a: Cell, by: int = 2) -> Cell:
+        importlib.import_module(slow_module)
+        time.sleep(SHORT)
+        return Cell(a.value)
+
+    monkeypatch.setitem(machines.TYPES, "m.scale", replace(machines.TYPES["m.scale"], function=importing))
+    given = graph(call("a", "m.const", value=1), call("b", "m.scale", a="$a"), out="$b")
+    record = run(plan_of(given), out=tmp_path / "out").record
+    rows = {row["name"]: row["seconds"] for row in record["nodes"]}
+    assert 3 * SHORT <= rows[IMPORT] == record["phases"]["import"]
+    assert SHORT <= rows["b"] < 2.5 * SHORT
+    assert sum(rows.values()) == pytest.approx(record["seconds"] - record["unaccounted_seconds"])
+    assert abs(record["unaccounted_seconds"]) < 0.02
+    assert rows[COMPILE] == rows[LOAD] == 0
+    other = next(row for row in record["nodes"] if row["name"] == OTHER)
+    assert set(other["detail"]) == {"start", "executor", "end"}
+    assert sum(other["detail"].values()) == pytest.approx(other["seconds"])
+    node = next(e for e in record["timeline"] if e["name"] == "b")
+    inside = [e for e in record["timeline"] if e["name"] == IMPORT and e["seconds"] >= 3 * SHORT]
+    assert node["start"] <= inside[-1]["start"] < node["start"] + node["seconds"]
+    assert node["seconds"] >= 4 * SHORT  # all that stands inside

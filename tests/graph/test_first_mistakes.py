@@ -1,0 +1,103 @@
+"""Mistakes of a first edit: each has one help line that says what to write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sgd.graph.cli.main import main
+from sgd.graph.compiler.compile import check
+from sgd.graph.contract.diagnostics import Diagnostic
+
+FILE = """sgd: 1
+inputs:
+  steps: {type: int, default: 3}
+nodes:
+  model: {uses: model.load, with: {source: sgd:models/tiny-wan}}
+  text: {uses: text.encode, with: {model: $model, prompt: a boat}}
+  noise: {uses: latents.noise, with: {model: $model, width: 96, height: 96, frames: 17, seed: 0}}
+  schedule: {uses: schedule.make, with: {model: $model, steps: $steps}}
+  denoise:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      split: {uses: cfg.split, with: {conditioning: $text, scale: 3.0}}
+      velocity: {uses: denoiser.predict, with: {model: $model, latents: $latents, step: $step, branches: $split}}
+      guided: {uses: cfg.merge, with: {predictions: $velocity, branches: $split}}
+      next: {uses: schedule.step, with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  frames: {uses: vae.decode, with: {model: $model, latents: $denoise}}
+outputs: {frames: $frames}
+"""
+
+
+def problems(tmp_path: Path, old: str, new: str) -> list[Diagnostic]:
+    assert FILE.count(old) == 1
+    file = tmp_path / "mine.yaml"
+    file.write_text(FILE.replace(old, new), encoding="utf-8")
+    return check(file).errors
+
+
+def test_the_file_without_mistakes_has_no_problem(tmp_path: Path) -> None:
+    assert problems(tmp_path, "a boat", "a ship") == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "help"),
+    [
+        # A forgotten `$`, also of an input, of a port, in full width, and with a name that does not exist.
+        ("{model: $model, latents: $denoise}", "{model: model, latents: $denoise}", "did you mean `$model`?"),
+        ("steps: $steps", "steps: steps", "did you mean `$steps`?"),
+        ("latents: $denoise", "latents: denoise.latents", "did you mean `$denoise.latents`?"),
+        ("latents: $denoise", "latents: ＄denoise", "did you mean `$denoise`?"),
+        ("conditioning: $text", "conditioning: txt", "did you mean `$text`?"),
+        # Likeness and type: `nois` is like `noise`, but a model is wanted; the only conditioning is `text`.
+        ("{model: $model, latents: $denoise}", "{model: $mod, latents: $denoise}", "did you mean `$model`?"),
+        ("conditioning: $text", "conditioning: $prompt", "did you mean `$text`?"),
+        # A node in a loop, read from outside.
+        ("latents: $denoise", "latents: $denoise.velocity", "read what the loop yields, `$denoise.latents`"),
+        ("latents: $denoise", "latents: $next", "`next` is inside loop `denoise`: read `$denoise.latents`"),
+        ("latents: $denoise", "latents: $guided", "read what the loop yields, `$denoise.latents`"),
+        # Letters that look like ASCII.
+        ("steps: $steps", "ｓteps: $steps", "did you mean `steps`, in ASCII letters?"),
+        ("model: $model, latents: $denoise", "model: $modèl, latents: $denoise", "write `$model`, in ASCII letters"),
+        ("  frames: {uses", "  framés: {uses", "write `frames`, in ASCII letters"),
+        ("outputs: {frames: $frames}", "ｏutputs: {frames: $frames}", "did you mean `outputs`, in ASCII letters?"),
+        ("  frames: {uses", "  frames： {uses", "write `:` for `：`"),
+        ("width: 96, height", "width: 96， height", "write `,` for `，`"),
+    ],
+)
+def test_the_help_says_what_to_write(old: str, new: str, help: str, tmp_path: Path) -> None:
+    found = problems(tmp_path, old, new)
+    assert any(help in (each.help or "") + each.message for each in found), [(d.message, d.help) for d in found]
+
+
+def test_parameters_beside_an_empty_with_are_one_problem(tmp_path: Path) -> None:
+    old = "{uses: text.encode, with: {model: $model, prompt: a boat}}"
+    new = "\n    uses: text.encode\n    with:\n    model: $model\n    prompt: a boat"
+    (found,) = problems(tmp_path, old, new)
+    assert found.message == "node `text` has no keys `model`, `prompt`"
+    assert found.help == "`with:` has nothing below it: indent `model`, `prompt` further than `with`"
+
+
+def test_parameters_beside_uses_are_one_problem(tmp_path: Path) -> None:
+    old = "{uses: latents.noise, with: {model: $model, width: 96,"
+    (found,) = problems(tmp_path, old, "{uses: latents.noise, width: 96, with: {model: $model,")
+    assert found.help == "parameters stand below `with`: write `with: {width: …}`"
+
+
+def test_a_misspelt_key_of_a_node_is_still_that(tmp_path: Path) -> None:
+    found = problems(tmp_path, "vae.decode, with: {", "vae.decode, wth: {")
+    assert [d.help for d in found if d.code == "unknown-key"] == ["did you mean `with`?"]
+
+
+def test_an_input_given_twice_names_both_values(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "quickstart", "seed=1", "steps=2", "seed=3"]) == 2
+    assert "`seed` is given twice: seed=1 and seed=3" in capsys.readouterr().err
+    assert main(["plan", "quickstart", "--set", "video.fps=1", "--set", "video.fps=3"]) == 2
+    assert "`video.fps` is given twice" in capsys.readouterr().err
+
+
+def test_a_full_width_name_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "quickstart", "ｓeed=1"]) == 2
+    assert "did you mean `seed`, in ASCII letters?" in capsys.readouterr().err

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "workflows"
@@ -24,6 +28,33 @@ def sgd(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess
 def test_check_finds_nothing(file: Path) -> None:
     done = sgd("check", str(file))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+TINY = ("quickstart", "quickstart_cached", "many_prompts")
+"""Workflows of the embedded model, which is too small to gain by `model.optimize`."""
+
+
+def bodies(nodes: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The nodes of a workflow, those in loops included."""
+    for node in nodes.values():
+        yield node
+        yield from bodies(node.get("body", {}))
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.yaml")), ids=lambda f: f.stem)
+def test_every_step_and_decode_of_a_real_model_is_as_fast_as_the_input_speed_says(file: Path) -> None:
+    found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    fast = {f"${n}" for n, node in found["nodes"].items() if node.get("uses") == "model.optimize"}
+    if file.stem in TINY:
+        assert not fast
+        return
+    speed = found["inputs"]["speed"]
+    assert (speed["enum"], speed["default"]) == (["eager", "exact"], "exact")
+    assert {found["nodes"][n[1:]]["with"]["level"] for n in fast} == {"$speed"}
+    computing = [n for n in bodies(found["nodes"]) if re.match(r"denoiser|vae|\./parts", n.get("uses", ""))]
+    models = [n["with"][name] for n in computing for name in ("model", "above", "below") if name in n["with"]]
+    assert len(computing) >= 1
+    assert set(models) == fast
 
 
 PLAN_ALL = """

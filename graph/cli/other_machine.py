@@ -20,11 +20,13 @@ class Machine:
         device: `cpu` or `cuda`.
         memory_bytes: Memory of the device; None if it is not known.
         card: The card of `--card`.
+        is_here: Whether this is the machine that plans, so that rates measured on it apply.
     """
 
     device: str
     memory_bytes: int | None
     card: Card | None = None
+    is_here: bool = False
 
 
 def memory(to: ArgumentParser) -> None:
@@ -52,7 +54,7 @@ def machine(arguments: Namespace, libraries: Iterable[NodeLibrary]) -> Machine:
     known = card(arguments.card) if getattr(arguments, "card", None) is not None else None
     if size is None and known is None:
         device = choose(arguments.device, libraries)
-        return Machine(device, memory_bytes(device))
+        return Machine(device, memory_bytes(device), is_here=True)
     named = getattr(arguments, "device", "auto")
     if known is not None and named == "cpu":
         raise NodeError(

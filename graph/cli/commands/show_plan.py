@@ -60,7 +60,7 @@ def command(arguments: Namespace) -> int:
     try:
         on = machine(arguments, plan.libraries)
         given = options(arguments, library, on.device)
-        limits = stored_or_none(on.device, plan.libraries) if on.card is None else None
+        limits = stored_or_none(on.device, plan.libraries) if on.is_here else None
         estimated = estimate(plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits)
         if on.card is not None:
             estimated = with_floors(estimated, on.card)

@@ -242,6 +242,7 @@ def test_kernels_on_a_gpu_err_no_more_than_diffusers(case, rows, runs):
     """Float32, and bfloat16 beside it; the same blocks through Triton and cuBLASLt."""
     build, inputs, blocks = CASES[case]
     build, config = WIDER[case]
+    assert isinstance(config, dict)
     small = build()
     torch.manual_seed(0)
     module = shaken(type(small).from_config({**small.config, **config})).to("cuda")

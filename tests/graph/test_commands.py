@@ -217,7 +217,7 @@ def test_values_and_settings(sgd):
         ["exec", "bad.yaml"],
         ["exec", "part.yaml"],
         ["plan", "missing.yaml"],
-        ["graph", "good.yaml", "--format", "html"],
+        ["graph", "good.yaml", "--format", "svg"],
         ["graph", "good.yaml", "--set"],
         ["graph", "good.yaml", "--set", "x"],
         ["graph", "good.yaml", "--set", "=1"],

@@ -101,7 +101,8 @@ class _Edit:
         Raises:
             NodeError: If the file has no such node.
         """
-        around, level = self.root, self.root.data.get("nodes")
+        around: Value | None = self.root
+        level: Value | None = self.root.data.get("nodes")
         *loops, name = path.split(".")
         for loop in loops:
             around = level.data.get(loop) if level is not None and level.is_map else None

@@ -74,6 +74,7 @@ class _Edit:
         self.root = root
         self.starts = [0, *(match.end() for match in BREAK.finditer(text))]
         self.changes: dict[tuple[int, int], str] = {}
+        self.newline = "\r\n" if "\r\n" in text else "\n"
 
     def result(self) -> str:
         text = self.text
@@ -143,8 +144,8 @@ class _Edit:
         indent = " " * (level.keys[name].column - 1)
         last = self.last_line(entry)
         end = self.starts[last] if last < len(self.starts) else len(self.text)
-        broken = "" if end and self.text[end - 1] in "\r\n" else "\n"
-        self.add(end, f"{broken}{indent}{node}\n")
+        broken = "" if end and self.text[end - 1] in "\r\n" else self.newline
+        self.add(end, f"{broken}{indent}{node}{self.newline}")
 
     def add_key(self, mapping: Value, key: str, value: str) -> None:
         """Add a key to a mapping, in its own style: last in { }, else first or, to a node, after `uses`."""
@@ -158,10 +159,12 @@ class _Edit:
         column = min(span.column for span in mapping.keys.values())
         uses = mapping.data.get("uses")
         if uses is not None:
-            self.add(self.at(uses.span.end_line, uses.span.end_column), f"\n{' ' * (column - 1)}{key}: {value}")
+            self.add(
+                self.at(uses.span.end_line, uses.span.end_column), f"{self.newline}{' ' * (column - 1)}{key}: {value}"
+            )
         else:
             first = min(mapping.keys.values(), key=lambda span: (span.line, span.column))
-            self.add(self.at(first.line, first.column), f"{key}: {value}\n{' ' * (column - 1)}")
+            self.add(self.at(first.line, first.column), f"{key}: {value}{self.newline}{' ' * (column - 1)}")
 
     def is_flow(self, mapping: Value) -> bool:
         self.plain(mapping.span)

@@ -44,7 +44,7 @@ def drawn(text: str, width: int, height: int) -> torch.Tensor:
     from PIL import Image, ImageDraw
 
     font = _font(size_for(height))
-    text = _known("".join(c if c.isprintable() else " " for c in " ".join(text.split())))
+    text = _known(" ".join("".join(c if c.isprintable() else " " for c in text).split()))
     room = width - size_for(height) // 2
     if font.getlength(text) > room:
         while text and font.getlength(f"{text}…") > room:

@@ -85,3 +85,21 @@ def test_a_copy_does_not_differ_from_the_original(name: str, capsys, tmp_path: P
     Path("mine.yaml").write_text(Path("mine.yaml").read_text().replace("sgd:models/tiny-wan", "other/name"))
     assert main.main(["diff", name, "mine.yaml", "--json"]) == 0
     assert ("model" in json.loads(capsys.readouterr().out)["changed"]) == (name == "quickstart")
+
+
+SMALL = [name for name in NAMES if "models/tiny-wan" in (bundled_workflows() / f"{name}.yaml").read_text()]
+"""The workflows that run here: those of the model that comes with sgd."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_a_copy_runs_where_the_original_runs(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["init", name, "--out", "mine.yaml"]) == 0
+    for file, out in ((name, "original"), ("mine.yaml", "copy")):
+        assert main.main(["exec", file, "steps=1", "--out", out, "--quiet"]) == 0
+    saved = [
+        {p.name: p.read_bytes() for p in Path(out).iterdir() if p.name != "run.json"} for out in ("original", "copy")
+    ]
+    assert saved[0]
+    assert saved[0] == saved[1]

@@ -78,7 +78,7 @@ def browser() -> Iterator[Page]:
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
+        options.binary_location = CHROMIUM or ""
         for flag in FLAGS.split():
             options.add_argument(flag)
         options.add_argument(f"--user-data-dir={profile}")

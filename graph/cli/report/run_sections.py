@@ -166,7 +166,7 @@ def _nodes(record: RunRecord) -> Section | None:
     for name in tree(rows):
         row = rows[name]
         same = row.detail.get("same_as")
-        said = f"same as {same}" if same else "; ".join(t for t in (_shape(row), facts(row.detail)) if t)
+        said = f"same as {same}" if same else "; ".join(t for t in (_shape(row), facts(_short(row.detail))) if t)
         share = row.share if isfinite(row.share) else 0.0
         lines.append(
             {
@@ -186,6 +186,11 @@ def _nodes(record: RunRecord) -> Section | None:
     body = table("The nodes of the run", kept, [[line[column.title] for column in kept] for line in lines])
     about = "A loop or composite is the sum of the nodes in it. Click a heading to sort."
     return Section("nodes", "Nodes", body, about)
+
+
+def _short(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """Details with numbers of four digits; the panel beside the graph has six."""
+    return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in detail.items()}
 
 
 def _shape(row: NodeRow) -> str:

@@ -40,6 +40,11 @@ class WorkMeter(Protocol):
     def takes(self, call: CallInfo, arguments: Mapping[str, Any]) -> bool:
         """Whether this call can be counted without changing its results."""
 
+    def key(self, arguments: Mapping[str, Any]) -> Hashable:
+        """A value that is equal for calls of one node of one plan that may do the same work: shapes of the arguments,
+        and whatever else changes their work. `kind` tells the rest.
+        """
+
     def begin(self) -> None:
         """Count from now on, in this thread."""
 

@@ -105,13 +105,13 @@ class Watch:
         profiling: The options.
         device: The device of the run.
         overwrite: Whether files that exist are replaced.
-        started: Start of the run, in seconds since the epoch.
+        clock: The clock of the run.
 
     Raises:
         NodeError: If the options are not possible, or a file cannot be written.
     """
 
-    def __init__(self, plan: Plan, profiling: Profiling, device: str, overwrite: bool, started: float) -> None:
+    def __init__(self, plan: Plan, profiling: Profiling, device: str, overwrite: bool, clock: Clock) -> None:
         profiling.require_possible(plan, device)
         self.profiling, self._files = profiling, list[GrowingFile]()
         self._observers: Observers | None = None
@@ -121,7 +121,7 @@ class Watch:
         try:
             values = self._file(profiling.trace_values, overwrite, "--trace-values")
             traced = self._file(profiling.trace, overwrite, "--trace")
-            trace = Trace(traced, started, self._say) if traced is not None else None
+            trace = Trace(traced, clock.epoch, self._say) if traced is not None else None
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -129,7 +129,8 @@ class Watch:
         self._last: list[Observer] = [trace] if trace is not None else []
         if profiling.mode == "torch":
             quiet_profiler()
-            self.kernels = KernelProfile(profiling.chosen(), self._say, trace.kernels if trace is not None else None)
+            lanes = trace.kernels if trace is not None else None
+            self.kernels = KernelProfile(profiling.chosen(), self._say, lanes, clock)
             self._surround(self.kernels)
         elif profiling.mode == "nvtx":
             self._surround(NvtxRanges(profiling.chosen(), TorchRanges()))

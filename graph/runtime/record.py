@@ -26,7 +26,7 @@ from .observers.device_times import DeviceTimes
 from .observers.profile import Profile
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
-from .observers.work_count import WorkCount
+from .observers.work_count import WorkCount, counts_of
 
 RECORD_VERSION = 1
 
@@ -47,6 +47,7 @@ class Recorder(Observer):
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.timeline.kept = self.measured
         device = DeviceTimes()  # one, so that it is read once
         self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline, device)
         self.turns = Turns(self.clock, self.timeline, device)
@@ -63,6 +64,7 @@ class Recorder(Observer):
             return
         meters = [each.work_meter(run) for each in plan.libraries]
         self.work.meters = [meter for meter in meters if meter is not None]
+        self.work.counts = counts_of(plan, run.options)
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}
@@ -79,7 +81,7 @@ class Recorder(Observer):
         `outputs` are the outputs of the workflow.
         """
         seconds, clock, rows = now, self.clock, self.profile.rows
-        limits = stored_or_none(run.device, plan.libraries)
+        limits = stored_or_none(run.device, plan.libraries) if self.measured else None
         nodes = node_rows(plan, rows, seconds, self.work.of, limits)
         others = other_rows(clock, rows, seconds, limits)
         known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)

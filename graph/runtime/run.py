@@ -33,7 +33,7 @@ from .profiling import Profiling, Watch
 from .record import Recorder, write
 from .used_files import UsedFiles
 
-START, EXECUTOR, END = f"{OTHER} start", f"{OTHER} executor", f"{OTHER} end"
+START, EXECUTOR, END, EXPECT = (f"{OTHER} {part}" for part in ("start", "executor", "end", "expect"))
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
@@ -182,7 +182,7 @@ def run(
         released(),
         watched(clock),
         clock.during(START),
-        Watch(plan, profiling, device, overwrite, clock.epoch) as watch,
+        Watch(plan, profiling, device, overwrite, clock) as watch,
     ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
@@ -296,13 +296,19 @@ class Worker:
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
         folder, problem = self.folder.path, None
         self.clock.leave()
-        record = self.record(recorder, self.clock.now(), status, outputs, error)
-        record |= {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
+        judging = self.plan.expected is not None and status == "done" and not interrupted
+        if judging:
+            self.clock.enter(EXPECT)
+        more = {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
+        record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         try:
             write(record, folder / RECORD, self.folder.noted(folder / RECORD))
-            if self.plan.expected is not None and status == "done" and not interrupted:
+            if judging:
+                assert self.plan.expected is not None
                 found = judged(self.plan.expected, record, folder, self.plan.loaded)
-                record = {**record, "expectations": found}
+                self.clock.leave()
+                record = self.record(recorder, self.clock.now(), status, outputs, error) | more
+                record["expectations"] = found
                 write(record, folder / RECORD, self.folder.noted(folder / RECORD))
         except OSError as refused:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"

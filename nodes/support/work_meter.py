@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...graph.contract.events import CallInfo
 from ...graph.contract.machine_limits import Work
 from .value_tensors import tensors_of
-
-if TYPE_CHECKING:
-    pass
 
 PACKAGE = __name__.rpartition(".nodes.")[0] + ".nodes."
 NAMES = {"float8_e4m3fn": "float8", "float8_e5m2": "float8"}
@@ -41,6 +38,11 @@ class OperationMeter:
         """Every node of this library, unless a model among its arguments is compiled."""
         own = call.type.function.__module__.startswith(PACKAGE)
         return own and not any(_compiled(value) for value in arguments.values())
+
+    def key(self, arguments: Mapping[str, Any]) -> Hashable:
+        """The device, whether products of float32 use TF32, and the tensors among the arguments."""
+        tensors = tensors_of(list(arguments.values()))
+        return self._device, _tf32(self._device), tuple((path, tuple(t.shape), t.dtype) for path, t, _ in tensors)
 
     def begin(self) -> None:
         self._mode = _mode()
@@ -87,6 +89,14 @@ def _compiled(value: Any) -> bool:
     return False
 
 
+def _tf32(device: str) -> bool:
+    if not device.startswith("cuda"):
+        return False
+    import torch
+
+    return bool(torch.backends.cuda.matmul.allow_tf32)
+
+
 def _mode() -> Any:
     """A new mode of torch that counts operations, with `work` and `paused`."""
     import torch
@@ -120,7 +130,7 @@ def _mode() -> Any:
 
         def work(self, device: str) -> Work:
             """The work so far."""
-            tf32 = device.startswith("cuda") and torch.backends.cuda.matmul.allow_tf32
+            tf32 = _tf32(device)
             flops: dict[str, int] = {}
             for dtype, count in self.by_dtype.items():
                 name = str(dtype).removeprefix("torch.")

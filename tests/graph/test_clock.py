@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import threading
 import time
 import types
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from helpers import machines
 from helpers.machines import Cell, call, graph, plan_of
+from sgd.graph.compiler.plan import Expected
 from sgd.graph.runtime.clock import COMPILE, IMPORT, KERNELS, LOAD, OTHER, Clock, process_start
 from sgd.graph.runtime.import_times import COMPILER, watched
 from sgd.graph.runtime.run import run
@@ -209,3 +211,27 @@ def test_in_a_run_an_import_inside_a_node_is_import_and_rows_sum_to_the_seconds(
     inside = [e for e in record["timeline"] if e["name"] == IMPORT and e["seconds"] >= 3 * SHORT]
     assert node["start"] <= inside[-1]["start"] < node["start"] + node["seconds"]
     assert node["seconds"] >= 4 * SHORT  # all that stands inside
+
+
+def test_comparing_with_what_is_expected_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(expected: Any, record: Any, *_: Any) -> list[Any]:
+        time.sleep(3 * SHORT)
+        return [{"name": "seconds", "limit": 9, "value": record["seconds"], "met": True}]
+
+    monkeypatch.setattr("sgd.graph.runtime.run.judged", slow)
+    plan = replace(plan_of(graph(call("a", "m.const", value=1), out="$a")), expected=Expected(seconds=9))
+    record = run(plan, out=tmp_path).record
+    other = next(row for row in record["nodes"] if row["name"] == OTHER)
+    assert 3 * SHORT <= other["detail"]["expect"] < 3 * SHORT + 0.1
+    assert record["seconds"] >= 3 * SHORT
+    assert sum(row["seconds"] for row in record["nodes"]) == pytest.approx(record["seconds"], rel=0.02, abs=2e-3)
+    # The limit is for the time to the last saved byte, without the comparison.
+    assert record["expectations"][0]["value"] < record["seconds"] - 2 * SHORT
+
+
+def test_off_keeps_no_timeline_and_no_memory_and_counts_no_work(tmp_path: Path) -> None:
+    given = graph(call("a", "m.const", value=1), call("b", "m.scale", a="$a"), out="$b")
+    record = run(plan_of(given), out=tmp_path, profile="off").record
+    assert (record["timeline"], record["memory"], record["ceilings"]) == ([], [], None)
+    assert {row[key] for row in record["nodes"] for key in ("flops", "bytes", "ceiling")} == {None}
+    assert "sgd memory" not in {thread.name for thread in threading.enumerate()}

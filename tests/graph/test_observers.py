@@ -18,6 +18,7 @@ from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import Run
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.observers import memory_samples
 from sgd.graph.runtime.observers.memory_samples import Memory
 from sgd.graph.runtime.observers.profile import Profile
 from sgd.graph.runtime.observers.progress import Progress
@@ -125,10 +126,36 @@ def test_the_memory_of_a_node_that_takes_200_megabytes_is_seen(
 
 
 def test_memory_says_nothing_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(Path, "exists", lambda self: False)
+    monkeypatch.setattr(memory_samples, "STATM", str(tmp_path / "nothing"))
     memory = Memory()
-    assert memory.highest == 0
+    memory.begin()
+    assert memory.end(1.0) == memory.highest == 0
     memory.close()
+
+
+def test_a_short_peak_is_seen_without_a_sample() -> None:
+    memory = Memory()
+    memory.close()
+    resource = pytest.importorskip("resource")
+    room = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory._sample() + 64 * MIB
+    memory.begin()
+    held = b"x" * room
+    del held
+    highest = memory.end(0.0)
+    assert highest >= memory._last + room - 16 * MIB
+    assert memory.highest == highest
+    memory.begin()
+    assert memory.end(0.0) < highest
+
+
+def test_the_sampling_thread_takes_a_small_share_beside_a_busy_one() -> None:
+    memory = Memory()
+    began = time.perf_counter()
+    while (seconds := time.perf_counter() - began) < 1.5:
+        sum(range(1000))
+    memory.close()
+    # The first pauses are short: the share is not known yet.
+    assert 0 < memory.cpu_seconds < 2 * memory_samples.SHARE * seconds + 2e-3
 
 
 def test_details_of_a_failed_call_are_kept() -> None:

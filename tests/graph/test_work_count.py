@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.machines import call
+from helpers.machines import call, graph, plan_of
 from sgd.graph.cli.commands.describe_machine import limit_facts
 from sgd.graph.cli.run_table import ceiling
 from sgd.graph.contract.errors import NodeError, UnreadableFile
 from sgd.graph.contract.machine_limits import MachineLimits, Work
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.runtime import limits_file
+from sgd.graph.runtime.observers import work_count
 from sgd.graph.runtime.observers.memory_samples import POINTS, Curve
 from sgd.graph.runtime.observers.timeline import LIMIT, Entry, Timeline, fewer
-from sgd.graph.runtime.observers.work_count import TRIES, WorkCount
+from sgd.graph.runtime.observers.work_count import TRIES, Counts, WorkCount, counts_of
 
 NODE = call("n", "m.const", value=1)
 LIMITS = MachineLimits("card", "2.0", 1, {"float32": 100.0, "bfloat16": 200.0}, 10.0, None, 50.0, "2026-11-27")
@@ -35,6 +37,9 @@ class Meter:
 
     def takes(self, call: Any, arguments: Mapping[str, Any]) -> bool:
         return self.taken
+
+    def key(self, arguments: Mapping[str, Any]) -> Any:
+        return tuple(arguments.items())
 
     def begin(self) -> None:
         self.counted.append(self.calls)
@@ -75,6 +80,41 @@ def test_a_kind_that_never_comes_again_leaves_the_work_unknown() -> None:
     done, calls = counted([7 if each else 2 for each in skips], skips)
     assert done is None
     assert calls == [0, *range(2, 2 + TRIES)]
+
+
+def run_again(counts: Counts, work: Sequence[int], kinds: Sequence[bool], argument: int = 0) -> tuple[Any, list[int]]:
+    """Count calls in a run that shares counts with others; `argument` stands for the shapes of the arguments."""
+    meter = Meter(work)
+    count = WorkCount([meter])
+    count.counts = counts
+    for number, kind in enumerate(kinds):
+        meter.calls = number
+        count.node_started(NODE, {"a": argument})
+        count.event(NODE, "decision", {"computed": kind})
+        count.node_finished(NODE, 0.1, {})
+    return count.of("n"), meter.counted
+
+
+def test_a_second_run_of_a_plan_counts_only_what_is_new() -> None:
+    counts, kinds = Counts(), [True, False, False, True]
+    expected = Work({"float32": 2 * 7 + 2 * 2}, 4)
+    assert run_again(counts, [7, 2, 2, 7], kinds) == (expected, [0, 2])
+    assert run_again(counts, [7, 2, 2, 7], kinds) == (expected, [])
+    assert run_again(counts, [7, 7, 2], [True, True, False]) == (Work({"float32": 16}, 3), [])
+    assert run_again(counts, [9], [True], argument=1) == (Work({"float32": 9}, 1), [0])  # other shapes
+    assert run_again(counts, [0, 0], [True, True], argument=2) == (Work({"float32": 0}, 2), [0])
+    assert run_again(counts, [0, 0], [True, True], argument=2) == (Work({"float32": 0}, 2), [])
+
+
+def test_counts_belong_to_a_plan_and_its_options_and_end_with_it() -> None:
+    plan = plan_of(graph(NODE, out="$n"))
+    kept = len(work_count._COUNTS)
+    assert counts_of(plan, {"a": 1}) is counts_of(plan, {"a": 1})
+    assert counts_of(plan, {"a": 1}) is not counts_of(plan, {"a": 2})
+    assert counts_of(plan, {}) is not counts_of(plan_of(graph(NODE, out="$n")), {})
+    del plan
+    gc.collect()
+    assert len(work_count._COUNTS) == kept
 
 
 def test_calls_without_products_are_looked_at_once() -> None:
@@ -193,6 +233,7 @@ def test_a_long_timeline_keeps_its_time_and_its_calls() -> None:
     assert sum(row.get("calls", 1) for row in nodes) == 4 * LIMIT
     assert [row["start"] for row in rows] == sorted(row["start"] for row in rows)
     assert [row["seconds"] for row in rows if row["kind"] == "turn"] == [9.0]
+    assert timeline.rows() == rows  # a record may be made twice
 
 
 def test_too_many_names_leave_the_longest() -> None:

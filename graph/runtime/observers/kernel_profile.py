@@ -20,11 +20,15 @@ from typing import Any
 
 from ...contract.events import CallInfo, LoopInfo, Observer, PlanInfo
 from ...contract.node import Run
+from .. import clock as run_clock
+from ..clock import Clock
 from .chosen_calls import ChosenCalls
 from .kernel_events import OTHER, Kernel, Marker, kernels_of
 
 LONGEST = 1.0
 """Seconds after which a window closes with the call that is running then."""
+
+PROFILER = f"{run_clock.OTHER} profiler"
 
 _ONE = threading.Lock()
 """There is one PyTorch Profiler in a process."""
@@ -65,6 +69,7 @@ class KernelProfile(Observer):
         say: Takes the text of a warning.
         lanes: Takes the kernels of each window, with the difference between their clock and `perf_counter`, in
             nanoseconds.
+        clock: The clock of the run; the profiler's own time is a part of `(other)` there.
     """
 
     def __init__(
@@ -72,8 +77,9 @@ class KernelProfile(Observer):
         chosen: ChosenCalls,
         say: Callable[[str], None],
         lanes: Callable[[Sequence[Kernel], int], None] | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self.chosen, self.say, self.lanes = chosen, say, lanes
+        self.chosen, self.say, self.lanes, self.clock = chosen, say, lanes, clock or Clock()
         self.first = _Opening(self)
         self.rows: dict[tuple[str, str], KernelRow] = {}
         self.seconds = 0.0
@@ -89,13 +95,22 @@ class KernelProfile(Observer):
         if "torch" in sys.modules and _ONE.acquire(blocking=False):
             from torch.autograd.profiler import profile
 
-            began = perf_counter()
-            try:
-                if not _is_taken():
-                    with suppress(RuntimeError), profile(use_cpu=True, use_kineto=True):  # `_open` tells of errors
-                        pass
-            finally:
-                _ONE.release()
+            with self._own_time():
+                try:
+                    if not _is_taken():
+                        with suppress(RuntimeError), profile(use_cpu=True, use_kineto=True):  # `_open` tells of errors
+                            pass
+                finally:
+                    _ONE.release()
+
+    @contextmanager
+    def _own_time(self) -> Iterator[None]:
+        """Time inside `with` is the profiler's own."""
+        began = perf_counter()
+        try:
+            with self.clock.during(PROFILER):
+                yield
+        finally:
             self.seconds += perf_counter() - began
 
     @contextmanager
@@ -165,10 +180,13 @@ class KernelProfile(Observer):
 
     def _open(self) -> bool:
         """Start the profiler. False if it cannot start."""
+        with self._own_time():
+            return self._start()
+
+    def _start(self) -> bool:
         import torch
         from torch.autograd.profiler import profile
 
-        began = perf_counter()
         if _is_taken():
             return self._refuse("the program profiles itself already")
         if self._cuda:
@@ -180,7 +198,6 @@ class KernelProfile(Observer):
         except RuntimeError as error:
             return self._refuse(str(error))
         self._profiler, self._began, self._pending = made, perf_counter(), True
-        self.seconds += self._began - began
         self.windows += 1
         return True
 
@@ -197,14 +214,13 @@ class KernelProfile(Observer):
         markers, self._markers = self._markers, []
         if profiler is None:
             return
-        began = perf_counter()
-        try:
-            profiler.__exit__(None, None, None)  # waits for the GPU
-            if not self._over:  # else the record was written already
-                self._add_up(profiler, markers)
-        except Exception as error:  # torch's events changed, or the GPU failed: the run itself goes on
-            self.say(f"kernels of one window are not measured: {type(error).__name__}: {error}")
-        self.seconds += perf_counter() - began
+        with self._own_time():
+            try:
+                profiler.__exit__(None, None, None)  # waits for the GPU
+                if not self._over:  # else the record was written already
+                    self._add_up(profiler, markers)
+            except Exception as error:  # torch's events changed, or the GPU failed: the run itself goes on
+                self.say(f"kernels of one window are not measured: {type(error).__name__}: {error}")
         self._pending = False
 
     def _add_up(self, profiler: Any, markers: Sequence[Marker]) -> None:

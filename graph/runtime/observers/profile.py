@@ -40,7 +40,7 @@ class Profile(Observer):
 
     The clock belongs to the node that runs, less its imports and its compiling, which the clock counts by themselves.
     On a GPU, events measure device time, without synchronising before the run is over, and torch reports the
-    allocated memory. On a CPU, a thread samples the resident memory of the process every 10 ms.
+    allocated memory. On a CPU, a thread samples the resident memory of the process.
     """
 
     def __init__(

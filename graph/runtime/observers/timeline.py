@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...contract.events import LoopInfo, Observer
@@ -52,22 +52,28 @@ class Entry:
 
 @dataclass
 class Timeline:
-    """Collects entries."""
+    """Collects entries, unless `kept` is false."""
 
     entries: list[Entry] = field(default_factory=list)
+    kept: bool = True
 
     def add(self, entry: Entry) -> Entry:
-        self.entries.append(entry)
+        if self.kept:
+            self.entries.append(entry)
         return entry
 
     def rows(self, spans: Iterable[Span] = ()) -> list[dict[str, Any]]:
         """At most `LIMIT` rows in the order of their starts, those of the clock's spans among them."""
+        if not self.kept:
+            return []
         entries = [*self.entries, *(Entry(s.owner, "phase", s.start, s.seconds) for s in spans)]
         return [entry.row() for entry in fewer(sorted(entries, key=lambda entry: entry.start))]
 
 
 def fewer(entries: list[Entry], limit: int = LIMIT) -> list[Entry]:
     """At most `limit` entries: neighbours of one name become one; if that is not enough, the shortest go."""
+    if len(entries) > limit:
+        entries = [replace(entry) for entry in entries]  # a record may be made twice
     while len(entries) > limit:
         kept: list[Entry] = []
         open: dict[tuple[str, str, str | None], Entry] = {}

@@ -11,6 +11,7 @@ from ..clock import OTHER
 from .profile import Profile, Row, described
 
 MEASURED = ("seconds", "device_seconds", "share", "peak_bytes")
+WORK = ("flops", "bytes", "ceiling")
 
 
 class Unmeasured(Profile):
@@ -42,6 +43,7 @@ class Unmeasured(Profile):
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
     """The record of a run whose nodes were not measured: null where a number would stand."""
     for row in record["nodes"]:
+        row.update(dict.fromkeys(WORK))
         if row["type"] or row["name"] == OTHER:  # other rows outside nodes are known, and cost nothing
             row.update({key: None for key in MEASURED if key in row})
     record["phases"]["save"] = None  # the time of nodes that write files; it counts as `run`

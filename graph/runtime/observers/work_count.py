@@ -4,10 +4,13 @@ Counting slows a call down, so a node's first call is counted, and later calls t
 have done so. Calls of one node may differ, if it skips a part of its work. The node library says which calls are alike
 (`WorkMeter.kind`). After a call of a new kind, the next few calls are counted until one of them
 is of that kind.
+
+A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,10 +23,34 @@ TRIES = 8
 
 
 @dataclass
+class Counts:
+    """The work that earlier runs of one plan counted: by node and `WorkMeter.key`, for each kind of call.
+
+    `plain` holds those whose first call multiplied nothing.
+    """
+
+    known: dict[Hashable, dict[Hashable, Work]] = field(default_factory=dict)
+    plain: set[Hashable] = field(default_factory=set)
+
+
+_COUNTS: dict[Hashable, Counts] = {}
+
+
+def counts_of(plan: object, options: Mapping[str, Any]) -> Counts:
+    """The counts of a plan with these options of the run. They are forgotten with the plan."""
+    key = id(plan), repr(sorted(options.items()))
+    if key not in _COUNTS:
+        _COUNTS[key] = Counts()
+        weakref.finalize(plan, _COUNTS.pop, key, None)
+    return _COUNTS[key]
+
+
+@dataclass
 class _Counted:
     meter: WorkMeter | None = None
     plain: bool = False
     """Whether the first call multiplied nothing: later calls are not looked at then."""
+    key: Hashable = None
     tries: int = 1
     known: dict[Hashable, Work] = field(default_factory=dict)
     calls: dict[Hashable, int] = field(default_factory=dict)
@@ -44,6 +71,7 @@ class WorkCount(Observer):
 
     def __init__(self, meters: Sequence[WorkMeter]) -> None:
         self.meters = meters
+        self.counts = Counts()
         self.counted: dict[str, _Counted] = {}
         self._open: WorkMeter | None = None
         self._events: list[Mapping[str, Any]] = []
@@ -58,6 +86,8 @@ class WorkCount(Observer):
         if found is None:
             meter = next((each for each in self.meters if each.takes(call, arguments)), None)
             found = self.counted[call.id] = _Counted(meter)
+            if meter is not None:
+                self._remember(found, (call.id, meter.key(arguments)))
         if found.meter is None or found.plain:
             return
         self._events = []
@@ -71,12 +101,13 @@ class WorkCount(Observer):
         if found.meter is None:
             return
         if found.plain:
-            found.calls[()] += 1
+            found.calls[()] = found.calls.get((), 0) + 1
             return
         work = self._end()
         if work is not None and not found.calls and not work.total:
             found.plain = True
             found.known[()], found.calls[()] = work, 1
+            self.counts.plain.add(found.key)
             return
         kind = found.meter.kind(outputs, self._events)
         found.calls[kind] = found.calls.get(kind, 0) + 1
@@ -95,6 +126,13 @@ class WorkCount(Observer):
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         self._events.append(data)
+
+    def _remember(self, found: _Counted, key: Hashable) -> None:
+        """Take the counts of earlier runs, and add to them."""
+        found.key, found.plain = key, key in self.counts.plain
+        found.known = self.counts.known.setdefault(key, {})
+        if found.known:
+            found.tries = 0
 
     def _end(self) -> Work | None:
         meter, self._open = self._open, None

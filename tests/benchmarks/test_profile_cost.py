@@ -1,0 +1,49 @@
+"""Measuring a run costs at most a hundredth of it, after a first run of the plan counted its operations."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sgd
+from benchmarks import profile_cost
+from sgd.graph.contract.events import Observer
+
+BUDGET = 0.01
+
+
+class Slow(Observer):
+    """Takes two milliseconds of the processor after each call."""
+
+    def node_finished(self, *_: Any) -> None:
+        began = time.thread_time()
+        while time.thread_time() - began < 2e-3:
+            pass
+
+
+@pytest.mark.slow
+def test_measuring_takes_a_hundredth_of_the_quickstart_at_most(tmp_path: Path) -> None:
+    plan = sgd.compile("quickstart")
+    first = profile_cost.measured(plan, tmp_path)
+    assert first.counted > 0
+    later = profile_cost.measured(plan, tmp_path)
+    # A counted operation is slower, and the share does not see that: nothing may be counted.
+    assert later.counted == 0
+    assert 0 < later.share <= BUDGET
+    assert later.sampler > 0
+    assert profile_cost.measured(plan, tmp_path, [Slow()]).share > BUDGET  # 70 calls: the measure sees it
+
+
+@pytest.mark.slow
+def test_all_runs_of_a_plan_have_equal_work(tmp_path: Path) -> None:
+    inputs, small = {"steps": 14, "cache": 0.4}, {"noise.width": 32, "noise.height": 32, "noise.frames": 5}
+    plan = sgd.compile("quickstart", inputs=inputs, set=small)
+    runs = [sgd.run(plan, out=tmp_path / str(number)).record["nodes"] for number in range(3)]
+    work = [{row["name"]: (row["flops"], row["bytes"]) for row in rows} for rows in runs]
+    assert work[0] == work[1] == work[2]
+    assert work[0]["denoise.loop.predict"][0] > 0
+    other = sgd.compile("quickstart", inputs=inputs, set={**small, "noise.width": 48})
+    rows = {row["name"]: row for row in sgd.run(other, out=tmp_path / "other").record["nodes"]}
+    assert rows["frames"]["flops"] > work[0]["frames"][0]

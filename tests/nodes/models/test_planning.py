@@ -100,7 +100,7 @@ def test_live_bytes_follow_references(run):
     with cost_meter.meter(run) as meter:
         a = torch.empty(1000, device="meta")
         view = a[:10].view(2, 5)
-        assert meter.take() == {"flops": 0, "peak_bytes": 4000, "live_bytes": 4000}
+        assert meter.take() == {"flops": 0, "peak_bytes": 4000, "live_bytes": 4000, "dtype": None}
         del a
         assert meter.take()["live_bytes"] == 4000  # the view holds the storage
         b = view + 1
@@ -108,7 +108,7 @@ def test_live_bytes_follow_references(run):
         taken = meter.take()
         assert (taken["peak_bytes"], taken["live_bytes"]) == (4040, 40)
         torch.empty(500, device="meta")
-        assert meter.take() == {"flops": 0, "peak_bytes": 2040, "live_bytes": 40}
+        assert meter.take() == {"flops": 0, "peak_bytes": 2040, "live_bytes": 40, "dtype": None}
         b += 1
         del b
         assert meter.take()["live_bytes"] == 0

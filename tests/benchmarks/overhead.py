@@ -20,7 +20,7 @@ from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.text_tables import columns
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
-from sgd.graph.runtime.observers.memory_samples import SAMPLE_SECONDS, Memory
+from sgd.graph.runtime.observers.memory_samples import Memory
 from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.run import run
 
@@ -111,11 +111,14 @@ def per_call() -> dict[str, float]:
     }
 
 
-def sampling() -> float:
-    """The share of a run that goes into sampling its memory."""
+def sampling(seconds: float = 2.0) -> float:
+    """The share of a run that goes into sampling its memory: the thread's processor time beside a busy thread."""
     memory = Memory()
+    began = time.perf_counter()
+    while (passed := time.perf_counter() - began) < seconds:
+        sum(range(1000))
     memory.close()
-    return best(lambda: [memory._sample() for _ in range(1000)]) / 1000 / SAMPLE_SECONDS
+    return memory.cpu_seconds / passed
 
 
 def command(*words: str) -> float:

@@ -20,7 +20,7 @@ from typing import Any
 
 from ...contract.events import CallInfo, LoopInfo, Observer, PlanInfo
 from ...contract.node import Run
-from .. import clock as run_clock
+from ..clock import OTHER as OUTSIDE
 from ..clock import Clock
 from .chosen_calls import ChosenCalls
 from .kernel_events import OTHER, Kernel, Marker, kernels_of
@@ -28,7 +28,7 @@ from .kernel_events import OTHER, Kernel, Marker, kernels_of
 LONGEST = 1.0
 """Seconds after which a window closes with the call that is running then."""
 
-PROFILER = f"{run_clock.OTHER} profiler"
+PROFILER = f"{OUTSIDE} profiler"
 
 _ONE = threading.Lock()
 """There is one PyTorch Profiler in a process."""

@@ -1,4 +1,4 @@
-"""Which way imports point, whether any go in a circle, and whether a module's name stands once.
+"""The direction of imports, circles among them, and names of modules that stand twice.
 
 Imports inside functions and for type checkers count like the others.
 """

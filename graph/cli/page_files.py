@@ -9,7 +9,7 @@ from ..contract.output_files import replace_text
 from ..contract.text_tables import shortened
 
 OURS = b'<meta name="generator" content="sgd">'
-"""What the beginning of every page holds that sgd made."""
+"""Text at the beginning of every page that sgd made."""
 
 
 def target_of(out: str, overwrite: bool) -> Path:

@@ -67,7 +67,7 @@ def preview_files(every: int, plan: Plan, checked: Checked, progress: Progress |
 
 
 def _problems(checked: Checked, previews: Sequence[Previews]) -> list[Diagnostic]:
-    """What is known before the run to keep its calls from making previews."""
+    """The reasons, known before the run, why its calls make no previews."""
     graph = checked.graph
     assert graph is not None
     running = live(graph)

@@ -26,7 +26,7 @@ class Replayed:
         name: The output of the workflow, or the file that is no output.
         before: The file of the run, or its value as text.
         after: The same of the replay.
-        verdict: What became of it, in words.
+        verdict: The result of the comparison, in words.
         equal: Whether the bytes, the pixels or the values are equal.
         likeness: How alike the pixels are; None if they were not compared.
     """

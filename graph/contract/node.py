@@ -15,9 +15,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from .diagnostics import Diagnostic
@@ -26,11 +24,11 @@ from .node_annotations import OutPath as OutPath
 from .node_annotations import Passes, PathRole, Reads, Shares
 from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
-from .output_files import new_temporary
 from .ports import Annotation, Type, from_annotation
-from .recipe_run import RecipeRun
+from .supplied_values import ALL as ALL
+from .supplied_values import NO_RUN as NO_RUN
+from .supplied_values import Here, Run, State, Wanted
 
-ALL = "*"
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
@@ -41,98 +39,6 @@ CheckPartsFunction = Callable[[Any, frozenset[str], Mapping[str, Any]], Iterable
 RenamesFunction = Callable[[Any], Mapping[str, Mapping[str, str]]]
 NotesFunction = Callable[[], Mapping[str, str]]
 OwnFunction = Callable[[Any], Iterable[str]]
-
-
-class State:
-    """State that a node keeps from one iteration of a loop to the next.
-
-    The executor creates one instance, without arguments, for each node and parameter in each run of the innermost
-    enclosing loop.
-    """
-
-    def end(self) -> None:
-        """Called when the loop ends, also after an error or an interrupt."""
-
-
-class Here(str):
-    """The node's path in the file, such as `loop.node`."""
-
-
-class Wanted(frozenset[str]):
-    """The parts of the node's only output that other nodes read. It contains `*` if a node reads the whole value."""
-
-    def __contains__(self, part: object) -> bool:
-        return frozenset.__contains__(self, part) or frozenset.__contains__(self, ALL)
-
-
-class Run(RecipeRun):
-    """The run, for a node; the executor supplies a subclass.
-
-    Attributes:
-        device: `cpu`, `cuda` or, while planning, `meta`.
-        planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
-        options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
-        ranges: Whether an observer listens to ranges.
-    """
-
-    device: str = "cpu"
-    planning: bool = False
-    ranges: bool = False
-    options: Mapping[str, Any] = {}
-
-    def output(self, path: Path | str) -> Path:
-        """The absolute path for an output file; its folder exists.
-
-        Raises:
-            NodeError: If the path lies outside the output folder, or exists and may not be overwritten.
-        """
-        raise NotImplementedError
-
-    def temporary(self, target: Path) -> Path:
-        """A new empty file beside an output file (`target`, from `output`), with a name that nobody can guess.
-
-        Write to it, and then rename it to the output file (`temporary.replace(target)`): a reader never sees half of
-        the file. The run removes it if the node fails, and the next run in this folder if the process is killed.
-
-        Raises:
-            NodeError: If it cannot be created.
-        """
-        return new_temporary(target)
-
-    def progress(self, done: int, total: int, label: str = "") -> None:
-        """Report progress inside a long node."""
-
-    def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
-        """Tell that a component is being loaded. It is over when the component is in memory.
-
-        Args:
-            part: Its name.
-            total: Bytes of its files.
-            loaded: Gives the bytes that were read so far. It is called from another thread, a few times in a second,
-                and only where somebody looks.
-        """
-
-    def detail(self, **values: Any) -> None:
-        """Add facts about this call to the plan and the record."""
-
-    def event(self, kind: str, **data: Any) -> None:
-        """Report an event of this kind to the observers."""
-
-    def range(self, kind: str, name: str) -> AbstractContextManager[None]:
-        """Surround a part of this call, such as a `block`, for profilers. Nothing is done unless `ranges` is true."""
-        return nullcontext()
-
-    def warn(self, message: str, parameter: str | None = None) -> None:
-        """Add a warning, shown once and kept in the record.
-
-        Args:
-            message: The problem, and how to solve it.
-            parameter: The parameter that it is about; the warning names the place of its value in the file.
-        """
-
-
-NO_RUN = Run()
-"""The run of a node that is called outside of any run: it drops details and warnings."""
 
 
 USES = "uses"

@@ -16,7 +16,7 @@ class StepMark:
 
     Attributes:
         step: Number of the step, from 0.
-        on: Which of the section's two choices it was.
+        on: True for the first of the section's two choices.
         reason: Why, in a word or two.
         value: The number that was compared with the limit; None if there was none.
         limit: The limit; None if there was none.

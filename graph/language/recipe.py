@@ -184,7 +184,7 @@ def _is_role(entry: Any) -> bool:
 
 
 def differences(before: Recipe, after: Recipe) -> list[str]:
-    """What two recipes do not have in common, one line for each, in words. Empty if they are equal."""
+    """The differences of two recipes, in words, a line for each. Empty if they are equal."""
     lines = _of_mappings("", {each.name: _content(each) for each in before.files},
                          {each.name: _content(each) for each in after.files}, values=False)  # fmt: skip
     lines += _of_mappings("input ", before.inputs, after.inputs)

@@ -24,7 +24,7 @@ def node_rows(
 
     Args:
         plan: The plan.
-        rows: What was measured, by call.
+        rows: The measurements, by call.
         seconds: Seconds of the run.
         work_of: Gives the work of all calls of a node; None if it is not known.
         limits: Measured limits of the machine.

@@ -28,7 +28,7 @@ MODES = ("nodes", "off", "torch", "nvtx")
 
 @dataclass(frozen=True)
 class Profiling:
-    """What a run measures beside its outputs.
+    """The measurements of a run.
 
     Attributes:
         mode: `nodes`: time and memory of each node. `off`: neither. `torch`: also the kernels of the chosen calls, by

@@ -168,7 +168,7 @@ def run(
         observers: Further observers of the run.
         clock: The clock of this process, if the caller measured what came before; else a clock of this call.
         metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
-        profile: What is measured: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
+        profile: The measurements: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
 
     Raises:
         NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run

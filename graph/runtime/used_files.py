@@ -57,7 +57,7 @@ class UsedFiles:
         self._machine: dict[str, Any] = {}
 
     def note(self, path: Path, role: str, source: str | None, name: str | None, sha256: str | None) -> None:
-        """Note a file once, and begin to hash it. What is no ordinary file is not noted."""
+        """Note a file once, and begin to hash it. Folders and special files are not noted."""
         if self.plan.recipe is None or self._stop.is_set():
             return
         key = (role, str(path))

@@ -1,4 +1,4 @@
-"""What a cache gate costs where it reuses nothing: `python tests/benchmarks/gate_overhead.py`.
+"""The cost of a cache gate that reuses nothing: `python tests/benchmarks/gate_overhead.py`.
 
 A small random Wan model is called with gates that always compute, and without one, in turns; each time is the least of
 many, since other work on the machine only ever adds. Calls have one clip, and two that decide alike. The exchange of

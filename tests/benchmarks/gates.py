@@ -114,7 +114,7 @@ class Made:
 
 @dataclass
 class Row:
-    """What a gate did in all rounds."""
+    """The results of a gate in all rounds."""
 
     seconds: list[float] = field(default_factory=list)
     ratios: list[float] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """Peak memory of one clip, here and with diffusers' WanPipeline: `python tests/benchmarks/memory.py`.
 
 The same random model of a few hundred megabytes, the same prompt, seed, size and steps; each side loads it from its
-files in a process of its own. What is compared is the largest resident memory (VmHWM, Linux only) less what the
+files in a process of its own. The benchmark compares the largest resident memory (VmHWM, Linux only) less what the
 process held after its imports, which are the same on both sides. Pages of weight files count while they are mapped.
 """
 

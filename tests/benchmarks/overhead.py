@@ -1,4 +1,4 @@
-"""What the executor and the command line cost beside the nodes: `python tests/benchmarks/overhead.py`.
+"""The cost of the executor and the command line: `python tests/benchmarks/overhead.py`.
 
 Each time is the least of several repeats: other work on the machine only ever adds to it.
 """

@@ -1,4 +1,4 @@
-"""What measuring costs a run: `OMP_NUM_THREADS=1 python tests/benchmarks/profile_cost.py [PAIRS]`.
+"""The cost of measuring a run: `OMP_NUM_THREADS=1 python tests/benchmarks/profile_cost.py [PAIRS]`.
 
 Two numbers, both in processor time, so that other work on the machine counts less than in seconds of a clock:
 
@@ -79,11 +79,11 @@ def watched_parts(cost: Cost) -> Iterator[None]:
         cost.counted += 1
         begin(self)
 
-    memory_samples.Memory.__init__, OperationMeter.begin = made, began  # type: ignore[method-assign]
+    memory_samples.Memory.__init__, OperationMeter.begin = made, began  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        memory_samples.Memory.__init__, OperationMeter.begin = start, begin  # type: ignore[method-assign]
+        memory_samples.Memory.__init__, OperationMeter.begin = start, begin  # type: ignore[method-assign, assignment]
         cost.sampler = sum(each.cpu_seconds for each in samplers)
 
 

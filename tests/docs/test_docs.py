@@ -1,4 +1,4 @@
-"""What the documentation shows is what the project does."""
+"""The project does as the documentation shows."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def examples(count: int):
     return settings(max_examples=count, derandomize=True, deadline=None, database=None)
 
 
-def examine(path: Path, inputs=None, values=None):
+def assert_checked(path: Path, inputs=None, values=None):
     """Check a file in every way that must not fail, and what follows the check if it has no errors."""
     found = check(path, inputs, values, LIBRARY)
     text = render(found.diagnostics, found.sources)
@@ -125,7 +125,7 @@ data = st.recursive(
 @examples(100)
 @given(st.text(max_size=200))
 def test_any_text(text):
-    examine_text(text)
+    assert_text_checked(text)
 
 
 @examples(100)
@@ -133,19 +133,19 @@ def test_any_text(text):
 def test_any_bytes(tmp_path_factory, raw):
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(raw)
-    examine(path)
+    assert_checked(path)
 
 
 @examples(100)
 @given(st.lists(st.sampled_from(list("{}[]:,-?&*!|>'\"%@`#$~ \n\tab1.<=")), max_size=40).map("".join))
 def test_any_punctuation(text):
-    examine_text("sgd: 1\nnodes: " + text)
+    assert_text_checked("sgd: 1\nnodes: " + text)
 
 
 @examples(100)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys(("inputs", "nodes", "outputs", "name"), data)))
 def test_any_structure(content):
-    examine_text(json.dumps({"sgd": 1, **content}))
+    assert_text_checked(json.dumps({"sgd": 1, **content}))
 
 
 parameters = st.dictionaries(
@@ -171,14 +171,14 @@ declarations = st.fixed_dictionaries(
     st.dictionaries(names, st.sampled_from(["$a", "$b", "$c.left", "$x"]), max_size=3),
 )
 def test_any_graph(nodes, inputs, outputs):
-    examine_text(json.dumps({"sgd": 1, "inputs": inputs, "nodes": nodes, "outputs": outputs}))
+    assert_text_checked(json.dumps({"sgd": 1, "inputs": inputs, "nodes": nodes, "outputs": outputs}))
 
 
-def examine_text(text):
+def assert_text_checked(text):
     folder = SCRATCH[0]
     path = folder / "w.yaml"
     path.write_text(text, encoding="utf-8", errors="surrogatepass", newline="")
-    return examine(path)
+    return assert_checked(path)
 
 
 SCRATCH: list[Path] = []
@@ -211,7 +211,7 @@ def test_any_setting(tmp_path_factory, value, path):
         "sgd: 1\ninputs: {x: {type: 'list[float]', default: 1}}\nnodes: {o: {uses: toy.plain}}\noutputs: {o: $o}\n"
     )
     given_value = Given(value, True, Path("/"))
-    examine(
+    assert_checked(
         file,
         {"x": given_value},
         {f"o.{n}": given_value for n in LIBRARY.nodes["toy.plain"].inputs} | {path: given_value},
@@ -282,7 +282,7 @@ def test_mutated_workflows(folder, name):
     try:
         for mutated in mutations(text, 60):
             path.write_text(mutated, newline="")
-            examine(path)
+            assert_checked(path)
     finally:
         path.write_text(text)
 
@@ -293,9 +293,9 @@ def test_bundled_workflows_have_no_problems():
         assert check(path, library=LIBRARY).diagnostics == []
 
 
-def quick(text: str, code: str | None):
+def assert_quick(text: str, code: str | None):
     began = time.perf_counter()
-    found = examine_text(text)
+    found = assert_text_checked(text)
     assert time.perf_counter() - began < PATIENCE
     assert {d.code for d in found.errors} == ({code} if code else set())
     return found
@@ -309,33 +309,35 @@ def chain(count: int, step: str, first: str, reverse: bool = False) -> str:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_long_chains(reverse):
-    quick(
+    assert_quick(
         chain(1200, "{{uses: toy.choose, with: {{above: $c{0}, below: $c{0}}}}}", "{uses: toy.number}", reverse), None
     )
 
 
 def test_many_mistakes():
-    quick(chain(400, "{{uses: toy.pair, with: {{thing: $c0}}}}", "{uses: toy.gadget}"), "type-mismatch")
-    quick(chain(400, "{{uses: toy.pair, with: {{thing: $d{0}}}}}", "{uses: toy.number}"), "unknown-reference")
-    quick(chain(400, "{{uses: toy.pear, with: {{thing: $c0}}}}", "{uses: toy.number}"), "unknown-node-type")
+    assert_quick(chain(400, "{{uses: toy.pair, with: {{thing: $c0}}}}", "{uses: toy.gadget}"), "type-mismatch")
+    assert_quick(chain(400, "{{uses: toy.pair, with: {{thing: $d{0}}}}}", "{uses: toy.number}"), "unknown-reference")
+    assert_quick(chain(400, "{{uses: toy.pear, with: {{thing: $c0}}}}", "{uses: toy.number}"), "unknown-node-type")
 
 
 def test_a_long_cycle():
-    quick(chain(400, "{{uses: toy.pair, with: {{thing: $c{0}}}}}", "{uses: toy.pair, with: {thing: $c399}}"), "cycle")
+    assert_quick(
+        chain(400, "{{uses: toy.pair, with: {{thing: $c{0}}}}}", "{uses: toy.pair, with: {thing: $c399}}"), "cycle"
+    )
 
 
 def test_deep_loops():
     text = "{uses: toy.number}"
     for n in range(20):
         text = f"{{for: {{x{n}: [1, 2]}}, body: {{n{n}: {text}}}, yield: {{y: $n{n}}}}}"
-    quick(f"sgd: 1\nnodes: {{o: {text}}}\noutputs: {{o: $o}}\n", None)
+    assert_quick(f"sgd: 1\nnodes: {{o: {text}}}\noutputs: {{o: $o}}\n", None)
 
 
 def test_alias_bomb_of_nodes():
     lines = ["  a0: &a0 {x: $y}"] + [
         f"  a{n}: &a{n} {{{', '.join(f'k{m}: *a{n - 1}' for m in range(10))}}}" for n in range(1, 12)
     ]
-    quick("sgd: 1\nnodes:\n" + "\n".join(lines), "yaml-syntax")
+    assert_quick("sgd: 1\nnodes:\n" + "\n".join(lines), "yaml-syntax")
 
 
 def test_composites_that_use_each_other_in_exponential_numbers(tmp_path):
@@ -344,7 +346,7 @@ def test_composites_that_use_each_other_in_exponential_numbers(tmp_path):
         (tmp_path / f"e{n}.yaml").write_text(f"sgd: 1\nnodes: {{a: {use}, b: {use}}}\noutputs: {{a: $a, b: $b}}\n")
     (tmp_path / "e30.yaml").write_text("sgd: 1\nnodes: {n: {uses: toy.number}}\noutputs: {n: $n}\n")
     began = time.perf_counter()
-    found = examine(tmp_path / "e0.yaml")
+    found = assert_checked(tmp_path / "e0.yaml")
     assert time.perf_counter() - began < PATIENCE
     assert {d.code for d in found.errors} == {"composite-recursion"}
 
@@ -352,7 +354,7 @@ def test_composites_that_use_each_other_in_exponential_numbers(tmp_path):
 def test_ten_megabytes(tmp_path):
     path = tmp_path / "w.yaml"
     path.write_bytes(b"sgd: 1\n" + b"# comment\n" * (1 << 20))
-    (diagnostic,) = examine(path).diagnostics
+    (diagnostic,) = assert_checked(path).diagnostics
     assert diagnostic.code == "yaml-syntax"
 
 
@@ -362,7 +364,7 @@ def test_huge_numbers(number):
     bounds = f"inputs: {{x: {{type: float, min: {number}, max: {number}, default: {number}}}}}\nnodes: {{}}"
     list_ = f"nodes: {{l: {{for: {{x: [{number}]}}, body: {{n: {{uses: toy.plain, with: {{whole: $x}}}}}}}}}}"
     for text in (value, bounds, list_):
-        examine_text(f"sgd: 1\n{text}\n")
+        assert_text_checked(f"sgd: 1\n{text}\n")
 
 
 @pytest.mark.parametrize(
@@ -386,7 +388,7 @@ def test_huge_numbers(number):
     ],
 )
 def test_odd_texts(text):
-    examine_text(text)
+    assert_text_checked(text)
 
 
 def test_bom_and_crlf_change_nothing(folder):
@@ -394,7 +396,7 @@ def test_bom_and_crlf_change_nothing(folder):
     text = path.read_bytes()
     try:
         path.write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
-        assert examine(path).errors == []
+        assert assert_checked(path).errors == []
     finally:
         path.write_bytes(text)
 
@@ -437,7 +439,7 @@ def test_text_and_numbers_beyond_all_limits_have_a_place(monkeypatch, loader, li
     from sgd.graph.contract import yaml_reader
 
     monkeypatch.setattr(yaml_reader, "LOADER", getattr(yaml, loader))
-    found = quick(f"sgd: 1\n{line}\nnodes: {{o: {{uses: toy.number}}}}\noutputs: {{o: $o}}\n", "yaml-syntax")
+    found = assert_quick(f"sgd: 1\n{line}\nnodes: {{o: {{uses: toy.number}}}}\noutputs: {{o: $o}}\n", "yaml-syntax")
     (problem,) = found.errors
     assert problem.span is not None
     assert problem.span.line == place
@@ -446,7 +448,7 @@ def test_text_and_numbers_beyond_all_limits_have_a_place(monkeypatch, loader, li
 
 def test_utf_16_has_a_place(tmp_path):
     (tmp_path / "w.yaml").write_bytes("sgd: 1\nnodes: {}\n".encode("utf-16"))
-    (problem,) = examine(tmp_path / "w.yaml").errors
+    (problem,) = assert_checked(tmp_path / "w.yaml").errors
     assert problem.span is not None
     assert "UTF-16" in problem.message
 
@@ -460,7 +462,7 @@ def test_texts_of_a_caller_have_limits_too(value):
     )
     for name in ("x", "y", "z"):
         given_value = Given([value] if name == "z" else value, False, Path("/"))
-        found = examine(path, {"x": Given("a", False, Path("/")), name: given_value})
+        found = assert_checked(path, {"x": Given("a", False, Path("/")), name: given_value})
         (problem,) = found.errors
         assert (problem.code, problem.span.line) == ("bad-value", 2)
         assert len(problem.message) < 300

@@ -1,4 +1,4 @@
-"""What docs say of workflow files, sentence by sentence, checked on toy nodes (and run where running shows it)."""
+"""Sentences of the docs on workflow files, checked on toy nodes (and run where running shows it)."""
 
 from __future__ import annotations
 

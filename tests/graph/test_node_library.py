@@ -393,7 +393,7 @@ def test_an_option_is_a_switch_or_a_choice() -> None:
     assert (choice.key, choice.default) == ("paper", "brown")
 
 
-# Which modules a command imports, in processes of their own
+# The modules that a command imports, in processes of their own
 
 HEAVY = "('torch', 'diffusers', 'transformers', 'pydantic')"
 CALIBRATE = "sgd.nodes.cache.calibration.calibrate"

@@ -95,7 +95,7 @@ class WatchedExecutor(Executor):
             return super().steps(steps, environment, states)
         self.watched = Watched()
         super().steps(steps, self.watched, states)
-        # What is left is read as the workflow's outputs.
+        # The others are read as the workflow's outputs.
         environment.update(dict(self.watched))
         for life in self.watched._open.values():
             life[2] = life[3] = len(LOG)

@@ -32,7 +32,7 @@ def write(tmp_path: Path, text: str, above: str, below: str, high: bool = True) 
 
 
 def ratio_of(file: Path, tmp_path: Path, **settings: Any) -> Any:
-    """What the node behind the choice was given."""
+    """The values that the node behind the choice got."""
     toys.plain.seen.clear()  # type: ignore[attr-defined]
     done = run(compile(file, set=settings, library=toys.library()), out=tmp_path / "out", overwrite=True)
     assert done.status == "done"

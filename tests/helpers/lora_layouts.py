@@ -174,7 +174,7 @@ LAYOUTS: dict[str, Layout] = {
     "compiled": (own_layers, "transformer._orig_mod.{}".format, A_B),
     "whole checkpoint": (ORIGINAL.__getitem__, "model.diffusion_model.{}".format, DOWN_UP),
 }
-"""Which names of layers, how they are written, and the names of the two parts of a LoRA."""
+"""Names of layers, their spelling, and the names of the two parts of a LoRA."""
 
 
 class Maker:

@@ -20,7 +20,7 @@ import pyte
 
 @dataclass
 class Session:
-    """What a command drew.
+    """The picture that a command drew.
 
     Attributes:
         code: Its exit code; negative for a signal.

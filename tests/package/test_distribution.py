@@ -1,4 +1,4 @@
-"""What is installed is what the tree holds."""
+"""An installation holds the files of the tree."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def build(out: Path, what: str) -> None:
 
 
 def files(*folders: str) -> list[str]:
-    """What version control holds below these folders."""
+    """The files under version control below these folders."""
     listed = subprocess.run(["git", "ls-files", *folders], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")

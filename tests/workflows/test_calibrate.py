@@ -254,7 +254,7 @@ def test_two_experts_have_one_table_with_a_part_for_each(tmp_path):
     refused = sgd("check", "gated.yaml", "--json", cwd=tmp_path)
     assert refused.returncode == 0
     (tmp_path / "other.yaml").write_text(EXPERTS.format(gate=gate, more=", gate: $gate").replace("0.8", "0.7"))
-    # Which steps an expert gets is known when the timesteps are.
+    # The steps of an expert are known when the timesteps are.
     done = sgd("plan", "other.yaml", cwd=tmp_path)
     assert done.returncode != 0
     assert "steps of transformer" in done.stderr

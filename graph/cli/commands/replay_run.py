@@ -147,7 +147,7 @@ def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], a
 
 
 def _changes(found: Found, record: Any) -> list[str]:
-    """What differs between the recipe and that of the replay, in words."""
+    """The differences between the recipe and that of the replay, in words."""
     from ...language.recipe import differences, recipe_of
 
     return differences(found.recipe, recipe_of(record["recipe"], "the replay")) if "recipe" in record else []

@@ -16,7 +16,7 @@ HEAD = 4096
 
 
 def kind_of_side(name: str) -> Kind:
-    """What a word of the command line names.
+    """A thing that a word of the command line names.
 
     A folder is that of a run, and so is a JSON file with the key `record`. A file with bytes that no text has is a
     picture or a clip. Everything else is a workflow: a file, or the name of a bundled one.

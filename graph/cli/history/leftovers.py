@@ -1,4 +1,4 @@
-"""What may be removed: files that killed runs left, and with a word of the user, failed and interrupted runs.
+"""Things that may be removed: files that killed runs left, and with a word of the user, failed and interrupted runs.
 
 A finished run is never removed, and neither is a run that is under way: its folder is locked while the files go.
 """
@@ -30,7 +30,7 @@ class Leftover:
     Attributes:
         path: A file, or the folder of a run.
         size: Its size in bytes.
-        what: What it is.
+        what: Its kind, in words.
         run: The folder of the run that it belongs to; None for a file outside of runs.
     """
 
@@ -49,7 +49,7 @@ class Kept:
 
 
 def leftovers(folder: Path, failed: bool) -> tuple[list[Leftover], list[Kept]]:
-    """What may be removed in a folder.
+    """Find the things in a folder that may be removed.
 
     Args:
         folder: Where runs are.

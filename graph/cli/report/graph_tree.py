@@ -16,7 +16,7 @@ class Box:
     Attributes:
         path: Path in the file; empty for the whole drawing.
         type: Node type, `loop`, or the file of a composite.
-        inside: What stands in a group, by path.
+        inside: The nodes of a group, by path.
         entries: Ports at the top border of a group, in the order of their first wire.
         exits: Ports at its bottom border.
         links: Wires between what stands in a group: from (path, port) to (path, port). An empty path is the border.

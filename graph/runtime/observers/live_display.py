@@ -79,7 +79,7 @@ class LiveDisplay:
         self._live.start(refresh=True)
 
     def stop(self) -> None:
-        """Erase the lines. What was printed stays."""
+        """Erase the lines. Printed text stays."""
         if not self.active:
             return
         for printed in self._printed:

@@ -15,7 +15,7 @@ from .chosen_calls import EVERY, ChosenCalls
 
 
 class Ranges(Protocol):
-    """What receives ranges. Ranges nest within the thread that pushes them."""
+    """The receiver of ranges. Ranges nest within the thread that pushes them."""
 
     def push(self, name: str) -> None:
         """Begin a range."""

@@ -1,4 +1,4 @@
-"""What happened when: calls of nodes, loads of components, turns of loops, in at most `LIMIT` entries."""
+"""The course of a run: calls of nodes, loads of components, turns of loops, in at most `LIMIT` entries."""
 
 from __future__ import annotations
 

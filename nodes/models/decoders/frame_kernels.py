@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PROGRAMS = 16
 """Programs for each multiprocessor, of kernels that walk over positions."""
 
-PAD_ELEMENTS, SUM_ELEMENTS, ADD_ELEMENTS, INTERLEAVE_ELEMENTS, TAP_COLUMNS = 8192, 2048, 8192, 8192, 512
+PAD_ELEMENTS, SUM_ELEMENTS, ADD_ELEMENTS, INTERLEAVE_ELEMENTS = 8192, 2048, 8192, 8192
 """Elements of a tile, tuned on an H100."""
 
 
@@ -314,50 +314,6 @@ def interleave(phases: Tensor, bias: Tensor, in_time: bool) -> tuple[Tensor, Sum
     sizes = (height, width, rows, columns, blocks, tiles, programs)
     _interleave[(programs,)](phases, bias, out, partial, *sizes, channels, lanes, tile, in_time, num_warps=8)
     return out, Sums(partial, len(out) * height * width)
-
-
-@triton.jit(do_not_specialize=["height", "width", "rows", "columns", "blocks", "length", "apart"])
-def _sum_taps(  # type: ignore[no-untyped-def]
-    products,
-    bias,
-    out,
-    height,
-    width,
-    rows,
-    columns,
-    blocks,
-    length,
-    apart,
-    CHANNELS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    CLAMP: tl.constexpr,
-):
-    program = tl.program_id(0)
-    line = program // blocks
-    column = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    mask = column < width
-    base = (line // height * rows + line % height) * columns
-    channel = tl.program_id(1)
-    total = tl.zeros([COLUMNS], tl.float32) + tl.load(bias + channel)
-    for tap in tl.static_range(27):
-        offset = base + ((tap // 9) * rows + (tap // 3) % 3) * columns + tap % 3
-        row = (tap * CHANNELS + channel) * length.to(tl.int64)
-        total += tl.load(products + row + offset + column, mask=mask, other=0.0).to(tl.float32)
-    if CLAMP:  # a value that is not a number stays
-        total = tl.where(total > 1.0, 1.0, tl.where(total < -1.0, -1.0, total))
-    target = channel * apart.to(tl.int64) + line.to(tl.int64) * width + column
-    tl.store(out + target, total.to(out.dtype.element_ty), mask=mask)
-
-
-def sum_taps(products: Tensor, bias: Tensor, padded: tuple[int, int, int], out: Tensor, clamp: bool) -> None:
-    """See `frame_operations.sum_taps`."""
-    channels, count, height, width = out.shape
-    _, rows, columns = padded
-    blocks = triton.cdiv(width, TAP_COLUMNS)
-    sizes = (height, width, rows, columns, blocks, products.stride(0), out.stride(0))
-    _sum_taps[(count * height * blocks, channels)](
-        products, bias, out, *sizes, channels, TAP_COLUMNS, clamp, num_warps=4
-    )
 
 
 def _programs(x: Tensor, tiles: int) -> int:

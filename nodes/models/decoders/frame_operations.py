@@ -146,9 +146,9 @@ def sum_taps(products: Tensor, bias: Tensor, padded: tuple[int, int, int], out: 
         clamp: Limit the sum to [-1, 1].
     """
     if on_kernels(products):
-        from . import frame_kernels
+        from . import tap_kernels
 
-        frame_kernels.sum_taps(products, bias, padded, out, clamp)
+        tap_kernels.sum_taps(products, bias, padded, out, clamp)
         return
     channels, count, height, width = out.shape
     frames, rows, columns = padded

@@ -55,8 +55,8 @@ def optimize(
 
     `exact` computes the same formulas in the same dtype, rounded in another order. On a GPU the transformer's blocks
     are rebuilt: kernels for everything between the matrix products, and activations inside the products. Attention is
-    the fastest exact backend that is installed, as with `backend: auto` of `model.attention`. What this machine or this
-    model does not allow is left out, and the details of this node give the reason; nothing fails that works with
+    the fastest exact backend that is installed, as with `backend: auto` of `model.attention`. The details of this
+    node name each choice that this machine or this model does not allow, with the reason; nothing fails that works with
     `eager`. On a CPU, and for small models, `exact` changes nothing.
 
     The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout. A Wan VAE in float32 then

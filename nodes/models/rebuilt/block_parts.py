@@ -1,4 +1,4 @@
-"""What rebuilt blocks of several families share: streams in one buffer, attention, and modulation."""
+"""Parts of rebuilt blocks of several families: streams in one buffer, attention, and modulation."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def attend(
     Args:
         attention: A module with a processor of diffusers.
         query: [B, S, H, D]; keys and values have a length of their own.
-        mask: What diffusers' processor gives to its dispatch.
+        mask: The mask that diffusers' processor gives to its dispatch.
 
     Returns:
         [B, S, H·D].

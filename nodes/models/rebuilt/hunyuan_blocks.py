@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch.nn import Linear
 
-from .block_parts import Once, of_doubled, plain, rms_weight, together
+from .block_parts import Once, of_doubled, together
 from .flux_blocks import Streams
-from .joint_blocks import Layers, OneStream, TwoStreams
+from .joint_blocks import OneStream, TwoStreams, image_layers, text_layers
 
 
 def effective_mask(attention: Any, mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -26,32 +26,15 @@ class HunyuanDouble:
 
     def __init__(self, block: Any, once: Once) -> None:
         attention, self.own, self.once = block.attn, block.forward, once
-        image = Layers(
-            block.norm1.linear,
-            (attention.to_q, attention.to_k, attention.to_v),
-            attention.norm_q,
-            attention.norm_k,
-            attention.to_out[0],
-            block.ff.net[0].proj,
-            block.ff.net[2],
-        )
-        text = Layers(
-            block.norm1_context.linear,
-            (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj),
-            attention.norm_added_q,
-            attention.norm_added_k,
-            attention.to_add_out,
-            block.ff_context.net[0].proj,
-            block.ff_context.net[2],
-        )
-        self.layers = image, text
-        self.streams = TwoStreams(attention, self.layers, once)
+        image = image_layers(attention, block.norm1.linear, block.ff)
+        text = text_layers(attention, block.norm1_context.linear, block.ff_context)
+        self.streams = TwoStreams(attention, (image, text), once)
 
     def fits(self) -> bool:
-        return all(plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers)
+        return self.streams.fits()
 
     def joins(self) -> Sequence[Sequence[Linear]]:
-        return [part.qkv for part in self.layers]
+        return self.streams.joins()
 
     def __call__(
         self,
@@ -85,12 +68,10 @@ class HunyuanSingle:
         self.stream = OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once)
 
     def fits(self) -> bool:
-        stream = self.stream
-        layers = stream.modulation_layer, *stream.qkv, stream.up, stream.out
-        return plain(*layers) and rms_weight(stream.attention.norm_q)
+        return self.stream.fits()
 
     def joins(self) -> Sequence[Sequence[Linear]]:
-        return [self.stream.qkv]
+        return self.stream.joins()
 
     def __call__(
         self,

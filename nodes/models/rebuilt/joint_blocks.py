@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Once, Positions, attend, modulation, norm_weights
+from .block_parts import Once, Positions, attend, modulation, norm_weights, plain, rms_weight
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,32 @@ class Layers:
         return self.modulation, *self.qkv, self.out, self.up, self.down
 
 
+def image_layers(attention: Any, modulation: Linear, feed_forward: Any) -> Layers:
+    """The layers of the image stream, by the names that the attention modules of all families have for them."""
+    return Layers(
+        modulation,
+        (attention.to_q, attention.to_k, attention.to_v),
+        attention.norm_q,
+        attention.norm_k,
+        attention.to_out[0],
+        feed_forward.net[0].proj,
+        feed_forward.net[2],
+    )
+
+
+def text_layers(attention: Any, modulation: Linear, feed_forward: Any) -> Layers:
+    """The layers of the text stream, as `image_layers` for those of the image."""
+    return Layers(
+        modulation,
+        (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj),
+        attention.norm_added_q,
+        attention.norm_added_k,
+        attention.to_add_out,
+        feed_forward.net[0].proj,
+        feed_forward.net[2],
+    )
+
+
 class _Weights:
     """Norm weights of several streams in one tensor, made at the first call on a device."""
 
@@ -74,6 +100,14 @@ class TwoStreams:
         self.attention, self.layers, self.once = attention, layers, once
         self.eps, self.heads = attention.norm_q.eps, attention.heads
         self.weights = _Weights([part.query_norm for part in layers], [part.key_norm for part in layers])
+
+    def fits(self) -> bool:
+        """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
+        return all(plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers)
+
+    def joins(self) -> Sequence[Sequence[Linear]]:
+        """Layers with one input: see `RebuiltBlock.joins`."""
+        return [part.qkv for part in self.layers]
 
     def __call__(
         self,
@@ -132,6 +166,14 @@ class OneStream:
         self.eps, self.heads, self.once = attention.norm_q.eps, attention.heads, once
         self.qkv = (attention.to_q, attention.to_k, attention.to_v)
         self.weights = _Weights([attention.norm_q], [attention.norm_k])
+
+    def fits(self) -> bool:
+        """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
+        return plain(self.modulation_layer, *self.qkv, self.up, self.out) and rms_weight(self.attention.norm_q)
+
+    def joins(self) -> Sequence[Sequence[Linear]]:
+        """Layers with one input: see `RebuiltBlock.joins`."""
+        return [self.qkv]
 
     def __call__(
         self, x: torch.Tensor, temb: torch.Tensor, positions: Positions, mask: torch.Tensor | None = None

@@ -9,9 +9,9 @@ import torch
 from torch.nn import Linear
 from torch.nn import functional as F
 
-from .block_parts import Once, of_complex, plain, rms_weight, together
+from .block_parts import Once, of_complex, together
 from .flux_blocks import Streams
-from .joint_blocks import Layers, TwoStreams
+from .joint_blocks import TwoStreams, image_layers, text_layers
 
 
 class QwenBlock:
@@ -19,34 +19,15 @@ class QwenBlock:
 
     def __init__(self, block: Any, once: Once) -> None:
         attention, self.own, self.block, self.once = block.attn, block.forward, block, once
-        text = Layers(
-            block.txt_mod[1],
-            (attention.add_q_proj, attention.add_k_proj, attention.add_v_proj),
-            attention.norm_added_q,
-            attention.norm_added_k,
-            attention.to_add_out,
-            block.txt_mlp.net[0].proj,
-            block.txt_mlp.net[2],
-        )
-        image = Layers(
-            block.img_mod[1],
-            (attention.to_q, attention.to_k, attention.to_v),
-            attention.norm_q,
-            attention.norm_k,
-            attention.to_out[0],
-            block.img_mlp.net[0].proj,
-            block.img_mlp.net[2],
-        )
-        self.layers = text, image
-        self.streams = TwoStreams(attention, self.layers, once)
+        text = text_layers(attention, block.txt_mod[1], block.txt_mlp)
+        image = image_layers(attention, block.img_mod[1], block.img_mlp)
+        self.streams = TwoStreams(attention, (text, image), once)
 
     def fits(self) -> bool:
-        return not self.block.zero_cond_t and all(
-            plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers
-        )
+        return not self.block.zero_cond_t and self.streams.fits()
 
     def joins(self) -> Sequence[Sequence[Linear]]:
-        return [part.qkv for part in self.layers]
+        return self.streams.joins()
 
     def __call__(
         self,

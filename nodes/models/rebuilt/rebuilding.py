@@ -26,7 +26,7 @@ BLOCKS: Mapping[str, Callable[[Any, Once], RebuiltBlock]] = {
 """The rebuilt forward of each class of blocks of diffusers."""
 
 AROUND: Mapping[str, Callable[..., Any]] = {"WanTransformer3DModel": few_timesteps}
-"""What a transformer's forward is called through, beside its rebuilt blocks."""
+"""Functions around the forward of a transformer with rebuilt blocks, by its class."""
 
 
 def rebuild(module: Any, *, join: bool) -> int:

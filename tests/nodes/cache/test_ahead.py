@@ -1,4 +1,4 @@
-"""What is known ahead: masks, schedules, and that a plan prints what the run then follows."""
+"""Facts known ahead: masks, schedules, and that a plan prints what the run then follows."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_a_plan_counts_only_computed_steps(tmp_path):
         file.write_text(WORKFLOW.format(source=EMBEDDED, steps=12, gate=gate, stop=1))
         row = next(row for row in estimate(sgd.compile(file))["nodes"] if row["name"] == "denoise.predict")
         flops[name] = row["flops"]
-    # What is not in the blocks (embeddings, projections) is always computed.
+    # Embeddings and projections are not in the blocks, and always computed.
     assert 1 / 3 < flops["third"] / flops["all"] < 0.37
     assert flops["open"] == flops["all"], "what is not known is counted as computed"
 

@@ -96,7 +96,7 @@ def test_schedules_known_ahead_wait_for_nothing(pair):
         magcache(HERE, ratios=RATIOS, threshold=0.1, max_consecutive=3),
         dbcache(HERE, threshold=1.0, warmup_steps=3),
     ):
-        # What waits inside of blocks that do not run does not wait.
+        # Blocks that do not run do not wait.
         assert waits(pair, gate) <= plain, gate.kind
 
 

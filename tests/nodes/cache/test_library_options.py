@@ -299,7 +299,7 @@ def test_check_and_plan_load_no_more_than_they_need(tmp_path, wan_folder):
     made = sgd("check", "w.yaml", "--json", cwd=tmp_path)
     (problem,) = json.loads(made.stdout)
     assert (problem["code"], problem["help"]) == ("unknown-parameter", "did you mean `max_warmup_steps`?")
-    # What the model cannot do is told at the node that meets it.
+    # The node that meets a limit of the model tells it.
     write(tmp_path, wan_folder, "Fn_compute_blocks: 2")
     made = sgd("check", "w.yaml", "--json", cwd=tmp_path)
     (problem,) = json.loads(made.stdout)

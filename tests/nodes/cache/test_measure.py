@@ -1,4 +1,4 @@
-"""What a calibration measures: MagCache's ratios as diffusers measures them, changes by their formula."""
+"""The numbers of a calibration: MagCache's ratios as diffusers measures them, changes by their formula."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the other tests of gates are compared with can itself fail: each oracle at its two ends, and in between."""
+"""The oracles of the other tests of gates can fail: each at its two ends, and in between."""
 
 from __future__ import annotations
 

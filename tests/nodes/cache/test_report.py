@@ -1,4 +1,4 @@
-"""What is said of gates: events as docs/run.schema.json has them, and the lines under the table of a run."""
+"""Reports of gates: events as docs/run.schema.json has them, and the lines under the table of a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair(tmp_path_factory):
 
 
 def record(pair, gate):
-    """What a record keeps of a gated run."""
+    """The entries of a record about gates."""
     run = DirectRun()
     pair.run(gate, run=run)
     kept = {f"{kind}s": [clean(data) for k, data in run.events if k == kind] for kind in ("gate", "gate_total")}

@@ -1,4 +1,4 @@
-"""What is printed of gates: one list of steps for each run of a loop, whatever was measured."""
+"""The printed text of gates: one list of steps for each run of a loop, whatever was measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every gate keeps: nothing of a run in another, nothing left in the model, nothing waited for without need."""
+"""Rules of every gate: nothing of a run in another, nothing left in the model, nothing waited for without need."""
 
 from __future__ import annotations
 

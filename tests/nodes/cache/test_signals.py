@@ -1,4 +1,4 @@
-"""What gates compare: the inputs that the blocks and embedders of diffusers really get."""
+"""The signals of gates: the inputs that the blocks and embedders of diffusers really get."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def component(folder: Path, part: str):
 
 
 def examine(fault: broken_models.Fault, source: Path, originals, target: Path, seed: int) -> str | None:
-    """What is wrong with the answer to a fault; None if it is right."""
+    """The mistake in the answer to a fault; None if it is right."""
     folder = target / "m"
     broken_models.copy_linked(source, folder, fault.file)
     fault.apply(folder, random.Random(seed))

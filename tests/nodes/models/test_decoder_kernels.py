@@ -25,8 +25,8 @@ channels = pytest.mark.parametrize("width", CHANNELS)
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The two modules of kernels."""
-    names = [f"sgd.nodes.models.decoders.{name}" for name in ("frame_kernels", "norm_kernels")]
+    """The modules of kernels: of frames, of norms, of taps."""
+    names = [f"sgd.nodes.models.decoders.{name}" for name in ("frame_kernels", "norm_kernels", "tap_kernels")]
     if not ON_GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         for name in names:
@@ -73,7 +73,7 @@ def test_pad(kernels, twins, dtype, width):
 @cases
 @channels
 def test_sums_and_norms(kernels, twins, dtype, width):
-    frames, _ = kernels
+    frames = kernels[0]
     x, residual, bias = made(3, 5, 7, width, dtype=dtype), made(3, 5, 7, width, dtype=dtype), made(width)
     same_sums(frames.sums(x), frame_operations.sums(x))
     norm = torch.nn.GroupNorm(4, width).to(DEVICE, dtype).requires_grad_(False)
@@ -106,7 +106,7 @@ def test_interleave(kernels, twins, dtype, width, in_time):
 def test_sum_taps(kernels, twins, dtype, clamp):
     products, bias = made(96, 192, dtype=dtype), made(3)
     found, wanted = (torch.empty(3, 5, 3, 4, device=DEVICE, dtype=dtype)[:, 1:3] for _ in range(2))
-    kernels[0].sum_taps(products, bias, (4, 5, 6), found, clamp)
+    kernels[2].sum_taps(products, bias, (4, 5, 6), found, clamp)
     frame_operations.sum_taps(products, bias, (4, 5, 6), wanted, clamp=clamp)
     same(found, wanted, BOUNDS[dtype])
     assert not clamp or found.abs().max() <= 1
@@ -115,7 +115,7 @@ def test_sum_taps(kernels, twins, dtype, clamp):
 def test_a_clamped_sum_keeps_nan(kernels):
     products = torch.full((96, 192), float("nan"), device=DEVICE)
     out = torch.empty(3, 2, 3, 4, device=DEVICE)
-    kernels[0].sum_taps(products, made(3), (4, 5, 6), out, True)
+    kernels[2].sum_taps(products, made(3), (4, 5, 6), out, True)
     assert out.isnan().all()
 
 

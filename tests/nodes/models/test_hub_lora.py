@@ -98,7 +98,7 @@ def test_the_only_file(hub, ask_lora, styles):
     assert said["details"] == {"lora": "style.safetensors", "scale": 1.0, "commit": COMMIT, "lora_tensors": 24}
     done, total, label = said["progress"][-1]
     assert (done, label) == (total, f"download {NAME}")
-    # What is cached needs no server; what is not, says so.
+    # A cached file needs no server; another one says so.
     cached, other = ask_lora(address(hub), {}, {"weight_name": "earlier/style-1000.safetensors"}, offline=True)
     assert cached["file"] == said["file"]
     assert "HF_HUB_OFFLINE" in other["error"]

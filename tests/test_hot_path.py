@@ -122,7 +122,12 @@ def test_a_threshold_passes_through_eight_modules(plan, tmp_path):
     finally:
         threading.setprofile(None)
     writing = ("nodes.cache.gate", "graph.runtime.observers", "graph.runtime.record")
-    looking = ("graph.runtime.declared_results", "nodes.support.unchanged_inputs", "nodes.support.value_tensors")
+    looking = (
+        "graph.runtime.declared_results",
+        "nodes.support.unchanged_inputs",
+        "nodes.support.value_tensors",
+        "nodes.support.work_meter",
+    )
     through = [module for module in found if not module.startswith((*writing, *looking))]
     assert through == [
         "graph.runtime.arguments",

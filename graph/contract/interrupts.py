@@ -24,11 +24,13 @@ EXIT_CODE = 3
 
 
 class _State:
-    """Of this process: blocks that hold interrupts back, the time of the first interrupt, and whether it was told.
+    """Of this process: whether it is the command; blocks that hold interrupts back; the first interrupt.
 
-    `before_end` is the function that `before_end` was given.
+    `since` is the time of that interrupt, and `reported` tells whether the user was told of it. `before_end` is the
+    function that `before_end` was given.
     """
 
+    installed = False
     held = 0
     since: float | None = None
     reported = False
@@ -37,9 +39,15 @@ class _State:
 
 def install() -> None:
     """Handle interrupts from now on. SIGINT stays ignored where it was, as in the background of a shell."""
+    _State.installed = True
     signal.signal(signal.SIGTERM, _interrupted)
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
+
+
+def installed() -> bool:
+    """Whether this process is the `sgd` command, and not a program that calls sgd."""
+    return _State.installed
 
 
 def _interrupted(*_: Any) -> None:

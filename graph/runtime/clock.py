@@ -15,6 +15,8 @@ from pathlib import Path
 from threading import get_ident
 from time import perf_counter
 
+from ..contract.interrupts import installed
+
 IMPORT, COMPILE, KERNELS, LOAD, OTHER = "(import)", "(compile)", "(kernels)", "(load)", "(other)"
 ROWS = (IMPORT, COMPILE, KERNELS, LOAD, OTHER)
 """Rows of the record that are not nodes, in their order."""
@@ -62,6 +64,11 @@ class Clock:
         clock.spent[IMPORT] = before = clock._since - clock.started
         clock.spans.append(Span(IMPORT, 0.0, before))
         return clock
+
+    @classmethod
+    def of_command(cls) -> Clock:
+        """A clock that began with this process if the process is the `sgd` command; in a program, with this call."""
+        return cls.of_process() if installed() else cls()
 
     @property
     def mine(self) -> bool:

@@ -62,12 +62,17 @@ class Page:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """The addresses of all requests since the page was opened, the page itself too; not `data:`."""
+        """The addresses of all requests since the page was opened, the page itself too; not `data:`.
+
+        The browser's first tab loads pages of its own (`chrome:`), perhaps later. Their requests are left out.
+        """
         found = []
         for entry in self.driver.get_log("performance"):
             message = json.loads(entry["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
-                found.append(message["params"]["request"]["url"])
+                asked = message["params"]
+                if not asked["documentURL"].startswith("chrome:"):
+                    found.append(asked["request"]["url"])
         return [url for url in found if not url.startswith("data:")]
 
 

@@ -81,7 +81,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         profile = profiling_of(arguments)
     except NodeError as error:
         return wrong(str(error), error.help)
-    clock = Clock.of_process()
+    clock = Clock.of_command()
     with watched(clock), clock.during(COMPILE):
         found = checked(arguments, complete=True, running=True)
         if isinstance(found, int):

@@ -59,6 +59,7 @@ def test_counts_of_the_wan_transformer_at_full_size(run, config, sizes, latent, 
             "flops": 0,
             "peak_bytes": dummy.size(module)[1] + buffers,
             "live_bytes": dummy.size(module)[1] + buffers,
+            "dtype": None,
         }
         assert taken["flops"] == wan_flops(*latent, **sizes)
         assert taken["flops"] / 1e12 == pytest.approx(teraflops, rel=1e-3)
@@ -137,6 +138,7 @@ def test_attention_counts_as_one_operation(run, causal):
             "flops": 2 * 2 * 8 * 100 * 77 * (64 + 32),
             "peak_bytes": out.numel() * 4,
             "live_bytes": out.numel() * 4,
+            "dtype": "float32",
         }
 
 

@@ -16,6 +16,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import UNKNOWN, NodeFacts, Unknown, require
 from ..graph.contract.node import Reads, State, node
+from .cache.tuning.linear_guidance import nonlinear_guidance
 from .families import by_name
 from .support.lazy import lazy
 from .support.quiet import QuietLogger
@@ -103,7 +104,10 @@ def _reads(facts: CfgSplitFacts) -> Mapping[str, tuple[str, ...]]:
 
 
 def _describe(facts: CfgSplitFacts) -> BranchesFacts:
-    return BranchesFacts(facts.conditioning.family, facts.conditioning.prompts)
+    family, scale = by_name(facts.conditioning.family), facts.scale
+    guided = family is not None and scale is not None and scale > family.neutral_scale
+    nonlinear = nonlinear_guidance(facts.guider, facts.rescale, family.normalises) if family and guided else None
+    return BranchesFacts(facts.conditioning.family, facts.conditioning.prompts, nonlinear)
 
 
 def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:

@@ -10,14 +10,17 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, node
-from .cache.calibration.table import are_put_aside, problem
+from .cache.calibration.table import are_put_aside
 from .cache.first_turn import COMPILED_WHOLE
 from .cache.gate import Gate, GateFacts
 from .cache.gate_place import Place
+from .cache.gate_tables import table_problem
 from .cache.loop_turn import Turn
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
 from .cache.table_use import of_facts
+from .cache.tuning.linear_guidance import unsupported
+from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .size_limits import require_size, size_problems
@@ -98,12 +101,14 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     if any(gate.table for gate in gates):
         place = replace(place, use=of_facts(model, facts.step))
     for gate in gates:
-        if problem(gate.table) is not None:
+        if table_problem(gate.kind, gate.table) is not None:
             continue  # the gate's own node reports it
         try:
             resolve(gate, place)
         except NodeError as found:
             yield replace(found.diagnostic, place="gate")
+        if gate.kind == KIND and facts.branches.nonlinear is not None:
+            yield unsupported(facts.branches.nonlinear)
     if model.compiled_whole and any(gate.active for gate in gates):
         yield COMPILED_WHOLE
 
@@ -148,6 +153,8 @@ def predict(
     turn = Turn(model, transformer, step, branches, latents.size, image is not None, run)
     if run.options.get("calibrate") and not run.planning:
         opened = state.measure(turn)
+    elif (plan := run.options.get("tune")) is not None and not run.planning:
+        opened = state.follow(plan, turn)
     elif gate is not None and gate.active:
         opened = state.open(gate, turn)
 

@@ -42,4 +42,19 @@ class InsertNode:
     values: Mapping[str, PlainValue] = field(default_factory=dict)
 
 
-FileEdit = SetParameter | InsertNode
+@dataclass(frozen=True)
+class ReplaceNode:
+    """Exchange the node type and the parameters of a node. Its name and its place stay.
+
+    Attributes:
+        node: The node's path in the file.
+        uses: The node type.
+        values: All parameters.
+    """
+
+    node: str
+    uses: str
+    values: Mapping[str, PlainValue] = field(default_factory=dict)
+
+
+FileEdit = SetParameter | InsertNode | ReplaceNode

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..contract.errors import NodeError
-from ..contract.file_edits import FileEdit, InsertNode, PlainValue, SetParameter
+from ..contract.file_edits import FileEdit, InsertNode, PlainValue, ReplaceNode, SetParameter
 from ..contract.source_spans import BREAK, Source, Span
 from ..contract.yaml_reader import Value, parse, scalar
 
@@ -41,6 +41,8 @@ def edited(text: str, edits: Iterable[FileEdit]) -> str:
         made = _Edit(text)
         if isinstance(edit, SetParameter):
             made.set(edit)
+        elif isinstance(edit, ReplaceNode):
+            made.exchange(edit)
         else:
             made.insert(edit)
         text = made.result()
@@ -126,6 +128,29 @@ class _Edit:
             self.replace(old.span, new)
         else:
             self.add_key(given, edit.parameter, new)
+
+    def exchange(self, edit: ReplaceNode) -> None:
+        level, _, name = self.find(edit.node)
+        entry = level.data[name]
+        self.plain(entry.span)
+        uses, given = entry.data["uses"], entry.data.get("with")
+        values = "{" + ", ".join(f"{n}: {_scalar(v)}" for n, v in edit.values.items()) + "}"
+        self.plain(uses.span)
+        self.replace(uses.span, edit.uses)
+        if given is None:
+            self.add_key(entry, "with", values)
+            return
+        self.plain(given.span)
+        start = self.at(given.span.line, given.span.column)
+        self.changes[start, self.end(given)] = values
+
+    def end(self, value: Value) -> int:
+        """The index in the text after a value. A block ends with its last entry, before comments and line breaks."""
+        inner = list(value.data.values() if value.is_map else value.data) if value.is_map or value.is_list else []
+        if inner and self.text[self.at(value.span.line, value.span.column)] not in "{[":
+            return max(self.end(each) for each in inner)
+        end = self.at(value.span.end_line, value.span.end_column)
+        return len(self.text[:end].rstrip()) if value.span.end_column == 1 else end
 
     def insert(self, edit: InsertNode) -> None:
         level, around, name = self.find(edit.after)

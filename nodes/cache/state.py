@@ -18,6 +18,10 @@ from .engine.decide import Decision
 from .gate import Gate
 from .loop_turn import Turn
 from .resolved_gate import resolve
+from .tuning.linear_guidance import require_tunable
+from .tuning.planned_gate import UNCOVERED, with_plan
+from .tuning.step_plan import StepPlan
+from .tuning.tuned_table import KIND
 
 if TYPE_CHECKING:
     from .cache_dit.library_loop import LibraryEngine, Taken
@@ -63,6 +67,24 @@ class GateState(State):
             self.meters[turn.component] = first_turn.meter(turn)
         return Metered(self.meters[turn.component], turn)
 
+    def follow(self, plan: Mapping[str, Any], turn: Turn) -> Opened:
+        """Return a gate that follows a plan of `sgd tune`, whatever gate the file has.
+
+        Args:
+            plan: The fields of a `StepPlan`.
+            turn: One step of the model's transformer.
+
+        Raises:
+            NodeError: If the model or its guidance is not one for a tuned gate, or cannot be measured.
+        """
+        component = turn.component
+        if component not in self.gates:
+            require_tunable(turn)
+            first_turn.report_facts(turn)
+            gate = with_plan(Gate(KIND, signal="model", name="tune"), StepPlan(**plan))
+            self.gates[component] = (gate, turn.window, _resolved_engine(gate, turn))
+        return Opened(self.gates[component][2], "tune", turn)
+
     def end(self) -> None:
         for component in list(self.gates):
             self._close(component)
@@ -84,12 +106,18 @@ def _engine(gate: Gate, turn: Turn) -> Working:
     """Make the engine that computes or reuses the blocks of the model's transformer, for a gate."""
     place = first_turn.place_of(turn, gate.table)
     try:
+        if gate.kind == KIND:
+            require_tunable(turn)
         resolved = resolve(gate, place)
     except NodeError as problem:
         message = f"gate {gate.name}: {problem}"
         if len(turn.window) < turn.step.count:
             message += f" ({len(turn.window)} of {turn.step.count} steps are those of {place.component})"
         raise NodeError(message, help=problem.help) from problem
+    return _resolved_engine(resolved, turn)
+
+
+def _resolved_engine(resolved: Gate, turn: Turn) -> Working:
     component = first_turn.component_of(turn, resolved.signal)
     if resolved.kind == "library":
         from .cache_dit.library_loop import LibraryEngine
@@ -181,6 +209,9 @@ class Opened:
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
     """Write the warning for a gate that reused nothing, with the reason and a threshold that would reuse steps."""
+    if (uncovered := gate.options.get(UNCOVERED)) is not None:
+        more = "tune it for this number too, with `sgd tune`"
+        return f"the gate {gate.name} ({gate.kind}) computes every step of {component}: {uncovered}; {more}"
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
     ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"

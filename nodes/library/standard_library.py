@@ -48,6 +48,12 @@ CALIBRATE = LibraryCommand(
     "sgd.nodes.cache.calibration.calibrate",
 )
 
+TUNE = LibraryCommand(
+    "tune",
+    "find the cheapest cache gate that keeps a fidelity, and write it into the file",
+    "sgd.nodes.cache.tuning.tune",
+)
+
 
 class StandardLibrary(NodeLibrary):
     """Everything that sgd knows about diffusion."""
@@ -79,13 +85,14 @@ class StandardLibrary(NodeLibrary):
         "cache.methods.teacache",
         "cache.methods.magcache",
         "cache.methods.easycache",
+        "cache.methods.tuned_gate",
         "cache.methods.custom_gate",
         "cache.methods.cache_dit_options",
     )
     uses_gpu = True
     packages = ("torch", "diffusers", "transformers", "av", "pillow")
     recorded_events = ("gate",)
-    commands = (CALIBRATE,)
+    commands = (CALIBRATE, TUNE)
     options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
     example_file = "sgd:images/boat.png"

@@ -1,1 +1,4 @@
-"""Tuned gates: the cheapest schedule of computed steps that keeps a fidelity, for one model and schedule."""
+"""Tuned gates: `sgd tune` finds the steps to compute, for one model, schedule and fidelity.
+
+The gate that follows a plan runs in `nodes/cache/engine/tuned_model.py`.
+"""

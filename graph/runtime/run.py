@@ -18,7 +18,7 @@ from typing import Any
 from ..compiler.ir import Const
 from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
-from ..contract import interrupts
+from ..contract import interrupts, kernel_caches
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node_library import NodeLibrary
@@ -138,7 +138,8 @@ def check_outputs(plan: Plan, folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def around_run(plan: Plan, run: Context) -> Iterator[None]:
-    """Enter the contexts that the libraries of a plan put around a run."""
+    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then."""
+    kernel_caches.prepare(plan.libraries)
     with ExitStack() as stack:
         for library in plan.libraries:
             stack.enter_context(library.around_run(run))

@@ -15,6 +15,7 @@ from ....graph.contract.process_state import exclusive
 from ...support.device_memory import exhausted
 from ...support.work_meter import uncounted
 from ..memory.component_views import entrance
+from ..memory.latest_run import present
 from . import choice_files, kernels
 from .choice_files import Case
 from .processors import choose
@@ -87,7 +88,8 @@ class Tuner:
 
     def __init__(self, view: Any, candidates: Sequence[str], run: Run) -> None:
         self.view, self.candidates, self.run = view, tuple(candidates), run
-        self.chosen: dict[tuple[Any, ...], str] = {}
+        self.chosen: dict[tuple[Any, ...], Choice] = {}
+        self.told: weakref.ref[Run] = weakref.ref(present(run))
         self.now = candidates[0]
         self.attentions = [module for module in view.modules() if hasattr(module, "processor")]
         entrance(view).layers.append(self.around)
@@ -101,7 +103,9 @@ class Tuner:
         processors = frozenset(type(module.processor) for module in self.attentions)
         key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
         if key in self.chosen:
-            self.use(self.chosen[key])
+            self.use(self.chosen[key].backend)
+            if self.told() is not present(self.run):
+                self.tell(self.chosen[key], "kept by the session")
             return call(*args, **kwargs)
         self.use(self.candidates[0])
         # The stance is one for all threads.
@@ -109,19 +113,24 @@ class Tuner:
             result = call(*args, **kwargs)
         largest = seen()
         if largest is None:
-            self.chosen[key] = self.candidates[0]
+            self.chosen[key] = Choice(self.candidates[0], {}, 0.0)
             return result
         with uncounted():
             found = fastest(self.candidates, largest, self.run)
-        self.chosen[key] = found.backend
+        self.chosen[key] = found
         self.use(found.backend)
+        self.tell(found, found.origin, found.seconds)
+        return result
+
+    def tell(self, found: Choice, origin: str, seconds: float = 0.0) -> None:
+        """Report a choice to the run that holds the view."""
+        self.told = weakref.ref(present(self.run))
         self.run.detail(
             attention=_workflow_name(found.backend),
-            attention_choice=found.origin,
-            attention_seconds=round(found.seconds, 3),
+            attention_choice=origin,
+            attention_seconds=round(seconds, 3),
             attention_milliseconds={_workflow_name(n): round(1e3 * s, 4) for n, s in found.timings.items()},
         )
-        return result
 
     def use(self, backend: str) -> None:
         if backend != self.now:
@@ -181,7 +190,7 @@ def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
         run: Pays with its budget, and receives a warning if the file of the timings is damaged.
     """
     kernels.name(candidates[0])  # imports what calls the backends, before time is measured
-    began = perf_counter()
+    began, payer = perf_counter(), present(run)
     tried = [b for b in candidates if b == candidates[0] or not shapes.masked or takes_masks(b)]
     case = case_of(tried, shapes)
     try:
@@ -191,11 +200,11 @@ def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
         timings = {}
     if timings.keys() >= set(tried):
         return _choice(timings, 0.0, ())
-    budget = BUDGET - _spent.get(run, 0.0)
+    budget = BUDGET - _spent.get(payer, 0.0)
     if budget > 0:
         _measure_all(tried, shapes, timings, began + budget)
     seconds = perf_counter() - began
-    _spent[run] = _spent.get(run, 0.0) + seconds
+    _spent[payer] = _spent.get(payer, 0.0) + seconds
     if timings:
         choice_files.write(case, timings)
     else:

@@ -17,10 +17,23 @@ if TYPE_CHECKING:
     from sgd.graph.runtime.failure import NodeFailed
     from sgd.graph.runtime.profiling import Profiling
     from sgd.graph.runtime.run import Result, run
+    from sgd.graph.runtime.session import session
 
 __version__ = "0.1.0"
 
-__all__ = ["Diagnostic", "NodeError", "NodeFailed", "Plan", "Problems", "Profiling", "Result", "compile", "node", "run"]
+__all__ = [
+    "Diagnostic",
+    "NodeError",
+    "NodeFailed",
+    "Plan",
+    "Problems",
+    "Profiling",
+    "Result",
+    "compile",
+    "node",
+    "run",
+    "session",
+]
 
 _HOMES = {
     "compile": "compiler.compile",
@@ -31,6 +44,7 @@ _HOMES = {
     "Profiling": "runtime.profiling",
     "Result": "runtime.run",
     "run": "runtime.run",
+    "session": "runtime.session",
     "Diagnostic": "contract.diagnostics",
     "Problems": "contract.errors",
 }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
+from . import kernel_caches
 from .errors import NodeError
 from .node_library import NodeLibrary
 
 
-def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
+def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
     """Choose the device, `cpu` or `cuda`, for a name on the command line.
 
     Args:
@@ -22,6 +23,7 @@ def choose(name: str, libraries: Iterable[NodeLibrary]) -> str:
     """
     if name == "cpu" or (name == "auto" and not any(library.uses_gpu for library in libraries)):
         return "cpu"
+    kernel_caches.prepare(libraries)  # before torch is imported
     import torch
 
     if torch.cuda.is_available():

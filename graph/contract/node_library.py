@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .diagnostics import Diagnostic
     from .events import Observer
     from .file_edits import FileEdit
+    from .kernel_caches import KernelCache
     from .library_command import LibraryCommand, RunOption
     from .likeness import Likeness
     from .machine_limits import MachineLimits, WorkMeter
@@ -49,6 +50,7 @@ class NodeLibrary:
         node_modules: Modules with node types, relative to the library's module, such as `models.load`.
         uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
         packages: Names of Python packages. The record of every run has their versions.
+        kernel_caches: Caches of the packages that compile kernels. They are kept in the user's cache folder.
         recorded_events: Kinds of events that the record lists even if none happened: `parcel` makes the list `parcels`.
         commands: Commands that the library adds to `sgd`.
         options: Options that the library adds to `sgd exec` and `sgd plan`.
@@ -61,6 +63,7 @@ class NodeLibrary:
     node_modules: Sequence[str] = ()
     uses_gpu: bool = False
     packages: Sequence[str] = ()
+    kernel_caches: Sequence[KernelCache] = ()
     recorded_events: Sequence[str] = ()
     commands: Sequence[LibraryCommand] = ()
     options: Sequence[RunOption] = ()

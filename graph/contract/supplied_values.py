@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from .kept_values import Session
 from .output_files import new_temporary
 from .recipe_run import RecipeRun
 
@@ -44,12 +45,14 @@ class Run(RecipeRun):
         planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
         options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
         ranges: Whether an observer listens to ranges.
+        session: What libraries keep between runs of this process; None if nothing is kept.
     """
 
     device: str = "cpu"
     planning: bool = False
     ranges: bool = False
     options: Mapping[str, Any] = {}
+    session: Session | None = None
 
     def output(self, path: Path | str) -> Path:
         """The absolute path for an output file; its folder exists.

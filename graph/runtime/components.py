@@ -73,11 +73,11 @@ class Components:
             self.observer.part_released(Ref(maker.id, step.holder.port), part)
 
     def release_all(self) -> None:
-        """Release every component that is still held after an error or an interrupt."""
+        """Release every component that is still held after an error or an interrupt. A session does not keep them."""
         for parts in self.held.values():
             for holder, part in parts:
                 with suppress(Exception), shared():
-                    holder.release(part)
+                    getattr(holder, "discard", holder.release)(part)
         self.held.clear()
 
     def prefetch(self, steps: tuple[Step, ...], environment: Environment) -> None:

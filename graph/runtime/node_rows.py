@@ -87,7 +87,8 @@ def other_rows(
             spent += sum(detail.values())
         if name == LOAD:
             loaded = [(row.detail, part) for row in rows.values() for part in row.detail.get("loaded", ())]
-            read = sum(int(known["bytes"]) for detail_, part in loaded if "bytes" in (known := _known(detail_, part)))
+            facts = [_known(known, part) for known, part in loaded]
+            read = sum(int(each["bytes"]) for each in facts if "bytes" in each and not each.get("kept"))
             ceiling = limits.disk_ceiling(read, spent) if limits is not None else None
         found.append(
             {

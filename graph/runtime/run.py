@@ -18,9 +18,10 @@ from typing import Any
 from ..compiler.ir import Const
 from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
-from ..contract import interrupts
+from ..contract import interrupts, kernel_caches
 from ..contract.errors import DoesNotFit, NodeError
 from ..contract.events import Observer, Observers
+from ..contract.kept_values import Session
 from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
 from .clock import IMPORT, OTHER, Clock
@@ -31,6 +32,7 @@ from .import_times import watched
 from .output_folder import OutputFolder
 from .profiling import Profiling, Watch
 from .record import Recorder, write
+from .session import BUSY, taken
 from .used_files import UsedFiles
 
 START, EXECUTOR, END, EXPECT = (f"{OTHER} {part}" for part in ("start", "executor", "end", "expect"))
@@ -138,7 +140,8 @@ def check_outputs(plan: Plan, folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def around_run(plan: Plan, run: Context) -> Iterator[None]:
-    """Enter the contexts that the libraries of a plan put around a run."""
+    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then."""
+    kernel_caches.prepare(plan.libraries)
     with ExitStack() as stack:
         for library in plan.libraries:
             stack.enter_context(library.around_run(run))
@@ -183,6 +186,7 @@ def run(
         watched(clock),
         clock.during(START),
         Watch(plan, profiling, device, overwrite, clock) as watch,
+        taken() as (session, busy),
     ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
         worker: Worker | None = None
@@ -191,6 +195,9 @@ def run(
             observer = watch.observers(recorder.observers, observers)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
+            context.session = session
+            if busy:
+                context.warn(BUSY)
             if folder.left:
                 context.warn(folder.left)
             worker = Worker(plan, context, observer, clock, folder, watch)
@@ -198,12 +205,23 @@ def run(
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
                 try:
-                    return worker.finish(recorder, interrupted)
+                    result = worker.finish(recorder, interrupted)
+                    if session is not None:
+                        _tidy(session, result, plan)
+                    return result
                 except KeyboardInterrupt:
                     interrupted = True
         finally:
             if worker is None or worker.leave() or interrupts.pending():  # after an interrupt, the process ends
                 folder.release()
+
+
+def _tidy(session: Session, result: Result, plan: Plan) -> None:
+    """Forget what a node still uses that does not end, and free memory if it was short."""
+    if result.stuck:
+        session.close()
+    elif does_not_fit(result.error, plan.loaded):
+        session.free()
 
 
 class Worker:

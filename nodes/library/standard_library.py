@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.kernel_caches import KernelCache
 from ...graph.contract.library_command import LibraryCommand, RunOption
 from ...graph.contract.node_library import NodeLibrary, PlanMeter
+from ..models.attention.choice_files import ATTENTION_CHOICES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,6 +57,16 @@ TUNE = LibraryCommand(
 )
 
 
+KERNEL_CACHES = (
+    KernelCache("Triton", "triton", "TRITON_CACHE_DIR", switches=(("TRITON_CACHE_AUTOTUNING", "1"),)),
+    KernelCache("torch.compile", "inductor", "TORCHINDUCTOR_CACHE_DIR"),
+    KernelCache("CuTe", "cute", "CUTE_DSL_CACHE_DIR"),
+    KernelCache("FlashAttention 4", "flash-attention-4", "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR"),
+    ATTENTION_CHOICES,
+)
+"""Caches of kernels. The switch makes Triton keep what it measured (`triton.autotune`), not only what it compiled."""
+
+
 class StandardLibrary(NodeLibrary):
     """Everything that sgd knows about diffusion."""
 
@@ -91,6 +103,7 @@ class StandardLibrary(NodeLibrary):
     )
     uses_gpu = True
     packages = ("torch", "diffusers", "transformers", "av", "pillow")
+    kernel_caches = KERNEL_CACHES
     recorded_events = ("gate",)
     commands = (CALIBRATE, TUNE)
     options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)

@@ -124,6 +124,12 @@ class Model(Port):
             self.weights.views.release(name, recipe)
         self.weights.release(name, placed)
 
+    def discard(self, part: str) -> None:
+        """Release a component after a failure, so that a session does not keep it."""
+        if not self._lacks(part):
+            self.weights.idle.distrusted.add(self.name(part))
+            self.release(part)
+
     def _lacks(self, part: str) -> bool:
         return part in (*SECOND_ENCODER, *IMAGE_ENCODER) and part not in self.parts()
 

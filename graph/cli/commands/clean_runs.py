@@ -25,23 +25,38 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument(
         "--failed", action="store_true", help="remove runs that failed, were interrupted or killed, with their files"
     )
+    to.add_argument(
+        "--kernels",
+        action="store_true",
+        help="remove compiled kernels and the choices among kernels from the cache folder too",
+    )
     to.add_argument("--yes", action="store_true", help="remove without a question")
 
 
 def command(arguments: Namespace) -> int:
     """`sgd clean`."""
-    from ..history.leftovers import leftovers, remove
+    from ...language.registry import installed
+    from ..history import kernel_folders
+    from ..history.leftovers import Kept, Leftover, leftovers, remove
     from ..history.run_list import size_text
 
     folder = Path(arguments.folder or OUTPUTS)
-    if arguments.folder is None and not folder.exists():
+    runs: list[Leftover] = []
+    kept: list[Kept] = []
+    if folder.is_dir():
+        runs, kept = leftovers(folder, arguments.failed)
+    elif arguments.folder is not None:
+        return wrong(f"there is no folder {folder}", "runs lie in outputs/, or in the folder of their --out")
+    elif not arguments.kernels:
         show(f"nothing to remove: the folder {folder} does not exist")
         return DONE
-    if not folder.is_dir():
-        return wrong(f"there is no folder {folder}", "runs lie in outputs/, or in the folder of their --out")
-    found, kept = leftovers(folder, arguments.failed)
+    caches = kernel_folders.removable() if arguments.kernels else []
     for stays in kept:
         say(f"kept: {stays.path}: {stays.why}")
+    if arguments.kernels:
+        for line in kernel_folders.kept_elsewhere(installed().libraries.values()):
+            say(f"kept: {line}")
+    found = [*runs, *caches]
     if not found:
         show("nothing to remove")
         return DONE
@@ -55,7 +70,8 @@ def command(arguments: Namespace) -> int:
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             show("nothing was removed")
             return DONE
-    failed = [(each, reason) for each in found if (reason := remove(each))]
+    failed = [(each, reason) for each in runs if (reason := remove(each))]
+    failed += kernel_folders.remove_caches(caches)
     for each, reason in failed:
         say(f"error: {each.path} was not removed: {reason}")
     show(f"removed {len(found) - len(failed)} of {total}")

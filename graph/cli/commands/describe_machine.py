@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from ...contract import kernel_caches
 from ...contract.constants import DONE, FAILED
 from ...contract.device import memory_bytes
 from ...contract.errors import NodeError, UnreadableFile
@@ -33,9 +34,10 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd doctor`."""
+    libraries = list(installed().libraries.values())
+    kernel_caches.prepare(libraries)  # before torch is imported
     import torch
 
-    libraries = list(installed().libraries.values())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     limits: MachineLimits | None = None
     damage = None
@@ -53,6 +55,7 @@ def command(arguments: Namespace) -> int:
     found: dict[str, Mapping[str, str]] = {"Machine": machine()}
     for library in libraries:
         found.update(library.machine_facts())
+    found["Kernels"] = kernel_facts(libraries)
     if arguments.json:
         known = {"Limits": asdict(limits) if limits is not None else None}
         print(json.dumps({**found, **known} | ({"problem": damage} if damage else {}), indent=1))
@@ -63,6 +66,22 @@ def command(arguments: Namespace) -> int:
         rows = [[f"  {name}", value] for name, value in facts.items()]
         show("\n".join(fitted(rows, stdout_width(), flexible=1, wrap=True)))
     return DONE
+
+
+def kernel_facts(libraries: Sequence[NodeLibrary]) -> dict[str, str]:
+    """The caches of kernels: the folder, its size and its entries, as text."""
+    from ..history.kernel_folders import cache_states
+    from ..history.run_list import size_text
+
+    found = {}
+    for each in cache_states(libraries):
+        if each.path is None:
+            found[each.cache.name] = "none: the user's cache folder cannot be used"
+            continue
+        entries = f"{each.entries} {'entry' if each.entries == 1 else 'entries'}"
+        why = f" ({each.cache.variable})" if each.foreign else ""
+        found[each.cache.name] = f"{each.path}{why}, {size_text(each.size)}, {entries}"
+    return found
 
 
 def limit_facts(limits: MachineLimits | None, damage: str | None = None) -> dict[str, str]:

@@ -64,24 +64,24 @@ def leftovers(folder: Path, failed: bool) -> tuple[list[Leftover], list[Kept]]:
             if why:
                 kept.append(Kept(run.folder, why))
             else:
-                size = sum(_size(path) for path in _files(run.folder))
+                size = sum(file_size(path) for path in files_below(run.folder))
                 gone.append(Leftover(run.folder, size, f"a run that {_ended(run.state)}", run.folder))
     whole = [each.path for each in gone]
     busy = [run.folder for run in runs if run.state == "running"]
     dead = {run.folder for run in runs if run.state == "killed"}
     folders = sorted((run.folder for run in runs), key=lambda path: -len(path.parts))
-    for path in _files(folder):
+    for path in files_below(folder):
         if any(path.is_relative_to(other) for other in (*whole, *busy)):
             continue
         here = path.parent
         owner = next((other for other in folders if path.is_relative_to(other)), None)
         of_dead = any(path.is_relative_to(other) for other in dead)
         if TEMPORARY.fullmatch(path.name) and (of_dead or _age(path) > OLD):
-            gone.append(Leftover(path, _size(path), "a temporary file of a killed run", owner))
+            gone.append(Leftover(path, file_size(path), "a temporary file of a killed run", owner))
         elif path.name == LOCK and not under_way(here):
-            gone.append(Leftover(path, _size(path), "the lock of a run that has ended", here))
+            gone.append(Leftover(path, file_size(path), "the lock of a run that has ended", here))
         elif path.name == JOURNAL and here not in dead:
-            gone.append(Leftover(path, _size(path), "the journal of a run that has ended", here))
+            gone.append(Leftover(path, file_size(path), "the journal of a run that has ended", here))
     return gone, kept
 
 
@@ -99,7 +99,7 @@ def _reason_to_keep(run: RunEntry, runs: list[RunEntry], folder: Path) -> str:
             return f"{other.folder} in it is {other.state}"
     if run.started is None:
         return "it is not known when it began, so its files may be older"
-    for path in _files(run.folder):
+    for path in files_below(run.folder):
         if path.name not in (RECORD, LOCK, JOURNAL) and _changed(path) < run.started.timestamp() - 1:
             return f"{path.name} in it is older than the run"
     return ""
@@ -135,7 +135,7 @@ def remove(each: Leftover) -> str:
     return ""
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def files_below(folder: Path) -> Iterator[Path]:
     """All files below a folder; links are files and are not followed."""
     root = os.path.abspath(folder)
     for path, folders, files in os.walk(root):
@@ -144,7 +144,8 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (here / name for name in (*files, *links))
 
 
-def _size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """Bytes of a regular file; 0 for a link, and for a file that is gone."""
     with suppress(OSError):
         found = path.lstat()
         return found.st_size if stat.S_ISREG(found.st_mode) else 0

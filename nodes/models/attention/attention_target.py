@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ....graph.contract.diagnostics import Diagnostic
-from . import backends, encoder_attention
+from ....graph.contract.node import Run
+from . import backends, choice_files, encoder_attention
 from .backend_table import BACKENDS, MASKS, Backend, Masks
 
 
@@ -48,3 +49,20 @@ class Target:
             exact = [backend for backend in map(backends.chosen, BACKENDS) if backend.exact and backend.name != "sdpa"]
             found += [backend for backend in exact if self.problem(backend) is None]
         return found
+
+
+def note_choice(run: Run, found: Sequence[Backend], dtype: str) -> None:
+    """Add the details of a choice among backends: their names and, in a plan, whether a choice is remembered.
+
+    Args:
+        run: The run or plan.
+        found: The backends.
+        dtype: Name of the component's dtype.
+    """
+    names = [backend.name for backend in found]
+    run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
+    if run.planning and len(found) > 1:
+        import torch
+
+        card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        run.detail(attention_choice=choice_files.planned(dtype, [each.library for each in found], card))

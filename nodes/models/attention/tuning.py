@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ....graph.contract.errors import UnreadableFile
 from ....graph.contract.node import Run
 from ....graph.contract.process_state import exclusive
+from ...support.device_memory import exhausted
 from ...support.work_meter import uncounted
 from ..memory.component_views import entrance
-from . import kernels
+from ..memory.latest_run import present
+from . import choice_files, kernels
+from .choice_files import Case
 from .processors import choose
 
 if TYPE_CHECKING:
     import torch
 
+BUDGET = 1.0
+"""Seconds that a run spends on timing attention, for all models and shapes."""
 REPEATS = 3
 CALLS = 4
 """Calls in one timing. As in a run, the CPU prepares the next call while the GPU still works."""
@@ -40,8 +47,34 @@ class Shapes:
     device: torch.device
 
 
-Timings = dict[str, float]
-_REMEMBERED: dict[tuple[Any, ...], tuple[str, Timings]] = {}
+@dataclass(frozen=True)
+class Choice:
+    """The backend that is used for a shape, and how it was found.
+
+    Attributes:
+        backend: Name in diffusers or in `kernels`.
+        timings: Seconds of a call of all backends that agree with the first.
+        seconds: Seconds that measuring took; 0 for a choice that was remembered.
+        left: Backends for which there was no time. The next run measures them.
+    """
+
+    backend: str
+    timings: dict[str, float]
+    seconds: float
+    left: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """How the choice was found, in words."""
+        if not self.seconds:
+            return "remembered"
+        names = ", ".join(map(_workflow_name, self.left))
+        later = f"; the next run measures {names}" if names else ""
+        return f"measured in {self.seconds:.2f} s{later}"
+
+
+_spent: weakref.WeakKeyDictionary[Run, float] = weakref.WeakKeyDictionary()
+"""Seconds of each run's budget that are spent."""
 
 
 class Tuner:
@@ -55,7 +88,8 @@ class Tuner:
 
     def __init__(self, view: Any, candidates: Sequence[str], run: Run) -> None:
         self.view, self.candidates, self.run = view, tuple(candidates), run
-        self.chosen: dict[tuple[Any, ...], str] = {}
+        self.chosen: dict[tuple[Any, ...], Choice] = {}
+        self.told: weakref.ref[Run] = weakref.ref(present(run))
         self.now = candidates[0]
         self.attentions = [module for module in view.modules() if hasattr(module, "processor")]
         entrance(view).layers.append(self.around)
@@ -69,7 +103,9 @@ class Tuner:
         processors = frozenset(type(module.processor) for module in self.attentions)
         key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
         if key in self.chosen:
-            self.use(self.chosen[key])
+            self.use(self.chosen[key].backend)
+            if self.told() is not present(self.run):
+                self.tell(self.chosen[key], "kept by the session")
             return call(*args, **kwargs)
         self.use(self.candidates[0])
         # The stance is one for all threads.
@@ -77,16 +113,24 @@ class Tuner:
             result = call(*args, **kwargs)
         largest = seen()
         if largest is None:
-            self.chosen[key] = self.candidates[0]
+            self.chosen[key] = Choice(self.candidates[0], {}, 0.0)
             return result
         with uncounted():
-            self.chosen[key], timings = fastest(self.candidates, largest)
-        self.use(self.chosen[key])
-        self.run.detail(
-            attention=_workflow_name(self.chosen[key]),
-            attention_milliseconds={_workflow_name(n): round(1e3 * s, 4) for n, s in timings.items()},
-        )
+            found = fastest(self.candidates, largest, self.run)
+        self.chosen[key] = found
+        self.use(found.backend)
+        self.tell(found, found.origin, found.seconds)
         return result
+
+    def tell(self, found: Choice, origin: str, seconds: float = 0.0) -> None:
+        """Report a choice to the run that holds the view."""
+        self.told = weakref.ref(present(self.run))
+        self.run.detail(
+            attention=_workflow_name(found.backend),
+            attention_choice=origin,
+            attention_seconds=round(seconds, 3),
+            attention_milliseconds={_workflow_name(n): round(1e3 * s, 4) for n, s in found.timings.items()},
+        )
 
     def use(self, backend: str) -> None:
         if backend != self.now:
@@ -122,36 +166,90 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
         yield largest
 
 
-def fastest(candidates: Sequence[str], shapes: Shapes) -> tuple[str, Timings]:
-    """Find the fastest backend that agrees with the first. Also returns seconds per call of all backends that agree.
-
-    If a call had a mask, backends that refuse masks are left out. The process remembers the result.
-    """
+def case_of(candidates: Sequence[str], shapes: Shapes) -> Case:
+    """The facts on which the choice for a shape depends."""
     import torch
 
-    name = torch.cuda.get_device_name(shapes.device) if shapes.device.type == "cuda" else shapes.device.type
-    key = (name, shapes, tuple(candidates))
-    if key not in _REMEMBERED:
-        generator = torch.Generator(shapes.device).manual_seed(0)
+    card = torch.cuda.get_device_name(shapes.device) if shapes.device.type == "cuda" else shapes.device.type
+    dtype = str(shapes.dtype).removeprefix("torch.")
+    known = tuple(candidates)
+    return Case(card, dtype, shapes.query, shapes.key, shapes.masked, known, choice_files.versions(known))
 
-        def normal(size: tuple[int, ...]) -> torch.Tensor:
-            return torch.randn(size, generator=generator, dtype=shapes.dtype, device=shapes.device)
 
-        query, keys, values = normal(shapes.query), normal(shapes.key), normal(shapes.key)
-        reference = attend(candidates[0], query, keys, values)
+def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
+    """Find the fastest backend that agrees with the first.
+
+    If a call had a mask, backends that refuse masks are left out. The cache folder keeps the timings of all runs. What
+    is not in it is measured, until the run has spent `BUDGET`. Where calls are so long that the rest of the budget does
+    not suffice, fewer heads are measured: the work of attention is proportional to them. The first call of a backend
+    may compile its kernels, which no budget can stop.
+
+    Args:
+        candidates: Names of backends in diffusers or `kernels`; the first is the reference.
+        shapes: The call.
+        run: Pays with its budget, and receives a warning if the file of the timings is damaged.
+    """
+    kernels.name(candidates[0])  # imports what calls the backends, before time is measured
+    began, payer = perf_counter(), present(run)
+    tried = [b for b in candidates if b == candidates[0] or not shapes.masked or takes_masks(b)]
+    case = case_of(tried, shapes)
+    try:
+        timings = dict(choice_files.read(case))
+    except UnreadableFile as error:
+        run.warn(f"{error}; the attention backends are measured again")
         timings = {}
-        for backend in candidates:
-            if backend != candidates[0] and shapes.masked and not takes_masks(backend):
-                continue
-            try:
-                result = attend(backend, query, keys, values)
-                agrees = bool((result - reference).abs().max() <= TOLERANCE * reference.abs().max())
-                if agrees:
-                    timings[backend] = measure(lambda b=backend: attend(b, query, keys, values), shapes.device)  # type: ignore[misc]
-            except Exception:
-                continue  # `auto` chooses among the backends that work; the reported timings list them
-        _REMEMBERED[key] = (min(timings, key=lambda b: timings[b]), timings)
-    return _REMEMBERED[key]
+    if timings.keys() >= set(tried):
+        return _choice(timings, 0.0, ())
+    budget = BUDGET - _spent.get(payer, 0.0)
+    if budget > 0:
+        _measure_all(tried, shapes, timings, began + budget)
+    seconds = perf_counter() - began
+    _spent[payer] = _spent.get(payer, 0.0) + seconds
+    if timings:
+        choice_files.write(case, timings)
+    else:
+        timings[tried[0]] = None
+    return _choice(timings, seconds, tuple(b for b in tried if b not in timings))
+
+
+def _choice(timings: dict[str, float | None], seconds: float, left: tuple[str, ...]) -> Choice:
+    """The fastest of the backends that were timed; the first if none was."""
+    good = {name: spent for name, spent in timings.items() if spent is not None}
+    return Choice(min(good, key=lambda b: good[b]) if good else next(iter(timings)), good, seconds, left)
+
+
+def _measure_all(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | None], end: float) -> None:
+    """Measure the backends that lack a timing, as long as the time until `end` is likely to suffice."""
+    import torch
+
+    generator = torch.Generator(shapes.device).manual_seed(0)
+
+    def normal(size: tuple[int, ...]) -> torch.Tensor:
+        return torch.randn(size, generator=generator, dtype=shapes.dtype, device=shapes.device)
+
+    whole = shapes.query[2]
+    lacking = [backend for backend in tried if backend not in timings]
+    one = [normal((size[0], size[1], 1, size[3])) for size in (shapes.query, shapes.key, shapes.key)]
+    attend(tried[0], *one)
+    single = _average(lambda: attend(tried[0], *one), shapes.device, 1)
+    # Trials, agreement and the reference: about four calls for each backend.
+    heads = max(1, min(whole, int((end - perf_counter()) / (4 * len(lacking)) / single)))
+    query, keys, values = (normal((*size[:2], heads, size[3])) for size in (shapes.query, shapes.key, shapes.key))
+    reference = attend(tried[0], query, keys, values)
+    for number, backend in enumerate(lacking):
+        if perf_counter() + 2 * single * heads > end:
+            return
+        try:
+            result = reference if backend == tried[0] else attend(backend, query, keys, values)
+            agrees = bool((result - reference).abs().max() <= TOLERANCE * reference.abs().max())
+            share = (end - perf_counter()) / (len(lacking) - number)
+            seconds = (
+                measure(lambda b=backend: attend(b, query, keys, values), shapes.device, share) if agrees else None  # type: ignore[misc]
+            )
+            timings[backend] = None if seconds is None else seconds * whole / heads
+        except Exception as error:
+            if not exhausted(error):  # with less in memory it may work
+                timings[backend] = None  # `auto` chooses among the backends that work; the reported timings list them
 
 
 def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -162,27 +260,37 @@ def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Te
     return result[0] if isinstance(result, tuple) else result
 
 
-def measure(call: Callable[[], Any], device: torch.device) -> float:
-    """Measure the seconds for one call.
+def measure(call: Callable[[], Any], device: torch.device, most: float) -> float:
+    """Measure the seconds for one call, of a function that was called before.
 
-    After one warm-up call, each of `REPEATS` measurements averages `CALLS` calls. The result is the smallest average.
+    A first call, waited for, tells how many calls fit into the time. Then each of at most `REPEATS` measurements
+    averages at most `CALLS` calls. The result is the smallest average.
+
+    Args:
+        call: The function.
+        device: The device that it uses.
+        most: Seconds that measuring should take at most. The first call is made in any case.
     """
+    best = _average(call, device, 1)
+    fitting = int((most - best) / best)
+    calls = max(min(fitting, CALLS), 1)
+    for _ in range(min(fitting // calls, REPEATS)):
+        best = min(best, _average(call, device, calls))
+    return best
+
+
+def _average(call: Callable[[], Any], device: torch.device, calls: int) -> float:
+    """Seconds of a call, averaged over some that run one after the other."""
     import torch
 
-    def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    call()
-    seconds = []
-    for _ in range(REPEATS):
-        wait()
-        began = perf_counter()
-        for _ in range(CALLS):
-            call()
-        wait()
-        seconds.append((perf_counter() - began) / CALLS)
-    return min(seconds)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = perf_counter()
+    for _ in range(calls):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (perf_counter() - began) / calls
 
 
 def takes_masks(backend: str) -> bool:

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from .idle_components import Stamp, stamp
+from .latest_run import LatestRun
 
 if TYPE_CHECKING:
     import torch
@@ -126,6 +128,8 @@ def entrance(module: torch.nn.Module) -> Entrance:
 @dataclass
 class _Held:
     value: Any
+    files: Stamp = ()
+    run: LatestRun | None = None
     count: int = 1
 
 
@@ -148,18 +152,29 @@ def _undo(recipe: Recipe, made: Any) -> None:
             undo(made)
 
 
+def _stamp(recipe: Recipe) -> Stamp:
+    """The stamp of the files that a recipe reads, such as adapters."""
+    return stamp(file for transform in recipe if (file := getattr(transform, "file", None)) is not None)
+
+
 class Views:
-    """The views in memory. A view is made at its first acquisition, and dropped at the release of its last holder."""
+    """The views in memory. A view is made at its first acquisition, and dropped at the release of its last holder.
+
+    Attributes:
+        kept: Whether a session keeps views without a holder, with what was compiled and chosen for them.
+    """
 
     def __init__(self) -> None:
+        self.kept = False
         self._held: dict[tuple[str, Recipe], _Held] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
     def holds(self, part: str, recipe: Recipe) -> bool:
-        """Whether the view is in memory."""
-        return (part, recipe) in self._held
+        """Whether the view is in memory, and the files of its transforms have not changed if it has no holder."""
+        held = self._held.get((part, recipe))
+        return held is not None and (held.count > 0 or held.files == _stamp(recipe))
 
     def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run, *, spare: bool = False) -> None:
         """Make a view of a component that is in memory, or count one more holder of the view.
@@ -174,26 +189,46 @@ class Views:
         Raises:
             NodeError: If a transform cannot be applied.
         """
-        held = self._held.get((part, recipe))
+        held, files = self._held.get((part, recipe)), _stamp(recipe)
+        if held is not None and not held.count and held.files != files:
+            self._drop(part, recipe)
+            held = None
         if held is not None:
             held.count += 1
+            if held.count == 1 and held.run is not None:
+                held.run.begin(run)
             return
+        latest = LatestRun(run) if self.kept else None
         made = view(module)
         try:
-            _apply(recipe, made, run, module if spare else None)
+            _apply(recipe, made, latest or run, module if spare else None)
         except BaseException:
             _undo(recipe, made)
             del made
             gc.collect()  # entrances and hooks refer to their view, which would keep the weights in memory
             raise
-        self._held[part, recipe] = _Held(made.eval().requires_grad_(False))
+        if latest is not None:
+            latest.made()
+        self._held[part, recipe] = _Held(made.eval().requires_grad_(False), files, latest)
 
     def release(self, part: str, recipe: Recipe) -> None:
-        """Release a view. The last holder drops it."""
+        """Release a view. The last holder drops it, except in a session."""
         held = self._held[part, recipe]
         held.count -= 1
         if held.count:
             return
+        if self.kept and held.run is not None:
+            held.run.rest()
+            return
+        self._drop(part, recipe)
+
+    def drop_idle(self, part: str) -> None:
+        """Drop the views of a component that have no holder."""
+        for name, recipe in [key for key, held in self._held.items() if key[0] == part and not held.count]:
+            self._drop(name, recipe)
+
+    def _drop(self, part: str, recipe: Recipe) -> None:
+        held = self._held[part, recipe]
         _undo(recipe, held.value)
         alive = weakref.ref(held.value)
         del self._held[part, recipe], held

@@ -17,6 +17,8 @@ from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
 from .component_views import Views
+from .idle_components import Idle, Keeper, files_of, stamp
+from .latest_run import LatestRun
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +35,7 @@ WORKING_ROOM = 0.9
 @dataclass
 class _Held:
     value: Any
+    run: LatestRun | None = None
     count: int = 1
 
 
@@ -55,6 +58,7 @@ class Weights:
         kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
         offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
         checkpoints: One-file checkpoints that stand for the repository's weight files, by component.
+        idle: Components that a session keeps without a holder.
         views: Copies of components that transformed values of the model have in place of a component.
     """
 
@@ -74,6 +78,8 @@ class Weights:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
+        self._keeper: Keeper | None = None
+        self.idle = Idle()
 
     def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
         """Load a component, or count one more holder of it.
@@ -89,29 +95,63 @@ class Weights:
             DoesNotFit: If the device has too little memory for the component.
         """
         self.repository.entry(part)
+        if self._keeper is not None:
+            self._prepare(part, placed, self._keeper, run)
         if placed is None and (part, None) not in self._held and part not in self._chosen:
             self._choose(part, run)
         placed = placed or self.chosen(part)
         held = self._held.get((part, placed))
         if held is not None:
             held.count += 1
+            reused = self.idle.reuse(part, placed, run)
+            if reused is not None:
+                if held.run is not None:
+                    held.run.begin(run)
+                    held.run.rest()
+                run.detail(**{part: self._facts(part, placed, held.value) | {"kept": True}}, kept=reused)
             return
         try:
             with self._locks[part]:  # a prefetch of the same component may be downloading its files
-                value = self._fitting(part, run, placed)
-                self._held[part, placed] = _Held(value)
+                latest = None if self._keeper is None else LatestRun(run)
+                value = self._fitting(part, latest or run, placed)
+                self._held[part, placed] = _Held(value, latest)
+                if latest is not None:
+                    latest.made()
+                    latest.rest()
         except BaseException:
             self._forget(part)
             raise
+        if hasattr(value, "parameters"):
+            self._sizes[part] = dummy.size(value)
+        run.detail(**{part: self._facts(part, placed, value)})
+
+    def _facts(self, part: str, placed: Offload | None, value: Any) -> dict[str, Any]:
         facts: dict[str, Any] = {"class": type(value).__name__}
         if hasattr(value, "parameters"):
-            count, size = self._sizes[part] = dummy.size(value)
+            count, size = self._sizes[part]
             facts |= {"parameters": count, "bytes": size, "dtype": self.dtype_name(part)}
             if placed is not None:
                 facts |= {"offloaded": str(placed), "device_bytes": placed.resident(value)}
             elif self.kind == "meta" and offloading.offload_problem(type(value).__name__) is None:
                 facts["offload_bytes"] = offloading.Offload(part).resident(value)
-        run.detail(**{part: facts})
+        return facts
+
+    def _prepare(self, part: str, placed: Offload | None, keeper: Keeper, run: Run) -> None:
+        """In a session: drop an idle component whose files have changed, and make room for one that is not there."""
+        now = stamp(files_of(self.repository, part, self.checkpoints.get(part)))
+        if self.idle.stamps.setdefault(part, now) != now:
+            for other, where in [place for place in self.idle.since if place[0] == part]:
+                self.drop(other, where)
+            self.idle.stamps[part] = now
+        if (part, placed or self.chosen(part)) not in self._held:
+            keeper.make_room(self.parameters(part)[1], run)
+
+    def keep_in(self, keeper: Keeper | None) -> None:
+        """Keep components without a holder, on behalf of a session; with None, drop those that are idle."""
+        self._keeper, self.views.kept = keeper, keeper is not None
+        if keeper is None:
+            for part, placed in list(self.idle.since):
+                self.drop(part, placed)
 
     def chosen(self, part: str) -> Offload | None:
         """Settings of offloading for a component that does not fit on the device; None if it is not offloaded."""
@@ -164,6 +204,8 @@ class Weights:
     def release(self, part: str, placed: Offload | None = None) -> None:
         """Release a component. If this was the last holder, the component and its memory are dropped.
 
+        In a session the component stays (`kept_weights`).
+
         Raises:
             NodeError: If the component was not acquired.
         """
@@ -172,8 +214,15 @@ class Weights:
         if held is None:
             raise NodeError(f"{part} of {self.repository.source} was released but not acquired")
         held.count -= 1
-        if held.count:
+        if held.count or (self._keeper is not None and self.idle.rest(part, placed)):
             return
+        self.drop(part, placed)
+
+    def drop(self, part: str, placed: Offload | None) -> None:
+        """Drop a component without a holder, with its views and its memory."""
+        self.idle.since.pop((part, placed), None)
+        self.views.drop_idle(part)
+        held = self._held[part, placed]
         alive = weakref.ref(held.value)
         del self._held[part, placed], held
         self._forget(part)
@@ -293,7 +342,9 @@ class Weights:
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise
-            raise self._too_large(part, free, placed) from error
+            if self._keeper is None or not self._keeper.drop_oldest():
+                raise self._too_large(part, free, placed) from error
+        return self._fitting(part, run, placed)
 
     def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
         size, module = self.parameters(part)[1], self._on_meta(part)

@@ -11,7 +11,7 @@ from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
 from ..attention import backends, encoder_attention
-from ..attention.attention_target import Target
+from ..attention.attention_target import Target, note_choice
 from ..attention.backend_table import BACKENDS
 from ..attention.encoder_attention import EncoderAttention
 from ..model import Model
@@ -76,8 +76,9 @@ def attention(
 
     `auto` is `sdpa` on a CPU. On a GPU, the first call of the transformer runs with `sdpa` and shows the shapes. Then
     the node times every available exact backend on these shapes. Later calls use the fastest backend that agrees with
-    `sdpa`. The process remembers the choice for the device, dtype and shapes. The details of the node that calls the
-    transformer show the choice.
+    `sdpa`. The cache folder keeps the choice for the card, dtype, shapes and versions. A run spends at most a second on
+    timing; the next run measures what is left. The details of the node that calls the transformer show the choice, and
+    whether it was measured or remembered.
 
     Text encoders run once, in the library transformers. `auto` is `sdpa` for them. CLIP, Llama and Qwen also take
     `flash`, `flash3` and `flash4`. T5 and UMT5 do not, since they add a bias to the scores.
@@ -114,8 +115,7 @@ def attention(
         reason = target.problem(found[0])
         if reason is not None:
             raise NodeError(reason)
-    names = [b.name for b in found]
-    run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
+    note_choice(run, found, dtype)
     if encoder:
-        return model.transformed(EncoderAttention(name, encoder_attention.IMPLEMENTATIONS[names[0]]))
+        return model.transformed(EncoderAttention(name, encoder_attention.IMPLEMENTATIONS[found[0].name]))
     return model.transformed(Attention(name, tuple(b.library for b in found)))

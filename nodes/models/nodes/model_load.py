@@ -183,6 +183,10 @@ def load(
     named = dict(zip(COMPONENTS, (transformer, transformer_2, vae, text_encoder, text_encoder_2), strict=True))
     checkpoints = _checkpoints({part: file for part, file in named.items() if file is not None}, repository, run)
     weights = Weights(repository, wanted, run.device, dtypes, variant, kind, offload, checkpoints)
+    if run.session is not None and not run.planning:
+        from ..memory.kept_weights import KEY, KeptWeights
+
+        weights = run.session.keep(KEY, KeptWeights).shared(weights, run)
     if kind == "real":
         note_configs(repository, run)
     run.detail(dtype=wanted, vae_dtype=dtype_of_vae)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
 from ...support.quiet import Switch
 from ..memory.component_views import entrance
+from ..memory.latest_run import present
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,14 @@ class _CompileTimer:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.seconds = 0.0
+        self.told: weakref.ref[Run] = weakref.ref(present(run))
 
     def around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with compiling() as seconds, _all_compiled():
             result = call(*args, **kwargs)
         if seconds():
+            if self.told() is not present(self.run):
+                self.told, self.seconds = weakref.ref(present(self.run)), 0.0
             self.seconds += seconds()
             self.run.detail(compile_seconds=round(self.seconds, 3))
         return result

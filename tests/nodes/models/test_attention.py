@@ -4,6 +4,7 @@ These tests need no GPU. Backends of other packages are checked but not run. The
 two kernels of torch.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -389,17 +390,17 @@ def test_a_plan_does_not_change_the_component(wan_folder, run):
 
 
 @pytest.fixture
-def empty_memory(monkeypatch):
-    """An empty memory of earlier choices."""
-    monkeypatch.setattr(tuning, "_REMEMBERED", {})
-    return tuning._REMEMBERED
+def empty_memory(monkeypatch, tmp_path):
+    """An empty cache folder. Gives the folder of choices."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "sgd" / "kernels" / "attention"
 
 
 def timed(monkeypatch, seconds, calls=None):
     """Replace the timing: it returns these seconds in turn, one for each backend that agrees."""
     left = iter(seconds)
 
-    def measure(call, device):
+    def measure(call, device, most):
         call()
         if calls is not None:
             calls.append(device)
@@ -424,10 +425,13 @@ def test_auto_measures_once_and_takes_the_fastest(model, run, monkeypatch, empty
     assert run.details["attention"] == "_native_math"
     assert run.details["attention_milliseconds"] == {"sdpa": 2.0, "_native_math": 1.0}
     assert torch.allclose(made, plain, atol=1e-5)
-    [shapes] = [key[1] for key in empty_memory]
-    assert shapes.query == (1, 12, 2, 12), "the self-attention of a clip of 3 x 2 x 2 tokens"
-    assert tuning.fastest(CANDIDATES, shapes)[0] == "_native_math"
-    assert len(calls) == 2, "remembered"
+    assert run.details["attention_choice"].startswith("measured in ")
+    [file] = empty_memory.iterdir()
+    case = json.loads(file.read_text())["case"]
+    assert case["query"] == [1, 12, 2, 12], "a clip of 3 x 2 x 2 tokens"
+    one = shapes(query=(1, 12, 2, 12), key=(1, 16, 2, 12))
+    assert tuning.fastest(CANDIDATES, one, DirectRun()).origin == "remembered"
+    assert len(calls) == 2
 
 
 def test_auto_keeps_sdpa_when_it_is_fastest(model, run, monkeypatch, empty_memory):
@@ -446,11 +450,11 @@ def test_auto_measures_each_shape(model, run, monkeypatch, empty_memory):
     assert chosen(value.component("transformer")) == {"native"}
     generate(value, ["a"], steps=1, scale=1.0)
     assert chosen(value.component("transformer")) == {"_native_math"}
-    assert len(empty_memory) == 2
+    assert len(list(empty_memory.iterdir())) == 2
 
 
-def shapes(masked=False):
-    return tuning.Shapes((1, 16, 2, 8), (1, 16, 2, 8), masked, torch.float32, torch.device("cpu"))
+def shapes(masked=False, query=(1, 16, 2, 8), key=(1, 16, 2, 8)):
+    return tuning.Shapes(query, key, masked, torch.float32, torch.device("cpu"))
 
 
 def test_auto_leaves_out_backends_that_disagree(monkeypatch, empty_memory):
@@ -460,12 +464,15 @@ def test_auto_leaves_out_backends_that_disagree(monkeypatch, empty_memory):
         "attend",
         lambda backend, q, k, v: q * (1.0 if backend == "native" else 1.2 if backend == "off" else 1.01),
     )
-    assert tuning.fastest(("native", "off", "near"), shapes()) == ("near", {"native": 2e-3, "near": 1e-3})
+    found = tuning.fastest(("native", "off", "near"), shapes(), DirectRun())
+    assert (found.backend, found.timings, found.left) == ("near", {"native": 2e-3, "near": 1e-3}, ())
 
 
 def test_auto_leaves_out_backends_that_fail_or_take_no_mask(monkeypatch, empty_memory):
     timed(monkeypatch, [2e-3])
-    assert tuning.fastest(("native", "_flash_3"), shapes())[0] == "native"  # not installed: raises when called
+    assert (
+        tuning.fastest(("native", "_flash_3"), shapes(), DirectRun()).backend == "native"
+    )  # not installed: raises when called
     tried = []
 
     def attend(backend, query, key, value):
@@ -474,15 +481,18 @@ def test_auto_leaves_out_backends_that_fail_or_take_no_mask(monkeypatch, empty_m
 
     timed(monkeypatch, [3e-3, 1e-3])
     monkeypatch.setattr(tuning, "attend", attend)
-    assert tuning.fastest(("native", "flash", "_native_cudnn"), shapes(masked=True))[0] == "_native_cudnn"
+    assert (
+        tuning.fastest(("native", "flash", "_native_cudnn"), shapes(masked=True), DirectRun()).backend
+        == "_native_cudnn"
+    )
     assert "flash" not in tried
 
 
 def test_fastest_times_every_candidate(empty_memory):
-    name, timings = tuning.fastest(CANDIDATES, shapes())
-    assert set(timings) == set(CANDIDATES)
-    assert name == min(timings, key=timings.get)
-    assert all(0 < seconds < 1 for seconds in timings.values())
+    found = tuning.fastest(CANDIDATES, shapes(), DirectRun())
+    assert set(found.timings) == set(CANDIDATES)
+    assert found.backend == min(found.timings, key=found.timings.__getitem__)
+    assert all(0 < seconds < 1 for seconds in found.timings.values())
 
 
 def test_auto_chooses_the_exact_backends_that_fit(hopper, wan_folder, monkeypatch):

@@ -112,10 +112,10 @@ def test_arguments_of_a_kernel():
         dispatch_attention_fn(query, key, value, attn_mask=torch.ones(5, 5, dtype=torch.bool), backend=member)
 
 
-def test_auto_can_choose_a_kernel(model, monkeypatch):
-    monkeypatch.setattr(tuning, "_REMEMBERED", {})
+def test_auto_can_choose_a_kernel(model, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     seconds = iter([2e-3, 1e-3])
-    monkeypatch.setattr(tuning, "measure", lambda call, device: (call(), next(seconds))[1])
+    monkeypatch.setattr(tuning, "measure", lambda call, device, most: (call(), next(seconds))[1])
     plain = latents(acquired(model))
     value = acquired(model.transformed(Attention("transformer", ("native", OFF, STAND_IN))))
     assert torch.allclose(latents(value), plain, atol=1e-5)

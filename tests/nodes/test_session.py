@@ -1,0 +1,336 @@
+"""`sgd.session()`: what stays between runs, what does not, and who takes part. On the CPU, with the tiny Wan model."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from typing import Any
+
+import pytest
+import sgd
+import torch
+from safetensors.torch import load_file, save_file
+from sgd.graph.runtime import session as sessions
+from sgd.nodes.models.memory import kept_weights
+from sgd.nodes.models.memory.weights import Weights
+from sgd.nodes.models.repository import reading
+
+FILE = """
+sgd: 1
+name: kept
+inputs: {source: {type: str}, seed: {type: int, default: 3}, height: {type: int, default: 32}}
+nodes:
+  model: {uses: model.load, with: {source: $source, dtype: float32}}
+  quick: {uses: model.attention, with: {model: $model, backend: sdpa}}
+  text: {uses: text.encode, with: {model: $model, prompt: a red circle, negative: dark, max_length: 16}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: $height, frames: 5, seed: $seed}}
+  schedule: {uses: schedule.make, with: {model: $model, steps: 2}}
+  split: {uses: cfg.split, with: {conditioning: $text, scale: 5.0}}
+  denoise:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      velocity:
+        uses: denoiser.predict
+        with: {model: $quick, latents: $latents, step: $step, branches: $split}
+      guided: {uses: cfg.merge, with: {predictions: $velocity, branches: $split}}
+      next: {uses: schedule.step, with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guided}}
+    yield: {latents: $next}
+  kept: {uses: latents.save, with: {latents: $denoise, path: made.safetensors}}
+outputs: {kept: $kept}
+"""
+
+
+class Seen:
+    """The components that were read from files, and weak references to the modules."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.modules: list[weakref.ref[Any]] = []
+
+    def take(self) -> list[str]:
+        found, self.read = sorted(self.read), []
+        return found
+
+    def alive(self) -> int:
+        gc.collect()
+        return sum(module() is not None for module in self.modules)
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    found, real = Seen(), reading.read
+
+    def read(repository, part, *rest):
+        made = real(repository, part, *rest)
+        found.read.append(part)
+        if isinstance(made, torch.nn.Module):
+            found.modules.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(reading, "read", read)
+    return found
+
+
+@pytest.fixture
+def workflow(wan_folder, tmp_path):
+    """Runs the workflow with a copy of the model, each time in a new folder."""
+    source = shutil.copytree(wan_folder, tmp_path / "model")
+    file = tmp_path / "kept.yaml"
+    file.write_text(FILE)
+
+    def run(**inputs: Any) -> sgd.Result:
+        plan = sgd.compile(file, inputs={"source": str(source), **inputs})
+        number = len(list(tmp_path.glob("out-*")))
+        return sgd.run(plan, out=tmp_path / f"out-{number}", device="cpu")
+
+    run.source = source  # type: ignore[attr-defined]
+    return run
+
+
+def latents(result: sgd.Result) -> torch.Tensor:
+    assert result.status == "done", result.error
+    return load_file(result.folder / "made.safetensors")["latents"]
+
+
+def row(result: sgd.Result, name: str) -> dict[str, Any]:
+    return next(each for each in result.record["nodes"] if each["name"] == name)
+
+
+PARTS = ["scheduler", "text_encoder", "tokenizer", "transformer"]
+
+
+def test_without_a_session_nothing_stays(workflow, seen):
+    first, second = workflow(), workflow()
+    assert seen.take() == sorted(PARTS * 2)
+    assert seen.alive() == 0
+    assert torch.equal(latents(first), latents(second))
+    assert "kept" not in row(second, "model")["detail"]
+
+
+def test_the_second_run_of_a_session_loads_nothing(workflow, seen):
+    plain = [latents(workflow(seed=seed)) for seed in (3, 4)]
+    seen.take()
+    with sgd.session():
+        first = workflow(seed=3)
+        assert seen.take() == PARTS
+        second = workflow(seed=4)
+        assert seen.take() == []
+        assert seen.alive() == 2
+    assert seen.alive() == 0, "the memory is free at the end"
+    assert [torch.equal(*pair) for pair in zip(plain, map(latents, (first, second)), strict=True)] == [True, True]
+    detail = row(second, "model")["detail"]
+    assert sorted(detail["kept"].split(", ")) == PARTS
+    assert detail["transformer"]["kept"] is True
+    assert detail["transformer"]["parameters"] == row(first, "model")["detail"]["transformer"]["parameters"]
+    assert row(second, "(load)")["seconds"] < 0.1 * row(first, "(load)")["seconds"]
+    assert row(second, "(load)")["bytes"] is None
+    assert second.record["phases"]["load"] == row(second, "(load)")["seconds"]
+    files = [{f["name"]: f["sha256"] for f in each.record["recipe"]["weights"]} for each in (first, second)]
+    assert files[0] == files[1], "the recipe names the files of kept components too"
+
+
+def test_a_view_is_kept_and_reports_to_each_run(workflow, monkeypatch):
+    from sgd.nodes.models.attention import processors
+
+    calls = []
+    real = processors.choose
+    monkeypatch.setattr(
+        "sgd.nodes.models.transforms.attention_transform.choose", lambda *given: (calls.append(given[1]), real(*given))
+    )
+    with sgd.session():
+        results = [workflow() for _ in range(2)]
+        assert calls == ["native"]
+    details = [row(each, "quick")["detail"] for each in results]
+    assert [detail["attention"] for detail in details] == ["sdpa"] * 2
+    assert "transformer" in details[1]["loaded"]
+    workflow()
+    assert calls == ["native"] * 2
+
+
+def test_a_choice_of_attention_is_kept_and_told(wan_folder, monkeypatch, tmp_path):
+    from helpers.direct import DirectRun, model_of
+    from sgd.nodes.models.attention import tuning
+    from sgd.nodes.models.transforms.attention_transform import Attention
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = model_of(wan_folder, "scheduler")
+    model.weights.keep_in(kept_weights.KeptWeights())
+    value = model.transformed(Attention("transformer", ("native", "_native_math")))
+    runs = [DirectRun() for _ in range(3)]
+    inputs = torch.randn(1, 16, 2, 4, 4), torch.tensor([500]), torch.randn(1, 8, 32)
+    measured = []
+    monkeypatch.setattr(tuning, "fastest", lambda *given: (measured.append(given), tuning.Choice("native", {}, 0.5))[1])
+    for run in runs:
+        value.acquire("transformer", run)
+        with torch.no_grad():
+            for _ in range(2):
+                value.component("transformer")(*inputs)
+        value.release("transformer")
+    assert len(measured) == 1
+    assert [run.details["attention_choice"] for run in runs] == ["measured in 0.50 s", *["kept by the session"] * 2]
+    assert [run.details["attention_seconds"] for run in runs] == [0.5, 0.0, 0.0]
+
+
+def test_changed_weights_are_loaded_again(workflow, seen):
+    file = next((workflow.source / "transformer").glob("*.safetensors"))
+    with sgd.session():
+        before = latents(workflow())
+        seen.take()
+        tensors = {name: tensor * 1.01 for name, tensor in load_file(file).items()}
+        save_file(tensors, file.with_suffix(".new"), metadata={"format": "pt"})
+        file.with_suffix(".new").replace(file)
+        changed = workflow()
+        assert seen.take() == ["transformer"]
+        assert seen.alive() == 2, "the old transformer is gone"
+    assert not torch.equal(latents(changed), before)
+    assert torch.equal(latents(changed), latents(workflow()))
+
+
+def test_a_changed_configuration_loads_everything_again(workflow, seen):
+    with sgd.session():
+        workflow()
+        seen.take()
+        index = workflow.source / "model_index.json"
+        index.write_text(index.read_text() + "\n")
+        workflow()
+        assert seen.take() == PARTS
+        assert seen.alive() == 2
+
+
+def test_a_failing_run_leaves_the_session_usable(workflow, seen, monkeypatch):
+    from sgd.nodes.families.wan import Wan
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("out of luck")
+
+    with sgd.session():
+        good = latents(workflow())
+        seen.take()
+        with monkeypatch.context() as patch:
+            patch.setattr(Wan, "predict", fail)
+            failed = workflow()
+        assert failed.status == "failed"
+        again = workflow()
+        assert seen.take() == ["transformer"], "what the failed node used is loaded again"
+        assert torch.equal(latents(again), good)
+    assert seen.alive() == 0
+
+
+def test_memory_that_was_short_is_free_for_the_next_run(workflow, seen, monkeypatch):
+    from sgd.nodes.families.wan import Wan
+
+    def exhausted(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    with sgd.session():
+        workflow()
+        with monkeypatch.context() as patch:
+            patch.setattr(Wan, "predict", exhausted)
+            assert workflow().status == "failed"
+        assert seen.alive() == 0
+
+
+def test_idle_components_make_room(workflow, seen, monkeypatch):
+    """The device seems to be full: before a component is loaded, all idle ones are dropped."""
+    monkeypatch.setattr(kept_weights.device_memory, "free", lambda run: 0)
+    with sgd.session():
+        first, second = workflow(), workflow()
+        assert "transformer" in seen.take()
+        assert seen.alive() <= 1
+    assert torch.equal(latents(first), latents(second))
+
+
+def test_a_load_that_runs_out_of_memory_is_tried_again_without_idle_components(wan_folder, monkeypatch):
+    from helpers.direct import DirectRun, model_of
+
+    model = model_of(wan_folder, "scheduler")
+    model.weights.keep_in(keeper := kept_weights.KeptWeights())
+    keeper._all["x"] = ((), model.weights)
+    model.acquire("text_encoder", DirectRun())
+    model.release("text_encoder")
+    real, failures = Weights._make, [1]
+
+    def make(self, part, run, placed):
+        if part == "transformer" and failures:
+            failures.pop()
+            raise torch.OutOfMemoryError
+        return real(self, part, run, placed)
+
+    monkeypatch.setattr(Weights, "_make", make)
+    model.acquire("transformer", DirectRun())
+    assert [part for part, _ in model.weights._held] == ["scheduler", "transformer"]
+
+
+def test_an_inner_session_is_the_outer_one(workflow, seen):
+    with sgd.session():
+        with sgd.session():
+            workflow()
+        seen.take()
+        assert seen.alive() == 2
+        workflow()
+        assert seen.take() == []
+    assert seen.alive() == 0
+
+
+def test_a_thread_takes_part_only_in_its_own_session(workflow, seen):
+    with sgd.session():
+        workflow()
+        seen.take()
+        other = threading.Thread(target=workflow)
+        other.start()
+        other.join()
+        assert seen.take() == PARTS
+        assert seen.alive() == 2
+        workflow()
+        assert seen.take() == []
+
+
+def test_of_two_runs_at_once_the_second_shares_nothing(workflow, seen):
+    with sgd.session():
+        workflow()
+        seen.take()
+        with sessions.taken() as (first, busy):
+            assert (first is not None, busy) == (True, False)
+            alone = workflow()
+        assert alone.record["warnings"] == [sessions.BUSY]
+        assert seen.take() == PARTS
+        assert seen.alive() == 2
+
+
+def test_an_error_in_the_block_frees_everything(workflow, seen):
+    def broken() -> None:
+        with sgd.session():
+            workflow()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        broken()
+    assert seen.alive() == 0
+    workflow()
+    assert seen.alive() == 0
+
+
+def test_a_changed_adapter_is_merged_again(wan_folder, tmp_path):
+    from helpers.direct import DirectRun, model_of
+    from helpers.lora_files import adapters
+    from sgd.nodes.models.transforms.lora_transform import Lora
+
+    model = model_of(wan_folder, "scheduler")
+    model.weights.keep_in(kept_weights.KeptWeights())
+    file = adapters(tmp_path, "a.safetensors", 1)
+    value = model.transformed(Lora("transformer", file, 1.0))
+    found = []
+    for seed in (1, 1, 2):
+        if seed == 2:
+            adapters(tmp_path, "new.safetensors", seed).replace(file)
+        value.acquire("transformer", DirectRun())
+        view = value.component("transformer")
+        found.append((id(view), view.blocks[0].attn1.to_q.weight.clone()))
+        value.release("transformer")
+        del view
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[1][1], found[2][1])

@@ -1,4 +1,4 @@
-"""The gates of `denoiser.predict` in one run of a loop, and the report of their decisions. Torch-free at import.
+"""The state of `denoiser.predict` in one run of a loop: its gates, and values of prompts. Torch-free at import.
 
 State belongs to the run of the loop, the predict node, the component of the model, the guidance branch by name and the
 clip by its number in the batch.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run, State
+from ..models.rebuilt.kept_values import LoopValues
 from . import first_turn
 from .engine.decide import Decision
 from .gate import Gate
@@ -33,9 +34,14 @@ if TYPE_CHECKING:
 
 
 class GateState(State):
-    """The gates of one run of a loop, one for each transformer that the loop uses."""
+    """The gates of one run of a loop, one for each transformer that the loop uses.
+
+    Attributes:
+        values: What the transformer in use computed from prompts.
+    """
 
     def __init__(self) -> None:
+        self.values = LoopValues()
         self.gates: dict[str, tuple[Gate, tuple[int, ...], Working]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
@@ -86,6 +92,7 @@ class GateState(State):
         return Opened(self.gates[component][2], "tune", turn)
 
     def end(self) -> None:
+        self.values.clear()
         for component in list(self.gates):
             self._close(component)
 

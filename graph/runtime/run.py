@@ -29,8 +29,10 @@ from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .import_times import watched
 from .output_folder import OutputFolder
+from .places import Places
 from .profiling import Profiling, Watch
 from .record import Recorder, write
+from .run_snapshots import RunSnapshots, Snapshots
 from .used_files import UsedFiles
 
 START, EXECUTOR, END, EXPECT = (f"{OTHER} {part}" for part in ("start", "executor", "end", "expect"))
@@ -50,6 +52,7 @@ class Result:
         error: The error of a failed run, else None.
         stuck: True if the worker was still inside a node when the run ended. The folder stays locked until it leaves.
         record_problem: The reason why there is no `run.json`; None if there is one.
+        resumable: Whether `sgd resume` can go on with the run.
     """
 
     status: str
@@ -60,6 +63,7 @@ class Result:
     stuck: bool = False
     written: list[Path] = field(default_factory=list)
     record_problem: str | None = None
+    resumable: bool = False
 
 
 def default_folder(name: str, base: Path = Path("outputs")) -> Path:
@@ -156,6 +160,7 @@ def run(
     clock: Clock | None = None,
     metadata: bool = True,
     profile: Profiling | str = "nodes",
+    snapshots: Snapshots | None = None,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -169,6 +174,8 @@ def run(
         clock: The clock of this process, if the caller measured what came before; else a clock of this call.
         metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
         profile: The measurements: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
+        snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
+            None for no snapshots.
 
     Raises:
         NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
@@ -191,9 +198,10 @@ def run(
             observer = watch.observers(recorder.observers, observers)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
-            if folder.left:
+            if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
-            worker = Worker(plan, context, observer, clock, folder, watch)
+            kept = RunSnapshots(snapshots, plan, context, recorder)
+            worker = Worker(plan, context, observer, clock, folder, watch, kept)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -210,10 +218,17 @@ class Worker:
     """The thread that runs the plan, and its result."""
 
     def __init__(
-        self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder, watch: Watch
+        self,
+        plan: Plan,
+        context: Context,
+        observer: Observers,
+        clock: Clock,
+        folder: OutputFolder,
+        watch: Watch,
+        kept: RunSnapshots,
     ) -> None:
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
-        self.watch = watch
+        self.watch, self.kept = watch, kept
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
@@ -231,7 +246,8 @@ class Worker:
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
+                places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
+                self.outputs = Executor(self.plan, self.context, self.observer, self.stop, places=places).execute()
         except BaseException as error:
             self.error = error
         finally:
@@ -286,6 +302,8 @@ class Worker:
             status = "interrupted"
         else:
             status = "done"
+        if status != "done":
+            self.kept.close(failed=status == "failed")
         if not self.finished:
             self.finished = True
             self.observer.run_finished(status, error)
@@ -314,8 +332,10 @@ class Worker:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":
                 status, error = "failed", NodeError(problem)
+        if status == "done":
+            self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
-        return Result(status, outputs, record, folder, error, stuck, written, problem)
+        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
 
     def record(
         self, recorder: Recorder, now: float, status: str, outputs: Mapping[str, Any], error: BaseException | None

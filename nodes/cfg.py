@@ -15,7 +15,7 @@ from pydantic import Field
 from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import UNKNOWN, NodeFacts, Unknown, require
-from ..graph.contract.node import Reads, State, node
+from ..graph.contract.node import Reads, Run, State, node
 from .cache.tuning.linear_guidance import nonlinear_guidance
 from .families import by_name
 from .support.lazy import lazy
@@ -210,16 +210,29 @@ class GuiderState(State):
     def __init__(self) -> None:
         self.key: tuple[Any, ...] | None = None
         self.guider: Any = None
+        self.restored: Any = None
 
     def use(self, branches: Branches) -> Any:
         options = dict(branches.options)
         key = (branches.guider, branches.scale, branches.neutral, branches.start, branches.stop, options)
         if key != self.key:
-            before = getattr(self.guider, "momentum_buffer", None)
+            average = self.average()
             self.key, self.guider = key, _make(branches)
-            if before is not None and getattr(self.guider, "momentum_buffer", None) is not None:
-                self.guider.momentum_buffer.running_average = before.running_average
+            if average is not None and getattr(self.guider, "momentum_buffer", None) is not None:
+                self.guider.momentum_buffer.running_average = average
         return self.guider
+
+    def average(self) -> Any:
+        """The momentum: a tensor, or 0 before the first step; None for a guider without momentum."""
+        if self.guider is None:
+            return self.restored
+        return getattr(getattr(self.guider, "momentum_buffer", None), "running_average", None)
+
+    def snapshot(self) -> Any:
+        return self.average()
+
+    def restore(self, snapshot: Any, run: Run) -> None:
+        self.restored = snapshot
 
 
 def _make(branches: Branches) -> Any:

@@ -30,6 +30,7 @@ class RunOption(NamedTuple):
         choices: The values that it takes, the default first. An option without choices is a switch: False or True.
         commands: The commands that take it, `exec` and `plan` or one of them.
         decides: Whether the result depends on it, so that recipes keep it. Permissions are never kept.
+        permission: Whether it allows something that a file may not allow: a resumed run needs it again.
     """
 
     name: str
@@ -37,6 +38,7 @@ class RunOption(NamedTuple):
     choices: tuple[str, ...] = ()
     commands: tuple[str, ...] = ("exec", "plan")
     decides: bool = False
+    permission: bool = False
 
     @property
     def key(self) -> str:

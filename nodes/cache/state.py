@@ -12,10 +12,12 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
-from ...graph.contract.node import Run, State
+from ...graph.contract.node import Run, State, Unkept
 from ..models.rebuilt.kept_values import LoopValues
 from . import first_turn
+from .engine import engine_snapshot
 from .engine.decide import Decision
+from .engine.engine_snapshot import EngineSnapshot, RowSnapshot
 from .gate import Gate
 from .loop_turn import Turn
 from .resolved_gate import resolve
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .engine.row_cache import RowCache
 
     Working = Engine | LibraryEngine
+    Memory = RowCache | Taken | RowSnapshot
 
 
 class GateState(State):
@@ -42,7 +45,7 @@ class GateState(State):
 
     def __init__(self) -> None:
         self.values = LoopValues()
-        self.gates: dict[str, tuple[Gate, tuple[int, ...], Working]] = {}
+        self.gates: dict[str, tuple[Gate, tuple[int, ...], Working | EngineSnapshot]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
@@ -56,10 +59,22 @@ class GateState(State):
         component, window = turn.component, turn.window
         held = self.gates.get(component)
         # A gate node in the loop makes a new gate at every step, so gates are compared by value.
-        if held is None or held[:2] != (gate, window) or held[2].transformer is not turn.transformer:
+        same = held is not None and held[:2] == (gate, window)
+        engine = held[2] if held is not None else None
+        if isinstance(engine, EngineSnapshot) and same:
+            made = _engine(gate, turn)
+            engine_snapshot.restore(made, engine)  # type: ignore[arg-type]  # only such engines have snapshots
+            engine = made
+        elif (
+            engine is None
+            or isinstance(engine, EngineSnapshot)
+            or not same
+            or engine.transformer is not turn.transformer
+        ):
             self._close(component)
-            held = self.gates[component] = (gate, window, _engine(gate, turn))
-        return Opened(held[2], gate.name, turn)
+            engine = _engine(gate, turn)
+        self.gates[component] = (gate, window, engine)
+        return Opened(engine, gate.name, turn)
 
     def measure(self, turn: Turn) -> Metered:
         """Return a meter for one step of the model's transformer. Every block is computed, and no gate is used.
@@ -89,12 +104,28 @@ class GateState(State):
             first_turn.report_facts(turn)
             gate = with_plan(Gate(KIND, signal="model", name="tune"), StepPlan(**plan))
             self.gates[component] = (gate, turn.window, _resolved_engine(gate, turn))
-        return Opened(self.gates[component][2], "tune", turn)
+        engine = self.gates[component][2]
+        assert not isinstance(engine, EngineSnapshot), "no such run is resumed"
+        return Opened(engine, "tune", turn)
 
     def end(self) -> None:
         self.values.clear()
         for component in list(self.gates):
             self._close(component)
+
+    def snapshot(self) -> Any:
+        if self.meters:
+            return Unkept("measurements are not kept")
+        found = {}
+        for component, (gate, window, engine) in self.gates.items():
+            if engine.gate.kind == "library":
+                return Unkept(f"gate {gate.name}: the cache-dit package keeps its memory to itself")
+            kept = engine if isinstance(engine, EngineSnapshot) else engine_snapshot.snapshot(engine)  # type: ignore[arg-type]
+            found[component] = (gate, window, kept)
+        return found
+
+    def restore(self, snapshot: Any, run: Run) -> None:
+        self.gates, self.run = dict(snapshot), run
 
     def _close(self, component: str) -> None:
         """Report the totals of a gate, and drop it."""
@@ -135,7 +166,7 @@ def _resolved_engine(resolved: Gate, turn: Turn) -> Working:
     return Engine(resolved, component)
 
 
-def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
+def _total(gate: Gate, engine: Working | EngineSnapshot, component: str, run: Run) -> None:
     """Report the totals of a gate; warn with the reason if it reused nothing."""
     ended = reused_any = False
     decisions: list[Decision] = []
@@ -161,9 +192,9 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
         run.warn(_idle(engine.gate, component, decisions))
 
 
-def _each(engine: Working, branches: Sequence[str]) -> Iterator[tuple[str, dict[str, int], RowCache | Taken]]:
+def _each(engine: Working | EngineSnapshot, branches: Sequence[str]) -> Iterator[tuple[str, dict[str, int], Memory]]:
     """The memory of each branch, clip and stack. Clips and stacks have numbers if there are several."""
-    found: Mapping[str, Sequence[Sequence[RowCache | Taken]]] = engine.branch_caches
+    found: Mapping[str, Sequence[Sequence[Memory]]] = engine.branch_caches
     for branch in branches:
         clips = found.get(branch, [])
         for clip, stacks in enumerate(clips):

@@ -15,6 +15,7 @@ from ..models.attention.choice_files import ATTENTION_CHOICES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...graph.contract.array_storage import ArrayStorage
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.file_edits import FileEdit
@@ -31,7 +32,7 @@ WEIGHTS = RunOption(
     choices=("real", "dummy"),
     decides=True,
 )
-TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
+TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code", permission=True)
 
 NO_CHECK_FINITE = RunOption(
     "no-check-finite",
@@ -143,6 +144,12 @@ class StandardLibrary(NodeLibrary):
         from ..support.tensor_statistics import statistics_of
 
         return statistics_of(value)
+
+    def array_storage(self, run: Run) -> ArrayStorage:
+        """Stores tensors of torch and arrays of NumPy."""
+        from ..support.tensor_storage import TensorStorage
+
+        return TensorStorage(run.device)
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""

@@ -88,21 +88,22 @@ class Engine:
             self.indices[name] = expected(component.active(name), index, component.steps)
         caches = self.branch_caches.setdefault(name, [])
         if len(caches) < clips:
-            known = self._ahead(name).by_step()
+            known = self.ahead(name).by_step()
             count = len(self.gated.stacks) if self.gated is not None else 1
         while len(caches) < clips:
             deciders = [Decider(self.gate, component.steps, name) for _ in range(count)]
             caches.append([RowCache(decider, known, Taylor(order), Taylor(order)) for decider in deciders])
         return caches[:clips]
 
-    def _ahead(self, name: str) -> KnownDecisions:
+    def ahead(self, name: str) -> KnownDecisions:
+        """The decisions about a branch that are known before the run."""
         if name not in self.known:
             self.known[name] = KnownDecisions(self.gate, self.component, name, self.indices[name])
         return self.known[name]
 
     def digits(self, name: str) -> str:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        return self._ahead(name).digits
+        return self.ahead(name).digits
 
     def close(self) -> None:
         """Return blocks that were brought to the device ahead of a call that the gate left out."""

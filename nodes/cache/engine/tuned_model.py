@@ -29,6 +29,7 @@ class TunedModel:
 
     def __init__(self, transformer: Any, plan: StepPlan) -> None:
         self.transformer, self.plan = transformer, plan
+        self.dtype: torch.dtype | None = None  # predictions have their dtype
 
     def evaluate(
         self,

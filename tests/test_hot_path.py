@@ -124,6 +124,7 @@ def test_a_threshold_passes_through_eight_modules(plan, tmp_path):
     writing = ("nodes.cache.gate", "graph.runtime.observers", "graph.runtime.record")
     looking = (
         "graph.runtime.declared_results",
+        "nodes.support.lasting_names",
         "nodes.support.unchanged_inputs",
         "nodes.support.value_tensors",
         "nodes.support.work_meter",

@@ -45,6 +45,12 @@ class WorkMeter(Protocol):
         and whatever else changes their work. `kind` tells the rest.
         """
 
+    def lasting(self, call: CallInfo, arguments: Mapping[str, Any]) -> str | None:
+        """A name that is equal, in any process, for calls that may do the same work; None if there is none.
+
+        Work is remembered by it between processes, so it has the versions of what computes.
+        """
+
     def begin(self) -> None:
         """Count from now on, in this thread."""
 
@@ -52,7 +58,8 @@ class WorkMeter(Protocol):
         """Stop counting. The work since `begin`."""
 
     def kind(self, outputs: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Hashable:
-        """A value that is equal for two calls of one node if they did the same work.
+        """A value that is equal for two calls of one node if they did the same work. Its `repr` says the same in any
+        process.
 
         Args:
             outputs: The call's outputs by port.

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
 from pathlib import Path
 
-from ..contract.user_cache import user_cache
+from .cache_table import CacheTable
 
-NAME = "file-hashes.sqlite"
+_TABLE = CacheTable(
+    "file-hashes.sqlite",
+    "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, state TEXT, sha256 TEXT, made REAL)",
+)
 SETTLED = 2.0
 BLOCK = 4 << 20
 MOST = 20_000
 """Hashes that are kept. The oldest go first."""
-PATIENCE = 2.0
-"""Seconds to wait for another process."""
 
 Key = tuple[str, int, int, int, int, int]
 
@@ -76,36 +75,16 @@ def _key(path: Path, known: os.stat_result) -> Key:
 
 
 def _remembered(key: Key) -> str | None:
-    rows = _ask("SELECT sha256 FROM hashes WHERE path = ? AND state = ?", (key[0], _state(key)))
+    rows = _TABLE.ask("SELECT sha256 FROM hashes WHERE path = ? AND state = ?", (key[0], _state(key)))
     found = rows[0][0] if rows else None
     return found if isinstance(found, str) and len(found) == 64 else None
 
 
 def _remember(key: Key, sha256: str) -> None:
-    _ask("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (key[0], _state(key), sha256, time.time()))
+    _TABLE.ask("INSERT OR REPLACE INTO hashes VALUES (?, ?, ?, ?)", (key[0], _state(key), sha256, time.time()))
     oldest = "SELECT path FROM hashes ORDER BY made DESC LIMIT -1 OFFSET ?"
-    _ask(f"DELETE FROM hashes WHERE path IN ({oldest})", (MOST,))
+    _TABLE.ask(f"DELETE FROM hashes WHERE path IN ({oldest})", (MOST,))
 
 
 def _state(key: Key) -> str:
     return ":".join(map(str, key[1:]))
-
-
-def _ask(statement: str, values: tuple[object, ...]) -> list[tuple[object, ...]]:
-    """The rows of a statement; none if there is no memory. A damaged one is removed."""
-    folder = user_cache()
-    if folder is None:
-        return []
-    path = folder / NAME
-    try:
-        with closing(sqlite3.connect(path, timeout=PATIENCE)) as memory, memory:
-            memory.execute(
-                "CREATE TABLE IF NOT EXISTS hashes (path TEXT PRIMARY KEY, state TEXT, sha256 TEXT, made REAL)"
-            )
-            return memory.execute(statement, values).fetchall()
-    except sqlite3.OperationalError:
-        return []  # locked for too long, read-only, or the disk is full
-    except (sqlite3.DatabaseError, UnicodeError):
-        with suppress(OSError):
-            path.unlink()
-        return []

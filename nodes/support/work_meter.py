@@ -44,6 +44,11 @@ class OperationMeter:
         tensors = tensors_of(list(arguments.values()))
         return self._device, _tf32(self._device), tuple((path, tuple(t.shape), t.dtype) for path, t, _ in tensors)
 
+    def lasting(self, call: CallInfo, arguments: Mapping[str, Any]) -> str | None:
+        from .lasting_names import name_of
+
+        return name_of(call.type.name, arguments, (self._device, _tf32(self._device)))
+
     def begin(self) -> None:
         self._mode = _mode()
         self._mode.__enter__()

@@ -5,7 +5,8 @@ Two numbers, both in processor time, so that other work on the machine counts le
 - the share of a run that is spent inside the observers of the record and in the thread that samples memory. It is taken
   inside one run, so it hardly depends on noise. It does not see that operations are slower while they are counted.
 - the ratio of whole runs with and without measuring, in turns. It sees everything, and single pairs differ by several
-  percent. The first run of a plan counts operations; later runs of the plan do not.
+  percent. Runs whose work is remembered in the user's cache folder count nothing: set `XDG_CACHE_HOME` to an empty
+  folder to see the first run of a machine.
 """
 
 from __future__ import annotations

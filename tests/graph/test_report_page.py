@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -17,8 +18,8 @@ from helpers.report_records import NODES, STEPS, record, write_run
 from sgd.graph.cli import main
 from sgd.graph.cli.report import media_files
 from sgd.graph.cli.report.charts import MOST_POINTS, Chart, Series, chart
-from sgd.graph.cli.report.repeat_command import repeat_command
-from sgd.graph.cli.report.run_record import RunRecord
+from sgd.graph.cli.report.repeat_command import recipe_command, repeat_command
+from sgd.graph.cli.report.run_record import RecordedRun, RunRecord
 from sgd.graph.cli.report.run_report import exec_parser
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -287,6 +288,26 @@ def test_the_command_that_repeats_a_run() -> None:
     arguments = main.parse(words[1:])
     assert arguments.set == ["gate.threshold=0.2"]
     assert arguments.option_weights == "dummy"
+
+
+def test_the_record_repeats_a_run_with_whole_paths_and_options() -> None:
+    plain = record(inputs={"image": "/data/a.png", "seed": 3})
+    run = RecordedRun(RunRecord.model_validate(plain), plain, Path("my runs"), "run")
+    assert recipe_command(run, exec_parser()) is None
+    run = replace(run, plain={**plain, "recipe": {"inputs": {"image": "a.png", "seed": 3}}})
+    words = shlex.split(recipe_command(run, exec_parser()) or "")
+    assert words[:4] == ["sgd", "exec", "my runs/run.json", "image=/data/a.png"]
+    assert words[4:] == ["--device", "cpu", "--weights", "dummy"]
+    main.parse(words[1:])
+
+
+def test_turns_stand_in_a_table_with_their_noise_level(sgd) -> None:
+    steps = [{"loop": "denoise", "turn": n, "step": n, "sigma": 1 - n / 8, "seconds": 0.5} for n in range(3)]
+    write_run(Path("run"), steps=steps)
+    assert sgd("run")[0] == 0
+    text = outline(Path("run/report.html")).text
+    assert "All turns" in text
+    assert all(each in text for each in ("sigma", "0.875", "0.75"))
 
 
 def test_a_bundled_workflow_is_named_only_if_it_is_the_one_that_ran() -> None:

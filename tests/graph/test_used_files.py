@@ -88,7 +88,7 @@ def test_the_memory_is_bounded(tmp_path, monkeypatch, cache):
     monkeypatch.setattr(file_hashes, "MOST", 3)
     for number in range(6):
         sha256_of(aged(tmp_path / f"f{number}", b"x"))
-    memory = sqlite3.connect(cache / file_hashes.NAME)
+    memory = sqlite3.connect(cache / "file-hashes.sqlite")
     assert memory.execute("SELECT count(*) FROM hashes").fetchone() == (3,)
     assert is_known(tmp_path / "f5")
     assert not is_known(tmp_path / "f0")
@@ -100,7 +100,7 @@ def test_the_memory_is_bounded(tmp_path, monkeypatch, cache):
 def test_a_damaged_memory_is_made_again(tmp_path, monkeypatch, cache, damage):
     monkeypatch.setattr(file_hashes, "SETTLED", -1.0)
     cache.mkdir(parents=True)
-    (cache / file_hashes.NAME).write_bytes(damage)
+    (cache / "file-hashes.sqlite").write_bytes(damage)
     file = aged(tmp_path / "f", b"x")
     for _ in range(3):
         assert sha256_of(file) == hashlib.sha256(b"x").hexdigest()

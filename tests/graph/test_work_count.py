@@ -41,6 +41,9 @@ class Meter:
     def key(self, arguments: Mapping[str, Any]) -> Any:
         return tuple(arguments.items())
 
+    def lasting(self, call: Any, arguments: Mapping[str, Any]) -> str | None:
+        return arguments.get("name")
+
     def begin(self) -> None:
         self.counted.append(self.calls)
 
@@ -104,6 +107,33 @@ def test_a_second_run_of_a_plan_counts_only_what_is_new() -> None:
     assert run_again(counts, [9], [True], argument=1) == (Work({"float32": 9}, 1), [0])  # other shapes
     assert run_again(counts, [0, 0], [True, True], argument=2) == (Work({"float32": 0}, 2), [0])
     assert run_again(counts, [0, 0], [True, True], argument=2) == (Work({"float32": 0}, 2), [])
+
+
+def test_counts_are_remembered_by_name_between_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def run(work: Sequence[int], kinds: Sequence[bool], name: str | None) -> tuple[Any, list[int]]:
+        meter = Meter(work)
+        count = WorkCount([meter])  # with new `Counts`, as in a new process
+        for number, kind in enumerate(kinds):
+            meter.calls = number
+            count.node_started(NODE, {"name": name})
+            count.event(NODE, "decision", {"computed": kind})
+            count.node_finished(NODE, 0.1, {})
+        count.run_finished("done", None)
+        return count.of("n"), meter.counted
+
+    kinds, expected = [True, False, False, True], Work({"float32": 18}, 4)
+    assert run([7, 2, 2, 7], kinds, "a") == (expected, [0, 2])
+    assert run([7, 2, 2, 7], kinds, "a") == (expected, [])
+    assert run([7, 2, 2, 7], kinds, "b") == (expected, [0, 2])
+    assert run([7, 2, 2, 7], kinds, None) == (expected, [0, 2])
+    assert run([0, 0], [True, True], "plain") == (Work({"float32": 0}, 2), [0])
+    assert run([0, 0], [True, False], "plain") == (Work({"float32": 0}, 2), [])
+    for damage in (b"no database", b""):
+        (tmp_path / "sgd" / "work.sqlite").write_bytes(damage)
+        assert run([7], [True], "a") == (Work({"float32": 7}, 1), [0])
+    assert run([7], [True], "a") == (Work({"float32": 7}, 1), [])
 
 
 def test_counts_belong_to_a_plan_and_its_options_and_end_with_it() -> None:

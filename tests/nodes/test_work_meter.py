@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import tiny
 from sgd.graph.compiler.compile import compile
-from sgd.graph.contract.events import Observers
+from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.machine_limits import Work
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
@@ -157,6 +157,36 @@ def test_a_gated_loop_has_the_work_that_ran(tmp_path: Path) -> None:
     assert ours == theirs
     assert theirs["denoise.loop.predict"] > 0
     assert len(began) < len(theirs) + 10
+
+
+def names(plan: Any, out: Path) -> dict[str, str | None]:
+    """The lasting name of the first call of each node."""
+    found: dict[str, str | None] = {}
+
+    class Names(Observer):
+        def node_started(self, call: Any, arguments: Any) -> None:
+            if call.id not in found:
+                found[call.id] = OperationMeter().lasting(call, arguments)
+
+    observers = Observers([Names()])
+    context = Context(out, observers, overwrite=True)
+    with around_run(plan, context):
+        Executor(plan, context, observers).execute()
+    return found
+
+
+def test_a_name_that_lasts_has_what_decides_the_work(tmp_path: Path) -> None:
+    size = {"noise.width": 32, "noise.height": 32, "noise.frames": 5}
+    first = names(compile("quickstart", inputs={"steps": 2}, set=size), tmp_path)
+    assert all(first[id] for id in ("text", "denoise.loop.predict", "frames"))
+    assert first["video"] is None  # its path may lead to anything
+    other_seed = names(compile("quickstart", inputs={"steps": 2, "seed": 5}, set=size), tmp_path)
+    assert {id for id in first if first[id] != other_seed[id]} == {"noise"}
+    wider = names(compile("quickstart", inputs={"steps": 2}, set={**size, "noise.width": 48}), tmp_path)
+    assert {"denoise.loop.predict", "frames"} <= {id for id in first if first[id] != wider[id]}
+    assert wider["text"] == first["text"]
+    other_type = names(compile("quickstart", inputs={"steps": 2}, set={**size, "model.dtype": "bfloat16"}), tmp_path)
+    assert {"text", "denoise.loop.predict"} <= {id for id in first if first[id] != other_type[id]}
 
 
 def test_rates_are_of_the_right_size() -> None:

@@ -1,4 +1,4 @@
-"""The command that runs a recorded run again."""
+"""The commands that run a recorded run again: from its recipe, and from its workflow file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hashlib import sha256
 from typing import Any
 
 from ...contract.workflow_folders import bundled_workflows
-from .run_record import RunRecord
+from ...runtime.context import RECORD
+from .run_record import RecordedRun, RunRecord
 
 
 def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser) -> str:
@@ -24,6 +25,31 @@ def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser) -> s
     words += [f"{name}={_value(value)}" for name, value in record.inputs.items()]
     for path, value in record.set.items():
         words += ["--set", f"{path}={_value(value)}"]
+    return shlex.join([*words, *_options(record, exec_parser)])
+
+
+def recipe_command(run: RecordedRun, exec_parser: argparse.ArgumentParser) -> str | None:
+    """The words of `sgd exec` that make the run again from the text of its files in the record, quoted for a shell.
+
+    None for a record without a recipe. Of a whole path a recipe has the file name only, so such inputs are named.
+
+    Args:
+        run: The run.
+        exec_parser: As for `repeat_command`.
+    """
+    recipe = run.plain.get("recipe")
+    if not isinstance(recipe, dict):
+        return None
+    kept = recipe.get("inputs")
+    known = kept if isinstance(kept, dict) else {}
+    words = ["sgd", "exec", str(run.folder / RECORD)]
+    words += [f"{name}={_value(value)}" for name, value in run.record.inputs.items() if known.get(name, ...) != value]
+    return shlex.join([*words, *_options(run.record, exec_parser)])
+
+
+def _options(record: RunRecord, exec_parser: argparse.ArgumentParser) -> list[str]:
+    """The options of the run that are not the default."""
+    words: list[str] = []
     for action in exec_parser._actions:
         value = record.options.get(action.dest.removeprefix("option_"))
         if not action.option_strings or value in (None, False, "") or value == action.default:
@@ -32,7 +58,7 @@ def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser) -> s
             words.append(action.option_strings[-1])
         elif action.nargs is None and isinstance(value, str | int | float) and value is not True:
             words += [action.option_strings[-1], str(value)]
-    return " ".join(shlex.quote(word) for word in words)
+    return words
 
 
 def _file(record: RunRecord) -> str:

@@ -15,18 +15,17 @@ from ...contract.node import NodeType
 from ...contract.node_library import NodeLibrary
 from ...contract.text_tables import count, seconds, shortened
 from ..tables import facts, shape, tree
-from . import lane_section
+from . import lane_section, step_section
 from .charts import Chart, Series, chart
 from .graph_drawing import NodeFacts, drawing
 from .media_files import Media, other_outputs
 from .page import Panel, Section, piece
-from .repeat_command import repeat_command
+from .repeat_command import recipe_command, repeat_command
 from .run_record import NodeRow, RecordedRun, RunRecord
 from .sortable_table import Cell, Column, table
 from .timeline_lanes import phases, timeline
 
 MOST_KERNELS, MOST_WARNINGS, MOST_TEXT = 200, 100, 20_000
-MOST_LOOPS = 6
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def run_panel(run: RecordedRun, around: Around, id: str) -> Panel:
         _graph(record, around.types, id),
         _time(record),
         _nodes(record),
-        _steps(record),
+        step_section.section(record),
         *added,
         _memory(record),
         _kernels(record),
@@ -83,6 +82,7 @@ def _head(run: RecordedRun, around: Around) -> Markup:
         inputs=inputs,
         settings=[(path, _text(value)) for path, value in record.set.items()],
         command=repeat_command(record, around.exec_parser),
+        recipe=recipe_command(run, around.exec_parser),
         folder=run.name,
     )
 
@@ -196,28 +196,6 @@ def _short(detail: Mapping[str, Any]) -> dict[str, Any]:
 def _shape(row: NodeRow) -> str:
     first = row.outputs[:1]
     return shape(first) if not first or isinstance(first[0].get("shape", []), list) else ""
-
-
-def _steps(record: RunRecord) -> Section | None:
-    """A chart of the turns of each loop."""
-    loops: dict[str, list[Any]] = {}
-    for step in record.steps:
-        loops.setdefault(step.loop, []).append(step)
-    if not loops:
-        return None
-    body = Markup()
-    for name, turns in list(loops.items())[:MOST_LOOPS]:
-        whole = [step.seconds for step in turns]
-        series = [Series("seconds", whole, "bars")]
-        if any(step.device_seconds is not None for step in turns):
-            series.append(Series("device seconds", [step.device_seconds for step in turns]))
-        about = f"Seconds of each of the {len(turns)} turns of {name}."
-        body += piece("subheading", text=name, more=f"{len(turns)} turns, {seconds(sum(whole))} s, "
-                      f"{seconds(sum(whole) / len(whole))} s each")  # fmt: skip
-        body += chart(Chart(about, "turn", list(range(len(turns))), series, unit="seconds", height=170))
-    left = len(loops) - MOST_LOOPS
-    body += piece("note", text=f"{left} more loops are left out.") if left > 0 else Markup()
-    return Section("steps", "Steps", body)
 
 
 def _added(run: RecordedRun, libraries: Sequence[NodeLibrary], notes: list[str]) -> Iterator[Section]:

@@ -5,7 +5,8 @@ have done so. Calls of one node may differ, if it skips a part of its work. The 
 (`WorkMeter.kind`). After a call of a new kind, the next few calls are counted until one of them
 is of that kind.
 
-A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan.
+A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. What was
+counted is also remembered between processes (`kept_work`), by names that say all that decides the work.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ from typing import Any
 
 from ...contract.events import CallInfo, Observer
 from ...contract.machine_limits import Work, WorkMeter
+from .. import kept_work
 
 TRIES = 8
 """Calls that are counted, at most, after a call of a kind that was not counted."""
+PLAIN = "()"
+"""The kind of all calls of a node whose first call multiplied nothing."""
 
 
 @dataclass
@@ -29,7 +33,7 @@ class Counts:
     `plain` holds those whose first call multiplied nothing.
     """
 
-    known: dict[Hashable, dict[Hashable, Work]] = field(default_factory=dict)
+    known: dict[Hashable, dict[str, Work]] = field(default_factory=dict)
     plain: set[Hashable] = field(default_factory=set)
 
 
@@ -52,8 +56,12 @@ class _Counted:
     """Whether the first call multiplied nothing: later calls are not looked at then."""
     key: Hashable = None
     tries: int = 1
-    known: dict[Hashable, Work] = field(default_factory=dict)
-    calls: dict[Hashable, int] = field(default_factory=dict)
+    lasting: str | None = None
+    """The name of the work in other processes."""
+    added: bool = False
+    """Whether a call was counted."""
+    known: dict[str, Work] = field(default_factory=dict)
+    calls: dict[str, int] = field(default_factory=dict)
     failed: bool = False
 
     def total(self) -> Work | None:
@@ -87,7 +95,7 @@ class WorkCount(Observer):
             meter = next((each for each in self.meters if each.takes(call, arguments)), None)
             found = self.counted[call.id] = _Counted(meter)
             if meter is not None:
-                self._remember(found, (call.id, meter.key(arguments)))
+                self._remember(found, call, arguments, (call.id, meter.key(arguments)))
         if found.meter is None or found.plain:
             return
         self._events = []
@@ -101,15 +109,16 @@ class WorkCount(Observer):
         if found.meter is None:
             return
         if found.plain:
-            found.calls[()] = found.calls.get((), 0) + 1
+            found.calls[PLAIN] = found.calls.get(PLAIN, 0) + 1
             return
         work = self._end()
+        found.added = found.added or work is not None
         if work is not None and not found.calls and not work.total:
             found.plain = True
-            found.known[()], found.calls[()] = work, 1
+            found.known[PLAIN], found.calls[PLAIN] = work, 1
             self.counts.plain.add(found.key)
             return
-        kind = found.meter.kind(outputs, self._events)
+        kind = repr(found.meter.kind(outputs, self._events))
         found.calls[kind] = found.calls.get(kind, 0) + 1
         if work is not None:
             found.known[kind] = work
@@ -127,10 +136,24 @@ class WorkCount(Observer):
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         self._events.append(data)
 
-    def _remember(self, found: _Counted, key: Hashable) -> None:
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        """Remember what was counted."""
+        named = [each for each in self.counted.values() if each.added and each.lasting is not None and each.known]
+        if named:
+            kept_work.remember({str(each.lasting): each.known for each in named})
+
+    def _remember(self, found: _Counted, call: CallInfo, arguments: Mapping[str, Any], key: Hashable) -> None:
         """Take the counts of earlier runs, and add to them."""
-        found.key, found.plain = key, key in self.counts.plain
+        assert found.meter is not None
+        found.key = key
         found.known = self.counts.known.setdefault(key, {})
+        if not found.known:
+            found.lasting = found.meter.lasting(call, arguments)
+            if found.lasting is not None:
+                found.known.update(kept_work.remembered(found.lasting))
+        if PLAIN in found.known:
+            self.counts.plain.add(key)
+        found.plain = key in self.counts.plain
         if found.known:
             found.tries = 0
 

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
-from ..attention.attention_target import Target
+from ..attention.attention_target import Target, note_choice
+from ..attention.backend_table import BACKENDS
 from ..attention.backends import gpu
 from ..model import Model
 from ..transforms import transform_checks
-from ..transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
+from ..transforms.optimize_transform import COMPILED, FastDecoder, Optimize, no_fast_decoder, not_compiled, not_rebuilt
 from ..transforms.transform_checks import Denoiser
 
 
@@ -57,7 +58,8 @@ def optimize(
     are rebuilt: kernels for everything between the matrix products, and activations inside the products. Attention is
     the fastest exact backend that is installed, as with `backend: auto` of `model.attention`. The details of this
     node name each choice that this machine or this model does not allow, with the reason; nothing fails that works with
-    `eager`. On a CPU, and for small models, `exact` changes nothing.
+    `eager`. Blocks that cannot be rebuilt are compiled by torch, and those that it cannot compile run as they are. On a
+    CPU, and for small models, `exact` changes nothing.
 
     The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout. A Wan VAE in float32 then
     decodes in float16, which has as many digits as the TF32 of its convolutions on a GPU; a clip that overflows is
@@ -85,15 +87,21 @@ def optimize(
     device, class_name = _device(run), transform_checks.class_name(model, name)
     kernels = importlib.util.find_spec("triton") is not None
     reason = not_rebuilt(class_name, config, device, kernels)
-    target = Target(component, config, class_name, str(model.weights.dtype_name(name)), device)
+    dtype = str(model.weights.dtype_name(name))
+    target = Target(component, config, class_name, dtype, device)
     found = target.exact_backends() if device.startswith("cuda") else []
-    names = [backend.name for backend in found] or ["sdpa"]
-    run.detail(
-        step="rebuilt blocks" if reason is None else f"eager: {reason}",
-        attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}",
-    )
+    lacking = not_compiled(config, device)
+    if reason is None:
+        step = "rebuilt blocks"
+    elif lacking is None:
+        step = f"{COMPILED}: {reason}"
+    else:
+        step = f"eager: {reason}" + (f"; {lacking}" if lacking else "")
+    run.detail(step=step)
+    note_choice(run, found or [BACKENDS["sdpa"]], dtype)
     libraries = tuple(backend.library for backend in found) if len(found) > 1 else ()
-    return _with_decoder(model, device, kernels, run).transformed(Optimize(name, reason is None, libraries))
+    made = Optimize(name, reason is None, libraries, lacking is None)
+    return _with_decoder(model, device, kernels, run).transformed(made)
 
 
 def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:

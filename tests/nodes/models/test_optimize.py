@@ -10,6 +10,7 @@ from helpers import node_facts
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import attention_target, backends
+from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
@@ -110,9 +111,13 @@ def test_blocks_are_rebuilt_where_that_works_and_pays(class_name, config, device
 def test_a_later_node_replaces_a_choice(hopper):
     run = planned("cuda")
     made = optimize(run, load(run, WAN))
-    assert transform(attention(run, made, backend="sdpa")) == Optimize("transformer", True, ())
+    assert transform(made).compiled, "where the kernels do not run"
+    assert transform(attention(run, made, backend="sdpa")) == Optimize("transformer", True, (), True)
     compiled = compile(run, made)
     assert not transform(compiled).rebuilt, "torch compiles diffusers' own blocks"
+    assert not transform(compiled).compiled
+    offloaded = made.transformed(Offload("transformer", "blocks"))
+    assert (transform(offloaded).rebuilt, transform(offloaded).compiled) == (True, False)
     assert transform(compiled).candidates == transform(made).candidates
 
 
@@ -191,8 +196,6 @@ def test_reasons_for_a_vaes_own_decoder(kind, device, kernels, reason):
 
 
 def test_an_offloaded_vae_keeps_its_own_decoder(model):
-    from sgd.nodes.models.memory.offloading import Offload
-
     assert FastDecoder("vae").before(Optimize("vae", False, ())) == FastDecoder("vae")
     offloaded = model.transformed(FastDecoder("vae")).transformed(Offload("vae", "blocks"))
     assert decoder_of(offloaded) == FastDecoder("vae", rebuilt=False)

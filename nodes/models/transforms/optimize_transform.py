@@ -1,4 +1,4 @@
-"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, a VAE's decoder."""
+"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, and a VAE."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ REBUILT = (
 
 DECODERS = ("AutoencoderKLHunyuanVideo", "AutoencoderKLWan")
 """VAEs whose decoders `nodes/models/decoders` has."""
+
+ENCODERS = ("AutoencoderKLWan",)
+"""Those of which it has the encoder too."""
 
 
 @dataclass(frozen=True)
@@ -74,14 +77,15 @@ class Optimize:
 
 @dataclass(frozen=True)
 class FastDecoder:
-    """The transform of a VAE: its decoder is rebuilt.
+    """The transform of a VAE: its decoder is rebuilt, and its encoder if there is one.
 
     Attributes:
         component: Name in the repository.
-        rebuilt: Whether it is. An offloaded VAE keeps its own decoder, which moves its weights.
+        rebuilt: Whether they are. An offloaded VAE keeps its own decoder and encoder, which move its weights.
     """
 
     kind: ClassVar[str] = "optimize"
+    planned: ClassVar[bool] = True
 
     component: str
     rebuilt: bool = True
@@ -95,7 +99,8 @@ class FastDecoder:
             from ..decoders.rebuilt_vae import rebuild
 
             reason = rebuild(module, run.warn)
-            run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+            said = "rebuilt" if reason is None else f"eager: {reason}"
+            run.detail(decode=said, **({"encode": said} if type(module).__name__ in ENCODERS else {}))
 
 
 def no_fast_decoder(class_name: str, device: str, kernels: bool) -> str | None:

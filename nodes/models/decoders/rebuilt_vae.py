@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...support import cost_meter
 from .hunyuan_video_decoder import HunyuanVideoDecoder
+from .leaving_frames import LeavingFrames
 from .wan_decoder import WanDecoder
 from .wan_encoder import GROUP, WanEncoder
 
@@ -31,7 +33,8 @@ def rebuild(vae: nn.Module, warn: Callable[[str], None]) -> str | None:
         case "AutoencoderKLHunyuanVideo":
             vae.decoder.forward = _HunyuanVideo(vae.decoder)  # type: ignore[union-attr]
         case "AutoencoderKLWan":
-            vae._decode = _WanDecode(vae, warn)  # type: ignore[assignment]
+            vae._decode = decode = _WanDecode(vae, warn)  # type: ignore[assignment]
+            vae.decode_frames = decode.frames  # type: ignore[assignment]
             vae._encode = _WanEncode(vae, warn)  # type: ignore[assignment]
         case other:
             return f"there is no rebuilt decoder of {other}"
@@ -79,38 +82,88 @@ class _WanDecode(_WanWork):
         self.made: WanDecoder | None = None
 
     def __call__(self, z: Tensor, return_dict: bool = True) -> Any:
-        vae = self.vae
-        if vae.use_tiling and max(z.shape[-2] - _tile(vae, "height"), z.shape[-1] - _tile(vae, "width")) > 0:
+        if self._tiles(z):
             return self.own(z, return_dict=return_dict)
-        found = torch.stack([self._clip(clip) for clip in vae.post_quant_conv(z)])
-        if vae.config.patch_size is not None:
-            from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
-            found = unpatchify(found, patch_size=vae.config.patch_size)
-        found = found.to(vae.dtype)
+        clips = []
+        for latents in self.vae.post_quant_conv(z):
+            parts: dict[int, Tensor] = {}
+            self._decoded(latents, parts.__setitem__)
+            clips.append(torch.cat(list(parts.values()), dim=1).to(self.vae.dtype))
+        found = torch.stack(clips)
         if not return_dict:
             return (found,)
         from diffusers.models.autoencoders.vae import DecoderOutput
 
         return DecoderOutput(sample=found)
 
-    def _clip(self, latents: Tensor) -> Tensor:
+    def frames(self, z: Tensor) -> Tensor | None:
+        """Decode latents, [B, c, T, h, w], into frames that leave a GPU while it decodes the next ones.
+
+        Returns:
+            [B, F, H, W, 3] in [0, 1], float32, in the host's memory; None if the VAE works in tiles.
+        """
+        if self._tiles(z):
+            return None
+        vae, (batch, _, count, height, width) = self.vae, z.shape
+        times, scale = self._decoder(z).factors
+        scale *= vae.config.patch_size or 1
+        size = batch, 1 + (count - 1) * times, height * scale, width * scale, 3
+        out = cost_meter.on_host(lambda: torch.empty(size, device="meta" if z.is_meta else "cpu"))
+        for latents, clip in zip(vae.post_quant_conv(z), out, strict=True):
+            leaving = LeavingFrames(clip)
+
+            def put(start: int, video: Tensor, leaving: LeavingFrames = leaving) -> None:
+                # In the VAE's dtype, as diffusers' `VideoProcessor`.
+                pixels = (video.to(vae.dtype) * 0.5 + 0.5).clamp(0, 1)
+                leaving.put(start, pixels.permute(1, 2, 3, 0).float().contiguous())
+
+            self._decoded(latents, put)
+            leaving.end()
+        return out
+
+    def _decoder(self, latents: Tensor) -> WanDecoder:
+        if self.made is None:
+            self.made = WanDecoder(self.vae.decoder, self.dtype(latents))
+        return self.made
+
+    def _tiles(self, z: Tensor) -> bool:
+        over = max(z.shape[-2] - _tile(self.vae, "height"), z.shape[-1] - _tile(self.vae, "width"))
+        return bool(self.vae.use_tiling) and over > 0
+
+    def _decoded(self, latents: Tensor, put: Callable[[int, Tensor], None]) -> None:
         """Decode one clip, [c, T, h, w]. Chunks that overflow are decoded again in the VAE's own dtype.
 
         The device is asked once, after the last chunk. Only then are chunks looked at one by one.
+
+        Args:
+            latents: The latents.
+            put: Receives the number of the first frame, and frames [3, F, H, W] in [-1, 1].
         """
-        if self.made is None:
-            self.made = WanDecoder(self.vae.decoder, self.dtype(latents))
-        decoder = self.made
-        made = list(decoder.chunks(latents))
-        if decoder.dtype is not self.vae.dtype and not latents.is_meta:
-            finite = torch.stack([torch.isfinite(part).all() for part in made])
-            if not bool(finite.all()):
-                made.clear()
-                wide = WanDecoder(self.vae.decoder, self.vae.dtype)
-                made = [part.to(self.vae.dtype) for part in decoder.chunks(latents, again=wide)]
-                self.overflowed("decoding", "chunks that overflow are decoded again")
-        return torch.cat(made, dim=1)
+        decoder, finite, start = self._decoder(latents), [], 0
+        watches = decoder.dtype is not self.vae.dtype and not latents.is_meta
+        for part in decoder.chunks(latents):
+            if watches:
+                finite.append(torch.isfinite(part).all())
+            put(start, self._pixels(part))
+            start += part.shape[1]
+            del part
+        if not finite or bool(torch.stack(finite).all()):
+            return
+        start = 0
+        for part in decoder.chunks(latents, again=WanDecoder(self.vae.decoder, self.vae.dtype)):
+            put(start, self._pixels(part))
+            start += part.shape[1]
+        self.overflowed("decoding", "chunks that overflow are decoded again")
+
+    def _pixels(self, part: Tensor) -> Tensor:
+        """The frames of a chunk, [3, F, H, W]."""
+        patch = self.vae.config.patch_size
+        if patch is None:
+            return part
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+        found: Tensor = unpatchify(part[None], patch_size=patch)[0]
+        return found
 
 
 class _WanEncode(_WanWork):

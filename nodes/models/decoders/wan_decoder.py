@@ -90,6 +90,12 @@ class WanDecoder:
             raise ValueError("stages without upsampling")
         self.chunk = WIDE_CHUNK if any(stage.doubles for stage in self.stages) else CHUNK
 
+    @property
+    def factors(self) -> tuple[int, int]:
+        """Frames of one latent frame after the first, and rows or columns of one latent."""
+        times = sum(stage.in_time is not None for stage in self.stages)
+        return 2**times, 2 ** (len(self.stages) - 1)
+
     @torch.no_grad()
     def __call__(self, latents: Tensor, chunk: int | None = None) -> Tensor:
         """Decode latents of one clip, [c, T, h, w]. Returns [K, T', H, W]; the rest is as in `chunks`."""

@@ -286,6 +286,56 @@ def test_the_peak_of_an_encode_is_no_higher_than_that_of_diffusers(family, frame
     assert 0 < peak(family, "encode", True, *video) <= peak(family, "encode", False, *video)
 
 
+@pytest.mark.parametrize("config", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
+def test_frames_of_wan_are_those_of_the_pipeline(config):
+    from diffusers.video_processor import VideoProcessor
+
+    vae = wan_vae(**config).float()
+    made = rebuilt(vae)
+    latents = torch.randn(2, config["z_dim"], 6, 3, 4)
+    frames = made.decode_frames(latents)
+    wanted = VideoProcessor(vae_scale_factor=1).postprocess_video(made.decode(latents).sample, output_type="pt")
+    assert torch.equal(frames, wanted.permute(0, 1, 3, 4, 2))
+    made.enable_tiling(16, 16, 8, 8)
+    assert made.decode_frames(latents) is None
+
+
+def test_frames_of_chunks_that_overflow():
+    vae = wan_vae(**WAN_2_1).float()
+    vae.decoder.conv_in.weight.mul_(1e6)
+    said: list[str] = []
+    latents = torch.randn(1, 4, 5, 2, 3)
+    frames = narrow(vae, said).decode_frames(latents)
+    wanted = (vae.decode(latents).sample * 0.5 + 0.5).permute(0, 2, 3, 4, 1)
+    assert farthest(frames, wanted.contiguous()) < 1e-5
+    assert len(said) == 1
+
+
+def test_a_plan_does_not_count_frames_in_the_hosts_memory():
+    made = rebuilt(copy.deepcopy(wan_vae(**WAN_2_1).float()).to("meta"))
+    run = Run()
+    run.device, run.planning = "meta", True
+    with cost_meter.runtime(run), cost_meter.meter(run) as meter:
+        made.decode_frames(torch.empty(1, 4, 1, 4, 4, device="meta"))
+        before = meter.live
+        frames = made.decode_frames(torch.empty(1, 4, 5, 4, 4, device="meta"))
+        assert meter.live == before
+    assert frames.shape == (1, 17, 32, 32, 3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_frames_that_leave_a_gpu():
+    from sgd.nodes.models.decoders.leaving_frames import LeavingFrames
+
+    frames = torch.rand(23, 64, 64, 3, device="cuda")
+    out = torch.zeros(23, 64, 64, 3)
+    leaving = LeavingFrames(out)
+    for start, stop in ((0, 3), (3, 11), (11, 19), (19, 23)):
+        leaving.put(start, (frames[start:stop] * 2) / 2)
+    leaving.end()
+    assert torch.equal(out, frames.cpu())
+
+
 def test_an_unknown_vae_stays_as_it_is():
     from diffusers import AutoencoderKL
 

@@ -226,7 +226,12 @@ class Wan(Family):
         vae = model.component("vae")
         latents = latents.to(vae.dtype)
         mean, inverse_std = statistics(vae, latents)
-        video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
+        given = latents / inverse_std + mean
+        if hasattr(vae, "decode_frames"):  # a rebuilt decoder
+            found: torch.Tensor | None = vae.decode_frames(given)
+            if found is not None:
+                return found
+        video = vae.decode(given, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
         frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
         return frames.permute(0, 1, 3, 4, 2).float()
 

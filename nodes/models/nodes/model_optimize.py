@@ -15,7 +15,15 @@ from ..attention.backend_table import BACKENDS
 from ..attention.backends import gpu
 from ..model import Model
 from ..transforms import transform_checks
-from ..transforms.optimize_transform import COMPILED, FastDecoder, Optimize, no_fast_decoder, not_compiled, not_rebuilt
+from ..transforms.optimize_transform import (
+    COMPILED,
+    ENCODERS,
+    FastDecoder,
+    Optimize,
+    no_fast_decoder,
+    not_compiled,
+    not_rebuilt,
+)
 from ..transforms.transform_checks import Denoiser
 
 
@@ -61,13 +69,14 @@ def optimize(
     `eager`. Blocks that cannot be rebuilt are compiled by torch, and those that it cannot compile run as they are. On a
     CPU, and for small models, `exact` changes nothing.
 
-    The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout. A Wan VAE in float32 then
-    decodes in float16, which has as many digits as the TF32 of its convolutions on a GPU; a clip that overflows is
-    decoded again in float32, with a warning. Decoding in tiles is as before for Wan.
+    The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout, and so is Wan's encoder, for
+    first frames. A Wan VAE in float32 then works in float16, which has as many digits as the TF32 of its convolutions
+    on a GPU; chunks of frames that overflow are decoded again in float32, and a clip that overflows is encoded again,
+    with a warning. Work in tiles is as before for Wan.
 
     A later node replaces a choice: after `model.attention` the backend is that node's, and after `model.compile` torch
     compiles diffusers' own blocks. `model.offload` with `granularity: leaf` keeps diffusers' own blocks too, and an
-    offloaded VAE its own decoder.
+    offloaded VAE its own decoder and encoder.
 
     Args:
         model: The model. Adapters come before this node.
@@ -109,6 +118,8 @@ def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
     vae = model.name("vae")
     if vae not in model.parts() or any(t.kind == "optimize" and t.component == vae for t in model.transforms):
         return model
-    reason = no_fast_decoder(transform_checks.class_name(model, vae), device, kernels)
-    run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+    class_name = transform_checks.class_name(model, vae)
+    reason = no_fast_decoder(class_name, device, kernels)
+    said = "rebuilt" if reason is None else f"eager: {reason}"
+    run.detail(decode=said, **({"encode": said} if class_name in ENCODERS else {}))
     return model if reason is not None else model.transformed(FastDecoder(vae))

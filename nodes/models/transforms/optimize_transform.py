@@ -1,4 +1,4 @@
-"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, a VAE's decoder."""
+"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, and a VAE."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ COMPILED = "compiled blocks"
 
 DECODERS = ("AutoencoderKLHunyuanVideo", "AutoencoderKLWan")
 """VAEs whose decoders `nodes/models/decoders` has."""
+
+ENCODERS = ("AutoencoderKLWan",)
+"""Those of which it has the encoder too."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +112,15 @@ def _step_down(module: Any, run: Run, reason: str | None, compiles: bool) -> Non
 
 @dataclass(frozen=True)
 class FastDecoder:
-    """The transform of a VAE: its decoder is rebuilt.
+    """The transform of a VAE: its decoder is rebuilt, and its encoder if there is one.
 
     Attributes:
         component: Name in the repository.
-        rebuilt: Whether it is. An offloaded VAE keeps its own decoder, which moves its weights.
+        rebuilt: Whether they are. An offloaded VAE keeps its own decoder and encoder, which move its weights.
     """
 
     kind: ClassVar[str] = "optimize"
+    planned: ClassVar[bool] = True
 
     component: str
     rebuilt: bool = True
@@ -132,7 +136,8 @@ class FastDecoder:
 
             first = next(module.parameters())
             reason = kernel_trial.problem(run.device, first.dtype, first.shape[0]) or rebuild(module, run.warn)
-            run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+            said = "rebuilt" if reason is None else f"eager: {reason}"
+            run.detail(decode=said, **({"encode": said} if type(module).__name__ in ENCODERS else {}))
 
 
 def no_fast_decoder(class_name: str, device: str, kernels: bool) -> str | None:

@@ -62,6 +62,7 @@ def test_on_a_cpu_it_changes_nothing_and_says_so(model, run):
         "step": "eager: the run is on a CPU",
         "attention": "sdpa",
         "decode": "eager: the run is on a CPU",
+        "encode": "eager: the run is on a CPU",
     }
     assert transform(value) == Optimize("transformer", False, ())
     for one in (model, value):
@@ -221,6 +222,39 @@ def test_the_classes_are_those_that_are_rebuilt(run):
     from sgd.nodes.models.decoders import rebuilt_vae
 
     for name in optimize_transform.DECODERS:
-        made = type(name, (torch.nn.Module,), {"_decode": lambda self, z: None})()
+        made = type(name, (torch.nn.Module,), {"_decode": lambda self, z: None, "_encode": lambda self, x: None})()
         made.decoder = torch.nn.Identity()
         assert rebuilt_vae.rebuild(made, pytest.fail) is None
+
+
+def test_details_name_the_encoder_too(hopper):
+    run = planned("cuda")
+    optimize(run, load(run, WAN))
+    assert (run.details["decode"], run.details["encode"]) == ("rebuilt", "rebuilt")
+    run = planned("cuda")
+    optimize(run, load(run, "hunyuanvideo-community/HunyuanVideo"))
+    assert run.details["decode"] == "rebuilt"
+    assert "encode" not in run.details
+
+
+def test_the_memory_that_tiling_counts_is_that_of_the_rebuilt_decoder(wan_folder, run, monkeypatch):
+    from sgd.nodes.models.decoders.wan_decoder import WanDecoder
+    from sgd.nodes.models.memory import tiling
+
+    traced = []
+    chunks = WanDecoder.chunks
+    monkeypatch.setattr(
+        WanDecoder, "chunks", lambda self, latents: traced.append(latents.is_meta) or chunks(self, latents)
+    )
+    plain = model_of(wan_folder, "vae")
+    fast = plain.transformed(FastDecoder("vae"))
+    fast.acquire("vae", run)
+    latents = torch.randn(1, plain.config("vae")["z_dim"], 5, 16, 16)
+
+    def needs(model: Any) -> int:
+        work = tiling.VaeWork("decoding", run, model, latents, 17 * 128 * 128, lambda m, t: m.family.decode(m, t))
+        return tiling._bytes(work, False)
+
+    assert needs(plain) != needs(fast)
+    assert traced == [True]
+    fast.release("vae")

@@ -55,10 +55,10 @@ class Model(Port):
         return tuple(self.weights.repository.components)
 
     def recipe(self, part: str) -> Recipe:
-        """The transforms of a component, in order. While planning there are none, since transforms change no shapes."""
-        if self.weights.kind == "meta":
-            return ()
+        """The transforms of a component, in order. A plan applies those that change the memory of weights."""
         name = self.name(part)
+        if self.weights.kind == "meta":
+            return tuple(t for t in self.transforms if t.component == name and t.kind == "quantize")
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
         if placed is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ....graph.contract.diagnostics import Diagnostic
 from . import backends, encoder_attention
-from .backend_table import BACKENDS, MASKS, Backend, Masks
+from .backend_table import BACKENDS, FLASH_3_FP8, MASKS, Backend, Masks
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,12 @@ class Target:
     class_name: str
     dtype: str | None
     device: str | None = None
+
+    def fast_backends(self) -> list[Backend]:
+        """The backends of `exact_backends`, and FlashAttention 3 in fp8 where it can be used."""
+        found = self.exact_backends()
+        usable = (self.device or "").startswith("cuda") and self.problem(FLASH_3_FP8) is None
+        return [*found, FLASH_3_FP8] if usable else found
 
     def problem(self, backend: Backend) -> Diagnostic | None:
         """The reason why the component cannot use a backend here; None if it can, or if the facts are unknown."""

@@ -10,6 +10,7 @@ import torch
 from torch.nn import Linear, Module
 
 from ..row_kernels import products
+from ..row_kernels.quantized_products import QuantizedLinear
 
 T = TypeVar("T")
 
@@ -55,9 +56,9 @@ class Once:
         self.first_rows = 0
 
 
-def plain(*layers: Any) -> bool:
-    """Whether all layers are ordinary linear layers, whose weights a product may read."""
-    return all(type(layer) is Linear for layer in layers)
+def known(*layers: Any) -> bool:
+    """Whether all layers are linear layers, quantised or not, whose weights a product may read."""
+    return all(type(layer) in (Linear, QuantizedLinear) for layer in layers)
 
 
 def rms_weight(module: Any) -> bool:

@@ -76,7 +76,7 @@ def test_backend_names_match_diffusers():
     )
 
     values = {name.value for name in AttentionBackendName}
-    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL)}
+    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL, FLASH_3_FP8)}
     assert libraries - values == set(kernels.KERNELS), "names of our kernels differ from those of diffusers"
     assert {backends.chosen("sage", kernel).library for kernel in SAGE_KERNELS} <= values
     assert attention.node.inputs["kernel"].type.choices == ("auto", *SAGE_KERNELS)

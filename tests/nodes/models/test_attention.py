@@ -15,7 +15,7 @@ from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backends, kernels, packages, tuning
-from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
+from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_FP8, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.transforms.attention_transform import Attention

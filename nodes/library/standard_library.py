@@ -76,6 +76,7 @@ class StandardLibrary(NodeLibrary):
         "models.nodes.model_lora",
         "models.nodes.model_attention",
         "models.nodes.model_offload",
+        "models.nodes.model_quantize",
         "models.nodes.model_optimize",
         "models.nodes.model_compile",
         "models.nodes.model_expert",

@@ -175,7 +175,7 @@ class Weights:
         if library not in ("diffusers", "transformers") or offloading.offload_problem(name) is not None:
             return
         self._chosen[part] = placed = offloading.Offload(part)
-        most = placed.resident(self._on_meta(part))
+        most = placed.resident(self.on_meta(part))
         run.warn(
             f"{part} takes {device_memory.size(size)}, and the device has {device_memory.size(free)} free, so {part} "
             f"is offloaded to host memory: at most {device_memory.size(most)} are on the device at once, which is "
@@ -258,12 +258,12 @@ class Weights:
         return held.value
 
     def spare(self, part: str, placed: Offload | None = None) -> bool:
-        """Whether a component is on a GPU and has only one holder, so that a view may replace its weights.
+        """Whether a component is on a GPU or in a plan, and has one holder, so that a view may replace its weights.
 
         On a CPU, most weights are memory-mapped files, so freeing them would save nothing.
         """
         held = self._held[part, placed or self.chosen(part)]
-        return self.device.startswith("cuda") and placed is None and held.count == 1
+        return (self.device.startswith("cuda") or self.kind == "meta") and placed is None and held.count == 1
 
     def complete(self, part: str, run: Run, placed: Offload | None = None) -> None:
         """Load again the weights that a component lost to a view, for another holder.
@@ -310,11 +310,11 @@ class Weights:
         The component is not loaded: if it is not in memory, it is built on the meta device.
         """
         if part not in self._sizes:
-            module = self._on_meta(part)
+            module = self.on_meta(part)
             self._sizes[part] = (0, 0) if module is None else dummy.size(module)
         return self._sizes[part]
 
-    def _on_meta(self, part: str) -> Any:
+    def on_meta(self, part: str) -> Any:
         """Build a component on the meta device, without holding it; None for a tokenizer or a scheduler."""
         from ...support import cost_meter
 
@@ -354,7 +354,7 @@ class Weights:
         return self._fitting(part, run, placed)
 
     def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
-        size, module = self.parameters(part)[1], self._on_meta(part)
+        size, module = self.parameters(part)[1], self.on_meta(part)
         where = "on the device" if placed is None else "in the host's memory"
         lighter = ["a smaller model"]
         if self.dtype_name(part) == "float32":

@@ -27,7 +27,9 @@ def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
     x, scale, shift = (tensor.to(device, dtype) for tensor in (x, scale, shift))
     try:
         found = rows.norm(x, scale, shift).float()
-        wanted = row_twins.norm(x, scale, shift, kind="layer", eps=1e-6, plus_one=True).float()
+        twin = row_twins.norm(x, scale, shift, kind="layer", eps=1e-6, plus_one=True)
+        assert isinstance(twin, torch.Tensor), "no format was given"
+        wanted = twin.float()
         agrees = bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
     except Exception as error:
         if exhausted(error):

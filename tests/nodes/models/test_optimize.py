@@ -10,13 +10,15 @@ from helpers import node_facts
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import attention_target, backends
+from sgd.nodes.models.attention.centred_e4m3 import centred_e4m3
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
-from sgd.nodes.models.transforms import optimize_transform
+from sgd.nodes.models.nodes.model_quantize import quantize
+from sgd.nodes.models.transforms import optimize_transform, quantize_choice
 from sgd.nodes.models.transforms.lora_transform import Lora
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
 
@@ -37,7 +39,7 @@ def hopper(monkeypatch):
     """A machine with one H100, Triton, and FlashAttention 3 from PyPI."""
     versions = {"torch": "2.11.0+cu130", "fa3-fwd": "0.0.3", "triton": "3.6.0"}
     monkeypatch.setattr(backends.packages, "installed", lambda package, module: versions.get(package))
-    for module in (backends, model_optimize):
+    for module in (backends, quantize_choice):
         monkeypatch.setattr(module, "gpu", lambda: (9, 0))
     monkeypatch.setattr(model_optimize.importlib.util, "find_spec", lambda name: object())
     return versions
@@ -128,7 +130,7 @@ def test_the_order_of_transforms(model, run, tmp_path):
         optimize(run, made)
     with pytest.raises(NodeError, match=r"model\.optimize cannot come after model\.attention") as error:
         optimize(run, attention(run, model, backend="sdpa"))
-    assert error.value.help == "the order is model.lora, model.optimize, model.attention, model.compile"
+    assert error.value.help == "the order is model.lora, model.quantize, model.optimize, model.attention, model.compile"
     with pytest.raises(NodeError, match=r"model\.lora cannot come after model\.optimize"):
         made.transformed(Lora("transformer", tmp_path / "x.safetensors", 1.0))
 
@@ -258,3 +260,71 @@ def test_the_memory_that_tiling_counts_is_that_of_the_rebuilt_decoder(wan_folder
     assert needs(plain) != needs(fast)
     assert traced == [True]
     fast.release("vae")
+
+
+FLUX = "black-forest-labs/FLUX.1-dev"
+
+
+def test_fast_on_a_gpu_quantises_and_tries_attention_in_fp8(hopper):
+    run = planned()
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert [t.kind for t in value.transforms] == ["quantize", "optimize"]
+    assert run.details["quantize"] == "fp8 by torch._scaled_mm"
+    assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3, flash3 (fp8)"
+    assert transform(value).candidates[-1] == "_sgd_flash_3_fp8"
+    assert "modulation" in run.details["kept"]
+
+
+def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
+    run = planned()
+    value = optimize(run, load(run, WAN), level="fast")
+    assert run.details["attention_fp8"] == "not used: published as sensitive for this family"
+    assert transform(value).candidates == ("native", "_native_cudnn", "_sgd_flash_3")
+    assert run.details["kept"] == "attn1, attn2: published as sensitive"
+    run = planned()
+    value = optimize(run, quantize(run, load(run, FLUX), format="int8"), level="fast")
+    assert run.details["quantize"] == "as model.quantize before"
+    assert [t.format for t in value.transforms if t.kind == "quantize"] == ["int8"]
+
+
+def test_fast_is_exact_where_nothing_is_faster(hopper, monkeypatch):
+    for module in (backends, quantize_choice):
+        monkeypatch.setattr(module, "gpu", lambda: (8, 0))
+    run = planned("cuda")
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert [t.kind for t in value.transforms] == ["optimize"]
+    assert run.details["quantize"] == "not used: this GPU has compute capability 8.0, and e4m3 needs 8.9"
+    assert run.details["attention_fp8"].startswith("not used: flash3 needs an NVIDIA GPU of compute capability 9.x")
+    run = planned("cpu")
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert run.details["quantize"] == "not used: the run is on a CPU"
+    assert value.transforms == optimize(planned("cpu"), load(run, FLUX)).transforms
+
+
+def test_attention_in_fp8_alone(hopper):
+    run = planned("cuda")
+    value = attention(run, load(run, WAN), backend="flash3", precision="fp8")
+    assert run.details["attention"] == "flash3 (fp8)"
+    assert value.transforms[-1].candidates == ("_sgd_flash_3_fp8",)
+    with pytest.raises(NodeError, match="sdpa has no choice of precision"):
+        attention(run, load(run, WAN), backend="sdpa", precision="fp8")
+    found = node_facts.check(attention, model=MODEL, component="transformer", backend="auto", precision="fp8")
+    assert [(p.code, p.place) for p in found] == [("bad-value", "precision")]
+
+
+def test_the_numbers_of_attention_in_fp8_centre_the_values():
+    """With values that have a common part, a mean that is subtracted and added again leaves small errors only."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 256, 3, 64, generator=generator) for _ in range(3))
+    value = value + 4 * torch.randn(3, 64, generator=generator)
+    made = centred_e4m3(query, key, value)
+    scales = made.query_scales, made.key_scales, made.value_scales
+    numbers = made.query, made.key, made.value
+    heads = [each.float() * scale[:, None, :, None] for each, scale in zip(numbers, scales, strict=True)]
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    found = sdpa(*(each.transpose(1, 2) for each in heads)).transpose(1, 2) + made.means[:, None]
+    wanted = sdpa(*(each.transpose(1, 2) for each in (query, key, value))).transpose(1, 2)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.004
+    assert float(made.value.float().abs().max()) <= 448
+    again = sdpa(heads[0].transpose(1, 2), heads[1].transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+    assert float((found - again).norm() / again.norm()) < 0.003

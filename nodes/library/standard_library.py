@@ -97,8 +97,13 @@ class StandardLibrary(NodeLibrary):
 
         The packages that every model needs are imported here.
         """
+        from ...graph.contract.interrupts import installed
         from ...graph.contract.process_state import exclusive
 
+        if installed():  # this process is the command; in a program, imports are the program's own
+            from ..support.deferred_imports import defer
+
+            defer("scipy.stats")  # diffusers' schedulers import it, and use it for noise levels by a beta distribution
         with exclusive():  # packages whose modules import each other are imported by one thread
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers  # noqa: F401

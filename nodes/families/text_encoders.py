@@ -1,6 +1,6 @@
 """Calls of tokenizers and text encoders that families share, as the `encode_prompt` of diffusers' pipelines makes them.
 
-The pipelines themselves are not used, because importing one imports every loader of adapters and takes a second.
+The pipelines themselves are not used, because importing one takes time at every start.
 """
 
 from __future__ import annotations

@@ -100,10 +100,10 @@ class StandardLibrary(NodeLibrary):
         from ...graph.contract.interrupts import installed
         from ...graph.contract.process_state import exclusive
 
-        if installed():  # this process is the command; in a program, imports are the program's own
-            from ..support.deferred_imports import defer
+        if installed():  # in a program, environment and imports are the program's own
+            from ..support.start import prepare_imports
 
-            defer("scipy.stats")  # diffusers' schedulers import it, and use it for noise levels by a beta distribution
+            prepare_imports()
         with exclusive():  # packages whose modules import each other are imported by one thread
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers  # noqa: F401

@@ -119,8 +119,13 @@ class StandardLibrary(NodeLibrary):
 
         The packages that every model needs are imported here.
         """
+        from ...graph.contract.interrupts import installed
         from ...graph.contract.process_state import exclusive
 
+        if installed():  # in a program, environment and imports are the program's own
+            from ..support.start import prepare_imports
+
+            prepare_imports()
         with exclusive():  # packages whose modules import each other are imported by one thread
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers  # noqa: F401

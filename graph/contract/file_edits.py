@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 PlainValue = str | int | float | bool
 
@@ -42,4 +43,21 @@ class InsertNode:
     values: Mapping[str, PlainValue] = field(default_factory=dict)
 
 
-FileEdit = SetParameter | InsertNode
+@dataclass(frozen=True)
+class ReplaceNode:
+    """Write another node under the name of one. It keeps the place in the file, and the parameters in `keep`.
+
+    Attributes:
+        node: The node's path in the file.
+        uses: The new node type.
+        values: Its parameters, as plain data. Text in them is never a reference.
+        keep: Parameters of the node before whose references the new one takes over, where `values` has none.
+    """
+
+    node: str
+    uses: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+    keep: frozenset[str] = frozenset()
+
+
+FileEdit = SetParameter | InsertNode | ReplaceNode

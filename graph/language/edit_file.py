@@ -1,15 +1,18 @@
-"""Edit the text of a workflow file: set a parameter, or insert a node. Comments and layout stay as they are."""
+"""Edit the text of a workflow file: set a parameter, insert or replace a node. Comments and layout stay as they are."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..contract.errors import NodeError
-from ..contract.file_edits import FileEdit, InsertNode, PlainValue, SetParameter
+from ..contract.file_edits import FileEdit, InsertNode, PlainValue, ReplaceNode, SetParameter
 from ..contract.source_spans import BREAK, Source, Span
 from ..contract.yaml_reader import Value, parse, scalar
+from .literals import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ def edited(text: str, edits: Iterable[FileEdit]) -> str:
         made = _Edit(text)
         if isinstance(edit, SetParameter):
             made.set(edit)
+        elif isinstance(edit, ReplaceNode):
+            made.exchange(edit)
         else:
             made.insert(edit)
         text = made.result()
@@ -147,6 +152,27 @@ class _Edit:
         broken = "" if end and self.text[end - 1] in "\r\n" else self.newline
         self.add(end, f"{broken}{indent}{node}{self.newline}")
 
+    def exchange(self, edit: ReplaceNode) -> None:
+        level, _, name = self.find(edit.node)
+        entry = level.data[name]
+        if not entry.is_map or "uses" not in entry.data:
+            raise NodeError(f"`{edit.node}` is a loop", help="name a node, which has `uses`")
+        self.plain(entry.span)
+        given = entry.data.get("with")
+        before = given.data if given is not None and given.is_map else {}
+        kept = {
+            key: self.written(value.span)
+            for key, value in before.items()
+            if key in edit.keep and key not in edit.values and REFERENCE.fullmatch(str(value.data))
+        }
+        inner = ", ".join(f"{key}: {value}" for key, value in (kept | _plain_data(edit.values)).items())
+        start, last = self.at(entry.span.line, entry.span.column), self.last_line(entry)
+        end = self.at(entry.span.end_line, entry.span.end_column)
+        if self.text[start] != "{":  # a block ends with its last line, before comments
+            end = self.starts[last] if last < len(self.starts) else len(self.text)
+            end -= len(self.text[start:end]) - len(self.text[start:end].rstrip("\r\n"))
+        self.changes[start, end] = f"{{uses: {_scalar(edit.uses)}, with: {{{inner}}}}}"
+
     def add_key(self, mapping: Value, key: str, value: str) -> None:
         """Add a key to a mapping, in its own style: last in { }, else first or, to a node, after `uses`."""
         if self.is_flow(mapping):
@@ -208,6 +234,19 @@ def _keys(value: Value) -> Iterator[str]:
             yield from _keys(inner)
     if value.is_map:
         yield from value.keys
+
+
+def _plain_data(values: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as YAML inside { }. Text is quoted, and a `$` in it is a dollar sign."""
+    return {name: json.dumps(_escaped(value)) for name, value in values.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, list):
+        return [_escaped(entry) for entry in value]
+    return {key: _escaped(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _scalar(value: PlainValue) -> str:

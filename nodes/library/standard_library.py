@@ -193,6 +193,13 @@ class StandardLibrary(NodeLibrary):
 
         return report(record) if record.get("options", {}).get(GATES.key) else summary(record)
 
+    def computed_share(self, record: Mapping[str, Any]) -> float | None:
+        """The share of evaluations that cache gates computed in full; None without a gate."""
+        totals = record.get("gate_totals", [])
+        computed = sum(total["computed"] for total in totals)
+        taken = computed + sum(total["reused"] for total in totals)
+        return computed / taken if taken else None
+
     def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
         """The decisions of cache gates, with the distances that they compared."""
         from ..cache.decisions_section import section

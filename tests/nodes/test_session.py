@@ -81,10 +81,10 @@ def workflow(wan_folder, tmp_path):
     file = tmp_path / "kept.yaml"
     file.write_text(FILE)
 
-    def run(**inputs: Any) -> sgd.Result:
+    def run(profile: str = "off", **inputs: Any) -> sgd.Result:
         plan = sgd.compile(file, inputs={"source": str(source), **inputs})
         number = len(list(tmp_path.glob("out-*")))
-        return sgd.run(plan, out=tmp_path / f"out-{number}", device="cpu")
+        return sgd.run(plan, out=tmp_path / f"out-{number}", device="cpu", profile=profile)
 
     run.source = source  # type: ignore[attr-defined]
     return run
@@ -103,7 +103,7 @@ PARTS = ["scheduler", "text_encoder", "tokenizer", "transformer"]
 
 
 def test_without_a_session_nothing_stays(workflow, seen):
-    first, second = workflow(), workflow()
+    first, second = workflow("nodes"), workflow("nodes")
     assert seen.take() == sorted(PARTS * 2)
     assert seen.alive() == 0
     assert torch.equal(latents(first), latents(second))
@@ -114,9 +114,9 @@ def test_the_second_run_of_a_session_loads_nothing(workflow, seen):
     plain = [latents(workflow(seed=seed)) for seed in (3, 4)]
     seen.take()
     with sgd.session():
-        first = workflow(seed=3)
+        first = workflow("nodes", seed=3)
         assert seen.take() == PARTS
-        second = workflow(seed=4)
+        second = workflow("nodes", seed=4)
         assert seen.take() == []
         assert seen.alive() == 2
     assert seen.alive() == 0, "the memory is free at the end"
@@ -141,7 +141,7 @@ def test_a_view_is_kept_and_reports_to_each_run(workflow, monkeypatch):
         "sgd.nodes.models.transforms.attention_transform.choose", lambda *given: (calls.append(given[1]), real(*given))
     )
     with sgd.session():
-        results = [workflow() for _ in range(2)]
+        results = [workflow("nodes") for _ in range(2)]
         assert calls == ["native"]
     details = [row(each, "quick")["detail"] for each in results]
     assert [detail["attention"] for detail in details] == ["sdpa"] * 2
@@ -189,6 +189,7 @@ def test_changed_weights_are_loaded_again(workflow, seen):
     assert torch.equal(latents(changed), latents(workflow()))
 
 
+@pytest.mark.slow
 def test_a_changed_configuration_loads_everything_again(workflow, seen):
     with sgd.session():
         workflow()
@@ -219,6 +220,7 @@ def test_a_failing_run_leaves_the_session_usable(workflow, seen, monkeypatch):
     assert seen.alive() == 0
 
 
+@pytest.mark.slow
 def test_memory_that_was_short_is_free_for_the_next_run(workflow, seen, monkeypatch):
     from sgd.nodes.families.wan import Wan
 
@@ -233,6 +235,7 @@ def test_memory_that_was_short_is_free_for_the_next_run(workflow, seen, monkeypa
         assert seen.alive() == 0
 
 
+@pytest.mark.slow
 def test_idle_components_make_room(workflow, seen, monkeypatch):
     """The device seems to be full: before a component is loaded, all idle ones are dropped."""
     monkeypatch.setattr(kept_weights.device_memory, "free", lambda run: 0)
@@ -300,6 +303,7 @@ def test_of_two_runs_at_once_the_second_shares_nothing(workflow, seen):
         assert seen.alive() == 2
 
 
+@pytest.mark.slow
 def test_an_error_in_the_block_frees_everything(workflow, seen):
     def broken() -> None:
         with sgd.session():
@@ -334,3 +338,20 @@ def test_a_changed_adapter_is_merged_again(wan_folder, tmp_path):
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
     assert not torch.equal(found[1][1], found[2][1])
+
+
+def test_what_a_node_still_uses_after_an_interrupt_is_forgotten(wan_folder):
+    """The next run must not share a module with a thread that has not ended."""
+    from helpers.direct import DirectRun, model_of
+    from sgd.graph.contract.kept_values import Session
+    from sgd.graph.runtime.run import Result, _tidy
+
+    session = Session()
+    model = model_of(wan_folder, "scheduler")
+    kept = session.keep(kept_weights.KEY, kept_weights.KeptWeights)
+    assert kept.shared(model.weights, DirectRun()) is model.weights
+    plan: Any = None
+    _tidy(session, Result("interrupted", {}, {}, wan_folder, stuck=True), plan)
+    assert session.keep(kept_weights.KEY, kept_weights.KeptWeights) is not kept
+    model.release("scheduler")
+    assert model.weights._held == {}, "at its release it is dropped"

@@ -7,9 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from helpers import tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
-
 LIST = """
 import atexit, json, sys
 def told():
@@ -56,29 +53,6 @@ UNUSED = (
 )
 """Modules that no run of these workflows may import."""
 
-BUILDERS = {
-    "flux": tiny_flux.build,
-    "hunyuan-video": tiny_hunyuan_video.hunyuan_video,
-    "qwen-image": tiny_qwen_image.build,
-    "z-image": tiny_z_image.build,
-}
-
-WORKFLOW = """
-sgd: 1
-name: small
-nodes:
-  model: {{uses: model.load, with: {{source: {source}}}}}
-  text: {{uses: text.encode, with: {{model: $model, prompt: a circle}}}}
-  noise: {{uses: latents.noise, with: {{model: $model, width: 32, height: 32, seed: 0}}}}
-  schedule: {{uses: schedule.make, with: {{model: $model, steps: 2, latents: $noise}}}}
-  denoise:
-    uses: sgd:parts/cfg_denoise.yaml
-    with: {{model: $model, text: $text, latents: $noise, schedule: $schedule, scale: 1{embedded}}}
-  frames: {{uses: vae.decode, with: {{model: $model, latents: $denoise}}}}
-  image: {{uses: image.save, with: {{frames: $frames, path: image.png}}}}
-outputs: {{image: $image}}
-"""
-
 
 def imported(folder: Path, *words: str) -> set[str]:
     """The modules of a process of `sgd exec` at its end, but for those of the standard library."""
@@ -103,13 +77,3 @@ def check(modules: set[str]) -> None:
 def test_the_quickstart_imports_no_new_package(tmp_path):
     small = ("noise.width=32", "noise.height=32", "noise.frames=5")
     check(imported(tmp_path, "quickstart", "steps=2", *(word for each in small for word in ("--set", each))))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("family", BUILDERS)
-def test_no_family_imports_a_new_package(tmp_path, family):
-    BUILDERS[family]().save_pretrained(tmp_path / "model")
-    file = tmp_path / "small.yaml"
-    embedded = ", embedded: 3.5" if family in ("flux", "hunyuan-video") else ""
-    file.write_text(WORKFLOW.format(source=tmp_path / "model", embedded=embedded))
-    check(imported(tmp_path, str(file)))

@@ -91,7 +91,7 @@ def test_auto_puts_both_branches_of_qwen_image_in_one_buffer(qwen, rebuilt, layo
     assert len(layouts) == 3 * 6
 
 
-@pytest.mark.parametrize("clips", [2, 3])
+@pytest.mark.parametrize("clips", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_clips_with_prompts_of_all_lengths(qwen, rebuilt, layouts, clips):
     prompts = (LONGER, "red", "a blue square")[:clips]
     options: dict[str, Any] = {"steps": 2, "prompts": prompts, "seed": list(range(clips))}

@@ -279,6 +279,7 @@ def test_the_peak_of_a_decode_is_no_higher_than_that_of_diffusers(family):
     assert 0 < peak(family, "decode", True, *latents) <= peak(family, "decode", False, *latents)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 9])
 @pytest.mark.parametrize("family", ["wan 2.1", "wan 2.2"])
 def test_the_peak_of_an_encode_is_no_higher_than_that_of_diffusers(family, frames):

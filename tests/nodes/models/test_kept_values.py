@@ -89,7 +89,7 @@ def test_runs_in_turn_make_what_each_makes_alone(pair):
     value.release("transformer")
 
 
-@pytest.mark.parametrize("method", ["taylorseer", "easycache"])
+@pytest.mark.parametrize("method", ["taylorseer", pytest.param("easycache", marks=pytest.mark.slow)])
 def test_with_gates_that_leave_out_rows(pair, method):
     """Two clips in one batch decide apart, so that some calls have a part of the rows."""
     makes = {

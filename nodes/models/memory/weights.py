@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from ..repository import component_fit, dummy, reading
 from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
-from .component_views import Views
+from .component_views import Views, view
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,9 @@ class Weights:
         self._configs: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
 
-    def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
+    def acquire(
+        self, part: str, run: Run, placed: Offload | None = None, smaller: Callable[[Any], None] | None = None
+    ) -> None:
         """Load a component, or count one more holder of it.
 
         Args:
@@ -83,6 +85,8 @@ class Weights:
             run: Receives details and warnings.
             placed: Settings of offloading; None for a component on the device. One that does not fit there is offloaded
                 too (`chosen`).
+            smaller: Makes the weights of a copy on the meta device smaller, as a transform will make those of the
+                component. A plan counts the bytes of the copy if the component is offloaded.
 
         Raises:
             NodeError: If the component cannot be loaded.
@@ -98,7 +102,7 @@ class Weights:
             return
         try:
             with self._locks[part]:  # a prefetch of the same component may be downloading its files
-                value = self._fitting(part, run, placed)
+                value = self._fitting(part, run, placed, smaller)
                 self._held[part, placed] = _Held(value)
         except BaseException:
             self._forget(part)
@@ -286,10 +290,12 @@ class Weights:
             facts["parameters"] = {part: count for part, (count, _) in sorted(self._sizes.items()) if count}
         return facts
 
-    def _fitting(self, part: str, run: Run, placed: Offload | None) -> Any:
+    def _fitting(
+        self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None = None
+    ) -> Any:
         free = device_memory.free(run)
         try:
-            return self._make(part, run, placed)
+            return self._make(part, run, placed, smaller)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise
@@ -310,7 +316,7 @@ class Weights:
             help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
         )
 
-    def _make(self, part: str, run: Run, placed: Offload | None) -> Any:
+    def _make(self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None) -> Any:
         device = self.device if placed is None or self.kind == "meta" else "cpu"
         if self.kind == "real" and part in self.checkpoints:
             from ..checkpoints import checkpoint_loading
@@ -331,7 +337,11 @@ class Weights:
             return dummy.dummy_module(cls, self.config(part), self.torch_dtype(part), device)
         with cost_meter.building() as count:
             module = self._module_on_meta(part, cls)
-            count(module, None if placed is None else placed.resident(module))
+            outline = module
+            if placed is not None and smaller is not None:
+                outline = view(module)
+                smaller(outline)
+            count(module, None if placed is None else placed.resident(outline))
         return module
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...graph.contract.errors import NodeError
@@ -58,7 +59,7 @@ class Model(Port):
         """The transforms of a component, in order. A plan applies those that change the memory in use."""
         name = self.name(part)
         if self.weights.kind == "meta":
-            return tuple(t for t in self.transforms if t.component == name and t.kind == "quantize")
+            return () if self.offload(part) is not None else self._smaller(name)
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
         if placed is not None:
@@ -66,6 +67,10 @@ class Model(Port):
         if self.weights.kind == "meta":
             own = [t for t in own if getattr(t, "planned", False)]
         return tuple(sorted(own, key=lambda t: ORDER.index(t.kind)))
+
+    def _smaller(self, name: str) -> Recipe:
+        """The transform that makes the weights of a component smaller, if there is one."""
+        return tuple(t for t in self.transforms if t.component == name and t.kind == "quantize")
 
     def offload(self, part: str) -> Offload | None:
         """Settings of offloading for a component; None if it stays on the device.
@@ -100,7 +105,8 @@ class Model(Port):
         if self._lacks(part):
             return
         name = self.name(part)
-        self.weights.acquire(name, run, self.offload(part))
+        planned = self._smaller(name) if self.weights.kind == "meta" else ()
+        self.weights.acquire(name, run, self.offload(part), partial(planned[0].apply, run=run) if planned else None)
         placed, recipe = self.offload(part), self.recipe(part)
         try:
             if not (recipe and self.weights.views.holds(name, recipe)):

@@ -5,7 +5,8 @@
 A step is `denoiser.predict` with all branches of its guidance. For each family, a few blocks of it first run in float32
 for the error of each way; outputs must be finite and near (`BOUNDS`) before anything is timed. Then the ways take turns
 in one process. Results go into the file after each family, and what the file holds is not measured again. A family is
-left out if the time that is left is too short; call the script again. `--tiny` runs it on a CPU with tiny models.
+left out if the time that is left is too short; call the script again. `--tiny` runs everything on a CPU with tiny
+models.
 """
 
 from __future__ import annotations

@@ -112,3 +112,54 @@ def called(module: Any, inputs: dict[str, Any]) -> torch.Tensor:
 
 def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+def to(value: Any, dtype: torch.dtype) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [tensor.to(dtype) for tensor in value]
+    return (
+        value.to(dtype) if isinstance(value, torch.Tensor) and value.ndim > 1 and value.is_floating_point() else value
+    )
+
+
+WIDER = {
+    "flux": (
+        lambda: tiny_flux.transformer(True),
+        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": [16, 24, 24]},
+    ),
+    "hunyuan-video": (
+        tiny_hunyuan_video.transformer,
+        {"attention_head_dim": 64, "num_attention_heads": 3, "rope_axes_dim": (16, 24, 24)},
+    ),
+    "qwen-image": (
+        tiny_qwen_image.transformer,
+        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": (16, 24, 24)},
+    ),
+    "z-image": (tiny_z_image.transformer, {"dim": 192, "n_heads": 3, "n_kv_heads": 3, "axes_dims": [16, 24, 24]}),
+    **{
+        case: (
+            build,
+            {"attention_head_dim": 64, "num_attention_heads": 3, "ffn_dim": 256}
+            | ({"added_kv_proj_dim": 192} if "encoder" in case else {}),
+        )
+        for case, (build, _, _) in CASES.items()
+        if case.startswith("wan")
+    },
+}
+"""Configurations with heads of a power of two, which the Triton kernel for queries and keys needs."""
+
+
+def wider(case: str) -> Any:
+    """The transformer of a case with the widths of `WIDER`."""
+    build, config = WIDER[case]
+    assert isinstance(config, dict)
+    small = build()
+    torch.manual_seed(0)
+    return type(small).from_config({**small.config, **config})
+
+
+def on_device(value: Any, device: str) -> Any:
+    """A tensor, or a list of tensors, on a device; other values as they are."""
+    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
+        return [tensor.to(device) for tensor in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value

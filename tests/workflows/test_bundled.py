@@ -49,7 +49,7 @@ def test_every_step_and_decode_of_a_real_model_is_as_fast_as_the_input_speed_say
         assert not fast
         return
     speed = found["inputs"]["speed"]
-    assert (speed["enum"], speed["default"]) == (["eager", "exact"], "exact")
+    assert (speed["enum"], speed["default"]) == (["eager", "exact", "fast"], "exact")
     assert {found["nodes"][n[1:]]["with"]["level"] for n in fast} == {"$speed"}
     computing = [n for n in bodies(found["nodes"]) if re.match(r"denoiser|vae|\./parts", n.get("uses", ""))]
     models = [n["with"][name] for n in computing for name in ("model", "above", "below") if name in n["with"]]

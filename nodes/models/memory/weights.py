@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from ..repository import component_fit, dummy, reading
 from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
-from .component_views import Views
+from .component_views import Views, view
 from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
@@ -83,7 +83,9 @@ class Weights:
         self._keeper: Keeper | None = None
         self.idle = Idle()
 
-    def acquire(self, part: str, run: Run, placed: Offload | None = None) -> None:
+    def acquire(
+        self, part: str, run: Run, placed: Offload | None = None, smaller: Callable[[Any], None] | None = None
+    ) -> None:
         """Load a component, or count one more holder of it.
 
         Args:
@@ -91,6 +93,8 @@ class Weights:
             run: Receives details and warnings.
             placed: Settings of offloading; None for a component on the device. One that does not fit there is offloaded
                 too (`chosen`).
+            smaller: Makes the weights of a copy on the meta device smaller, as a transform will make those of the
+                component. A plan counts the bytes of the copy if the component is offloaded.
 
         Raises:
             NodeError: If the component cannot be loaded.
@@ -114,7 +118,7 @@ class Weights:
         try:
             with self._locks[part]:  # a prefetch of the same component may be downloading its files
                 latest = None if self._keeper is None else LatestRun(run)
-                value = self._fitting(part, latest or run, placed)
+                value = self._fitting(part, latest or run, placed, smaller)
                 if latest is not None and self.repository.kind == "hub":
                     files = self._stamp(part)  # loading may have downloaded them
                 self._held[part, placed] = _Held(value, files, latest)
@@ -342,16 +346,18 @@ class Weights:
             facts["parameters"] = {part: count for part, (count, _) in sorted(self._sizes.items()) if count}
         return facts
 
-    def _fitting(self, part: str, run: Run, placed: Offload | None) -> Any:
+    def _fitting(
+        self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None = None
+    ) -> Any:
         free = device_memory.free(run)
         try:
-            return self._make(part, run, placed)
+            return self._make(part, run, placed, smaller)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise
             if self._keeper is None or not self._keeper.drop_oldest():
                 raise self._too_large(part, free, placed) from error
-        return self._fitting(part, run, placed)
+        return self._fitting(part, run, placed, smaller)
 
     def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
         size, module = self.parameters(part)[1], self.on_meta(part)
@@ -368,7 +374,7 @@ class Weights:
             help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
         )
 
-    def _make(self, part: str, run: Run, placed: Offload | None) -> Any:
+    def _make(self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None) -> Any:
         device = self.device if placed is None or self.kind == "meta" else "cpu"
         if self.kind == "real" and part in self.checkpoints:
             from ..checkpoints import checkpoint_loading
@@ -389,7 +395,11 @@ class Weights:
             return dummy.dummy_module(cls, self.config(part), self.torch_dtype(part), device)
         with cost_meter.building() as count:
             module = self._module_on_meta(part, cls)
-            count(module, None if placed is None else placed.resident(module))
+            outline = module
+            if placed is not None and smaller is not None:
+                outline = view(module)
+                smaller(outline)
+            count(module, None if placed is None else placed.resident(outline))
         return module
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:

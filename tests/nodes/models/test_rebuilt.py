@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
+from helpers import tiny, tiny_flux, tiny_hunyuan_video
 from helpers.changed import adapters, difference
 from helpers.direct import DirectRun, sample
 from helpers.gate_pipelines import FAMILIES
 from helpers.offloading import watching
 from helpers.ours import Pair, decisions
-from helpers.transformer_cases import CASES, called, flux, hunyuan_video, relative, shaken, wan
+from helpers.transformer_cases import CASES, called, flux, hunyuan_video, on_device, relative, shaken, to, wan, wider
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.cache.methods.teacache import teacache
@@ -96,55 +96,16 @@ def test_error_in_bfloat16_is_no_larger_than_that_of_diffusers(case):
     assert 0 < errors[1] <= 1.25 * errors[0]
 
 
-def to(value: Any, dtype: torch.dtype) -> Any:
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
-        return [tensor.to(dtype) for tensor in value]
-    return (
-        value.to(dtype) if isinstance(value, torch.Tensor) and value.ndim > 1 and value.is_floating_point() else value
-    )
-
-
-WIDER = {
-    "flux": (
-        lambda: tiny_flux.transformer(True),
-        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": [16, 24, 24]},
-    ),
-    "hunyuan-video": (
-        tiny_hunyuan_video.transformer,
-        {"attention_head_dim": 64, "num_attention_heads": 3, "rope_axes_dim": (16, 24, 24)},
-    ),
-    "qwen-image": (
-        tiny_qwen_image.transformer,
-        {"attention_head_dim": 64, "num_attention_heads": 3, "axes_dims_rope": (16, 24, 24)},
-    ),
-    "z-image": (tiny_z_image.transformer, {"dim": 192, "n_heads": 3, "n_kv_heads": 3, "axes_dims": [16, 24, 24]}),
-    **{
-        case: (
-            build,
-            {"attention_head_dim": 64, "num_attention_heads": 3, "ffn_dim": 256}
-            | ({"added_kv_proj_dim": 192} if "encoder" in case else {}),
-        )
-        for case, (build, _, _) in CASES.items()
-        if case.startswith("wan")
-    },
-}
-"""Configurations with heads of a power of two, which the Triton kernel for queries and keys needs."""
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("case", [case for case in CASES if case != "wan with any timesteps"])
 def test_kernels_on_a_gpu_err_no_more_than_diffusers(case, rows, runs):
     """Float32, and bfloat16 beside it; the same blocks through Triton and cuBLASLt."""
-    build, inputs, blocks = CASES[case]
-    build, config = WIDER[case]
-    assert isinstance(config, dict)
-    small = build()
-    torch.manual_seed(0)
-    module = shaken(type(small).from_config({**small.config, **config})).to("cuda")
+    _, inputs, blocks = CASES[case]
+    module = shaken(wider(case)).to("cuda")
 
     def given(dtype: torch.dtype) -> dict[str, Any]:
-        return {key: on_gpu(to(value, dtype)) for key, value in inputs(rows).items()}
+        return {key: on_device(to(value, dtype), "cuda") for key, value in inputs(rows).items()}
 
     wanted = called(module, given(torch.float32))
     rebuilt = view(module)
@@ -160,12 +121,6 @@ def test_kernels_on_a_gpu_err_no_more_than_diffusers(case, rows, runs):
     errors = [relative(called(each, given(torch.bfloat16)), wanted) for each in (half, rebuilt)]
     assert 0 < errors[1] <= 1.25 * errors[0]
     assert runs == {"rebuilt": 2 * blocks, "own": 0}
-
-
-def on_gpu(value: Any) -> Any:
-    if isinstance(value, list) and value and isinstance(value[0], torch.Tensor):
-        return [tensor.to("cuda") for tensor in value]
-    return value.to("cuda") if isinstance(value, torch.Tensor) else value
 
 
 def test_hunyuan_video_drops_a_mask_that_its_family_drops():

@@ -68,6 +68,13 @@ class Tuner:
         # A family may replace processors for one call. HunyuanVideo does so if no token is masked.
         processors = frozenset(type(module.processor) for module in self.attentions)
         key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
+        if key not in self.chosen:
+            name = _choice_name(key, self.candidates)
+            earlier = self.run.choice(name)  # a resumed run measures nothing again
+            if earlier in self.candidates:
+                self.chosen[key] = earlier
+                self.run.chose(name, earlier)
+                self.run.detail(attention=_workflow_name(earlier))
         if key in self.chosen:
             self.use(self.chosen[key])
             return call(*args, **kwargs)
@@ -78,10 +85,12 @@ class Tuner:
         largest = seen()
         if largest is None:
             self.chosen[key] = self.candidates[0]
+            self.run.chose(name, self.chosen[key])
             return result
         with uncounted():
             self.chosen[key], timings = fastest(self.candidates, largest)
         self.use(self.chosen[key])
+        self.run.chose(name, self.chosen[key])
         self.run.detail(
             attention=_workflow_name(self.chosen[key]),
             attention_milliseconds={_workflow_name(n): round(1e3 * s, 4) for n, s in timings.items()},
@@ -92,6 +101,13 @@ class Tuner:
         if backend != self.now:
             choose(self.view, backend)
             self.now = backend
+
+
+def _choice_name(key: tuple[Any, ...], candidates: Sequence[str]) -> str:
+    """A name for the choice for a key of `around`, equal in every process."""
+    processors, *shapes = key
+    names = sorted(processor.__name__ for processor in processors)
+    return f"attention of {names} for {shapes} among {list(candidates)}"
 
 
 @contextmanager

@@ -219,7 +219,7 @@ def test_a_change_is_refused_with_the_reason(cut: Any, capsys: pytest.CaptureFix
 
 
 def test_another_version_of_a_package_is_refused(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    begun = Path("run/.resume/run.json")
+    begun = Path("run/.resume/started.json")
     started = json.loads(begun.read_text())
     started["recipe"]["versions"]["sgd"] = "0.0.9"
     begun.write_text(json.dumps(started))
@@ -241,9 +241,9 @@ def test_there_is_nothing_to_go_on_with(here: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_broken_start_is_an_error_in_words(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    begun = Path("run/.resume/run.json")
+    begun = Path("run/.resume/started.json")
     for text, reason in (
-        ("{", "run.json:1"),
+        ("{", "started.json:1"),
         ('{"resume": 2}', "version 2"),
         ('{"resume": 1}', "damaged"),
         ("[]", "how"),

@@ -110,7 +110,7 @@ class Run(RecipeRun):
         """Report progress inside a long node."""
 
     def choice(self, name: str) -> Any:
-        """The choice that the run has made under a name, also before it was resumed; None if there is none yet."""
+        """The choice that a resumed run had made under a name before; None in a new run, or if there was none."""
         return None
 
     def chose(self, name: str, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -97,12 +97,13 @@ class Keeper:
                     return
             self.write()
 
-    def write(self) -> bool:
-        """Write the last position, unless it is written. Whether a snapshot of it is on the disk."""
+    def write(self) -> None:
+        """Write the last position, unless it is written or is the first step of the run."""
         with self._writing:
             kept, began = self._last, monotonic()
-            if kept is None or kept is self._written:
-                return kept is not None and self.reason is None
+            if kept is None or kept is self._written or kept.is_empty:
+                self._written = kept
+                return
             try:
                 self.folder.add(snapshot_of(kept, self.plan, self.storages(), self.folder.out, self.facts.choices()))
                 self.reason = None
@@ -119,7 +120,6 @@ class Keeper:
             self._written = kept
             seconds = monotonic() - began
             self._due = monotonic() + max(self.every, seconds / SHARE)
-            return self.reason is None
 
     def close(self, done: bool) -> None:
         """End the thread. Remove the folder of a run that is done, and write the last position of every other.
@@ -136,8 +136,3 @@ class Keeper:
         if self._thread is not None:
             self._thread.join()
         self.folder.remove()
-
-    @property
-    def turns(self) -> Mapping[str, int]:
-        """The finished turns of the loops under way at the last position."""
-        return {} if self._last is None else {each.loop: each.turn for each in self._last.position.levels}

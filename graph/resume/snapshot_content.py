@@ -11,7 +11,6 @@ from typing import Any
 from ..compiler.ir import Call, Index, Ref, Var, edges
 from ..compiler.plan import Plan
 from ..contract.array_storage import ArrayStorage
-from ..contract.process_state import shared
 from .position import FinishedEffect, Key, Position, StateKey
 from .snapshot_file import Snapshot
 from .value_codec import Encoder, Unstorable
@@ -34,6 +33,11 @@ class Kept:
     files: tuple[Path, ...]
     effects: tuple[FinishedEffect, ...] = ()
     lost: tuple[str, int, str] | None = field(default=None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is the first step of a run: nothing is over."""
+        return not self.position.levels and not self.effects
 
     def after(self, effect: FinishedEffect) -> Kept:
         """The same with one more effect."""
@@ -104,8 +108,7 @@ def snapshot_of(
         "objects": encoder.objects,
         **more,
     }
-    with shared():  # while another thread changes settings of a package, nothing is copied
-        arrays = [(storages.index(storage), storage.stored(value)) for storage, value in encoder.arrays]
+    arrays = [(storages.index(storage), storage.stored(value)) for storage, value in encoder.arrays]
     return Snapshot(content, arrays)
 
 

@@ -18,7 +18,7 @@ from ..contract.output_files import replace_text
 from . import snapshot_file
 from .snapshot_file import Damaged, Snapshot
 
-FOLDER, BEGUN = ".resume", "run.json"
+FOLDER, BEGUN = ".resume", "started.json"
 VERSION = 1
 NAME = re.compile(r"snapshot-(\d{6,})\.safetensors")
 KEPT = 2

@@ -82,7 +82,8 @@ def resumed_at(snapshot: Snapshot, plan: Plan) -> Resumed:
         raise ValueError("the plan of the workflow is another than that of the run")
     turns = [f"{level['turn']} of {level['total']} turns of {level['loop']}" for level in content["levels"]]
     lost = content["lost"]
-    return Resumed(snapshot, f"after {', '.join(turns)}", None if lost is None else (lost[0], lost[1], lost[2]))
+    place = f"after {', '.join(turns)}" if turns else Resumed.place
+    return Resumed(snapshot, place, None if lost is None else (lost[0], lost[1], lost[2]))
 
 
 def _start(snapshot: Snapshot, plan: Plan, storages: Sequence[ArrayStorage], out: Path) -> Start:

@@ -55,6 +55,7 @@ class Context(Run):
         self.call: Call | None = None
         self.used: UsedFiles | None = None
         self.choices: dict[str, Any] = {}
+        self.earlier_choices: Mapping[str, Any] = {}
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
         self._temporary: list[Path] = []
@@ -216,7 +217,7 @@ class Context(Run):
         return text
 
     def choice(self, name: str) -> Any:
-        return self.choices.get(name)
+        return self.earlier_choices.get(name)
 
     def chose(self, name: str, value: Any) -> None:
         self.choices[name] = value

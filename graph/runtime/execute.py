@@ -239,7 +239,7 @@ class Executor:
         self.checks.loop_started(loop, total)
         self.observer.loop_started(loop, total)
         try:
-            if not at:
+            if len(at) <= 1:  # else an inner loop is between two turns
                 self.places.between_turns(environment)
             for index in range(first, total if self.turns is None else min(total, self.turns)):
                 began = perf_counter()

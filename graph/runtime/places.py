@@ -74,6 +74,8 @@ class Places:
     def begin(self, environment: Environment) -> tuple[LoopLevel, ...]:
         """Restore the values and the states outside of loops. Returns the loops that were under way."""
         if self.start is None:
+            if self.positions is not None:
+                self.positions.reached(Position((), {}, {}))
             return ()
         position = self.start.position
         environment.update(position.values)

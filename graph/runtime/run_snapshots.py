@@ -90,6 +90,7 @@ class RunSnapshots:
         """Give the record, the choices and the files of the earlier run to this one."""
         effects = resumed.finished_effects(self.context.out)
         recorder.resume(resumed.record, effects)
+        self.context.earlier_choices = resumed.choices
         self.context.choices |= resumed.choices
         if self.context.used is not None:
             self.context.used.take_over(resumed.used)

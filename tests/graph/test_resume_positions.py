@@ -114,8 +114,10 @@ def test_nested_loops_go_on_in_the_middle_and_call_nothing_twice(tmp_path: Path)
     whole, listener = watched(plan, tmp_path)
     every = LOG.count(("read", "machine", "painter"))
     assert every == 9
-    assert len(listener.kept) == 1 + 3 * (1 + 3) + 3
-    for kept in listener.kept:
+    start, *between = listener.kept
+    assert start.is_empty
+    assert len(between) == 1 + 3 * (1 + 3) + 3
+    for kept in between:
         assert gone_on(plan, kept, tmp_path, tmp_path / "s.safetensors") == whole
         levels = kept.position.levels
         done = 3 * levels[0].turn + (levels[1].turn if len(levels) > 1 else 0)
@@ -146,9 +148,9 @@ def test_a_loop_with_a_state_that_cannot_be_kept_goes_on_at_its_beginning(
     given = graph(call("a", "m.const", value=5), loop("l", {"i": [0, 1, 2]}, body, s="$a"), out="$l:s")
     plan = plan_of(given)
     whole, listener = watched(plan, tmp_path)
-    assert [kept.position.levels[0].turn for kept in listener.kept] == [0]
+    assert [[level.turn for level in kept.position.levels] for kept in listener.kept] == [[], [0]]
     assert listener.lost == [("l", turn, "Unknown has no `snapshot`") for turn in (1, 2, 3)]
-    assert gone_on(plan, listener.kept[0], tmp_path, tmp_path / "s.safetensors") == whole
+    assert gone_on(plan, listener.kept[1], tmp_path, tmp_path / "s.safetensors") == whole
 
 
 def test_a_finished_effect_is_not_called_again(tmp_path: Path) -> None:
@@ -175,3 +177,12 @@ def test_a_finished_effect_is_not_called_again(tmp_path: Path) -> None:
     (tmp_path / "two.txt").unlink()
     assert gone_on(plan, after_one, tmp_path, tmp_path / "s.safetensors") == whole
     assert (tmp_path / "one.txt").exists()  # its file was gone, so it was called
+
+
+def test_an_effect_before_any_loop_is_not_called_again(tmp_path: Path) -> None:
+    given = graph(call("a", "m.const", value=4), call("s", "m.save", a="$a"), out=arg("$s:value"))
+    plan = plan_of(given)
+    whole, listener = watched(plan, tmp_path)
+    before = (tmp_path / "cell.txt").stat().st_mtime_ns
+    assert gone_on(plan, listener.kept[-1], tmp_path, tmp_path / "s.safetensors") == whole
+    assert (tmp_path / "cell.txt").stat().st_mtime_ns == before

@@ -391,9 +391,9 @@ def test_an_interrupt_ends_a_run_within_a_second(tmp_path: Path, flow: str, numb
     assert "Traceback" not in err
     kept = [] if flow == "write" else ["kept.txt"]
     assert f"interrupted; files kept: {'out/kept.txt' if kept else 'none'}" in err.replace(f"{tmp_path.resolve()}/", "")
-    assert "again, with --overwrite, to start over" in err, "its folder holds a record now"
+    assert err.rstrip().endswith("go on with: sgd resume out --library slow_nodes.py")
     assert record_in(tmp_path / "out")["status"] == "interrupted"
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [*kept, "run.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".resume", *kept, "run.json"]
 
 
 def test_two_interrupts_leave_a_record_too(tmp_path: Path) -> None:

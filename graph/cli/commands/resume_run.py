@@ -173,6 +173,7 @@ def _go_on(
         return code
     if not arguments.json and not arguments.quiet:
         show(f"record: {done.folder / 'run.json'}")
+        show(f"resumed: {resumed.place}")
     return tell_expectations(done.record, False, arguments.quiet or arguments.json)
 
 

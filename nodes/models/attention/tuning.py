@@ -104,9 +104,17 @@ class Tuner:
         # A family may replace processors for one call. HunyuanVideo does so if no token is masked.
         processors = frozenset(type(module.processor) for module in self.attentions)
         key = (processors, *((tuple(t.shape), t.dtype) for t in inputs if isinstance(t, torch.Tensor)))
+        if key not in self.chosen:
+            name = _choice_name(key, self.candidates)
+            earlier = self.run.choice(name)  # a resumed run measures nothing again
+            if earlier in self.candidates:
+                self.chosen[key] = Choice(earlier, {}, 0.0)
+                self.run.chose(name, earlier)
+                self.tell(self.chosen[key], "kept by the resumed run")
         if key in self.chosen:
             self.use(self.chosen[key].backend)
             if self.told() is not present(self.run):
+                self.run.chose(_choice_name(key, self.candidates), self.chosen[key].backend)
                 self.tell(self.chosen[key], "kept by the session")
             return call(*args, **kwargs)
         self.use(self.candidates[0])
@@ -116,11 +124,13 @@ class Tuner:
         largest = seen()
         if largest is None:
             self.chosen[key] = Choice(self.candidates[0], {}, 0.0)
+            self.run.chose(name, self.candidates[0])
             return result
         with uncounted():
             found = fastest(self.candidates, largest, self.run)
         self.chosen[key] = found
         self.use(found.backend)
+        self.run.chose(name, found.backend)
         self.tell(found, found.origin, found.seconds)
         return result
 
@@ -138,6 +148,13 @@ class Tuner:
         if backend != self.now:
             choose(self.view, backend)
             self.now = backend
+
+
+def _choice_name(key: tuple[Any, ...], candidates: Sequence[str]) -> str:
+    """A name for the choice for a key of `around`, equal in every process."""
+    processors, *shapes = key
+    names = sorted(processor.__name__ for processor in processors)
+    return f"attention of {names} for {shapes} among {list(candidates)}"
 
 
 @contextmanager

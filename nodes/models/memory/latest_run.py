@@ -57,6 +57,12 @@ class LatestRun(Run):
             self._warnings.append((message, parameter))
         self.target.warn(message, parameter)
 
+    def choice(self, name: str) -> Any:
+        return self.target.choice(name)
+
+    def chose(self, name: str, value: Any) -> None:
+        self.target.chose(name, value)
+
     def used_file(
         self,
         path: Path,

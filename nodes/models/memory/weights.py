@@ -172,12 +172,19 @@ class Weights:
         """Offload a component instead of failing, if its weights do not fit the free memory of a GPU."""
         if self.offload != "auto" or not device_memory.target(run).startswith("cuda"):
             return
+        name = f"offload {part} of {self.repository.source}"
+        if run.choice(name) is not None:  # a resumed run
+            if run.choice(name):
+                self._chosen[part] = offloading.Offload(part)
+            return
+        run.chose(name, False)
         free, (_, size) = device_memory.free(run), self.parameters(part)
         if free is None or size <= WORKING_ROOM * free:
             return
-        library, name = self.repository.entry(part)
-        if library not in ("diffusers", "transformers") or offloading.offload_problem(name) is not None:
+        library, kind = self.repository.entry(part)
+        if library not in ("diffusers", "transformers") or offloading.offload_problem(kind) is not None:
             return
+        run.chose(name, True)
         self._chosen[part] = placed = offloading.Offload(part)
         most = placed.resident(self.on_meta(part))
         run.warn(

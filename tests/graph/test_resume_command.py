@@ -1,0 +1,276 @@
+"""`sgd resume`: runs that were interrupted, killed, damaged or changed. The nodes use no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sgd.graph.cli.main import main
+
+NODES = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from sgd.graph.contract.node import OutPath, Run, State, node
+from sgd.graph.contract.ports import Port
+
+@dataclass(frozen=True)
+class Number(Port):
+    value: int
+
+class Sum(State):
+    def __init__(self):
+        self.sum = 0
+    def snapshot(self):
+        return self.sum
+    def restore(self, snapshot, run):
+        self.sum = snapshot
+
+@node("slow.read")
+def read(run: Run, *, file: Path) -> Number:
+    "Reads a number."
+    return Number(int(file.read_text()))
+
+@node("slow.add")
+def add(number: Number, state: Sum, run: Run, *, index: str, at: int = -1) -> Number:
+    "Adds up; waits for ever at one turn, unless a file `go` is there."
+    while int(index) == at and not run.planning and not Path("go").exists():
+        Path("waiting").touch()
+        time.sleep(0.01)
+    state.sum += number.value
+    return Number(state.sum)
+
+@node("slow.write", effect=True)
+def write(number: Number, run: Run, *, path: OutPath = Path("out.txt")) -> Path:
+    "Writes the number."
+    target = run.output(path)
+    target.write_text(str(number.value))
+    return target
+"""
+FLOW = """
+sgd: 1
+inputs: {at: {type: int, default: -1}, file: {type: path}}
+nodes:
+  read: {uses: slow.read, with: {file: $file}}
+  sum:
+    for: {i: [1, 2, 3, 4, 5, 6]}
+    carry: {n: $read}
+    body: {add: {uses: slow.add, with: {number: $n, at: $at, index: "${index}"}}}
+    yield: {n: $add}
+  write: {uses: slow.write, with: {number: $sum}}
+outputs: {out: $write}
+"""
+EXPECTED = str(7 * 2**5)  # each turn adds the sum of all before
+LIBRARY = ("--library", "nodes.py")
+
+
+def prepare(folder: Path) -> None:
+    (folder / "nodes.py").write_text(NODES)
+    (folder / "w.yaml").write_text(FLOW)
+    (folder / "seven.txt").write_text("7")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    prepare(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def ended(folder: Path, number: int) -> tuple[int, str]:
+    """Ends a run in its turn 4 with a signal, when there are two snapshots. Gives its exit code and stderr."""
+    words = [sys.executable, "-m", "sgd", "exec", "w.yaml", "at=4", "file=seven.txt", "--out", "run", "--quiet"]
+    words += [*LIBRARY, "--snapshot-every", "0"]
+
+    def hear() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=folder, preexec_fn=hear)  # noqa: PLW1509
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        if (folder / "waiting").exists() and len(list((folder / "run/.resume").glob("snapshot-*"))) == 2:
+            break
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    (folder / "go").touch()
+    return process.returncode, err
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int, str]:
+    """A run that was interrupted, and a copy of its folder."""
+    folder = tmp_path_factory.mktemp("cut") / "here"
+    folder.mkdir()
+    prepare(folder)
+    code, err = ended(folder, signal.SIGINT)
+    shutil.copytree(folder, folder.with_name("copy"))
+    return folder, folder.with_name("copy"), code, err
+
+
+@pytest.fixture
+def cut(interrupted: tuple[Path, Path, int, str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """The interrupted run, as it was, in the current folder; its exit code and stderr."""
+    folder, copy, code, err = interrupted
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    monkeypatch.chdir(folder)
+    return code, err
+
+
+def snapshots() -> list[Path]:
+    return sorted(Path("run/.resume").glob("snapshot-*.safetensors"))
+
+
+def resumed(*words: str) -> int:
+    return main(["resume", "run", "--quiet", *words])
+
+
+def calls(name: str) -> tuple[int, int]:
+    rows: list[dict[str, Any]] = json.loads(Path("run/run.json").read_text())["nodes"]
+    row = next(row for row in rows if row["name"] == name)
+    return row["calls"], row.get("resumed_calls", 0)
+
+
+def test_an_interrupted_run_goes_on_after_its_last_turn(cut: tuple[int, str]) -> None:
+    code, err = cut
+    assert code == 3
+    assert err.count("\n") == 1
+    assert err.rstrip().endswith("go on with: sgd resume run --library nodes.py")
+    assert resumed(*LIBRARY) == 0
+    assert Path("run/out.txt").read_text() == EXPECTED
+    assert calls("sum.add") == (2, 4)
+    assert calls("read") == (0, 1)
+    assert calls("write") == (1, 0)
+    record = json.loads(Path("run/run.json").read_text())
+    assert [step.get("resumed", False) for step in record["steps"]] == [True] * 4 + [False] * 2
+    assert [step["turn"] for step in record["steps"]] == list(range(6))
+    assert sorted(path.name for path in Path("run").iterdir()) == ["out.txt", "run.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_that_was_ended_goes_on(here: Path, number: int) -> None:
+    code, _ = ended(here, number)
+    assert code == (-signal.SIGKILL if number == signal.SIGKILL else 3)
+    assert Path("run/run.json").exists() == (number == signal.SIGTERM)
+    assert resumed(*LIBRARY) == 0
+    assert Path("run/out.txt").read_text() == EXPECTED
+    assert sum(calls("sum.add")) == 6
+    assert number == signal.SIGKILL or calls("sum.add") == (2, 4)
+    assert json.loads(Path("run/run.json").read_text())["warnings"] == []
+
+
+@pytest.mark.parametrize("damage", ["short", "bit", "empty"])
+def test_a_damaged_snapshot_is_told_and_the_one_before_is_used(
+    cut: Any, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    *before, last = snapshots()
+    data = bytearray(last.read_bytes())
+    data[len(data) // 2] ^= 1
+    last.write_bytes({"short": data[: len(data) // 2], "bit": data, "empty": b""}[damage])
+    assert resumed(*LIBRARY) == 0
+    assert f"warning: {Path('run').absolute()}/.resume/{last.name} is " in capsys.readouterr().err
+    assert Path("run/out.txt").read_text() == EXPECTED
+    assert calls("sum.add")[1] < 4 if before else calls("sum.add") == (6, 0)
+
+
+def test_without_a_whole_snapshot_it_begins_at_its_first_node(cut: Any) -> None:
+    for each in snapshots():
+        each.write_bytes(b"no")
+    assert resumed(*LIBRARY) == 0
+    assert Path("run/out.txt").read_text() == EXPECTED
+    assert calls("sum.add") == (6, 0)
+
+
+def edit(file: str, text: str) -> Callable[[], None]:
+    def change() -> None:
+        Path(file).write_text(text)
+
+    return change
+
+
+CHANGES = {
+    "input": (edit("seven.txt", "8"), "seven.txt has other bytes"),
+    "gone": (lambda: Path("seven.txt").unlink(), "seven.txt"),
+    "workflow": (edit("w.yaml", FLOW.replace("[1, 2, 3", "[1, 2, 9")), "w.yaml has changed"),
+    "library": (edit("nodes.py", NODES + "\n"), "--library nodes.py has changed"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_refused_with_the_reason(cut: Any, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    change, reason = CHANGES[name]
+    change()
+    assert resumed(*LIBRARY) == 2
+    err = capsys.readouterr().err
+    assert reason in err
+    assert "help: " in err
+    assert snapshots()
+
+
+def test_another_version_of_a_package_is_refused(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Path("run/.resume/started.json")
+    started = json.loads(begun.read_text())
+    started["recipe"]["versions"]["sgd"] = "0.0.9"
+    begun.write_text(json.dumps(started))
+    assert resumed(*LIBRARY) == 2
+    assert "sgd: 0.0.9 then, " in capsys.readouterr().err
+
+
+def test_a_library_must_be_given_again(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert resumed() == 2
+    assert "the run was started with --library nodes.py" in capsys.readouterr().err
+
+
+def test_there_is_nothing_to_go_on_with(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["exec", "w.yaml", "file=seven.txt", "--out", "run", "--quiet", *LIBRARY]) == 0
+    assert not Path("run/.resume").exists()
+    for folder, reason in (("run", "is finished"), ("none", "is not a folder"), (".", "holds no run")):
+        assert main(["resume", folder]) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_broken_start_is_an_error_in_words(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Path("run/.resume/started.json")
+    for text, reason in (
+        ("{", "started.json:1"),
+        ('{"resume": 2}', "version 2"),
+        ('{"resume": 1}', "damaged"),
+        ("[]", "how"),
+    ):
+        begun.write_text(text)
+        assert resumed(*LIBRARY) == 2
+        assert reason in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_warning_and_keeps_the_snapshot_before(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sgd.graph.resume import snapshot_file
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(snapshot_file, "write", full)
+    words = ["exec", "w.yaml", "file=seven.txt", "--out", "run", "--quiet", "--snapshot-every", "0", *LIBRARY]
+    assert main(words) == 0
+    record = json.loads(Path("run/run.json").read_text())
+    assert [text for text in record["warnings"] if "No space left on device" in text]
+    assert Path("run/out.txt").read_text() == EXPECTED
+
+
+@pytest.mark.parametrize("words", [["-1"], ["nan"], ["soon"], ["inf"]])
+def test_bad_seconds(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["exec", "quickstart", "--snapshot-every", *words])
+    assert "is no number of seconds" in capsys.readouterr().err or words == ["-1"]

@@ -10,16 +10,21 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, node
-from .cache.calibration.table import are_put_aside, problem
+from .batched_guidance import batched
+from .cache.calibration.table import are_put_aside
 from .cache.first_turn import COMPILED_WHOLE
 from .cache.gate import Gate, GateFacts
 from .cache.gate_place import Place
+from .cache.gate_tables import table_problem
 from .cache.loop_turn import Turn
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
 from .cache.table_use import of_facts
+from .cache.tuning.linear_guidance import unsupported
+from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
+from .models.rebuilt.kept_values import BranchCall, Values, is_rebuilt, telling
 from .size_limits import require_size, size_problems
 from .support.block_ranges import block_ranges
 from .support.lazy import lazy
@@ -98,12 +103,14 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     if any(gate.table for gate in gates):
         place = replace(place, use=of_facts(model, facts.step))
     for gate in gates:
-        if problem(gate.table) is not None:
+        if table_problem(gate.kind, gate.table) is not None:
             continue  # the gate's own node reports it
         try:
             resolve(gate, place)
         except NodeError as found:
             yield replace(found.diagnostic, place="gate")
+        if gate.kind == KIND and facts.branches.nonlinear is not None:
+            yield unsupported(facts.branches.nonlinear)
     if model.compiled_whole and any(gate.active for gate in gates):
         yield COMPILED_WHOLE
 
@@ -121,6 +128,9 @@ def predict(
     gate: Gate | None = None,
 ) -> Predictions:
     """Evaluate the transformer at one step, for each guidance branch that runs there.
+
+    Rebuilt blocks (`model.optimize`) compute once in a loop what depends on the prompts alone, such as keys and values
+    of text, and once a step what both branches share.
 
     Args:
         model: A loaded model; its transformer is used.
@@ -144,25 +154,44 @@ def predict(
     pictures = None if image is None else {name: repeat_rows(t, batch, "image") for name, t in image.tensors.items()}
     given = DenoiserInput(latents.tensor, latents.size, step, texts[running[0]], pictures, branches.embedded)
     transformer = model.component("transformer")
+    together, why = batched(branches, model.family, gate, rebuilt=is_rebuilt(transformer), rows=batch)
+    branches = replace(branches, batched=together)
+    together = together and len(running) > 1
+    if len(running) > 1:
+        run.detail(guidance=("batched" if together else "one branch after the other") + (f": {why}" if why else ""))
     opened: Opened | Metered | None = None
     turn = Turn(model, transformer, step, branches, latents.size, image is not None, run)
     if run.options.get("calibrate") and not run.planning:
         opened = state.measure(turn)
+    elif (plan := run.options.get("tune")) is not None and not run.planning:
+        opened = state.follow(plan, turn)
     elif gate is not None and gate.active:
         opened = state.open(gate, turn)
+
+    sources = (conditioning.positive, conditioning.negative, image)
+    keeps = (
+        is_rebuilt(transformer) and model.offload("transformer") is None
+    )  # offloading saves memory, which kept values take
+    shared = Values(uses=len(running)) if len(running) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
         return model.family.predict(model, transformer, given)
 
     def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
-        with run.range("branch", "+".join(names)), block_ranges(run, transformer, model.family.blocks.lists):
+        rows = len(given.latents)
+        prompt = state.values.of(transformer, names, sources, (rows, latents.size)) if keeps else None
+        with (
+            run.range("branch", "+".join(names)),
+            block_ranges(run, transformer, model.family.blocks.lists),
+            telling(transformer, BranchCall(rows, len(names), prompt, shared)),
+        ):
             if opened is None:
                 return call(transformer, given)
             made = opened.engine.evaluate(names, opened.index, given, call)
         opened.report(names)
         return made
 
-    if branches.batched and len(running) > 1:
+    if together:
         both = _joined(model.family, given, list(texts.values()))  # [2 B, ...]
         made = evaluate(running, both).chunk(len(running))  # [B, ...] for each branch
     else:

@@ -16,7 +16,7 @@ from pydantic import Field
 from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import UNKNOWN, Facts, NodeFacts, Unknown
-from ..graph.contract.node import Passes, Reads, State, node
+from ..graph.contract.node import Passes, Reads, Run, State, node
 from .models.model import Model
 from .support.lazy import lazy
 from .support.quiet import quiet
@@ -221,6 +221,30 @@ class SchedulerState(State):
     def __init__(self) -> None:
         self.schedule: Schedule | None = None
         self.scheduler: Any = None
+        self._new: dict[str, Any] = {}
+
+    def make(self, schedule: Schedule, device: Any) -> None:
+        """Make the scheduler of a schedule, without history."""
+        self.schedule = schedule
+        self.scheduler = _instance(schedule.scheduler, schedule.config, schedule.arguments, device)
+        self._new = dict(vars(self.scheduler))
+
+    def snapshot(self) -> Any:
+        if self.schedule is None:
+            return None
+        # Schedulers of diffusers replace the tensors of their history, and write into lists of them.
+        history = {
+            name: list(value) if isinstance(value, list) else value
+            for name, value in vars(self.scheduler).items()
+            if isinstance(value, list) or name not in self._new or self._new[name] is not value
+        }
+        return self.schedule, history
+
+    def restore(self, snapshot: Any, run: Run) -> None:
+        if snapshot is not None:
+            schedule, history = snapshot
+            self.make(schedule, schedule.steps.values.device)
+            vars(self.scheduler).update(history)
 
 
 @node("schedule.step")
@@ -240,8 +264,7 @@ def step(schedule: Schedule, step: Step, latents: Latents, velocity: Velocity, s
         NodeError: If the steps are out of order.
     """
     if state.schedule is not schedule:
-        state.schedule = schedule
-        state.scheduler = _instance(schedule.scheduler, schedule.config, schedule.arguments, step.value.device)
+        state.make(schedule, step.value.device)
         # With the index, a scheduler does not search for the timestep; a search would wait for the device.
         state.scheduler.set_begin_index(step.index)
     elif state.scheduler.step_index != step.index:

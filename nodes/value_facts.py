@@ -126,10 +126,18 @@ class ConditioningFacts(Facts):
 
 @dataclass(frozen=True)
 class BranchesFacts(Facts):
-    """Guidance branches: the family's name, the number of prompts."""
+    """Guidance branches.
+
+    Attributes:
+        family: The family's name.
+        prompts: Number of prompts.
+        nonlinear: The reason why the merged prediction is not linear in those of the branches; None if it is, or if
+            this is not known.
+    """
 
     family: str | None = None
     prompts: int | None = None
+    nonlinear: str | None = None
 
 
 @dataclass(frozen=True)

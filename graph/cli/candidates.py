@@ -13,7 +13,7 @@ from ..compiler.ir import Const, Graph
 from ..contract.cards import CARDS
 from ..contract.errors import Problems
 from ..contract.node import USES, NodeType
-from ..contract.ports import Type
+from ..contract.ports import Type, show
 from ..contract.workflow_folders import bundled_workflows
 from ..language.registry import Library, installed
 
@@ -174,7 +174,8 @@ def _alike(type: NodeType, library: Library) -> Iterator[tuple[str, NodeType]]:
 
 def _of_type(prefix: str, type: Type) -> Iterator[Candidate]:
     """Values of a type that has few."""
-    choices: Sequence[object] = ("true", "false") if type.kind == "bool" else type.choices
+    choices: Sequence[object] = (True, False) if type.kind == "bool" else type.choices
+    choices = [show(choice) if isinstance(choice, bool) else choice for choice in choices]
     yield from (Candidate(f"{prefix}{choice}") for choice in choices)
     if type.kind == "path":
         yield Candidate(FILES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 
 
 def library_files(to: ArgumentParser) -> None:
@@ -46,3 +46,25 @@ def device(to: ArgumentParser) -> None:
 def result_as_json(to: ArgumentParser) -> None:
     """`--json` of a command that runs nodes."""
     to.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+
+
+def snapshot_option(to: ArgumentParser) -> None:
+    """`--snapshot-every`."""
+    to.add_argument(
+        "--snapshot-every",
+        metavar="SECONDS",
+        type=_seconds,
+        default=30.0,
+        help="seconds between snapshots, from which `sgd resume` goes on (default: 30; more where they take over 1 %% "
+        "of the time)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text.strip())
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is no number of seconds; give 0 or more")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import redirect_stdout, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..compiler.compile import check, plan_of
+from ..compiler.ir import Ref
 from ..compiler.passes.fold import safe_name
 from ..compiler.passes.prune import live
 from ..compiler.plan import Plan
@@ -22,11 +23,13 @@ from ..contract.device import choose
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..contract.events import Observer
+from ..contract.file_edits import FileEdit
 from ..contract.interrupts import held
 from ..contract.library_command import CommandEnded, CommandModule, LibraryCommand
-from ..contract.output_files import create, temporary_path
+from ..contract.output_files import create, replace_text, temporary_path
 from ..contract.ports import Type
 from ..contract.text_tables import shortened
+from ..language.edit_file import edited
 from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record import write
@@ -84,6 +87,41 @@ class CommandWorkflow:
         running = live(checked.graph)
         roots = {c.id for c in checked.graph.calls() if c.type.name in node_types and c.id in running}
         return PartialRun(plan_of(checked, self.library, roots), self) if roots else None
+
+    def node_of(self, node_type: str, parameter: str) -> str | None:
+        checked = check(self.file, self.values, self.settings, self.library, options={})
+        if checked.errors or checked.graph is None:
+            say(render(checked.diagnostics, checked.sources))
+            raise CommandEnded(WRONG)
+        running = live(checked.graph)
+        calls = {call.id: call for call in checked.graph.calls()}
+        wired = [c.args.get(parameter) for c in calls.values() if c.type.name == node_type and c.id in running]
+        found = {arg.source.node for arg in wired if arg is not None and isinstance(arg.source, Ref)}
+        found &= calls.keys()
+        if len(found) > 1:
+            message = f"{self.file}: `{parameter}` of {node_type} comes from {', '.join(sorted(found))}"
+            raise NodeError(message, help="this command works on a workflow with one of them")
+        if not found:
+            return None
+        return found.pop()
+
+    def edit(self, edits: Iterable[FileEdit], write: bool = True) -> Path:
+        path = Path(self.file)
+        if not path.is_file():
+            help = f"make a copy of your own first: `sgd init {self.file}`"
+            raise NodeError(f"{self.file} comes with sgd and cannot be changed", help=help)
+        try:
+            text = edited(path.read_bytes().decode(), edits)
+            if write:
+                with held():
+                    target = path.resolve()
+                    mode = target.stat().st_mode
+                    replace_text(target, text)
+                    target.chmod(mode)
+        except (OSError, ValueError) as error:
+            say(f"error: cannot change {path}: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}")
+            raise CommandEnded(FAILED) from error
+        return path
 
     def output_file(self, out: str | None, default: str, overwrite: bool) -> Path:
         if out == "":

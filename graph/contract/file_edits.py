@@ -45,13 +45,13 @@ class InsertNode:
 
 @dataclass(frozen=True)
 class ReplaceNode:
-    """Write another node under the name of one. It keeps the place in the file, and the parameters in `keep`.
+    """Exchange the node type and the parameters of a node. Its name and its place stay.
 
     Attributes:
         node: The node's path in the file.
-        uses: The new node type.
-        values: Its parameters, as plain data. Text in them is never a reference.
-        keep: Parameters of the node before whose references the new one takes over, where `values` has none.
+        uses: The node type.
+        values: Its parameters, as plain data.
+        keep: Parameters whose references in the file stay, unless `values` has them.
     """
 
     node: str

@@ -9,7 +9,7 @@ The data are named tuples, since `sgd --help` loads this module and dataclasses 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .events import Observer
+    from .file_edits import FileEdit
     from .ports import Type
 
 
@@ -29,6 +30,7 @@ class RunOption(NamedTuple):
         choices: The values that it takes, the default first. An option without choices is a switch: False or True.
         commands: The commands that take it, `exec` and `plan` or one of them.
         decides: Whether the result depends on it, so that recipes keep it. Permissions are never kept.
+        permission: Whether it allows something that a file may not allow: a resumed run needs it again.
     """
 
     name: str
@@ -36,6 +38,7 @@ class RunOption(NamedTuple):
     choices: tuple[str, ...] = ()
     commands: tuple[str, ...] = ("exec", "plan")
     decides: bool = False
+    permission: bool = False
 
     @property
     def key(self) -> str:
@@ -120,6 +123,33 @@ class WorkflowFile(Protocol):
 
     def input_types(self) -> Mapping[str, Type] | None:
         """The type of each input by name; None if the workflow has errors. A later call of `part` prints them."""
+
+    def node_of(self, node_type: str, parameter: str) -> str | None:
+        """The node whose output is wired to a parameter.
+
+        Args:
+            node_type: Name of the node type that has the parameter.
+            parameter: The parameter.
+
+        Returns:
+            The node's path; None if no call of this type would run, or the parameter is not wired to a node.
+
+        Raises:
+            CommandEnded: If the workflow has errors. They were printed.
+            NodeError: If calls of this type are wired to different nodes.
+        """
+
+    def edit(self, edits: Iterable[FileEdit], write: bool = True) -> Path:
+        """Write edits into the file, in one step, and return its path. All other bytes of the file stay.
+
+        Args:
+            edits: The edits.
+            write: False to see whether the edits can be made, and change nothing.
+
+        Raises:
+            NodeError: If the user cannot change the file, such as a bundled one, or an edit cannot be made.
+            CommandEnded: If the file cannot be written. The reason was printed.
+        """
 
     def part(self, node_types: Collection[str], values: Mapping[str, Any]) -> WorkflowPart | None:
         """Compile the calls of some node types, and the calls that these need.

@@ -28,6 +28,7 @@ from .ports import Annotation, Type, from_annotation
 from .supplied_values import ALL as ALL
 from .supplied_values import NO_RUN as NO_RUN
 from .supplied_values import Here, Run, State, Wanted
+from .supplied_values import Unkept as Unkept
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)

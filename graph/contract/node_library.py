@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .array_storage import ArrayStorage
     from .diagnostics import Diagnostic
     from .events import Observer
     from .file_edits import FileEdit
@@ -92,6 +93,10 @@ class NodeLibrary:
         The loaded libraries are asked in order, until one finds a tensor.
         """
         return ()
+
+    def array_storage(self, run: Run) -> ArrayStorage | None:
+        """Stores the library's arrays, such as tensors, in the snapshots of a run; None if it has none."""
+        return None
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter] | None:
         """Surrounds the trace of a plan and counts operations and memory in it; None counts nothing."""

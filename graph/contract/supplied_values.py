@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,17 @@ ALL = "*"
 """The whole value, where parts of it could be named."""
 
 
+@dataclass(frozen=True)
+class Unkept:
+    """The answer of a state that no file can hold. A resumed run starts its loop again.
+
+    Attributes:
+        reason: Why, in words, for the user.
+    """
+
+    reason: str
+
+
 class State:
     """State that a node keeps from one iteration of a loop to the next.
 
@@ -24,6 +36,27 @@ class State:
 
     def end(self) -> None:
         """Called when the loop ends, also after an error or an interrupt."""
+
+    def snapshot(self) -> Any:
+        """The state after an iteration, for a run that is resumed in another process; called after every iteration.
+
+        Return plain values, tensors, values of ports, dataclasses, and lists, tuples, sets and mappings of these. A
+        tensor goes in as it is, without a copy: the state never writes into it later, and replaces it instead. Lists
+        and mappings that the state changes are copied.
+
+        Returns:
+            The snapshot; `Unkept` with the reason if a file cannot hold the state.
+        """
+        return Unkept(f"{type(self).__name__} has no `snapshot`")
+
+    def restore(self, snapshot: Any, run: Run) -> None:
+        """Take over a snapshot, before the first call in a resumed run. Required of states with `snapshot`.
+
+        Args:
+            snapshot: An equal copy of the return value of `snapshot`. Tensors are on their devices again.
+            run: The run.
+        """
+        raise NotImplementedError
 
 
 class Here(str):
@@ -75,6 +108,18 @@ class Run(RecipeRun):
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Report progress inside a long node."""
+
+    def choice(self, name: str) -> Any:
+        """The choice that the run has made under a name, also before it was resumed; None if there is none yet."""
+        return None
+
+    def chose(self, name: str, value: Any) -> None:
+        """Note a choice that depends on the machine's state, such as timings. A resumed run makes the same one.
+
+        Args:
+            name: A name that only this choice has, and that is equal in a resumed run.
+            value: A plain value other than None.
+        """
 
     def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
         """Tell that a component is being loaded. It is over when the component is in memory.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,38 @@ class _Edit:
         else:
             self.add_key(given, edit.parameter, new)
 
+    def exchange(self, edit: ReplaceNode) -> None:
+        level, _, name = self.find(edit.node)
+        entry = level.data[name]
+        if "uses" not in entry.data:
+            raise NodeError(f"`{edit.node}` is a loop", help="name a node, which has `uses`")
+        self.plain(entry.span)
+        uses, given = entry.data["uses"], entry.data.get("with")
+        before = given.data if given is not None and given.is_map else {}
+        parameters = {
+            name: self.written(value.span)
+            for name, value in before.items()
+            if name in edit.keep and isinstance(value.data, str) and REFERENCE.fullmatch(value.data)
+        }
+        parameters |= {name: _data(value) for name, value in edit.values.items()}
+        values = "{" + ", ".join(f"{name}: {text}" for name, text in parameters.items()) + "}"
+        self.plain(uses.span)
+        self.replace(uses.span, edit.uses)
+        if given is None:
+            self.add_key(entry, "with", values)
+            return
+        self.plain(given.span)
+        start = self.at(given.span.line, given.span.column)
+        self.changes[start, self.end(given)] = values
+
+    def end(self, value: Value) -> int:
+        """The index in the text after a value. A block ends with its last entry, before comments and line breaks."""
+        inner = list(value.data.values() if value.is_map else value.data) if value.is_map or value.is_list else []
+        if inner and self.text[self.at(value.span.line, value.span.column)] not in "{[":
+            return max(self.end(each) for each in inner)
+        end = self.at(value.span.end_line, value.span.end_column)
+        return len(self.text[:end].rstrip()) if value.span.end_column == 1 else end
+
     def insert(self, edit: InsertNode) -> None:
         level, around, name = self.find(edit.after)
         new = self.free_name(edit.name)
@@ -151,27 +183,6 @@ class _Edit:
         end = self.starts[last] if last < len(self.starts) else len(self.text)
         broken = "" if end and self.text[end - 1] in "\r\n" else self.newline
         self.add(end, f"{broken}{indent}{node}{self.newline}")
-
-    def exchange(self, edit: ReplaceNode) -> None:
-        level, _, name = self.find(edit.node)
-        entry = level.data[name]
-        if not entry.is_map or "uses" not in entry.data:
-            raise NodeError(f"`{edit.node}` is a loop", help="name a node, which has `uses`")
-        self.plain(entry.span)
-        given = entry.data.get("with")
-        before = given.data if given is not None and given.is_map else {}
-        kept = {
-            key: self.written(value.span)
-            for key, value in before.items()
-            if key in edit.keep and key not in edit.values and REFERENCE.fullmatch(str(value.data))
-        }
-        inner = ", ".join(f"{key}: {value}" for key, value in (kept | _plain_data(edit.values)).items())
-        start, last = self.at(entry.span.line, entry.span.column), self.last_line(entry)
-        end = self.at(entry.span.end_line, entry.span.end_column)
-        if self.text[start] != "{":  # a block ends with its last line, before comments
-            end = self.starts[last] if last < len(self.starts) else len(self.text)
-            end -= len(self.text[start:end]) - len(self.text[start:end].rstrip("\r\n"))
-        self.changes[start, end] = f"{{uses: {_scalar(edit.uses)}, with: {{{inner}}}}}"
 
     def add_key(self, mapping: Value, key: str, value: str) -> None:
         """Add a key to a mapping, in its own style: last in { }, else first or, to a node, after `uses`."""
@@ -236,17 +247,10 @@ def _keys(value: Value) -> Iterator[str]:
         yield from value.keys
 
 
-def _plain_data(values: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as YAML inside { }. Text is quoted, and a `$` in it is a dollar sign."""
-    return {name: json.dumps(_escaped(value)) for name, value in values.items()}
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("$", "$$")
-    if isinstance(value, list):
-        return [_escaped(entry) for entry in value]
-    return {key: _escaped(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+def _data(value: Any) -> str:
+    """Plain data as YAML inside { }."""
+    is_scalar = isinstance(value, str | bool | int | float)
+    return _scalar(value) if is_scalar and not (isinstance(value, str) and BREAK.search(value)) else json.dumps(value)
 
 
 def _scalar(value: PlainValue) -> str:

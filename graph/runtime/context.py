@@ -17,6 +17,7 @@ from ..contract.node import Run
 from ..contract.output_files import new_temporary
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
+from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
 
@@ -53,6 +54,7 @@ class Context(Run):
         self.ranges = isinstance(observer, Observers) and observer.has_listener("range_started")
         self.call: Call | None = None
         self.used: UsedFiles | None = None
+        self.choices: dict[str, Any] = {}
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
         self._temporary: list[Path] = []
@@ -140,7 +142,7 @@ class Context(Run):
             raise NodeError(f"{path} lies outside the output folder", help="use --out to choose where a run writes")
         if target == root / RECORD:
             raise NodeError(f"{RECORD} is the name of the run's record", help="give another path")
-        if target in (root / LOCK, root / JOURNAL):
+        if target in (root / LOCK, root / JOURNAL) or target.is_relative_to(root / SNAPSHOTS):
             raise NodeError(f"{target.name} is a file of the run itself", help="give another path")
         if target in self.written or target in self.unfinished:
             raise NodeError(f"{path} was already written by this run", help="give another path")
@@ -212,6 +214,12 @@ class Context(Run):
         if self._over:
             raise Interrupted
         return text
+
+    def choice(self, name: str) -> Any:
+        return self.choices.get(name)
+
+    def chose(self, name: str, value: Any) -> None:
+        self.choices[name] = value
 
     def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
         self.observer.part_loading(self.call, part, total, loaded)

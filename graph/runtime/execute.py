@@ -15,11 +15,13 @@ from ..contract.errors import NodeError, WrongValue
 from ..contract.events import Observer, Observers
 from ..contract.node import ALL, Here, State, Wanted
 from ..contract.process_state import enter_shared, leave_shared
+from ..resume.position import LoopLevel
 from .arguments import Environment, Getter, argument_getter, entries_of, getter, summary
 from .components import Components
 from .context import Context
 from .declared_results import result_reader
 from .failure import Interrupted, NodeFailed, reason
+from .places import LoopUnderWay, Places, States
 
 __all__ = ["Executor", "Interrupted", "NodeFailed"]
 
@@ -39,9 +41,6 @@ class Prepared:
     files: tuple[str, ...] = ()
 
 
-States = dict[tuple[str, str], State]
-
-
 class Executor:
     """Runs a plan once.
 
@@ -53,6 +52,7 @@ class Executor:
         turns: At most this many iterations of each loop (for planning); None for all. The lists of a mapping loop keep
             their full length: the last result is repeated.
         skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
+        places: Follows the loops under way, and knows where a resumed run begins.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class Executor:
         stop: threading.Event | None = None,
         turns: int | None = None,
         skip: Collection[str] = (),
+        places: Places | None = None,
     ) -> None:
+        self.places = places or Places(plan, run)
         self.plan, self.run, self.observer = plan, run, observer
         self.stop = stop or threading.Event()
         self.turns = turns
@@ -85,9 +87,9 @@ class Executor:
             Interrupted: If `stop` was set.
         """
         environment: Environment = {}
-        states: States = {}
+        states = self.places.outer
         try:
-            self.steps(self.plan.steps, environment, states)
+            self.steps(self.plan.steps, environment, states, self.places.begin(environment))
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
         finally:
@@ -110,23 +112,27 @@ class Executor:
     def end(self, states: States) -> None:
         """End every state, even if ending one raises."""
         for (id, name), state in states.items():
-            self.run.call = self.prepared[id].call
+            self.run.call = self.places.calls[id].call
             try:
                 state.end()
             except Exception as error:
                 self.run.warn(f"state `{name}` could not end: {reason(error)}")
 
-    def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:
-        for number, step in enumerate(steps):
+    def steps(
+        self, steps: tuple[Step, ...], environment: Environment, states: States, at: tuple[LoopLevel, ...] = ()
+    ) -> None:
+        """Run the steps of one level. `at`: the loops in it that were under way, the outermost first."""
+        first = at[0].step if at else 0
+        for number, step in self.places.to_take(steps, first):
             if self.stop.is_set():
                 raise Interrupted
             if isinstance(step, CallStep):
                 self.call(step, environment, states)
             elif isinstance(step, LoopStep):
-                self.loop(step, environment)
+                self.loop(step, environment, number, at if number == first else ())
             elif isinstance(step, Acquire):
                 self.components.acquire(step, environment)
-                if not isinstance(steps[number + 1], Acquire):
+                if number >= first and not isinstance(steps[number + 1], Acquire):
                     self.components.prefetch(steps[number + 1 :], environment)
             else:
                 self.components.release(step)
@@ -136,6 +142,11 @@ class Executor:
         prepared = self.prepared.get(call.id)
         if prepared is None:
             prepared = self.prepared[call.id] = self.prepare(step)
+        if call.type.effect and self.places.finished_before(step, environment):
+            for freed in step.free:
+                environment.pop(freed, None)
+            self.observer.values_freed(step.free)
+            return
         run = self.run
         run.call = call
         arguments: dict[str, Any] = {}
@@ -164,9 +175,12 @@ class Executor:
             self.checks.node_finished(call, seconds, outputs)
         except (Exception, SystemExit) as error:
             raise self.failed(call, arguments, error) from error
-        if run.unfinished:
+        files = tuple(run.unfinished)
+        if files:
             run.keep()
         self.observer.node_finished(call, seconds, outputs)
+        if call.type.effect:
+            self.places.effect_finished(call, outputs, files)
         if prepared.free:
             # The local variables would keep the freed values alive while observers receive the event.
             result = arguments = outputs = value = None  # type: ignore[assignment]
@@ -201,29 +215,42 @@ class Executor:
         files = tuple(name for name, _ in getters if type.inputs[name].path == "read")
         return Prepared(call, getters, fixed, states, type.function, outputs, result_reader(type), step.free, files)
 
-    def loop(self, step: LoopStep, environment: Environment) -> None:
+    def loop(self, step: LoopStep, environment: Environment, number: int = 0, at: tuple[LoopLevel, ...] = ()) -> None:
+        """Run a loop, the step with this number of its level. `at`: this loop and those in it that were under way."""
         loop = step.loop
-        over, total = self._over(step, environment)
-        for name, arg in loop.carry.items():
-            environment[Var(loop.id, name)] = getter(arg.source)(environment)
-        for freed in step.free_first:
-            environment.pop(freed, None)
-        if step.free_first:
-            self.observer.values_freed(step.free_first)
+        over, total = self._over(step, environment, at[0] if at else None)
         collected: dict[str, list[Any]] = {name: [] for name in loop.body.outputs} if loop.mapping else {}
         states: States = {}
+        if at:
+            collected |= {name: list(values) for name, (values, _) in at[0].collected.items()}
+            self.places.restore(at[0].states, states)
+        else:
+            for name, arg in loop.carry.items():
+                environment[Var(loop.id, name)] = getter(arg.source)(environment)
+            for freed in step.free_first:
+                environment.pop(freed, None)
+            if step.free_first:
+                self.observer.values_freed(step.free_first)
+        first = at[0].turn if at else 0
+        here = LoopUnderWay(step, number, total, over, collected, states, first)
+        self.places.under_way.append(here)
         yields = {name: getter(arg.source) for name, arg in loop.body.outputs.items()}
         made = [Ref(id, port) for id, item in loop.body.items.items() for port in output_ports(item)]
         self.checks.loop_started(loop, total)
         self.observer.loop_started(loop, total)
         try:
-            for index in range(total if self.turns is None else min(total, self.turns)):
+            if not at:
+                self.places.between_turns(environment)
+            for index in range(first, total if self.turns is None else min(total, self.turns)):
                 began = perf_counter()
-                self.turn(step, index, over, environment, states)
+                self.turn(step, index, over, environment, states, at[1:] if index == first else ())
                 self._yield(step, yields, made, collected, environment)
+                here.turn = index + 1
                 self.checks.turn_finished(loop, index, 0.0)
                 self.observer.turn_finished(loop, index, perf_counter() - began)
+                self.places.between_turns(environment)
         finally:
+            self.places.under_way.pop()
             self.end(states)
         for name in (*loop.over, *loop.carry):
             value = environment.pop(Var(loop.id, name), None)
@@ -241,19 +268,27 @@ class Executor:
             self.observer.values_freed(step.free)
 
     def turn(
-        self, step: LoopStep, index: int, over: Mapping[str, list[Any]], environment: Environment, states: States
+        self,
+        step: LoopStep,
+        index: int,
+        over: Mapping[str, list[Any]],
+        environment: Environment,
+        states: States,
+        at: tuple[LoopLevel, ...] = (),
     ) -> None:
-        """Run one iteration of a loop, without its `yield`."""
+        """Run one iteration of a loop, without its `yield`. `at`: loops in it that were under way."""
         loop = step.loop
         variables: dict[str, Any] = {}
         for name, values in over.items():
-            variables[name] = environment[Var(loop.id, name)] = values[index]
+            if not at:
+                environment[Var(loop.id, name)] = values[index]
+            variables[name] = environment.get(Var(loop.id, name))
             values[index] = None  # so that the body's last reader is the value's last reader
         environment[Index(loop.id)] = index
         self.checks.turn_started(loop, index, variables)
         self.observer.turn_started(loop, index, variables)
         del variables
-        self.steps(step.body, environment, states)
+        self.steps(step.body, environment, states, at)
 
     def _yield(
         self,
@@ -273,16 +308,24 @@ class Executor:
             else:
                 environment[Var(step.loop.id, name)] = value
 
-    def _over(self, step: LoopStep, environment: Environment) -> tuple[dict[str, list[Any]], int]:
+    def _over(
+        self, step: LoopStep, environment: Environment, level: LoopLevel | None = None
+    ) -> tuple[dict[str, list[Any]], int]:
         """The values that a loop iterates over, as lists that the loop owns, and the number of turns.
 
-        The lists hold the values of the turns that run, which are few while planning.
+        The lists hold the values of the turns that run, which are few while planning. `level`: the loop as it was
+        under way, with the values whose source is gone.
         """
         loop = step.loop
         over: dict[str, list[Any]] = {}
         lengths: dict[str, int] = {}
         unknown = []
         for name, arg in loop.over.items():
+            if level is not None and name in level.over:
+                lengths[name] = level.total
+                kept = level.over[name]
+                over[name] = [None] * (level.total - len(kept)) + list(kept)
+                continue
             value = getter(arg.source)(environment)
             if value is None and self.skip:
                 unknown.append(name)

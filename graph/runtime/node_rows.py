@@ -44,11 +44,13 @@ def node_rows(
         work = _sum_of(members, work_of)
         spent = sum(device) if device else total
         saves = row is not None and row.effect
+        resumed = sum(r.resumed_calls for r in members.values())
         found.append(
             {
                 "name": name,
                 "type": type,
-                "calls": row.calls if row is not None else sum(r.calls for r in inside.values()),
+                "calls": sum(r.calls for r in members.values()),
+                **({"resumed_calls": resumed} if resumed else {}),
                 "seconds": total,
                 "device_seconds": sum(device) if device else None,
                 "share": total / seconds if seconds > 0 else 0.0,

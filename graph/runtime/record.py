@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,7 +23,7 @@ from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
 from .limits_file import stored_or_none
 from .node_rows import node_rows, other_rows
 from .observers.device_times import DeviceTimes
-from .observers.profile import Profile
+from .observers.profile import Profile, Row
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
@@ -65,6 +65,43 @@ class Recorder(Observer):
         meters = [each.work_meter(run) for each in plan.libraries]
         self.work.meters = [meter for meter in meters if meter is not None]
         self.work.counts = counts_of(plan, run.options)
+
+    def so_far(self) -> Callable[[], dict[str, Any]]:
+        """Everything that is known now, for a run that is resumed after this; a function that makes plain data of it.
+
+        Another thread may call the function while the run goes on.
+        """
+        calls = {id: row.calls + row.resumed_calls for id, row in self.profile.rows.items()}
+        turns, events = len(self.turns.turns), {kind: len(entries) for kind, entries in self.events.items()}
+
+        def plain() -> dict[str, Any]:
+            rows = {id: self.profile.rows[id] for id in calls}
+            known = {
+                id: {"calls": calls[id], "effect": row.effect, "detail": dict(row.detail), "outputs": row.outputs}
+                for id, row in rows.items()
+            }
+            past = {kind: self.events[kind][:count] for kind, count in events.items()}
+            found: dict[str, Any] = clean({"rows": known, "steps": self.turns.turns[:turns], "events": past})
+            return found
+
+        return plain
+
+    def resume(self, before: Mapping[str, Any], finished: Iterable[str]) -> None:
+        """Take over what was known when the run was interrupted.
+
+        Args:
+            before: The data of `so_far`.
+            finished: Paths of calls that ended after that, and are not called again.
+        """
+        for id, known in before.get("rows", {}).items():
+            row = Row(0, known["calls"], effect=known["effect"], detail=known["detail"], outputs=known["outputs"])
+            self.profile.rows[id] = row
+        for id in finished:
+            self.profile.rows.setdefault(id, Row(effect=True)).resumed_calls += 1
+        past = [{name: value for name, value in turn.items() if name != "start"} for turn in before.get("steps", ())]
+        self.turns.turns += [turn | {"resumed": True} for turn in past]
+        for kind, entries in before.get("events", {}).items():
+            self.events[kind] = [entry | {"resumed": True} for entry in entries]
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}

@@ -30,8 +30,10 @@ from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .import_times import watched
 from .output_folder import OutputFolder
+from .places import Places
 from .profiling import Profiling, Watch
 from .record import Recorder, write
+from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
 from .used_files import UsedFiles
 
@@ -52,6 +54,7 @@ class Result:
         error: The error of a failed run, else None.
         stuck: True if the worker was still inside a node when the run ended. The folder stays locked until it leaves.
         record_problem: The reason why there is no `run.json`; None if there is one.
+        resumable: Whether `sgd resume` can go on with the run.
     """
 
     status: str
@@ -62,6 +65,7 @@ class Result:
     stuck: bool = False
     written: list[Path] = field(default_factory=list)
     record_problem: str | None = None
+    resumable: bool = False
 
 
 def default_folder(name: str, base: Path = Path("outputs")) -> Path:
@@ -159,6 +163,7 @@ def run(
     clock: Clock | None = None,
     metadata: bool = True,
     profile: Profiling | str = "nodes",
+    snapshots: Snapshots | None = None,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -172,6 +177,8 @@ def run(
         clock: The clock of this process, if the caller measured what came before; else a clock of this call.
         metadata: Write the recipe into pictures, clips and other files too. The record has it in any case.
         profile: The measurements: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
+        snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
+            None for no snapshots.
 
     Raises:
         NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
@@ -198,9 +205,10 @@ def run(
             context.session = session
             if busy:
                 context.warn(BUSY)
-            if folder.left:
+            if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
-            worker = Worker(plan, context, observer, clock, folder, watch)
+            kept = RunSnapshots(snapshots, plan, context, recorder)
+            worker = Worker(plan, context, observer, clock, folder, watch, kept)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -228,10 +236,17 @@ class Worker:
     """The thread that runs the plan, and its result."""
 
     def __init__(
-        self, plan: Plan, context: Context, observer: Observers, clock: Clock, folder: OutputFolder, watch: Watch
+        self,
+        plan: Plan,
+        context: Context,
+        observer: Observers,
+        clock: Clock,
+        folder: OutputFolder,
+        watch: Watch,
+        kept: RunSnapshots,
     ) -> None:
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
-        self.watch = watch
+        self.watch, self.kept = watch, kept
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
@@ -249,7 +264,8 @@ class Worker:
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                self.outputs = Executor(self.plan, self.context, self.observer, self.stop).execute()
+                places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
+                self.outputs = Executor(self.plan, self.context, self.observer, self.stop, places=places).execute()
         except BaseException as error:
             self.error = error
         finally:
@@ -304,6 +320,8 @@ class Worker:
             status = "interrupted"
         else:
             status = "done"
+        if status != "done":
+            self.kept.close(failed=status == "failed")
         if not self.finished:
             self.finished = True
             self.observer.run_finished(status, error)
@@ -332,8 +350,10 @@ class Worker:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":
                 status, error = "failed", NodeError(problem)
+        if status == "done":
+            self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
-        return Result(status, outputs, record, folder, error, stuck, written, problem)
+        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
 
     def record(
         self, recorder: Recorder, now: float, status: str, outputs: Mapping[str, Any], error: BaseException | None

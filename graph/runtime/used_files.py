@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -27,6 +28,9 @@ class _Noted:
     role: str
     source: str | None
     name: str
+    path: Path
+    size: int
+    changed: int
 
 
 class UsedFiles:
@@ -67,7 +71,7 @@ class UsedFiles:
             try:
                 if not path.is_file():
                     return
-                size = path.stat().st_size
+                known = path.stat()
             except (OSError, ValueError):
                 return  # the node that reads it says why
             shown = name or (role == INPUT_FILES and bundled_name(path)) or path.name
@@ -75,10 +79,11 @@ class UsedFiles:
             if sha256 is not None:
                 found = sha256
             else:
-                self._total += size
+                self._total += known.st_size
                 self._pool = self._pool or ThreadPoolExecutor(THREADS, thread_name_prefix="sgd-hash")
                 found = self._pool.submit(self._hash, path)
-            self._noted[key] = (_Noted(role, source, shown), found)
+            place = Path(os.path.abspath(path))
+            self._noted[key] = (_Noted(role, source, shown, place, known.st_size, known.st_mtime_ns), found)
 
     def _hash(self, path: Path) -> str | None:
         def advance(count: int) -> None:
@@ -151,6 +156,24 @@ class UsedFiles:
         self._stop.set()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def places(self) -> list[dict[str, Any]]:
+        """The files with their places on this disk, for a run that is resumed."""
+        rows = []
+        for noted, found in self._all():
+            digest = found if isinstance(found, str) else None
+            if isinstance(found, Future) and found.done() and not found.cancelled():
+                digest = found.result()
+            names = {"role": noted.role, "source": noted.source, "name": noted.name}
+            rows.append(
+                {"path": str(noted.path), "size": noted.size, "changed": noted.changed, "sha256": digest, **names}
+            )
+        return rows
+
+    def take_over(self, places: Iterable[Mapping[str, Any]]) -> None:
+        """Note the files that the run had used before it was resumed: the data of `places`."""
+        for each in places:
+            self.note(Path(each["path"]), each["role"], each["source"], each["name"], each["sha256"])
 
     def _all(self) -> list[tuple[_Noted, str | Future[str | None]]]:
         with self._lock:

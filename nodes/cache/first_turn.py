@@ -102,12 +102,30 @@ def meter(turn: Turn) -> Meter:
     Raises:
         NodeError: If the model cannot be measured: its weights are random, or its blocks or timesteps cannot be read.
     """
-    from . import table_use
     from .calibration.measure import Meter
+
+    model, window = turn.model, turn.window
+    report_facts(turn)
+    signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
+    distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
+    for signal in signals:
+        found = _time_distances(signal, turn)
+        assert found is not None, "the component is in memory"
+        distances[signal] = found
+    return Meter(turn.transformer, model.family, turn.component, len(window), distances)
+
+
+def report_facts(turn: Turn) -> None:
+    """Report the facts about a model and its schedule that a table needs, as the event `measured`.
+
+    Raises:
+        NodeError: If the model cannot be measured: its weights are random, or its blocks or timesteps cannot be read.
+    """
+    from . import table_use
 
     model, step, window, run = turn.model, turn.step, turn.window, turn.run
     if table_use.random(model, run):
-        raise NodeError("a model with random weights cannot be measured", help="calibrate a model with trained weights")
+        raise NodeError("a model with random weights cannot be measured", help="measure a model with trained weights")
     _reachable(turn)
     if not step.schedule:
         raise NodeError(NO_TIMESTEPS)
@@ -123,14 +141,8 @@ def meter(turn: Turn) -> Meter:
             "commit": weights.repository.commit,
             "family": model.family.name,
         },
+        scale=turn.branches.scale if turn.branches.guided else turn.branches.neutral,
     )
-    signals: tuple[Signal, ...] = ("time", "time_projection") if model.family.time_modules else ()
-    distances: dict[str, Callable[[Sequence[tuple[int, int]]], list[float]]] = {}
-    for signal in signals:
-        found = _time_distances(signal, turn)
-        assert found is not None, "the component is in memory"
-        distances[signal] = found
-    return Meter(turn.transformer, model.family, component, len(window), distances)
 
 
 def _reachable(turn: Turn) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ...graph.contract.facts import Facts
 from ...graph.contract.ports import Port
+from .tuning.step_plan import StepPlan
 
 Signal = Literal["none", "auto", "time", "time_projection", "modulated", "front", "model"]
 Rule = Literal["mask", "change", "polynomial", "magnitude"]
@@ -93,7 +94,8 @@ class Gate(Port):
         back: Last blocks that are always computed.
         stacks: For a model with two lists of blocks: `together` takes one decision for both, `separate` one for each.
         limits: Steps that are always computed.
-        table: Path of the calibration table with the coefficients or ratios; None without a table.
+        table: Path of the table with the coefficients, the ratios or the plan; None without a table.
+        plan: The computed steps of a tuned gate, and the weights of the others.
         options: Further options of this kind of gate.
     """
 
@@ -112,6 +114,7 @@ class Gate(Port):
     stacks: Literal["together", "separate"] = "together"
     limits: Limits = field(default_factory=Limits)
     table: str | None = None
+    plan: StepPlan | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

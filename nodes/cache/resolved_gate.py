@@ -12,6 +12,8 @@ from .gate import SIGNALS, Gate
 from .gate_place import Place, whole_groups
 from .masks import mask_of
 from .published import magcache_ratios, teacache_coefficients
+from .tuning.planned_gate import planned
+from .tuning.tuned_table import KIND
 
 FEW_BLOCKS = 16
 FRONT, FRONT_OF_FEW = 8, 1  # 8 is `Fn_compute_blocks` of cache-dit's DBCacheConfig
@@ -97,7 +99,7 @@ def _spans(gate: Gate, place: Place) -> Gate:
 def _published(gate: Gate, place: Place) -> Gate:
     """Fill in the coefficients or ratios of the gate's table, or those that were published for the model."""
     if gate.table is not None:
-        return filled(gate, place.use)
+        return planned(gate, place.use) if gate.kind == KIND else filled(gate, place.use)
     if gate.rule == "polynomial" and gate.coefficients is None:
         return _polynomial(gate, place)
     if gate.rule == "magnitude" and gate.ratios is None:

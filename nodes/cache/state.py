@@ -1,4 +1,4 @@
-"""The gates of `denoiser.predict` in one run of a loop, and the report of their decisions. Torch-free at import.
+"""The state of `denoiser.predict` in one run of a loop: its gates, and values of prompts. Torch-free at import.
 
 State belongs to the run of the loop, the predict node, the component of the model, the guidance branch by name and the
 clip by its number in the batch.
@@ -12,12 +12,19 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
-from ...graph.contract.node import Run, State
+from ...graph.contract.node import Run, State, Unkept
+from ..models.rebuilt.kept_values import LoopValues
 from . import first_turn
+from .engine import engine_snapshot
 from .engine.decide import Decision
+from .engine.engine_snapshot import EngineSnapshot, RowSnapshot
 from .gate import Gate
 from .loop_turn import Turn
 from .resolved_gate import resolve
+from .tuning.linear_guidance import require_tunable
+from .tuning.planned_gate import UNCOVERED, with_plan
+from .tuning.step_plan import StepPlan
+from .tuning.tuned_table import KIND
 
 if TYPE_CHECKING:
     from .cache_dit.library_loop import LibraryEngine, Taken
@@ -26,13 +33,19 @@ if TYPE_CHECKING:
     from .engine.row_cache import RowCache
 
     Working = Engine | LibraryEngine
+    Memory = RowCache | Taken | RowSnapshot
 
 
 class GateState(State):
-    """The gates of one run of a loop, one for each transformer that the loop uses."""
+    """The gates of one run of a loop, one for each transformer that the loop uses.
+
+    Attributes:
+        values: What the transformer in use computed from prompts.
+    """
 
     def __init__(self) -> None:
-        self.gates: dict[str, tuple[Gate, tuple[int, ...], Working]] = {}
+        self.values = LoopValues()
+        self.gates: dict[str, tuple[Gate, tuple[int, ...], Working | EngineSnapshot]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
 
@@ -46,10 +59,22 @@ class GateState(State):
         component, window = turn.component, turn.window
         held = self.gates.get(component)
         # A gate node in the loop makes a new gate at every step, so gates are compared by value.
-        if held is None or held[:2] != (gate, window) or held[2].transformer is not turn.transformer:
+        same = held is not None and held[:2] == (gate, window)
+        engine = held[2] if held is not None else None
+        if isinstance(engine, EngineSnapshot) and same:
+            made = _engine(gate, turn)
+            engine_snapshot.restore(made, engine)  # type: ignore[arg-type]  # only such engines have snapshots
+            engine = made
+        elif (
+            engine is None
+            or isinstance(engine, EngineSnapshot)
+            or not same
+            or engine.transformer is not turn.transformer
+        ):
             self._close(component)
-            held = self.gates[component] = (gate, window, _engine(gate, turn))
-        return Opened(held[2], gate.name, turn)
+            engine = _engine(gate, turn)
+        self.gates[component] = (gate, window, engine)
+        return Opened(engine, gate.name, turn)
 
     def measure(self, turn: Turn) -> Metered:
         """Return a meter for one step of the model's transformer. Every block is computed, and no gate is used.
@@ -63,9 +88,44 @@ class GateState(State):
             self.meters[turn.component] = first_turn.meter(turn)
         return Metered(self.meters[turn.component], turn)
 
+    def follow(self, plan: Mapping[str, Any], turn: Turn) -> Opened:
+        """Return a gate that follows a plan of `sgd tune`, whatever gate the file has.
+
+        Args:
+            plan: The fields of a `StepPlan`.
+            turn: One step of the model's transformer.
+
+        Raises:
+            NodeError: If the model or its guidance is not one for a tuned gate, or cannot be measured.
+        """
+        component = turn.component
+        if component not in self.gates:
+            require_tunable(turn)
+            first_turn.report_facts(turn)
+            gate = with_plan(Gate(KIND, signal="model", name="tune"), StepPlan(**plan))
+            self.gates[component] = (gate, turn.window, _resolved_engine(gate, turn))
+        engine = self.gates[component][2]
+        assert not isinstance(engine, EngineSnapshot), "no such run is resumed"
+        return Opened(engine, "tune", turn)
+
     def end(self) -> None:
+        self.values.clear()
         for component in list(self.gates):
             self._close(component)
+
+    def snapshot(self) -> Any:
+        if self.meters:
+            return Unkept("measurements are not kept")
+        found = {}
+        for component, (gate, window, engine) in self.gates.items():
+            if engine.gate.kind == "library":
+                return Unkept(f"gate {gate.name}: the cache-dit package keeps its memory to itself")
+            kept = engine if isinstance(engine, EngineSnapshot) else engine_snapshot.snapshot(engine)  # type: ignore[arg-type]
+            found[component] = (gate, window, kept)
+        return found
+
+    def restore(self, snapshot: Any, run: Run) -> None:
+        self.gates, self.run = dict(snapshot), run
 
     def _close(self, component: str) -> None:
         """Report the totals of a gate, and drop it."""
@@ -84,12 +144,18 @@ def _engine(gate: Gate, turn: Turn) -> Working:
     """Make the engine that computes or reuses the blocks of the model's transformer, for a gate."""
     place = first_turn.place_of(turn, gate.table)
     try:
+        if gate.kind == KIND:
+            require_tunable(turn)
         resolved = resolve(gate, place)
     except NodeError as problem:
         message = f"gate {gate.name}: {problem}"
         if len(turn.window) < turn.step.count:
             message += f" ({len(turn.window)} of {turn.step.count} steps are those of {place.component})"
         raise NodeError(message, help=problem.help) from problem
+    return _resolved_engine(resolved, turn)
+
+
+def _resolved_engine(resolved: Gate, turn: Turn) -> Working:
     component = first_turn.component_of(turn, resolved.signal)
     if resolved.kind == "library":
         from .cache_dit.library_loop import LibraryEngine
@@ -100,7 +166,7 @@ def _engine(gate: Gate, turn: Turn) -> Working:
     return Engine(resolved, component)
 
 
-def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
+def _total(gate: Gate, engine: Working | EngineSnapshot, component: str, run: Run) -> None:
     """Report the totals of a gate; warn with the reason if it reused nothing."""
     ended = reused_any = False
     decisions: list[Decision] = []
@@ -126,9 +192,9 @@ def _total(gate: Gate, engine: Working, component: str, run: Run) -> None:
         run.warn(_idle(engine.gate, component, decisions))
 
 
-def _each(engine: Working, branches: Sequence[str]) -> Iterator[tuple[str, dict[str, int], RowCache | Taken]]:
+def _each(engine: Working | EngineSnapshot, branches: Sequence[str]) -> Iterator[tuple[str, dict[str, int], Memory]]:
     """The memory of each branch, clip and stack. Clips and stacks have numbers if there are several."""
-    found: Mapping[str, Sequence[Sequence[RowCache | Taken]]] = engine.branch_caches
+    found: Mapping[str, Sequence[Sequence[Memory]]] = engine.branch_caches
     for branch in branches:
         clips = found.get(branch, [])
         for clip, stacks in enumerate(clips):
@@ -181,6 +247,9 @@ class Opened:
 
 def _idle(gate: Gate, component: str, decisions: Sequence[Decision]) -> str:
     """Write the warning for a gate that reused nothing, with the reason and a threshold that would reuse steps."""
+    if (uncovered := gate.options.get(UNCOVERED)) is not None:
+        more = "tune it for this number too, with `sgd tune`"
+        return f"the gate {gate.name} ({gate.kind}) computes every step of {component}: {uncovered}; {more}"
     measured = [d.value for d in decisions if d.reason == "rule" and d.value is not None]
     ruled = [value for value in measured if isfinite(value)]
     head = f"the gate {gate.name} ({gate.kind}) reused nothing of {component}"

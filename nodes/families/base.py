@@ -143,6 +143,7 @@ class Family(Protocol):
         blocks: The transformer's blocks, for cache gates.
         time_modules: Submodules of the transformer that `time_signal` uses, outermost first. Empty if the transformer
             has no embedding that depends on the timestep alone.
+        batches_guidance: Whether rebuilt blocks were measured to be faster with both branches of guidance in one call.
         sign: -1 if `predict` returns the negative of the transformer's output.
     """
 
@@ -157,6 +158,7 @@ class Family(Protocol):
     normalises: bool = False
     blocks: Blocks
     time_modules: tuple[str, ...] = ()
+    batches_guidance: bool = False
     sign: int = 1
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

@@ -36,6 +36,7 @@ class QwenImage(Family):
     embedded_guidance = False
     max_length = 512  # QwenImagePipeline.__call__(max_sequence_length=512)
     normalises = True
+    batches_guidance = True  # the text's weights, which one prompt reads as slowly as two, are read once
     blocks = Blocks(
         {"transformer_blocks": "num_layers"},
         takes_text=True,

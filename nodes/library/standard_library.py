@@ -15,6 +15,7 @@ from ..models.attention.choice_files import ATTENTION_CHOICES
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from ...graph.contract.array_storage import ArrayStorage
     from ...graph.contract.diagnostics import Diagnostic
     from ...graph.contract.events import CallInfo, Observer
     from ...graph.contract.file_edits import FileEdit
@@ -31,7 +32,7 @@ WEIGHTS = RunOption(
     choices=("real", "dummy"),
     decides=True,
 )
-TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code")
+TRUST_REMOTE_CODE = RunOption("trust-remote-code", "let a model repository run its own Python code", permission=True)
 
 NO_CHECK_FINITE = RunOption(
     "no-check-finite",
@@ -48,6 +49,12 @@ CALIBRATE = LibraryCommand(
     "calibrate",
     "measure a workflow's model and schedule, and write a table for cache gates",
     "sgd.nodes.cache.calibration.calibrate",
+)
+
+TUNE = LibraryCommand(
+    "tune",
+    "find the cheapest cache gate that keeps a fidelity, and write it into the file",
+    "sgd.nodes.cache.tuning.tune",
 )
 
 
@@ -91,6 +98,7 @@ class StandardLibrary(NodeLibrary):
         "cache.methods.teacache",
         "cache.methods.magcache",
         "cache.methods.easycache",
+        "cache.methods.tuned_gate",
         "cache.methods.custom_gate",
         "cache.methods.cache_dit_options",
     )
@@ -98,7 +106,7 @@ class StandardLibrary(NodeLibrary):
     packages = ("torch", "diffusers", "transformers", "av", "pillow")
     kernel_caches = KERNEL_CACHES
     recorded_events = ("gate",)
-    commands = (CALIBRATE,)
+    commands = (CALIBRATE, TUNE)
     options = (WEIGHTS, TRUST_REMOTE_CODE, NO_CHECK_FINITE, GATES)
     starter_sources = "a model: a folder, or a name on the Hugging Face hub"
     example_file = "sgd:images/boat.png"
@@ -136,6 +144,12 @@ class StandardLibrary(NodeLibrary):
         from ..support.tensor_statistics import statistics_of
 
         return statistics_of(value)
+
+    def array_storage(self, run: Run) -> ArrayStorage:
+        """Stores tensors of torch and arrays of NumPy."""
+        from ..support.tensor_storage import TensorStorage
+
+        return TensorStorage(run.device)
 
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""

@@ -55,14 +55,14 @@ class Model(Port):
         return tuple(self.weights.repository.components)
 
     def recipe(self, part: str) -> Recipe:
-        """The transforms of a component, in order. While planning there are none, since transforms change no shapes."""
-        if self.weights.kind == "meta":
-            return ()
+        """The transforms of a component, in order. A plan has only those that change the memory in use."""
         name = self.name(part)
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
         if placed is not None:
             own = [*(before(t, placed) for t in own), placed]
+        if self.weights.kind == "meta":
+            own = [t for t in own if getattr(t, "planned", False)]
         return tuple(sorted(own, key=lambda t: ORDER.index(t.kind)))
 
     def offload(self, part: str) -> Offload | None:

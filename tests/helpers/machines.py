@@ -116,6 +116,12 @@ class Total(State):
     def end(self) -> None:
         LOG.append(("end",))
 
+    def snapshot(self) -> int:
+        return self.sum
+
+    def restore(self, snapshot: int, run: Run) -> None:
+        self.sum = snapshot
+
 
 @node("m.const")
 def const(value: int) -> Cell:

@@ -21,9 +21,13 @@ RELEASE = f"{OTHER} release"
 
 @dataclass
 class Row:
-    """Time and memory of one call of the plan, over all iterations of loops. `seconds` is host time."""
+    """Time and memory of one call of the plan, over all iterations of loops. `seconds` is host time.
+
+    `resumed_calls` counts the calls before the run was resumed; nothing else does.
+    """
 
     calls: int = 0
+    resumed_calls: int = 0
     seconds: float = 0.0
     device_seconds: float | None = None
     peak_bytes: int | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ...support.input_files import shown
 from ..gate import Gate
-from .table import Component, Table, read, unusable
+from .table import Component, Identity, Table, read, unusable
 
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
 BRANCHES = ("positive", "negative")
@@ -61,7 +61,8 @@ def filled(gate: Gate, use: Use) -> Gate:
     component = table.components.get(use.component)
     if component is None:
         raise unusable(f"{name} was made for {', '.join(table.components)}, and not for {use.component}")
-    _same_model(component, name, use)
+    same_model(component, name, use)
+    same_timesteps(component.timesteps, name, use)
     if gate.rule == "polynomial":
         fit = component.polynomials.get(gate.signal)
         if fit is None:
@@ -89,7 +90,17 @@ def _same_schedule(table: Table, name: str, use: Use) -> None:
         raise unusable(f"{name} was made for a shift of {schedule.shift:g}, and the workflow has {use.shift:g}")
 
 
-def _same_model(component: Component, name: str, use: Use) -> None:
+def same_model(component: Identity, name: str, use: Use) -> None:
+    """Check that a table was made for the model that it is used with.
+
+    Args:
+        component: The transformer of the table.
+        name: The table, for the error.
+        use: The model that it is used with.
+
+    Raises:
+        NodeError: If a fact that is known of both differs.
+    """
     if use.class_name not in (None, component.class_name):
         raise unusable(f"{name} was made for a {component.class_name}, and the model has a {use.class_name}")
     if use.config not in (None, component.config):
@@ -101,7 +112,14 @@ def _same_model(component: Component, name: str, use: Use) -> None:
         raise unusable(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}")
     if use.adapters is not None and list(use.adapters) != component.adapters:
         raise unusable(f"{name} was made with other LoRAs, or at another scale")
-    own = component.timesteps
+
+
+def same_timesteps(own: Sequence[float], name: str, use: Use) -> None:
+    """Check that a table was made for the timesteps that it is used with.
+
+    Raises:
+        NodeError: If they differ.
+    """
     if use.timesteps is not None and len(use.timesteps) != len(own):
         message = f"{name} was made for {len(own)} steps of {use.component}, and here it runs at {len(use.timesteps)}"
         raise unusable(message)

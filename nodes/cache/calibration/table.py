@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
@@ -51,14 +51,19 @@ class Branch(Part):
     changes: dict[str, Row]
 
 
-class Component(Part):
-    """A transformer of the model: its identity, the timesteps at which it is in use, and its measurements."""
+class Identity(Part):
+    """The identity of a transformer: class, digests of its configuration and weights, dtype, LoRAs and their scales."""
 
     class_name: str
     config: str
     weights: str
     dtype: str
     adapters: list[str]
+
+
+class Component(Identity):
+    """A transformer of the model, the timesteps at which it is in use, and its measurements."""
+
     timesteps: list[FiniteFloat] = Field(min_length=1)
     polynomials: dict[str, Fit]
     branches: dict[str, Branch] = Field(min_length=1)
@@ -137,21 +142,38 @@ def are_put_aside() -> bool:
     return _PUT_ASIDE.get()
 
 
-def problem(path: str | Path | None) -> Diagnostic | None:
-    """Check the file of a table. Returns the problem; None if the file holds a table, or no file is named."""
-    try:
-        if path is not None and not are_put_aside():
-            read(path)
-    except NodeError as error:
-        return error.diagnostic
-    return None
-
-
 def read(path: str | Path) -> Table:
     """Read a table from its file.
 
     Raises:
         NodeError: If there is no such file, or the file does not hold a table of this version.
+    """
+    return read_table(path, "sgd_table", Table)
+
+
+def problem(path: str | Path | None, reader: Callable[[str | Path], object] = read) -> Diagnostic | None:
+    """Check the file of a table. Returns the problem; None if the file holds a table, or no file is named."""
+    try:
+        if path is not None and not are_put_aside():
+            reader(path)
+    except NodeError as error:
+        return error.diagnostic
+    return None
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_table(path: str | Path, key: str, model: type[M]) -> M:
+    """Read a table of one kind from its file.
+
+    Args:
+        path: The file.
+        key: The entry that holds the version, and tells this kind of table from others.
+        model: The content.
+
+    Raises:
+        NodeError: If there is no such file, or the file does not hold a table of this kind and version.
     """
     try:
         found = Path(path).stat()
@@ -162,25 +184,26 @@ def read(path: str | Path) -> Table:
             raise unusable(f"{shown(path)} is not a table: the path is not a regular file")
         if found.st_size > LARGEST:
             raise unusable(f"{shown(path)} is not a table: {found.st_size} bytes")
-        return _read(str(path), found.st_mtime_ns, found.st_size)
+        made: M = _read(str(path), found.st_mtime_ns, found.st_size, key, model)
+        return made
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise unusable(f"cannot read the table {shown(path)}: {reason}") from error
 
 
 @lru_cache(maxsize=16)
-def _read(path: str, changed: int, size: int) -> Table:
+def _read(path: str, changed: int, size: int, key: str, model: type[Any]) -> Any:
     try:
         content = read_json(Path(path), shown(path), LARGEST)
     except UnreadableFile as error:
         raise unusable(f"{shown(path)} is not a table: it is not JSON: {error}") from error
-    version = content.get("sgd_table") if isinstance(content, dict) else None
+    version = content.get(key) if isinstance(content, dict) else None
     if version is None:
-        raise unusable(f"{shown(path)} is not a table: the file has no `sgd_table`")
+        raise unusable(f"{shown(path)} is not a table: the file has no `{key}`")
     if version != VERSION:
         raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
     try:
-        return Table.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -23,6 +23,8 @@ from ...families.base import Blocks, DenoiserInput, Family
 from ...models.memory.block_groups import brought_in, put_back
 from ...support import batch_rows
 from ..gate import Gate, Signal
+from ..tuning.step_plan import StepPlan
+from ..tuning.tuned_table import KIND
 from . import predictors
 from .decide import Decider, KnownDecisions
 from .gated_component import GatedComponent, expected
@@ -30,6 +32,7 @@ from .kept_rows import keep, own
 from .predictors import Taylor
 from .row_cache import RowCache, decide
 from .signals import relative_change
+from .tuned_model import TunedModel
 from .whole_model import WholeModel
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
@@ -53,7 +56,11 @@ class Engine:
     def __init__(self, gate: Gate, component: GatedComponent) -> None:
         self.gate, self.component, self.transformer = gate, component, component.transformer
         self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
-        self.whole = WholeModel(self.transformer, component.family.sign)
+        self.whole: WholeModel | TunedModel = (
+            TunedModel(self.transformer, gate.plan or StepPlan(""))
+            if gate.kind == KIND
+            else WholeModel(self.transformer, component.family.sign)
+        )
         self.branch_caches: dict[str, list[list[RowCache]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
         self.known: dict[str, KnownDecisions] = {}
@@ -81,21 +88,22 @@ class Engine:
             self.indices[name] = expected(component.active(name), index, component.steps)
         caches = self.branch_caches.setdefault(name, [])
         if len(caches) < clips:
-            known = self._ahead(name).by_step()
+            known = self.ahead(name).by_step()
             count = len(self.gated.stacks) if self.gated is not None else 1
         while len(caches) < clips:
             deciders = [Decider(self.gate, component.steps, name) for _ in range(count)]
             caches.append([RowCache(decider, known, Taylor(order), Taylor(order)) for decider in deciders])
         return caches[:clips]
 
-    def _ahead(self, name: str) -> KnownDecisions:
+    def ahead(self, name: str) -> KnownDecisions:
+        """The decisions about a branch that are known before the run."""
         if name not in self.known:
             self.known[name] = KnownDecisions(self.gate, self.component, name, self.indices[name])
         return self.known[name]
 
     def digits(self, name: str) -> str:
         """One digit for each step of a branch: 1 for computed, 0 for reused, ? for decided then."""
-        return self._ahead(name).digits
+        return self.ahead(name).digits
 
     def close(self) -> None:
         """Return blocks that were brought to the device ahead of a call that the gate left out."""

@@ -15,19 +15,31 @@ else:
     torch = lazy("torch")
 
 
+@dataclass
+class Together:
+    """A tensor [n, tokens, ...] of several kept rows. `keep` replaces it, and nothing writes into it."""
+
+    tensor: torch.Tensor
+
+
 @dataclass(frozen=True)
 class KeptRow:
     """One row of a tensor that is kept.
 
     Attributes:
-        shared: The tensor [n, tokens, ...] of this row and others; only `keep` writes into it.
+        home: The tensor of this row and others.
         at: Number of this row.
         length: Number of its tokens without padding; None if the whole row counts, whatever its length.
     """
 
-    shared: torch.Tensor
+    home: Together
     at: int
     length: int | None = None
+
+    @property
+    def shared(self) -> torch.Tensor:
+        """The tensor [n, tokens, ...] of this row and others."""
+        return self.home.tensor
 
     @property
     def own(self) -> torch.Tensor:
@@ -44,22 +56,27 @@ def own(tensor: torch.Tensor, row: int, length: int | None) -> torch.Tensor:
 def keep(before: Sequence[KeptRow | None], tensor: torch.Tensor, lengths: Sequence[int | None]) -> list[KeptRow]:
     """Keep a tensor [n, tokens, ...] in place of earlier rows.
 
-    If these rows share memory with rows that stay as they are, they are written into that memory. So a batch keeps one
-    row for each of its rows, however they were computed, and rows that are read together lie together.
+    If these rows share a tensor with rows that stay as they are, a new tensor with all of them takes its place. So a
+    batch keeps one row for each of its rows, however they were computed, and rows that are read together lie together.
 
     Args:
         before: The rows that are replaced; None where nothing was kept.
-        tensor: The new rows. Nothing else may use this tensor: later calls write into it.
+        tensor: The new rows. Nothing writes into this tensor.
         lengths: Their numbers of tokens without padding.
     """
     old = [row for row in before if row is not None]
-    users = Counter(id(row.shared) for row in old)
-    shares = any(users[id(row.shared)] < len(row.shared) for row in old)
+    users = Counter(id(row.home) for row in old)
+    shares = any(users[id(row.home)] < len(row.shared) for row in old)
     if shares and len(old) == len(before) and all(row.shared.shape[1:] == tensor.shape[1:] for row in old):
+        # A snapshot may hold the tensors that are replaced, so they stay as they are.
+        new = {id(row.home): row.shared.clone() for row in old}
         for at, row in enumerate(old):
-            row.shared[row.at].copy_(tensor[at])
-        return [KeptRow(row.shared, row.at, length) for row, length in zip(old, lengths, strict=True)]
-    return [KeptRow(tensor, at, length) for at, length in enumerate(lengths)]
+            new[id(row.home)][row.at].copy_(tensor[at])
+        for row in old:
+            row.home.tensor = new[id(row.home)]
+        return [KeptRow(row.home, row.at, length) for row, length in zip(old, lengths, strict=True)]
+    home = Together(tensor)
+    return [KeptRow(home, at, length) for at, length in enumerate(lengths)]
 
 
 def together(rows: Sequence[KeptRow], tokens: int) -> torch.Tensor:
@@ -68,7 +85,7 @@ def together(rows: Sequence[KeptRow], tokens: int) -> torch.Tensor:
     Padding is cut, or filled with zeros, where the batch of another step was padded to another length.
     """
     first = rows[0]
-    neighbours = all(row.shared is first.shared and row.at == first.at + at for at, row in enumerate(rows))
+    neighbours = all(row.home is first.home and row.at == first.at + at for at, row in enumerate(rows))
     if neighbours and first.shared.shape[1] == tokens:
         whole = len(rows) == len(first.shared)
         return first.shared if whole else first.shared[first.at : first.at + len(rows)]

@@ -44,7 +44,7 @@ def update(
     Args:
         expansions: The expansion of each row.
         step: The step.
-        tensor: The rows [len(expansions), tokens, ...]. Nothing else may use this tensor.
+        tensor: The rows [len(expansions), tokens, ...]. Nothing writes into this tensor.
         lengths: The rows' numbers of tokens without padding; None if any length will do.
     """
     lengths = [None] * len(expansions) if lengths is None else lengths

@@ -28,6 +28,7 @@ class RowCache:
         hidden: Predicts the residual of the reused blocks in the hidden states.
         text: The same for the stream of text, where something after them reads it.
         drift: The change of the model's output, for gates that compare the model's input.
+        predictions: The latest predictions [1, ...] of computed steps, newest first, for gates that combine them.
         compared: The signal that the next one is compared with.
         taken: Decisions of the run, by step.
         latest: The last computed step, -1 before there is one.
@@ -38,6 +39,7 @@ class RowCache:
     hidden: Taylor
     text: Taylor
     drift: Drift = field(default_factory=Drift)
+    predictions: tuple[torch.Tensor, ...] = ()
     compared: KeptRow | None = None
     taken: dict[int, Decision] = field(default_factory=dict)
     latest: int = -1

@@ -18,8 +18,8 @@ from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import UNKNOWN, NodeFacts, Unknown
 from ....graph.contract.node import Here, NodeFunction, node
-from ..calibration.table import problem
 from ..gate import Gate, GateFacts
+from ..gate_tables import table_problem
 
 P = ParamSpec("P")
 
@@ -92,7 +92,7 @@ def _functions(
             except NodeError as error:
                 yield from error.diagnostics
         table = getattr(facts, "table", None)
-        found = problem(table) if isinstance(table, str | Path) else None
+        found = table_problem(name.removeprefix("cache."), table) if isinstance(table, str | Path) else None
         if found is not None:
             yield found
 

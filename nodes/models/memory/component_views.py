@@ -37,7 +37,7 @@ class Transform(Protocol):
     method `before`, if there is one, returns the transform as it is when another one follows it in the model. A
     transform that replaces weights has a method `apply_with`, which also takes the following transforms of its kind,
     and the component if no other value reads it. The method may then free each of the component's weights that it
-    replaces.
+    replaces. A transform whose attribute `planned` is true is applied in a plan too, on the meta device.
     """
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch.nn import Linear, Module
 
 from ..row_kernels import products
+from .kept_values import BranchCall, Values
 
 T = TypeVar("T")
 
@@ -35,11 +36,17 @@ class Once:
 
     Attributes:
         first_rows: Rows of a first frame, which have a timestep of their own; 0 if all rows have one timestep.
+        call: What the caller told about the forward; None if it told nothing.
+        rows: Rows of the forward's batch.
+        last: The streams that the last block returned, and the buffer in which it computed them.
     """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[torch.Tensor, Any]] = {}
-        self.first_rows = 0
+        self._calls: dict[Any, int] = {}
+        self.first_rows = self.rows = 0
+        self.call: BranchCall | None = None
+        self.last: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     def of(self, name: str, source: torch.Tensor, make: Callable[[], T]) -> T:
         """The value `name` of a tensor."""
@@ -52,7 +59,33 @@ class Once:
     def clear(self) -> None:
         """Drop all values, at the end of a forward."""
         self._made.clear()
-        self.first_rows = 0
+        self._calls.clear()
+        self.first_rows, self.rows, self.last = 0, 0, None
+
+    @property
+    def prompt(self) -> Values | None:
+        """Values of the prompts of all rows; None if the caller keeps none, or asks for some of the rows only."""
+        whole = self.call is not None and self.rows == self.call.rows
+        return self.call.prompt if self.call is not None and whole else None
+
+    def kept(self, key: Any, rows: int, make: Callable[[], T]) -> T:
+        """A value of the prompts of a block's batch, which has `rows` rows: kept from step to step, or made now.
+
+        A gate may leave out rows of the forward's batch.
+        """
+        prompt = self.prompt
+        return make() if prompt is None or rows != self.rows else prompt.of(key, make)
+
+    def positions(self, source: torch.Tensor, make: Callable[[], T]) -> T:
+        """The rotary table of the transformer's only sequence, made from `source`: kept from step to step."""
+        prompt = self.prompt
+        return self.of("positions", source, make if prompt is None else lambda: prompt.of("positions", make))
+
+    def number_of_call(self, caller: Any) -> int:
+        """How often `caller` asked in this forward before."""
+        number = self._calls.get(caller, 0)
+        self._calls[caller] = number + 1
+        return number
 
 
 def plain(*layers: Any) -> bool:

@@ -44,7 +44,7 @@ class FluxDouble:
             return made
         text = encoder_hidden_states.shape[1]
         cos, sin = image_rotary_emb
-        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
         x = self.streams(together(encoder_hidden_states, hidden_states), text, temb, positions)
         return x[:, :text], x[:, text:]
 
@@ -77,6 +77,6 @@ class FluxSingle:
             return made
         text = encoder_hidden_states.shape[1]
         cos, sin = image_rotary_emb
-        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
         x = self.stream(together(encoder_hidden_states, hidden_states), temb, positions)
         return x[:, :text], x[:, text:]

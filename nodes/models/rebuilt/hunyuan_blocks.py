@@ -55,7 +55,7 @@ class HunyuanDouble:
         x = together(hidden_states, encoder_hidden_states)
         mask = effective_mask(self.streams.attention, attention_mask)
         cos, sin = freqs_cis
-        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
         x = self.streams(x, image, temb, positions, mask)
         return x[:, :image], x[:, image:]
 
@@ -92,6 +92,6 @@ class HunyuanSingle:
         x = together(hidden_states, encoder_hidden_states)
         mask = effective_mask(self.stream.attention, attention_mask)
         cos, sin = image_rotary_emb
-        positions = self.once.of("positions", cos, lambda: of_doubled(cos, sin))
+        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
         x = self.stream(x, temb, positions, mask)
         return x[:, :image], x[:, image:]

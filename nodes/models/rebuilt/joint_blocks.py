@@ -73,7 +73,7 @@ def text_layers(attention: Any, modulation: Linear, feed_forward: Any) -> Layers
     )
 
 
-class _Weights:
+class NormWeights:
     """Norm weights of several streams in one tensor, made at the first call on a device."""
 
     def __init__(self, queries: Sequence[Module], keys: Sequence[Module]) -> None:
@@ -99,7 +99,7 @@ class TwoStreams:
     def __init__(self, attention: Any, layers: tuple[Layers, Layers], once: Once) -> None:
         self.attention, self.layers, self.once = attention, layers, once
         self.eps, self.heads = attention.norm_q.eps, attention.heads
-        self.weights = _Weights([part.query_norm for part in layers], [part.key_norm for part in layers])
+        self.weights = NormWeights([part.query_norm for part in layers], [part.key_norm for part in layers])
 
     def fits(self) -> bool:
         """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
@@ -165,7 +165,7 @@ class OneStream:
         self.attention, self.modulation_layer, self.up, self.out = attention, modulation_layer, up, out
         self.eps, self.heads, self.once = attention.norm_q.eps, attention.heads, once
         self.qkv = (attention.to_q, attention.to_k, attention.to_v)
-        self.weights = _Weights([attention.norm_q], [attention.norm_k])
+        self.weights = NormWeights([attention.norm_q], [attention.norm_k])
 
     def fits(self) -> bool:
         """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""

@@ -9,9 +9,10 @@ import torch
 from torch.nn import Linear
 from torch.nn import functional as F
 
-from .block_parts import Once, of_complex, together
+from .block_parts import Once, Positions, of_complex, together
 from .flux_blocks import Streams
 from .joint_blocks import TwoStreams, image_layers, text_layers
+from .packed_streams import Layout, PackedStreams
 
 
 class QwenBlock:
@@ -22,6 +23,7 @@ class QwenBlock:
         text = text_layers(attention, block.txt_mod[1], block.txt_mlp)
         image = image_layers(attention, block.img_mod[1], block.img_mlp)
         self.streams = TwoStreams(attention, (text, image), once)
+        self.packed = PackedStreams(self.streams)
 
     def fits(self) -> bool:
         return not self.block.zero_cond_t and self.streams.fits()
@@ -50,6 +52,9 @@ class QwenBlock:
                 modulate_index,
             )
             return made
+        layout = self._layout(hidden_states, encoder_hidden_states, encoder_hidden_states_mask)
+        if layout is not None:
+            return self._packed(layout, hidden_states, encoder_hidden_states, temb, image_rotary_emb)
         text = encoder_hidden_states.shape[1]
         mask = None
         if encoder_hidden_states_mask is not None:
@@ -61,3 +66,60 @@ class QwenBlock:
         )
         x = self.streams(together(encoder_hidden_states, hidden_states), text, temb, positions, mask)
         return x[:, :text], x[:, text:]
+
+    def _layout(self, hidden: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None) -> Layout | None:
+        """The sequences without their padding; None if they are computed as a batch, one row each."""
+        (count, longest, _), call = text.shape, self.once.call
+        if call is None or (count == 1 and mask is None):
+            return None  # without a caller's word, rows may have different timesteps
+        lengths: tuple[int, ...] | None = (longest,) * count
+        if mask is not None:
+            lengths = self.once.of(
+                "lengths", mask, lambda: self.once.kept("lengths", count, lambda: prompt_lengths(mask))
+            )
+        return None if lengths is None else Layout(lengths, hidden.shape[1])
+
+    def _packed(
+        self,
+        layout: Layout,
+        hidden: torch.Tensor,
+        text: torch.Tensor,
+        temb: torch.Tensor,
+        tables: tuple[torch.Tensor, torch.Tensor],
+    ) -> Streams:
+        once, (image_table, text_table) = self.once, tables
+        positions = once.of(f"positions of {layout}", image_table, lambda: _positions(layout, image_table, text_table))
+        x = once.last[1] if once.last is not None and once.last[0][1] is hidden and once.last[0][0] is text else None
+        x = layout.pack(text, hidden) if x is None else x
+        x = self.packed(x, layout, once.of("row", temb, lambda: temb[:1]), positions)
+        made = layout.unpack(x, once.of(f"padding of {layout}", image_table, lambda: _padding(layout, text)))
+        once.last = made, x
+        return made
+
+
+def prompt_lengths(mask: torch.Tensor) -> tuple[int, ...] | None:
+    """Lengths of prompts from a mask [B, length]; None if it hides other tokens than those at the ends.
+
+    On a GPU this waits for the device.
+    """
+    if mask.is_meta:
+        return (mask.shape[1],) * len(mask)  # a plan counts with the longest
+    known = mask.bool().cpu()
+    lengths = known.sum(1)
+    if not bool((known == (torch.arange(known.shape[1]) < lengths[:, None])).all()):
+        return None
+    return tuple(lengths.tolist())
+
+
+def _padding(layout: Layout, text: torch.Tensor) -> torch.Tensor | None:
+    found = layout.padding(text.shape[1])
+    return None if found is None else torch.tensor(found, device=text.device)
+
+
+def _positions(layout: Layout, image: torch.Tensor, text: torch.Tensor) -> list[Positions]:
+    """Rotary tables of each sequence, from the complex tables [S, D / 2] of the image and of the longest text."""
+    found = []
+    for place, length in zip(layout.places(), layout.texts, strict=True):
+        parts = [image, text[:length]] if place.image_first else [text[:length], image]
+        found.append(of_complex(torch.cat(parts)[None]))
+    return found

@@ -10,6 +10,7 @@ from ..row_kernels import products
 from .block_parts import Once, RebuiltBlock
 from .flux_blocks import FluxDouble, FluxSingle
 from .hunyuan_blocks import HunyuanDouble, HunyuanSingle
+from .kept_modules import keep_modules
 from .qwen_blocks import QwenBlock
 from .wan_blocks import WanBlock, few_timesteps
 from .z_image_blocks import ZImageBlock
@@ -48,15 +49,21 @@ def rebuild(module: Any, *, join: bool) -> int:
         made = make(block, once)
         if not made.fits():
             continue
+        if isinstance(made, WanBlock):
+            made.leads = block is module.blocks[0]
         if join:
             for layers in made.joins():
                 products.join(layers)
         block.forward = made
         count += 1
     if count:
+        keep_modules(module, once)
+        module.once = once  # for `kept_values.telling`
         around = AROUND.get(type(module).__name__)
 
         def clearing(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            given = kwargs.get("hidden_states", kwargs.get("x", args[0] if args else None))
+            once.rows = len(given) if given is not None else 0
             try:
                 return call(*args, **kwargs) if around is None else around(once, call, *args, **kwargs)
             finally:

@@ -23,6 +23,8 @@ def few_timesteps(once: Once, call: Callable[..., Any], *args: Any, **kwargs: An
     """
     timestep = kwargs.get("timestep")  # [B, S], or [B]
     if isinstance(timestep, torch.Tensor) and timestep.ndim == 2 and timestep.shape[1] > 1:
+        if timestep.is_meta:
+            return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
         changes = (timestep[:, 1:] != timestep[:, :-1]).sum(0).nonzero().flatten().tolist()
         if not changes:
             return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
@@ -32,10 +34,15 @@ def few_timesteps(once: Once, call: Callable[..., Any], *args: Any, **kwargs: An
 
 
 class WanBlock:
-    """The forward of a `WanTransformerBlock`."""
+    """The forward of a `WanTransformerBlock`.
+
+    Attributes:
+        leads: Whether the block is the transformer's first.
+    """
 
     def __init__(self, block: Any, once: Once) -> None:
         self.own, self.block, self.once = block.forward, block, once
+        self.leads = False
         self.own_attention, self.cross = block.attn1, block.attn2
         self.qkv = self.own_attention.to_q, self.own_attention.to_k, self.own_attention.to_v
         self.text_kv = self.cross.to_k, self.cross.to_v
@@ -63,23 +70,66 @@ class WanBlock:
         if vectors is None:
             made: torch.Tensor = self.own(hidden_states, encoder_hidden_states, temb, rotary_emb)
             return made
-        block, own = self.block, self.own_attention
-        batch, length, _ = hidden_states.shape
-        shift, scale, gate, shift_2, scale_2, gate_2 = vectors
-        normed = rows.norm(hidden_states, scale, shift, eps=block.norm1.eps, first=first)
-        qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
-        cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
-        table = self.once.of("positions", cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))
-        weights = norm_weights([own.norm_q]), norm_weights([own.norm_k])
-        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=own.norm_q.eps, across=True)
-        y = products.linear(attend(own, *qkv.unbind(2)), own.to_out[0])
-        affine: dict[str, Any] = {"eps": block.norm2.eps, "plus_one": False, "first": first}
-        weight, bias = block.norm2.weight[None, None], block.norm2.bias[None, None]
-        x, normed = rows.add_norm(hidden_states, y, gate, weight, bias, **affine)
+        block = self.block
+        *before, shift_2, scale_2, gate_2 = vectors
+        x, normed = self._entered(hidden_states, before, rotary_emb, first)
         y = products.linear(self._crossed(normed, encoder_hidden_states), self.cross.to_out[0])
         x, normed = rows.add_norm(x, y, None, scale_2, shift_2, eps=block.norm3.eps, first=first)
         y = products.linear(products.linear(normed, self.up, gelu=True), self.down)
         return rows.add(x, y, gate_2, first=first, in_place=True)
+
+    def _entered(
+        self,
+        hidden: torch.Tensor,
+        vectors: Sequence[torch.Tensor],
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        first: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum after self attention, and the input of cross attention, both [B, S, D].
+
+        In the first block these do not depend on the prompt: the branches of a step share them.
+        """
+        call, batch = self.once.call, len(hidden)
+        if not self.leads or call is None or batch != call.rows:
+            return self._self_attended(hidden, vectors, rotary_emb, first)
+        if call.branches > 1:
+            alone = batch // call.branches
+            some = [vector[:alone] for vector in vectors]
+            x, normed = self._self_attended(hidden[:alone], some, rotary_emb, first)
+            return x.repeat(call.branches, 1, 1), normed.repeat(call.branches, 1, 1)
+        if call.step is None:
+            return self._self_attended(hidden, vectors, rotary_emb, first)
+        made: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def add() -> torch.Tensor:
+            made.append(self._self_attended(hidden, vectors, rotary_emb, first))
+            return made[0][0]
+
+        x = call.step.of(self, add)
+        return made[0] if made else (x, rows.norm(x, *self._affine(), eps=self.block.norm2.eps, plus_one=False))
+
+    def _affine(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight and bias of the norm before cross attention, [1, 1, D]."""
+        return self.block.norm2.weight[None, None], self.block.norm2.bias[None, None]
+
+    def _self_attended(
+        self,
+        hidden: torch.Tensor,
+        vectors: Sequence[torch.Tensor],
+        rotary_emb: tuple[torch.Tensor, torch.Tensor],
+        first: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        block, own = self.block, self.own_attention
+        batch, length, _ = hidden.shape
+        shift, scale, gate = vectors
+        normed = rows.norm(hidden, scale, shift, eps=block.norm1.eps, first=first)
+        qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
+        cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
+        table = self.once.positions(cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))
+        weights = norm_weights([own.norm_q]), norm_weights([own.norm_k])
+        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=own.norm_q.eps, across=True)
+        y = products.linear(attend(own, *qkv.unbind(2)), own.to_out[0])
+        return rows.add_norm(hidden, y, gate, *self._affine(), eps=block.norm2.eps, plus_one=False, first=first)
 
     def _modulation(self, temb: torch.Tensor, length: int) -> tuple[int, list[torch.Tensor] | None]:
         """Rows of the first group, and six vectors [B, groups, D]; None if each row has a timestep of its own."""
@@ -101,10 +151,16 @@ class WanBlock:
         )
         query = query.unflatten(2, (cross.heads, -1))
         if self.image_kv is None:
-            return attend(cross, query, *self._keys_values(context, self.text_kv, cross.norm_k))
+            return attend(cross, query, *self._of_prompt("text", context, self.text_kv, cross.norm_k))
         picture, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
-        seen = attend(cross, query, *self._keys_values(picture, self.image_kv, cross.norm_added_k))
-        return attend(cross, query, *self._keys_values(text, self.text_kv, cross.norm_k)) + seen
+        seen = attend(cross, query, *self._of_prompt("picture", picture, self.image_kv, cross.norm_added_k))
+        return attend(cross, query, *self._of_prompt("text", text, self.text_kv, cross.norm_k)) + seen
+
+    def _of_prompt(
+        self, name: str, context: torch.Tensor, layers: Sequence[Linear], norm: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a prompt or a picture, which are the same at each step."""
+        return self.once.kept((self, name), len(context), lambda: self._keys_values(context, layers, norm))
 
     def _keys_values(
         self, context: torch.Tensor, layers: Sequence[Linear], norm: Any

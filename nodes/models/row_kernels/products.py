@@ -74,7 +74,9 @@ def product_(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: tor
         bias: [outputs].
         gelu: Whether to apply the activation. On a GPU it is part of the product (`torch._addmm_activation`).
     """
-    if not out.is_cuda or out.dtype == torch.float32:
+    if out.is_meta:  # a plan counts no temporary memory
+        torch.mm(x, weight.t(), out=out)
+    elif not out.is_cuda or out.dtype == torch.float32:
         made = F.linear(x, weight, bias)
         out.copy_(F.gelu(made, approximate="tanh") if gelu else made)
     elif bias is None:
@@ -87,7 +89,8 @@ def product_(out: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bias: tor
         torch.addmm(bias, x, weight.t(), out=out)
 
 
-def _into(out: torch.Tensor, x: torch.Tensor, layers: Sequence[Linear], gelu: bool) -> None:
+def into(out: torch.Tensor, x: torch.Tensor, layers: Sequence[Linear], gelu: bool = False) -> None:
+    """Write rows [S, inputs] through layers whose results stand side by side into `out`, [S, outputs], contiguous."""
     whole = joined(layers)
     if whole is not None:
         product_(out, x, *whole, gelu)
@@ -114,11 +117,11 @@ def through(x: torch.Tensor, parts: Sequence[Part], *, gelu: bool = False) -> to
     width = sum(layer.weight.shape[0] for layer in parts[0].layers)
     out = torch.empty((batch, rows, width), device=x.device, dtype=x.dtype)
     if len(parts) == 1:
-        _into(out.flatten(0, 1), x.reshape(batch * rows, -1), parts[0].layers, gelu)
+        into(out.flatten(0, 1), x.reshape(batch * rows, -1), parts[0].layers, gelu)
         return out
     for sequence in range(batch):
         for part in parts:
-            _into(out[sequence, part.start : part.stop], x[sequence, part.start : part.stop], part.layers, gelu)
+            into(out[sequence, part.start : part.stop], x[sequence, part.start : part.stop], part.layers, gelu)
     return out
 
 
@@ -132,7 +135,7 @@ def linear_of_two(a: torch.Tensor, b: torch.Tensor, layer: Linear) -> torch.Tens
 
     The second product adds to the first one's result.
     """
-    if not a.is_cuda or a.dtype == torch.float32:
+    if a.is_cpu or a.dtype == torch.float32:
         return F.linear(torch.cat([a, b], dim=-1), layer.weight, layer.bias)
     left, right = layer.weight[:, : a.shape[-1]], layer.weight[:, a.shape[-1] :]
     out = torch.addmm(layer.bias, b.flatten(0, 1), right.t())

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from . import row_twins
+from . import row_shapes, row_twins
 from .row_twins import Kind
 
 
@@ -31,6 +31,13 @@ def on_kernels(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and has_triton()
 
 
+def _code(tensor: torch.Tensor) -> Any:
+    """The module that computes with this tensor."""
+    if tensor.is_meta:
+        return row_shapes
+    return _triton() if on_kernels(tensor) else row_twins
+
+
 def norm(
     x: torch.Tensor,
     scale: torch.Tensor,
@@ -42,8 +49,7 @@ def norm(
     first: int = 0,
 ) -> torch.Tensor:
     """Normalised and modulated rows: `row_twins.norm`."""
-    make = _triton().norm if on_kernels(x) else row_twins.norm
-    made: torch.Tensor = make(x, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first)
+    made: torch.Tensor = _code(x).norm(x, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first)
     return made
 
 
@@ -61,8 +67,7 @@ def add_norm(
     y_eps: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A new sum and its norm: `row_twins.add_norm`. `x` does not change."""
-    make = _triton().add_norm if on_kernels(x) else row_twins.add_norm
-    made: tuple[torch.Tensor, torch.Tensor] = make(
+    made: tuple[torch.Tensor, torch.Tensor] = _code(x).add_norm(
         x, y, gate, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first, y_eps=y_eps
     )
     return made
@@ -78,8 +83,8 @@ def add(
     in_place: bool = False,
 ) -> torch.Tensor:
     """A sum: `row_twins.add`. With `in_place` it replaces `x`, which the caller made and which is contiguous."""
-    if on_kernels(x):
-        made: torch.Tensor = _triton().add(x, y, gate, first=first, y_eps=y_eps, in_place=in_place)
+    if on_kernels(x) or x.is_meta:
+        made: torch.Tensor = _code(x).add(x, y, gate, first=first, y_eps=y_eps, in_place=in_place)
         return made
     total = row_twins.add(x, y, gate, first=first, y_eps=y_eps)
     return x.copy_(total) if in_place else total
@@ -99,12 +104,12 @@ def query_key_(
 ) -> None:
     """Normalised and rotated queries and keys, in place: `row_twins.query_key_`."""
     width = qkv.shape[-1]
-    kernels = on_kernels(qkv) and width >= 2 and math.log2(width).is_integer()
-    make = _triton().query_key_ if kernels else row_twins.query_key_
-    make(qkv, query_weight, key_weight, cos, sin, eps=eps, across=across, first=first, start=start)
+    odd = qkv.is_cuda and not (width >= 2 and math.log2(width).is_integer())
+    code = row_twins if odd else _code(qkv)
+    code.query_key_(qkv, query_weight, key_weight, cos, sin, eps=eps, across=across, first=first, start=start)
 
 
 def silu_product(pairs: torch.Tensor) -> torch.Tensor:
     """silu(a) · b of the halves of each row: `row_twins.silu_product`."""
-    made: torch.Tensor = (_triton().silu_product if on_kernels(pairs) else row_twins.silu_product)(pairs)
+    made: torch.Tensor = _code(pairs).silu_product(pairs)
     return made

@@ -41,6 +41,7 @@ class Optimize:
     """
 
     kind: ClassVar[str] = "optimize"
+    planned: ClassVar[bool] = True
 
     component: str
     rebuilt: bool
@@ -57,9 +58,9 @@ class Optimize:
         return self
 
     def apply(self, module: Any, run: Run) -> None:
-        if self.candidates:
+        if self.candidates and not run.planning:
             choose(module, self.candidates[0])
-        if len(self.candidates) > 1:
+        if len(self.candidates) > 1 and not run.planning:
             from ..attention.tuning import Tuner
 
             Tuner(module, self.candidates, run)

@@ -1,0 +1,217 @@
+"""`sgd resume`."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import chdir, redirect_stdout, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.compile import check, plan_of
+from ...contract.constants import WRONG
+from ...contract.diagnostics import render
+from ...contract.errors import LibraryError, NodeError, UnreadableFile
+from ...contract.interrupts import held, pending
+from ...contract.json_reader import read_json
+from ...contract.node_library import NodeLibrary
+from ...language.literals import Given
+from ...resume.snapshot_folder import BEGUN, FOLDER, LARGEST, SnapshotFolder
+from ..command_line import added_options, load_library, wrong
+from ..common_arguments import library_files, result_as_json, snapshot_option
+from ..terminal import say, show
+from ..told_ends import tell_end, tell_interrupt
+from ..told_expectations import tell_expectations
+
+if TYPE_CHECKING:
+    from ...compiler.plan import Plan
+    from ...resume.snapshot_reading import Resumed
+    from ...runtime.observers.progress import Progress
+
+OVER = "`sgd exec` with another --out, or with --overwrite, starts over"
+
+
+def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
+    """Add the arguments of `sgd resume`. Everything else is as when the run was started."""
+    to.add_argument(
+        "run", metavar="DIR", help="the folder of a run or sweep that was interrupted, was killed or failed"
+    )
+    library_files(to)
+    result_as_json(to)
+    to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    to.add_argument("--traceback", action="store_true", help="if a node fails, print its calls")
+    snapshot_option(to)
+    for option in (option for library in libraries for option in library.options):
+        if "exec" in option.commands and option.permission:
+            with suppress(Exception):  # the first to have a name keeps it
+                option.add_to(to)
+
+
+def command(arguments: Namespace) -> int:
+    """`sgd resume`. Exits with 2 if the run cannot go on, and with the codes of `sgd exec` otherwise."""
+    from ...runtime.observers.progress import Progress
+    from ..sweep.sweep_file import is_sweep
+
+    try:
+        if is_sweep(Path(arguments.run)):
+            from ..sweep.resumed_sweep import resume_sweep
+
+            return resume_sweep(Path(arguments.run), arguments)
+        if arguments.quiet:
+            return _resume(arguments, None)
+        with Progress(display=arguments.display) as progress:
+            return _resume(arguments, progress)
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), error.help)
+
+
+def _resume(arguments: Namespace, progress: Progress | None) -> int:
+    out = Path(arguments.run).absolute()
+    folder = SnapshotFolder(out)
+    _require_run(out, folder)
+    started = folder.started()
+    try:
+        arguments.library = [str(Path(each).absolute()) for each in arguments.library]
+        _require_given(started, arguments)
+        where, source = Path(started["folder"]), Path(started["file"])
+        if not where.is_dir():
+            raise NodeError(
+                f"the run was started in {where}, which is no longer there", help=f"make it again; or {OVER}"
+            )
+        with chdir(where):  # paths on the command line of the run are relative to it
+            return _go_on(arguments, started, source, folder, progress)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableFile(f"{folder.path / BEGUN} is damaged: {type(error).__name__}: {error}", help=OVER) from None
+
+
+def _require_run(out: Path, folder: SnapshotFolder) -> None:
+    """Raise a NodeError with the reason if there is nothing to go on with."""
+    if not out.is_dir():
+        raise NodeError(f"{out} is not a folder", help="name the output folder of a run")
+    if folder.exists() and (folder.path / BEGUN).exists():
+        return
+    status = None
+    if (out / "run.json").is_file():
+        with suppress(UnreadableFile):
+            record = read_json(out / "run.json", most=LARGEST)
+            status = record.get("status") if isinstance(record, dict) else None
+    if status == "done":
+        raise NodeError(
+            f"the run in {out} is finished: there is nothing left to do", help=f"`sgd replay {out}` runs it again"
+        )
+    if status is not None:
+        message = f"the run in {out} has no snapshots ({FOLDER}), so it cannot go on"
+        raise NodeError(message, help=f"`sgd exec {out}` runs its workflow again")
+    raise NodeError(f"{out} holds no run", help="name the output folder of a run that was interrupted")
+
+
+def _require_given(started: dict[str, Any], arguments: Namespace) -> None:
+    """Raise a NodeError if a library or a permission of the run is not given again. No file can give them."""
+    import hashlib
+
+    given = {}
+    for each in arguments.library:
+        with suppress(OSError):  # loading it says why
+            given[Path(each).name] = hashlib.sha256(Path(each).read_bytes()).hexdigest()
+    for path, sha256 in started["libraries"]:
+        name = Path(path).name
+        if name not in given and not any(Path(each).name == name for each in arguments.library):
+            help = f"pass it again: --library {path}"
+            raise NodeError(f"the run was started with --library {name}, and no file can load code", help=help)
+        if given.get(name, sha256) != sha256:
+            raise NodeError(f"--library {name} has changed since the run was started", help=f"put it back; or {OVER}")
+    for name in started["permissions"]:
+        if not getattr(arguments, f"option_{name.replace('-', '_')}", False):
+            message = f"the run was started with --{name}, and no file can give that permission"
+            raise NodeError(message, help=f"pass it again: --{name}")
+
+
+def _go_on(
+    arguments: Namespace, started: dict[str, Any], source: Path, folder: SnapshotFolder, progress: Progress | None
+) -> int:
+    from ...contract.device import choose
+    from ...runtime.clock import COMPILE, IMPORT, Clock
+    from ...runtime.import_times import watched
+    from ...runtime.run import run
+    from ...runtime.run_snapshots import Snapshots
+
+    if progress is not None:
+        progress.phase(f"checking {folder.out}")
+    clock = Clock.of_command()
+    with watched(clock), clock.during(COMPILE):
+        try:
+            library = load_library(arguments)
+        except LibraryError as error:
+            raise NodeError(str(error), help=error.help) from error
+        given = added_options(arguments, library) | started["options"]
+        inputs, settings = (
+            {name: Given(value, False, Path.cwd()) for name, value in started[key].items()} for key in ("inputs", "set")
+        )
+        checked = check(source, inputs, settings, library, complete=True, options=given)
+        if checked.diagnostics:
+            say(render(checked.diagnostics, checked.sources))
+        if checked.errors:
+            say(f"help: the workflow is not as it was when the run was started; {OVER}")
+            return WRONG
+        plan = plan_of(checked, library)
+    with clock.during(IMPORT):
+        device = choose(started["device"], plan.libraries)
+    resumed = _resumed(plan, started, folder, given, device)
+    if progress is not None:
+        progress.phase(f"going on {resumed.place}")
+    with held():
+        with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
+            done = run(
+                plan,
+                out=folder.out,
+                device=device,
+                options=given | {"device": device},
+                overwrite=True,
+                observers=[progress] if progress is not None else [],
+                clock=clock,
+                metadata=started["metadata"],
+                snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
+            )
+        if done.status == "interrupted" or pending():
+            return tell_interrupt(done, plan, arguments)
+    code = tell_end(done, plan, given, device, arguments)
+    if code is not None:
+        return code
+    if not arguments.json and not arguments.quiet:
+        show(f"record: {done.folder / 'run.json'}")
+    return tell_expectations(done.record, False, arguments.quiet or arguments.json)
+
+
+def _resumed(
+    plan: Plan, started: dict[str, Any], folder: SnapshotFolder, options: dict[str, Any], device: str
+) -> Resumed:
+    """The newest snapshot that is whole.
+
+    Raises:
+        NodeError: If a file, a package or the device is another than that of the run.
+    """
+    from ...resume.snapshot_reading import Resumed, resumed_at
+    from ...runtime.resume_checks import changed_files, changes
+    from ...runtime.used_files import UsedFiles
+
+    now = UsedFiles(plan, device, options, False, say).recipe()
+    assert now is not None, "the plan of a file has a recipe"
+    reasons = changes(started, now, str(folder.path / BEGUN))
+    found = Resumed()
+    for path, snapshot in folder.snapshots() if not reasons else ():
+        if isinstance(snapshot, str):
+            say(f"warning: {snapshot}; the run goes on from an earlier one")
+            continue
+        try:
+            found = resumed_at(snapshot, plan)
+        except ValueError as error:
+            reasons.append(f"{path.name}: {error}")
+        else:
+            reasons += changed_files(snapshot, folder.out)
+        break
+    if reasons:
+        shown = "".join(f"\n  {reason}" for reason in reasons)
+        message = f"the run in {folder.out} cannot go on, since its result would be another:{shown}"
+        raise NodeError(message, help=f"put back what has changed, or start over: {OVER}")
+    return found

@@ -1,0 +1,110 @@
+"""Values of a rebuilt transformer that outlast one forward: those of a prompt, and those that branches share.
+
+`denoiser.predict` tells a forward what it is part of (`telling`). Its state holds the values (`LoopValues`) and drops
+them at the end of the loop. A view holds none, so that nothing goes from one run to another. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Values:
+    """Values by key, each made when it is first asked for.
+
+    Args:
+        uses: How often each value is asked for; the last time, it is dropped. None keeps all values.
+    """
+
+    def __init__(self, uses: int | None = None) -> None:
+        self.uses = uses
+        self._made: dict[Hashable, tuple[Any, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def of(self, key: Hashable, make: Callable[[], T]) -> T:
+        """The value of a key."""
+        found, uses = self._made[key] if key in self._made else (make(), 0)
+        self._made[key] = found, uses + 1
+        if uses + 1 == self.uses:
+            del self._made[key]
+        made: T = found
+        return made
+
+
+@dataclass(frozen=True)
+class BranchCall:
+    """The part of a step that a forward computes.
+
+    Attributes:
+        rows: Rows of the batch. All have one timestep.
+        branches: Guidance branches in the batch, one after the other, with equal latents.
+        prompt: Values that depend on the prompts of these rows, or on sizes alone; None if none are kept.
+        step: Values that depend on latents and timestep alone, for the other branches of the step; None without others.
+    """
+
+    rows: int
+    branches: int = 1
+    prompt: Values | None = None
+    step: Values | None = None
+
+
+class LoopValues:
+    """The values of prompts in one run of a loop, for the transformer in use."""
+
+    def __init__(self) -> None:
+        self._transformer: Any = None
+        self._held: dict[tuple[str, ...], tuple[tuple[Any, ...], Hashable, Values]] = {}
+
+    def __len__(self) -> int:
+        return sum(len(values) for _, _, values in self._held.values())
+
+    def of(self, transformer: Any, branches: Sequence[str], sources: Sequence[Any], shape: Hashable) -> Values:
+        """The values of branches that one forward computes.
+
+        Another transformer drops all values: of two experts, each computes a part of the steps without interruption.
+
+        Args:
+            transformer: The view that computes.
+            branches: Names of the branches in the batch.
+            sources: The objects on which the values depend. Values of others are dropped.
+            shape: Number and size of the clips. Values of other ones are dropped.
+        """
+        if self._transformer is not transformer:
+            self.clear()
+            self._transformer = transformer
+        held = self._held.get(tuple(branches))
+        same = held is not None and held[1] == shape and all(a is b for a, b in zip(held[0], sources, strict=True))
+        if held is None or not same:
+            held = self._held[tuple(branches)] = tuple(sources), shape, Values()
+        return held[2]
+
+    def clear(self) -> None:
+        """Drop all values."""
+        self._held.clear()
+        self._transformer = None
+
+
+@contextmanager
+def telling(transformer: Any, call: BranchCall) -> Iterator[None]:
+    """Let the rebuilt blocks of a view know what its forward computes. Other transformers take no notice."""
+    once = vars(transformer).get("once")
+    if once is None:
+        yield
+        return
+    once.call = call
+    try:
+        yield
+    finally:
+        once.call = None
+
+
+def is_rebuilt(transformer: Any) -> bool:
+    """Whether a view has rebuilt blocks."""
+    return "once" in vars(transformer)

@@ -16,7 +16,7 @@ import sgd
 
 ROOT = Path(sgd.__file__).parent
 FILES = sorted(file for package in ("graph", "nodes") for file in (ROOT / package).rglob("*.py"))
-LAYERS = ("contract", "language", "compiler", "resume", "runtime", "cli")
+LAYERS = ("contract", "language", "compiler", "resume", "store", "runtime", "cli")
 """The layers of `graph/`, lowest first: each may import those before it."""
 
 

@@ -35,7 +35,7 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     for name in tree(rows):
         row = rows[name]
         extra = [seconds(row["device_seconds"])] if device else []
-        calls = str(row["calls"]) if row["calls"] else "-"
+        calls = str(row["calls"]) if row["calls"] else "reused" if row.get("reused") else "-"
         same = row["detail"].get("same_as")
         details = {k: seconds(v) for k, v in row["detail"].items()} if not row["type"] else row["detail"]
         said = "; ".join(text for text in (shape(row["outputs"]), facts(details)) if text)
@@ -49,6 +49,9 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     peak = record["peak_bytes"]
     total += f", peak {count(peak, 'B', 1024)}" if peak else ""
     notes = [total]
+    saved = sum(row.get("saved_seconds", 0.0) for row in rows.values())
+    if saved:
+        notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")
     if limits is None and any(row.get("flops") for row in rows.values()):

@@ -16,10 +16,11 @@ Value = Ref | Var
 
 @dataclass(frozen=True)
 class Acquire:
-    """Acquire a part of a value before its first reader."""
+    """Acquire a part of a value before its first reader. `readers`: the paths of all calls that need it."""
 
     holder: Ref
     part: str
+    readers: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,9 @@ class ArrayStorage(Protocol):
     def holds(self, value: Any) -> bool:
         """Whether a value is an array of this library that can be stored. Cheap, and without device work."""
 
+    def finite(self, value: Any) -> bool:
+        """Whether every number of an array that it holds is finite. May wait for the device."""
+
     def stored(self, value: Any) -> StoredArray:
         """The array as bytes, on the host. May wait for the device."""
 

@@ -203,6 +203,18 @@ class NodeLibrary:
         """
         return None
 
+    def source_path(self, source: str, arguments: Mapping[str, Any]) -> Path | None:
+        """The file or folder on this disk that a name in a parameter of the type `Source` stands for.
+
+        Args:
+            source: The name; it is no path.
+            arguments: The literals of the call by parameter.
+
+        Returns:
+            The path; None if the library does not know the name, or its files are not on this disk.
+        """
+        return None
+
     def starter(self, source: str) -> tuple[str, str] | None:
         """Name and text of a first workflow for a source, for `sgd init`; None if the library knows no such source.
 

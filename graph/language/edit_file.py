@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,24 +135,26 @@ class _Edit:
     def exchange(self, edit: ReplaceNode) -> None:
         level, _, name = self.find(edit.node)
         entry = level.data[name]
-        if not entry.is_map or "uses" not in entry.data:
+        if "uses" not in entry.data:
             raise NodeError(f"`{edit.node}` is a loop", help="name a node, which has `uses`")
         self.plain(entry.span)
         uses, given = entry.data["uses"], entry.data.get("with")
         before = given.data if given is not None and given.is_map else {}
-        kept = {
-            key: self.written(value.span)
-            for key, value in before.items()
-            if key in edit.keep and key not in edit.values and REFERENCE.fullmatch(str(value.data))
+        parameters = {
+            name: self.written(value.span)
+            for name, value in before.items()
+            if name in edit.keep and isinstance(value.data, str) and REFERENCE.fullmatch(value.data)
         }
-        values = "{" + ", ".join(f"{key}: {value}" for key, value in (kept | _plain_data(edit.values)).items()) + "}"
+        parameters |= {name: _data(value) for name, value in edit.values.items()}
+        values = "{" + ", ".join(f"{name}: {text}" for name, text in parameters.items()) + "}"
         self.plain(uses.span)
-        self.replace(uses.span, _scalar(edit.uses))
+        self.replace(uses.span, edit.uses)
         if given is None:
             self.add_key(entry, "with", values)
-        else:
-            self.plain(given.span)
-            self.changes[self.at(given.span.line, given.span.column), self.end(given)] = values
+            return
+        self.plain(given.span)
+        start = self.at(given.span.line, given.span.column)
+        self.changes[start, self.end(given)] = values
 
     def end(self, value: Value) -> int:
         """The index in the text after a value. A block ends with its last entry, before comments and line breaks."""
@@ -245,17 +247,10 @@ def _keys(value: Value) -> Iterator[str]:
         yield from value.keys
 
 
-def _plain_data(values: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters as YAML inside { }. Text is quoted, and a `$` in it is a dollar sign."""
-    return {name: json.dumps(_escaped(value)) for name, value in values.items()}
-
-
-def _escaped(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("$", "$$")
-    if isinstance(value, list):
-        return [_escaped(entry) for entry in value]
-    return {key: _escaped(entry) for key, entry in value.items()} if isinstance(value, dict) else value
+def _data(value: Any) -> str:
+    """Plain data as YAML inside { }."""
+    is_scalar = isinstance(value, str | bool | int | float)
+    return _scalar(value) if is_scalar and not (isinstance(value, str) and BREAK.search(value)) else json.dumps(value)
 
 
 def _scalar(value: PlainValue) -> str:

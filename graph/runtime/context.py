@@ -208,7 +208,7 @@ class Context(Run):
         sha256: str | None = None,
     ) -> None:
         if self.used is not None:
-            self.used.note(Path(path), role, source, name, sha256)
+            self.used.note(Path(path), role, source, name, sha256, self.call.id if self.call is not None else "")
 
     def recipe(self) -> str | None:
         text = None if self.used is None else self.used.text(lambda: self._over, self.progress)

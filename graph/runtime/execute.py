@@ -22,6 +22,7 @@ from .context import Context
 from .declared_results import result_reader
 from .failure import Interrupted, NodeFailed, reason
 from .places import LoopUnderWay, Places, States
+from .step_wrap import StepWrap
 
 __all__ = ["Executor", "Interrupted", "NodeFailed"]
 
@@ -53,6 +54,7 @@ class Executor:
             their full length: the last result is repeated.
         skip: Calls not to run, by path; their outputs are None (for planning; see `plan.after_effects`).
         places: Follows the loops under way, and knows where a resumed run begins.
+        wrap: Stands around the steps; some need not run.
     """
 
     def __init__(
@@ -64,8 +66,10 @@ class Executor:
         turns: int | None = None,
         skip: Collection[str] = (),
         places: Places | None = None,
+        wrap: StepWrap | None = None,
     ) -> None:
         self.places = places or Places(plan, run)
+        self.wrap = wrap
         self.plan, self.run, self.observer = plan, run, observer
         self.stop = stop or threading.Event()
         self.turns = turns
@@ -126,6 +130,11 @@ class Executor:
         for number, step in self.places.to_take(steps, first):
             if self.stop.is_set():
                 raise Interrupted
+            wrap = self.wrap
+            if wrap is not None and wrap.replaces(step, environment):
+                continue
+            if isinstance(step, CallStep | LoopStep) and wrap is not None:
+                wrap.began(step, environment)
             if isinstance(step, CallStep):
                 self.call(step, environment, states)
             elif isinstance(step, LoopStep):
@@ -133,9 +142,12 @@ class Executor:
             elif isinstance(step, Acquire):
                 self.components.acquire(step, environment)
                 if number >= first and not isinstance(steps[number + 1], Acquire):
-                    self.components.prefetch(steps[number + 1 :], environment)
+                    following = steps[number + 1 :]
+                    self.components.prefetch(wrap.running(following, environment) if wrap else following, environment)
             else:
                 self.components.release(step)
+            if isinstance(step, CallStep | LoopStep) and wrap is not None:
+                wrap.ran(step, environment)
 
     def call(self, step: CallStep, environment: Environment, states: States) -> None:
         call = step.call
@@ -240,7 +252,7 @@ class Executor:
         self.observer.loop_started(loop, total)
         try:
             if len(at) <= 1:  # else an inner loop is between two turns
-                self.places.between_turns(environment)
+                self.between_turns(environment)
             for index in range(first, total if self.turns is None else min(total, self.turns)):
                 began = perf_counter()
                 self.turn(step, index, over, environment, states, at[1:] if index == first else ())
@@ -248,7 +260,7 @@ class Executor:
                 here.turn = index + 1
                 self.checks.turn_finished(loop, index, 0.0)
                 self.observer.turn_finished(loop, index, perf_counter() - began)
-                self.places.between_turns(environment)
+                self.between_turns(environment)
         finally:
             self.places.under_way.pop()
             self.end(states)
@@ -266,6 +278,11 @@ class Executor:
             for freed in step.free:
                 environment.pop(freed, None)
             self.observer.values_freed(step.free)
+
+    def between_turns(self, environment: Environment) -> None:
+        """Tell about this place, if the run may be resumed here."""
+        if self.wrap is None or self.wrap.settled():
+            self.places.between_turns(environment)
 
     def turn(
         self,

@@ -45,12 +45,16 @@ def node_rows(
         spent = sum(device) if device else total
         saves = row is not None and row.effect
         resumed = sum(r.resumed_calls for r in members.values())
+        reused = any(r.reused for r in members.values())
+        saved = sum(r.saved_seconds or 0.0 for r in members.values())
         found.append(
             {
                 "name": name,
                 "type": type,
                 "calls": sum(r.calls for r in members.values()),
                 **({"resumed_calls": resumed} if resumed else {}),
+                **({"reused": True} if reused else {}),
+                **({"saved_seconds": saved} if saved else {}),
                 "seconds": total,
                 "device_seconds": sum(device) if device else None,
                 "share": total / seconds if seconds > 0 else 0.0,

@@ -63,6 +63,11 @@ class Profiling:
             if one == other:
                 raise NodeError("--trace and --trace-values name one file", help="give each a name of its own")
 
+    @property
+    def needs_every_node(self) -> bool:
+        """Whether results of earlier runs would leave gaps in the measurements."""
+        return self.mode in ("torch", "nvtx") or self.trace is not None or self.trace_values is not None
+
     def chosen(self) -> ChosenCalls:
         """A new follower of the loops of a run."""
         return ChosenCalls(self.nodes or EVERY, Steps.of(self.steps) if self.steps is not None else None)

@@ -31,6 +31,15 @@ from .observers.work_count import WorkCount, counts_of
 RECORD_VERSION = 1
 
 
+@dataclass(frozen=True)
+class Mark:
+    """A moment of a run: the number of turns, events by kind and warnings up to then."""
+
+    turns: int
+    events: Mapping[str, int]
+    warnings: int
+
+
 @dataclass
 class Recorder(Observer):
     """Collects the record's entries, and holds the observers that measure.
@@ -103,6 +112,59 @@ class Recorder(Observer):
         for kind, entries in before.get("events", {}).items():
             self.events[kind] = [entry | {"resumed": True} for entry in entries]
 
+    def mark(self) -> Mark:
+        """This moment, for `told_since`."""
+        return Mark(len(self.turns.turns), {k: len(v) for k, v in self.events.items()}, len(self.warnings))
+
+    def told_since(self, mark: Mark, id: str, calls: Iterable[str]) -> dict[str, Any]:
+        """Everything that a call or loop told since a moment, as plain data. Paths in it are relative to its own.
+
+        Args:
+            mark: The moment.
+            id: The path of the call or loop.
+            calls: The paths of its calls.
+        """
+        rows = {each: self.profile.rows[each] for each in calls if each in self.profile.rows}
+        told = {
+            "rows": {
+                each.removeprefix(id): {"detail": _own(row.detail), "outputs": row.outputs}
+                for each, row in rows.items()
+            },
+            "steps": [
+                {**turn, "loop": turn["loop"].removeprefix(id)}
+                for turn in self.turns.turns[mark.turns :]
+                if turn["loop"].startswith(id)
+            ],
+            "events": {
+                kind: [
+                    {**e, "node": e["node"].removeprefix(id)}
+                    for e in entries[mark.events.get(kind, 0) :]
+                    if e.get("node", "").startswith(id)
+                ]
+                for kind, entries in self.events.items()
+            },
+            "warnings": [w.removeprefix(id) for w in self.warnings[mark.warnings :] if w.startswith(id)],
+        }
+        found: dict[str, Any] = clean(told)
+        return found
+
+    def reuse(self, id: str, told: Mapping[str, Any]) -> None:
+        """Take over what a stored result told when it was made: the data of `told_since`, and `seconds`."""
+        for path, known in told["rows"].items():
+            row = self.profile.rows.setdefault(id + path, Row())
+            row.reused = True
+            row.detail.update(known["detail"])
+            row.outputs = row.outputs or known["outputs"]
+        own = self.profile.rows.setdefault(id, Row())
+        own.reused, own.saved_seconds = True, (own.saved_seconds or 0.0) + float(told["seconds"])
+        for turn in told["steps"]:
+            kept = {name: value for name, value in turn.items() if name != "start"}
+            self.turns.turns.append(kept | {"loop": id + turn["loop"], "reused": True})
+        for kind, entries in told["events"].items():
+            for entry in entries:
+                self.events.setdefault(kind, []).append(entry | {"node": id + entry["node"], "reused": True})
+        self.warnings += [id + warning for warning in told["warnings"]]
+
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}
         self.events.setdefault(kind, []).append({**node, **data})
@@ -158,6 +220,11 @@ class Recorder(Observer):
         if error is not None:
             found["error"] = error
         return clean(found)
+
+
+def _own(detail: Mapping[str, Any]) -> dict[str, Any]:
+    """The details of a call without times of the run that made it."""
+    return {name: value for name, value in detail.items() if name != "loaded"}
 
 
 def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:

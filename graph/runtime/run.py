@@ -24,6 +24,7 @@ from ..contract.events import Observer, Observers
 from ..contract.kept_values import Session
 from ..contract.node_library import NodeLibrary
 from ..contract.process_state import released
+from ..store.entries import Store
 from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
 from .execute import Executor, Interrupted, NodeFailed
@@ -35,6 +36,8 @@ from .profiling import Profiling, Watch
 from .record import Recorder, write
 from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
+from .step_wrap import StepWrap
+from .stored_steps import StoredSteps, store_of
 from .used_files import UsedFiles
 
 START, EXECUTOR, END, EXPECT = (f"{OTHER} {part}" for part in ("start", "executor", "end", "expect"))
@@ -164,6 +167,7 @@ def run(
     metadata: bool = True,
     profile: Profiling | str = "nodes",
     snapshots: Snapshots | None = None,
+    store: Store | Path | str | None = None,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -179,13 +183,18 @@ def run(
         profile: The measurements: `off`, `nodes`, `torch` or `nvtx`; or `Profiling` with further options.
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
+        store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
+            A run that measures kernels or traces values cannot have one.
 
     Raises:
-        NodeError: If the profile is not possible, or an output cannot be written: see `prepare_folder`. Nothing has run
-            then.
+        NodeError: If the profile is not possible, a folder cannot be a store, or an output cannot be written: see
+            `prepare_folder`. Nothing has run then.
     """
     clock = clock or Clock()
     profiling = Profiling(profile) if isinstance(profile, str) else profile
+    if store is not None and profiling.needs_every_node:
+        raise NodeError("reused results cannot be profiled or traced", help="leave the store away")
+    kept_results = store_of(store)
     # A node may call this, and its thread waits here for that of the run.
     with (
         interrupts.held(),
@@ -208,7 +217,7 @@ def run(
             if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
             kept = RunSnapshots(snapshots, plan, context, recorder)
-            worker = Worker(plan, context, observer, clock, folder, watch, kept)
+            worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -244,7 +253,10 @@ class Worker:
         folder: OutputFolder,
         watch: Watch,
         kept: RunSnapshots,
+        recorder: Recorder,
+        store: Store | None,
     ) -> None:
+        self.recorder, self.store = recorder, store
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
         self.watch, self.kept = watch, kept
         self.stop, self.done = threading.Event(), threading.Event()
@@ -265,7 +277,10 @@ class Worker:
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
                 places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
-                self.outputs = Executor(self.plan, self.context, self.observer, self.stop, places=places).execute()
+                wrap = self._stored()
+                self.outputs = Executor(
+                    self.plan, self.context, self.observer, self.stop, places=places, wrap=wrap
+                ).execute()
         except BaseException as error:
             self.error = error
         finally:
@@ -274,6 +289,11 @@ class Worker:
                 self._over, left = True, self._left
             if left:
                 self.folder.release()
+
+    def _stored(self) -> StepWrap | None:
+        if self.store is None:
+            return None
+        return StoredSteps(self.store, self.plan, self.context, self.recorder, self.kept.storages())
 
     def leave(self) -> bool:
         """Go on without the worker, which releases the folder when it ends. False if it has ended already."""

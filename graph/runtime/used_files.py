@@ -31,6 +31,7 @@ class _Noted:
     path: Path
     size: int
     changed: int
+    call: str = ""
 
 
 class UsedFiles:
@@ -60,8 +61,10 @@ class UsedFiles:
         self._packages = list(dict.fromkeys(name for each in plan.libraries for name in each.packages))
         self._machine: dict[str, Any] = {}
 
-    def note(self, path: Path, role: str, source: str | None, name: str | None, sha256: str | None) -> None:
-        """Note a file once, and begin to hash it. Folders and special files are not noted."""
+    def note(
+        self, path: Path, role: str, source: str | None, name: str | None, sha256: str | None, call: str = ""
+    ) -> None:
+        """Note a file once, and begin to hash it. Folders and special files are not noted. `call`: who uses it."""
         if self.plan.recipe is None or self._stop.is_set():
             return
         key = (role, str(path))
@@ -83,7 +86,7 @@ class UsedFiles:
                 self._pool = self._pool or ThreadPoolExecutor(THREADS, thread_name_prefix="sgd-hash")
                 found = self._pool.submit(self._hash, path)
             place = Path(os.path.abspath(path))
-            self._noted[key] = (_Noted(role, source, shown, place, known.st_size, known.st_mtime_ns), found)
+            self._noted[key] = (_Noted(role, source, shown, place, known.st_size, known.st_mtime_ns, call), found)
 
     def _hash(self, path: Path) -> str | None:
         def advance(count: int) -> None:
@@ -167,13 +170,16 @@ class UsedFiles:
             names = {"role": noted.role, "source": noted.source, "name": noted.name}
             rows.append(
                 {"path": str(noted.path), "size": noted.size, "changed": noted.changed, "sha256": digest, **names}
+                | {"call": noted.call}
             )
         return rows
 
     def take_over(self, places: Iterable[Mapping[str, Any]]) -> None:
         """Note the files that the run had used before it was resumed: the data of `places`."""
         for each in places:
-            self.note(Path(each["path"]), each["role"], each["source"], each["name"], each["sha256"])
+            self.note(
+                Path(each["path"]), each["role"], each["source"], each["name"], each["sha256"], each.get("call", "")
+            )
 
     def _all(self) -> list[tuple[_Noted, str | Future[str | None]]]:
         with self._lock:

@@ -157,6 +157,21 @@ class StandardLibrary(NodeLibrary):
 
         return TensorStorage(run.device)
 
+    def source_path(self, source: str, arguments: Mapping[str, Any]) -> Path | None:
+        """The folder of a repository of the hub in the local cache, or a file of it."""
+        from ...graph.contract.errors import NodeError
+        from ..models.repository import hub
+
+        revision = arguments.get("revision")
+        try:
+            file = hub.hub_file(source)
+            if file is None:
+                return hub.cached(source, revision)
+            folder = hub.cached(file.repository, revision, file.name)
+            return folder / file.name if folder is not None else None
+        except NodeError:
+            return None  # the node says why
+
     def plan_meter(self, run: Run) -> AbstractContextManager[PlanMeter]:
         """Counts operations and memory of tensors on the meta device."""
         from ..support import cost_meter

@@ -50,6 +50,14 @@ class TensorStorage:
             return dense and str(value.dtype).removeprefix("torch.") in DTYPES
         return numpy is not None and type(value) is numpy.ndarray and value.dtype.name in DTYPES
 
+    def finite(self, value: Any) -> bool:
+        import torch
+
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and tensor.dtype.itemsize == 1:
+            tensor = tensor.float()  # torch has no test for 8 bits
+        return bool(torch.isfinite(tensor).all())
+
     def stored(self, value: Any) -> StoredArray:
         import torch
 

@@ -203,6 +203,7 @@ def test_the_defaults_do_nothing() -> None:
         assert entered is None
     assert library.plan_meter(Run()) is None
     assert library.table_section({}) == ""
+    assert library.computed_share({}) is None
     assert library.memory_advice({}) == []
     assert library.is_out_of_memory(RuntimeError()) is False
     assert library.machine_facts() == {}

@@ -224,14 +224,16 @@ def test_the_front_is_what_nothing_beats(points):
 
 
 def test_a_node_is_replaced_and_nothing_else_changes():
-    new = edited(WORKFLOW, [ReplaceNode("mixed", "paint.thin", {"text": "a $5 'note\""}, frozenset({"level"}))])
+    parameters = {"text": "a $$5\n'note\"", "more": [1, "x"]}
+    new = edited(WORKFLOW, [ReplaceNode("mixed", "paint.thin", parameters, frozenset({"level"}))])
     before, after = WORKFLOW.splitlines(), new.splitlines()
     assert after[:7] == before[:7]
     assert after[-3:] == before[-3:]
+    assert "paint.thin   # two greys" in new
     root, problems = parse(Source("x", None, new))
     assert not problems
     node = root.data["nodes"].data["mixed"].plain()
-    assert node == {"uses": "paint.thin", "with": {"level": "$level", "text": "a $$5 'note\""}}
+    assert node == {"uses": "paint.thin", "with": {"level": "$level", **parameters}}
 
 
 def test_every_combination_runs_and_is_compared(sweep, paint):
@@ -412,16 +414,26 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(paint, job
     assert not list(paint.glob("out/.sgd*"))
 
 
-def test_a_sweep_goes_on_from_another_folder(sweep, paint, tmp_path, monkeypatch):
-    from sgd.graph.cli.sweep.go_on import Shown, go_on
-
+def test_resume_goes_on_from_another_folder(sweep, paint, monkeypatch, capsys):
     assert sweep("--vary", "level=10,13", "--out", "out")[0] == 1
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
+    (paint / "elsewhere").mkdir()
+    monkeypatch.chdir(paint / "elsewhere")
     (paint / "out/001-level-10/run.json").unlink()
-    assert go_on(paint / "out", Shown(quiet=True)) == 1
+    assert main.main(["resume", "../out"]) == 2
+    assert "pass it again: --library" in capsys.readouterr().err
+    assert main.main(["resume", "../out", "--library", "../paint.py", "--quiet"]) == 1
     assert read_run(str(paint / "out/001-level-10")).record.status == "done"
     assert read_sweep(paint / "out").base == str(paint)
     (paint / "paint.yaml").write_text(WORKFLOW + "# more\n")
-    with pytest.raises(NodeError, match="has changed since"):
-        go_on(paint / "out", Shown(quiet=True))
+    assert main.main(["resume", "../out", "--library", "../paint.py"]) == 2
+    assert "has changed since" in capsys.readouterr().err
+
+
+def test_a_folder_gives_no_permission(sweep, paint, capsys):
+    assert sweep("--vary", "level=10", "--out", "out")[0] == 0
+    plain = json.loads((paint / "out/sweep.json").read_text())
+    assert "trust_remote_code" in plain["options"]
+    plain["options"]["trust_remote_code"] = True
+    (paint / "out/sweep.json").write_text(json.dumps(plain))
+    assert main.main(["resume", "out", "--library", "paint.py"]) == 2
+    assert "no file can give that permission" in capsys.readouterr().err

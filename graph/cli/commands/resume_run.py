@@ -34,7 +34,9 @@ OVER = "`sgd exec` with another --out, or with --overwrite, starts over"
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd resume`. Everything else is as when the run was started."""
-    to.add_argument("run", metavar="DIR", help="the folder of a run that was interrupted, was killed or failed")
+    to.add_argument(
+        "run", metavar="DIR", help="the folder of a run or sweep that was interrupted, was killed or failed"
+    )
     library_files(to)
     result_as_json(to)
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
@@ -49,13 +51,18 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
 def command(arguments: Namespace) -> int:
     """`sgd resume`. Exits with 2 if the run cannot go on, and with the codes of `sgd exec` otherwise."""
     from ...runtime.observers.progress import Progress
+    from ..sweep.sweep_file import is_sweep
 
     try:
+        if is_sweep(Path(arguments.run)):
+            from ..sweep.resumed_sweep import resume_sweep
+
+            return resume_sweep(Path(arguments.run), arguments)
         if arguments.quiet:
             return _resume(arguments, None)
         with Progress(display=arguments.display) as progress:
             return _resume(arguments, progress)
-    except NodeError as error:
+    except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
 
 

@@ -19,6 +19,7 @@ from ..command_line import checked, options, wrong
 from ..common_arguments import device, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
+from ..store_option import store_for_run, store_option
 from ..terminal import show
 from ..told_ends import tell_end, tell_interrupt
 from ..told_expectations import tell_expectations
@@ -43,6 +44,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     snapshot_option(to)
+    store_option(to)
     preview_option(to)
     profile_options(to)
 
@@ -87,6 +89,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
             return pictures
     phase(importing(plan))
     try:
+        store = store_for_run(arguments, plan, profile)
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
@@ -107,6 +110,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                         result.found.path if result.found is not None else None,
                         tuple(map(Path, arguments.library)),
                     ),
+                    store=store,
                 )
             if done.status == "interrupted" or pending():
                 return tell_interrupt(done, plan, arguments)

@@ -22,7 +22,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
         default=[],
         metavar="NAME=V,V…",
         help="values of an input or of a parameter's path: 0,0.05,0.1 or 0:3 (0, 1, 2) or @FILE (one in a line) or a "
-        "YAML list; 'gate={uses: cache.fora, every: 2}' is a whole node, once for each",
+        "YAML list; 'NODE={uses: TYPE, name: V}' is a whole node, once for each",
     )
     to.add_argument(
         "--reference",

@@ -81,7 +81,7 @@ def _checked(sweep: Sweep, combination: Combination, library: Library) -> Checke
             nodes[each.name] = value
         else:
             (settings if each.is_path else inputs)[each.name] = Given(value, True, base)
-    file, text = sweep.path(), None
+    file, text = sweep.file, None
     if nodes:
         try:
             path, file = find(file)
@@ -127,7 +127,14 @@ def _replaced(name: str, value: str, library: Library) -> ReplaceNode:
             f"--vary {name}={shortened(value, 60)}: `{wired}` takes the output of a node",
             help="leave it out: it stays as the file wires it",
         )
-    return ReplaceNode(name, uses, values, frozenset(ports))
+    return ReplaceNode(name, uses, {key: _escaped(each) for key, each in values.items()}, frozenset(ports))
+
+
+def _escaped(value: Any) -> Any:
+    """A value whose texts are no references: values of the command line never are."""
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    return [_escaped(each) for each in value] if isinstance(value, list) else value
 
 
 def _mapping(text: str) -> Value:

@@ -1,4 +1,4 @@
-"""The runs of a sweep in one process, one after the other. Weights and compiled blocks stay between them."""
+"""The runs of a sweep in one process, one after the other. What libraries loaded and compiled stays between them."""
 
 from __future__ import annotations
 

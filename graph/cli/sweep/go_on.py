@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from ...contract.events import Observer
 from ...contract.interrupts import end, held, pending, reported
 from ...contract.suggestions import did_you_mean
 from ...contract.text_tables import seconds
-from ...language.registry import Library, installed
+from ...language.registry import Library
 from ...runtime.output_folder import OutputFolder
 from ...runtime.run import default_folder
 from ..comparison.compare_command import Counting
@@ -26,7 +27,7 @@ from .combination_runs import Outcome, finished, run_all
 from .combinations import Combination
 from .measured_runs import Measured, measured_runs
 from .settings_summary import settings_of
-from .sweep_file import Sweep, is_sweep, read_sweep, write_sweep
+from .sweep_file import Sweep, hash_of, is_sweep, read_sweep, write_sweep
 from .sweep_table import combinations_table, settings_table
 
 PAGE = "sweep.html"
@@ -50,43 +51,41 @@ def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, jobs: 
         NodeError: If the folder holds another sweep or cannot be written, or the values do not go together.
     """
     if out is not None and is_sweep(out):
-        before = read_sweep(out)
-        if (differing := _difference(before, sweep)) is not None:
+        if (differing := _difference(read_sweep(out), sweep)) is not None:
             raise NodeError(f"{out} holds another sweep: {differing}", help="choose another --out")
-        return go_on(out, shown, jobs, library)
+        return go_on(sweep, out, library, shown, jobs)
     folder = out or default_folder(f"{sweep.name}-sweep")
     if out is not None and out.is_dir() and any(out.iterdir()):
         raise NodeError(f"{out} is not empty, and holds no sweep", help="choose another --out")
     return _all(sweep, folder, library, shown, jobs, new=True)
 
 
-def go_on(folder: Path, shown: Shown, jobs: int = 1, library: Library | None = None) -> int:
+def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int = 1) -> int:
     """Go on with the sweep of a folder: runs that are done stay, all others begin anew.
 
     Args:
+        sweep: The sweep, from `read_sweep`. Its libraries are loaded in further processes.
         folder: The folder; see `sweep_file.is_sweep`.
+        library: The node types.
         shown: What to show.
         jobs: Processes that run at once.
-        library: The node types; those that the sweep began with if not given.
 
     Returns:
         The exit code.
 
     Raises:
-        UnreadableFile: If the folder holds no sweep.
         NodeError: If the workflow has changed since, or another process runs the sweep.
     """
-    sweep = read_sweep(folder)
-    if sweep.changed():
+    if hash_of(sweep.file) != sweep.sha256:
         raise NodeError(
-            f"{sweep.path()} has changed since the sweep in {folder} began",
+            f"{sweep.file} has changed since the sweep in {folder} began",
             help="runs of two files would stand side by side; begin the sweep again with another --out",
         )
-    library = library or installed(tuple(Path(sweep.path(file)) for file in sweep.libraries))
     return _all(sweep, folder, library, shown, jobs, new=False)
 
 
 DIFFERENT = {
+    "base": "it was started in another folder, and paths are relative to that",
     "varied": "it varies other values",
     "reference": "it has another --reference",
     "inputs": "it has other values of inputs",
@@ -221,7 +220,7 @@ def _page(sweep: Sweep, folder: Path, found: Sequence[Measured]) -> Path:
 
 def how_to_go_on(folder: Path) -> str:
     """How to go on with a sweep, as part of a sentence."""
-    return f"the same command with --out {folder} goes on"
+    return f"`sgd resume {shlex.quote(str(folder))}` goes on"
 
 
 def show_json(content: object) -> None:

@@ -17,7 +17,7 @@ from ...language.registry import installed
 from .checked_plans import checked_plans
 from .combination_runs import Outcome, Told, run_all
 from .combinations import Combination
-from .sweep_file import Sweep, read_sweep
+from .sweep_file import Sweep
 
 POLL_SECONDS = 0.1
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -36,7 +36,7 @@ def run_in_processes(
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     added = {name: threads for name in THREADS if name not in os.environ}
     os.environ.update(added)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (str(folder), os.getcwd()))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sweep, folder.absolute(), os.getcwd()))
     try:
         futures: dict[Future[Outcome], Combination] = {pool.submit(_run, each.number): each for each in todo}
         left = set(futures)
@@ -65,13 +65,12 @@ def _outcome(future: Future[Outcome], combination: Combination) -> Outcome:
         return Outcome(combination.number, "failed", error=f"its process ended: {str(error) or type(error).__name__}")
 
 
-def _begin(folder: str, here: str) -> None:
+def _begin(sweep: Sweep, folder: Path, here: str) -> None:
     """Prepare a process: the sweep, the node types. Interrupts are the first process's business."""
     signal(SIGINT, SIG_IGN)
     os.chdir(here)
-    sweep = read_sweep(Path(folder))
-    library = installed(tuple(Path(sweep.path(file)) for file in sweep.libraries))
-    _worker.update(sweep=sweep, library=library, folder=Path(folder), warm=True)
+    library = installed(tuple(Path(file) for file in sweep.libraries))
+    _worker.update(sweep=sweep, library=library, folder=folder, warm=True)
 
 
 def _run(number: int) -> Outcome:

@@ -116,7 +116,7 @@ def scatter(settings: Sequence[Setting], choose: dict[int, str]) -> Scatter | No
         at = (x.at(took or 0.0), height(psnr))
         worst = height(each.worst_psnr) if each.worst_psnr != psnr and each.worst_psnr is not None else None
         named = each.front or each.is_reference or len(shown) <= MOST_NAMES
-        anchor = "end" if at[0] > RIGHT - 160 else "start"
+        anchor = "end" if at[0] > RIGHT - 300 else "start"
         name_y = _free(at[1] + 4, at[0], places) if named else at[1]
         name = _name(each) if named else ""
         places += [(at[0], name_y)] if named else []
@@ -147,14 +147,14 @@ def scatter(settings: Sequence[Setting], choose: dict[int, str]) -> Scatter | No
 def _free(y: float, x: float, taken: Sequence[tuple[float, float]]) -> float:
     """A height near `y` where a name does not lie on another one."""
     for shift in (0, 14, -14, 28, -28, 42):
-        if all(abs(y + shift - other) > 12 or abs(x - at) > 150 for at, other in taken):
+        if all(abs(y + shift - other) > 12 or abs(x - at) > 300 for at, other in taken):
             return y + shift
     return y
 
 
 def _name(each: Setting) -> str:
     values = list(each.values.values())
-    return " ".join(shortened(_plain_name(value), 26) for value in values)
+    return " ".join(shortened(_plain_name(value), 44) for value in values)
 
 
 def _plain_name(value: str) -> str:

@@ -68,18 +68,6 @@ class Sweep:
         """The name of the workflow's file without its extension."""
         return Path(self.file).stem
 
-    def path(self, file: str | None = None) -> str:
-        """The workflow, or another file that the user named, as it can be opened from the current folder."""
-        name = self.file if file is None else file
-        here = Path(self.base)
-        if Path.cwd() == here or Path(name).is_absolute() or not (here / name).exists():
-            return name  # the name of a bundled workflow is no file
-        return str(here / name)
-
-    def changed(self) -> bool:
-        """Whether the file of the workflow has other bytes than when the sweep began."""
-        return hash_of(self.path()) != self.sha256
-
 
 def hash_of(file: str) -> str:
     """The hash of a workflow's file; empty if it cannot be read, which its check reports."""

@@ -111,6 +111,9 @@ def _command(sweep: Sweep) -> str:
             words += ["--vary", f"{each.name}={listed}"]
     for fixed in sweep.reference:
         words += ["--reference", f"{fixed.name}={fixed.value}"]
+    words += ["--output", sweep.output] if sweep.output is not None else []
+    words += [word for file in sweep.libraries for word in ("--library", file)]
+    words += ["--device", sweep.device] if sweep.device != "auto" else []
     return shlex.join(words)
 
 
@@ -132,6 +135,7 @@ def _settings(sweep: Sweep, settings: Sequence[Setting]) -> Iterator[Section]:
     loops = any(each.loop_seconds is not None for each in settings)
     columns = [
         *(Column(name) for name in names),
+        Column("front", about="no other setting is both as fast and as much like the reference"),
         Column("runs", number=True),
         *([Column("loop s", number=True, about="median seconds of the loops")] if loops else []),
         Column("whole s", number=True, about="median seconds of the whole run; shared work counts once"),
@@ -141,11 +145,11 @@ def _settings(sweep: Sweep, settings: Sequence[Setting]) -> Iterator[Section]:
         Column("worst PSNR", number=True),
         Column("SSIM", number=True, about="median"),
         Column("worst SSIM", number=True),
-        Column("front"),
     ]
     rows = [
         [
             *(Cell(shortened(value, LONGEST), mono=True) for value in each.values.values()),
+            Cell("reference" if each.is_reference else "yes" if each.front else ""),
             Cell(str(each.runs) if each.runs == each.of else f"{each.runs} of {each.of}", each.runs),
             *([Cell(seconds(each.loop_seconds), each.loop_seconds)] if loops else []),
             Cell(seconds(each.seconds), each.seconds),
@@ -155,7 +159,6 @@ def _settings(sweep: Sweep, settings: Sequence[Setting]) -> Iterator[Section]:
             Cell(decibels(each.worst_psnr), each.worst_psnr),
             Cell(similarity(each.ssim), each.ssim),
             Cell(similarity(each.worst_ssim), each.worst_ssim),
-            Cell("reference" if each.is_reference else "yes" if each.front else ""),
         ]
         for each in settings
     ]

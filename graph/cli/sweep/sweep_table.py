@@ -13,7 +13,7 @@ from .settings_summary import Setting
 LONGEST = 40
 """Characters of a value in the table."""
 
-SHARED = "whole: the whole run, in which results and weights that an earlier run of the sweep left were not made again"
+SHARED = "whole: the whole run; an earlier run of the sweep has loaded what both use"
 
 
 def settings_table(settings: Sequence[Setting], width: int | None = None) -> str:

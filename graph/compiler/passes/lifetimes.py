@@ -31,7 +31,7 @@ def _level(graph: Graph, components: Components, kept: set[Value], own: tuple[Va
     steps: list[Step] = []
     for id, item in graph.items.items():
         for part in first_use.get(id, ()):
-            steps.append(Acquire(*part))
+            steps.append(Acquire(*part, tuple(c.id for c in graph.calls() if part in components.get(c.id, ()))))
         free = tuple(after[id])
         if isinstance(item, Call):
             steps.append(CallStep(item, free))

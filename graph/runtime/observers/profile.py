@@ -23,7 +23,8 @@ RELEASE = f"{OTHER} release"
 class Row:
     """Time and memory of one call of the plan, over all iterations of loops. `seconds` is host time.
 
-    `resumed_calls` counts the calls before the run was resumed; nothing else does.
+    `resumed_calls` counts the calls before the run was resumed; nothing else does. `reused` says that a result came
+    from the store, and `saved_seconds` how long it took to make it there; None for a call inside of a stored loop.
     """
 
     calls: int = 0
@@ -34,6 +35,8 @@ class Row:
     effect: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
     outputs: list[dict[str, Any]] = field(default_factory=list)
+    reused: bool = False
+    saved_seconds: float | None = None
 
     def add_device(self, seconds: float) -> None:
         self.device_seconds = (self.device_seconds or 0.0) + seconds

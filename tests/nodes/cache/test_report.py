@@ -105,6 +105,16 @@ def test_the_option_chooses_the_summary_or_all_decisions(pair):
     assert library.table_section({**kept, "options": {"gates": True}}) == report(kept)
 
 
+def test_the_share_of_computed_evaluations_is_that_of_all_branches(pair):
+    from sgd.nodes import standard_library as library
+
+    kept, _ = record(pair, GATES["dbcache"])
+    decided = [decision["computed"] for decision in kept["gates"]]
+    assert 0 < sum(decided) < len(decided)
+    assert library.computed_share(kept) == sum(decided) / len(decided)
+    assert library.computed_share({"gate_totals": []}) is None
+
+
 def test_a_model_that_makes_no_numbers_is_reported_and_computes(tmp_path):
     pair = Pair("wan", tmp_path)
     with torch.no_grad():

@@ -1,0 +1,66 @@
+"""`--store` and `SGD_STORE`: the store of a command line."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..contract.errors import NodeError
+
+if TYPE_CHECKING:
+    from ..compiler.plan import Plan
+    from ..runtime.profiling import Profiling
+
+VARIABLE = "SGD_STORE"
+OFF = "off"
+
+
+def store_option(to: ArgumentParser) -> None:
+    """Add the option to a parser."""
+    to.add_argument(
+        "--store",
+        metavar="DIR|off",
+        help=f"the folder of stored results, or off (default: {VARIABLE}, else a folder in the user's cache)",
+    )
+
+
+def store_folder(named: str | None) -> Path | None:
+    """The folder of stored results; None for `off`, or if the user has no cache folder.
+
+    Args:
+        named: The value of `--store`.
+
+    Raises:
+        NodeError: If the value is empty.
+    """
+    from ..store.entries import default_folder
+
+    if named == "":
+        raise NodeError("--store is empty", help="name a folder, or write `--store off`")
+    text = named or os.environ.get(VARIABLE)
+    if text == OFF:
+        return None
+    return Path(text) if text else default_folder()
+
+
+def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path | None:
+    """The store of `sgd exec`. A run that measures or shows every node has none.
+
+    Raises:
+        NodeError: If the command line asks for both.
+    """
+    folder = store_folder(arguments.store)
+    why = None
+    if profile.needs_every_node:
+        why = "--profile torch, --profile nvtx, --trace and --trace-values"
+    elif arguments.preview:
+        why = "--preview"
+    elif plan.expected is not None and (plan.expected.seconds is not None or plan.expected.peak_gib is not None):
+        why = "the limits of time and memory in `expect`"
+    if why is None or folder is None:
+        return folder
+    if arguments.store is not None:
+        raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
+    return None

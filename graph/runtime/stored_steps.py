@@ -1,0 +1,186 @@
+"""The store around the steps of a run: results come from it, and new ones go into it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ..compiler.ir import Index, Ref, output_ports
+from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Release, Step
+from ..contract.array_storage import ArrayStorage
+from ..resume.value_codec import Unstorable
+from ..store.entries import FolderStore, Store
+from ..store.fingerprints import Files
+from ..store.keys import Item, Keys, Place, keys_of
+from ..store.reuse import Decision, decide, load_from
+from ..store.stored_values import NotFinite, encoded
+from .arguments import Environment
+from .context import Context
+from .file_hashes import sha256_of
+from .record import Recorder
+from .step_wrap import StepWrap
+
+RATE = 200e6
+"""Bytes per second that a write has at least, as long as none was measured."""
+COST = 0.01
+"""Seconds of a write beside its bytes."""
+
+
+def plan_keys(plan: Plan, device: str, options: Mapping[str, Any]) -> Keys:
+    """The keys of the results of a plan."""
+    return keys_of(plan, device, options, Files(plan.loaded, sha256_of))
+
+
+class StoredSteps(StepWrap):
+    """Takes results from a store, and keeps new ones that took longer to make than to write.
+
+    Args:
+        store: The store.
+        plan: The plan.
+        context: The run.
+        recorder: The recorder of the run.
+        storages: The storages of arrays of the loaded libraries.
+    """
+
+    def __init__(
+        self, store: Store, plan: Plan, context: Context, recorder: Recorder, storages: Sequence[ArrayStorage]
+    ) -> None:
+        self.store, self.plan, self.context, self.recorder, self.storages = store, plan, context, recorder, storages
+        self.keys = plan_keys(plan, context.device, context.options)
+        packages = {call.type.function.__module__.partition(".")[0] for call in plan.calls()}
+        load = load_from(store, storages, packages & set(sys.modules), context.warn)
+        self.decision: Decision = decide(self.keys, load)
+        self._left = {place for place in self.keys.items if place not in self.decision.run}
+        self._held: set[tuple[Ref, str]] = set()
+        self._began: dict[Place, tuple[float, Any]] = {}
+        self._rate = RATE
+
+    def settled(self) -> bool:
+        return not self._left
+
+    def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
+        return tuple(step for step in steps if not isinstance(step, Acquire) or self._acquires(step, environment))
+
+    def replaces(self, step: Step, environment: Environment) -> bool:
+        if isinstance(step, Acquire):
+            if self._acquires(step, environment):
+                self._held.add((step.holder, step.part))
+                return False
+            return True
+        if isinstance(step, Release):
+            if step.holder.node not in self.keys.around or (step.holder, step.part) in self._held:
+                self._held.discard((step.holder, step.part))
+                return False
+            return True
+        item = self._item(step, environment)
+        if item is None or item.place in self.decision.run:
+            return False
+        self._left.discard(item.place)
+        loaded = self.decision.stored.pop(item.place, None)
+        values = loaded.values if loaded is not None else {}
+        node = step.call if isinstance(step, CallStep) else step.loop
+        for port in output_ports(node):
+            environment[Ref(node.id, port)] = values.get(port, [None] * item.length if item.length else None)
+        if loaded is not None:
+            self.recorder.reuse(node.id, loaded.content)
+            if self.context.used is not None:
+                self.context.used.take_over(loaded.content["used"])
+        self._skip_inside(item)
+        freed = (*(step.free_first if isinstance(step, LoopStep) else ()), *step.free)
+        for value in freed:
+            environment.pop(value, None)
+        self.context.observer.values_freed(freed)
+        return True
+
+    def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        item = self._item(step, environment)
+        if item is not None and item.key is not None:
+            self._began[item.place] = perf_counter(), self.recorder.mark()
+
+    def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        item = self._item(step, environment)
+        if item is None or item.key is None or item.place not in self._began:
+            return
+        started, mark = self._began.pop(item.place)
+        node = step.call if isinstance(step, CallStep) else step.loop
+        refs = {port: Ref(node.id, port) for port in output_ports(node)}
+        values = {port: environment[ref] for port, ref in refs.items() if ref in environment}
+        if not values:
+            return
+        facts = {
+            "node": node.id,
+            "type": step.call.type.name if isinstance(step, CallStep) else "loop",
+            "workflow": self.plan.name,
+            "made": time.time(),
+            "used": self._used(item),
+            **self.recorder.told_since(mark, node.id, item.calls),
+        }
+        try:
+            entry = encoded(values, self.storages, facts)
+        except (Unstorable, NotFinite):
+            return
+        seconds = perf_counter() - started  # on a GPU the copy has waited for the values
+        size = sum(len(array.data) for _, array in entry.arrays)
+        if seconds <= COST + size / self._rate:
+            return
+        entry = type(entry)({**entry.content, "seconds": seconds}, entry.arrays)
+        self._write(item.key, entry, seconds, size)
+
+    def _used(self, item: Item) -> list[dict[str, Any]]:
+        """The files that an item and everything before it have used."""
+        calls, seen, wanted = set[str](), set[Place](), [item.place]
+        while wanted:
+            place = wanted.pop()
+            if place not in seen:
+                seen.add(place)
+                calls.update(self.keys.items[place].calls)
+                wanted += self.keys.items[place].needs
+        used = self.context.used
+        return [each for each in used.places() if each["call"] in calls] if used is not None else []
+
+    def _write(self, key: str, entry: Any, seconds: float, size: int) -> None:
+        began = perf_counter()
+        try:
+            self.store.write(key, entry)
+        except OSError as error:
+            self.context.warn(f"results are not stored: {error.strerror or error}")
+            return
+        took = perf_counter() - began
+        if size > 1 << 20:
+            self._rate = size / took
+        if took > seconds:
+            self.store.drop(key)
+
+    def _item(self, step: CallStep | LoopStep, environment: Environment) -> Item | None:
+        id = step.call.id if isinstance(step, CallStep) else step.loop.id
+        turns = self._turns(id, environment)
+        return self.keys.items.get((id, turns)) if turns is not None else None
+
+    def _turns(self, id: str, environment: Environment) -> tuple[int, ...] | None:
+        loops = self.keys.around.get(id)
+        return None if loops is None else tuple(environment[Index(loop)] for loop in loops)
+
+    def _acquires(self, step: Acquire, environment: Environment) -> bool:
+        turns = self._turns(step.holder.node, environment)
+        return turns is None or self.decision.runs_one(step.readers, turns)
+
+    def _skip_inside(self, item: Item) -> None:
+        """The items of a loop that does not run are over."""
+        if item.length:
+            id, turns = item.place
+            depth = len(turns)
+            inside = {place for place in self._left if id in self.keys.around[place[0]] and place[1][:depth] == turns}
+            self._left -= inside
+
+
+def store_of(store: Store | Path | str | None) -> Store | None:
+    """A store, or the store in a folder.
+
+    Raises:
+        NodeError: If the folder cannot be one.
+    """
+    return FolderStore(Path(store)) if isinstance(store, Path | str) else store

@@ -5,8 +5,8 @@
 Each way makes the same clips. The first way, diffusers' path in float32, is the reference of PSNR and SSIM, which are
 of decoded frames; every way decodes in float32 with the same VAE. In a round the ways take turns. Seconds are of the
 denoise loop: of the processor on a CPU, of the clock on a GPU. Gates run at their defaults, in float32. On a CPU,
-blocks are rebuilt through the torch twins, and fp8 is multiplied as floats: these rows show errors and no gain. A gate that
-needs numbers of a calibration, and has none, is `unavailable`.
+blocks are rebuilt through the torch twins, and fp8 is multiplied as floats: these rows show errors and no gain. A gate
+that needs numbers of a calibration, and has none, is `unavailable`.
 """
 
 from __future__ import annotations

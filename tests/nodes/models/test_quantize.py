@@ -309,7 +309,7 @@ def test_one_forward_of_each_family_is_near(case, format):
 
 @pytest.fixture(scope="module")
 def embedded():
-    """The small model that comes with sgd, and its latents after a run of `quickstart` in fp8."""
+    """The small model that comes with sgd."""
     return bundled_workflows() / "models" / "tiny-wan"
 
 

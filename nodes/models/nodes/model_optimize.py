@@ -42,7 +42,12 @@ def _describe(facts: ModelOptimizeFacts) -> ModelFacts:
     return facts.model.transformed("optimize", facts.component)
 
 
-@node("model.optimize", describe=_describe, check=_check)
+def _own(facts: ModelOptimizeFacts) -> tuple[str, ...]:
+    """The transformer of the level `fast`, whose weights the output may not share."""
+    return () if facts.level != "fast" or facts.component is None else (facts.component,)
+
+
+@node("model.optimize", describe=_describe, check=_check, own=_own)
 def optimize(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],

@@ -34,7 +34,12 @@ def _describe(facts: ModelQuantizeFacts) -> ModelFacts:
     return facts.model.transformed("quantize", facts.component)
 
 
-@node("model.quantize", describe=_describe, check=_check)
+def _own(facts: ModelQuantizeFacts) -> tuple[str, ...]:
+    """The transformer, whose weights the output does not share."""
+    return () if facts.component is None else (facts.component,)
+
+
+@node("model.quantize", describe=_describe, check=_check, own=_own)
 def quantize(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],

@@ -17,9 +17,6 @@ from torch.nn import functional as F
 from . import quantized_rows, rows
 from .quantized_rows import Format, QuantizedRows
 
-MULTIPLE = 16
-"""`torch._scaled_mm` takes widths that are multiples of this number."""
-
 LEAST_ROWS = 32
 """`torch._int_mm` takes more than 16 rows on a GPU; fewer are filled up to this number."""
 

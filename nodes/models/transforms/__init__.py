@@ -1,4 +1,4 @@
-"""Transforms of a component: a LoRA, an attention backend, compiled blocks.
+"""Transforms of a component: a LoRA, numbers of 8 bits, an attention backend, compiled blocks.
 
 The node types that add transforms to a model are in `nodes/models/nodes/`.
 """

@@ -18,7 +18,7 @@ class Quantize:
     Attributes:
         component: Name in the repository.
         format: `fp8` or `int8`.
-        paying: Whether layers stay in the model's dtype where that is faster on this card.
+        paying: Whether layers stay in the model's dtype where that is as fast on this card.
     """
 
     kind: ClassVar[str] = "quantize"
@@ -46,7 +46,7 @@ class Quantize:
         from ..row_kernels.quantized_products import QuantizedLinear
 
         chosen = sensitive_layers.select(module).quantized
-        if self.paying:
+        if self.paying and not next(module.parameters()).is_meta:  # a plan assumes that all are faster
             shapes = {tuple(module.get_submodule(path).weight.shape) for path in chosen}
             slower = {shape for shape in shapes if not quantized_speed.pays(shape, torch.device(run.device))}
             chosen = tuple(path for path in chosen if tuple(module.get_submodule(path).weight.shape) not in slower)

@@ -240,6 +240,24 @@ def test_twice_and_a_class_without_a_table_are_found_before_a_run():
     assert not node_facts.check(quantize, model=known, component="transformer", format="fp8")
 
 
+def planned(model: Any, transform: Any, run: Any) -> Any:
+    """The transformer of a plan, with a transform."""
+    made = model.weights.on_meta("transformer")
+    transform.apply(made, run)
+    return made
+
+
+def test_a_level_that_times_products_leaves_out_what_is_not_faster():
+    module = shaken(wider("flux")).to(DEVICE)
+    run = run_on()
+    small = view(module)
+    Quantize("transformer", "fp8", paying=True).apply(small, run)
+    if DEVICE == "cpu":
+        assert not names(small)
+        assert run.details["not_faster"].endswith("stay as they are: fp8 is not faster here")
+    assert run.details["quantized_layers"] == len(names(small))
+
+
 def test_a_plan_counts_the_bytes_of_quantised_weights():
     from sgd.nodes.support import cost_meter
 
@@ -252,6 +270,7 @@ def test_a_plan_counts_the_bytes_of_quantised_weights():
             value.acquire("transformer", run)
             live.append(counter.live)
             value.release("transformer")
+    assert names(planned(plain, Quantize("transformer", "fp8", paying=True), run))
     assert live[0] == pytest.approx(23.8e9, rel=0.01)
     assert live[1] == pytest.approx(15.2e9, rel=0.03), "modulation, a quarter of FLUX.1's weights, stays"
 
@@ -290,7 +309,7 @@ def test_one_forward_of_each_family_is_near(case, format):
 
 @pytest.fixture(scope="module")
 def embedded():
-    """The small model that comes with sgd, and its latents after a run of `quickstart` in fp8."""
+    """The small model that comes with sgd."""
     return bundled_workflows() / "models" / "tiny-wan"
 
 

@@ -27,13 +27,13 @@ class Row:
     """
 
     calls: int = 0
-    resumed_calls: int = 0
     seconds: float = 0.0
     device_seconds: float | None = None
     peak_bytes: int | None = None
     effect: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
     outputs: list[dict[str, Any]] = field(default_factory=list)
+    resumed_calls: int = 0
 
     def add_device(self, seconds: float) -> None:
         self.device_seconds = (self.device_seconds or 0.0) + seconds

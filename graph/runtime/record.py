@@ -103,8 +103,8 @@ class Recorder(Observer):
             finished: Paths of calls that ended after that, and are not called again.
         """
         for id, known in before.get("rows", {}).items():
-            row = Row(0, known["calls"], effect=known["effect"], detail=known["detail"], outputs=known["outputs"])
-            self.profile.rows[id] = row
+            facts = {name: known[name] for name in ("effect", "detail", "outputs")}
+            self.profile.rows[id] = Row(resumed_calls=known["calls"], **facts)
         for id in finished:
             self.profile.rows.setdefault(id, Row(effect=True)).resumed_calls += 1
         past = [{name: value for name, value in turn.items() if name != "start"} for turn in before.get("steps", ())]

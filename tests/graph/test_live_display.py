@@ -281,10 +281,10 @@ def test_the_time_left_leaves_the_first_turn_out(monkeypatch: pytest.MonkeyPatch
     turns = Turns("l", 12)
     assert turns.left() is None
     now = 130.0  # it compiles
-    turns.finished()
+    turns.finished(0)
     assert turns.left() == 330.0
     now = 132.0
-    turns.finished()
+    turns.finished(1)
     assert turns.left() == 20.0
     now = 133.0
     assert turns.left() == 19.0
@@ -293,12 +293,23 @@ def test_the_time_left_leaves_the_first_turn_out(monkeypatch: pytest.MonkeyPatch
     assert turns.left() == 0.0
 
 
+def test_a_resumed_loop_begins_at_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("sgd.graph.runtime.observers.progress_lines.monotonic", lambda: now)
+    turns = Turns("l", 12)
+    now = 5.0
+    turns.finished(7)
+    now = 7.0
+    turns.finished(8)
+    assert loop_text(turns) == "l: 9 of 12, 0:06 left"
+
+
 @pytest.mark.parametrize("width", [20, 30, 60, 80, 200])
 @pytest.mark.parametrize("name", ["a", "a.long.path." * 12, "雪の日" * 20])
 @pytest.mark.parametrize("ascii", [True, False])
 def test_lines_fit_every_width(width: int, name: str, ascii: bool) -> None:
     turns = Turns(name, 1000)
-    turns.finished()
+    turns.finished(0)
     lines = [
         loop_line(turns, width, ascii).plain,
         activity_line(Activity(name), width, ascii).plain,

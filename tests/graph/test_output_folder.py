@@ -79,7 +79,9 @@ def asleep(process: subprocess.Popen[str]) -> None:
 
 
 def tree(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir())
+    """The files in a folder, without snapshots for `sgd resume`."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    return sorted(str(path) for path in files if path.parts[0] != ".resume")
 
 
 def test_a_second_process_is_refused_and_told_who_has_the_folder(tmp_path: Path) -> None:

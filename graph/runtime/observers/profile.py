@@ -28,7 +28,6 @@ class Row:
     """
 
     calls: int = 0
-    resumed_calls: int = 0
     seconds: float = 0.0
     device_seconds: float | None = None
     peak_bytes: int | None = None
@@ -37,6 +36,7 @@ class Row:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     reused: bool = False
     saved_seconds: float | None = None
+    resumed_calls: int = 0
 
     def add_device(self, seconds: float) -> None:
         self.device_seconds = (self.device_seconds or 0.0) + seconds

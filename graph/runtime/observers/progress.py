@@ -109,7 +109,7 @@ class Progress(Observer):
         if self._display is None:
             return
         turns = self._display.loops[loop.id]
-        turns.finished()
+        turns.finished(index)
         if monotonic() - self._told > PLAIN_SECONDS:
             self._tell(loop_text(turns))
 

@@ -65,13 +65,14 @@ class Turns:
     """
 
     def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = one_line(name), total, 0
+        self.name, self.total, self.done, self.timed = one_line(name), total, 0, 0
         self.began = self.last = monotonic()
         self.first: float | None = None
 
-    def finished(self) -> None:
-        """A turn has ended."""
-        self.done += 1
+    def finished(self, index: int) -> None:
+        """The turn with this number has ended. The turns before the first one that is told were in another process."""
+        self.done = index + 1
+        self.timed += 1
         self.last = monotonic()
         if self.first is None:
             self.first = self.last
@@ -80,7 +81,7 @@ class Turns:
         """Seconds until the loop ends; None before its first turn has ended."""
         if self.first is None:
             return None
-        each = (self.last - self.first) / (self.done - 1) if self.done > 1 else self.first - self.began
+        each = (self.last - self.first) / (self.timed - 1) if self.timed > 1 else self.first - self.began
         return max(each * (self.total - self.done) - (monotonic() - self.last), 0.0)
 
 

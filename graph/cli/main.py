@@ -38,6 +38,7 @@ COMMANDS = {
     "sweep": ("sweep_values", "run a workflow with every combination of some values, and compare the runs"),
     "runs": ("list_runs", "list the runs in a folder, or make a gallery of them"),
     "clean": ("clean_runs", "remove failed runs and what killed runs left, never a finished run"),
+    "store": ("manage_store", "list, check and remove stored results"),
     "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
     "doctor": ("describe_machine", "describe this machine: device, memory, disk, and the packages of node libraries"),
     "completion": ("complete_words", "print a script that completes commands in a shell"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..contract.errors import NodeError
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
@@ -45,6 +46,18 @@ def store_folder(named: str | None) -> Path | None:
     return Path(text) if text else default_folder()
 
 
+def _usable(folder: Path) -> Path | None:
+    """The default folder; None, with a warning, if it cannot be a store. The run goes on without it."""
+    from ..store.entries import FolderStore
+
+    try:
+        FolderStore(folder)
+    except NodeError as error:
+        say(f"warning: results are not stored: {error}")
+        return None
+    return folder
+
+
 def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path | None:
     """The store of `sgd exec`. A run that measures or shows every node has none.
 
@@ -59,8 +72,10 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path 
         why = "--preview"
     elif plan.expected is not None and (plan.expected.seconds is not None or plan.expected.peak_gib is not None):
         why = "the limits of time and memory in `expect`"
-    if why is None or folder is None:
-        return folder
+    if folder is None:
+        return None
+    if why is None:
+        return folder if arguments.store or os.environ.get(VARIABLE) else _usable(folder)
     if arguments.store is not None:
         raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
     return None

@@ -78,8 +78,8 @@ def _key(name: str) -> str:
     return re.sub(r"nvidia|geforce|[\s_-]", "", name.lower())
 
 
-def memory_size(text: str) -> int:
-    """Read an amount of memory such as `24GiB`, `24 GB` or `512MiB`, in bytes.
+def memory_size(text: str, option: str = "--memory") -> int:
+    """Read an amount of memory such as `24GiB`, `24 GB` or `512MiB`, in bytes. `option`: who asks for it.
 
     Raises:
         NodeError: If the text is not a positive number with a unit.
@@ -89,6 +89,6 @@ def memory_size(text: str) -> int:
     size = int(float(match[1]) * units.get(match[2].lower(), 0)) if match is not None else 0
     if not size or size > 1 << 60:
         number = re.fullmatch(r"\d+(\.\d+)?", text.strip(), re.ASCII)
-        help = f"write --memory {text.strip()}GiB" if number else "write a number and a unit, such as 24GiB or 512MiB"
-        raise NodeError(f"--memory {text}: this is not an amount of memory", help=help)
+        help = f"write {option} {text.strip()}GiB" if number else "write a number and a unit, such as 24GiB or 512MiB"
+        raise NodeError(f"{option} {text}: this is not an amount of memory", help=help)
     return size

@@ -85,10 +85,9 @@ class StoredSteps(StepWrap):
         node = step.call if isinstance(step, CallStep) else step.loop
         for port in output_ports(node):
             environment[Ref(node.id, port)] = values.get(port, [None] * item.length if item.length else None)
-        if loaded is not None:
-            self.recorder.reuse(node.id, loaded.content)
-            if self.context.used is not None:
-                self.context.used.take_over(loaded.content["used"])
+        told = loaded.content if loaded is not None else self.store.content(item.key) if item.key is not None else None
+        if told is not None:
+            self._tell(node.id, told)
         self._skip_inside(item)
         freed = (*(step.free_first if isinstance(step, LoopStep) else ()), *step.free)
         for value in freed:
@@ -129,6 +128,15 @@ class StoredSteps(StepWrap):
             return
         entry = type(entry)({**entry.content, "seconds": seconds}, entry.arrays)
         self._write(item.key, entry, seconds, size)
+
+    def _tell(self, id: str, told: Mapping[str, Any]) -> None:
+        """Take over what a stored result told, and the files that it used."""
+        try:
+            self.recorder.reuse(id, told)
+            if self.context.used is not None:
+                self.context.used.take_over(told["used"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self.context.warn(f"the stored result of {id} does not say how it was made: {type(error).__name__}")
 
     def _used(self, item: Item) -> list[dict[str, Any]]:
         """The files that an item and everything before it have used."""

@@ -48,6 +48,9 @@ class Store(Protocol):
             OSError: If it cannot be read.
         """
 
+    def content(self, key: str) -> Mapping[str, Any] | None:
+        """The content of an entry without its arrays, unchecked; None if there is none."""
+
     def write(self, key: str, entry: Snapshot) -> None:
         """Keep an entry.
 
@@ -70,6 +73,10 @@ class MemoryStore:
 
     def read(self, key: str) -> Snapshot | None:
         return self.entries.get(key)
+
+    def content(self, key: str) -> Mapping[str, Any] | None:
+        entry = self.entries.get(key)
+        return entry.content if entry is not None else None
 
     def write(self, key: str, entry: Snapshot) -> None:
         arrays = [(number, replace(array, data=bytes(array.data))) for number, array in entry.arrays]
@@ -129,6 +136,12 @@ class FolderStore:
         with suppress(OSError):
             os.utime(path)
         return found
+
+    def content(self, key: str) -> Mapping[str, Any] | None:
+        path = self.path(key)
+        with suppress(OSError):
+            os.utime(path)
+        return header(path)
 
     def write(self, key: str, entry: Snapshot) -> None:
         size = sum(len(array.data) for _, array in entry.arrays)

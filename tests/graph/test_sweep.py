@@ -288,7 +288,8 @@ def test_a_path_varies(sweep):
     assert read_run(f"out/{runs[0]['folder']}").record.set == {"mixed.more": 1}
 
 
-def test_work_that_runs_share_is_done_once(sweep, paint):
+def test_work_that_runs_share_is_done_once(sweep, paint, monkeypatch):
+    monkeypatch.delenv("SGD_STORE", raising=False)
     code, out, err = sweep("--set", "mixed.more=7", "--vary", "level=10,20", "--vary", "seconds=0,0.01", "--vary",
                            "label=[a, b]", "--reference", "level=10", "--out", "out", "--json")  # fmt: skip
     assert code == 0, err

@@ -45,6 +45,10 @@ def mix(level: int, more: int = 0) -> int:
     """
     if level == 13:
         raise RuntimeError("thirteen cannot be mixed")
+    if more == 7:
+        time.sleep(0.3)  # long enough to be kept
+        with open("calls.txt", "a") as file:
+            file.write(f"{level}\\n")
     return level + more
 
 
@@ -282,6 +286,17 @@ def test_a_path_varies(sweep):
     runs = json.loads(out)["runs"]
     assert [Image.open(f"out/{run['folder']}/grey.png").getpixel((0, 0))[0] for run in runs] == [101, 105]
     assert read_run(f"out/{runs[0]['folder']}").record.set == {"mixed.more": 1}
+
+
+def test_work_that_runs_share_is_done_once(sweep, paint, monkeypatch):
+    monkeypatch.delenv("SGD_STORE", raising=False)
+    code, out, err = sweep("--set", "mixed.more=7", "--vary", "level=10,20", "--vary", "seconds=0,0.01", "--vary",
+                           "label=[a, b]", "--reference", "level=10", "--out", "out", "--json")  # fmt: skip
+    assert code == 0, err
+    assert len(json.loads(out)["runs"]) == 8
+    mixed = (paint / "calls.txt").read_text().split()
+    assert mixed == ["10", "10", "20"]  # the first is the warm-up, which keeps nothing
+    assert not (paint / "out/.store").exists()
 
 
 @pytest.mark.parametrize(

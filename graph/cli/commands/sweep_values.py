@@ -11,6 +11,7 @@ from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
 from ..command_line import added_options, given, load_library, wrong
 from ..common_arguments import device, result_as_json, workflow
+from ..store_option import store_option
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -38,6 +39,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that run at once, on a CPU")
     device(to)
+    store_option(to)
     result_as_json(to)
     to.add_argument(
         "--out", metavar="DIR", help="the folder of the sweep (default: outputs/<name>-sweep-<date>-<time>)"
@@ -88,6 +90,7 @@ def command(arguments: Namespace) -> int:
             arguments.output,
         )
         out = Path(arguments.out) if arguments.out is not None else None
-        return begin(sweep, out, library, Shown(arguments.json, arguments.quiet), arguments.jobs)
+        shown = Shown(arguments.json, arguments.quiet)
+        return begin(sweep, out, library, shown, arguments.store, arguments.jobs)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)

@@ -64,6 +64,7 @@ def run_all(
     plans: Mapping[int, Plan],
     folder: Path,
     told: Told,
+    store: Path | None,
     watch: Watch = tuple,
     warm: bool = True,
 ) -> list[Outcome]:
@@ -75,6 +76,7 @@ def run_all(
         plans: The plan of each, by its number.
         folder: The folder of the sweep.
         told: Called after each run.
+        store: The folder of stored results; None for none.
         watch: Makes observers for each run.
         warm: Warm up before the first one.
     """
@@ -97,7 +99,7 @@ def run_all(
                     warm_up(plan, device=device, options=options, observers=watch())
                     if pending():
                         break
-                made = _run(sweep, combination, plan, folder, options, watch())
+                made = _run(sweep, combination, plan, folder, options, store, watch())
             found.append(made)
             told(made)
             if made.status == "interrupted":
@@ -111,6 +113,7 @@ def _run(
     plan: Plan,
     folder: Path,
     options: Mapping[str, Any],
+    store: Path | None,
     observers: Sequence[Observer],
 ) -> Outcome:
     try:
@@ -122,6 +125,7 @@ def _run(
             overwrite=True,  # what an earlier attempt left
             observers=observers,
             metadata=sweep.metadata,
+            store=store,
         )
     except NodeError as error:
         return Outcome(combination.number, "failed", error=str(error))

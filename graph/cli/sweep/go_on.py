@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from shutil import rmtree
 
 from ...contract.constants import DONE, FAILED, INTERRUPTED, WRONG
 from ...contract.device import choose
@@ -21,6 +22,7 @@ from ...runtime.output_folder import OutputFolder
 from ...runtime.run import default_folder
 from ..comparison.compare_command import Counting
 from ..page_files import page_beside, write_page
+from ..store_option import store_folder
 from ..terminal import flush, say, show, stdout_width
 from .checked_plans import CheckedPlans, checked_plans
 from .combination_runs import Outcome, finished, run_all
@@ -31,6 +33,8 @@ from .sweep_file import Sweep, hash_of, is_sweep, read_sweep, write_sweep
 from .sweep_table import combinations_table, settings_table
 
 PAGE = "sweep.html"
+STORE = ".store"
+"""The results that the runs of a sweep share, in its folder. Removed when the sweep is over."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class Shown:
     quiet: bool = False
 
 
-def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, jobs: int = 1) -> int:
+def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, store: str | None, jobs: int = 1) -> int:
     """Run a sweep in a new folder, or go on with the same sweep in its folder.
 
     Returns:
@@ -53,14 +57,14 @@ def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, jobs: 
     if out is not None and is_sweep(out):
         if (differing := _difference(read_sweep(out), sweep)) is not None:
             raise NodeError(f"{out} holds another sweep: {differing}", help="choose another --out")
-        return go_on(sweep, out, library, shown, jobs)
+        return go_on(sweep, out, library, shown, store, jobs)
     folder = out or default_folder(f"{sweep.name}-sweep")
     if out is not None and out.is_dir() and any(out.iterdir()):
         raise NodeError(f"{out} is not empty, and holds no sweep", help="choose another --out")
-    return _all(sweep, folder, library, shown, jobs, new=True)
+    return _all(sweep, folder, library, shown, store, jobs, new=True)
 
 
-def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int = 1) -> int:
+def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, store: str | None, jobs: int = 1) -> int:
     """Go on with the sweep of a folder: runs that are done stay, all others begin anew.
 
     Args:
@@ -68,6 +72,7 @@ def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int 
         folder: The folder; see `sweep_file.is_sweep`.
         library: The node types.
         shown: What to show.
+        store: The value of `--store`; None if it is not given.
         jobs: Processes that run at once.
 
     Returns:
@@ -81,7 +86,7 @@ def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int 
             f"{sweep.file} has changed since the sweep in {folder} began",
             help="runs of two files would stand side by side; begin the sweep again with another --out",
         )
-    return _all(sweep, folder, library, shown, jobs, new=False)
+    return _all(sweep, folder, library, shown, store, jobs, new=False)
 
 
 DIFFERENT = {
@@ -107,7 +112,8 @@ def _difference(before: Sweep, now: Sweep) -> str | None:
     return next((text for name, text in DIFFERENT.items() if one[name] != other[name]), None)
 
 
-def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int, new: bool) -> int:
+def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, named: str | None, jobs: int, new: bool) -> int:
+    store = _store(sweep, folder, named)
     todo = [each for each in sweep.combinations if not finished(folder / each.folder)]
     checked = _checked(sweep, todo, library, shown)
     for text in checked.problems:
@@ -126,10 +132,22 @@ def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int, 
         try:
             if new:
                 write_sweep(sweep, folder)
-            outcomes = _run(sweep, todo, checked, folder, shown, jobs)
-            return _finish(sweep, folder, library, shown, outcomes)
+            outcomes = _run(sweep, todo, checked, folder, shown, store, jobs)
+            code = _finish(sweep, folder, library, shown, outcomes)
+            if code != INTERRUPTED:
+                rmtree(folder / STORE, ignore_errors=True)
+            return code
         finally:
             owned.release()
+
+
+def _store(sweep: Sweep, folder: Path, named: str | None) -> Path | None:
+    """The folder of stored results; None for none.
+
+    Runs that are compared share results with each other alone: a loop of an earlier day has no seconds to compare.
+    """
+    store = store_folder(named)
+    return folder / STORE if store is not None and named is None and sweep.reference else store
 
 
 def _checked(sweep: Sweep, todo: Sequence[Combination], library: Library, shown: Shown) -> CheckedPlans:
@@ -139,7 +157,13 @@ def _checked(sweep: Sweep, todo: Sequence[Combination], library: Library, shown:
 
 
 def _run(
-    sweep: Sweep, todo: Sequence[Combination], checked: CheckedPlans, folder: Path, shown: Shown, jobs: int
+    sweep: Sweep,
+    todo: Sequence[Combination],
+    checked: CheckedPlans,
+    folder: Path,
+    shown: Shown,
+    store: Path | None,
+    jobs: int,
 ) -> list[Outcome]:
     total, kept = len(sweep.combinations), len(sweep.combinations) - len(todo)
     counted = kept
@@ -158,14 +182,14 @@ def _run(
     if jobs > 1:
         from .parallel_runs import run_in_processes
 
-        return run_in_processes(sweep, todo, checked.plans, folder, told, min(jobs, max(1, len(todo))))
+        return run_in_processes(sweep, todo, checked.plans, folder, told, store, min(jobs, max(1, len(todo))))
 
     def watch() -> Sequence[Observer]:
         from ...runtime.observers.progress import Progress
 
         return [] if shown.quiet else [Progress()]
 
-    return run_all(sweep, todo, checked.plans, folder, told, watch)
+    return run_all(sweep, todo, checked.plans, folder, told, store, watch)
 
 
 def _finish(sweep: Sweep, folder: Path, library: Library, shown: Shown, outcomes: Sequence[Outcome]) -> int:
@@ -197,6 +221,8 @@ def _finish(sweep: Sweep, folder: Path, library: Library, shown: Shown, outcomes
         show()
         width = stdout_width()
         show(settings_table(settings, width) if settings else combinations_table(found, width))
+        if reused := sum(each.reused for each in found):
+            show(f"\n{reused} runs reuse stored loops, and have no loop seconds; --store off runs every loop")
         show(f"\nsweep: {folder}\npage: {page}")
     failed = [each for each in found if each.status != "done"]
     if failed:

@@ -43,7 +43,7 @@ class Measured:
         seconds: Seconds of the whole run.
         steps: Turns of the loops that were computed in full. A turn with some of its branches computed counts in part.
         turns: All turns of the loops.
-        reused: Whether results of an earlier run stand in for the loops, so that `loop_seconds` are those of that run.
+        reused: Whether stored results stand in for a loop, so that there are no `loop_seconds`.
         reference: The number of the combination that it is compared with; None without a reference, or if that run is
             not done.
         alike: How alike its outputs are to those of the reference.
@@ -72,7 +72,7 @@ class Measured:
     @property
     def compared_seconds(self) -> float | None:
         """The seconds that runs are compared by: those of the loops, or of the whole where there is no loop."""
-        return self.loop_seconds if self.loop_seconds is not None else self.seconds
+        return self.loop_seconds if self.loop_seconds is not None or self.reused else self.seconds
 
     def json(self) -> dict[str, Any]:
         """The combination as plain data."""
@@ -136,16 +136,14 @@ def _measured(
     loops = [row for row in record.nodes if row.type == "loop"]
     outer = [row for row in loops if not any(row.name.startswith(f"{other.name}.") for other in loops)]
     turns = sum(step.loop in {row.name for row in outer} for step in record.steps)
-    reused = bool(outer) and all(row.reused for row in outer)
-    of_steps = sum(step.seconds for step in record.steps if step.loop in {row.name for row in outer})
-    seconds = of_steps if reused else sum(row.seconds for row in outer)
+    reused = any(row.reused or not row.calls for row in outer)
     share = next((s for each in libraries if (s := each.computed_share(run.plain)) is not None), 1.0)
     return Measured(
         combination,
         record.status,
-        seconds if outer else None,
+        sum(row.seconds for row in outer) if outer and not reused else None,
         record.seconds,
-        share * turns if turns else None,
+        share * turns if turns and not reused else None,
         turns,
         reused,
         outputs=record.outputs,

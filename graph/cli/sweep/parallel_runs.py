@@ -26,7 +26,13 @@ _worker: dict[str, Any] = {}
 
 
 def run_in_processes(
-    sweep: Sweep, todo: Sequence[Combination], plans: Mapping[int, Plan], folder: Path, told: Told, jobs: int
+    sweep: Sweep,
+    todo: Sequence[Combination],
+    plans: Mapping[int, Plan],
+    folder: Path,
+    told: Told,
+    store: Path | None,
+    jobs: int,
 ) -> list[Outcome]:
     """Run combinations in up to `jobs` processes. Each gets its share of the processors' cores.
 
@@ -36,7 +42,7 @@ def run_in_processes(
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     added = {name: threads for name in THREADS if name not in os.environ}
     os.environ.update(added)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sweep, folder.absolute(), os.getcwd()))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sweep, folder.absolute(), store, os.getcwd()))
     try:
         futures: dict[Future[Outcome], Combination] = {pool.submit(_run, each.number): each for each in todo}
         left = set(futures)
@@ -65,12 +71,12 @@ def _outcome(future: Future[Outcome], combination: Combination) -> Outcome:
         return Outcome(combination.number, "failed", error=f"its process ended: {str(error) or type(error).__name__}")
 
 
-def _begin(sweep: Sweep, folder: Path, here: str) -> None:
+def _begin(sweep: Sweep, folder: Path, store: Path | None, here: str) -> None:
     """Prepare a process: the sweep, the node types. Interrupts are the first process's business."""
     signal(SIGINT, SIG_IGN)
     os.chdir(here)
     library = installed(tuple(Path(file) for file in sweep.libraries))
-    _worker.update(sweep=sweep, library=library, folder=folder, warm=True)
+    _worker.update(sweep=sweep, library=library, folder=folder, store=store, warm=True)
 
 
 def _run(number: int) -> Outcome:
@@ -78,5 +84,5 @@ def _run(number: int) -> Outcome:
     combination = sweep.combinations[number - 1]
     plans = checked_plans(sweep, [combination], _worker["library"]).plans
     warm, _worker["warm"] = _worker["warm"], False
-    found = run_all(sweep, [combination], plans, _worker["folder"], lambda _: None, warm=warm)
+    found = run_all(sweep, [combination], plans, _worker["folder"], lambda _: None, _worker["store"], warm=warm)
     return found[0]

@@ -42,7 +42,7 @@ def resume_sweep(folder: Path, arguments: Namespace) -> int:
         raise NodeError(f"the sweep was started in {sweep.base}, which is no longer there", help="make it again")
     with chdir(sweep.base):  # its paths are relative to it
         shown = Shown(arguments.json, arguments.quiet)
-        return go_on(replace(sweep, libraries=given), folder, library, shown)
+        return go_on(replace(sweep, libraries=given), folder, library, shown, None)
 
 
 def _require_permissions(sweep: Sweep, library: Library, arguments: Namespace) -> None:

@@ -109,7 +109,7 @@ def _setting(values: Mapping[str, str], group: Sequence[Measured], is_reference:
     alike = [each.alike for each in done if each.alike is not None]
     psnr = [each.psnr for each in alike if each.psnr is not None]
     ssim = [each.ssim for each in alike if each.ssim is not None]
-    turns = {each.turns for each in done}
+    turns = {each.turns for each in done if not each.reused}
     return Setting(
         values,
         len(done),

@@ -51,9 +51,10 @@ def compare(frames: Frames, reference: Frames) -> Comparison:
     if one.is_meta or other.is_meta:
         return Comparison(None, 1.0, 0.0)  # planning: there are no pixels to compare
     # The code works frame by frame, in double precision. A whole clip at once would need several times its memory.
+    device = other.device if one.device.type == "cpu" else one.device
     found = [
-        torch.stack(frame_errors(image, image_reference))
-        for clip, clip_reference in zip(one, other.to(one.device), strict=True)
+        torch.stack(frame_errors(image.to(device), image_reference.to(device)))
+        for clip, clip_reference in zip(one, other, strict=True)
         for image, image_reference in zip(clip, clip_reference, strict=True)
     ]
     squared, largest, similarity = torch.stack(found).unbind(1)

@@ -56,7 +56,8 @@ def decode(
             that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
-        Frames in [0, 1], float32, [B, F, H, W, 3].
+        Frames in [0, 1], float32, [B, F, H, W, 3]. Frames of a rebuilt Wan decoder are in the host's memory: they leave
+        the GPU while it decodes the next ones.
 
     Raises:
         NodeError: If the latents belong to another family, or the VAE cannot work in tiles.
@@ -114,7 +115,7 @@ def encode(
     require_size(model.family, size, _configs(model))
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
-        return model.family.pack(model.family.encode(model, tensor))
+        return model.family.pack(model.family.encode(model, tensor.to(model.device)))
 
     pixels = batch * count * height * width
     tensor = VaeWork("encoding", run, model, frames.tensor, pixels, work).perform(tiling)

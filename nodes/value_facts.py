@@ -13,7 +13,7 @@ from ..graph.contract.facts import Facts
 from .families import Configs, Family, by_name
 from .values import Size
 
-TransformKind = Literal["lora", "optimize", "attention", "compile", "offload"]
+TransformKind = Literal["lora", "quantize", "optimize", "attention", "compile", "offload"]
 
 
 class TransformFact(NamedTuple):

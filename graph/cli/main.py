@@ -35,6 +35,7 @@ COMMANDS = {
     "diff": ("compare_files", "compare two workflows, runs, pictures or clips"),
     "resume": ("resume_run", "go on with a run that was interrupted"),
     "replay": ("replay_run", "run a recorded run again, and compare its outputs"),
+    "sweep": ("sweep_values", "run a workflow with every combination of some values, and compare the runs"),
     "runs": ("list_runs", "list the runs in a folder, or make a gallery of them"),
     "clean": ("clean_runs", "remove failed runs and what killed runs left, never a finished run"),
     "init": ("write_starter", "copy a bundled workflow, or write one for a source that a node library knows"),
@@ -44,7 +45,7 @@ COMMANDS = {
 """Module and help of each command. The module is imported when the command is called; its `add_arguments` adds the
 command's arguments. Node libraries add further commands."""
 
-OPEN = ("exec", "plan", "replay", "resume")
+OPEN = ("exec", "plan", "replay", "resume", "sweep")
 """Commands that take options of node libraries."""
 
 VALUE = re.compile(r"[A-Za-z_]\w*=", re.ASCII | re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 PlainValue = str | int | float | bool
 
@@ -44,17 +45,19 @@ class InsertNode:
 
 @dataclass(frozen=True)
 class ReplaceNode:
-    """Exchange the node type and the parameters of a node. Its name and its place stay.
+    """Write another node under the name of one. Its name, its place and the comments around it stay.
 
     Attributes:
         node: The node's path in the file.
-        uses: The node type.
-        values: All parameters.
+        uses: The new node type.
+        values: Its parameters, as plain data. Text in them is never a reference.
+        keep: Parameters of the node before whose references the new one takes over, where `values` has none.
     """
 
     node: str
     uses: str
-    values: Mapping[str, PlainValue] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    keep: frozenset[str] = frozenset()
 
 
 FileEdit = SetParameter | InsertNode | ReplaceNode

@@ -124,6 +124,13 @@ class NodeLibrary:
         """Text below the table of `sgd exec`, from the record of the run; empty for none."""
         return ""
 
+    def computed_share(self, record: Mapping[str, Any]) -> float | None:
+        """The share of the steps of a run's loops that were computed in full, from its record.
+
+        None if the library's nodes reuse nothing in this run.
+        """
+        return None
+
     def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
         """Sections of the report of a run (`sgd report`), from its record. The record may be one of a failed run."""
         return ()

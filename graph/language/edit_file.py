@@ -1,15 +1,18 @@
-"""Edit the text of a workflow file: set a parameter, or insert a node. Comments and layout stay as they are."""
+"""Edit the text of a workflow file: set a parameter, insert or replace a node. Comments and layout stay as they are."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..contract.errors import NodeError
 from ..contract.file_edits import FileEdit, InsertNode, PlainValue, ReplaceNode, SetParameter
 from ..contract.source_spans import BREAK, Source, Span
 from ..contract.yaml_reader import Value, parse, scalar
+from .literals import REFERENCE
 
 
 @dataclass(frozen=True)
@@ -132,17 +135,24 @@ class _Edit:
     def exchange(self, edit: ReplaceNode) -> None:
         level, _, name = self.find(edit.node)
         entry = level.data[name]
+        if not entry.is_map or "uses" not in entry.data:
+            raise NodeError(f"`{edit.node}` is a loop", help="name a node, which has `uses`")
         self.plain(entry.span)
         uses, given = entry.data["uses"], entry.data.get("with")
-        values = "{" + ", ".join(f"{n}: {_scalar(v)}" for n, v in edit.values.items()) + "}"
+        before = given.data if given is not None and given.is_map else {}
+        kept = {
+            key: self.written(value.span)
+            for key, value in before.items()
+            if key in edit.keep and key not in edit.values and REFERENCE.fullmatch(str(value.data))
+        }
+        values = "{" + ", ".join(f"{key}: {value}" for key, value in (kept | _plain_data(edit.values)).items()) + "}"
         self.plain(uses.span)
-        self.replace(uses.span, edit.uses)
+        self.replace(uses.span, _scalar(edit.uses))
         if given is None:
             self.add_key(entry, "with", values)
-            return
-        self.plain(given.span)
-        start = self.at(given.span.line, given.span.column)
-        self.changes[start, self.end(given)] = values
+        else:
+            self.plain(given.span)
+            self.changes[self.at(given.span.line, given.span.column), self.end(given)] = values
 
     def end(self, value: Value) -> int:
         """The index in the text after a value. A block ends with its last entry, before comments and line breaks."""
@@ -233,6 +243,19 @@ def _keys(value: Value) -> Iterator[str]:
             yield from _keys(inner)
     if value.is_map:
         yield from value.keys
+
+
+def _plain_data(values: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters as YAML inside { }. Text is quoted, and a `$` in it is a dollar sign."""
+    return {name: json.dumps(_escaped(value)) for name, value in values.items()}
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace("$", "$$")
+    if isinstance(value, list):
+        return [_escaped(entry) for entry in value]
+    return {key: _escaped(entry) for key, entry in value.items()} if isinstance(value, dict) else value
 
 
 def _scalar(value: PlainValue) -> str:

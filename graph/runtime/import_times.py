@@ -1,23 +1,20 @@
-"""Imports and compilation during a run, taken out of the times of nodes.
+"""Imports during a run, taken out of the times of nodes.
 
 Libraries import modules when they are first needed, which may be in the middle of a node. While a clock is watched,
 Python's own loaders of files tell it when they begin and end. Nothing is told when nothing is imported, so this costs
-nothing then. torch tells of compilation through the callbacks of `torch._dynamo.callback`; nothing here imports it.
+nothing then. `kernel_times.py` does the same for kernels.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 from threading import RLock
 from typing import Any
 
-from .clock import IMPORT, KERNELS, Clock
-
-COMPILER = "torch._dynamo.callback"
-"""The module of torch in which compilation is announced."""
+from .clock import IMPORT, Clock
+from .kernel_times import MODULES, KernelTimes
 
 METHODS = ((SourceFileLoader, "exec_module"), (ExtensionFileLoader, "create_module"))
 
@@ -28,18 +25,17 @@ _lock = RLock()
 
 @contextmanager
 def watched(clock: Clock) -> Iterator[None]:
-    """Inside `with`, imports count as `IMPORT` and compilation by torch as `KERNELS`, if the clock's thread does it."""
+    """Inside `with`, imports count as `IMPORT` and built kernels as `KERNELS`, if the clock's thread does it."""
     if id(clock) in _kernels:  # it is watched already
         yield
         return
-    kernels = _Kernels(clock)
+    kernels = KernelTimes(clock)
     with _lock:
         if not _watched:
             _install()
         _watched.append(clock)
         _kernels[id(clock)] = kernels
-    if COMPILER in sys.modules:
-        kernels.register()
+    kernels.register()
     try:
         yield
     finally:
@@ -51,36 +47,7 @@ def watched(clock: Clock) -> Iterator[None]:
         kernels.unregister()
 
 
-class _Kernels:
-    """Two callbacks for torch's compiler."""
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.handler: Any = None
-
-    def register(self) -> None:
-        handler = getattr(sys.modules.get(COMPILER), "callback_handler", None)
-        if self.handler is None and handler is not None:
-            self.handler = handler
-            handler.register_start_callback(self.began)
-            handler.register_end_callback(self.ended)
-
-    def unregister(self) -> None:
-        if self.handler is not None:
-            with suppress(ValueError):  # `torch._dynamo.reset` forgets all callbacks
-                self.handler.remove_start_callback(self.began)
-            with suppress(ValueError):
-                self.handler.remove_end_callback(self.ended)
-
-    def began(self, _: Any) -> None:
-        self.clock.enter(KERNELS)
-
-    def ended(self, _: Any) -> None:
-        if self.clock.owner == KERNELS:
-            self.clock.leave()
-
-
-_kernels: dict[int, _Kernels] = {}
+_kernels: dict[int, KernelTimes] = {}
 
 
 def _install() -> None:
@@ -108,7 +75,7 @@ def _timed(original: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             for clock in clocks:
                 clock.leave()
-            if getattr(given, "__name__", "") == COMPILER:
+            if getattr(given, "__name__", "") in MODULES:
                 for kernels in list(_kernels.values()):
                     kernels.register()
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
-from ..support.quiet import quiet
 from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 from .prompt_ends import CutEnd, marked_end
+from .text_encoders import padded_tokens, pooled
 
 if TYPE_CHECKING:
     import numpy
@@ -71,16 +71,13 @@ class Flux(Family):
             `embeddings`: T5's embeddings, [prompts, max_length, width]; `pooled`: CLIP's pooled embedding of each
             prompt, [prompts, width].
         """
-        names = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-        parts = {name: model.component(name) for name in names}
-        with quiet():  # diffusers warns about words that only CLIP cuts, and about image processors that are not used
-            from diffusers import FluxPipeline
-
-            pipeline = FluxPipeline(**parts, vae=None, scheduler=None, transformer=None)
-            embeddings, pooled, _ = pipeline.encode_prompt(
-                prompt=list(prompts), prompt_2=None, device=torch.device(model.device), max_sequence_length=max_length
-            )
-        return {"embeddings": embeddings, "pooled": pooled}
+        t5 = model.component("text_encoder_2")
+        tokens = padded_tokens(model.component("tokenizer_2"), prompts, max_length)
+        clip = model.component("tokenizer")
+        return {
+            "embeddings": t5(tokens.input_ids.to(model.device), output_hidden_states=False)[0].to(t5.dtype),
+            "pooled": pooled(model.component("text_encoder"), clip, prompts, clip.model_max_length, model.device),
+        }
 
     def longest_prompt(self, configs: Configs) -> int | None:
         return 512  # FluxPipeline.check_inputs

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ...graph.contract.errors import NodeError
 from ..support import cost_meter
 from ..support.lazy import lazy
-from ..support.quiet import quiet
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
 from .prompt_ends import CutEnd, marked_end, templated_end
+from .text_encoders import hidden_states, padded_tokens, pooled
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,17 @@ else:
 
 MASK = "encoder_attention_mask"
 CLIP_LENGTH = 77  # HunyuanVideoPipeline.encode_prompt(max_sequence_length=77) for CLIP
-TEMPLATE_LENGTH = 95  # `crop_start` of DEFAULT_PROMPT_TEMPLATE: tokens before the prompt
+TEMPLATE = (  # DEFAULT_PROMPT_TEMPLATE of diffusers' pipeline_hunyuan_video.py
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: "
+    "1. The main content and theme of the video."
+    "2. The color, shape, size, texture, quantity, text, and spatial relationships of the objects."
+    "3. Actions, events, behaviors temporal relationships, physical movement changes of the objects."
+    "4. background environment, light, style and atmosphere."
+    "5. camera angles, movements, and transitions used in the video:<|eot_id|>"
+    "<|start_header_id|>user<|end_header_id|>\n\n{}<|eot_id|>"
+)
+TEMPLATE_LENGTH = 95  # its `crop_start`: tokens before the prompt
+SKIPPED_LAYERS = 2  # `num_hidden_layers_to_skip` of HunyuanVideoPipeline: Llama's last layers
 MULTIPLE = 16  # HunyuanVideoPipeline.check_inputs, for every patch size of the transformer
 SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")  # `set_timesteps` takes `sigmas`
 
@@ -84,19 +94,17 @@ class HunyuanVideo(Family):
             and `pooled_projections` [B, 768]. The mask stays on the CPU: its values decide whether the transformer
             runs with a mask, and reading them must not wait for the GPU.
         """
-        from diffusers import HunyuanVideoPipeline
-
-        parts = ("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2")
-        pipeline = HunyuanVideoPipeline(
-            **{part: model.component(part) for part in parts}, transformer=None, vae=None, scheduler=None
-        )
-        with quiet():  # most prompts are longer than CLIP's 77 tokens; the pipeline warns each time
-            embeddings, pooled, mask = pipeline.encode_prompt(
-                prompt=list(prompts), device=torch.device(model.device), max_sequence_length=max_length
-            )
-        if mask.is_meta:
-            mask = _tokenized(model, prompts, max_length)
-        return {"encoder_hidden_states": embeddings, MASK: mask.cpu(), "pooled_projections": pooled}
+        start, _ = _in_template("")
+        texts = [_in_template(prompt)[1] for prompt in prompts]
+        tokens = padded_tokens(model.component("tokenizer"), texts, max_length + start)
+        llama, device = model.component("text_encoder"), model.device
+        made = hidden_states(llama, tokens, device)[-1 - SKIPPED_LAYERS]
+        clip, clip_tokens = model.component("text_encoder_2"), model.component("tokenizer_2")
+        return {
+            "encoder_hidden_states": made.to(llama.dtype)[:, start:].contiguous(),  # as `repeat` leaves it
+            MASK: tokens.attention_mask[:, start:],
+            "pooled_projections": pooled(clip, clip_tokens, prompts, CLIP_LENGTH, device),
+        }
 
     def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Cut padding that all rows have; rows that are shorter than the longest stay padded and masked."""
@@ -257,22 +265,7 @@ def _factors(configs: Configs) -> tuple[int, int]:
 
 def _in_template(prompt: str) -> tuple[int, str]:
     """The number of template tokens before the prompt, and the template with the prompt."""
-    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE as template
-
-    return template["crop_start"], template["template"].format(prompt)
-
-
-def _tokenized(model: LoadedModel, prompts: Sequence[str], max_length: int) -> torch.Tensor:
-    """Make the pipeline's attention mask on the CPU, for plans, since a mask on the meta device has no values."""
-    start, _ = _in_template("")
-    tokens = model.component("tokenizer")(
-        [_in_template(prompt)[1] for prompt in prompts],
-        max_length=max_length + start,
-        padding="max_length",
-        truncation=True,
-        return_tensors="pt",
-    )
-    return tokens.attention_mask[:, start:]
+    return TEMPLATE_LENGTH, TEMPLATE.format(prompt)
 
 
 HUNYUAN_VIDEO: Family = HunyuanVideo()

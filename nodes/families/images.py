@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..support.lazy import lazy
 from ..values import Size
-from .base import LoadedModel
 
 if TYPE_CHECKING:
     import torch
@@ -78,29 +77,3 @@ def encode(vae: Any, frames: torch.Tensor) -> torch.Tensor:
     """Encode frames with an `AutoencoderKL`: the mode of its distribution, normalised, float32 [B, C, H, W]."""
     latents = vae.encode(to_images(frames).to(vae.dtype)).latent_dist.mode().float()
     return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-
-
-def text_device(model: LoadedModel) -> torch.device:
-    """The device on which a pipeline encodes prompts; see `planned`."""
-    return torch.device("cpu" if model.device == "meta" else model.device)
-
-
-def planned(model: LoadedModel, encoder: Any) -> Any:
-    """A text encoder for pipelines that select tokens by the values of a mask.
-
-    On the meta device, a mask has no values. While planning, the encoder runs on the meta device, where the meter
-    counts the cost. The pipeline then gets zeros of equal shape on the CPU (views of one number), where the mask is
-    too.
-    """
-    return _Planned(encoder) if model.device == "meta" else encoder
-
-
-class _Planned:
-    def __init__(self, encoder: Any) -> None:
-        self.encoder, self.dtype = encoder, encoder.dtype
-
-    def __call__(self, **arguments: Any) -> Any:
-        from torch.utils._pytree import tree_map_only
-
-        made = self.encoder(**tree_map_only(torch.Tensor, lambda t: t.to("meta"), arguments))
-        return tree_map_only(torch.Tensor, lambda t: torch.zeros((), dtype=t.dtype).expand(t.shape), made)

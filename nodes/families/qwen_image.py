@@ -11,6 +11,7 @@ from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, templated_end
+from .text_encoders import hidden_states, own_rows, padded_rows
 from .wan import statistics
 
 if TYPE_CHECKING:
@@ -22,6 +23,12 @@ else:
 
 
 POSITIONS = 4096  # QwenEmbedRope of diffusers' transformer_qwenimage.py
+LONGEST = 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
+TEMPLATE = (  # `prompt_template_encode` of QwenImagePipeline
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+)
+TEMPLATE_LENGTH = 34  # its `prompt_template_encode_start_idx`: tokens before the prompt
 
 
 class QwenImage(Family):
@@ -79,24 +86,23 @@ class QwenImage(Family):
             `embeddings`: [prompts, max_length, width], zeros after the end of each prompt; `lengths`: [prompts],
             int64, always on the CPU, because shapes depend on them.
         """
-        pipeline = _pipeline(model.component("tokenizer"), images.planned(model, model.component("text_encoder")))
-        embeddings, mask = pipeline.encode_prompt(
-            prompt=list(prompts), device=images.text_device(model), max_sequence_length=max_length
+        texts = [TEMPLATE.format(prompt) for prompt in prompts]
+        tokens = model.component("tokenizer")(
+            texts, max_length=LONGEST + TEMPLATE_LENGTH, padding=True, truncation=True, return_tensors="pt"
         )
-        rows, length, _ = embeddings.shape
-        padded = torch.nn.functional.pad(embeddings, (0, 0, 0, max_length - length))
-        lengths = torch.full((rows,), length) if mask is None else mask.sum(dim=1).cpu()
-        return {"embeddings": padded.to(model.device), "lengths": lengths}
+        encoder = model.component("text_encoder")
+        made = hidden_states(encoder, tokens, model.device)[-1].to(encoder.dtype)
+        rows = own_rows(made, tokens.attention_mask, model.device)
+        return padded_rows([row[TEMPLATE_LENGTH:][:max_length] for row in rows], max_length)
 
     def longest_prompt(self, configs: Configs) -> int | None:
-        return 1024  # QwenImagePipeline.check_inputs, and its tokenizer_max_length
+        return LONGEST
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
-        pipeline = _pipeline(tokenizer, None)
-        template, start = pipeline.prompt_template_encode, pipeline.prompt_template_encode_start_idx
-        text, end = template.format(prompt), template.format("{}").rpartition("{}")[2]
-        return templated_end(tokenizer, "Qwen2.5-VL (text_encoder)", text, end, start, max_length)
+        end = TEMPLATE.rpartition("{}")[2]
+        text = TEMPLATE.format(prompt)
+        return templated_end(tokenizer, "Qwen2.5-VL (text_encoder)", text, end, TEMPLATE_LENGTH, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
@@ -139,12 +145,6 @@ class QwenImage(Family):
         made = vae.encode(images.to_images(frames).unsqueeze(2).to(vae.dtype)).latent_dist.mode().float()
         mean, inverse_std = statistics(vae, made)
         return (made - mean) * inverse_std
-
-
-def _pipeline(tokenizer: Any, text_encoder: Any) -> Any:
-    from diffusers import QwenImagePipeline
-
-    return QwenImagePipeline(tokenizer=tokenizer, text_encoder=text_encoder, vae=None, scheduler=None, transformer=None)
 
 
 def _factor(configs: Configs) -> int:

@@ -11,6 +11,7 @@ from ..support.lazy import lazy
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, marked_end
+from .text_encoders import cleaned, padded_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -72,27 +73,17 @@ class Wan(Family):
         return arguments
 
     def encode_text(self, model: LoadedModel, prompts: Sequence[str], max_length: int) -> dict[str, torch.Tensor]:
-        from diffusers import WanPipeline
-
-        pipeline = WanPipeline(
-            tokenizer=model.component("tokenizer"),
-            text_encoder=model.component("text_encoder"),
-            vae=None,
-            scheduler=None,
-        )
-        embeddings, _ = pipeline.encode_prompt(
-            prompt=list(prompts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=max_length,
-            device=torch.device(model.device),
-        )
-        return {"encoder_hidden_states": embeddings}
+        tokens = padded_tokens(model.component("tokenizer"), [cleaned(prompt) for prompt in prompts], max_length)
+        encoder, device = model.component("text_encoder"), model.device
+        made = encoder(tokens.input_ids.to(device), tokens.attention_mask.to(device)).last_hidden_state
+        # The mask stays on the CPU: shapes depend on its values.
+        rows = [row[:length] for row, length in zip(made, tokens.attention_mask.sum(dim=1).tolist(), strict=True)]
+        whole = [torch.cat([row, row.new_zeros(max_length - len(row), row.shape[1])]) for row in rows]
+        return {"encoder_hidden_states": torch.stack(whole).to(encoder.dtype)}
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
-        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
-
         tokenizer = model.component("tokenizer")
-        return marked_end(tokenizer, "UMT5 (text_encoder)", prompt_clean(prompt), max_length)
+        return marked_end(tokenizer, "UMT5 (text_encoder)", cleaned(prompt), max_length)
 
     def image_parts(self, configs: Configs) -> tuple[str, ...]:
         return ("vae", "image_processor", "image_encoder") if _reads_clip(configs["transformer"]) else ("vae",)
@@ -226,7 +217,12 @@ class Wan(Family):
         vae = model.component("vae")
         latents = latents.to(vae.dtype)
         mean, inverse_std = statistics(vae, latents)
-        video = vae.decode(latents / inverse_std + mean, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
+        given = latents / inverse_std + mean
+        if hasattr(vae, "decode_frames"):  # a rebuilt decoder
+            found: torch.Tensor | None = vae.decode_frames(given)
+            if found is not None:
+                return found
+        video = vae.decode(given, return_dict=False)[0]  # [B, 3, F, H, W] in [-1, 1]
         frames = VideoProcessor(vae_scale_factor=1).postprocess_video(video, output_type="pt")  # [B, F, 3, H, W]
         return frames.permute(0, 1, 3, 4, 2).float()
 

@@ -11,6 +11,7 @@ from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, templated_end
+from .text_encoders import hidden_states, own_rows, padded_rows, padded_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -75,40 +76,19 @@ class ZImage(Family):
             `embeddings`: [prompts, max_length, width], zeros after the end of each prompt; `lengths`: [prompts],
             int64, always on the CPU, because shapes depend on them.
         """
-        from diffusers import ZImagePipeline
-
-        pipeline = ZImagePipeline(
-            tokenizer=model.component("tokenizer"),
-            text_encoder=images.planned(model, model.component("text_encoder")),
-            vae=None,
-            scheduler=None,
-            transformer=None,
-        )
-        encoded, _ = pipeline.encode_prompt(
-            prompt=list(prompts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=max_length,
-            device=images.text_device(model),
-        )
-        padded = [torch.nn.functional.pad(rows, (0, 0, 0, max_length - len(rows))) for rows in encoded]
-        _require_positions(model.config("transformer"), max(map(len, encoded)))
-        lengths = torch.tensor([len(rows) for rows in encoded])
-        return {"embeddings": torch.stack(padded).to(model.device), "lengths": lengths}
+        tokenizer = model.component("tokenizer")
+        tokens = padded_tokens(tokenizer, [_in_template(tokenizer, prompt) for prompt in prompts], max_length)
+        made = hidden_states(model.component("text_encoder"), tokens, model.device)[-2]
+        rows = own_rows(made, tokens.attention_mask, model.device)
+        _require_positions(model.config("transformer"), max(map(len, rows)))
+        return padded_rows(rows, max_length)
 
     def longest_prompt(self, configs: Configs) -> int | None:
         return _prompt_positions(configs["transformer"]) if "transformer" in configs else None
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")
-        text, empty = (
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": content}],
-                tokenize=False,
-                add_generation_prompt=True,
-                enable_thinking=True,
-            )
-            for content in (prompt, "{}")
-        )
+        text, empty = (_in_template(tokenizer, content) for content in (prompt, "{}"))
         return templated_end(tokenizer, "Qwen3 (text_encoder)", text, empty.rpartition("{}")[2], 0, max_length)
 
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -143,6 +123,13 @@ class ZImage(Family):
 
     def encode(self, model: LoadedModel, frames: torch.Tensor) -> torch.Tensor:
         return images.encode(model.component("vae"), frames)
+
+
+def _in_template(tokenizer: Any, prompt: str) -> str:
+    """The prompt as a user's message, with the beginning of the answer, as in `ZImagePipeline._encode_prompt`."""
+    message = {"role": "user", "content": prompt}
+    made = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True, enable_thinking=True)
+    return str(made)
 
 
 def _axes_lens(transformer: Mapping[str, Any]) -> Sequence[int]:

@@ -76,6 +76,7 @@ class StandardLibrary(NodeLibrary):
         "models.nodes.model_lora",
         "models.nodes.model_attention",
         "models.nodes.model_offload",
+        "models.nodes.model_quantize",
         "models.nodes.model_optimize",
         "models.nodes.model_compile",
         "models.nodes.model_expert",
@@ -118,8 +119,13 @@ class StandardLibrary(NodeLibrary):
 
         The packages that every model needs are imported here.
         """
+        from ...graph.contract.interrupts import installed
         from ...graph.contract.process_state import exclusive
 
+        if installed():  # in a program, environment and imports are the program's own
+            from ..support.start import prepare_imports
+
+            prepare_imports()
         with exclusive():  # packages whose modules import each other are imported by one thread
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers  # noqa: F401
@@ -186,6 +192,13 @@ class StandardLibrary(NodeLibrary):
         from ..cache.decisions_table import report, summary
 
         return report(record) if record.get("options", {}).get(GATES.key) else summary(record)
+
+    def computed_share(self, record: Mapping[str, Any]) -> float | None:
+        """The share of evaluations that cache gates computed in full; None without a gate."""
+        totals = record.get("gate_totals", [])
+        computed = sum(total["computed"] for total in totals)
+        taken = computed + sum(total["reused"] for total in totals)
+        return computed / taken if taken else None
 
     def report_sections(self, record: Mapping[str, Any]) -> Sequence[ReportSection]:
         """The decisions of cache gates, with the distances that they compared."""

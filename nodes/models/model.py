@@ -55,8 +55,10 @@ class Model(Port):
         return tuple(self.weights.repository.components)
 
     def recipe(self, part: str) -> Recipe:
-        """The transforms of a component, in order. A plan has only those that change the memory in use."""
+        """The transforms of a component, in order. A plan applies those that change the memory in use."""
         name = self.name(part)
+        if self.weights.kind == "meta":
+            return tuple(t for t in self.transforms if t.component == name and t.kind == "quantize")
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
         if placed is not None:

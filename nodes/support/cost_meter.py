@@ -127,6 +127,20 @@ def meter(run: Run) -> Iterator[Meter]:
         counter.close()
 
 
+def on_host(make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """Make a tensor that a plan does not count: on the meta device, it stands for one in the host's memory."""
+    counter = _METER.get()
+    if counter is None:
+        return make()
+    counter.paused += 1
+    try:
+        made = make()
+    finally:
+        counter.paused -= 1
+    counter.exempt(made)
+    return made
+
+
 class Attempt:
     """Work on the meta device that can be removed from the count; made by `attempt`.
 

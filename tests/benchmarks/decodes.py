@@ -1,9 +1,9 @@
-"""Rebuilt decoders beside diffusers' own, at full size with random weights, on a GPU.
+"""Rebuilt decoders and encoders beside diffusers' own, at full size with random weights, on a GPU.
 
     python tests/benchmarks/decodes.py [NAMES] [--seconds N] [--out FILE]
 
-Each row is made in one process: a check of the values first (both decodes, and both in float32 on a small clip), then
-decodes in turns, each waited for. `--tiny` runs small sizes on any device, to try the script.
+Each row is made in one process: a check of the values first (both ways, and both in float32 on a small clip), then
+both in turns, each waited for. `--tiny` runs small sizes on any device, to try the script.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from sgd.nodes.models.decoders import rebuilt_vae, wan_decoder
+from sgd.nodes.models.decoders import rebuilt_vae
 from sgd.nodes.models.memory.component_views import view
 
 CONFIGS = Path(rebuilt_vae.__file__).parents[1] / "repository" / "configs"
@@ -40,6 +40,12 @@ WORK = {
         (16, 5, 16, 16),
     ),
     "wan2.2": ("Wan-AI/Wan2.2-TI2V-5B-Diffusers", "AutoencoderKLWan", torch.float32, (48, 31, 44, 80), (48, 5, 8, 8)),
+}
+
+ENCODES = {
+    # the row of the same VAE, pixels [3, F, H, W] of the clip that holds a first frame, and of a small one
+    "wan2.1-encode": ("wan2.1", (3, 81, 480, 832), (3, 5, 64, 64)),
+    "wan2.2-encode": ("wan2.2", (3, 1, 704, 1280), (3, 5, 64, 64)),
 }
 
 
@@ -91,34 +97,43 @@ def peak_of(do: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float, float]
 
 
 def row(name: str, device: str, tiny: bool, most: float) -> dict[str, Any]:
-    """Check and time one decode."""
+    """Check and time one decode or encode."""
+    encodes, work = name in ENCODES, name
+    if encodes:
+        name, whole, small = ENCODES[work]
+        *_, dtype, _, _ = WORK[name]
+    else:
+        *_, dtype, whole, small = WORK[name]
+        small = (small[0], 2, 4, 4) if tiny else small
     vae = vae_of(name, device)
-    *_, dtype, whole, small = WORK[name]
-    if tiny:
-        small = (small[0], 2, 4, 4)
+
+    def called(each: Any, given: torch.Tensor) -> torch.Tensor:
+        made: torch.Tensor = each.encode(given).latent_dist.mode() if encodes else each.decode(given).sample
+        return made
+
     rebuilt = view(vae)
     said: list[str] = []
     refused = rebuilt_vae.rebuild(rebuilt, said.append)
     assert refused is None, refused
-    found: dict[str, Any] = {"work": name, "dtype": str(dtype).removeprefix("torch.")}
+    found: dict[str, Any] = {"work": work, "dtype": str(dtype).removeprefix("torch.")}
 
     exact = vae_of(name, device).float()
     tf32 = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     latents = torch.randn(1, *small, device=device)
-    wanted = exact.decode(latents).sample
+    wanted = called(exact, latents)
     torch.backends.cudnn.allow_tf32 = tf32
     del exact
     given = latents.to(dtype)
     for key, each in (("stock", vae), ("rebuilt", rebuilt)):
-        found[f"{key}_error_to_float32"] = error(each.decode(given).sample, wanted)
+        found[f"{key}_error_to_float32"] = error(called(each, given), wanted)
     del wanted
 
     given = torch.randn(1, *(small if tiny else whole), device=device, dtype=dtype)
     made: dict[str, torch.Tensor] = {}
     for key, each in (("stock", vae), ("rebuilt", rebuilt)):
         made[key], found[f"{key}_peak_gib"], found[f"{key}_first_seconds"] = peak_of(
-            lambda each=each: each.decode(given).sample  # type: ignore[misc]
+            lambda each=each: called(each, given)  # type: ignore[misc]
         )
         assert bool(torch.isfinite(made[key]).all()), f"{key}: values that are not finite"
     found["rebuilt_error_to_stock"] = error(made["rebuilt"], made["stock"])
@@ -129,10 +144,10 @@ def row(name: str, device: str, tiny: bool, most: float) -> dict[str, Any]:
     began = time.perf_counter()
     while len(times["stock"]) < 2 or (time.perf_counter() - began < most and len(times["stock"]) < 7):
         for key, each in (("stock", vae), ("rebuilt", rebuilt)):
-            times[key].append(timed(lambda each=each: each.decode(given)))  # type: ignore[misc]
-    if "wan" in name:
+            times[key].append(timed(lambda each=each: called(each, given)))  # type: ignore[misc]
+    if "wan" in name and not encodes:
         for chunk in (1, 2, 4):
-            wan_decoder.CHUNK = chunk
+            rebuilt._decode.made.chunk = chunk
             _, peak, _ = peak_of(lambda: rebuilt.decode(given).sample)
             found[f"chunk_{chunk}"] = {"seconds": timed(lambda: rebuilt.decode(given)), "peak_gib": peak}
     for key, values in times.items():
@@ -144,7 +159,7 @@ def row(name: str, device: str, tiny: bool, most: float) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="?", default=",".join(WORK), help="rows, with commas between them")
+    parser.add_argument("names", nargs="?", default=",".join([*WORK, *ENCODES]), help="rows, with commas between them")
     parser.add_argument("--seconds", type=float, default=20.0, help="for the decodes of a row")
     parser.add_argument("--tiny", action="store_true", help="small sizes, on any device")
     parser.add_argument("--out", type=Path, help="a JSON file; rows that it has are not made again")

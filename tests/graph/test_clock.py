@@ -20,7 +20,8 @@ from helpers import machines
 from helpers.machines import Cell, call, graph, plan_of
 from sgd.graph.compiler.plan import Expected
 from sgd.graph.runtime.clock import COMPILE, IMPORT, KERNELS, LOAD, OTHER, Clock, process_start
-from sgd.graph.runtime.import_times import COMPILER, watched
+from sgd.graph.runtime.import_times import watched
+from sgd.graph.runtime.kernel_times import COMPILER, TRITON
 from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.run import run
 
@@ -223,7 +224,7 @@ def test_making_the_record_has_a_row_and_short_runs_add_up(tmp_path: Path, monke
         return plain(*arguments)
 
     cells = call("a", "m.const", value=1), call("b", "m.scale", a="$a")
-    failing = call("f", "m.fail", a="$b", at=1)
+    failing = call("f", "m.fail", a="$b", at=2)
     for name, given in (("done", graph(*cells, out="$b")), ("failed", graph(*cells, failing, out="$f"))):
         began = time.perf_counter()
         short = run(plan_of(given), out=tmp_path / name)
@@ -268,3 +269,74 @@ def test_off_keeps_no_timeline_and_no_memory_and_counts_no_work(tmp_path: Path) 
     assert (record["timeline"], record["memory"], record["ceilings"]) == ([], [], None)
     assert {row[key] for row in record["nodes"] for key in ("flops", "bytes", "ceiling")} == {None}
     assert "sgd memory" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.fixture
+def triton(monkeypatch):
+    """Modules with the names of Triton's: a kernel takes 20 ms to compile, and a trial of it 10 ms more."""
+
+    class JITFunction:
+        def _do_compile(self, works: bool = True) -> str:
+            time.sleep(0.02)
+            if not works:
+                raise RuntimeError("no C compiler")
+            return "kernel"
+
+    class Autotuner:
+        def _bench(self) -> str:
+            time.sleep(0.01)
+            return JITFunction()._do_compile()
+
+    for (name, _, _), cls in zip(TRITON, (JITFunction, Autotuner), strict=True):
+        module = types.ModuleType(name)
+        setattr(module, cls.__name__, cls)
+        monkeypatch.setitem(sys.modules, name, module)
+    return JITFunction, Autotuner
+
+
+def test_kernels_of_triton_count_as_kernels(triton):
+    function, tuner = triton
+    before = function._do_compile, tuner._bench
+    clock = Clock()
+    with watched(clock):
+        clock.enter("node")
+        assert function()._do_compile() == "kernel"
+        assert tuner()._bench() == "kernel"
+        with pytest.raises(RuntimeError, match="no C compiler"):
+            function()._do_compile(works=False)
+        assert clock.owner == "node"
+        clock.leave()
+    assert 0.07 <= clock.spent[KERNELS] < 0.2
+    assert clock.spent["node"] < 0.02
+    assert (function._do_compile, tuner._bench) == before
+
+
+def test_kernels_that_another_thread_builds_are_not_waited_for(triton):
+    function, _ = triton
+    clock = Clock()
+    with watched(clock):
+        clock.enter("node")
+        other = threading.Thread(target=function()._do_compile)
+        other.start()
+        other.join()
+        clock.leave()
+    assert KERNELS not in clock.spent
+
+
+def test_runs_at_once_share_the_hook_of_triton(triton):
+    function, _ = triton
+    before = function._do_compile
+    one, other = Clock(), Clock()
+    with watched(one):
+        with watched(other):
+            function()._do_compile()
+        assert function._do_compile is not before
+    assert function._do_compile is before
+    assert min(one.spent[KERNELS], other.spent[KERNELS]) >= 0.02
+
+
+def test_triton_has_the_methods_that_are_watched():
+    """Private names of Triton 3.6; a version without them would count its kernels as the node's."""
+    pytest.importorskip("triton")
+    for module, name, method in TRITON:
+        assert callable(getattr(getattr(importlib.import_module(module), name), method))

@@ -243,7 +243,7 @@ def test_a_library_that_is_half_imported_does_not_cost_the_record(monkeypatch: p
 
 def test_names_that_begin_alike_are_not_one_in_the_other() -> None:
     plan = Plan("t", (), {}, names={"a": "loop", "a.x": "m.const", "ab": "loop", "ab.x": "m.const"})
-    done = node_rows(plan, {"a.x": Row(1, 1.0), "ab.x": Row(2, 4.0, peak_bytes=3)}, 10.0)
+    done = node_rows(plan, {"a.x": Row(1, seconds=1.0), "ab.x": Row(2, seconds=4.0, peak_bytes=3)}, 10.0)
     assert [(r["name"], r["calls"], r["seconds"], r["share"], r["peak_bytes"]) for r in done] == [
         ("a", 1, 1.0, 0.1, None),
         ("a.x", 1, 1.0, 0.1, None),

@@ -65,13 +65,18 @@ class OutputPair:
 
 
 def output_pairs(
-    before: ComparedRun, after: ComparedRun, libraries: Iterable[NodeLibrary], progress: Progress
+    before: ComparedRun,
+    after: ComparedRun,
+    libraries: Iterable[NodeLibrary],
+    progress: Progress,
+    only: str | None = None,
 ) -> tuple[OutputPair, ...]:
-    """Compare the outputs of two runs, by name and order."""
+    """Compare the outputs of two runs, by name and order. `only` names one output; None for all."""
     libraries = list(libraries)
     found: list[OutputPair] = []
     for name in dict.fromkeys([*before.record.outputs, *after.record.outputs]):
-        found += _output(name, before, after, libraries, progress)
+        if only in (None, name):
+            found += _output(name, before, after, libraries, progress)
     return tuple(found)
 
 

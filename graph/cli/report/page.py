@@ -21,8 +21,17 @@ from ...contract.terminal_text import printable
 from ...contract.text_tables import count, seconds
 
 HERE = Path(__file__).parent
-STYLES = ("uplot.min.css", "report.css", "comparison.css")
-SCRIPTS = ("uplot.min.js", "shell.js", "tables.js", "drawing.js", "timeline.js", "charts.js", "comparison.js")
+STYLES = ("uplot.min.css", "report.css", "comparison.css", "sweep.css")
+SCRIPTS = (
+    "uplot.min.js",
+    "shell.js",
+    "tables.js",
+    "drawing.js",
+    "timeline.js",
+    "charts.js",
+    "comparison.js",
+    "sweep.js",
+)
 
 
 @dataclass(frozen=True)

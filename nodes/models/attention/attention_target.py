@@ -9,7 +9,7 @@ from typing import Any
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Run
 from . import backends, choice_files, encoder_attention
-from .backend_table import BACKENDS, MASKS, Backend, Masks
+from .backend_table import BACKENDS, FLASH_3_FP8, MASKS, Backend, Masks
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,12 @@ class Target:
     class_name: str
     dtype: str | None
     device: str | None = None
+
+    def fast_backends(self) -> list[Backend]:
+        """The backends of `exact_backends`, and FlashAttention 3 in fp8 where it can be used."""
+        found = self.exact_backends()
+        usable = (self.device or "").startswith("cuda") and self.problem(FLASH_3_FP8) is None
+        return [*found, FLASH_3_FP8] if usable else found
 
     def problem(self, backend: Backend) -> Diagnostic | None:
         """The reason why the component cannot use a backend here; None if it can, or if the facts are unknown."""
@@ -59,7 +65,7 @@ def note_choice(run: Run, found: Sequence[Backend], dtype: str) -> None:
         found: The backends.
         dtype: Name of the component's dtype.
     """
-    names = [backend.name for backend in found]
+    names = [backend.title for backend in found]
     run.detail(attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}")
     if run.planning and len(found) > 1:
         import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Capability = tuple[int, int]
@@ -30,6 +30,7 @@ class Backend:
         masks: `applied`; `refused` (a call with a mask fails); or `wrong`, for xformers: diffusers 0.42.1 adds a
             boolean mask of four dimensions to the scores as zeros and ones.
         exact: Differs from SDPA only by rounding. `auto` chooses among exact backends.
+        precision: `fp8` if queries, keys and values are rounded to e4m3; else empty.
     """
 
     name: str
@@ -45,6 +46,12 @@ class Backend:
     sizes: tuple[int, ...] = ()
     masks: Literal["applied", "refused", "wrong"] = "applied"
     exact: bool = True
+    precision: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name, with the precision if it is not that of the model."""
+        return f"{self.name} ({self.precision})" if self.precision else self.name
 
 
 BACKENDS: Mapping[str, Backend] = {
@@ -151,6 +158,16 @@ FLASH_3_WHEEL = Backend(
     masks="refused",
 )
 """The backend `flash3` unless FlashAttention 3 was built from source. PyPI has only this forward kernel."""
+
+FLASH_3_FP8 = replace(
+    FLASH_3_WHEEL,
+    library="_sgd_flash_3_fp8",
+    about="FlashAttention 3 with queries, keys and values in e4m3, values centred; not exact",
+    sizes=(64, 128, 256),  # sizes of its kernels for e4m3 that need no filling
+    exact=False,
+    precision="fp8",
+)
+"""The backend `flash3` with `precision: fp8`. A build from source is not used for it."""
 
 TRIED_WITH_FLASH_3 = ("2.11",)
 """Minor versions of torch with which the wheel `fa3-fwd` was run."""

@@ -18,6 +18,7 @@ from . import packages
 from .backend_table import (
     ARCHITECTURES,
     BACKENDS,
+    FLASH_3_FP8,
     FLASH_3_WHEEL,
     SAGE_1,
     SAGE_KERNELS,
@@ -33,7 +34,7 @@ def problem(code: Literal["unavailable", "unsupported"], message: str, help: str
     return Diagnostic(code, message, "backend", help=help)
 
 
-def chosen(name: str, kernel: str = "auto") -> Backend:
+def chosen(name: str, kernel: str = "auto", precision: str = "auto") -> Backend:
     """The backend for a name in a workflow file.
 
     `sage` means the installed version of SageAttention. `flash3` means the build from source if it is installed, and
@@ -42,8 +43,11 @@ def chosen(name: str, kernel: str = "auto") -> Backend:
     Args:
         name: One of `BACKENDS`.
         kernel: `auto`, or one of `SAGE_KERNELS`, which need SageAttention 2.
+        precision: `auto`, or `fp8`, which `flash3` has.
     """
     backend = BACKENDS[name]
+    if precision == "fp8" and name == "flash3":
+        return FLASH_3_FP8
     if name == "flash3":
         assert backend.package is not None
         return FLASH_3_WHEEL if packages.installed(*backend.package) is None else backend
@@ -170,13 +174,13 @@ def gpu() -> Capability | None:
 
 def named(library: str) -> Backend | None:
     """The backend with a name in diffusers or in `kernels`; None for a kernel that a backend chose itself."""
-    return next((b for b in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL) if b.library == library), None)
+    return next((b for b in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL, FLASH_3_FP8) if b.library == library), None)
 
 
 def _broken(backend: Backend) -> Diagnostic | None:
     """The reason why an installed package cannot be imported or has no kernels; None if it works."""
     name = backend.name
-    if backend is FLASH_3_WHEEL:
+    if backend in (FLASH_3_WHEEL, FLASH_3_FP8):
         version = packages.installed("torch", "torch") or ""
         if not any(version == tried or version.startswith(f"{tried}.") for tried in TRIED_WITH_FLASH_3):
             why = f"fa3-fwd was tried with torch {' and '.join(TRIED_WITH_FLASH_3)}, and torch {version} is installed"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 LARGEST = 2**31 - 1
 """Most elements of a tensor that cuDNN's kernels of 32-bit indices take."""
 
+THREE_DIMENSIONAL = (384,)
+"""Numbers of channels at which cuDNN is faster with a convolution over frames in three dimensions than in two."""
+
 PHASES = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 """The even and the odd positions of a nearest upsampling by two followed by three taps: two taps on the input."""
 
@@ -67,35 +70,51 @@ def phase_weights(weight: Tensor, doubled: tuple[int, ...]) -> Tensor:
     return torch.cat(found).to(weight.dtype)
 
 
-def convolve(x: Tensor, weight: Tensor, halo: int = 0) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, halo: int = 0, stride: tuple[int, int] = (1, 1)) -> Tensor:
     """Convolve frames, in time without padding.
 
     Args:
         x: [T, H, W, C], dense.
         weight: [K, C, kt, kh, kw], channels last.
         halo: Zeros around each frame.
+        stride: Steps in time, and within a frame.
 
     Returns:
-        [T - kt + 1, H + 2 halo - kh + 1, W + 2 halo - kw + 1, K], dense.
+        [(T - kt) // st + 1, (H + 2 halo - kh) // ss + 1, (W + 2 halo - kw) // ss + 1, K], dense.
     """
     taps, rows, columns = weight.shape[2:]
-    count = x.shape[0] - taps + 1
-    height, width = x.shape[1] + 2 * halo - rows + 1, x.shape[2] + 2 * halo - columns + 1
+    step, within = stride
+    count = (x.shape[0] - taps) // step + 1
+    height = (x.shape[1] + 2 * halo - rows) // within + 1
+    width = (x.shape[2] + 2 * halo - columns) // within + 1
     frame = max(x[0].numel(), height * width * len(weight))
     if frame * x.shape[0] <= LARGEST:
-        return _convolved(x, weight, halo)
-    parts = -(-count // max(1, LARGEST // frame - taps))
-    step = -(-count // parts)
+        return _convolved(x, weight, halo, stride)
+    parts = -(-count // max(1, (LARGEST // frame - taps) // step))
+    each = -(-count // parts)
     made = x.new_empty(count, height, width, len(weight))
-    for start in range(0, count, step):
-        end = min(start + step, count)
-        made[start:end] = _convolved(x[start : end + taps - 1], weight, halo)
+    for start in range(0, count, each):
+        end = min(start + each, count)
+        made[start:end] = _convolved(x[start * step : (end - 1) * step + taps], weight, halo, stride)
     return made
 
 
-def _convolved(x: Tensor, weight: Tensor, halo: int) -> Tensor:
+def _convolved(x: Tensor, weight: Tensor, halo: int, stride: tuple[int, int]) -> Tensor:
+    time, within = stride
+    if weight.shape[2] == 1 and time == 1 and weight.shape[1] not in THREE_DIMENSIONAL:
+        made = F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, 0], padding=halo, stride=within)
+        return _dense(made.permute(0, 2, 3, 1))
     channels_last = x.permute(3, 0, 1, 2)[None]
-    return F.conv3d(channels_last, weight, padding=(0, halo, halo))[0].permute(1, 2, 3, 0).contiguous()
+    made = F.conv3d(channels_last, weight, padding=(0, halo, halo), stride=(time, within, within))
+    return _dense(made[0].permute(1, 2, 3, 0))
+
+
+def _dense(frames: Tensor) -> Tensor:
+    """Frames [T, H, W, K] in the dense layout. cuDNN's results are in it, so that a plan counts no copy."""
+    if not frames.is_meta:
+        return frames.contiguous()
+    _, height, width, channels = frames.shape
+    return frames.as_strided(frames.shape, (height * width * channels, width * channels, channels, 1))
 
 
 def wide(tensor: Tensor) -> Tensor:

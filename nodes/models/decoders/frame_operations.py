@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from . import frame_shapes
 from .dense_convolution import wide
 from .frame_values import Affine, Margin, Sums
 
@@ -42,6 +43,8 @@ def pad(
         from . import frame_kernels
 
         return frame_kernels.pad(x, margin, residual, affine, silu)
+    if x.is_meta:
+        return frame_shapes.pad(x, margin)
     value = wide(x) if residual is None else wide(x) + wide(residual)
     if affine is not None:
         value = value * affine.scale + affine.shift
@@ -58,7 +61,7 @@ def sums(x: Tensor) -> Sums:
         from . import frame_kernels
 
         return frame_kernels.sums(x)
-    return _sums(x)
+    return frame_shapes.sums(x) if x.is_meta else _sums(x)
 
 
 def add_with_sums(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Sums:
@@ -67,6 +70,8 @@ def add_with_sums(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Su
         from . import frame_kernels
 
         return frame_kernels.add_with_sums(x, bias, residual)
+    if x.is_meta:
+        return frame_shapes.sums(x)
     value = wide(x) + bias
     if residual is not None:
         value = value + wide(residual)
@@ -86,6 +91,8 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None = None) -> A
         from . import frame_kernels
 
         return frame_kernels.group_norm(found, norm, bias)
+    if found.partial.is_meta:
+        return frame_shapes.group_norm(found)
     first, second = found.partial.double().sum(0)
     count = found.positions
     if bias is not None:
@@ -120,6 +127,8 @@ def interleave(phases: Tensor, bias: Tensor, in_time: bool) -> tuple[Tensor, Sum
         from . import frame_kernels
 
         return frame_kernels.interleave(phases, bias, in_time)
+    if phases.is_meta:
+        return frame_shapes.interleave(phases, in_time)
     count, rows, columns, _ = phases.shape
     times = 2 if in_time else 1
     split = phases.view(count, rows, columns, times, 2, 2, -1)
@@ -149,6 +158,8 @@ def sum_taps(products: Tensor, bias: Tensor, padded: tuple[int, int, int], out: 
         from . import tap_kernels
 
         tap_kernels.sum_taps(products, bias, padded, out, clamp)
+        return
+    if products.is_meta:
         return
     channels, count, height, width = out.shape
     frames, rows, columns = padded

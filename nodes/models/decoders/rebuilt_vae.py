@@ -1,4 +1,4 @@
-"""Put a rebuilt decoder into a view of a VAE. Everything else of the VAE, tiles included, stays diffusers'."""
+"""Put a rebuilt decoder and encoder into a view of a VAE. Everything else, tiles included, stays diffusers'."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...support import cost_meter
 from .hunyuan_video_decoder import HunyuanVideoDecoder
+from .leaving_frames import LeavingFrames
 from .wan_decoder import WanDecoder
+from .wan_encoder import GROUP, WanEncoder
 
-OVERFLOW = "decoding in float16 gave values that are not finite; the clip is decoded again in {dtype}"
+OVERFLOW = "{work} in float16 gave values that are not finite; {what} in {dtype}"
 
 
 def rebuild(vae: nn.Module, warn: Callable[[str], None]) -> str | None:
-    """Let a VAE decode with the rebuilt decoder of its class.
+    """Let a VAE decode with the rebuilt decoder of its class, and encode with the rebuilt encoder if there is one.
 
-    The decoder takes the VAE's weights at its first call. Those weights must be in memory then, and may not move later.
+    Each takes the VAE's weights at its first call. Those weights must be in memory then, and may not move later.
 
     Args:
         vae: A view of a VAE of diffusers.
@@ -30,7 +33,9 @@ def rebuild(vae: nn.Module, warn: Callable[[str], None]) -> str | None:
         case "AutoencoderKLHunyuanVideo":
             vae.decoder.forward = _HunyuanVideo(vae.decoder)  # type: ignore[union-attr]
         case "AutoencoderKLWan":
-            vae._decode = _Wan(vae, warn)  # type: ignore[assignment]
+            vae._decode = decode = _WanDecode(vae, warn)  # type: ignore[assignment]
+            vae.decode_frames = decode.frames  # type: ignore[assignment]
+            vae._encode = _WanEncode(vae, warn)  # type: ignore[assignment]
         case other:
             return f"there is no rebuilt decoder of {other}"
     return None
@@ -49,39 +54,144 @@ class _HunyuanVideo:
         return self.made(hidden_states)
 
 
-class _Wan:
-    """The method `_decode` of Wan's VAE.
+class _WanWork:
+    """A method of Wan's VAE, rebuilt.
 
-    A VAE in float32 decodes in float16, which has as many digits as the TF32 of its convolutions on a GPU.
+    A VAE in float32 works in float16 on a GPU, which has as many digits as the TF32 of its convolutions there.
     """
 
-    def __init__(self, vae: Any, warn: Callable[[str], None]) -> None:
+    def __init__(self, vae: Any, warn: Callable[[str], None], name: str) -> None:
         self.vae, self.warn = vae, warn
-        self.own = type(vae)._decode.__get__(vae)
+        self.own = getattr(type(vae), name).__get__(vae)
+
+    def dtype(self, given: Tensor) -> torch.dtype:
+        """The dtype of the work. A plan on the meta device is one for a GPU."""
+        vae_dtype: torch.dtype = self.vae.dtype
+        return torch.float16 if vae_dtype is torch.float32 and (given.is_cuda or given.is_meta) else vae_dtype
+
+    def overflowed(self, work: str, what: str) -> None:
+        """Warn that values of float16 were not enough."""
+        self.warn(OVERFLOW.format(work=work, what=what, dtype=str(self.vae.dtype).removeprefix("torch.")))
+
+
+class _WanDecode(_WanWork):
+    """The method `_decode`."""
+
+    def __init__(self, vae: Any, warn: Callable[[str], None]) -> None:
+        super().__init__(vae, warn, "_decode")
         self.made: WanDecoder | None = None
 
     def __call__(self, z: Tensor, return_dict: bool = True) -> Any:
-        vae = self.vae
-        if vae.use_tiling and max(z.shape[-2] - _tile(vae, "height"), z.shape[-1] - _tile(vae, "width")) > 0:
+        if self._tiles(z):
             return self.own(z, return_dict=return_dict)
-        if self.made is None:
-            narrow = vae.dtype is torch.float32 and z.is_cuda
-            self.made = WanDecoder(vae.decoder, torch.float16 if narrow else vae.dtype)
-        latents = vae.post_quant_conv(z)
-        found = torch.stack([self.made(clip) for clip in latents])
-        if self.made.dtype is not vae.dtype and not bool(torch.isfinite(found).all()):
-            self.warn(OVERFLOW.format(dtype=str(vae.dtype).removeprefix("torch.")))
-            return self.own(z, return_dict=return_dict)
-        if vae.config.patch_size is not None:
-            from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
-
-            found = unpatchify(found, patch_size=vae.config.patch_size)
-        found = found.to(vae.dtype)
+        clips = []
+        for latents in self.vae.post_quant_conv(z):
+            parts: dict[int, Tensor] = {}
+            self._decoded(latents, parts.__setitem__)
+            clips.append(torch.cat(list(parts.values()), dim=1).to(self.vae.dtype))
+        found = torch.stack(clips)
         if not return_dict:
             return (found,)
         from diffusers.models.autoencoders.vae import DecoderOutput
 
         return DecoderOutput(sample=found)
+
+    def frames(self, z: Tensor) -> Tensor | None:
+        """Decode latents, [B, c, T, h, w], into frames that leave a GPU while it decodes the next ones.
+
+        Returns:
+            [B, F, H, W, 3] in [0, 1], float32, in the host's memory; None if the VAE works in tiles.
+        """
+        if self._tiles(z):
+            return None
+        vae, (batch, _, count, height, width) = self.vae, z.shape
+        times, scale = self._decoder(z).factors
+        scale *= vae.config.patch_size or 1
+        size = batch, 1 + (count - 1) * times, height * scale, width * scale, 3
+        out = cost_meter.on_host(lambda: torch.empty(size, device="meta" if z.is_meta else "cpu"))
+        for latents, clip in zip(vae.post_quant_conv(z), out, strict=True):
+            leaving = LeavingFrames(clip)
+
+            def put(start: int, video: Tensor, leaving: LeavingFrames = leaving) -> None:
+                # In the VAE's dtype, as diffusers' `VideoProcessor`.
+                pixels = (video.to(vae.dtype) * 0.5 + 0.5).clamp(0, 1)
+                leaving.put(start, pixels.permute(1, 2, 3, 0).float().contiguous())
+
+            self._decoded(latents, put)
+            leaving.end()
+        return out
+
+    def _decoder(self, latents: Tensor) -> WanDecoder:
+        if self.made is None:
+            self.made = WanDecoder(self.vae.decoder, self.dtype(latents))
+        return self.made
+
+    def _tiles(self, z: Tensor) -> bool:
+        over = max(z.shape[-2] - _tile(self.vae, "height"), z.shape[-1] - _tile(self.vae, "width"))
+        return bool(self.vae.use_tiling) and over > 0
+
+    def _decoded(self, latents: Tensor, put: Callable[[int, Tensor], None]) -> None:
+        """Decode one clip, [c, T, h, w]. Chunks that overflow are decoded again in the VAE's own dtype.
+
+        The device is asked once, after the last chunk. Only then are chunks looked at one by one.
+
+        Args:
+            latents: The latents.
+            put: Receives the number of the first frame, and frames [3, F, H, W] in [-1, 1].
+        """
+        decoder, finite, start = self._decoder(latents), [], 0
+        watches = decoder.dtype is not self.vae.dtype and not latents.is_meta
+        for part in decoder.chunks(latents):
+            if watches:
+                finite.append(torch.isfinite(part).all())
+            put(start, self._pixels(part))
+            start += part.shape[1]
+            del part
+        if not finite or bool(torch.stack(finite).all()):
+            return
+        start = 0
+        for part in decoder.chunks(latents, again=WanDecoder(self.vae.decoder, self.vae.dtype)):
+            put(start, self._pixels(part))
+            start += part.shape[1]
+        self.overflowed("decoding", "chunks that overflow are decoded again")
+
+    def _pixels(self, part: Tensor) -> Tensor:
+        """The frames of a chunk, [3, F, H, W]."""
+        patch = self.vae.config.patch_size
+        if patch is None:
+            return part
+        from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+
+        found: Tensor = unpatchify(part[None], patch_size=patch)[0]
+        return found
+
+
+class _WanEncode(_WanWork):
+    """The method `_encode`."""
+
+    def __init__(self, vae: Any, warn: Callable[[str], None]) -> None:
+        super().__init__(vae, warn, "_encode")
+        self.made: WanEncoder | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        vae, (height, width) = self.vae, x.shape[-2:]
+        if vae.use_tiling and (width > vae.tile_sample_min_width or height > vae.tile_sample_min_height):
+            return self.own(x)  # type: ignore[no-any-return]
+        video = x
+        if vae.config.patch_size is not None:
+            from diffusers.models.autoencoders.autoencoder_kl_wan import patchify
+
+            video = patchify(x, patch_size=vae.config.patch_size)
+        if self.made is None:
+            self.made = WanEncoder(vae.encoder, self.dtype(x))
+        encoder = self.made
+        # In float16 twice as many frames take the memory that diffusers takes.
+        chunk = 2 * GROUP if encoder.dtype is not vae.dtype else GROUP
+        found = torch.stack([encoder(clip, chunk) for clip in video])
+        if encoder.dtype is not vae.dtype and not x.is_meta and not bool(torch.isfinite(found).all()):
+            self.overflowed("encoding", "the clip is encoded again")
+            return self.own(x)  # type: ignore[no-any-return]
+        return vae.quant_conv(found.to(vae.dtype))  # type: ignore[no-any-return]
 
 
 def _tile(vae: Any, side: str) -> int:

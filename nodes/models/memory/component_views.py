@@ -1,8 +1,8 @@
 """Views: copies of a component for one `Model` value, with that value's attention, adapters or compiled code.
 
 A view is a copy of the module tree that shares every parameter and buffer with the component. So a view takes
-milliseconds and no memory, and a change of a view does not affect other views. Only weights with merged adapters belong
-to the view alone.
+milliseconds and no memory, and a change of a view does not affect other views. Only weights with merged adapters and
+quantised weights belong to the view alone.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ class Transform(Protocol):
 
 Recipe = tuple[Transform, ...]
 
-ORDER = ("lora", "optimize", "attention", "offload", "compile")
+ORDER = ("lora", "quantize", "optimize", "attention", "offload", "compile")
 """The order in which transforms are applied.
 
-Adapters replace weights, which rebuilt blocks join. The hooks of offloading must find the new weights, and compiled
-code must contain all changes. A choice of attention after `optimize` replaces that of `optimize`.
+Adapters change weights before these are quantised. Both replace weights, which rebuilt blocks join. The hooks of
+offloading must find the new weights, and compiled code must contain all changes. A choice of
+attention after `optimize` replaces that of `optimize`.
 A workflow has the transforms in this order too, except those in `ANYWHERE`.
 """
 

@@ -37,13 +37,11 @@ class Idle:
 
     Attributes:
         since: The idle components, with a number that grows with the time of their release.
-        stamps: Stamps of the files of all components that were loaded.
         distrusted: Components that are dropped at their release, because a run failed while they were in use.
     """
 
     def __init__(self) -> None:
         self.since: dict[tuple[str, Offload | None], int] = {}
-        self.stamps: dict[str, Stamp] = {}
         self.distrusted: set[str] = set()
         self._reused: list[str] = []
         self._run: weakref.ref[Run] | None = None

@@ -114,12 +114,13 @@ def _bytes(work: VaeWork, tiled: bool) -> int:
     """Count the bytes of the work, without the VAE and the input tensor, on a copy on the meta device."""
     model = work.model
     known = _COUNTED.setdefault(model.weights, {})
-    key = (work.name, tiled, tuple(work.tensor.shape), work.tensor.dtype)
+    transforms = tuple(t for t in model.recipe("vae") if getattr(t, "planned", False))
+    key = (work.name, tiled, tuple(work.tensor.shape), work.tensor.dtype, transforms)
     if key not in known:
         run = Run()
         run.device, run.planning = "meta", True
         weights = replace(model.weights, device="meta", kind="meta", offload="off")
-        twin = replace(work, run=run, model=replace(model, weights=weights, transforms=()))
+        twin = replace(work, run=run, model=replace(model, weights=weights, transforms=transforms))
         with cost_meter.runtime(run), cost_meter.meter(run):
             twin.model.acquire("vae", run)
             traced = replace(twin, tensor=work.tensor.to("meta"))

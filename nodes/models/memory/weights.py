@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from ..repository.component_classes import component_class, is_module
 from ..repository.repository import Repository
 from . import host_memory, offloading
 from .component_views import Views
-from .idle_components import Idle, Keeper, files_of, stamp
+from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ WORKING_ROOM = 0.9
 @dataclass
 class _Held:
     value: Any
+    files: Stamp = ()
     run: LatestRun | None = None
     count: int = 1
 
@@ -95,8 +97,7 @@ class Weights:
             DoesNotFit: If the device has too little memory for the component.
         """
         self.repository.entry(part)
-        if self._keeper is not None:
-            self._prepare(part, placed, self._keeper, run)
+        files = () if self._keeper is None else self._prepare(part, placed, self._keeper, run)
         if placed is None and (part, None) not in self._held and part not in self._chosen:
             self._choose(part, run)
         placed = placed or self.chosen(part)
@@ -114,7 +115,9 @@ class Weights:
             with self._locks[part]:  # a prefetch of the same component may be downloading its files
                 latest = None if self._keeper is None else LatestRun(run)
                 value = self._fitting(part, latest or run, placed)
-                self._held[part, placed] = _Held(value, latest)
+                if latest is not None and self.repository.kind == "hub":
+                    files = self._stamp(part)  # loading may have downloaded them
+                self._held[part, placed] = _Held(value, files, latest)
                 if latest is not None:
                     latest.made()
                     latest.rest()
@@ -136,15 +139,19 @@ class Weights:
                 facts["offload_bytes"] = offloading.Offload(part).resident(value)
         return facts
 
-    def _prepare(self, part: str, placed: Offload | None, keeper: Keeper, run: Run) -> None:
+    def _prepare(self, part: str, placed: Offload | None, keeper: Keeper, run: Run) -> Stamp:
         """In a session: drop an idle component whose files have changed, and make room for one that is not there."""
-        now = stamp(files_of(self.repository, part, self.checkpoints.get(part)))
-        if self.idle.stamps.setdefault(part, now) != now:
-            for other, where in [place for place in self.idle.since if place[0] == part]:
+        now = self._stamp(part)
+        for other, where in list(self.idle.since):
+            if other == part and self._held[other, where].files != now:
                 self.drop(other, where)
-            self.idle.stamps[part] = now
         if (part, placed or self.chosen(part)) not in self._held:
-            keeper.make_room(self.parameters(part)[1], run)
+            with suppress(NodeError):  # loading reports it
+                keeper.make_room(self.parameters(part)[1], run)
+        return now
+
+    def _stamp(self, part: str) -> Stamp:
+        return stamp(files_of(self.repository, part, self.checkpoints.get(part)))
 
     def keep_in(self, keeper: Keeper | None) -> None:
         """Keep components without a holder, on behalf of a session; with None, drop those that are idle."""
@@ -168,7 +175,7 @@ class Weights:
         if library not in ("diffusers", "transformers") or offloading.offload_problem(name) is not None:
             return
         self._chosen[part] = placed = offloading.Offload(part)
-        most = placed.resident(self._on_meta(part))
+        most = placed.resident(self.on_meta(part))
         run.warn(
             f"{part} takes {device_memory.size(size)}, and the device has {device_memory.size(free)} free, so {part} "
             f"is offloaded to host memory: at most {device_memory.size(most)} are on the device at once, which is "
@@ -251,12 +258,12 @@ class Weights:
         return held.value
 
     def spare(self, part: str, placed: Offload | None = None) -> bool:
-        """Whether a component is on a GPU and has only one holder, so that a view may replace its weights.
+        """Whether a component is on a GPU or in a plan, and has one holder, so that a view may replace its weights.
 
         On a CPU, most weights are memory-mapped files, so freeing them would save nothing.
         """
         held = self._held[part, placed or self.chosen(part)]
-        return self.device.startswith("cuda") and placed is None and held.count == 1
+        return (self.device.startswith("cuda") or self.kind == "meta") and placed is None and held.count == 1
 
     def complete(self, part: str, run: Run, placed: Offload | None = None) -> None:
         """Load again the weights that a component lost to a view, for another holder.
@@ -303,11 +310,11 @@ class Weights:
         The component is not loaded: if it is not in memory, it is built on the meta device.
         """
         if part not in self._sizes:
-            module = self._on_meta(part)
+            module = self.on_meta(part)
             self._sizes[part] = (0, 0) if module is None else dummy.size(module)
         return self._sizes[part]
 
-    def _on_meta(self, part: str) -> Any:
+    def on_meta(self, part: str) -> Any:
         """Build a component on the meta device, without holding it; None for a tokenizer or a scheduler."""
         from ...support import cost_meter
 
@@ -347,7 +354,7 @@ class Weights:
         return self._fitting(part, run, placed)
 
     def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
-        size, module = self.parameters(part)[1], self._on_meta(part)
+        size, module = self.parameters(part)[1], self.on_meta(part)
         where = "on the device" if placed is None else "in the host's memory"
         lighter = ["a smaller model"]
         if self.dtype_name(part) == "float32":

@@ -27,6 +27,7 @@ class ModelAttentionFacts(transform_checks.TransformFacts):
 
     backend: str | None = None
     kernel: str | None = None
+    precision: str | None = None
 
 
 def _describe(facts: ModelAttentionFacts) -> ModelFacts:
@@ -36,10 +37,12 @@ def _describe(facts: ModelAttentionFacts) -> ModelFacts:
 def _check(facts: ModelAttentionFacts) -> Iterator[Diagnostic]:
     yield from transform_checks.problems("attention", facts)
     name, kernel, role = facts.backend or "auto", facts.kernel or "auto", facts.component
-    yield from _kernel_problems(name, kernel)
-    if name not in BACKENDS or (kernel != "auto" and name != "sage"):
+    precision = facts.precision or "auto"
+    wrong = list(_choice_problems(name, kernel, precision))
+    yield from wrong
+    if name not in BACKENDS or wrong:
         return
-    backend = backends.chosen(name, kernel)
+    backend = backends.chosen(name, kernel, precision)
     if role is None:
         found = backends.machine_problem(backend)
     else:
@@ -49,10 +52,13 @@ def _check(facts: ModelAttentionFacts) -> Iterator[Diagnostic]:
         yield found
 
 
-def _kernel_problems(backend: str, kernel: str) -> Iterator[Diagnostic]:
+def _choice_problems(backend: str, kernel: str, precision: str) -> Iterator[Diagnostic]:
     if kernel != "auto" and backend != "sage":
         message = f"{backend} has no choice of kernels"
         yield Diagnostic("bad-value", message, "kernel", help="only `backend: sage` has a choice of kernels")
+    if precision != "auto" and backend != "flash3":
+        message = f"{backend} has no choice of precision"
+        yield Diagnostic("bad-value", message, "precision", help="only `backend: flash3` computes in fp8")
 
 
 @node(
@@ -67,6 +73,7 @@ def attention(
     *,
     backend: Literal["auto", "sdpa", "cudnn", "flash", "flash3", "flash4", "sage", "xformers"] = "auto",
     kernel: Literal["auto", "fp16_triton", "fp16_cuda", "fp8_cuda", "fp8_cuda_sm90"] = "auto",
+    precision: Literal["auto", "fp8"] = "auto",
     component: Component = "transformer",
 ) -> Model:
     """Choose the attention backend of the transformer or of a text encoder.
@@ -90,6 +97,9 @@ def attention(
             version 1 or 2 of SageAttention) rounds queries and keys to 8 bits.
         kernel: Kernel of SageAttention 2. The name gives the precision of the product with the values. `auto` is the
             package's choice for the GPU. Version 1 and other backends have no choice of kernels.
+        precision: `fp8` rounds queries, keys and values to e4m3, with one scale for each head. A mean of the values is
+            subtracted before and added to the result, since long sums in fp8 lose it. Only `flash3` from PyPI has it.
+            `auto` is the dtype of the model.
         component: The component to change. `transformer_2` is the second expert of Wan 2.2. Each text encoder needs
             a `model.attention` node of its own.
 
@@ -106,12 +116,12 @@ def attention(
     dtype = str(model.weights.dtype_name(name))
     where = None if device == "auto" else device
     target = Target(component, config, transform_checks.class_name(model, name), dtype, where)
-    for problem in _kernel_problems(backend, kernel):
+    for problem in _choice_problems(backend, kernel, precision):
         raise NodeError(problem)
     if backend == "auto":
         found = target.exact_backends()
     else:
-        found = [backends.chosen(backend, kernel)]
+        found = [backends.chosen(backend, kernel, precision)]
         reason = target.problem(found[0])
         if reason is not None:
             raise NodeError(reason)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
@@ -15,7 +12,7 @@ from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
 from ..attention.backends import gpu
 from ..model import Model
-from ..transforms import transform_checks
+from ..transforms import compiler_check, transform_checks
 from ..transforms.transform_checks import Denoiser
 
 
@@ -28,25 +25,27 @@ class ModelCompileFacts(transform_checks.TransformFacts):
     dynamic: bool | None = None
 
 
+GRAPHS = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that record CUDA graphs."""
+
+
 def _check(facts: ModelCompileFacts) -> Iterator[Diagnostic]:
     yield from transform_checks.problems("compile", facts)
-    lacking = _lacking(gpu() is not None)
+    yield from _graph_problems(facts.region or "blocks", facts.mode or "default")
+    lacking = compiler_check.lacking(gpu() is not None)
     if lacking is not None and facts.model != ModelFacts():
         yield lacking
 
 
-def _lacking(on_gpu: bool) -> Diagnostic | None:
-    """A diagnostic if torch.compile needs a compiler that this machine does not have; else None."""
-    if on_gpu:
-        if importlib.util.find_spec("triton") is None:
-            message = "compiling for a GPU needs the package triton, which is not installed"
-            return Diagnostic("unavailable", message, "model", help="pip install triton")
-        return None
-    compilers = (os.environ.get("CXX", ""), "g++", "clang++")
-    if any(shutil.which(name) for name in compilers if name):
-        return None
-    message = "compiling for a CPU needs a C++ compiler, and this machine has none"
-    return Diagnostic("unavailable", message, "model", help="install g++ or clang++, or name a compiler in CXX")
+def _graph_problems(region: str, mode: str) -> Iterator[Diagnostic]:
+    """The problem of CUDA graphs of single blocks."""
+    if region == "blocks" and mode in GRAPHS:
+        message = (
+            f"{mode} records CUDA graphs, which write the results of each block over those of the block before; "
+            "region: blocks cannot have them"
+        )
+        help = "set region: whole, or mode: default or max-autotune-no-cudagraphs"
+        yield Diagnostic("unsupported", message, "mode", help=help)
 
 
 def _describe(facts: ModelCompileFacts) -> ModelFacts:
@@ -81,7 +80,8 @@ def compile(
         model: The model. Adapters and the choice of attention come before this node.
         region: `blocks` compiles the repeated block once (`compile_repeated_blocks` of diffusers). `whole` compiles the
             whole transformer, which takes longer.
-        mode: Mode of torch.compile. `reduce-overhead` and `max-autotune` record CUDA graphs.
+        mode: Mode of torch.compile. `reduce-overhead` and `max-autotune` record CUDA graphs, and need `region: whole`:
+            all blocks share one compiled function, and each of its calls writes over the result of the call before.
         dynamic: True compiles once for all sizes, but torch compiles a batch of 1 separately. False compiles again for
             each size. Null lets torch decide when a size changes.
         component: The transformer to compile. `transformer_2` is the second expert of Wan 2.2.
@@ -90,14 +90,16 @@ def compile(
         The model with the compiled transformer.
 
     Raises:
-        NodeError: If the transformer is already compiled, its class does not name its repeated blocks, or there is no
-            compiler.
+        NodeError: If the transformer is already compiled, its class does not name its repeated blocks, there is no
+            compiler, or single blocks cannot have this mode.
     """
     from ..transforms.compile_transform import Compile
 
-    lacking = _lacking(run.device.startswith("cuda"))
+    lacking = compiler_check.lacking(run.device.startswith("cuda"))
     if lacking is not None and not run.planning:
         raise NodeError(lacking)
+    for problem in _graph_problems(region, mode):
+        raise NodeError(problem)
     name, _ = transform_checks.target(model, component)
     run.detail(compile=f"{region}, {mode}")
-    return model.transformed(Compile(name, region, mode, dynamic))
+    return model.transformed(Compile(name, region, mode, dynamic, copies=mode in GRAPHS))

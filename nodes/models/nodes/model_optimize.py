@@ -10,11 +10,20 @@ from typing import Annotated, Literal
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
-from ..attention.attention_target import Target
-from ..attention.backends import gpu
+from ..attention.attention_target import Target, note_choice
+from ..attention.backend_table import BACKENDS, FLASH_3_FP8, Backend
 from ..model import Model
-from ..transforms import transform_checks
-from ..transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
+from ..transforms import quantize_choice, sensitive_layers, transform_checks
+from ..transforms.optimize_transform import (
+    COMPILED,
+    ENCODERS,
+    FastDecoder,
+    Optimize,
+    no_fast_decoder,
+    not_compiled,
+    not_rebuilt,
+)
+from ..transforms.quantize_transform import Quantize
 from ..transforms.transform_checks import Denoiser
 
 
@@ -33,22 +42,12 @@ def _describe(facts: ModelOptimizeFacts) -> ModelFacts:
     return facts.model.transformed("optimize", facts.component)
 
 
-def _device(run: Run) -> str:
-    """The device of the run; in a plan without a choice of device, the GPU if this machine has one."""
-    if not run.planning:
-        return run.device
-    device = str(run.options.get("device", "auto"))
-    if device != "auto":
-        return device
-    return "cpu" if gpu() is None else "cuda"
-
-
 @node("model.optimize", describe=_describe, check=_check)
 def optimize(
     run: Run,
     model: Annotated[Model, Reads(), Shares()],
     *,
-    level: Literal["eager", "exact"] = "exact",
+    level: Literal["eager", "exact", "fast"] = "exact",
     component: Denoiser = "transformer",
 ) -> Model:
     """Make each step of the transformer, and the decode, as fast as this machine allows.
@@ -57,19 +56,25 @@ def optimize(
     are rebuilt: kernels for everything between the matrix products, and activations inside the products. Attention is
     the fastest exact backend that is installed, as with `backend: auto` of `model.attention`. The details of this
     node name each choice that this machine or this model does not allow, with the reason; nothing fails that works with
-    `eager`. On a CPU, and for small models, `exact` changes nothing.
+    `eager`. Blocks that cannot be rebuilt are compiled by torch, and those that it cannot compile run as they are. On a
+    CPU, and for small models, `exact` changes nothing.
 
-    The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout. A Wan VAE in float32 then
-    decodes in float16, which has as many digits as the TF32 of its convolutions on a GPU; a clip that overflows is
-    decoded again in float32, with a warning. Decoding in tiles is as before for Wan.
+    The decoders of HunyuanVideo's and Wan's VAEs are rebuilt too, in one memory layout, and so is Wan's encoder, for
+    first frames. A Wan VAE in float32 then works in float16, which has as many digits as the TF32 of its convolutions
+    on a GPU; chunks of frames that overflow are decoded again in float32, and a clip that overflows is encoded again,
+    with a warning. Work in tiles is as before for Wan.
+
+    `fast` trades precision for time where this card gains by it, and else equals `exact`. Weights and inputs of linear
+    layers are in fp8, as with `model.quantize`, if this card multiplies them faster than bfloat16. FlashAttention 3 in
+    fp8 is one more candidate for attention. Layers and attention that published work found sensitive stay as they are.
 
     A later node replaces a choice: after `model.attention` the backend is that node's, and after `model.compile` torch
     compiles diffusers' own blocks. `model.offload` with `granularity: leaf` keeps diffusers' own blocks too, and an
-    offloaded VAE its own decoder.
+    offloaded VAE its own decoder and encoder. After `model.quantize`, `fast` quantises nothing more.
 
     Args:
         model: The model. Adapters come before this node.
-        level: `eager` is diffusers' own path with torch's own choice of attention.
+        level: `eager` is diffusers' own path with torch's own choice of attention. `fast` changes the results.
         component: The transformer. `transformer_2` is the second expert of Wan 2.2.
 
     Returns:
@@ -82,18 +87,55 @@ def optimize(
     if level == "eager":
         run.detail(step="eager", attention="sdpa")
         return model.transformed(Optimize(name, False, ()))
-    device, class_name = _device(run), transform_checks.class_name(model, name)
+    device, class_name = quantize_choice.run_device(run), transform_checks.class_name(model, name)
     kernels = importlib.util.find_spec("triton") is not None
     reason = not_rebuilt(class_name, config, device, kernels)
-    target = Target(component, config, class_name, str(model.weights.dtype_name(name)), device)
-    found = target.exact_backends() if device.startswith("cuda") else []
-    names = [backend.name for backend in found] or ["sdpa"]
-    run.detail(
-        step="rebuilt blocks" if reason is None else f"eager: {reason}",
-        attention=names[0] if len(names) == 1 else f"the fastest of {', '.join(names)}",
-    )
+    dtype = str(model.weights.dtype_name(name))
+    target = Target(component, config, class_name, dtype, device)
+    if level == "fast":
+        model = _quantized(model, name, class_name, device, run)
+    found = _backends(target, level, class_name, run) if device.startswith("cuda") else []
+    lacking = not_compiled(config, device)
+    if reason is None:
+        step = "rebuilt blocks"
+    elif lacking is None:
+        step = f"{COMPILED}: {reason}"
+    else:
+        step = f"eager: {reason}" + (f"; {lacking}" if lacking else "")
+    run.detail(step=step)
+    note_choice(run, found or [BACKENDS["sdpa"]], dtype)
     libraries = tuple(backend.library for backend in found) if len(found) > 1 else ()
-    return _with_decoder(model, device, kernels, run).transformed(Optimize(name, reason is None, libraries))
+    made = Optimize(name, reason is None, libraries, lacking is None)
+    return _with_decoder(model, device, kernels, run).transformed(made)
+
+
+def _backends(target: Target, level: str, class_name: str, run: Run) -> list[Backend]:
+    """The attention backends of a level on a GPU."""
+    if level != "fast":
+        return target.exact_backends()
+    known = sensitive_layers.LAYERS.get(class_name)
+    why = "not known for this class" if known is None else known.attention
+    problem = target.problem(FLASH_3_FP8)
+    if why or problem is not None:
+        run.detail(attention_fp8=f"not used: {why or (problem and problem.message)}")
+        return target.exact_backends()
+    return target.fast_backends()
+
+
+def _quantized(model: Model, name: str, class_name: str, device: str, run: Run) -> Model:
+    """The model in fp8 where this card multiplies it; a component that is quantised already stays as it is."""
+    if any(t.kind == "quantize" and t.component == name for t in model.transforms):
+        run.detail(quantize="as model.quantize before")
+        return model
+    if class_name not in sensitive_layers.LAYERS:
+        run.detail(quantize=f"not used: {quantize_choice.no_table(class_name).message}")
+        return model
+    reason = quantize_choice.no_product("fp8", device, str(model.weights.dtype_name(name)))
+    if reason is not None:
+        run.detail(quantize=f"not used: {reason}")
+        return model
+    run.detail(**quantize_choice.details(model, name, "fp8", run))
+    return model.transformed(Quantize(name, "fp8", paying=True))
 
 
 def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
@@ -101,6 +143,8 @@ def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
     vae = model.name("vae")
     if vae not in model.parts() or any(t.kind == "optimize" and t.component == vae for t in model.transforms):
         return model
-    reason = no_fast_decoder(transform_checks.class_name(model, vae), device, kernels)
-    run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+    class_name = transform_checks.class_name(model, vae)
+    reason = no_fast_decoder(class_name, device, kernels)
+    said = "rebuilt" if reason is None else f"eager: {reason}"
+    run.detail(decode=said, **({"encode": said} if class_name in ENCODERS else {}))
     return model if reason is not None else model.transformed(FastDecoder(vae))

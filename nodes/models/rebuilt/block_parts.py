@@ -10,6 +10,7 @@ import torch
 from torch.nn import Linear, Module
 
 from ..row_kernels import products
+from ..row_kernels.quantized_products import QuantizedLinear
 from .kept_values import BranchCall, Values
 
 T = TypeVar("T")
@@ -88,9 +89,9 @@ class Once:
         return number
 
 
-def plain(*layers: Any) -> bool:
-    """Whether all layers are ordinary linear layers, whose weights a product may read."""
-    return all(type(layer) is Linear for layer in layers)
+def known(*layers: Any) -> bool:
+    """Whether all layers are linear layers, quantised or not, whose weights a product may read."""
+    return all(type(layer) in (Linear, QuantizedLinear) for layer in layers)
 
 
 def rms_weight(module: Any) -> bool:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Once, Positions, attend, modulation, norm_weights, plain, rms_weight
+from .block_parts import Once, Positions, attend, known, modulation, norm_weights, rms_weight
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,10 @@ class Layers:
     up: Linear
     down: Linear
 
-    def linears(self) -> tuple[Linear, ...]:
-        return self.modulation, *self.qkv, self.out, self.up, self.down
+    def fits(self) -> bool:
+        """Whether a product may read the weights of all layers; modulation is not quantised."""
+        layers = *self.qkv, self.out, self.up, self.down
+        return products.plain(self.modulation) and known(*layers) and rms_weight(self.query_norm)
 
 
 def image_layers(attention: Any, modulation: Linear, feed_forward: Any) -> Layers:
@@ -103,7 +105,7 @@ class TwoStreams:
 
     def fits(self) -> bool:
         """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
-        return all(plain(*part.linears()) and rms_weight(part.query_norm) for part in self.layers)
+        return all(part.fits() for part in self.layers)
 
     def joins(self) -> Sequence[Sequence[Linear]]:
         """Layers with one input: see `RebuiltBlock.joins`."""
@@ -137,16 +139,16 @@ class TwoStreams:
         a, b = self.layers
         embedding = self.once.of("temb", temb, lambda: F.silu(temb))
         shift, scale, gate, shift_2, scale_2, gate_2 = modulation(embedding, [a.modulation, b.modulation], 6)
-        normed = rows.norm(x, scale, shift, first=first)
+        normed = rows.norm(x, scale, shift, first=first, format=products.format_of(*a.qkv, *b.qkv))
         qkv = products.through(normed, both(a.qkv, b.qkv)).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)
         rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, first=first, start=positions.start)
         query, key, value = qkv.unbind(2)
         attended = attend(self.attention, query, key, value, mask)
         y = products.through(attended, both((a.out,), (b.out,)))
-        x, normed = rows.add_norm(x, y, gate, scale_2, shift_2, first=first)
-        hidden = products.through(normed, both((a.up,), (b.up,)), gelu=True)
-        y = products.through(hidden, both((a.down,), (b.down,)))
+        format = products.format_of(a.up, b.up)
+        x, normed = rows.add_norm(x, y, gate, scale_2, shift_2, first=first, format=format)
+        y = products.feed_forward(normed, both((a.up,), (b.up,)), both((a.down,), (b.down,)))
         return rows.add(x, y, gate_2, first=first, in_place=True)
 
 
@@ -169,7 +171,8 @@ class OneStream:
 
     def fits(self) -> bool:
         """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
-        return plain(self.modulation_layer, *self.qkv, self.up, self.out) and rms_weight(self.attention.norm_q)
+        layers = *self.qkv, self.up, self.out
+        return products.plain(self.modulation_layer) and known(*layers) and rms_weight(self.attention.norm_q)
 
     def joins(self) -> Sequence[Sequence[Linear]]:
         """Layers with one input: see `RebuiltBlock.joins`."""
@@ -182,12 +185,11 @@ class OneStream:
         batch, length, _ = x.shape
         embedding = self.once.of("temb", temb, lambda: F.silu(temb))
         shift, scale, gate = modulation(embedding, [self.modulation_layer], 3)
-        normed = rows.norm(x, scale, shift)
+        normed = rows.norm(x, scale, shift, format=products.format_of(*self.qkv, self.up))
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)
         rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, start=positions.start)
-        hidden = products.linear(normed, self.up, gelu=True)
         query, key, value = qkv.unbind(2)
         attended = attend(self.attention, query, key, value, mask)
-        y = products.linear_of_two(attended, hidden, self.out)
+        y = products.beside_feed_forward(attended, normed, self.up, self.out)
         return rows.add(x, y, gate)

@@ -39,7 +39,7 @@ def rebuild(module: Any, *, join: bool) -> int:
 
     Returns:
         Number of rebuilt blocks; 0 if the view has no block that can be rebuilt. Blocks that differ from those of
-        `BLOCKS`, for instance by quantised layers, keep their own forward.
+        `BLOCKS`, for instance by layers of another library, keep their own forward.
     """
     count, once = 0, Once()
     for block in module.modules():

@@ -9,7 +9,8 @@ import torch
 from torch.nn import Linear
 
 from ..row_kernels import products, rows
-from .block_parts import Once, attend, norm_weights, of_doubled, plain, rms_weight
+from ..row_kernels.products import Part
+from .block_parts import Once, attend, known, norm_weights, of_doubled, rms_weight
 
 TEXT_LENGTH = 512
 """Tokens of a prompt behind those of an image, as in `WanAttnProcessor`."""
@@ -54,7 +55,7 @@ class WanBlock:
         layers = (*self.qkv, own.to_out[0], cross.to_q, *self.text_kv, cross.to_out[0], self.up, self.down)
         norms = own.norm_q, own.norm_k, cross.norm_q, cross.norm_k
         affine = getattr(self.block.norm2, "bias", None) is not None  # not without `cross_attn_norm`
-        return plain(*layers, *(self.image_kv or ())) and all(map(rms_weight, norms)) and affine
+        return known(*layers, *(self.image_kv or ())) and all(map(rms_weight, norms)) and affine
 
     def joins(self) -> Sequence[Sequence[Linear]]:
         return [self.qkv, self.text_kv, *([self.image_kv] if self.image_kv is not None else [])]
@@ -74,8 +75,9 @@ class WanBlock:
         *before, shift_2, scale_2, gate_2 = vectors
         x, normed = self._entered(hidden_states, before, rotary_emb, first)
         y = products.linear(self._crossed(normed, encoder_hidden_states), self.cross.to_out[0])
-        x, normed = rows.add_norm(x, y, None, scale_2, shift_2, eps=block.norm3.eps, first=first)
-        y = products.linear(products.linear(normed, self.up, gelu=True), self.down)
+        length, format = x.shape[1], products.format_of(self.up)
+        x, normed = rows.add_norm(x, y, None, scale_2, shift_2, eps=block.norm3.eps, first=first, format=format)
+        y = products.feed_forward(normed, [Part(0, length, (self.up,))], [Part(0, length, (self.down,))])
         return rows.add(x, y, gate_2, first=first, in_place=True)
 
     def _entered(
@@ -122,7 +124,8 @@ class WanBlock:
         block, own = self.block, self.own_attention
         batch, length, _ = hidden.shape
         shift, scale, gate = vectors
-        normed = rows.norm(hidden, scale, shift, eps=block.norm1.eps, first=first)
+        format = products.format_of(*self.qkv)
+        normed = rows.norm(hidden, scale, shift, eps=block.norm1.eps, first=first, format=format)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
         cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
         table = self.once.positions(cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))

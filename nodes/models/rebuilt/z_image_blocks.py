@@ -9,7 +9,7 @@ import torch
 from torch.nn import Linear
 
 from ..row_kernels import products, rows
-from .block_parts import Once, attend, norm_weights, of_complex, plain, rms_weight
+from .block_parts import Once, attend, known, norm_weights, of_complex, rms_weight
 
 
 class ZImageBlock:
@@ -25,7 +25,8 @@ class ZImageBlock:
     def fits(self) -> bool:
         norms = self.attention.norm_q, self.attention.norm_k, *self.norms
         modulations = [self.block.adaLN_modulation[0]] if self.block.modulation else []
-        return plain(*self.qkv, self.out, *self.up, self.down, *modulations) and all(map(rms_weight, norms))
+        layers = *self.qkv, self.out, *self.up, self.down
+        return known(*layers) and products.plain(*modulations) and all(map(rms_weight, norms))
 
     def joins(self) -> Sequence[Sequence[Linear]]:
         return [self.qkv, self.up]
@@ -46,7 +47,8 @@ class ZImageBlock:
         batch, length, _ = x.shape
         scale, gate, scale_2, gate_2 = self._vectors(adaln_input)
         in_1, out_1, in_2, out_2 = (norm.eps for norm in self.norms)
-        normed = rows.norm(x, scale, None, kind="rms", eps=in_1, plus_one=False)
+        format = products.format_of(*self.qkv)
+        normed = rows.norm(x, scale, None, kind="rms", eps=in_1, plus_one=False, format=format)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.attention.heads, -1)
         weights = norm_weights([self.attention.norm_q]), norm_weights([self.attention.norm_k])
         table = self.once.of("positions", freqs_cis, lambda: of_complex(freqs_cis))
@@ -54,7 +56,8 @@ class ZImageBlock:
         mask = attn_mask[:, None, None, :] if attn_mask is not None and attn_mask.ndim == 2 else attn_mask
         query, key, value = qkv.unbind(2)
         y = products.linear(attend(self.attention, query, key, value, mask), self.out)
-        x, normed = rows.add_norm(x, y, gate, scale_2, None, kind="rms", eps=in_2, plus_one=False, y_eps=out_1)
+        norm: dict[str, Any] = {"kind": "rms", "eps": in_2, "plus_one": False, "y_eps": out_1}
+        x, normed = rows.add_norm(x, y, gate, scale_2, None, **norm, format=products.format_of(*self.up))
         y = products.linear(rows.silu_product(products.linear(normed, *self.up)), self.down)
         return rows.add(x, y, gate_2, y_eps=out_2, in_place=True)
 

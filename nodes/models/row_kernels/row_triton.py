@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from .quantized_rows import Format, QuantizedRows
 from .row_twins import Kind
 
 WIDE = 2048
@@ -23,10 +24,10 @@ SLICE = 2048
 
 @triton.jit(do_not_specialize=["rows", "first"])
 def _norm(  # type: ignore[no-untyped-def]
-    X, Y, SUM, OUT, GATE, SCALE, SHIFT, rows, first, x_batch, y_batch, gate_batch, gate_group, scale_batch, scale_group,
-    shift_batch, shift_group, eps, y_eps,
+    X, Y, SUM, OUT, GATE, SCALE, SHIFT, ROW_SCALES, rows, first,
+    x_batch, y_batch, gate_batch, gate_group, scale_batch, scale_group, shift_batch, shift_group, eps, y_eps,
     D: tl.constexpr, BLOCK: tl.constexpr, ADDS: tl.constexpr, HAS_GATE: tl.constexpr, NORMS_Y: tl.constexpr,
-    KIND: tl.constexpr, PLUS_ONE: tl.constexpr, HAS_SHIFT: tl.constexpr,
+    KIND: tl.constexpr, PLUS_ONE: tl.constexpr, HAS_SHIFT: tl.constexpr, QUANTIZES: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     batch = row // rows
@@ -55,6 +56,10 @@ def _norm(  # type: ignore[no-untyped-def]
         if HAS_SHIFT:
             shift = SHIFT + batch * shift_batch + group * shift_group
             made = made + tl.load(shift + at, mask=inside, other=0.0).to(tl.float32)
+        if QUANTIZES:
+            largest = tl.maximum(tl.max(tl.abs(made), 0), 1e-12)
+            tl.store(ROW_SCALES + row, largest / 448.0)
+            made = made * (448.0 / largest)
         tl.store(OUT + row * D + at, made.to(OUT.dtype.element_ty), mask=inside)
 
 
@@ -160,24 +165,31 @@ def _call(
     eps: float = 0.0,
     plus_one: bool = False,
     first: int = 0,
-) -> torch.Tensor | None:
+    format: Format | None = None,
+) -> torch.Tensor | QuantizedRows | None:
     """Call the kernel for a sum (into `total`), a norm (returned), or both."""
+    assert format in (None, "fp8")
     batch, rows, width = x.shape
     x = _rows(x)
     y = None if y is None else _rows(y)
-    made = None if kind is None else torch.empty((batch, rows, width), device=x.device, dtype=x.dtype)
+    dtype = x.dtype if format is None else torch.float8_e4m3fn
+    made = None if kind is None else torch.empty((batch, rows, width), device=x.device, dtype=dtype)
+    row_scales = None if format is None else torch.empty((batch, rows, 1), device=x.device, dtype=torch.float32)
     gate, gate_batch, gate_group = _vector(gate)
     scale, scale_batch, scale_group = _vector(scale)
     shift, shift_batch, shift_group = _vector(shift)
-    arguments: Any = [tensor if tensor is not None else x for tensor in (x, y, total, made, gate, scale, shift)]
+    given = x, y, total, made, gate, scale, shift, row_scales
+    arguments: Any = [tensor if tensor is not None else x for tensor in given]
     _norm[(batch * rows,)](
         *arguments, rows, first, x.stride(0), y.stride(0) if y is not None else 0,
         gate_batch, gate_group, scale_batch, scale_group, shift_batch, shift_group, eps, y_eps or 0.0,
         D=width, BLOCK=triton.next_power_of_2(width), ADDS=y is not None, HAS_GATE=gate is not None,
         NORMS_Y=y_eps is not None, KIND={None: 0, "layer": 1, "rms": 2}[kind], PLUS_ONE=plus_one,
-        HAS_SHIFT=shift is not None, num_warps=8 if width > WIDE else 4,
+        HAS_SHIFT=shift is not None, QUANTIZES=format is not None, num_warps=8 if width > WIDE else 4,
     )  # fmt: skip
-    return made
+    if made is None or row_scales is None:
+        return made
+    return QuantizedRows(made, row_scales, "fp8", x.dtype)
 
 
 def norm(
@@ -189,9 +201,10 @@ def norm(
     eps: float,
     plus_one: bool,
     first: int = 0,
-) -> torch.Tensor:
-    """See `row_twins.norm`."""
-    made = _call(x, None, None, None, None, scale, shift, kind, eps, plus_one, first)
+    format: Format | None = None,
+) -> torch.Tensor | QuantizedRows:
+    """See `row_twins.norm`; the format is fp8."""
+    made = _call(x, None, None, None, None, scale, shift, kind, eps, plus_one, first, format)
     assert made is not None
     return made
 
@@ -224,10 +237,11 @@ def add_norm(
     plus_one: bool,
     first: int = 0,
     y_eps: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """See `row_twins.add_norm`."""
+    format: Format | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | QuantizedRows]:
+    """See `row_twins.add_norm`; the format is fp8."""
     total = torch.empty(x.shape, device=x.device, dtype=x.dtype)
-    made = _call(x, y, total, gate, y_eps, scale, shift, kind, eps, plus_one, first)
+    made = _call(x, y, total, gate, y_eps, scale, shift, kind, eps, plus_one, first, format)
     assert made is not None
     return total, made
 

@@ -11,6 +11,9 @@ from typing import Literal
 
 import torch
 
+from . import quantized_rows
+from .quantized_rows import Format, QuantizedRows
+
 Kind = Literal["layer", "rms"]
 """LayerNorm without weights, or root-mean-square norm without weights."""
 
@@ -39,7 +42,8 @@ def norm(
     eps: float,
     plus_one: bool,
     first: int = 0,
-) -> torch.Tensor:
+    format: Format | None = None,
+) -> torch.Tensor | QuantizedRows:
     """Normalise rows, multiply them by `scale` (or 1 + `scale`), and add `shift`.
 
     Args:
@@ -50,14 +54,15 @@ def norm(
         eps: Added to the variance.
         plus_one: Whether the factor is 1 + `scale`.
         first: Number of rows of each sequence in group 0.
+        format: A format of 8 bits for the result; None for the dtype of `x`.
 
     Returns:
-        [B, S, D] in the dtype of `x`.
+        [B, S, D].
     """
     made = normalised(x.float(), kind, eps) * (spread(scale, x.shape[1], first) + float(plus_one))
     if shift is not None:
         made = made + spread(shift, x.shape[1], first)
-    return made.to(x.dtype)
+    return made.to(x.dtype) if format is None else quantized_rows.quantized(made, format, x.dtype)
 
 
 def add(
@@ -98,10 +103,11 @@ def add_norm(
     plus_one: bool,
     first: int = 0,
     y_eps: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    format: Format | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | QuantizedRows]:
     """`add`, then `norm` of the sum: both results. The sum is rounded before it is normalised."""
     total = add(x, y, gate, first=first, y_eps=y_eps)
-    return total, norm(total, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first)
+    return total, norm(total, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first, format=format)
 
 
 def query_key_(

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from . import row_shapes, row_twins
+from . import quantized_rows, row_shapes, row_twins
+from .quantized_rows import Format, QuantizedRows
 from .row_twins import Kind
 
 
@@ -31,11 +32,33 @@ def on_kernels(tensor: torch.Tensor) -> bool:
     return tensor.is_cuda and has_triton()
 
 
-def _code(tensor: torch.Tensor) -> Any:
-    """The module that computes with this tensor."""
-    if tensor.is_meta:
+def _code(tensor: torch.Tensor, format: Format | None = None) -> Any:
+    """The module that computes with this tensor, and makes a result in this format."""
+    if tensor.is_meta and format is None:
         return row_shapes
-    return _triton() if on_kernels(tensor) else row_twins
+    return _triton() if _kernels_for(tensor, format) else row_twins
+
+
+def _kernels_for(x: torch.Tensor, format: Format | None) -> bool:
+    """Whether a norm with a result of this format goes to Triton."""
+    return on_kernels(x) and (format is None or (format == "fp8" and writes_e4m3(x.device)))
+
+
+@cache
+def _quantized_triton() -> Any:
+    from . import quantized_triton
+
+    return quantized_triton
+
+
+def writes_e4m3(device: torch.device) -> bool:
+    """Whether the kernels write e4m3 on a device: Ada, Hopper, and newer."""
+    return device.type == "cuda" and has_triton() and _capability(device) >= (8, 9)
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
 
 
 def norm(
@@ -47,10 +70,11 @@ def norm(
     eps: float = 1e-6,
     plus_one: bool = True,
     first: int = 0,
-) -> torch.Tensor:
-    """Normalised and modulated rows: `row_twins.norm`."""
-    made: torch.Tensor = _code(x).norm(x, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first)
-    return made
+    format: Format | None = None,
+) -> Any:
+    """Normalised and modulated rows: `row_twins.norm`. A tensor, or `QuantizedRows` with a `format`."""
+    options: dict[str, Any] = {"kind": kind, "eps": eps, "plus_one": plus_one, "first": first, "format": format}
+    return _code(x, format).norm(x, scale, shift, **options)
 
 
 def add_norm(
@@ -65,10 +89,11 @@ def add_norm(
     plus_one: bool = True,
     first: int = 0,
     y_eps: float | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """A new sum and its norm: `row_twins.add_norm`. `x` does not change."""
-    made: tuple[torch.Tensor, torch.Tensor] = _code(x).add_norm(
-        x, y, gate, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first, y_eps=y_eps
+    format: Format | None = None,
+) -> tuple[torch.Tensor, Any]:
+    """A new sum and its norm: `row_twins.add_norm`. `x` does not change; the norm is as in `norm`."""
+    made: tuple[torch.Tensor, Any] = _code(x, format).add_norm(
+        x, y, gate, scale, shift, kind=kind, eps=eps, plus_one=plus_one, first=first, y_eps=y_eps, format=format
     )
     return made
 
@@ -113,3 +138,29 @@ def silu_product(pairs: torch.Tensor) -> torch.Tensor:
     """silu(a) · b of the halves of each row: `row_twins.silu_product`."""
     made: torch.Tensor = _code(pairs).silu_product(pairs)
     return made
+
+
+def quantized(x: torch.Tensor, format: Format) -> QuantizedRows:
+    """Rows [..., D] in 8 bits: `quantized_rows.quantized`."""
+    return quantized_side_by_side(x, None, format, gelu=False)
+
+
+def quantized_side_by_side(
+    a: torch.Tensor | None, b: torch.Tensor | None, format: Format, *, gelu: bool
+) -> QuantizedRows:
+    """Rows of `a` and `b` side by side in 8 bits: `quantized_rows.quantized_side_by_side`."""
+    given = a if a is not None else b
+    assert given is not None
+    if format == "fp8" and writes_e4m3(given.device) and not torch.compiler.is_compiling():
+        made: QuantizedRows = _quantized_triton().quantized_side_by_side(a, b, gelu=gelu)
+        return made
+    return quantized_rows.quantized_side_by_side(a, b, format, gelu=gelu)
+
+
+def quantized_heads(x: torch.Tensor, scales: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
+    """Heads [B, S, H, D] in e4m3: (x - mean) / scale, with scales [B, H] and means [B, H, D]."""
+    if writes_e4m3(x.device):
+        made: torch.Tensor = _quantized_triton().quantized_heads(x, scales, means)
+        return made
+    centred = x.float() if means is None else x.float() - means[:, None]
+    return quantized_rows.rounded(centred / scales[:, None, :, None], "fp8")

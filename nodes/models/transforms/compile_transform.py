@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, ClassVar
@@ -19,7 +19,16 @@ from ..memory.latest_run import present
 
 @dataclass(frozen=True)
 class Compile:
-    """The transform: torch.compile on the repeated blocks of a component, or on its whole forward."""
+    """The transform: torch.compile on the repeated blocks of a component, or on its whole forward.
+
+    Attributes:
+        component: Name in the repository.
+        region: `blocks` or `whole`.
+        mode: Mode of torch.compile.
+        dynamic: See torch.compile.
+        copies: Whether results are copied. A CUDA graph writes each result over that of the call before, and guidance
+            needs the results of all branches.
+    """
 
     kind: ClassVar[str] = "compile"
 
@@ -27,6 +36,7 @@ class Compile:
     region: str
     mode: str
     dynamic: bool | None
+    copies: bool = False
 
     def apply(self, module: Any, run: Run) -> None:
         import torch
@@ -42,19 +52,36 @@ class Compile:
                 ) from error
         else:
             forward.inner = torch.compile(forward.inner, **options)
-        forward.layers.append(_CompileTimer(run).around)
+        if self.copies:
+            forward.layers.append(_copied)
+        forward.layers.append(CompileTimer(run).around)
 
 
-class _CompileTimer:
-    """Reports the time that a view's calls spend on compiling."""
+def _copied(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a function that is recorded as a CUDA graph, and copy its results out of the graph's memory."""
+    import torch
+    from torch.utils._pytree import tree_map_only
 
-    def __init__(self, run: Run) -> None:
+    torch.compiler.cudagraph_mark_step_begin()
+    return tree_map_only(torch.Tensor, torch.Tensor.clone, call(*args, **kwargs))
+
+
+class CompileTimer:
+    """Reports the time that a view's calls spend on compiling.
+
+    Args:
+        run: Receives the seconds.
+        strict: Whether every size must be compiled.
+    """
+
+    def __init__(self, run: Run, strict: bool = True) -> None:
         self.run = run
+        self.strict = strict
         self.seconds = 0.0
         self.told: weakref.ref[Run] = weakref.ref(present(run))
 
     def around(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with compiling() as seconds, _all_compiled():
+        with compiling() as seconds, _all_compiled() if self.strict else nullcontext():
             result = call(*args, **kwargs)
         if seconds():
             if self.told() is not present(self.run):

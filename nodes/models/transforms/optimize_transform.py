@@ -1,4 +1,4 @@
-"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, a VAE's decoder."""
+"""The transforms of `model.optimize`: a transformer with rebuilt blocks and the fastest attention, and a VAE."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....graph.contract.node import Run
 from ..attention.processors import choose
+from . import compiler_check
 
 if TYPE_CHECKING:
     from ..memory.component_views import Transform
@@ -25,8 +26,14 @@ REBUILT = (
 """Transformers whose blocks `nodes/models/rebuilt` has."""
 
 
+COMPILED = "compiled blocks"
+"""The step of a transformer whose blocks cannot be rebuilt, in the details of a node."""
+
 DECODERS = ("AutoencoderKLHunyuanVideo", "AutoencoderKLWan")
 """VAEs whose decoders `nodes/models/decoders` has."""
+
+ENCODERS = ("AutoencoderKLWan",)
+"""Those of which it has the encoder too."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Optimize:
         rebuilt: Whether the blocks are rebuilt.
         candidates: Attention backends, by their names in diffusers or `kernels`; the fastest is used. Empty if another
             transform chooses.
+        compiled: Whether torch compiles the blocks where they are not rebuilt. Blocks that cannot be rebuilt are
+            compiled too, and those that cannot be compiled stay as they are.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -46,6 +55,7 @@ class Optimize:
     component: str
     rebuilt: bool
     candidates: tuple[str, ...]
+    compiled: bool = False
 
     def before(self, other: Transform) -> Optimize:
         """The transform where another one follows it: a later choice of the same thing replaces this one."""
@@ -54,8 +64,9 @@ class Optimize:
         leaves = other.kind == "offload" and getattr(other, "granularity", None) == "leaf"
         if other.kind == "compile" or leaves:
             # torch compiles diffusers' own blocks. Offloaded leaves are on the device only while they are called.
-            return replace(self, rebuilt=False)
-        return self
+            return replace(self, rebuilt=False, compiled=False)
+        # Hooks of offloading would break the graphs of compiled blocks.
+        return replace(self, compiled=False) if other.kind == "offload" else self
 
     def apply(self, module: Any, run: Run) -> None:
         if self.candidates and not run.planning:
@@ -65,23 +76,51 @@ class Optimize:
 
             Tuner(module, self.candidates, run)
         if self.rebuilt:
-            from ..rebuilt.rebuilding import rebuild
+            reason = _rebuild(module, run)
+            if reason is not None:
+                _step_down(module, run, reason, self.compiled)
+        elif self.compiled:
+            _step_down(module, run, None, True)
 
-            # Offloaded weights stay where they are: each moves to the device alone.
-            count = rebuild(module, join=next(module.parameters()).is_cuda)
-            run.detail(rebuilt_blocks=count)
+
+def _rebuild(module: Any, run: Run) -> str | None:
+    """Rebuild the blocks of a view. Returns the reason if it keeps its own."""
+    from ..rebuilt.rebuilding import rebuild
+    from ..row_kernels import kernel_trial
+
+    first = next(module.parameters())
+    reason = kernel_trial.problem(run.device, first.dtype, _width(module.config) or WIDE)
+    if reason is not None:
+        return reason
+    # Offloaded weights stay where they are: each moves to the device alone.
+    count = rebuild(module, join=first.is_cuda)
+    run.detail(rebuilt_blocks=count)
+    return None if count else "its blocks differ from those that can be rebuilt"
+
+
+def _step_down(module: Any, run: Run, reason: str | None, compiles: bool) -> None:
+    """Take the next best step: compiled blocks, or else diffusers' own. Says so, with the reasons."""
+    from .compiled_blocks import compile_blocks
+
+    lacking = compile_blocks(module, run) if compiles else None
+    if compiles and lacking is None:
+        if reason is not None:
+            run.detail(step=f"{COMPILED}: {reason}")
+    else:
+        run.detail(step=f"eager: {'; '.join(each for each in (reason, lacking) if each)}")
 
 
 @dataclass(frozen=True)
 class FastDecoder:
-    """The transform of a VAE: its decoder is rebuilt.
+    """The transform of a VAE: its decoder is rebuilt, and its encoder if there is one.
 
     Attributes:
         component: Name in the repository.
-        rebuilt: Whether it is. An offloaded VAE keeps its own decoder, which moves its weights.
+        rebuilt: Whether they are. An offloaded VAE keeps its own decoder and encoder, which move its weights.
     """
 
     kind: ClassVar[str] = "optimize"
+    planned: ClassVar[bool] = True
 
     component: str
     rebuilt: bool = True
@@ -93,9 +132,12 @@ class FastDecoder:
     def apply(self, module: Any, run: Run) -> None:
         if self.rebuilt:
             from ..decoders.rebuilt_vae import rebuild
+            from ..row_kernels import kernel_trial
 
-            reason = rebuild(module, run.warn)
-            run.detail(decode="rebuilt" if reason is None else f"eager: {reason}")
+            first = next(module.parameters())
+            reason = kernel_trial.problem(run.device, first.dtype, first.shape[0]) or rebuild(module, run.warn)
+            said = "rebuilt" if reason is None else f"eager: {reason}"
+            run.detail(decode=said, **({"encode": said} if type(module).__name__ in ENCODERS else {}))
 
 
 def no_fast_decoder(class_name: str, device: str, kernels: bool) -> str | None:
@@ -126,6 +168,15 @@ def not_rebuilt(class_name: str, config: Mapping[str, Any], device: str, kernels
     if width is not None and width < WIDE:
         return f"a width of {width} is too small to gain by it"
     return None
+
+
+def not_compiled(config: Mapping[str, Any], device: str) -> str | None:
+    """The reason why blocks that are not rebuilt are not compiled either; empty if the first reason is enough."""
+    width = _width(config)
+    if not device.startswith("cuda") or (width is not None and width < WIDE):
+        return ""  # there is nothing to gain
+    lacking = compiler_check.lacking(True)
+    return None if lacking is None else lacking.message
 
 
 def _width(config: Mapping[str, Any]) -> int | None:

@@ -16,7 +16,7 @@ from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import backends, kernels, packages, tuning
-from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
+from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_FP8, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.transforms.attention_transform import Attention
@@ -77,7 +77,7 @@ def test_backend_names_match_diffusers():
     )
 
     values = {name.value for name in AttentionBackendName}
-    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL)}
+    libraries = {backend.library for backend in (*BACKENDS.values(), SAGE_1, FLASH_3_WHEEL, FLASH_3_FP8)}
     assert libraries - values == set(kernels.KERNELS), "names of our kernels differ from those of diffusers"
     assert {backends.chosen("sage", kernel).library for kernel in SAGE_KERNELS} <= values
     assert attention.node.inputs["kernel"].type.choices == ("auto", *SAGE_KERNELS)

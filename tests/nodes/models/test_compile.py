@@ -10,6 +10,7 @@ from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.nodes import model_compile as module
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
+from sgd.nodes.models.transforms import compiler_check
 from sgd.nodes.models.transforms.compile_transform import compiling
 
 
@@ -183,6 +184,35 @@ def test_compiles_after_attention_is_measured(model, run, compiled, monkeypatch,
     assert run.details["compile_seconds"] > 0
 
 
+@pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
+def test_cuda_graphs_of_single_blocks_are_unsupported(model, run, mode):
+    facts = {"model": {"components": {"transformer": "T"}}, "component": "transformer", "mode": mode}
+    found = [problem for problem in node_facts.check(compile, **facts) if problem.parameter == "mode"]
+    assert [problem.code for problem in found] == ["unsupported"]
+    assert found[0].help == "set region: whole, or mode: default or max-autotune-no-cudagraphs"
+    assert not [p for p in node_facts.check(compile, **facts, region="whole") if p.parameter == "mode"]
+    run.planning = True
+    with pytest.raises(NodeError, match="region: blocks cannot have them"):
+        compile(run, model, mode=mode)
+
+
+def test_results_of_cuda_graphs_are_copied(model, run, monkeypatch):
+    """A graph gives every result in the same memory."""
+    memory = torch.zeros(1)
+    calls, marks = iter([1.0, 2.0]), []
+
+    def recorded(function, **options):
+        assert options["mode"] == "reduce-overhead"
+        return lambda *args, **kwargs: (memory.fill_(next(calls)),)
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: marks.append(1))
+    value = compile(run, model, region="whole", mode="reduce-overhead")
+    value.acquire("transformer", run)
+    first, second = predict(value), predict(value)
+    assert (first.item(), second.item(), len(marks)) == (1.0, 2.0, 2)
+
+
 def test_compile_must_be_the_last_transform(model, run):
     value = compile(run, model)
     for node, arguments in ((attention, {}), (compile, {})):
@@ -201,7 +231,7 @@ def test_a_class_without_repeated_blocks_is_an_error(wan_folder, run, monkeypatc
 
 
 def test_a_missing_compiler_is_unavailable(model, run, monkeypatch):
-    monkeypatch.setattr(module.shutil, "which", lambda name: None)
+    monkeypatch.setattr(compiler_check.shutil, "which", lambda name: None)
     monkeypatch.setattr(module, "gpu", lambda: None)
     [problem] = node_facts.check(compile, model={"components": {"transformer": "T"}}, component="transformer")
     assert problem.code == "unavailable"

@@ -290,7 +290,7 @@ def test_a_plan_counts_bytes_on_the_device(cuda, blocks):
     """Against a sum by name: the largest group of blocks, and everything that is in none."""
     model = load(cuda, FULL)
     value = offload(cuda, model, blocks=blocks)
-    module = model.weights._on_meta("transformer")
+    module = model.weights.on_meta("transformer")
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     size = {name: t.numel() * t.element_size() for name, t in tensors.items()}
     one = sum(n for name, n in size.items() if name.startswith("blocks.0."))

@@ -10,12 +10,15 @@ from helpers import node_facts
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.attention import attention_target, backends
+from sgd.nodes.models.attention.centred_e4m3 import centred_e4m3
+from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
-from sgd.nodes.models.transforms import optimize_transform
+from sgd.nodes.models.nodes.model_quantize import quantize
+from sgd.nodes.models.transforms import optimize_transform, quantize_choice
 from sgd.nodes.models.transforms.lora_transform import Lora
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
 
@@ -36,7 +39,7 @@ def hopper(monkeypatch):
     """A machine with one H100, Triton, and FlashAttention 3 from PyPI."""
     versions = {"torch": "2.11.0+cu130", "fa3-fwd": "0.0.3", "triton": "3.6.0"}
     monkeypatch.setattr(backends.packages, "installed", lambda package, module: versions.get(package))
-    for module in (backends, model_optimize):
+    for module in (backends, quantize_choice):
         monkeypatch.setattr(module, "gpu", lambda: (9, 0))
     monkeypatch.setattr(model_optimize.importlib.util, "find_spec", lambda name: object())
     return versions
@@ -61,6 +64,7 @@ def test_on_a_cpu_it_changes_nothing_and_says_so(model, run):
         "step": "eager: the run is on a CPU",
         "attention": "sdpa",
         "decode": "eager: the run is on a CPU",
+        "encode": "eager: the run is on a CPU",
     }
     assert transform(value) == Optimize("transformer", False, ())
     for one in (model, value):
@@ -110,9 +114,13 @@ def test_blocks_are_rebuilt_where_that_works_and_pays(class_name, config, device
 def test_a_later_node_replaces_a_choice(hopper):
     run = planned("cuda")
     made = optimize(run, load(run, WAN))
-    assert transform(attention(run, made, backend="sdpa")) == Optimize("transformer", True, ())
+    assert transform(made).compiled, "where the kernels do not run"
+    assert transform(attention(run, made, backend="sdpa")) == Optimize("transformer", True, (), True)
     compiled = compile(run, made)
     assert not transform(compiled).rebuilt, "torch compiles diffusers' own blocks"
+    assert not transform(compiled).compiled
+    offloaded = made.transformed(Offload("transformer", "blocks"))
+    assert (transform(offloaded).rebuilt, transform(offloaded).compiled) == (True, False)
     assert transform(compiled).candidates == transform(made).candidates
 
 
@@ -122,7 +130,7 @@ def test_the_order_of_transforms(model, run, tmp_path):
         optimize(run, made)
     with pytest.raises(NodeError, match=r"model\.optimize cannot come after model\.attention") as error:
         optimize(run, attention(run, model, backend="sdpa"))
-    assert error.value.help == "the order is model.lora, model.optimize, model.attention, model.compile"
+    assert error.value.help == "the order is model.lora, model.quantize, model.optimize, model.attention, model.compile"
     with pytest.raises(NodeError, match=r"model\.lora cannot come after model\.optimize"):
         made.transformed(Lora("transformer", tmp_path / "x.safetensors", 1.0))
 
@@ -191,8 +199,6 @@ def test_reasons_for_a_vaes_own_decoder(kind, device, kernels, reason):
 
 
 def test_an_offloaded_vae_keeps_its_own_decoder(model):
-    from sgd.nodes.models.memory.offloading import Offload
-
     assert FastDecoder("vae").before(Optimize("vae", False, ())) == FastDecoder("vae")
     offloaded = model.transformed(FastDecoder("vae")).transformed(Offload("vae", "blocks"))
     assert decoder_of(offloaded) == FastDecoder("vae", rebuilt=False)
@@ -218,6 +224,107 @@ def test_the_classes_are_those_that_are_rebuilt(run):
     from sgd.nodes.models.decoders import rebuilt_vae
 
     for name in optimize_transform.DECODERS:
-        made = type(name, (torch.nn.Module,), {"_decode": lambda self, z: None})()
+        made = type(name, (torch.nn.Module,), {"_decode": lambda self, z: None, "_encode": lambda self, x: None})()
         made.decoder = torch.nn.Identity()
         assert rebuilt_vae.rebuild(made, pytest.fail) is None
+
+
+def test_details_name_the_encoder_too(hopper):
+    run = planned("cuda")
+    optimize(run, load(run, WAN))
+    assert (run.details["decode"], run.details["encode"]) == ("rebuilt", "rebuilt")
+    run = planned("cuda")
+    optimize(run, load(run, "hunyuanvideo-community/HunyuanVideo"))
+    assert run.details["decode"] == "rebuilt"
+    assert "encode" not in run.details
+
+
+def test_the_memory_that_tiling_counts_is_that_of_the_rebuilt_decoder(wan_folder, run, monkeypatch):
+    from sgd.nodes.models.decoders.wan_decoder import WanDecoder
+    from sgd.nodes.models.memory import tiling
+
+    traced = []
+    chunks = WanDecoder.chunks
+    monkeypatch.setattr(
+        WanDecoder, "chunks", lambda self, latents: traced.append(latents.is_meta) or chunks(self, latents)
+    )
+    plain = model_of(wan_folder, "vae")
+    fast = plain.transformed(FastDecoder("vae"))
+    fast.acquire("vae", run)
+    latents = torch.randn(1, plain.config("vae")["z_dim"], 5, 16, 16)
+
+    def needs(model: Any) -> int:
+        work = tiling.VaeWork("decoding", run, model, latents, 17 * 128 * 128, lambda m, t: m.family.decode(m, t))
+        return tiling._bytes(work, False)
+
+    assert needs(plain) != needs(fast)
+    assert traced == [True]
+    fast.release("vae")
+
+
+FLUX = "black-forest-labs/FLUX.1-dev"
+
+
+def test_fast_on_a_gpu_quantises_and_tries_attention_in_fp8(hopper):
+    run = planned()
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert [t.kind for t in value.transforms] == ["quantize", "optimize"]
+    assert run.details["quantize"] == "fp8 by torch._scaled_mm"
+    assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3, flash3 (fp8)"
+    assert transform(value).candidates[-1] == "_sgd_flash_3_fp8"
+    assert "modulation" in run.details["kept"]
+
+
+def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
+    run = planned()
+    value = optimize(run, load(run, WAN), level="fast")
+    assert run.details["attention_fp8"] == "not used: published as sensitive for this family"
+    assert transform(value).candidates == ("native", "_native_cudnn", "_sgd_flash_3")
+    assert run.details["kept"] == "attn1, attn2: published as sensitive"
+    run = planned()
+    value = optimize(run, quantize(run, load(run, FLUX), format="int8"), level="fast")
+    assert run.details["quantize"] == "as model.quantize before"
+    assert [t.format for t in value.transforms if t.kind == "quantize"] == ["int8"]
+
+
+def test_fast_is_exact_where_nothing_is_faster(hopper, monkeypatch):
+    for module in (backends, quantize_choice):
+        monkeypatch.setattr(module, "gpu", lambda: (8, 0))
+    run = planned("cuda")
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert [t.kind for t in value.transforms] == ["optimize"]
+    assert run.details["quantize"] == "not used: this GPU has compute capability 8.0, and e4m3 needs 8.9"
+    assert run.details["attention_fp8"].startswith("not used: flash3 needs an NVIDIA GPU of compute capability 9.x")
+    run = planned("cpu")
+    value = optimize(run, load(run, FLUX), level="fast")
+    assert run.details["quantize"] == "not used: the run is on a CPU"
+    assert value.transforms == optimize(planned("cpu"), load(run, FLUX)).transforms
+
+
+def test_attention_in_fp8_alone(hopper):
+    run = planned("cuda")
+    value = attention(run, load(run, WAN), backend="flash3", precision="fp8")
+    assert run.details["attention"] == "flash3 (fp8)"
+    assert value.transforms[-1].candidates == ("_sgd_flash_3_fp8",)
+    with pytest.raises(NodeError, match="sdpa has no choice of precision"):
+        attention(run, load(run, WAN), backend="sdpa", precision="fp8")
+    found = node_facts.check(attention, model=MODEL, component="transformer", backend="auto", precision="fp8")
+    assert [(p.code, p.place) for p in found] == [("bad-value", "precision")]
+
+
+def test_the_numbers_of_attention_in_fp8_centre_the_values():
+    """With values that have a common part, a mean that is subtracted and added again leaves small errors only."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 256, 3, 64, generator=generator) for _ in range(3))
+    value = value + 4 * torch.randn(3, 64, generator=generator)
+    made = centred_e4m3(query, key, value)
+    scales = made.query_scales, made.key_scales, made.value_scales
+    numbers = made.query, made.key, made.value
+    heads = [each.float() * scale[:, None, :, None] for each, scale in zip(numbers, scales, strict=True)]
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    found = sdpa(*(each.transpose(1, 2) for each in heads)).transpose(1, 2) + made.means[:, None]
+    wanted = sdpa(*(each.transpose(1, 2) for each in (query, key, value))).transpose(1, 2)
+    assert float((found - wanted).norm() / wanted.norm()) < 0.004
+    assert float(made.value.float().abs().max()) <= 448
+    again = sdpa(heads[0].transpose(1, 2), heads[1].transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+    assert float((found - again).norm() / again.norm()) < 0.003

@@ -1,0 +1,229 @@
+"""Run what a sweep has not finished yet, then write its table and its page. `sgd sweep` and `sgd resume` call this."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...contract.constants import DONE, FAILED, INTERRUPTED, WRONG
+from ...contract.device import choose
+from ...contract.errors import NodeError
+from ...contract.events import Observer
+from ...contract.interrupts import end, held, pending, reported
+from ...contract.suggestions import did_you_mean
+from ...contract.text_tables import seconds
+from ...language.registry import Library, installed
+from ...runtime.output_folder import OutputFolder
+from ...runtime.run import default_folder
+from ..comparison.compare_command import Counting
+from ..page_files import page_beside, write_page
+from ..terminal import flush, say, show, stdout_width
+from .checked_plans import CheckedPlans, checked_plans
+from .combination_runs import Outcome, finished, run_all
+from .combinations import Combination
+from .measured_runs import Measured, measured_runs
+from .settings_summary import settings_of
+from .sweep_file import Sweep, is_sweep, read_sweep, write_sweep
+from .sweep_table import combinations_table, settings_table
+
+PAGE = "sweep.html"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a command shows: the result as JSON, or nothing but errors."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+
+def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, jobs: int = 1) -> int:
+    """Run a sweep in a new folder, or go on with the same sweep in its folder.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        NodeError: If the folder holds another sweep or cannot be written, or the values do not go together.
+    """
+    if out is not None and is_sweep(out):
+        before = read_sweep(out)
+        if (differing := _difference(before, sweep)) is not None:
+            raise NodeError(f"{out} holds another sweep: {differing}", help="choose another --out")
+        return go_on(out, shown, jobs, library)
+    folder = out or default_folder(f"{sweep.name}-sweep")
+    if out is not None and out.is_dir() and any(out.iterdir()):
+        raise NodeError(f"{out} is not empty, and holds no sweep", help="choose another --out")
+    return _all(sweep, folder, library, shown, jobs, new=True)
+
+
+def go_on(folder: Path, shown: Shown, jobs: int = 1, library: Library | None = None) -> int:
+    """Go on with the sweep of a folder: runs that are done stay, all others begin anew.
+
+    Args:
+        folder: The folder; see `sweep_file.is_sweep`.
+        shown: What to show.
+        jobs: Processes that run at once.
+        library: The node types; those that the sweep began with if not given.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UnreadableFile: If the folder holds no sweep.
+        NodeError: If the workflow has changed since, or another process runs the sweep.
+    """
+    sweep = read_sweep(folder)
+    if sweep.changed():
+        raise NodeError(
+            f"{sweep.path()} has changed since the sweep in {folder} began",
+            help="runs of two files would stand side by side; begin the sweep again with another --out",
+        )
+    library = library or installed(tuple(Path(sweep.path(file)) for file in sweep.libraries))
+    return _all(sweep, folder, library, shown, jobs, new=False)
+
+
+DIFFERENT = {
+    "varied": "it varies other values",
+    "reference": "it has another --reference",
+    "inputs": "it has other values of inputs",
+    "settings": "it has other --set",
+    "libraries": "it has other --library files",
+    "device": "it has another --device",
+    "options": "it has other options",
+    "output": "it has another --output",
+    "metadata": "only one of both has --no-metadata",
+}
+"""How two sweeps differ, by the attribute that does."""
+
+
+def _difference(before: Sweep, now: Sweep) -> str | None:
+    """The first thing that differs between the sweep of a folder and that of a command line; None if nothing does."""
+    if before.sha256 != now.sha256:
+        return f"{before.file} had other bytes" if before.file == now.file else f"it is of {before.file}"
+    one, other = (json.loads(json.dumps(asdict(each))) for each in (before, now))
+    return next((text for name, text in DIFFERENT.items() if one[name] != other[name]), None)
+
+
+def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, jobs: int, new: bool) -> int:
+    todo = [each for each in sweep.combinations if not finished(folder / each.folder)]
+    checked = _checked(sweep, todo, library, shown)
+    for text in checked.problems:
+        say(text)
+    if checked.failed:
+        return WRONG
+    plan = next(iter(checked.plans.values()), None)
+    if plan is not None and sweep.output is not None and sweep.output not in plan.outputs:
+        names = ", ".join(plan.outputs) or "none"
+        raise NodeError(f"--output {sweep.output}: the workflow has no such output",
+                        help=did_you_mean(sweep.output, plan.outputs) or f"outputs: {names}")  # fmt: skip
+    if jobs > 1 and plan is not None and choose(sweep.device, plan.libraries) != "cpu":
+        raise NodeError("--jobs needs a CPU: several processes would share one GPU", help="add --device cpu")
+    with held():
+        owned = OutputFolder(folder, new=new and not folder.exists())
+        try:
+            if new:
+                write_sweep(sweep, folder)
+            outcomes = _run(sweep, todo, checked, folder, shown, jobs)
+            return _finish(sweep, folder, library, shown, outcomes)
+        finally:
+            owned.release()
+
+
+def _checked(sweep: Sweep, todo: Sequence[Combination], library: Library, shown: Shown) -> CheckedPlans:
+    if not shown.quiet and len(todo) > 20 and sys.stderr is not None and sys.stderr.isatty():
+        say(f"checking {len(todo)} combinations")
+    return checked_plans(sweep, todo, library)
+
+
+def _run(
+    sweep: Sweep, todo: Sequence[Combination], checked: CheckedPlans, folder: Path, shown: Shown, jobs: int
+) -> list[Outcome]:
+    total, kept = len(sweep.combinations), len(sweep.combinations) - len(todo)
+    counted = kept
+    if kept and not shown.quiet:
+        say(f"{kept} of {total} runs are done already")
+    labels = {each.number: each.label() for each in todo}
+
+    def told(outcome: Outcome) -> None:
+        nonlocal counted
+        counted += 1
+        if outcome.status == "failed":
+            say(f"error: run {outcome.number} ({labels[outcome.number]}) failed: {outcome.error}")
+        elif outcome.status == "done" and not shown.quiet:
+            say(f"{counted} of {total}: {labels[outcome.number]}: {seconds(outcome.seconds)} s")
+
+    if jobs > 1:
+        from .parallel_runs import run_in_processes
+
+        return run_in_processes(sweep, todo, checked.plans, folder, told, min(jobs, max(1, len(todo))))
+
+    def watch() -> Sequence[Observer]:
+        from ...runtime.observers.progress import Progress
+
+        return [] if shown.quiet else [Progress()]
+
+    return run_all(sweep, todo, checked.plans, folder, told, watch)
+
+
+def _finish(sweep: Sweep, folder: Path, library: Library, shown: Shown, outcomes: Sequence[Outcome]) -> int:
+    """Tell how the sweep ended, and write its page."""
+    interrupted = pending() or any(each.status == "interrupted" for each in outcomes)
+    if interrupted:
+        done = sum(finished(folder / each.folder) for each in sweep.combinations)
+        say(f"interrupted; {done} of {len(sweep.combinations)} runs are done, in {folder}; {how_to_go_on(folder)}")
+        reported()
+        if any(each.stuck for each in outcomes):
+            flush()
+            end()
+        return INTERRUPTED
+    errors = {each.number: each.error for each in outcomes if each.error}
+    with Counting() as progress:
+        found = measured_runs(sweep, folder, library.libraries.values(), progress, errors)
+    settings = settings_of(sweep, found)
+    page = _page(sweep, folder, found)
+    if shown.as_json:
+        content = {
+            "sweep": str(folder),
+            "page": str(page),
+            "reference": {each.name: each.value for each in sweep.reference} or None,
+            "runs": [each.json() for each in found],
+            "settings": [each.json() for each in settings],
+        }
+        show_json(content)
+    elif not shown.quiet:
+        show()
+        width = stdout_width()
+        show(settings_table(settings, width) if settings else combinations_table(found, width))
+        show(f"\nsweep: {folder}\npage: {page}")
+    failed = [each for each in found if each.status != "done"]
+    if failed:
+        say(f"error: {len(failed)} of {len(found)} runs failed; {how_to_go_on(folder)}")
+    for each in found:
+        if each.alike is not None and each.alike.problem:
+            say(f"warning: run {each.combination.number} ({each.combination.label()}): {each.alike.problem}")
+    return FAILED if failed else DONE
+
+
+def _page(sweep: Sweep, folder: Path, found: Sequence[Measured]) -> Path:
+    from .sweep_page import sweep_page
+
+    path = page_beside(folder, PAGE)
+    text, notes = sweep_page(sweep, found, settings_of(sweep, found), folder)
+    write_page(path, text)
+    for note in notes:
+        say(f"warning: {note}")
+    return path
+
+
+def how_to_go_on(folder: Path) -> str:
+    """How to go on with a sweep, as part of a sentence."""
+    return f"the same command with --out {folder} goes on"
+
+
+def show_json(content: object) -> None:
+    """Print JSON on stdout, as it is."""
+    print(json.dumps(content, indent=1, allow_nan=False))

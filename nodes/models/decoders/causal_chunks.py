@@ -1,0 +1,193 @@
+"""Layers of Wan's VAE, rebuilt, which its decoder and its encoder share: residual blocks, attention, and their memory.
+
+diffusers computes a few frames at a time, and keeps the last two frames in front of each convolution for the next ones.
+Here two earlier frames, or zeros, stand in front of every buffer, so that chunks of any length give the same result.
+Convolutions run without bias: the operation after one adds it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .dense_convolution import DenseWeight, convolve, dense_weight, wide
+from .frame_attention import attend
+from .norm_operations import norm_silu
+
+
+class Pending(NamedTuple):
+    """Frames, [T, H, W, C], of which a bias and a residual are not added yet."""
+
+    frames: Tensor
+    bias: Tensor
+    residual: Tensor | None = None
+
+
+class Entered:
+    """Frames, and the input of the convolution that follows: their norm with SiLU, with two earlier frames in front."""
+
+    def __init__(self, frames: Tensor, normed: Tensor) -> None:
+        self.frames = frames
+        self._normed = [normed]
+
+    def taken(self) -> Tensor:
+        """The input of the convolution. It is taken once, so that its memory is free after the convolution."""
+        return self._normed.pop()
+
+
+@dataclass(frozen=True)
+class Resnet:
+    """A residual block; `norm1` and `norm2` are the weights of its norms."""
+
+    name: str
+    norm1: Tensor
+    conv1: DenseWeight
+    norm2: Tensor
+    conv2: DenseWeight
+    shortcut: Tensor | None
+    bias: Tensor
+
+    @staticmethod
+    def of(name: str, block: Any, dtype: torch.dtype) -> Resnet:
+        """Lay out the weights of diffusers' block."""
+        conv2 = dense_weight(block.conv2, dtype=dtype)
+        shortcut, bias = None, conv2.bias
+        if not isinstance(block.conv_shortcut, nn.Identity):
+            conv = block.conv_shortcut
+            shortcut, bias = conv.weight.detach().flatten(1).to(dtype), bias + wide(conv.bias.detach())
+        norm1, norm2 = norm_weight(block.norm1), norm_weight(block.norm2)
+        return Resnet(name, norm1, dense_weight(block.conv1, dtype=dtype), norm2, conv2, shortcut, bias)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Attention within each frame."""
+
+    norm: Tensor
+    weight: Tensor
+    bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+
+    @staticmethod
+    def of(block: Any, dtype: torch.dtype) -> Attention:
+        """Lay out the weights of diffusers' block."""
+        weight, out = (each.weight.detach().flatten(1).to(dtype) for each in (block.to_qkv, block.proj))
+        bias = block.to_qkv.bias.detach().to(dtype)
+        return Attention(norm_weight(block.norm), weight, bias, out, wide(block.proj.bias.detach()))
+
+    def __call__(self, pending: Pending) -> Pending:
+        """Apply attention to frames."""
+        x = pending.frames
+        normed = torch.empty_like(x)
+        norm_silu(x, self.norm, normed, bias=pending.bias, residual=pending.residual, keep=True, silu=False)
+        count, height, width, channels = x.shape
+        joined = F.linear(normed, self.weight, self.bias).view(count, height * width, 3 * channels)
+        made = normed.view(count, height * width, channels)
+        for frame in range(count):
+            query, key, value = joined[frame].split(channels, -1)
+            attend(query, key, value, made[frame])
+        return Pending(F.linear(made, self.out).view_as(x), self.out_bias, x)
+
+
+@dataclass(frozen=True)
+class Middle:
+    """The blocks of the smallest frames: a residual block, then attention and a residual block in turns."""
+
+    first: Resnet
+    others: tuple[tuple[Attention, Resnet], ...]
+
+    @staticmethod
+    def of(block: Any, dtype: torch.dtype) -> Middle:
+        """Lay out the weights of diffusers' block."""
+        first, *resnets = (Resnet.of(f"m.{i}", each, dtype) for i, each in enumerate(block.resnets))
+        attentions = [Attention.of(each, dtype) for each in block.attentions]
+        return Middle(first, tuple(zip(attentions, resnets, strict=True)))
+
+
+@dataclass(frozen=True)
+class CausalChunk:
+    """The computation of consecutive frames.
+
+    Attributes:
+        dtype: The dtype of values in memory.
+        history: The last two frames before each convolution, by its name.
+        first: Whether no frames come before.
+        last: Whether no frames follow.
+    """
+
+    dtype: torch.dtype
+    history: dict[str, Tensor]
+    first: bool
+    last: bool
+
+    def middle(self, middle: Middle, pending: Pending) -> Pending:
+        """Apply the blocks of the smallest frames."""
+        pending = self.resnet(middle.first, self.entered(middle.first, pending))
+        for attention, resnet in middle.others:
+            pending = self.resnet(resnet, self.entered(resnet, attention(pending)))
+        return pending
+
+    def resnets(self, resnets: tuple[Resnet, ...], given: list[Entered]) -> Pending:
+        """Apply residual blocks to the only entry of a list, which no variable of a caller may keep in memory."""
+        first, *others = resnets
+        pending = self.resnet(first, given.pop())
+        for resnet in others:
+            entered = self.entered(resnet, pending)
+            del pending  # with the residual, which was added
+            pending = self.resnet(resnet, entered)
+            del entered
+        return pending
+
+    def resnet(self, resnet: Resnet, entered: Entered) -> Pending:
+        """Apply a residual block."""
+        inner = self.convolved(f"{resnet.name}.1", entered.taken(), resnet.conv1)
+        buffer = self.buffer(f"{resnet.name}.2", inner.shape, inner.device)
+        norm_silu(inner, resnet.norm2, buffer[2:], bias=resnet.conv1.bias)
+        del inner
+        outer = self.convolved(f"{resnet.name}.2", buffer, resnet.conv2)
+        del buffer
+        own = entered.frames
+        return Pending(outer, resnet.bias, own if resnet.shortcut is None else F.linear(own, resnet.shortcut))
+
+    def entered(self, resnet: Resnet, pending: Pending) -> Entered:
+        """Add what is pending, and make the input of a block's first convolution."""
+        buffer = self.buffer(f"{resnet.name}.1", pending.frames.shape, pending.frames.device)
+        norm_silu(pending.frames, resnet.norm1, buffer[2:], bias=pending.bias, residual=pending.residual, keep=True)
+        return Entered(pending.frames, buffer)
+
+    def buffer(self, key: str, shape: tuple[int, ...] | torch.Size, device: torch.device, frames: int = 2) -> Tensor:
+        """Memory for frames with earlier frames, or zeros, in front. The frames themselves are not set."""
+        count, *size = shape
+        made = torch.empty(count + frames, *size, dtype=self.dtype, device=device)
+        before = self.history.get(key)
+        if before is None:
+            made[:frames].zero_()
+        else:
+            made[:frames].copy_(before)
+        return made
+
+    def convolved(self, key: str, buffer: Tensor, conv: DenseWeight) -> Tensor:
+        """Convolve a buffer with a margin of zeros around each frame."""
+        self.remember(key, buffer)
+        return convolve(buffer, conv.weight, 1)
+
+    def remember(self, key: str, buffer: Tensor, frames: int = 2) -> None:
+        """Keep the last frames of a buffer for the next chunk."""
+        if not self.last:
+            self.history[key] = buffer[-frames:].clone()
+
+
+def norm_weight(norm: Any) -> Tensor:
+    """The weight of diffusers' norm over channels, [C].
+
+    Raises:
+        ValueError: If the norm adds a bias.
+    """
+    if isinstance(norm.bias, nn.Parameter):
+        raise ValueError("a norm with a bias")
+    return wide(norm.gamma.detach()).flatten().contiguous()

@@ -1,0 +1,39 @@
+"""Whether the row kernels work on a device: one of them is called on a few rows and compared with its twin."""
+
+from __future__ import annotations
+
+import torch
+
+from ...support.device_memory import exhausted
+from . import row_twins, rows
+
+ROWS = 4
+TOLERANCE = 2.0**-5
+"""Largest allowed difference, relative to the twin's largest value. Two bfloat16 roundings are 2^-7."""
+
+
+def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
+    """The reason why the kernels cannot be used; None if they work.
+
+    Triton needs a C compiler, a driver and a card that it knows. What is missing shows at the first call only.
+
+    Args:
+        device: The device of the run.
+        dtype: Dtype of the rows.
+        width: Their width.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, scale, shift = (torch.randn(1, count, width, generator=generator) for count in (ROWS, 1, 1))
+    x, scale, shift = (tensor.to(device, dtype) for tensor in (x, scale, shift))
+    try:
+        found = rows.norm(x, scale, shift).float()
+        twin = row_twins.norm(x, scale, shift, kind="layer", eps=1e-6, plus_one=True)
+        assert isinstance(twin, torch.Tensor), "no format was given"
+        wanted = twin.float()
+        agrees = bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
+    except Exception as error:
+        if exhausted(error):
+            raise
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        return f"the kernels do not run on this machine: {reason}"
+    return None if agrees else "the kernels give wrong results on this machine"

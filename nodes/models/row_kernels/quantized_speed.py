@@ -1,0 +1,54 @@
+"""Whether a product in fp8 is faster than one in bfloat16 on a device, with the cost of quantising its input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from . import quantized_products, rows
+from .quantized_rows import quantized
+
+ROWS = 4096
+"""Rows of the input, about as many as the tokens of an image of 1024 x 1024."""
+
+GAIN = 1.05
+"""Least speed-up that counts."""
+
+CALLS = 8
+
+
+@cache
+def pays(shape: tuple[int, int], device: torch.device) -> bool:
+    """Whether a weight [outputs, inputs] of this shape is multiplied faster in fp8; False without such a product."""
+    if quantized_products.scaled_kernel(device) is None:
+        return False
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, device=device, dtype=torch.bfloat16)
+
+    x, weight, bias = normal(ROWS, shape[1]), normal(*shape), normal(shape[0])
+    small = quantized(weight, "fp8")
+    scale = small.scales.flatten()
+    slow = _seconds(lambda: F.linear(x, weight, bias))
+    fast = _seconds(lambda: quantized_products.product(rows.quantized(x, "fp8"), small.values, scale, bias))
+    return slow >= GAIN * fast
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    """Seconds of a call on the GPU: the smallest average of three."""
+    call()
+    found = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        began = perf_counter()
+        for _ in range(CALLS):
+            call()
+        torch.cuda.synchronize()
+        found.append((perf_counter() - began) / CALLS)
+    return min(found)

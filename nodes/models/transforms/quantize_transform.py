@@ -1,0 +1,70 @@
+"""The transform that quantises linear layers of a transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from ....graph.contract.node import Run
+from . import sensitive_layers
+
+Format = Literal["fp8", "int8"]
+
+
+@dataclass(frozen=True)
+class Quantize:
+    """The transform: weights of 8 bits by row, and inputs quantised by row at each call.
+
+    Attributes:
+        component: Name in the repository.
+        format: `fp8` or `int8`.
+        paying: Whether layers stay in the model's dtype where that is faster on this card.
+    """
+
+    kind: ClassVar[str] = "quantize"
+
+    component: str
+    format: Format
+    paying: bool = False
+
+    def apply(self, module: Any, run: Run) -> None:
+        self.apply_with((), module, run)
+
+    def apply_with(self, others: Any, module: Any, run: Run, spare: Any = None) -> None:
+        """Replace layers of a view. Other views that share the component keep their weights.
+
+        Args:
+            others: Empty, since a component is quantised once.
+            module: The view.
+            run: The run whose device computes.
+            spare: The component if no other value reads it, else None. It loses each weight that is replaced.
+        """
+        import torch
+
+        from ...support import cost_meter
+        from ..row_kernels import quantized_speed
+        from ..row_kernels.quantized_products import QuantizedLinear
+
+        chosen = sensitive_layers.select(module).quantized
+        if self.paying:
+            shapes = {tuple(module.get_submodule(path).weight.shape) for path in chosen}
+            slower = {shape for shape in shapes if not quantized_speed.pays(shape, torch.device(run.device))}
+            chosen = tuple(path for path in chosen if tuple(module.get_submodule(path).weight.shape) not in slower)
+            if slower:
+                sizes = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(slower))
+                run.detail(not_faster=f"weights of {sizes} stay as they are: fp8 is not faster here")
+        for path in chosen:
+            outer, _, last = path.rpartition(".")
+            old = module.get_submodule(path)
+            setattr(module.get_submodule(outer), last, QuantizedLinear.of(old, self.format, run.device))
+            if spare is not None:
+                with cost_meter.building():
+                    empty = torch.empty_like(old.weight, device="meta")
+                spare.get_submodule(path).weight = torch.nn.Parameter(empty, requires_grad=False)
+        run.detail(quantized_layers=len(chosen))
+
+
+def bytes_saved(selection: sensitive_layers.Selection, element: int) -> tuple[int, int]:
+    """Bytes of the selected weights before and after, for a dtype of `element` bytes; a scale has 4 bytes."""
+    elements, rows = selection.weights
+    return elements * element, elements + 4 * rows

@@ -32,7 +32,7 @@ from ..contract.text_tables import shortened
 from ..language.edit_file import edited
 from ..language.literals import Given
 from ..runtime.observers.progress import Progress
-from ..runtime.record import write
+from ..runtime.record_file import RecordFile
 from ..runtime.run import does_not_fit, run
 from .command_line import given, interrupted, load_library, say_failure, wrong
 from .terminal import say
@@ -146,7 +146,7 @@ class CommandWorkflow:
     def save(self, content: Mapping[str, Any], path: Path) -> None:
         try:
             with held():
-                write(content, path)
+                RecordFile(content, path).write({})
         except OSError as error:
             say(f"error: cannot write {path}: {error.strerror}")
             raise CommandEnded(FAILED) from error

@@ -114,6 +114,12 @@ class Observer:
     def warned(self, call: CallInfo | None, message: str) -> None:
         """A node warns."""
 
+    def comparing(self, output: str, frames: int) -> None:
+        """After the run: an output is compared with the reference of `expect`, so many frames until now."""
+
+    def compared(self) -> None:
+        """After the run: it has been compared with the file's `expect`."""
+
 
 class Observers(Observer):
     """Passes each event on to several observers.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ class Stopped(Exception):
     """An interrupt came while files were compared."""
 
 
-def judged(expected: Expected, record: Mapping[str, Any], folder: Path, libraries: Iterable[NodeLibrary]) -> list[Any]:
+Told = Callable[[str, int], None]
+"""Receives the name of an output and the number of its frames that were compared."""
+
+
+def judged(
+    expected: Expected, record: Mapping[str, Any], folder: Path, libraries: Iterable[NodeLibrary], tell: Told
+) -> list[Any]:
     """The key `expectations` of a record: a row for each limit.
 
     A row has `name` (`seconds`, `peak_gib` or `psnr`), `limit`, `value` (null if it is not known, and `inf` for the
@@ -35,6 +42,7 @@ def judged(expected: Expected, record: Mapping[str, Any], folder: Path, librarie
         record: The record without this key.
         folder: The output folder.
         libraries: The loaded node libraries, which compare the output with the reference.
+        tell: Called before the comparison of an output, and after each of its frames.
     """
     rows = []
     if expected.seconds is not None:
@@ -43,7 +51,7 @@ def judged(expected: Expected, record: Mapping[str, Any], folder: Path, librarie
         peak = record["peak_bytes"]
         rows.append(_most("peak_gib", expected.peak_gib, None if peak is None else peak / GIB))
     if expected.psnr is not None:
-        rows.append(_alike(expected.psnr, record, folder, libraries))
+        rows.append(_alike(expected.psnr, record, folder, libraries, tell))
     return rows
 
 
@@ -52,14 +60,17 @@ def _most(name: str, limit: float, value: float | None) -> dict[str, Any]:
     return row if value is not None else {**row, "problem": "it was not measured on this device"}
 
 
-def _alike(limit: ExpectedPsnr, record: Mapping[str, Any], folder: Path, libraries: Iterable[NodeLibrary]) -> Any:
+def _alike(
+    limit: ExpectedPsnr, record: Mapping[str, Any], folder: Path, libraries: Iterable[NodeLibrary], tell: Told
+) -> Any:
     row = {"name": "psnr", "limit": limit.least, "value": None, "met": False}
     row |= {"output": limit.output, "reference": limit.written}
     try:
         files = output_files(record, folder, limit.output)
         if len(files) != 1:
             raise UnknownOutput(f"output `{limit.output}` has {len(files)} files, and the reference is one")
-        found = _likeness(limit.reference, files[0], libraries)
+        tell(limit.output, 0)
+        found = _likeness(limit.reference, files[0], libraries, partial(tell, limit.output))
     except (UnknownOutput, NodeError, OSError) as error:
         return {**row, "problem": str(error)}
     except Stopped:
@@ -74,8 +85,11 @@ def _alike(limit: ExpectedPsnr, record: Mapping[str, Any], folder: Path, librari
     return {**row, "value": value, "met": found.psnr is not None and found.psnr >= limit.least}
 
 
-def _likeness(reference: Path, output: Path, libraries: Iterable[NodeLibrary]) -> Likeness | None:
-    def progress(_: int) -> None:
+def _likeness(
+    reference: Path, output: Path, libraries: Iterable[NodeLibrary], tell: Callable[[int], None]
+) -> Likeness | None:
+    def progress(frames: int) -> None:
+        tell(frames)
         if interrupts.pending():
             raise Stopped
 

@@ -191,9 +191,13 @@ class Watch:
             yield
 
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The record with the options, the kernels and the profiler's own time; `off` removes what was not measured."""
+        """The record with the options, the kernels and the profiler's own time, and times as in `timed`."""
         record["options"] |= self.profiling.options()
         if self.kernels is not None:
             record["kernels"] = self.kernels.listed()
             record["profiler_seconds"] = self.kernels.seconds
-        return without_times(record) if self.profiling.mode == "off" else record
+        return self.timed(record)
+
+    def timed(self, times: dict[str, Any]) -> dict[str, Any]:
+        """`Recorder.times`; with `off`, null where a number would stand that was not measured."""
+        return without_times(times) if self.profiling.mode == "off" else times

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import sys
@@ -15,8 +14,8 @@ from typing import Any
 
 from ..compiler.plan import Plan
 from ..contract.events import CallInfo, Observer, PlanInfo
+from ..contract.machine_limits import MachineLimits
 from ..contract.node import Run
-from ..contract.output_files import replace_text
 from ..contract.ports import Port
 from .arguments import facts_of
 from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
@@ -61,6 +60,8 @@ class Recorder(Observer):
         self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline, device)
         self.turns = Turns(self.clock, self.timeline, device)
         self.work = WorkCount(())
+        self._known: MachineLimits | None = None
+        self._read = False
 
     @property
     def observers(self) -> list[Observer]:
@@ -175,18 +176,17 @@ class Recorder(Observer):
     def record(
         self, plan: Plan, run: Run, now: float, status: str, outputs: Mapping[str, Any], error: str | None
     ) -> dict[str, Any]:
-        """The record. `now` is the time of the run's last saved byte, in seconds of the clock (`Clock.now`).
+        """The record.
 
-        `outputs` are the outputs of the workflow.
+        Args:
+            plan: The plan.
+            run: The run, as nodes see it.
+            now: The end of the run, in seconds of the clock (`Clock.now`).
+            status: `done`, `failed` or `interrupted`.
+            outputs: The outputs of the workflow.
+            error: The error of a failed run.
         """
-        seconds, clock, rows = now, self.clock, self.profile.rows
-        limits = stored_or_none(run.device, plan.libraries) if self.measured else None
-        nodes = node_rows(plan, rows, seconds, self.work.of, limits)
-        others = other_rows(clock, rows, seconds, limits)
-        known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)
-        phases = {name.strip("()"): clock.spent.get(name, 0.0) for name in (IMPORT, COMPILE, KERNELS, LOAD)}
-        phases["save"] = sum(row.seconds for row in rows.values() if row.effect)
-        running = seconds - sum(phases.values())
+        limits = self._limits(plan, run.device)
         found: dict[str, Any] = {
             "sgd": version("sgd"),
             "record": RECORD_VERSION,
@@ -200,16 +200,13 @@ class Recorder(Observer):
             "environment": environment(run.device, [name for each in plan.loaded for name in each.packages]),
             "options": dict(run.options),
             "status": status,
-            "seconds": seconds,
-            "phases": {**phases, "run": running},
-            "unaccounted_seconds": seconds - known,
+            **self.times(plan, run.device, now),
             "peak_bytes": self.profile.peak_bytes,
-            "nodes": [*nodes, *others],
             "edges": [{"from": source, "to": target} for source, target in plan.edges],
             "steps": self.turns.turns,
             "ceilings": asdict(limits) if limits is not None else None,
-            "timeline": self.timeline.rows(clock.spans),
-            "memory": self.profile.memory.rows(clock.started),
+            "timeline": self.timeline.rows(self.clock.spans),
+            "memory": self.profile.memory.rows(self.clock.started),
             "outputs": {name: plain_output(value, run) for name, value in outputs.items()},
             "warnings": [*plan.warnings, *self.warnings],
         }
@@ -220,6 +217,26 @@ class Recorder(Observer):
         if error is not None:
             found["error"] = error
         return clean(found)
+
+    def times(self, plan: Plan, device: str, now: float) -> dict[str, Any]:
+        """The keys of the record that hold the time until `now`."""
+        clock, rows, limits = self.clock, self.profile.rows, self._limits(plan, device)
+        nodes = node_rows(plan, rows, now, self.work.of, limits)
+        others = other_rows(clock, rows, now, limits)
+        known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)
+        phases = {name.strip("()"): clock.spent.get(name, 0.0) for name in (IMPORT, COMPILE, KERNELS, LOAD)}
+        phases["save"] = sum(row.seconds for row in rows.values() if row.effect)
+        phases["run"] = now - sum(phases.values())
+        found: dict[str, Any] = clean(
+            {"seconds": now, "phases": phases, "unaccounted_seconds": now - known, "nodes": [*nodes, *others]}
+        )
+        return found
+
+    def _limits(self, plan: Plan, device: str) -> MachineLimits | None:
+        """The measured limits of the machine; read once."""
+        if self.measured and not self._read:
+            self._known, self._read = stored_or_none(device, plan.libraries), True
+        return self._known
 
 
 def _own(detail: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,17 +283,3 @@ def clean(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
-
-
-def write(record: Mapping[str, Any], path: Path, temporary: Path | None = None) -> None:
-    """Write the record in one step, so that a reader never sees half of it.
-
-    Args:
-        record: The record.
-        path: Its file.
-        temporary: The file that is written first; see `replace_text`.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    replace_text(path, json.dumps(record, indent=1) + "\n", temporary)

@@ -33,14 +33,17 @@ from .import_times import watched
 from .output_folder import OutputFolder
 from .places import Places
 from .profiling import Profiling, Watch
-from .record import Recorder, write
+from .record import Recorder
+from .record_file import RecordFile
 from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
 from .step_wrap import StepWrap
 from .stored_steps import StoredSteps, store_of
 from .used_files import UsedFiles
 
-START, EXECUTOR, END, EXPECT = (f"{OTHER} {part}" for part in ("start", "executor", "end", "expect"))
+START, EXECUTOR, END, RECORDING, EXPECT = (
+    f"{OTHER} {part}" for part in ("start", "executor", "end", "record", "expect")
+)
 GRACE_SECONDS = 0.25
 POLL_SECONDS = 0.05
 
@@ -197,10 +200,10 @@ def run(
     kept_results = store_of(store)
     # A node may call this, and its thread waits here for that of the run.
     with (
+        clock.during(START),
         interrupts.held(),
         released(),
         watched(clock),
-        clock.during(START),
         Watch(plan, profiling, device, overwrite, clock) as watch,
         taken() as (session, busy),
     ):
@@ -270,6 +273,7 @@ class Worker:
     def work(self) -> None:
         try:
             self.clock.adopt()
+            self.clock.enter(START)  # until the executor serves, or the main thread adopts the clock
             with ExitStack() as stack:
                 with self.clock.during(IMPORT):
                     stack.enter_context(around_run(self.plan, self.context))
@@ -345,27 +349,31 @@ class Worker:
         if not self.finished:
             self.finished = True
             self.observer.run_finished(status, error)
-        self.observer.close()
+        judging = self.plan.expected is not None and status == "done" and not interrupted
+        if not judging:
+            self.observer.close()
         self.context.discard()
         assert self.context.used is not None
         recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
         folder, problem = self.folder.path, None
         self.clock.leave()
-        judging = self.plan.expected is not None and status == "done" and not interrupted
-        if judging:
-            self.clock.enter(EXPECT)
+        self.clock.enter(RECORDING)
         more = {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
+        file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:
-            write(record, folder / RECORD, self.folder.noted(folder / RECORD))
             if judging:
-                assert self.plan.expected is not None
-                found = judged(self.plan.expected, record, folder, self.plan.loaded)
+                file.write({})  # a process that is killed while it compares leaves the record of its run
                 self.clock.leave()
-                record = self.record(recorder, self.clock.now(), status, outputs, error) | more
-                record["expectations"] = found
-                write(record, folder / RECORD, self.folder.noted(folder / RECORD))
+                with self.clock.during(EXPECT):
+                    record["expectations"] = self.judged(record)
+                self.clock.enter(RECORDING)
+                file.prepare({"expectations": record["expectations"]})
+            self.clock.leave()
+            times = self.watch.timed(recorder.times(self.plan, self.context.device, self.clock.now()))
+            record |= times
+            file.write(times)
         except OSError as refused:
             problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
             if status == "done":
@@ -374,6 +382,15 @@ class Worker:
             self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
         return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
+
+    def judged(self, record: Mapping[str, Any]) -> list[Any]:
+        """The record compared with the file's `expect`; the observers hear of it."""
+        assert self.plan.expected is not None
+        try:
+            return judged(self.plan.expected, record, self.folder.path, self.plan.loaded, self.observer.comparing)
+        finally:
+            self.observer.compared()
+            self.observer.close()
 
     def record(
         self, recorder: Recorder, now: float, status: str, outputs: Mapping[str, Any], error: BaseException | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from sgd.graph.compiler.plan import Expected
 from sgd.graph.runtime.clock import COMPILE, IMPORT, KERNELS, LOAD, OTHER, Clock, process_start
 from sgd.graph.runtime.import_times import watched
 from sgd.graph.runtime.kernel_times import COMPILER, TRITON
+from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.run import run
 
 SHORT = 0.02
@@ -206,12 +208,43 @@ def test_in_a_run_an_import_inside_a_node_is_import_and_rows_sum_to_the_seconds(
     assert abs(record["unaccounted_seconds"]) < 0.02
     assert rows[COMPILE] == rows[LOAD] == 0
     other = next(row for row in record["nodes"] if row["name"] == OTHER)
-    assert set(other["detail"]) == {"start", "executor", "end"}
+    assert set(other["detail"]) == {"start", "executor", "end", "record"}
     assert sum(other["detail"].values()) == pytest.approx(other["seconds"])
     node = next(e for e in record["timeline"] if e["name"] == "b")
     inside = [e for e in record["timeline"] if e["name"] == IMPORT and e["seconds"] >= 3 * SHORT]
     assert node["start"] <= inside[-1]["start"] < node["start"] + node["seconds"]
     assert node["seconds"] >= 4 * SHORT  # all that stands inside
+
+
+def test_making_the_record_has_a_row_and_short_runs_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, slow = Recorder.record, 3 * SHORT
+
+    def recording(*arguments: Any) -> dict[str, Any]:
+        time.sleep(slow)
+        return plain(*arguments)
+
+    cells = call("a", "m.const", value=1), call("b", "m.scale", a="$a")
+    failing = call("f", "m.fail", a="$b", at=2)
+    for name, given in (("done", graph(*cells, out="$b")), ("failed", graph(*cells, failing, out="$f"))):
+        began = time.perf_counter()
+        short = run(plan_of(given), out=tmp_path / name)
+        took = time.perf_counter() - began
+        with monkeypatch.context() as patch:
+            patch.setattr(Recorder, "record", recording)
+            long = run(plan_of(given), out=tmp_path / f"{name} slowly")
+        for result in (short, long):
+            record = result.record
+            assert record == json.loads((result.folder / "run.json").read_text())
+            assert record["status"] == name
+            seconds = record["seconds"]
+            top = sum(row["seconds"] for row in record["nodes"] if "." not in row["name"])
+            assert top == pytest.approx(seconds, rel=0.02)
+            assert sum(record["phases"].values()) == pytest.approx(seconds, rel=1e-6)
+            assert abs(record["unaccounted_seconds"]) <= 0.02 * seconds
+        assert short.record["seconds"] <= took
+        parts = next(row["detail"] for row in record["nodes"] if row["name"] == OTHER)
+        assert slow <= parts["record"] < slow + 0.1
+        assert record["seconds"] > slow
 
 
 def test_comparing_with_what_is_expected_has_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,13 +62,17 @@ def folder(tmp_path, monkeypatch):
 def psnr_row(folder, answer, output="a.png"):
     limit = ExpectedPsnr(40, "picture", folder / "before.png", "./before.png")
     record = {"seconds": 1.0, "peak_bytes": 1, "outputs": {"picture": output}}
-    [row] = judged(Expected(psnr=limit), record, folder / "out", [NodeLibrary(), Measure(answer)])
+    told = []
+    libraries = [NodeLibrary(), Measure(answer)]
+    [row] = judged(Expected(psnr=limit), record, folder / "out", libraries, lambda *frames: told.append(frames))
+    assert told in ([], [("picture", 0)], [("picture", 0), ("picture", 1)])
+    assert row["value"] is None or len(told) == 2
     return row
 
 
 def test_seconds_and_memory_are_limits_from_above():
     record = {"seconds": 60.0, "peak_bytes": 3 << 30, "outputs": {}}
-    rows = judged(Expected(seconds=60, peak_gib=2.5), record, Path(), [])
+    rows = judged(Expected(seconds=60, peak_gib=2.5), record, Path(), [], print)
     assert rows == [
         {"name": "seconds", "limit": 60, "value": 60.0, "met": True},
         {"name": "peak_gib", "limit": 2.5, "value": 3.0, "met": False},
@@ -80,7 +84,7 @@ def test_seconds_and_memory_are_limits_from_above():
 
 
 def test_memory_that_was_not_measured_is_not_kept():
-    [row] = judged(Expected(peak_gib=9), {"seconds": 1.0, "peak_bytes": None, "outputs": {}}, Path(), [])
+    [row] = judged(Expected(peak_gib=9), {"seconds": 1.0, "peak_bytes": None, "outputs": {}}, Path(), [], print)
     assert (row["value"], row["met"]) == (None, False)
     assert "not measured" in line(row)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import pytest
 from helpers import machines
 from helpers.machines import Cell, call, execute, graph, loop, plan_of
 from sgd.graph.compiler.ir import Graph, Var
-from sgd.graph.compiler.plan import Plan
+from sgd.graph.compiler.plan import Expected, ExpectedPsnr, Plan
 from sgd.graph.contract.events import CallInfo, Observer, Observers
+from sgd.graph.contract.likeness import Likeness
 from sgd.graph.contract.node import Run
+from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
 from sgd.graph.runtime.observers import memory_samples
@@ -199,6 +201,27 @@ def test_progress_shows_loops_on_a_terminal_and_cleans_up(monkeypatch: pytest.Mo
     assert "warning: mind [bold]this[/bold]" in text
     assert "\x1b[?25l" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is left hidden"
+
+
+def test_the_comparison_after_a_run_is_shown_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Slow(NodeLibrary):
+        def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness:
+            for frames in (1, 2):
+                progress(frames)
+                time.sleep(0.25)  # the display draws ten times a second
+            return Likeness((2, 2), ((8, 8), (8, 8)), 50.0)
+
+    monkeypatch.setenv("TERM", "xterm")
+    (tmp_path / "before.txt").touch()
+    psnr = ExpectedPsnr(40, "out", tmp_path / "before.txt", "./before.txt")
+    plan = plan_of(graph(call("a", "m.const", value=1), call("s", "m.save", a="$a"), out="$s:value"))
+    plan = replace(plan, expected=Expected(psnr=psnr), loaded=(Slow(),))
+    stream = Terminal()
+    result = run(plan, out=tmp_path / "out", observers=[Progress(stream)])
+    assert [row["value"] for row in result.record["expectations"]] == [50.0], result.record["expectations"]
+    text = stream.getvalue()
+    assert [f"comparing out: frame {n}" in text for n in (1, 2, 3)] == [True, True, False]
+    assert text.rindex("\x1b[?25h") > text.rindex("comparing out"), "the display stays"
 
 
 def test_a_failure_in_the_middle_of_a_loop_leaves_the_terminal_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

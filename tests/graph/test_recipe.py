@@ -105,6 +105,30 @@ def test_a_whole_path_is_kept_as_its_name_alone(tmp_path, library):
     assert check(tmp_path / "o", library=library).values["image"].value == str(given)
 
 
+def test_a_whole_path_in_the_text_is_part_of_the_text(tmp_path, monkeypatch, library):
+    """Runs of equal texts are equal, in any folder; the text is not changed for that."""
+    (tmp_path / "own.txt").write_text("data")
+    text = f"""sgd: 1
+inputs: {{image: {{type: path, default: {tmp_path}/own.txt}}}}
+nodes:
+  given: {{uses: keep.save, with: {{value: 1, source: $image, path: given.keep}}}}
+  written: {{uses: keep.save, with: {{value: 2, source: {tmp_path}/own.txt, path: written.keep}}}}
+outputs: {{given: $given, written: $written}}
+"""
+    recipes = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Path("w.yaml").write_text(text)
+        recipes.append(ran("w.yaml", Path("out"), library)["recipe"])
+    assert recipes[0] == recipes[1]
+    assert recipes[0]["files"] == [{"name": "w.yaml", "text": text}]
+    assert recipes[0]["input_files"] == [{"name": "own.txt", "sha256": hashlib.sha256(b"data").hexdigest()}]
+    for name in ("given.keep", "written.keep"):
+        assert (tmp_path / "a" / "out" / name).read_bytes() == (tmp_path / "b" / "out" / name).read_bytes()
+    assert check(tmp_path / "a" / "out", library=library).values["image"].value == str(tmp_path / "own.txt")
+
+
 def test_bundled_files_are_references(tmp_path):
     (tmp_path / "w.yaml").write_text("sgd: 1\nnodes: {}\n")
     recipe = compile("quickstart").recipe

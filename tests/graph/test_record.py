@@ -22,7 +22,8 @@ from sgd.graph.runtime.clock import ROWS
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.node_rows import node_rows
 from sgd.graph.runtime.observers.profile import Row
-from sgd.graph.runtime.record import Recorder, clean, environment, plain_output, write
+from sgd.graph.runtime.record import Recorder, clean, environment, plain_output
+from sgd.graph.runtime.record_file import RecordFile
 from sgd.graph.runtime.run import run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
@@ -206,9 +207,17 @@ class Odd(Port):
 )
 def test_everything_becomes_json(tmp_path: Path, value: Any, expected: Any) -> None:
     assert clean(value) == expected
-    write({"value": clean(value)}, tmp_path / "x.json")
+    RecordFile({"value": clean(value)}, tmp_path / "x.json").write({})
     assert json.loads((tmp_path / "x.json").read_text()) == {"value": expected}
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_record_that_changes_is_written_as_if_it_were_new(tmp_path: Path) -> None:
+    record = {"a": {"b": [1, {"c": "two\nlines"}], "d": {}}, "seconds": 1.0, "list": [], "e": None}
+    file = RecordFile(record, tmp_path / "x.json")
+    changed = {"seconds": 2.5, "new": [{"f": 1}]}
+    file.write(changed)
+    assert (tmp_path / "x.json").read_text() == json.dumps(record | changed, indent=1) + "\n"
 
 
 def test_outputs_are_relative_to_the_folder_where_they_are_in_it(tmp_path: Path) -> None:
@@ -234,7 +243,7 @@ def test_a_library_that_is_half_imported_does_not_cost_the_record(monkeypatch: p
 
 def test_names_that_begin_alike_are_not_one_in_the_other() -> None:
     plan = Plan("t", (), {}, names={"a": "loop", "a.x": "m.const", "ab": "loop", "ab.x": "m.const"})
-    done = node_rows(plan, {"a.x": Row(1, 1.0), "ab.x": Row(2, 4.0, peak_bytes=3)}, 10.0)
+    done = node_rows(plan, {"a.x": Row(1, seconds=1.0), "ab.x": Row(2, seconds=4.0, peak_bytes=3)}, 10.0)
     assert [(r["name"], r["calls"], r["seconds"], r["share"], r["peak_bytes"]) for r in done] == [
         ("a", 1, 1.0, 0.1, None),
         ("a.x", 1, 1.0, 0.1, None),

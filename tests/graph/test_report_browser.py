@@ -110,6 +110,36 @@ def test_a_node_shows_its_facts_by_mouse_and_keyboard(page: browsers.Page, repor
     assert page.find('.box[data-path="save"]').get_attribute("aria-pressed") == "true"
 
 
+CONTRASTS = """
+const light = (color) => {
+  const numbers = color.match(/[\\d.]+/g).slice(0, 3).map((n) => color.includes("srgb") ? +n : n / 255);
+  const [r, g, b] = numbers.map((c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+};
+const box = document.querySelector(".box.node[class*=heat]");
+const found = [];
+for (let shade = 0; shade <= 10; shade += 1) {
+  box.setAttribute("class", `box node heat${shade}`);
+  const ground = light(getComputedStyle(box.querySelector("rect")).fill);
+  for (const text of box.querySelectorAll("text")) {
+    const ink = light(getComputedStyle(text).fill);
+    found.push([shade, Math.max(ink, ground) / Math.min(ink, ground)]);
+  }
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_text_of_a_node_can_be_read_on_every_shade(page: browsers.Page, report: Path, dark: bool) -> None:
+    """The contrast by the formula of WCAG 2, which asks for 4.5 where the text is small."""
+    page.open(report, 1280, dark)
+    page.wait("return document.querySelector('.box.node[class*=heat]')")
+    found = page.run(CONTRASTS)
+    assert len(found) >= 2 * 11
+    assert [(shade, ratio) for shade, ratio in found if ratio < 4.5] == []
+
+
 def test_the_graph_zooms_and_moves(page: browsers.Page, report: Path) -> None:
     page.open(report, 360)
     width = "return document.querySelector('.graph svg[data-width]').getBoundingClientRect().width"

@@ -28,9 +28,10 @@ def section(record: RunRecord) -> Section | None:
         series = [Series("seconds", whole, "bars")]
         if any(step.device_seconds is not None for step in turns):
             series.append(Series("device seconds", [step.device_seconds for step in turns]))
-        about = f"Seconds of each of the {len(turns)} turns of {name}."
-        body += piece("subheading", text=name, more=f"{len(turns)} turns, {seconds(sum(whole))} s, "
-                      f"{seconds(sum(whole) / len(whole))} s each")  # fmt: skip
+        about = f"Seconds of each turn of {name}."
+        counted = f"{len(turns)} turns" if len(turns) != 1 else "1 turn"
+        each = f", {seconds(sum(whole) / len(whole))} s each" if len(turns) != 1 else ""
+        body += piece("subheading", text=name, more=f"{counted}, {seconds(sum(whole))} s{each}")
         body += chart(Chart(about, "turn", list(range(len(turns))), series, unit="seconds", height=170))
         body += _table(name, turns)
     left = len(loops) - MOST_LOOPS

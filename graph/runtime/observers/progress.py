@@ -37,6 +37,7 @@ class Progress(Observer):
         self.enabled = self.stream is not None and self.stream.isatty()
         self._display = display
         self._told = 0.0
+        self._comparing = 0.0
 
     def __enter__(self) -> Progress:
         self.start()
@@ -100,6 +101,17 @@ class Progress(Observer):
             self._display.write(printable(text), "yellow")
         elif self.stream is not None:
             print(printable(text), file=self.stream)
+
+    def comparing(self, output: str, frames: int) -> None:
+        self.start()  # the end of the run took the display away
+        text = f"comparing {output}"
+        if not frames:
+            self._comparing = monotonic()
+            self._tell(text)
+        self._show(Activity(f"{text}: frame {frames}" if frames else text, began=self._comparing))
+
+    def compared(self) -> None:
+        self.stop()
 
     def loop_started(self, loop: LoopInfo, turns: int) -> None:
         if self._display is not None:

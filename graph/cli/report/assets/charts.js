@@ -37,9 +37,11 @@ for (const place of document.querySelectorAll("[data-chart]")) {
     });
     const axis = { stroke: muted, grid: { stroke: line, width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     const whole = data.xUnit === "";
+    // uPlot makes a range of 100 around a single place.
+    const reach = (_, a, b) => !whole ? [a, b] : data.x.length === 1 ? [data.x[0] - 0.6, data.x[0] + 0.6] : [a - 0.6, b + 0.6];
     made = new uPlot({
       width, height: data.height,
-      scales: { x: { time: false, range: (_, a, b) => whole ? [a - 0.6, b + 0.6] : [a, b] }, y: { range: (_, a, b) => [Math.min(0, a), b > 0 ? b * 1.08 : 1] } },
+      scales: { x: { time: false, range: reach }, y: { range: (_, a, b) => [Math.min(0, a), b > 0 ? b * 1.08 : 1] } },
       series: [{ label: data.xLabel, value: (_, v) => v == null ? "\u2013" : sayX(v) }, ...series],
       axes: [
         { ...axis, grid: { show: false }, size: 28, values: (_, all) => all.map((v) => whole && v % 1 ? "" : sayX(v)), incrs: whole ? [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000] : undefined },

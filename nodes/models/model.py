@@ -58,14 +58,13 @@ class Model(Port):
     def recipe(self, part: str) -> Recipe:
         """The transforms of a component, in order. A plan applies those that change the memory in use."""
         name = self.name(part)
-        if self.weights.kind == "meta":
-            return () if self.offload(part) is not None else self._smaller(name)
         own: list[Transform] = [t for t in self.transforms if t.component == name and t.kind != "offload"]
         placed = self.offload(part)
         if placed is not None:
             own = [*(before(t, placed) for t in own), placed]
         if self.weights.kind == "meta":
-            own = [t for t in own if getattr(t, "planned", False)]
+            smaller = () if placed is not None else self._smaller(name)  # else `acquire` makes the weights smaller
+            own = [t for t in own if t in smaller or getattr(t, "planned", False)]
         return tuple(sorted(own, key=lambda t: ORDER.index(t.kind)))
 
     def _smaller(self, name: str) -> Recipe:

@@ -64,7 +64,8 @@ def stand_in(encoder: Mapping[str, Any], config: Mapping[str, Any]) -> Any:
         padding_side=str(config.get("padding_side") or "right"),
         **{role: token for role, (token, _) in specials.items()},
     )
-    made.chat_template = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+    # Templates have words of their own, so that an empty prompt has tokens too.
+    made.chat_template = "{% for message in messages %}user {{ message['content'] }} {% endfor %}assistant"
     return made
 
 

@@ -24,7 +24,7 @@ from .cache.tuning.linear_guidance import unsupported
 from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
-from .models.rebuilt.kept_values import BranchCall, Values, is_rebuilt, telling
+from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
 from .size_limits import require_size, size_problems
 from .support.block_ranges import block_ranges
 from .support.lazy import lazy

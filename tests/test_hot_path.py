@@ -44,11 +44,11 @@ def workflow(folder: Path, gate: str) -> Path:
     return file
 
 
-def test_it_is_four_files_and_less_than_two_hundred_lines():
+def test_it_is_four_files_and_less_than_250_lines():
     files = {inspect.getsourcefile(function) for function in PATH}
     assert len(files) == 4
     lines = [line for function in PATH for line in body(function)]
-    assert len(lines) < 200
+    assert len(lines) < 250
 
 
 def test_no_function_on_it_takes_more_than_five_parameters():
@@ -124,6 +124,7 @@ def test_a_threshold_passes_through_eight_modules(plan, tmp_path):
     writing = ("nodes.cache.gate", "graph.runtime.observers", "graph.runtime.record")
     looking = (
         "graph.runtime.declared_results",
+        "nodes.batched_guidance",
         "nodes.support.lasting_names",
         "nodes.support.unchanged_inputs",
         "nodes.support.value_tensors",

@@ -255,7 +255,7 @@ class Executor:
                 self.between_turns(environment)
             for index in range(first, total if self.turns is None else min(total, self.turns)):
                 began = perf_counter()
-                self.turn(step, index, over, environment, states, at[1:] if index == first else ())
+                self.turn(here, index, environment, at[1:] if index == first else ())
                 self._yield(step, yields, made, collected, environment)
                 here.turn = index + 1
                 self.checks.turn_finished(loop, index, 0.0)
@@ -285,18 +285,12 @@ class Executor:
             self.places.between_turns(environment)
 
     def turn(
-        self,
-        step: LoopStep,
-        index: int,
-        over: Mapping[str, list[Any]],
-        environment: Environment,
-        states: States,
-        at: tuple[LoopLevel, ...] = (),
+        self, under_way: LoopUnderWay, index: int, environment: Environment, at: tuple[LoopLevel, ...] = ()
     ) -> None:
         """Run one iteration of a loop, without its `yield`. `at`: loops in it that were under way."""
-        loop = step.loop
+        loop, body = under_way.step.loop, under_way.step.body
         variables: dict[str, Any] = {}
-        for name, values in over.items():
+        for name, values in under_way.over.items():
             if not at:
                 environment[Var(loop.id, name)] = values[index]
             variables[name] = environment.get(Var(loop.id, name))
@@ -305,7 +299,7 @@ class Executor:
         self.checks.turn_started(loop, index, variables)
         self.observer.turn_started(loop, index, variables)
         del variables
-        self.steps(step.body, environment, states, at)
+        self.steps(body, environment, under_way.states, at)
 
     def _yield(
         self,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run, State, Unkept
-from ..models.rebuilt.kept_values import LoopValues
+from ..models.rebuilt.loop_values import LoopValues
 from . import first_turn
 from .engine import engine_snapshot
 from .engine.decide import Decision

@@ -11,7 +11,7 @@ from torch.nn import Linear, Module
 
 from ..row_kernels import products
 from ..row_kernels.quantized_products import QuantizedLinear
-from .kept_values import BranchCall, Values
+from .loop_values import BranchCall, Values
 
 T = TypeVar("T")
 

@@ -58,7 +58,7 @@ def rebuild(module: Any, *, join: bool) -> int:
         count += 1
     if count:
         keep_modules(module, once)
-        module.once = once  # for `kept_values.telling`
+        module.once = once  # for `loop_values.telling`
         around = AROUND.get(type(module).__name__)
 
         def clearing(call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

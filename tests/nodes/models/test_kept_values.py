@@ -19,7 +19,7 @@ from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.models.memory.offloading import Offload
-from sgd.nodes.models.rebuilt.kept_values import LoopValues, Values
+from sgd.nodes.models.rebuilt.loop_values import LoopValues, Values
 from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.schedule import SchedulerState
 

@@ -21,7 +21,7 @@ def offered(*words: str) -> list[str]:
 
 
 def test_commands_are_offered_first() -> None:
-    assert set(offered("")) == {*COMMANDS, "calibrate", "--help", "--version"}
+    assert set(offered("")) == {*COMMANDS, "calibrate", "tune", "--help", "--version"}
     assert offered("ex") == ["exec"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from helpers.direct import DirectRun
 from sgd.nodes.models.attention import tuning
-from sgd.nodes.models.attention.tuning import Tuner
+from sgd.nodes.models.attention.tuning import Choice, Tuner
 
 
 class Remembering(DirectRun):
@@ -45,7 +45,9 @@ def tuned(run: Remembering, monkeypatch: Any) -> list[str]:
 
 
 def test_the_first_call_of_a_resumed_run_has_the_chosen_backend(monkeypatch: Any) -> None:
-    monkeypatch.setattr(tuning, "fastest", lambda candidates, shapes: ("_native_math", {"_native_math": 1e-3}))
+    monkeypatch.setattr(
+        tuning, "fastest", lambda candidates, shapes, run: Choice("_native_math", {"_native_math": 1e-3}, 0.1)
+    )
     first = Remembering()
     assert tuned(first, monkeypatch) == ["native", "_native_math"]
     monkeypatch.setattr(tuning, "fastest", None)  # nothing is measured

@@ -65,7 +65,8 @@ def test_each_value_is_made_once_and_dropped_after_its_last_use():
 
 
 def test_values_belong_to_a_transformer_branches_prompts_and_sizes():
-    held, one, other, prompt = LoopValues(), object(), object(), {}
+    held, one, other = LoopValues(), object(), object()
+    prompt: dict[str, Any] = {}
     first = held.of(one, ("positive",), (prompt,), 1)
     assert held.of(one, ("positive",), (prompt,), 1) is first
     assert held.of(one, ("negative",), (prompt,), 1) is not first
@@ -106,7 +107,8 @@ def test_with_gates_that_leave_out_rows(pair, method):
 def steps(model: Any, prepared: Any, change: Any = None) -> list[torch.Tensor]:
     """Predictions of both branches; `change` gives other branches from the second step on."""
     plan, now, branches = prepared
-    scheduler, guider, gates, made = SchedulerState(), GuiderState(), GateState(), []
+    scheduler, guider, gates = SchedulerState(), GuiderState(), GateState()
+    made: list[Any] = []
     with torch.no_grad():
         for number, step in enumerate(plan):
             branches = change if number and change is not None else branches

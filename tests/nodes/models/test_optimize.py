@@ -19,8 +19,10 @@ from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
 from sgd.nodes.models.nodes.model_quantize import quantize
 from sgd.nodes.models.transforms import optimize_transform, quantize_choice
+from sgd.nodes.models.transforms.attention_transform import Attention
 from sgd.nodes.models.transforms.lora_transform import Lora
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
+from sgd.nodes.models.transforms.quantize_transform import Quantize
 
 WAN = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 WIDE = {"num_attention_heads": 12, "attention_head_dim": 128}
@@ -284,7 +286,7 @@ def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
     run = planned()
     value = optimize(run, quantize(run, load(run, FLUX), format="int8"), level="fast")
     assert run.details["quantize"] == "as model.quantize before"
-    assert [t.format for t in value.transforms if t.kind == "quantize"] == ["int8"]
+    assert [t.format for t in value.transforms if isinstance(t, Quantize)] == ["int8"]
 
 
 def test_fast_is_exact_where_nothing_is_faster(hopper, monkeypatch):
@@ -305,7 +307,9 @@ def test_attention_in_fp8_alone(hopper):
     run = planned("cuda")
     value = attention(run, load(run, WAN), backend="flash3", precision="fp8")
     assert run.details["attention"] == "flash3 (fp8)"
-    assert value.transforms[-1].candidates == ("_sgd_flash_3_fp8",)
+    chosen = value.transforms[-1]
+    assert isinstance(chosen, Attention)
+    assert chosen.candidates == ("_sgd_flash_3_fp8",)
     with pytest.raises(NodeError, match="sdpa has no choice of precision"):
         attention(run, load(run, WAN), backend="sdpa", precision="fp8")
     found = node_facts.check(attention, model=MODEL, component="transformer", backend="auto", precision="fp8")

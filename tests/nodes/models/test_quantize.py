@@ -120,7 +120,7 @@ def test_joined_layers_are_the_layers_side_by_side(format):
 @pytest.mark.parametrize("small", ["both", "first", "none"])
 def test_a_feed_forward_of_mixed_parts(small):
     x = normal(2, 24, 64)
-    layers = [(layer_of(64, 128, seed), layer_of(128, 64, seed + 5)) for seed in range(2)]
+    layers: list[tuple[Any, ...]] = [(layer_of(64, 128, seed), layer_of(128, 64, seed + 5)) for seed in range(2)]
     if small != "none":
         layers[0] = tuple(quantized(each, "fp8") for each in layers[0])
     if small == "both":

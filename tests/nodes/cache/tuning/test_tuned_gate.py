@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,9 @@ def by_latents(model, setting, scale: float) -> torch.Tensor:
     """The method on latents: at a computed step, the reused steps before it are taken again with better velocities."""
     branches = cfg.split(setting.conditioning, scale=scale)
     sigmas = [step.sigma for step in setting.plan] + [0.0]
-    now, known, gap = setting.start.tensor, [], []
+    now = setting.start.tensor
+    known: list[torch.Tensor] = []
+    gap: list[tuple[int, torch.Tensor]] = []
     with torch.no_grad():
         for step in setting.plan:
             delta = sigmas[step.index + 1] - sigmas[step.index]
@@ -105,11 +108,11 @@ def table(model, setting, folder: Path, **changes) -> Path:
     step = next(iter(setting.plan))
     use = of_model(model, step, tuple(range(STEPS)), None, DirectRun())
     identity = {name: getattr(use, name) for name in ("class_name", "config", "weights")}
-    plans = [
+    plans: list[dict[str, Any]] = [
         {"mask": "11000010", "predicted": {step: [1.0, 0.0] for step in (2, 3, 4, 5, 7)}, "psnr": (30.0, 33.0)},
         {"mask": MASK, "predicted": {step: list(found) for step, found in PREDICTED.items()}, "psnr": (45.0, 48.0)},
     ]
-    content = {
+    content: dict[str, Any] = {
         "sgd_tuned": 1,
         "model": {"source": "x", "commit": None, "family": "wan"},
         "component": "transformer",

@@ -26,8 +26,8 @@ RUN = [page for page in PARTS if page != "docs/reference/diagnostics.md"]
 EXACT = ("check", "diff", "graph", "nodes", "init")
 """Commands whose output is the same in every run."""
 HEAVY = ("exec", "plan", "calibrate")
-LONG = ("tune", "sweep")
-"""Commands that make tens of clips. Their own tests run them on smaller ones."""
+APART = ("tune", "sweep", "resume", "clean")
+"""Commands that only their own tests run: they make tens of clips, need a run that was interrupted, or remove files."""
 RECORD = Draft202012Validator(json.loads((ROOT / "docs" / "run.schema.json").read_text(encoding="utf-8")))
 DONE: set[File | Command] = set()
 """Commands that ran, and that read no file of a page: a second page need not run them again."""
@@ -76,7 +76,7 @@ def can_run(command: Command, files: set[str]) -> bool:
     program, *rest = command.words
     if program == "sgd":
         by_time = "--fail-over" in rest  # its result depends on what else the machine does
-        return command.is_complete and needs(command) is None and rest[0] not in LONG and not by_time
+        return command.is_complete and needs(command) is None and rest[0] not in APART and not by_time
     return program == "cp" or (program == "python" and rest[0] in files)
 
 

@@ -94,7 +94,7 @@ def test_a_workflow_made_for_a_memory_fits_it(
     capsys.readouterr()
     values = {"prompt": "a boat", "image": "sgd:images/boat.png"}
     text = file.read_text(encoding="utf-8")
-    inputs = [f"{key}={value}" for key, value in values.items() if re.search(rf"^  {key}:", text, re.MULTILINE)]
+    inputs = [f"{key}={value}" for key, value in values.items() if f"\n  {key}: {{type: " in text]
     assert main(["plan", str(file), *inputs, "--memory", memory, "--json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["fits"] is True

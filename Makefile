@@ -18,7 +18,7 @@ fast:  ## Lint, types, and tests without torch; under a minute
 	cd tests && MYPYPATH=../.mypy:../training $(abspath $(shell command -v $(PYTHON))) -m mypy --config-file ../pyproject.toml \
 	  --explicit-package-bases --cache-dir ../.mypy_cache/tests .
 	PYTHONPATH=tests$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) -m pytest -p helpers.without_torch -n 0 -q \
-	  -m 'not slow and not compiles' $(FAST)
+	  -m 'not slow and not compiles and not long' $(FAST)
 
 test:  ## The tests, without slow ones and those with the real compiler
 	$(PYTHON) -m pytest

@@ -49,7 +49,7 @@ def pasted(text: str, printed: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("memory", ["8GiB", "12GiB", "16GiB"])
 def test_printed_edits_make_a_plan_fit(memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
@@ -76,7 +76,7 @@ def test_a_plan_for_another_machine_needs_no_gpu(option: list[str], capsys: pyte
     assert planned["memory_bytes"] == (2 << 30 if "--memory" in option else 24564 << 20)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("memory", ["12GiB", "16GiB", "24GiB", "80GiB"])
 def test_a_workflow_made_for_a_memory_fits_it(

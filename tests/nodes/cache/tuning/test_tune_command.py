@@ -100,7 +100,7 @@ def test_a_workflow_without_a_gate_says_how_to_add_one(file, capsys):
     assert "add a node `gate: {uses: cache.none}`" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_file_keeps_the_psnr_and_all_its_other_bytes(file, capsys):
     assert tune("--psnr", "35,60") == 0
     told = capsys.readouterr()
@@ -122,7 +122,7 @@ def test_the_file_keeps_the_psnr_and_all_its_other_bytes(file, capsys):
     assert any(fewest["mask"] in json.dumps(gate) for gate in record["gates"]) or fewest["mask"] in json.dumps(record)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_interrupted_command_goes_on(file):
     words = [
         sys.executable,

@@ -1,6 +1,6 @@
 """Rows in SQLite files of the user's cache folder, which several processes share.
 
-What stands there can be made again, so no fault of a file is an error: without it there are no rows.
+The rows can be made again, so no fault of a file is an error: without it there are no rows.
 """
 
 from __future__ import annotations

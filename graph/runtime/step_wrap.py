@@ -1,4 +1,4 @@
-"""What may stand around the steps of a plan: the executor asks it before each step, and tells it after each."""
+"""Code around the steps of a plan: the executor asks it before each step, and tells it after each."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def count(case: Case) -> int:
 
 
 def planned(dtype: str, candidates: Iterable[str], card: str | None) -> str:
-    """What a plan says about a choice that a run will make.
+    """The text of a plan about a choice that a run will make.
 
     Args:
         dtype: Name of the component's dtype.

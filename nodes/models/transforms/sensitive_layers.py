@@ -1,4 +1,4 @@
-"""Which linear layers of a transformer are quantised, and which keep the dtype of the model.
+"""The linear layers of a transformer that are quantised, and those that keep the dtype of the model.
 
 Only layers of the repeated blocks are quantised. Embeddings, final layers and the refiners of prompts are outside of
 these blocks; norms are no linear layers. The table names layers inside of the blocks that published work keeps.

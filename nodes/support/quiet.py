@@ -45,9 +45,9 @@ def _silence() -> Callable[[], object]:
     for module in (diffusers_logging, transformers_logging):
         stack.callback(module.set_verbosity, module.get_verbosity())
         module.set_verbosity_error()
-    if transformers_logging.is_progress_bar_enabled():
-        stack.callback(transformers_logging.enable_progress_bar)
-        transformers_logging.disable_progress_bar()
+        if module.is_progress_bar_enabled():
+            stack.callback(module.enable_progress_bar)
+            module.disable_progress_bar()
     return stack.close
 
 

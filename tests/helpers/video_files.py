@@ -101,3 +101,9 @@ def with_matrix(path: Path, entries: Sequence[float]) -> None:
     a, b, c, d = (round(entry * 65536) for entry in entries)
     content[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
+
+
+def decoded(path: Path) -> bytes:
+    """All pixels of a picture or a clip, 8 bits for each of red, green and blue."""
+    with av.open(str(path)) as opened:
+        return b"".join(frame.to_ndarray(format="rgb24").tobytes() for frame in opened.decode(video=0))

@@ -31,7 +31,6 @@ from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .import_times import watched
 from .output_folder import OutputFolder
-from .places import Places
 from .profiling import Profiling, Watch
 from .record import Recorder
 from .record_file import RecordFile
@@ -280,10 +279,15 @@ class Worker:
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
-                wrap = self._stored()
+                start, wrap = self.kept.start(), self._stored()
                 self.outputs = Executor(
-                    self.plan, self.context, self.observer, self.stop, places=places, wrap=wrap
+                    self.plan,
+                    self.context,
+                    self.observer,
+                    self.stop,
+                    positions=self.kept.keeper,
+                    start=start,
+                    wrap=wrap,
                 ).execute()
         except BaseException as error:
             self.error = error

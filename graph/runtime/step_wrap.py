@@ -28,3 +28,29 @@ class StepWrap:
     def settled(self) -> bool:
         """Whether every step from here on runs, so that a run may be resumed here without this wrap."""
         return True
+
+
+class StepWraps(StepWrap):
+    """Several wraps, the outermost first."""
+
+    def __init__(self, wraps: Sequence[StepWrap]) -> None:
+        self.wraps = tuple(wraps)
+
+    def replaces(self, step: Step, environment: Environment) -> bool:
+        return any(wrap.replaces(step, environment) for wrap in self.wraps)
+
+    def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        for wrap in self.wraps:
+            wrap.began(step, environment)
+
+    def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        for wrap in reversed(self.wraps):
+            wrap.ran(step, environment)
+
+    def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
+        for wrap in self.wraps:
+            steps = wrap.running(steps, environment)
+        return tuple(steps)
+
+    def settled(self) -> bool:
+        return all(wrap.settled() for wrap in self.wraps)

@@ -34,6 +34,16 @@ def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
     raise NodeError(f"--device cuda: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
 
 
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")
+"""Files of Linux without which torch finds no GPU: drivers of NVIDIA, of AMD, and of Windows below."""
+
+
+def choose_quickly(libraries: Collection[NodeLibrary]) -> str:
+    """The device of `auto`. Torch is not imported on a machine without the driver of a GPU."""
+    on_linux = os.path.isdir("/proc/self")
+    return "cpu" if on_linux and not any(map(os.path.exists, DRIVERS)) else choose("auto", libraries)
+
+
 def memory_bytes(device: str) -> int | None:
     """Bytes of memory: all memory of a GPU, or the available RAM for a CPU. None if the system does not report it."""
     if device.startswith("cuda"):

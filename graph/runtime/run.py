@@ -36,7 +36,6 @@ from .record import Recorder
 from .record_file import RecordFile
 from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
-from .step_wrap import StepWrap
 from .stored_steps import StoredSteps, store_of
 from .used_files import UsedFiles
 
@@ -148,13 +147,24 @@ def check_outputs(plan: Plan, folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def around_run(plan: Plan, run: Context) -> Iterator[None]:
-    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then."""
+def around_run(plan: Plan, run: Context, packages: bool = True) -> Iterator[None]:
+    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then.
+
+    `packages`: the packages that nodes need are imported too.
+    """
     kernel_caches.prepare(plan.libraries)
     with ExitStack() as stack:
         for library in plan.libraries:
             stack.enter_context(library.around_run(run))
+        if packages:
+            import_packages(plan, run)
         yield
+
+
+def import_packages(plan: Plan, run: Context) -> None:
+    """Import the packages that the nodes of a plan need."""
+    for library in plan.libraries:
+        library.import_packages(run)
 
 
 def run(
@@ -274,12 +284,16 @@ class Worker:
             self.clock.adopt()
             self.clock.enter(START)  # until the executor serves, or the main thread adopts the clock
             with ExitStack() as stack:
+                may_reuse = self.store is not None and self.kept.resumed is None
                 with self.clock.during(IMPORT):
-                    stack.enter_context(around_run(self.plan, self.context))
+                    stack.enter_context(around_run(self.plan, self.context, packages=not may_reuse))
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
                 start, wrap = self.kept.start(), self._stored()
+                if may_reuse and wrap is not None and wrap.acquires_any():
+                    with self.clock.during(IMPORT):
+                        import_packages(self.plan, self.context)
                 self.outputs = Executor(
                     self.plan,
                     self.context,
@@ -298,7 +312,7 @@ class Worker:
             if left:
                 self.folder.release()
 
-    def _stored(self) -> StepWrap | None:
+    def _stored(self) -> StoredSteps | None:
         if self.store is None:
             return None
         return StoredSteps(self.store, self.plan, self.context, self.recorder, self.kept.storages())

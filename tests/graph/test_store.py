@@ -20,7 +20,8 @@ from sgd.graph.contract.errors import NodeError
 from sgd.graph.language.registry import Library
 from sgd.graph.runtime import stored_steps
 from sgd.graph.runtime.profiling import Profiling
-from sgd.graph.runtime.run import Result, run
+from sgd.graph.runtime.run import run
+from sgd.graph.runtime.run_result import Result
 from sgd.graph.store import entries, fingerprints
 from sgd.graph.store.entries import FolderStore, MemoryStore
 

@@ -18,7 +18,7 @@ from .collector import collector_paused
 from .terminal import flush, say
 
 if TYPE_CHECKING:
-    from ..runtime.run import Result
+    from ..runtime.run_result import Result
 
 
 def say_failure(error: BaseException | None, arguments: Namespace) -> None:

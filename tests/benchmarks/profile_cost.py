@@ -26,9 +26,9 @@ from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
 from sgd.graph.runtime.import_times import watched
+from sgd.graph.runtime.library_contexts import around_run
 from sgd.graph.runtime.observers import memory_samples
 from sgd.graph.runtime.record import Recorder
-from sgd.graph.runtime.run import around_run
 from sgd.nodes.support.work_meter import OperationMeter
 
 PAIRS = 5

@@ -23,7 +23,8 @@ from sgd.graph.contract.events import CallInfo
 from sgd.graph.contract.previews import Picture, Previews
 from sgd.graph.runtime.observers import preview_files
 from sgd.graph.runtime.observers.preview_files import PreviewFiles
-from sgd.graph.runtime.run import Result, run
+from sgd.graph.runtime.run import run
+from sgd.graph.runtime.run_result import Result
 
 
 class Toys(Previews):

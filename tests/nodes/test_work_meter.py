@@ -15,8 +15,8 @@ from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.machine_limits import Work
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.library_contexts import around_run
 from sgd.graph.runtime.observers.work_count import WorkCount
-from sgd.graph.runtime.run import around_run
 from sgd.nodes import denoiser
 from sgd.nodes.library import rate_measuring
 from sgd.nodes.support.work_meter import OperationMeter, uncounted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +67,16 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
 
 
 @collector_paused()
-def checked(arguments: Namespace, complete: bool, running: bool = False) -> tuple[Checked, Library] | int:
+def checked(
+    arguments: Namespace, complete: bool, running: bool = False, told: Callable[[Checked], None] | None = None
+) -> tuple[Checked, Library] | int:
     """Check the workflow of a command with its values; diagnostics go to stderr.
 
     Args:
         arguments: The command line.
         complete: Report inputs that have neither a value nor a default.
         running: Whether the workflow will run, so that the files that it reads are checked too.
+        told: Receives the result, also if there are errors.
     """
     try:
         library = load_library(arguments)
@@ -85,6 +88,8 @@ def checked(arguments: Namespace, complete: bool, running: bool = False) -> tupl
     result = check(arguments.file, inputs, settings, library, complete, options=known)
     if result.diagnostics:
         say(render(result.diagnostics, result.sources))
+    if told is not None:
+        told(result)
     return WRONG if result.errors else (result, library)
 
 

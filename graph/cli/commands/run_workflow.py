@@ -27,6 +27,7 @@ from ..told_expectations import tell_expectations
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
     from ...runtime.observers.progress import Progress
+    from ..watch import Round
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -43,6 +44,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
         help="write no recipe into pictures, clips and other outputs; run.json has it in any case",
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -51,17 +53,27 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
-    from ...runtime.observers.progress import Progress
-
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
+    if not arguments.watch:
+        return _shown(arguments)
+    from ..watch import watch
+
+    return watch(arguments, lambda round: _shown(arguments, round))
+
+
+def _shown(arguments: Namespace, round: Round | None = None) -> int:
+    """Run the workflow once, with its progress. `round`: the round of `--watch`."""
+    from ...runtime.observers.progress import Progress
+
     if arguments.quiet:
-        return _run(arguments, None)
-    with Progress(display=arguments.display) as progress:
-        return _run(arguments, progress)
+        return _run(arguments, None, round)
+    display, arguments.display = arguments.display, None  # the next round begins its own
+    with Progress(display=display) as progress:
+        return _run(arguments, progress, round)
 
 
-def _run(arguments: Namespace, progress: Progress | None) -> int:
+def _run(arguments: Namespace, progress: Progress | None, round: Round | None) -> int:
     """Check, compile and run the workflow, and print the result."""
     phase = progress.phase if progress is not None else _nothing
     phase(f"checking {arguments.file}")
@@ -75,9 +87,9 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         profile = profiling_of(arguments)
     except NodeError as error:
         return wrong(str(error), error.help)
-    clock = Clock.of_command()
+    clock = Clock.of_command() if round is None or round.is_first else Clock()
     with watched(clock), clock.during(COMPILE):
-        found = checked(arguments, complete=True, running=True)
+        found = checked(arguments, complete=True, running=True, told=round.take if round is not None else None)
         if isinstance(found, int):
             return found
         result, library = found
@@ -100,7 +112,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                     out=arguments.out,
                     device=device,
                     options=given,
-                    overwrite=arguments.overwrite,
+                    overwrite=arguments.overwrite or (round is not None and round.has_run),
                     observers=[observer for observer in (pictures, progress) if observer is not None],
                     clock=clock,
                     metadata=not arguments.no_metadata,
@@ -112,6 +124,8 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                     ),
                     store=store,
                 )
+            if round is not None:
+                round.record = done.record
             if done.status == "interrupted" or pending():
                 return tell_interrupt(done, plan, arguments)
     except NodeError as error:

@@ -25,6 +25,7 @@ from .node_annotations import Passes, PathRole, Reads, Shares
 from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
 from .ports import Annotation, Type, from_annotation
+from .processes import Placement
 from .supplied_values import ALL as ALL
 from .supplied_values import NO_RUN as NO_RUN
 from .supplied_values import Here, Run, State, Wanted
@@ -109,6 +110,7 @@ class NodeType:
     own: OwnFunction | None = None
     check_parts: CheckPartsFunction | None = None
     facts: FactsClass | None = field(default=None, compare=False)
+    processes: Placement = field(default="every", compare=False)
     library: str = field(default="", compare=False)
 
     @property
@@ -146,6 +148,7 @@ def node(
     notes: NotesFunction | None = None,
     own: OwnFunction | None = None,
     check_parts: CheckPartsFunction | None = None,
+    processes: Placement = "every",
 ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
     """Make a node type of a typed function.
 
@@ -162,6 +165,9 @@ def node(
         own: `own(facts)` gives the parts that the output does not share with a parameter (`Shares`).
         check_parts: `check_parts(facts, parts, options)` yields the problems of the parts of the output that a run
             with these options brings into memory.
+        processes: How the node runs where several processes compute a run. `every`: each rank calls it. `once`: rank 0
+            calls it, and sends the outputs to the others. `split`: all ranks call it, and compute it together. Calls
+            with an effect run on rank 0 alone, with all calls that read their outputs.
 
     These functions import nothing heavy. `facts.py` describes their argument.
 
@@ -218,6 +224,7 @@ def node(
             own,
             check_parts,
             facts,
+            processes,
         )
         return made
 

@@ -1,7 +1,7 @@
 """The processes that compute one run together: their mesh, and the group that a node gets from its run.
 
-Process number r is `rank` r. A mesh is `branches × ulysses × ring`, in that order: the ranks of one branch of guidance
-follow each other, and within a branch the sequence is cut over `ulysses × ring` ranks.
+Process number r is `rank` r. A mesh is `branches × ulysses × ring`, in that order: the ranks of one branch follow each
+other, and within a branch the sequence is cut over `ulysses × ring` ranks.
 
 The standard library implements `Processes` with torch.distributed, in nodes/models/ranks/. A run in one process has
 `ONE_PROCESS`, whose methods give their arguments back.
@@ -41,9 +41,9 @@ class Mesh:
     """How the processes of a run are arranged.
 
     Attributes:
-        branches: Parts of guidance that are computed at once, 1 or 2.
-        ulysses: Ranks that exchange heads for tokens around each attention.
-        ring: Ranks that gather keys and values before each attention.
+        branches: Evaluations of one step that are computed at once, 1 or 2.
+        ulysses: Ranks that cut the sequence, and exchange heads for tokens where each token looks at all others.
+        ring: Ranks that cut the sequence, and gather keys and values there.
     """
 
     branches: int = 1
@@ -113,7 +113,7 @@ def mesh_of(sizes: Mapping[str, Any]) -> Mesh:
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise NodeError(f"`{name}` takes a whole number from 1, not {size}", help=HELP)
         if name == "branches" and size > 2:
-            raise NodeError(f"`branches` is 1 or 2, not {size}: guidance has two branches", help=HELP)
+            raise NodeError(f"`branches` is 1 or 2, not {size}: there are two branches", help=HELP)
     return Mesh(**sizes)
 
 

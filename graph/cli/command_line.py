@@ -12,9 +12,11 @@ from ..contract import interrupts
 from ..contract.constants import INTERRUPTED, WRONG
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
+from ..contract.rank_start import rank_place
 from ..language.literals import Given
 from ..language.registry import Library, installed
 from .collector import collector_paused
+from .ranks.rank_options import asked_of
 from .terminal import flush, say
 
 if TYPE_CHECKING:
@@ -82,11 +84,14 @@ def checked(
         library = load_library(arguments)
         inputs = given(arguments.values, "name=value")
         settings = given(arguments.set, "--set path=value")
+        asked = asked_of(arguments)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
     known = added_options(arguments, library) if running else None
-    result = check(arguments.file, inputs, settings, library, complete, options=known)
-    if result.diagnostics:
+    result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
+    place = rank_place() if running else None
+    told_elsewhere = place is not None and (place.starter is not None or place.rank > 0)
+    if result.diagnostics and (result.errors or not told_elsewhere):
         say(render(result.diagnostics, result.sources))
     if told is not None:
         told(result)

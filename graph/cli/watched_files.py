@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from ..compiler.compile import Checked, find
+from ..compiler.compile import Checked
+from ..compiler.frontend.workflow_path import find_workflow
 from ..compiler.ir import Call, Const
 from ..contract.errors import Problems
 
@@ -35,7 +36,7 @@ def files_of(file: str, libraries: Iterable[str], checked: Checked | None) -> li
     """
     found = {Path(os.path.abspath(each)) for each in libraries}
     try:
-        found.add(Path(os.path.abspath(find(file)[0])))
+        found.add(Path(os.path.abspath(find_workflow(file)[0])))
     except Problems:
         found.add(Path(os.path.abspath(file)))
     if checked is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .kept_values import Session
 from .output_files import new_temporary
+from .processes import ONE_PROCESS, Processes, T
 from .recipe_run import RecipeRun
 
 ALL = "*"
@@ -79,6 +80,7 @@ class Run(RecipeRun):
         options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
         ranges: Whether an observer listens to ranges.
         session: What libraries keep between runs of this process; None if nothing is kept.
+        processes: The processes that compute this run together.
     """
 
     device: str = "cpu"
@@ -86,6 +88,7 @@ class Run(RecipeRun):
     ranges: bool = False
     options: Mapping[str, Any] = {}
     session: Session | None = None
+    processes: Processes = ONE_PROCESS
 
     def output(self, path: Path | str) -> Path:
         """The absolute path for an output file; its folder exists.
@@ -105,6 +108,10 @@ class Run(RecipeRun):
             NodeError: If it cannot be created.
         """
         return new_temporary(target)
+
+    def agree(self, value: T) -> T:
+        """The value of rank 0, where several processes compute the run: see `Processes.agree`."""
+        return self.processes.agree(value)
 
     def progress(self, done: int, total: int, label: str = "") -> None:
         """Report progress inside a long node."""

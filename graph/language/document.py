@@ -17,7 +17,7 @@ from ..contract.errors import Problems
 from ..contract.source_spans import Source, Span
 from ..contract.suggestions import did_you_mean, plain_letters, suggest
 from ..contract.yaml_reader import WIDE, Value, parse
-from .document_parts import ExpectPart, FilePart, InputPart, LoopPart, NodePart, Part, PsnrPart
+from .document_parts import ExpectPart, FilePart, InputPart, LoopPart, NodePart, Part, PsnrPart, RunPart
 
 VERSION = 1
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -47,6 +47,7 @@ class Document:
         outputs: The entries of `outputs` by name.
         expect: The entry `expect`; None if there is none, or it is broken.
         psnr: The entry `psnr` of `expect`, in the same way.
+        parallel: The entry `parallel` of `run`, in the same way.
     """
 
     def __init__(self, source: Source) -> None:
@@ -61,6 +62,7 @@ class Document:
         self.output_keys: dict[str, Span] = {}
         self.expect: ExpectPart | None = None
         self.psnr: PsnrPart | None = None
+        self.parallel: Value | None = None
         self.problems: list[Diagnostic] = []
 
     @property
@@ -110,6 +112,9 @@ def document(source: Source) -> Document:
         if _is_name(name, outputs.keys[name], "an output", result.problems):
             result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
     _expect(result, root.data.get("expect"))
+    run = root.data.get("run")
+    part = _part(RunPart, run, "`run`", result.problems) if run is not None and run.is_map else None
+    result.parallel = part.parallel if isinstance(part, RunPart) else None
     return result
 
 

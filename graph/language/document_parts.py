@@ -84,6 +84,12 @@ class PsnrPart(Part):
     reference: Text
 
 
+class RunPart(Part):
+    """The entry `run`: how a run of the file goes, as far as the command line says nothing."""
+
+    parallel: Mapping | None = None
+
+
 class FilePart(Part):
     """The top level of a file."""
 
@@ -94,3 +100,4 @@ class FilePart(Part):
     nodes: Mapping
     outputs: Mapping | None = None
     expect: Mapping | None = None
+    run: Mapping | None = None

@@ -95,11 +95,13 @@ class Executor:
         for number, step in enumerate(steps):
             if self.stop.is_set():
                 raise Interrupted
-            if wrap.replaces(step, environment):
-                continue
+            replaced = wrap.replaces(step, environment)
             if isinstance(step, Acquire):
-                self.components.acquire(step, environment)
+                if not replaced:
+                    self.components.acquire(step, environment)
                 self.components.prefetch(wrap.running(steps[number + 1 :], environment), environment)
+            elif replaced:
+                continue
             elif isinstance(step, Release):
                 self.components.release(step)
             else:
@@ -153,6 +155,7 @@ class Executor:
                 began = perf_counter()
                 self.turn(loop, index, environment)
                 loop.leave(index, environment)
+                self.wrap.turned(step, environment)
                 self.checks.turn_finished(step.loop, index, 0.0)
                 self.observer.turn_finished(step.loop, index, perf_counter() - began)
                 self.between_turns(environment)

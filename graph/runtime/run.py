@@ -23,6 +23,7 @@ from .failure import does_not_fit
 from .import_times import watched
 from .prepared_folder import prepare_folder
 from .profiling import Profiling, Watch
+from .ranks.run_ranks import RunRanks
 from .run_result import Result
 from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
@@ -44,6 +45,7 @@ def run(
     profile: Profiling | str = "nodes",
     snapshots: Snapshots | None = None,
     store: Store | Path | str | None = None,
+    ranks: RunRanks | None = None,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -60,7 +62,8 @@ def run(
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
-            A run that measures kernels or traces values cannot have one.
+            A run that measures kernels or traces values cannot have one, nor a run in several processes.
+        ranks: The other processes of the run, if this is rank 0 of several; `snapshots` and `store` are None then.
 
     Raises:
         NodeError: If the profile is not possible, a folder cannot be a store, or an output cannot be written: see
@@ -84,7 +87,8 @@ def run(
         worker: Worker | None = None
         try:
             recorder = watch.recorder(clock)
-            observer = watch.observers(recorder.observers, observers)
+            own = [*observers, *ranks.observers] if ranks is not None else observers
+            observer = watch.observers(recorder.observers, own)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             context.session = session
@@ -93,7 +97,7 @@ def run(
             if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
             kept = RunSnapshots(snapshots, plan, context, recorder)
-            worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results)
+            worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.

@@ -21,6 +21,9 @@ class StepWrap:
     def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
         """A step has run. The environment has its values, without those that nobody reads."""
 
+    def turned(self, step: LoopStep, environment: Environment) -> None:
+        """A turn of a loop is over. The environment has the state that goes to the next one."""
+
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         """Those of the next steps that will run."""
         return tuple(steps)
@@ -46,6 +49,10 @@ class StepWraps(StepWrap):
     def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
         for wrap in reversed(self.wraps):
             wrap.ran(step, environment)
+
+    def turned(self, step: LoopStep, environment: Environment) -> None:
+        for wrap in reversed(self.wraps):
+            wrap.turned(step, environment)
 
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         for wrap in self.wraps:

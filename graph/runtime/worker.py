@@ -18,10 +18,11 @@ from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
 from .execute import Executor
 from .expectations import judged
-from .failure import Interrupted
+from .failure import Interrupted, does_not_fit
 from .library_contexts import around_run, import_packages
 from .output_folder import OutputFolder
 from .profiling import Watch
+from .ranks.run_ranks import RunRanks
 from .record import Recorder
 from .record_file import RecordFile
 from .run_result import Result
@@ -49,8 +50,9 @@ class Worker:
         kept: RunSnapshots,
         recorder: Recorder,
         store: Store | None,
+        ranks: RunRanks | None,
     ) -> None:
-        self.recorder, self.store = recorder, store
+        self.recorder, self.store, self.ranks = recorder, store, ranks
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
         self.watch, self.kept = watch, kept
         self.stop, self.done = threading.Event(), threading.Event()
@@ -72,10 +74,11 @@ class Worker:
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                start, wrap = self.kept.start(), self._stored()
-                if may_reuse and wrap is not None and wrap.acquires_any():
+                start, stored = self.kept.start(), self._stored()
+                if may_reuse and stored is not None and stored.acquires_any():
                     with self.clock.during(IMPORT):
                         import_packages(self.plan, self.context)
+                wrap = self.ranks.join(self.context) if self.ranks is not None else stored
                 self.outputs = Executor(
                     self.plan,
                     self.context,
@@ -116,6 +119,10 @@ class Worker:
             while not self.done.wait(POLL_SECONDS):
                 if interrupts.pending():
                     break
+                if self.ranks is not None and self.ranks.fault is not None:
+                    self.stop.set()
+                    self.done.wait(GRACE_SECONDS)  # the thread may wait for a rank that has gone
+                    return False
             else:
                 return False
         except KeyboardInterrupt:
@@ -134,7 +141,7 @@ class Worker:
         """Report the end to the observers, and write the record."""
         self.clock.adopt()
         self.clock.enter(END)
-        stuck, error = not self.done.is_set(), self.error
+        stuck, error = not self.done.is_set(), self._cause(interrupted)
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
         if error is not None:
@@ -159,7 +166,11 @@ class Worker:
         folder, problem = self.folder.path, None
         self.clock.leave()
         self.clock.enter(RECORDING)
-        more = {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
+        more: dict[str, Any] = {"started": _moment(self.clock.epoch)}
+        more |= {"recipe": recipe} if recipe is not None else {}
+        if self.ranks is not None:
+            self.ranks.finish()
+            more["processes"], recorder.events = self.ranks.told()
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:
@@ -182,6 +193,17 @@ class Worker:
             self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
         return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
+
+    def _cause(self, interrupted: bool) -> BaseException | None:
+        """The error that ended the run: of this process, or of another rank; None if there was none."""
+        if self.ranks is None:
+            return self.error
+        if interrupted or interrupts.pending():  # other ranks may have ended first
+            return self.error and Interrupted()
+        if self.error is None or isinstance(self.error, Interrupted):
+            return self.ranks.failure() or self.error
+        self.error = self.ranks.judged(self.error, does_not_fit(self.error, self.plan.loaded))
+        return self.error
 
     def judged(self, record: Mapping[str, Any]) -> list[Any]:
         """The record compared with the file's `expect`; the observers hear of it."""

@@ -28,6 +28,11 @@ def operation_mode() -> Any:
             self.by_dtype: dict[Any, int] = {}
             self.bytes = self.operations = 0
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            """The first operation must not import torch._dynamo, which takes seconds: no compiled call is counted."""
+            return False
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **kwargs) if kwargs else func(*args)
             self.operations += 1

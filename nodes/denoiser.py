@@ -25,6 +25,7 @@ from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
+from .parallel import sequences
 from .size_limits import require_size, size_problems
 from .support.block_ranges import block_ranges
 from .support.lazy import lazy
@@ -160,12 +161,16 @@ def predict(
     if len(running) > 1:
         run.detail(guidance=("batched" if together else "one branch after the other") + (f": {why}" if why else ""))
     opened: Opened | Metered | None = None
-    turn = Turn(model, transformer, step, branches, latents.size, image is not None, run)
+    sequence = sequences.of(run, model, transformer)
+    turn = Turn(model, transformer, step, branches, latents.size, image is not None, run, sequence)
+    cut = transformer if sequence is None else sequences.cut(transformer, model.family, sequence)
     if run.options.get("calibrate") and not run.planning:
         opened = state.measure(turn)
     elif (plan := run.options.get("tune")) is not None and not run.planning:
         opened = state.follow(plan, turn)
     elif gate is not None and gate.active:
+        if sequence is not None and gate.kind == "library":
+            raise NodeError(sequences.LIBRARY)
         opened = state.open(gate, turn)
 
     sources = (conditioning.positive, conditioning.negative, image)
@@ -175,7 +180,7 @@ def predict(
     shared = Values(uses=len(running)) if len(running) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
-        return model.family.predict(model, transformer, given)
+        return model.family.predict(model, cut if transformer is turn.transformer else transformer, given)
 
     def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
         rows = len(given.latents)

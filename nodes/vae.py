@@ -68,7 +68,12 @@ def decode(
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         with checked_calls(getattr(model.component("vae"), "decoder", None), "decoded pixels"):
-            return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
+            latents = model.family.unpack(tensor, size, _configs(model))
+            if run.processes.size == 1:
+                return model.family.decode(model, latents)
+            from .parallel.strips import decoded
+
+            return decoded(run, model, latents)
 
     pixels = len(latents.tensor) * size.frames * size.height * size.width
     return Frames(VaeWork("decoding", run, model, latents.tensor, pixels, work).perform(tiling))
@@ -115,7 +120,12 @@ def encode(
     require_size(model.family, size, _configs(model))
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
-        return model.family.pack(model.family.encode(model, tensor.to(model.device)))
+        frames = tensor.to(model.device)
+        if run.processes.size == 1:
+            return model.family.pack(model.family.encode(model, frames))
+        from .parallel.strips import encoded
+
+        return model.family.pack(encoded(run, model, frames))
 
     pixels = batch * count * height * width
     tensor = VaeWork("encoding", run, model, frames.tensor, pixels, work).perform(tiling)

@@ -94,20 +94,27 @@ class CfgSplitFacts(NodeFacts):
         return {name: value for name, value in options.items() if value is not None}
 
 
-def _reads(facts: CfgSplitFacts) -> Mapping[str, tuple[str, ...]]:
-    """The prompts that are read: only the positive one if scale, start and stop are known and switch guidance off."""
+def _unguided(facts: CfgSplitFacts) -> bool:
+    """Whether scale, start and stop are known and switch guidance off."""
     family = by_name(facts.conditioning.family)
     scale, start, stop = facts.scale, facts.start, facts.stop
     neutral = family is not None and scale is not None and scale <= family.neutral_scale
     never = start is not None and stop is not None and start >= stop
-    return {"conditioning": ("positive",) if neutral or never else ("positive", "negative")}
+    return neutral or never
+
+
+def _reads(facts: CfgSplitFacts) -> Mapping[str, tuple[str, ...]]:
+    """The prompts that are read: only the positive one if it is known that no step is guided."""
+    return {"conditioning": ("positive",) if _unguided(facts) else ("positive", "negative")}
 
 
 def _describe(facts: CfgSplitFacts) -> BranchesFacts:
     family, scale = by_name(facts.conditioning.family), facts.scale
     guided = family is not None and scale is not None and scale > family.neutral_scale
     nonlinear = nonlinear_guidance(facts.guider, facts.rescale, family.normalises) if family and guided else None
-    return BranchesFacts(facts.conditioning.family, facts.conditioning.prompts, nonlinear)
+    running = 1 if _unguided(facts) else 2 if guided else None
+    prompts, batched = facts.conditioning.prompts, facts.batched is True
+    return BranchesFacts(facts.conditioning.family, prompts, nonlinear, running, batched)
 
 
 def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:

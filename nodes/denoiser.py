@@ -10,6 +10,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import Reads, Run, node
+from ..graph.contract.processes import Mesh
 from .batched_guidance import batched
 from .cache.calibration.table import are_put_aside
 from .cache.first_turn import COMPILED_WHOLE
@@ -24,6 +25,8 @@ from .cache.tuning.linear_guidance import unsupported
 from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
+from .models.ranks.branch_exchange import exchanged, own_branches
+from .models.ranks.supported import mesh_problems
 from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
 from .parallel import sequences
 from .size_limits import require_size, size_problems
@@ -116,7 +119,14 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
         yield COMPILED_WHOLE
 
 
-@node("denoiser.predict", check=_check, version=2)
+def _check_mesh(facts: DenoiserPredictFacts, mesh: Mesh) -> Iterator[Diagnostic]:
+    gates = facts.gate.gates if facts.gate is not None else ()
+    library = any(gate.kind == "library" for gate in gates)
+    branches, whole = facts.branches, bool(facts.model.compiled_whole)
+    return mesh_problems(mesh, branches.running, branches.batched, whole, library)
+
+
+@node("denoiser.predict", check=_check, check_mesh=_check_mesh, processes="split", version=2)
 def predict(
     model: Annotated[Model, Reads("transformer")],
     latents: Latents,
@@ -155,11 +165,15 @@ def predict(
     pictures = None if image is None else {name: repeat_rows(t, batch, "image") for name, t in image.tensors.items()}
     given = DenoiserInput(latents.tensor, latents.size, step, texts[running[0]], pictures, branches.embedded)
     transformer = model.component("transformer")
-    together, why = batched(branches, model.family, gate, rebuilt=is_rebuilt(transformer), rows=batch)
+    divided = run.processes.mesh.branches > 1
+    rebuilt = is_rebuilt(transformer)
+    together, why = batched(branches, model.family, gate, rebuilt=rebuilt, rows=batch, divided=divided)
     branches = replace(branches, batched=together)
     together = together and len(running) > 1
+    own = own_branches(run, running)
     if len(running) > 1:
-        run.detail(guidance=("batched" if together else "one branch after the other") + (f": {why}" if why else ""))
+        way = "batched" if together else "each branch in its process" if divided else "one branch after the other"
+        run.detail(guidance=way + (f": {why}" if why else ""))
     opened: Opened | Metered | None = None
     sequence = sequences.of(run, model, transformer)
     turn = Turn(model, transformer, step, branches, latents.size, image is not None, run, sequence)
@@ -174,10 +188,8 @@ def predict(
         opened = state.open(gate, turn)
 
     sources = (conditioning.positive, conditioning.negative, image)
-    keeps = (
-        is_rebuilt(transformer) and model.offload("transformer") is None
-    )  # offloading saves memory, which kept values take
-    shared = Values(uses=len(running)) if len(running) > 1 and not together else None
+    keeps = rebuilt and model.offload("transformer") is None  # offloading saves memory, which kept values take
+    shared = Values(uses=len(own)) if len(own) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
         return model.family.predict(model, cut if transformer is turn.transformer else transformer, given)
@@ -200,7 +212,8 @@ def predict(
         both = _joined(model.family, given, list(texts.values()))  # [2 B, ...]
         made = evaluate(running, both).chunk(len(running))  # [B, ...] for each branch
     else:
-        made = tuple(evaluate((name,), replace(given, text=texts[name])) for name in running)
+        made = tuple(evaluate((name,), replace(given, text=texts[name])) for name in own)
+    made = exchanged(run, running, made)
     return Predictions(dict(zip(running, made, strict=True)), step)
 
 

@@ -73,7 +73,7 @@ def _check(facts: ImageEncodeFacts) -> Iterator[Diagnostic]:
     yield from size_problems(family, size, configs)
 
 
-@node("image.encode", reads=_reads, describe=_describe, check=_check)
+@node("image.encode", reads=_reads, describe=_describe, check=_check, processes="once")
 def encode(
     run: Run,
     model: Annotated[Model, Reads("vae", *IMAGE_ENCODER)],

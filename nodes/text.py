@@ -56,7 +56,7 @@ def _reads(facts: TextEncodeFacts) -> Mapping[str, tuple[str, ...]]:
     return {} if components is None else {"model": tuple(part for part in PARTS if part in components)}
 
 
-@node("text.encode", reads=_reads, describe=_describe, check=_check)
+@node("text.encode", reads=_reads, describe=_describe, check=_check, processes="once")
 def encode(
     run: Run,
     wanted: Wanted,

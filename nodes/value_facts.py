@@ -133,11 +133,15 @@ class BranchesFacts(Facts):
         prompts: Number of prompts.
         nonlinear: The reason why the merged prediction is not linear in those of the branches; None if it is, or if
             this is not known.
+        running: The most branches that run at a step; None if it is not known.
+        batched: Whether the workflow asks for both branches in one call.
     """
 
     family: str | None = None
     prompts: int | None = None
     nonlinear: str | None = None
+    running: int | None = None
+    batched: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from ..contract import interrupts
 from ..contract.constants import INTERRUPTED, WRONG
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
+from ..contract.rank_start import rank_place
 from ..language.literals import Given
 from ..language.registry import Library, installed
 from .collector import collector_paused
+from .ranks.rank_options import asked_of
 from .terminal import flush, say
 
 if TYPE_CHECKING:
@@ -79,11 +81,14 @@ def checked(arguments: Namespace, complete: bool, running: bool = False) -> tupl
         library = load_library(arguments)
         inputs = given(arguments.values, "name=value")
         settings = given(arguments.set, "--set path=value")
+        asked = asked_of(arguments)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
     known = added_options(arguments, library) if running else None
-    result = check(arguments.file, inputs, settings, library, complete, options=known)
-    if result.diagnostics:
+    result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
+    place = rank_place() if running else None
+    told = place is not None and (place.starter is not None or place.rank > 0)  # by another process
+    if result.diagnostics and (result.errors or not told):
         say(render(result.diagnostics, result.sources))
     return WRONG if result.errors else (result, library)
 

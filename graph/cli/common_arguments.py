@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 
+SNAPSHOT_SECONDS = 30.0
+"""Seconds between snapshots without `--snapshot-every`."""
+
 
 def library_files(to: ArgumentParser) -> None:
     """`--library`: Python files with node types."""
@@ -54,7 +57,7 @@ def snapshot_option(to: ArgumentParser) -> None:
         "--snapshot-every",
         metavar="SECONDS",
         type=_seconds,
-        default=30.0,
+        default=SNAPSHOT_SECONDS,
         help="seconds between snapshots, from which `sgd resume` goes on (default: 30; more where they take over 1 %% "
         "of the time)",
     )

@@ -6,6 +6,7 @@ one, most of it for rich.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ def display_for(argv: Sequence[str]) -> LiveDisplay | None:
     called = next((word for word in argv if not word.startswith("-")), "")
     if called not in WATCHED or not SILENT.isdisjoint(argv) or sys.stderr is None or not sys.stderr.isatty():
         return None
+    if os.environ.get("RANK", "0") != "0" and "TORCHELASTIC_RUN_ID" in os.environ:
+        return None  # rank 0 shows the progress
     from ..runtime.observers.live_display import LiveDisplay
 
     display = LiveDisplay(sys.stderr)

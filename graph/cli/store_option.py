@@ -12,6 +12,7 @@ from .terminal import say
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
+    from ..contract.processes import Mesh
     from ..runtime.profiling import Profiling
 
 VARIABLE = "SGD_STORE"
@@ -58,15 +59,18 @@ def _usable(folder: Path) -> Path | None:
     return folder
 
 
-def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path | None:
-    """The store of `sgd exec`. A run that measures or shows every node has none.
+def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Mesh) -> Path | None:
+    """The store of `sgd exec`. A run that measures or shows every node has none, nor a run in several
+    processes.
 
     Raises:
         NodeError: If the command line asks for both.
     """
     folder = store_folder(arguments.store)
     why = None
-    if profile.needs_every_node:
+    if mesh.size > 1:
+        why = "several processes"
+    elif profile.needs_every_node:
         why = "--profile torch, --profile nvtx, --trace and --trace-values"
     elif arguments.preview:
         why = "--preview"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
+from ..contract.processes import Mesh
 from ..contract.source_spans import Source
 from ..contract.suggestions import did_you_mean
 from ..contract.text_tables import shortened
@@ -23,6 +24,7 @@ from .checks.expected_results import expected_results
 from .checks.literal_values import values
 from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
+from .checks.process_mesh import Asked, process_mesh
 from .checks.structure import structure
 from .checks.unused_nodes import unused
 from .edge_list import edge_list
@@ -51,6 +53,7 @@ class Checked:
         values: Values of inputs, given or default.
         settings: Values of parameters that were set by path, read as their types.
         expected: The limits of `expect`; None if the file has none.
+        mesh: How the processes of a run are arranged.
         files: The files of the workflow.
         found: The recipe that the workflow stands in; None for a workflow file.
     """
@@ -63,6 +66,7 @@ class Checked:
     values: Mapping[str, Const] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     expected: Expected | None = None
+    mesh: Mesh = Mesh()
     files: Files = field(default_factory=Files)
     found: Found | None = None
 
@@ -122,6 +126,7 @@ def check(
     fold_inputs: bool = True,
     options: Mapping[str, Any] | None = None,
     text: str | None = None,
+    asked: Asked | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
@@ -136,6 +141,7 @@ def check(
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
         text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
+        asked: The processes that the command line asks for; None for a command that runs in one process.
     """
     result = Checked()
     library = library or installed()
@@ -153,6 +159,9 @@ def check(
             path, name = find(file)
             document = open_workflow(path, name, files, library.libraries.values())
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
+        if result.graph is not None:
+            problems, result.mesh = process_mesh(document, result.graph, result.known, asked)
+            result.diagnostics += problems
         if options is not None and result.graph is not None:
             result.diagnostics += needed_parts(result.graph, result.known, options)
         if not fold_inputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -170,3 +170,26 @@ def after_effects(plan: Plan) -> frozenset[str]:
                     if unknown.intersection(edges([arg])):
                         unknown.update([Ref(loop.id, name), *([Var(loop.id, name)] if loop.carry else [])])
     return frozenset(skipped)
+
+
+def needed_for(plan: Plan, wanted: Collection[str]) -> frozenset[str]:
+    """Paths of some calls, and of all calls whose results they need, also through loops."""
+    needed: set[str] = set(wanted)
+    values: set[Value] = set()
+    before = -1
+    while before != len(needed) + len(values):
+        before = len(needed) + len(values)
+        for step, around in plan.walk():
+            if isinstance(step, CallStep):
+                call = step.call
+                if call.id in needed or any(Ref(call.id, port) in values for port in output_ports(call)):
+                    needed.add(call.id)
+                    values.update(edges(call.sources))
+                    values.update(edge for loop in around for edge in edges(loop.over.values()))
+            elif isinstance(step, LoopStep):
+                loop = step.loop
+                for name, arg in loop.body.outputs.items():
+                    if Ref(loop.id, name) in values or Var(loop.id, name) in values:
+                        values.update(edges([arg, *([loop.carry[name]] if name in loop.carry else [])]))
+                values.update(e for n, arg in loop.over.items() if Var(loop.id, n) in values for e in edges([arg]))
+    return frozenset(needed)

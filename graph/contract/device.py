@@ -9,6 +9,7 @@ from pathlib import Path
 from . import kernel_caches
 from .errors import NodeError
 from .node_library import NodeLibrary
+from .rank_start import RankPlace
 
 
 def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
@@ -32,6 +33,27 @@ def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
         return "cpu"
     built = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no NVIDIA GPU"
     raise NodeError(f"--device cuda: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
+
+
+def cards(device: str) -> int | None:
+    """The number of GPUs of this process; None for another device."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def take_card(place: RankPlace) -> None:
+    """Leave this process the GPU with its number on this host. Called before torch is imported."""
+    name = "CUDA_VISIBLE_DEVICES"
+    visible = os.environ.get(name)
+    if visible is None:
+        os.environ[name] = str(place.local)
+        return
+    numbers = [number.strip() for number in visible.split(",")]
+    if len(numbers) > 1:  # a launcher may have chosen one already
+        os.environ[name] = numbers[place.local] if place.local < len(numbers) else ""
 
 
 def memory_bytes(device: str) -> int | None:

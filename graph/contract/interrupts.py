@@ -122,8 +122,8 @@ def end(text: str = "interrupted") -> NoReturn:
         os._exit(EXIT_CODE)
 
 
-def descendants() -> list[int]:
-    """Process numbers of the children of this process, and of theirs."""
+def descendants(of: int | None = None) -> list[int]:
+    """Process numbers of the children of a process, and of theirs. `of`: its number; this process if not given."""
     import os
 
     parents: dict[int, int] = {}
@@ -137,8 +137,8 @@ def descendants() -> list[int]:
                     continue
     except OSError:  # not Linux
         psutil = sys.modules.get("psutil")
-        return [] if psutil is None else [child.pid for child in psutil.Process().children(recursive=True)]
-    found, seen = [os.getpid()], 0
+        return [] if psutil is None else [child.pid for child in psutil.Process(of).children(recursive=True)]
+    found, seen = [of or os.getpid()], 0
     while seen < len(found):
         found += [child for child, parent in parents.items() if parent == found[seen]]
         seen += 1

@@ -25,7 +25,7 @@ from .node_annotations import Passes, PathRole, Reads, Shares
 from .node_annotations import Source as Source
 from .node_docstrings import read_docstring
 from .ports import Annotation, Type, from_annotation
-from .processes import Placement
+from .processes import Mesh, Placement
 from .supplied_values import ALL as ALL
 from .supplied_values import NO_RUN as NO_RUN
 from .supplied_values import Here, Run, State, Wanted
@@ -40,6 +40,7 @@ CheckFunction = Callable[[Any], Iterable[Diagnostic]]
 CheckPartsFunction = Callable[[Any, frozenset[str], Mapping[str, Any]], Iterable[Diagnostic]]
 RenamesFunction = Callable[[Any], Mapping[str, Mapping[str, str]]]
 NotesFunction = Callable[[], Mapping[str, str]]
+CheckMeshFunction = Callable[[Any, Mesh], Iterable[Diagnostic]]
 OwnFunction = Callable[[Any], Iterable[str]]
 
 
@@ -110,6 +111,7 @@ class NodeType:
     own: OwnFunction | None = None
     check_parts: CheckPartsFunction | None = None
     facts: FactsClass | None = field(default=None, compare=False)
+    check_mesh: CheckMeshFunction | None = field(default=None, compare=False)
     processes: Placement = field(default="every", compare=False)
     library: str = field(default="", compare=False)
 
@@ -148,6 +150,7 @@ def node(
     notes: NotesFunction | None = None,
     own: OwnFunction | None = None,
     check_parts: CheckPartsFunction | None = None,
+    check_mesh: CheckMeshFunction | None = None,
     processes: Placement = "every",
 ) -> Callable[[Callable[P, R]], NodeFunction[P, R]]:
     """Make a node type of a typed function.
@@ -165,9 +168,12 @@ def node(
         own: `own(facts)` gives the parts that the output does not share with a parameter (`Shares`).
         check_parts: `check_parts(facts, parts, options)` yields the problems of the parts of the output that a run
             with these options brings into memory.
+        check_mesh: `check_mesh(facts, mesh)` yields the reasons why several processes cannot compute the node together
+            in this arrangement.
         processes: How the node runs where several processes compute a run. `every`: each rank calls it. `once`: rank 0
             calls it, and sends the outputs to the others. `split`: all ranks call it, and compute it together. Calls
-            with an effect run on rank 0 alone, with all calls that read their outputs.
+            with an effect run on rank 0 alone, with all calls that read their outputs; and other ranks leave out
+            whatever no `split` call needs.
 
     These functions import nothing heavy. `facts.py` describes their argument.
 
@@ -200,7 +206,7 @@ def node(
             raise TypeError(f"{name}: no return annotation")
         outputs, tuple_result = _outputs(name, hints["return"], docs)
         try:
-            facts = facts_class((reads, describe, check, renames, own, check_parts), inputs)
+            facts = facts_class((reads, describe, check, renames, own, check_parts, check_mesh), inputs)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
         made = cast(NodeFunction[P, R], function)
@@ -224,6 +230,7 @@ def node(
             own,
             check_parts,
             facts,
+            check_mesh,
             processes,
         )
         return made

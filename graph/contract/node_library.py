@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .machine_limits import MachineLimits, WorkMeter
     from .node import Run
     from .previews import Previews
+    from .processes import Mesh
+    from .rank_start import JoinedRanks, RankPlace, StartedRanks
     from .report_section import ReportSection
     from .value_statistics import ValueStatistics
 
@@ -49,6 +51,7 @@ class NodeLibrary:
 
     Attributes:
         node_modules: Modules with node types, relative to the library's module, such as `models.load`.
+        starts_ranks: Whether `start_ranks` and `join_ranks` work: its nodes can run in several processes.
         uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
         packages: Names of Python packages. The record of every run has their versions.
         kernel_caches: Caches of the packages that compile kernels. They are kept in the user's cache folder.
@@ -62,6 +65,7 @@ class NodeLibrary:
     """
 
     node_modules: Sequence[str] = ()
+    starts_ranks: bool = False
     uses_gpu: bool = False
     packages: Sequence[str] = ()
     kernel_caches: Sequence[KernelCache] = ()
@@ -78,6 +82,27 @@ class NodeLibrary:
         Import here the packages that every node needs: the time counts as import, and no node is charged for it.
         """
         return nullcontext()
+
+    def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
+        """Start processes that compute a run together.
+
+        Args:
+            command: The words of the command that each of them runs.
+            count: The number of processes.
+            logs: A folder for the output of all ranks but 0, which writes to the terminal.
+
+        Raises:
+            NodeError: If they cannot be started.
+        """
+        raise NotImplementedError
+
+    def join_ranks(self, place: RankPlace, mesh: Mesh, device: str) -> JoinedRanks:
+        """Reach the board of the other ranks, from one of them; `join` joins them. Nothing has used the device before.
+
+        Raises:
+            NodeError: If there is no board.
+        """
+        raise NotImplementedError
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """Checks of the values of a run, or of the trace of a plan; every loaded library is asked.

@@ -164,10 +164,15 @@ class Processes:
         """The value of rank 0, a plain value. For whatever depends on time or on free memory."""
         return value
 
-    def broadcast(self, value: T) -> T:
-        """The value of rank 0: plain values, tensors, and dataclasses, lists and mappings of these.
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """The value of one rank, on all: plain values, tensors, and dataclasses, lists and mappings of these.
 
-        Tensors arrive on this rank's device. The other ranks' arguments are ignored, and may be None.
+        Args:
+            value: The value of the rank `source`. On other ranks it is ignored, and may be None.
+            source: The number of the rank.
+
+        Returns:
+            The value. Tensors lie on this rank's device.
         """
         return value
 

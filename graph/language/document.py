@@ -99,6 +99,12 @@ class PsnrPart(Part):
     reference: Text
 
 
+class RunPart(Part):
+    """The entry `run`: how a run of the file goes, as far as the command line says nothing."""
+
+    parallel: Mapping | None = None
+
+
 class FilePart(Part):
     """The top level of a file."""
 
@@ -109,6 +115,7 @@ class FilePart(Part):
     nodes: Mapping
     outputs: Mapping | None = None
     expect: Mapping | None = None
+    run: Mapping | None = None
 
 
 class Entry:
@@ -132,6 +139,7 @@ class Document:
         outputs: The entries of `outputs` by name.
         expect: The entry `expect`; None if there is none, or it is broken.
         psnr: The entry `psnr` of `expect`, in the same way.
+        parallel: The entry `parallel` of `run`, in the same way.
     """
 
     def __init__(self, source: Source) -> None:
@@ -146,6 +154,7 @@ class Document:
         self.output_keys: dict[str, Span] = {}
         self.expect: ExpectPart | None = None
         self.psnr: PsnrPart | None = None
+        self.parallel: Value | None = None
         self.problems: list[Diagnostic] = []
 
     @property
@@ -195,6 +204,9 @@ def document(source: Source) -> Document:
         if _is_name(name, outputs.keys[name], "an output", result.problems):
             result.outputs[name], result.output_keys[name] = value, outputs.keys[name]
     _expect(result, root.data.get("expect"))
+    run = root.data.get("run")
+    part = _part(RunPart, run, "`run`", result.problems) if run is not None and run.is_map else None
+    result.parallel = part.parallel if isinstance(part, RunPart) else None
     return result
 
 

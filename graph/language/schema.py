@@ -43,6 +43,23 @@ EXPECT = {
     },
     "additionalProperties": False,
 }
+RUN = {
+    "type": "object",
+    "description": "How a run of the file goes; the command line wins",
+    "properties": {
+        "parallel": {
+            "type": "object",
+            "description": "How the processes of a run are arranged, as `--parallel` says it",
+            "properties": {
+                "branches": {"enum": [1, 2], "description": "Evaluations of a step that are computed at once"},
+                "ulysses": {"type": "integer", "minimum": 1, "description": "Processes that exchange heads"},
+                "ring": {"type": "integer", "minimum": 1, "description": "Processes that gather keys and values"},
+            },
+            "additionalProperties": False,
+        },
+    },
+    "additionalProperties": False,
+}
 
 
 def schema(library: Library) -> dict[str, Any]:
@@ -122,6 +139,7 @@ def schema(library: Library) -> dict[str, Any]:
                 "additionalProperties": REFERENCE,
             },
             "expect": EXPECT,
+            "run": RUN,
         },
         "additionalProperties": False,
         "definitions": definitions,

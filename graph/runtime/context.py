@@ -15,6 +15,7 @@ from ..contract.errors import NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node import Run
 from ..contract.output_files import new_temporary
+from ..contract.processes import ONE_PROCESS
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
@@ -188,6 +189,7 @@ class Context(Run):
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
         other.ranges = False
+        other.processes = ONE_PROCESS  # other ranks may not do the same now
         other._warned = set()
         return other
 

@@ -131,8 +131,11 @@ class Executor:
             if self.stop.is_set():
                 raise Interrupted
             wrap = self.wrap
-            if wrap is not None and wrap.replaces(step, environment):
-                continue
+            if wrap is not None:
+                if wrap.receives(step):
+                    self.components.prefetch(wrap.running(steps[number:], environment), environment)
+                if wrap.replaces(step, environment):
+                    continue
             if isinstance(step, CallStep | LoopStep) and wrap is not None:
                 wrap.began(step, environment)
             if isinstance(step, CallStep):
@@ -310,7 +313,9 @@ class Executor:
         environment: Environment,
     ) -> None:
         """Carry an iteration's results to the next one, or append them to the loop's lists. Drop all other values."""
-        after = {name: get(environment) for name, get in yields.items()}
+        after: Mapping[str, Any] = {name: get(environment) for name, get in yields.items()}
+        if self.wrap is not None and not step.loop.mapping:
+            after = self.wrap.carried(step.loop, after)
         for ref in made:
             environment.pop(ref, None)
         for name, value in after.items():

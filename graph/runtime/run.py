@@ -33,6 +33,7 @@ from .import_times import watched
 from .output_folder import OutputFolder
 from .places import Places
 from .profiling import Profiling, Watch
+from .ranks.run_ranks import RunRanks
 from .record import Recorder
 from .record_file import RecordFile
 from .run_snapshots import RunSnapshots, Snapshots
@@ -171,6 +172,7 @@ def run(
     profile: Profiling | str = "nodes",
     snapshots: Snapshots | None = None,
     store: Store | Path | str | None = None,
+    ranks: RunRanks | None = None,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -187,7 +189,8 @@ def run(
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
-            A run that measures kernels or traces values cannot have one.
+            A run that measures kernels or traces values cannot have one, nor a run in several processes.
+        ranks: The other processes of the run, if this is rank 0 of several; `snapshots` and `store` are None then.
 
     Raises:
         NodeError: If the profile is not possible, a folder cannot be a store, or an output cannot be written: see
@@ -211,7 +214,8 @@ def run(
         worker: Worker | None = None
         try:
             recorder = watch.recorder(clock)
-            observer = watch.observers(recorder.observers, observers)
+            own = [*observers, *ranks.observers] if ranks is not None else observers
+            observer = watch.observers(recorder.observers, own)
             context = Context(folder.path, observer, device, options, overwrite, folder=folder)
             context.used = UsedFiles(plan, device, context.options, metadata, context.warn)
             context.session = session
@@ -220,7 +224,7 @@ def run(
             if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
             kept = RunSnapshots(snapshots, plan, context, recorder)
-            worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results)
+            worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.
@@ -258,8 +262,9 @@ class Worker:
         kept: RunSnapshots,
         recorder: Recorder,
         store: Store | None,
+        ranks: RunRanks | None,
     ) -> None:
-        self.recorder, self.store = recorder, store
+        self.recorder, self.store, self.ranks = recorder, store, ranks
         self.plan, self.context, self.observer, self.clock, self.folder = plan, context, observer, clock, folder
         self.watch, self.kept = watch, kept
         self.stop, self.done = threading.Event(), threading.Event()
@@ -281,7 +286,7 @@ class Worker:
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
                 places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
-                wrap = self._stored()
+                wrap = self._wrap()
                 self.outputs = Executor(
                     self.plan, self.context, self.observer, self.stop, places=places, wrap=wrap
                 ).execute()
@@ -294,7 +299,9 @@ class Worker:
             if left:
                 self.folder.release()
 
-    def _stored(self) -> StepWrap | None:
+    def _wrap(self) -> StepWrap | None:
+        if self.ranks is not None:
+            return self.ranks.join(self.context)
         if self.store is None:
             return None
         return StoredSteps(self.store, self.plan, self.context, self.recorder, self.kept.storages())
@@ -316,6 +323,10 @@ class Worker:
             while not self.done.wait(POLL_SECONDS):
                 if interrupts.pending():
                     break
+                if self.ranks is not None and self.ranks.fault is not None:
+                    self.stop.set()
+                    self.done.wait(GRACE_SECONDS)  # the thread may wait for a rank that has gone
+                    return False
             else:
                 return False
         except KeyboardInterrupt:
@@ -334,7 +345,7 @@ class Worker:
         """Report the end to the observers, and write the record."""
         self.clock.adopt()
         self.clock.enter(END)
-        stuck, error = not self.done.is_set(), self.error
+        stuck, error = not self.done.is_set(), self._cause(interrupted)
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
         if error is not None:
@@ -359,7 +370,11 @@ class Worker:
         folder, problem = self.folder.path, None
         self.clock.leave()
         self.clock.enter(RECORDING)
-        more = {"started": _moment(self.clock.epoch)} | ({"recipe": recipe} if recipe is not None else {})
+        more: dict[str, Any] = {"started": _moment(self.clock.epoch)}
+        more |= {"recipe": recipe} if recipe is not None else {}
+        if self.ranks is not None:
+            self.ranks.finish()
+            more["processes"], recorder.events = self.ranks.told()
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:
@@ -382,6 +397,15 @@ class Worker:
             self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
         return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
+
+    def _cause(self, interrupted: bool) -> BaseException | None:
+        """The error that ended the run: of this process, or of another rank; None if there was none."""
+        if self.ranks is None or interrupted:
+            return self.error
+        if self.error is None or isinstance(self.error, Interrupted):
+            return self.ranks.failure() or self.error
+        self.error = self.ranks.judged(self.error, does_not_fit(self.error, self.plan.loaded))
+        return self.error
 
     def judged(self, record: Mapping[str, Any]) -> list[Any]:
         """The record compared with the file's `expect`; the observers hear of it."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ..compiler.ir import Loop
 from ..compiler.plan import CallStep, LoopStep, Step
 from .arguments import Environment
 
@@ -20,6 +22,14 @@ class StepWrap:
 
     def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
         """A step has run. The environment has its values, without those that nobody reads."""
+
+    def receives(self, step: Step) -> bool:
+        """Whether `replaces` will wait for the values of a step. What the next steps need is loaded meanwhile."""
+        return False
+
+    def carried(self, loop: Loop, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The state that goes from one turn of a loop to the next."""
+        return values
 
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         """Those of the next steps that will run."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ...graph.contract.machine_limits import MachineLimits, WorkMeter
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
+    from ...graph.contract.processes import Mesh
+    from ...graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
     from ...graph.contract.report_section import ReportSection
     from ...graph.contract.value_statistics import ValueStatistics
 
@@ -104,6 +106,7 @@ class StandardLibrary(NodeLibrary):
         "cache.methods.cache_dit_options",
     )
     uses_gpu = True
+    starts_ranks = True
     packages = ("torch", "diffusers", "transformers", "av", "pillow")
     kernel_caches = KERNEL_CACHES
     recorded_events = ("gate",)
@@ -134,6 +137,18 @@ class StandardLibrary(NodeLibrary):
 
         with cost_meter.runtime(run):
             yield
+
+    def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
+        """Start processes on this host, with torch.distributed.elastic."""
+        from ..models.ranks.starting import LocalRanks
+
+        return LocalRanks(command, count, logs)
+
+    def join_ranks(self, place: RankPlace, mesh: Mesh, device: str) -> JoinedRanks:
+        """Reach the store of the launcher, from a rank."""
+        from ..models.ranks.joining import TorchRanks
+
+        return TorchRanks(place, mesh, device)
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """No node changes its inputs or leaves the device; numbers are finite, except with `--no-check-finite`."""

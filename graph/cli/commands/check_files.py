@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from ...compiler.compile import check
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
-from ...contract.errors import LibraryError
+from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
 from ..collector import collector_paused
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
+from ..ranks.rank_options import asked_of, rank_options
 from ..terminal import say
 
 
@@ -22,6 +23,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
     to.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
     library_files(to)
+    rank_options(to)
 
 
 @collector_paused()
@@ -29,11 +31,12 @@ def command(arguments: Namespace) -> int:
     """`sgd check`."""
     try:
         library = load_library(arguments)
-    except LibraryError as error:
-        return wrong(str(error))
+        asked = asked_of(arguments)
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), getattr(error, "help", None))
     found: list[Diagnostic] = []
     for file in arguments.files:
-        result = check(file, library=library, options={})
+        result = check(file, library=library, options={}, asked=asked)
         found += result.diagnostics
         if result.diagnostics and not arguments.json:
             say(render(result.diagnostics, result.sources))

@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...compiler.compile import plan_of
+from ...contract.device import take_card
 from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
+from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ..command_line import checked, options, wrong
-from ..common_arguments import device, result_as_json, snapshot_option, workflow
+from ..common_arguments import SNAPSHOT_SECONDS, device, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
+from ..ranks.other_rank import quiet, run_other_rank
+from ..ranks.rank_options import rank_options
+from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
 from ..terminal import show
 from ..told_ends import tell_end, tell_interrupt
@@ -33,6 +38,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd exec`."""
     workflow(to)
     device(to)
+    rank_options(to)
     result_as_json(to)
     to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
     to.add_argument("--overwrite", action="store_true", help="replace files that exist")
@@ -55,13 +61,18 @@ def command(arguments: Namespace) -> int:
 
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
-    if arguments.quiet:
-        return _run(arguments, None)
+    place = rank_place()
+    if place is not None:
+        take_card(place)
+        if place.rank:
+            quiet(place)
+    if arguments.quiet or (place is not None and place.rank):
+        return _run(arguments, None, place)
     with Progress(display=arguments.display) as progress:
-        return _run(arguments, progress)
+        return _run(arguments, progress, place)
 
 
-def _run(arguments: Namespace, progress: Progress | None) -> int:
+def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | None) -> int:
     """Check, compile and run the workflow, and print the result."""
     phase = progress.phase if progress is not None else _nothing
     phase(f"checking {arguments.file}")
@@ -69,6 +80,7 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
     from ...runtime.clock import COMPILE, IMPORT, Clock
     from ...runtime.import_times import watched
     from ...runtime.observers.preview_files import FOLDER
+    from ...runtime.ranks.run_ranks import RunRanks
     from ...runtime.run_snapshots import Snapshots
 
     try:
@@ -84,15 +96,26 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
         if arguments.strict and result.expected is None:
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
+        if result.mesh.size > 1 and arguments.snapshot_every != SNAPSHOT_SECONDS:
+            return wrong("a run in several processes writes no snapshots", "leave --snapshot-every away")
+        if result.mesh.size > 1 and place is None:
+            if progress is not None:
+                progress.stop()
+            return run_in_ranks(arguments, plan, result.mesh)
         pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
         if isinstance(pictures, int):
             return pictures
     phase(importing(plan))
     try:
-        store = store_for_run(arguments, plan, profile)
+        store = store_for_run(arguments, plan, profile, result.mesh)
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
+        ranks = RunRanks(plan, place, result.mesh, device, clock) if place is not None and place.size > 1 else None
+        if ranks is not None and ranks.place.rank:
+            return run_other_rank(arguments, plan, ranks, given, clock)
+        found_in = result.found.path if result.found is not None else None
+        snapshots = Snapshots(arguments.snapshot_every, found_in, tuple(map(Path, arguments.library)))
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -105,12 +128,9 @@ def _run(arguments: Namespace, progress: Progress | None) -> int:
                     clock=clock,
                     metadata=not arguments.no_metadata,
                     profile=profile,
-                    snapshots=Snapshots(
-                        arguments.snapshot_every,
-                        result.found.path if result.found is not None else None,
-                        tuple(map(Path, arguments.library)),
-                    ),
+                    snapshots=snapshots if ranks is None else None,
                     store=store,
+                    ranks=ranks,
                 )
             if done.status == "interrupted" or pending():
                 return tell_interrupt(done, plan, arguments)

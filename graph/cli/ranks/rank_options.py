@@ -1,0 +1,52 @@
+"""`--processes` and `--parallel`."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+
+from ...compiler.checks.process_mesh import Asked
+from ...contract.errors import NodeError
+from ...contract.processes import read_mesh
+from ...contract.rank_start import rank_place
+
+
+def rank_options(to: ArgumentParser) -> None:
+    """Add the options."""
+    to.add_argument(
+        "--processes",
+        metavar="N",
+        type=_count,
+        help="compute the run in N processes of this host, each with a GPU of its own (see docs/many-gpus.md)",
+    )
+    to.add_argument(
+        "--parallel",
+        metavar="SPEC",
+        help="how the processes are arranged, such as branches=2 (default: `run` of the file, else sgd chooses)",
+    )
+
+
+def asked_of(arguments: Namespace) -> Asked | None:
+    """The processes that a command line asks for; None if its command runs in one process.
+
+    Raises:
+        NodeError: If `--parallel` cannot be read, or a launcher started another number of processes.
+    """
+    if not hasattr(arguments, "processes"):
+        return None
+    try:
+        mesh = read_mesh(arguments.parallel) if arguments.parallel is not None else None
+    except NodeError as error:
+        raise NodeError(f"--parallel: {error}", help=error.help) from error
+    place, count = rank_place(), arguments.processes
+    if place is None or arguments.command != "exec":
+        return Asked(count, mesh)
+    if count is not None and count != place.size:
+        message = f"--processes {count}, but the launcher started {place.size}"
+        raise NodeError(message, help="leave --processes away under torchrun")
+    return Asked(place.size, mesh)
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no number of processes; give 1 or more")
+    return int(text)

@@ -1,0 +1,112 @@
+"""Where a rank is: its node and turn, and how long it may stay there without going on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import Any
+
+from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer
+from ..clock import KERNELS, Clock
+from .stall import FILE_SECONDS, KERNEL_SECONDS, LOAD_SECONDS
+
+LONGER = 4.0
+"""A node that the ranks compute together on GPUs may take so many times as long as its longest call before."""
+
+
+class RankPosition(Observer):
+    """Follows the events of a run.
+
+    Args:
+        clock: The clock of the run, which knows whether kernels are built.
+        limit: Seconds without progress, in nodes.
+        ahead: Whether the host runs ahead of its device, so that a wait for other ranks looks like work.
+
+    Attributes:
+        node: The path and type of the node at work; empty before the first.
+    """
+
+    def __init__(self, clock: Clock, limit: float, ahead: bool) -> None:
+        self.clock, self.ahead = clock, ahead
+        self.node = ""
+        self._limit = limit
+        self._call: CallInfo | None = None
+        self._began = 0.0
+        self._count = 0
+        self._loops: list[tuple[str, int, int]] = []
+        self._longest: dict[str, float] = {}
+        self._loaded: Callable[[], int] | None = None
+
+    @property
+    def turn(self) -> str:
+        """The turns of the loops under way, from 1, with the numbers of turns."""
+        return ", ".join(f"{turn}/{turns} of {id}" for id, turn, turns in list(self._loops))
+
+    def count(self) -> int:
+        """A number that grows while the rank goes on."""
+        loaded = self._loaded
+        try:
+            return self._count + (loaded() if loaded is not None else 0)
+        except Exception:  # the file that is read may be closed by now
+            return self._count
+
+    @property
+    def limit(self) -> float:
+        """How long the rank may take here without going on, in seconds."""
+        with suppress(IndexError):  # the thread of the run changes the clock meanwhile
+            if self.clock.owner == KERNELS:
+                return KERNEL_SECONDS
+        if self._loaded is not None:
+            return LOAD_SECONDS
+        call = self._call
+        if call is None:
+            return self._limit
+        if call.type.effect or call.type.processes == "once":
+            return FILE_SECONDS
+        if self.ahead and call.type.processes == "split":
+            longest = self._longest.get(call.id)
+            return KERNEL_SECONDS if longest is None else max(self._limit, LONGER * longest)
+        return self._limit
+
+    @property
+    def in_split(self) -> bool:
+        """Whether the ranks compute this node together, and the device may be at work in it."""
+        return self.ahead and self._call is not None and self._call.type.processes == "split"
+
+    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
+        self._count += 1
+        self._call, self._began = call, monotonic()
+        self.node = f"{call.id} ({call.type.name})"
+
+    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
+        self._count += 1
+        self._longest[call.id] = max(self._longest.get(call.id, 0.0), monotonic() - self._began)
+        self._call = None
+
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
+        self._loops.append((loop.id, 0, turns))
+
+    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
+        self._count += 1
+        self._loops[-1] = (loop.id, index + 1, self._loops[-1][2])
+
+    def loop_finished(self, loop: LoopInfo) -> None:
+        self._loops.pop()
+
+    def part_loading(self, call: CallInfo | None, part: str, total: int, loaded: Callable[[], int]) -> None:
+        self._count += 1
+        self._loaded = loaded
+
+    def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
+        self._count += 1
+        self._loaded = None
+
+    def part_released(self, holder: HolderInfo, part: str) -> None:
+        self._count += 1
+
+    def progress(self, call: CallInfo | None, done: int, total: int, label: str) -> None:
+        self._count += 1
+
+    def values_freed(self, names: Sequence[Any]) -> None:
+        self._count += 1

@@ -1,0 +1,209 @@
+"""This process as one of the ranks of a run: it joins the others, tells where it is, and hears of their faults."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from ...compiler.plan import Plan
+from ...contract import interrupts
+from ...contract.errors import NodeError
+from ...contract.events import Observer
+from ...contract.node_library import NodeLibrary
+from ...contract.processes import Mesh
+from ...contract.rank_start import JoinedRanks, RankPlace
+from ..clock import Clock
+from ..failure import Interrupted, NodeFailed
+from .placed_steps import PlacedSteps
+from .rank_beat import EVERY_SECONDS, Beat, read_beat
+from .rank_events import Events, RankEvents, leaders
+from .rank_fault import Fault, posted
+from .rank_position import RankPosition
+from .stall import StallJudge, stall_seconds
+
+if TYPE_CHECKING:
+    from ..context import Context
+
+POLL_SECONDS = 0.1
+PATIENCE_SECONDS = 5.0
+"""How long a rank that lost the others waits to hear why, and rank 0 for the last numbers of the others."""
+
+
+def rank_library(plan: Plan) -> NodeLibrary:
+    """The library whose nodes run in several processes.
+
+    Raises:
+        NodeError: If there is none.
+    """
+    for library in plan.libraries:
+        if library.starts_ranks:
+            return library
+    raise NodeError("no node library of this workflow can run in several processes", help="leave --processes away")
+
+
+def fingerprint(plan: Plan, mesh: Mesh) -> str:
+    """A text that is equal on two ranks if they run the same plan on the same mesh."""
+    types = sorted({(call.type.name, call.type.version, call.type.library) for call in plan.calls()})
+    settings = {name: repr(value) for name, value in plan.settings.items()}
+    inputs = {name: repr(value) for name, value in plan.inputs.items()}
+    facts = [plan.sha256, str(plan), types, inputs, settings, str(mesh)]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+class RunRanks:
+    """One rank of a run.
+
+    Args:
+        plan: The plan.
+        place: The place of this process.
+        mesh: How the processes are arranged.
+        device: `cpu` or `cuda`.
+        clock: The clock of the run.
+
+    Attributes:
+        observers: Follow the events of the run.
+        fault: The first fault of any rank, once this one has heard of it.
+
+    Raises:
+        NodeError: If no library runs in several processes.
+    """
+
+    def __init__(self, plan: Plan, place: RankPlace, mesh: Mesh, device: str, clock: Clock) -> None:
+        self.plan, self.place, self.mesh, self.device, self.clock = plan, place, mesh, device, clock
+        self.library = rank_library(plan)
+        self._position = RankPosition(clock, stall_seconds(), ahead=device == "cuda")
+        self._events = RankEvents()
+        self.observers: tuple[Observer, ...] = (self._position, self._events)
+        self.fault: Fault | None = None
+        self.joined: JoinedRanks | None = None
+        self._serial = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sgd ranks", daemon=True)
+
+    def join(self, context: Context) -> PlacedSteps:
+        """Join the others, in the thread that runs the nodes, and compare the plans.
+
+        Raises:
+            NodeError: If the others do not come, or have another plan.
+        """
+        self.joined = self.library.join_ranks(self.place, self.mesh, self.device)
+        self._thread.start()
+        context.processes = processes = self.joined.join()
+        own = fingerprint(self.plan, self.mesh)
+        if processes.agree(own) != own:
+            raise NodeError(
+                "this process has another plan than rank 0",
+                help="give every rank the same file, values and libraries, and the same versions of packages",
+            )
+        return PlacedSteps(self.plan, context, processes)
+
+    def failure(self) -> NodeError | None:
+        """The error of another rank that ends this one too; None if all is well."""
+        fault = self.fault
+        return fault.error() if fault is not None and fault.rank != self.place.rank else None
+
+    def judged(self, error: BaseException, memory: bool) -> BaseException:
+        """The error of the run for an error of this rank: its own, which the others hear of, or that of another rank.
+
+        Args:
+            error: The error that ended the nodes of this rank.
+            memory: Whether memory ran out.
+        """
+        joined, rank = self.joined, self.place.rank
+        if joined is None or isinstance(error, Interrupted | KeyboardInterrupt):
+            return error
+        cause = error.__cause__ if isinstance(error, NodeFailed) and error.__cause__ is not None else error
+        try:
+            if joined.is_lost(cause):
+                until = time.monotonic() + PATIENCE_SECONDS
+                while (found := posted(joined.board)) is None and time.monotonic() < until:
+                    time.sleep(POLL_SECONDS)
+                if found is not None:
+                    return found.error()
+            help = (error.help or "") if isinstance(error, NodeError) else ""
+            message = f"rank {rank}: {str(error) or type(error).__name__}"
+            first = Fault(rank, message, help, memory).post(joined.board)
+        except OSError:
+            return error
+        if first.rank != rank:
+            return first.error()
+        error.args = (message, *error.args[1:])
+        return error
+
+    def finish(self) -> None:
+        """End this rank's part, and tell what it has used."""
+        self._over.set()
+        joined, rank = self.joined, self.place.rank
+        if joined is not None:
+            with suppress(OSError):
+                if rank in leaders(self.mesh):
+                    self._events.post(joined.board, rank)
+                self._beat(joined, over=True)
+
+    def told(self) -> tuple[list[dict[str, Any]], Events]:
+        """On rank 0, after `finish`: a row for each rank, and the events of all, as far as they are known."""
+        joined = self.joined
+        beats: dict[int, Beat | None] = dict.fromkeys(range(self.place.size))
+        events = self._events.entries
+        until = time.monotonic() + PATIENCE_SECONDS
+        with suppress(OSError):
+            while joined is not None:
+                beats = {rank: read_beat(joined.board, rank) for rank in beats}
+                over = all(beat is not None and beat.over for beat in beats.values())
+                if over or self.fault is not None or interrupts.pending() or time.monotonic() > until:
+                    events = self._events.with_others(joined.board, self.mesh)
+                    break
+                time.sleep(POLL_SECONDS / 5)
+        return [(beat or Beat()).row(rank) for rank, beat in beats.items()], events
+
+    def _watch(self) -> None:
+        """Post beats, and look for faults, until the run is over."""
+        joined = self.joined
+        assert joined is not None
+        judge = StallJudge(self.place.size, time.monotonic())
+        told, place = 0.0, ("", "")
+        try:
+            while not self._over.is_set():
+                now, here = time.monotonic(), (self._position.node, self._position.turn)
+                if now - told >= EVERY_SECONDS or here != place:
+                    told, place = now, here
+                    self._beat(joined)
+                    self._judge(joined, judge, now)
+                self.fault = self.fault or posted(joined.board)
+                self._over.wait(POLL_SECONDS)
+        except OSError:
+            starter = "the process that started the ranks" if self.place.starter else "the launcher of the ranks"
+            self.fault = self.fault or Fault(-1, f"{starter} has gone, so the run ends")
+
+    def _judge(self, joined: JoinedRanks, judge: StallJudge, now: float) -> None:
+        """Look whether the run goes on, where the process that started it does not."""
+        if self.place.starter is not None:
+            if os.getppid() != self.place.starter:
+                raise OSError("the process that started the ranks has gone")
+        elif self.place.rank == 0:
+            judge.read(joined.board, now)
+            stalled = judge.stalled(now)
+            if stalled is not None:
+                stalled.post(joined.board)
+
+    def _beat(self, joined: JoinedRanks, over: bool = False) -> None:
+        self._serial += 1
+        position = self._position
+        Beat(
+            serial=self._serial,
+            count=position.count() + joined.collectives(),
+            node=position.node,
+            turn=position.turn,
+            limit=position.limit,
+            waits=joined.waits() or position.in_split,
+            over=over,
+            seconds=round(self.clock.now(), 3),
+            waited_seconds=round(joined.waited_seconds(), 3),
+            exchanged_bytes=joined.exchanged_bytes(),
+            peak_bytes=joined.peak_bytes(),
+        ).post(joined.board, self.place.rank)

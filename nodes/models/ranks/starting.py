@@ -1,0 +1,99 @@
+"""Start the ranks of a run on this host, with torch.distributed.elastic. Their outputs go into files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ....graph.contract.errors import NodeError
+from ....graph.contract.interrupts import descendants
+from ....graph.contract.rank_start import STARTER
+from .store_board import StoreBoard
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing import LogsDest
+
+HOST = "127.0.0.1"
+POLL_SECONDS = 0.02
+
+
+class LocalRanks:
+    """Ranks on this host; a `StartedRanks`.
+
+    Args:
+        command: The words of the command that each rank runs.
+        count: The number of ranks.
+        logs: The folder of their logs, `1.log` for rank 1. Rank 0 writes to the streams of this process.
+
+    Raises:
+        NodeError: If they cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str], count: int, logs: Path) -> None:
+        from torch.distributed import TCPStore
+        from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SubprocessContext, start_processes
+
+        class RankLogs(LogsSpecs):
+            """`stderr` of each rank but 0 goes into a file of its own, and the rank sends its `stdout` there too."""
+
+            root_log_dir = str(logs)
+
+            def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+                outputs = {rank: "" if rank == 0 else os.devnull for rank in envs}
+                errors = {rank: "" if rank == 0 else str(logs / f"{rank}.log") for rank in envs}
+                return LogsDest(outputs, errors, {}, {}, dict.fromkeys(envs, os.devnull), os.devnull, os.devnull)
+
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
+            self.board = StoreBoard(self._store)
+            shared = {
+                "TORCHELASTIC_RUN_ID": f"sgd-{os.getpid()}",
+                "TORCHELASTIC_USE_AGENT_STORE": "True",
+                "MASTER_ADDR": HOST,
+                "MASTER_PORT": str(self._store.port),
+                "WORLD_SIZE": str(count),
+                STARTER: str(os.getpid()),
+            }
+            environments = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
+            started = start_processes(
+                name="sgd",
+                entrypoint=command[0],
+                args={rank: tuple(command[1:]) for rank in range(count)},
+                envs=environments,
+                logs_specs=RankLogs(),
+            )
+        except (OSError, RuntimeError) as error:
+            raise NodeError(f"{count} processes cannot be started: {error}") from error
+        assert isinstance(started, SubprocessContext)
+        self._processes = {rank: handler.proc for rank, handler in started.subprocess_handlers.items()}
+
+    def codes(self) -> Mapping[int, int | None]:
+        return {rank: process.poll() for rank, process in self._processes.items()}
+
+    def signal(self, number: int) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+    def end(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(code is None for code in self.codes().values()):
+            time.sleep(POLL_SECONDS)
+        for process in self._processes.values():
+            if process.poll() is None:
+                for child in [*descendants(process.pid), process.pid]:
+                    with suppress(OSError):
+                        os.kill(child, signal.SIGKILL)
+        for process in self._processes.values():
+            with suppress(Exception):  # a process that waits for a device may not end; the others have
+                process.wait(1.0)

@@ -123,7 +123,9 @@ def _check_mesh(facts: DenoiserPredictFacts, mesh: Mesh) -> Iterator[Diagnostic]
     gates = facts.gate.gates if facts.gate is not None else ()
     library = any(gate.kind == "library" for gate in gates)
     branches, whole = facts.branches, bool(facts.model.compiled_whole)
-    return mesh_problems(mesh, branches.running, branches.batched, whole, library)
+    yield from mesh_problems(mesh, branches.running, branches.batched, whole, library)
+    model = facts.model
+    yield from sequences.problems(mesh, model.configs.get(model.repository_name("transformer"), {}))
 
 
 @node("denoiser.predict", check=_check, check_mesh=_check_mesh, processes="split", version=2)
@@ -175,7 +177,7 @@ def predict(
         way = "batched" if together else "each branch in its process" if divided else "one branch after the other"
         run.detail(guidance=way + (f": {why}" if why else ""))
     opened: Opened | Metered | None = None
-    sequence = sequences.of(run, model, transformer)
+    sequence = sequences.of(run, transformer)
     turn = Turn(model, transformer, step, branches, latents.size, image is not None, run, sequence)
     cut = transformer if sequence is None else sequences.cut(transformer, model.family, sequence)
     if run.options.get("calibrate") and not run.planning:
@@ -183,8 +185,6 @@ def predict(
     elif (plan := run.options.get("tune")) is not None and not run.planning:
         opened = state.follow(plan, turn)
     elif gate is not None and gate.active:
-        if sequence is not None and gate.kind == "library":
-            raise NodeError(sequences.LIBRARY)
         opened = state.open(gate, turn)
 
     sources = (conditioning.positive, conditioning.negative, image)

@@ -42,7 +42,7 @@ def _describe_frames(facts: VaeDecodeFacts) -> FramesFacts:
     return FramesFacts(facts.latents.size, facts.latents.batch)
 
 
-@node("vae.decode", describe=_describe_frames, check=_check_decode)
+@node("vae.decode", describe=_describe_frames, check=_check_decode, processes="split")
 def decode(
     model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Frames:
@@ -92,7 +92,7 @@ def _describe_latents(facts: VaeEncodeFacts) -> LatentsFacts:
     return LatentsFacts(facts.model.family, facts.frames.size, facts.frames.batch)
 
 
-@node("vae.encode", describe=_describe_latents)
+@node("vae.encode", describe=_describe_latents, processes="split")
 def encode(
     model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Latents:

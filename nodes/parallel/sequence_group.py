@@ -104,11 +104,9 @@ class SequenceGroup:
         return [sum(tokens[number :: self.ring]) for number in range(self.ring)]
 
 
-def sequence_group(processes: Processes) -> SequenceGroup | None:
-    """The processes that compute a sequence with this one; None if there are no others."""
+def sequence_group(processes: Processes) -> SequenceGroup:
+    """The processes that compute a sequence with this one."""
     mesh = processes.mesh
-    if mesh.sequence == 1:
-        return None
     place = processes.group("sequence").rank
     whole, column, row = (members(processes, axis) for axis in ("sequence", "ulysses", "ring"))
     return SequenceGroup(place, mesh.ulysses, mesh.ring, whole, column, row)

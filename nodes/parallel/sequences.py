@@ -12,29 +12,10 @@ from ...graph.contract.processes import Mesh
 
 if TYPE_CHECKING:
     from ..families.base import Family
-    from ..models.model import Model
     from .cut_blocks import CutSequence, CutTransformer
 
-WHOLE = Diagnostic(
-    "unsupported",
-    "the sequence cannot be cut in a transformer that is compiled as a whole",
-    "model",
-    help="set `region: blocks` of model.compile",
-)
-LIBRARY = Diagnostic(
-    "unsupported",
-    "cache.library calls the blocks itself, so that the sequence cannot be cut",
-    "gate",
-    help="choose another cache gate, or cut branches alone: `--parallel branches=2`",
-)
-MEASURED = Diagnostic(
-    "unsupported",
-    "a measurement of cache gates runs in one process, not in a cut sequence",
-    help="leave `--parallel` out",
-)
 
-
-def of(run: Run, model: Model, transformer: Any) -> CutSequence | None:
+def of(run: Run, transformer: Any) -> CutSequence | None:
     """The sequence that the processes of a run compute together; None if each process computes whole ones.
 
     Raises:
@@ -43,21 +24,13 @@ def of(run: Run, model: Model, transformer: Any) -> CutSequence | None:
     mesh = run.processes.mesh
     if mesh.sequence == 1:
         return None
-    compiled = any(
-        getattr(transform, "region", None) == "whole" and transform.component == model.name("transformer")
-        for transform in model.transforms
-    )
-    for found in problems(mesh, transformer.config, compiled_whole=compiled):
+    for found in problems(mesh, transformer.config):
         raise NodeError(found)
-    if run.options.get("calibrate") or run.options.get("tune"):
-        raise NodeError(MEASURED)
     from .cut_blocks import CutSequence
     from .sequence_group import sequence_group
 
-    group = sequence_group(run.processes)
-    assert group is not None, "the mesh says so"
-    run.detail(sequence=f"cut over {mesh.sequence} processes ({mesh})")
-    return CutSequence(group)
+    run.detail(sequence=f"cut over {mesh.sequence} processes")
+    return CutSequence(sequence_group(run.processes))
 
 
 def cut(transformer: Any, family: Family, sequence: CutSequence) -> CutTransformer:
@@ -67,28 +40,15 @@ def cut(transformer: Any, family: Family, sequence: CutSequence) -> CutTransform
     return CutTransformer(transformer, family, sequence)
 
 
-def problems(
-    mesh: Mesh, config: Mapping[str, Any], *, compiled_whole: bool = False, library: bool = False
-) -> Iterator[Diagnostic]:
+def problems(mesh: Mesh, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
     """Reasons why a transformer's sequence cannot be cut over a mesh.
 
     Args:
         mesh: The processes.
         config: Configuration of the transformer; empty if unknown.
-        compiled_whole: Whether torch compiles the whole transformer.
-        library: Whether the cache-dit package controls its blocks.
     """
-    if mesh.sequence == 1:
-        return
     heads = config.get("num_attention_heads", config.get("n_heads"))
     if heads is not None and mesh.ulysses > heads:
-        yield Diagnostic(
-            "unsupported",
-            f"`ulysses={mesh.ulysses}` needs as many attention heads, and this transformer has {heads}",
-            "model",
-            help=f"write at most `ulysses={heads}`, and cut further with `ring`",
-        )
-    if compiled_whole:
-        yield WHOLE
-    if library:
-        yield LIBRARY
+        message = f"`ulysses={mesh.ulysses}` needs as many attention heads, and this transformer has {heads}"
+        help = f"write at most `ulysses={heads}`, and cut further with `ring`"
+        yield Diagnostic("unsupported", message, "model", help=help)

@@ -85,7 +85,8 @@ class Strip:
 
     def _exchange(self, given: dict[int, torch.Tensor | None], received: dict[int, torch.Tensor | None]) -> None:
         """Send tensors to the neighbours above (-1) and below (1), and receive theirs."""
-        ranks, sent, calls = self.processes.group("all").ranks, 0, []
+        ranks, sent = self.processes.group("all").ranks, 0
+        calls: list[tuple[Callable[..., Any], torch.Tensor, int]] = []
         for side, tensor in given.items():
             if tensor is not None:
                 dense = tensor.contiguous().reshape(-1).view(torch.uint8)
@@ -255,8 +256,9 @@ def on_strips(strip: Strip, part: Any, rebuilt: bool) -> Iterator[None]:
         with in_strips(strip):
             yield
         return
-    rows, middle = Rows(strip), part.mid_block
-    own = middle.forward
+    rows = Rows(strip)
+    middle: Any = part.mid_block
+    own: Callable[..., torch.Tensor] = middle.forward
 
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         with rows.off():

@@ -54,7 +54,6 @@ def check(mesh, build, rebuilt, rows=(1, 2)):
     def work(rank):
         processes = Joined(rank, mesh)
         group = sequence_group(processes)
-        assert group is not None
         found = {}
         for (case, count), inputs in given.items():
             cut = CutTransformer(views[case], family_of(case), CutSequence(group))

@@ -7,7 +7,7 @@ the smallest frames have attention over whole frames, and are computed on all ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -264,15 +264,12 @@ def on_strips(strip: Strip, part: Any, rebuilt: bool) -> Iterator[None]:
         with rows.off():
             return strip.cut(own(strip.gathered(x, -2), *args, **kwargs), -2).contiguous()
 
-    with ExitStack() as stack:
-        middle.forward = forward
-        stack.callback(_restore, middle, own)
-        stack.enter_context(rows)
-        yield
-
-
-def _restore(middle: Any, own: Any) -> None:
-    if getattr(own, "__self__", None) is middle:
-        del middle.forward  # the class has it
-    else:
-        middle.forward = own
+    replaced = "forward" in vars(middle)  # as by offloading; else the class has it
+    middle.forward = forward
+    try:
+        with rows:
+            yield
+    finally:
+        del middle.forward
+        if replaced:
+            middle.forward = own

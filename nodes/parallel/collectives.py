@@ -71,6 +71,13 @@ def _all_to_all(sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int
     return out.split(list(received))
 
 
+def first_number(processes: Processes, axis: Axis, number: int) -> int:
+    """The number that the first process along an axis has, for choices that depend on time."""
+    held = torch.tensor([number])
+    GROUPS[members(processes, axis)].exchange(8, dist.broadcast, held, group_src=0)
+    return int(held.item())
+
+
 @torch.library.custom_op(
     "sgd::tokens_to_heads",
     mutates_args=(),

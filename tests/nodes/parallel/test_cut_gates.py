@@ -12,8 +12,8 @@ from helpers.ranks import Joined, on_ranks
 from sgd.graph.contract.processes import Mesh
 
 OTHERS = ("time", "scm", "fora", "magcache", "separate")
-FEW = {"flux": ("taylorseer",), "hunyuan-video": ("teacache",), "z-image": ("dbcache",), "wan": ("easycache", "time")}
-"""Each signal, and each way of keeping rows, in some family."""
+FEW = {"flux": ("taylorseer",), "z-image": ("teacache",)}
+"""Both signals of blocks, with and without a stream of text, and with rows of several lengths."""
 
 
 def outcome(pair, method, processes=None):

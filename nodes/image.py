@@ -96,7 +96,7 @@ def save(
     options: dict[str, Any] = {} if format == "PNG" else {"quality": quality or 95}
     options |= recipe_options(format, run.recipe(), run)
     files = []
-    for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
+    for clip, name in zip(frames.tensor.unbind(), numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
         with written(run, target) as part:
             Image.fromarray(to_bytes(clip[index])).save(part, format=format, **options)

@@ -118,7 +118,7 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     require(_check_save, VideoSaveFacts(path=str(path), crf=crf))
     container, encoder = FORMATS[Path(path).suffix.lower()]
     recipe, files = run.recipe(), []
-    for clip, name in zip(frames.tensor, numbered(path, len(frames.tensor)), strict=True):
+    for clip, name in zip(frames.tensor.unbind(), numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
         pixels = to_bytes(clip)
         with written(run, target) as part:

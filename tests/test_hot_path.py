@@ -44,11 +44,11 @@ def workflow(folder: Path, gate: str) -> Path:
     return file
 
 
-def test_it_is_four_files_and_less_than_250_lines():
+def test_it_is_four_files_and_less_than_200_lines():
     files = {inspect.getsourcefile(function) for function in PATH}
     assert len(files) == 4
     lines = [line for function in PATH for line in body(function)]
-    assert len(lines) < 250
+    assert len(lines) < 200
 
 
 def test_no_function_on_it_takes_more_than_five_parameters():

@@ -34,15 +34,18 @@ from ..language.literals import Given
 from ..runtime.observers.progress import Progress
 from ..runtime.record_file import RecordFile
 from ..runtime.run import does_not_fit, run
+from ..runtime.session import session
 from .command_line import given, interrupted, load_library, say_failure, wrong
+from .shared_results import SharedResults, before_loops
 from .terminal import say
 
 
 def run_library_command(command: LibraryCommand, arguments: Namespace) -> int:
-    """Run a command of a node library. Returns the exit code."""
+    """Run a command of a node library. Its runs are those of one session. Returns the exit code."""
     module: CommandModule = import_module(command.module)
     try:
-        return module.command(arguments, CommandWorkflow(arguments))
+        with session():
+            return module.command(arguments, CommandWorkflow(arguments))
     except NodeError as error:
         return wrong(str(error), error.help)
     except LibraryError as error:
@@ -66,6 +69,7 @@ class CommandWorkflow:
         self.file: str = arguments.file
         self.arguments, self.command, self.device_name = arguments, arguments.command, arguments.device
         self.warned = False
+        self.shared = SharedResults()
 
     @property
     def given(self) -> Collection[str]:
@@ -86,7 +90,7 @@ class CommandWorkflow:
         assert checked.graph is not None
         running = live(checked.graph)
         roots = {c.id for c in checked.graph.calls() if c.type.name in node_types and c.id in running}
-        return PartialRun(plan_of(checked, self.library, roots), self) if roots else None
+        return PartialRun(plan_of(checked, self.library, roots), self, roots) if roots else None
 
     def node_of(self, node_type: str, parameter: str) -> str | None:
         checked = check(self.file, self.values, self.settings, self.library, options={})
@@ -156,10 +160,16 @@ class CommandWorkflow:
 
 
 class PartialRun:
-    """A part of a workflow; a `WorkflowPart`."""
+    """A part of a workflow; a `WorkflowPart`.
 
-    def __init__(self, plan: Plan, workflow: CommandWorkflow) -> None:
-        self.plan, self.workflow = plan, workflow
+    Args:
+        plan: Its plan.
+        workflow: The workflow.
+        roots: Paths of the calls that the command asked for. They are called in each run.
+    """
+
+    def __init__(self, plan: Plan, workflow: CommandWorkflow, roots: Collection[str]) -> None:
+        self.plan, self.workflow, self.roots = plan, workflow, roots
         self.name, self.sha256, self.inputs = plan.name, plan.sha256, plan.inputs
         self.file_name = safe_name(plan.name)
 
@@ -172,6 +182,8 @@ class PartialRun:
         with held():
             shown = Progress()  # it starts before packages are imported, which takes seconds
             with tempfile.TemporaryDirectory(prefix=prefix) as folder, shown, redirect_stdout(sys.stderr):
+                shared = self.workflow.shared
+                shared.calls = before_loops(self.plan) - set(self.roots)
                 done = run(
                     replace(self.plan, recipe=None),  # nobody reads the record, so no file is hashed
                     out=folder,
@@ -179,6 +191,7 @@ class PartialRun:
                     options={**options, "device": self.device},
                     overwrite=True,
                     observers=[observer, shown],
+                    store=shared,
                 )
             if done.status == "interrupted":
                 say(f"interrupted; {unfinished}")

@@ -9,18 +9,20 @@ from ..contract.text_tables import count, seconds
 from .fitted_tables import fitted, wrapped
 from .tables import facts, shape
 
-DROPPED = ("type", "output", "parameters", "calls", "at least", "peak", "FLOP")
+DROPPED = ("type", "output", "parameters", "calls", "at least", "peak", "FLOP", "stored")
 """Columns of the table in the order in which a narrow terminal loses them."""
 
 
 def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
     """The table of `sgd plan`, for a terminal of this width; None for the whole table.
 
-    `at least` is the time at the machine's limit, where it is known.
+    `at least` is the time at the machine's limit, where it is known. `stored` is there if the store has results.
     """
     rows = {row["name"]: row for row in estimate["nodes"]}
     least = [row["least_seconds"] for row in rows.values() if row["least_seconds"]]
-    head = ["node", "type", "calls", "parameters", "FLOP", *(["at least"] if least else []), "peak", "output"]
+    known = estimate.get("store") is not None
+    stored = ["stored"] if known else []
+    head = ["node", "type", "calls", *stored, "parameters", "FLOP", *(["at least"] if least else []), "peak", "output"]
     lines: list[list[str]] = [head]
     for row in rows.values():
         calls = str(row["calls"]) if row["calls"] else "-"
@@ -28,7 +30,8 @@ def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
         floor = [f"{seconds(row['least_seconds'])} s" if row["least_seconds"] else "-"] if least else []
         output = "; ".join(t for t in (shape(row["outputs"]), facts(row["detail"])) if t)
         peak = count(row["peak_bytes"], "B", 1024)
-        lines.append([row["name"], row["type"], calls, parameters, flops, *floor, peak, output])
+        reuse = [row["stored"] or "-"] if known else []
+        lines.append([row["name"], row["type"], calls, *reuse, parameters, flops, *floor, peak, output])
     text = fitted(lines, width, flexible="output", drop=DROPPED, right=range(2, len(head) - 1))
     for component in estimate["components"]:
         size = count(component["parameters"])

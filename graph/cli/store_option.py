@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import NodeError
+from ..contract.text_tables import seconds
 from .terminal import say
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
     from ..contract.processes import Mesh
     from ..runtime.profiling import Profiling
+    from ..store.forecast import Forecast
 
 VARIABLE = "SGD_STORE"
 OFF = "off"
@@ -67,15 +70,13 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Me
         NodeError: If the command line asks for both.
     """
     folder = store_folder(arguments.store)
-    why = None
+    why = _measured(plan)
     if mesh.size > 1:
         why = "several processes"
     elif profile.needs_every_node:
         why = "--profile torch, --profile nvtx, --trace and --trace-values"
     elif arguments.preview:
         why = "--preview"
-    elif plan.expected is not None and (plan.expected.seconds is not None or plan.expected.peak_gib is not None):
-        why = "the limits of time and memory in `expect`"
     if folder is None:
         return None
     if why is None:
@@ -83,3 +84,51 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Me
     if arguments.store is not None:
         raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
     return None
+
+
+def _measured(plan: Plan) -> str | None:
+    """What a workflow measures, so that its runs have no store; None if it measures nothing."""
+    limited = plan.expected is not None and (plan.expected.seconds is not None or plan.expected.peak_gib is not None)
+    return "the limits of time and memory in `expect`" if limited else None
+
+
+def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[str, Any]) -> Forecast | None:
+    """What `sgd exec` would take from the store for a plan; None if it would have no store, or an empty one.
+
+    Args:
+        named: The value of `--store`.
+        plan: The plan.
+        device: The device of the run.
+        options: Values of the options of node libraries.
+
+    Raises:
+        NodeError: If the folder cannot be a store, or was named for a run that has none.
+    """
+    from ..runtime.stored_plan import stored_forecast
+
+    folder, why = store_folder(named), _measured(plan)
+    if why is not None and named not in (None, OFF):
+        raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
+    if why is not None:
+        return None
+    try:
+        return stored_forecast(plan, folder, device, options)
+    except NodeError as error:
+        if named or os.environ.get(VARIABLE):
+            raise
+        say(f"warning: stored results are not known: {error}")
+        return None
+
+
+def forecast_lines(found: Forecast) -> list[str]:
+    """A forecast as lines of text."""
+    lines = []
+    for text, title in (("runs", "would run"), ("reused", "would be reused"), ("?", "not known")):
+        names = found.those(text)
+        if names:
+            lines.append(f"  {title}: {', '.join(names)}")
+    saved = f", which took {seconds(found.saved_seconds)} s to make" if found.those("reused") else ""
+    head = f"stored results in {found.folder}: {len(found.those('reused'))} of {len(found.nodes)} nodes{saved}"
+    if found.unhashed is not None:
+        lines.append(f"  {found.unhashed} was not hashed yet; `sgd exec` hashes it, and then this is known")
+    return [head, *lines]

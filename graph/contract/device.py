@@ -56,6 +56,16 @@ def take_card(place: RankPlace) -> None:
         os.environ[name] = numbers[place.local] if place.local < len(numbers) else ""
 
 
+DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")
+"""Files of Linux without which torch finds no GPU: drivers of NVIDIA, of AMD, and of Windows below."""
+
+
+def choose_quickly(libraries: Collection[NodeLibrary]) -> str:
+    """The device of `auto`. Torch is not imported on a machine without the driver of a GPU."""
+    on_linux = os.path.isdir("/proc/self")
+    return "cpu" if on_linux and not any(map(os.path.exists, DRIVERS)) else choose("auto", libraries)
+
+
 def memory_bytes(device: str) -> int | None:
     """Bytes of memory: all memory of a GPU, or the available RAM for a CPU. None if the system does not report it."""
     if device.startswith("cuda"):

@@ -142,7 +142,14 @@ class Observers(Observer):
             own = getattr(Observer, name)
             listening = [getattr(o, name) for o in self.observers if getattr(type(o), name) is not own]
             self._listening[name] = listening
-            setattr(self, name, self._forward_strictly(listening) if strict else self._forward(listening))
+            if not listening:
+                setattr(self, name, _nobody)
+            elif not strict:
+                setattr(self, name, self._forward(listening))
+            elif len(listening) > 1:
+                setattr(self, name, self._forward_strictly(listening))
+            else:
+                setattr(self, name, listening[0])
 
     def has_listener(self, event: str) -> bool:
         """Whether an observer receives this event, such as `range_started`."""
@@ -150,8 +157,9 @@ class Observers(Observer):
 
     def close(self) -> None:
         """Pass no more events on. A node may still be running when a run is over."""
-        for listening in self._listening.values():
+        for name, listening in self._listening.items():
             listening.clear()
+            setattr(self, name, _nobody)
 
     def _forward_strictly(self, listening: list[Any]) -> Any:
         def forward(*arguments: Any) -> None:
@@ -179,3 +187,7 @@ class Observers(Observer):
         for observer, error in failed:
             reason = f"{type(error).__name__}: {error}"
             self.warned(None, f"{type(observer).__name__} failed and receives no more events: {reason}")
+
+
+def _nobody(*arguments: Any) -> None:
+    """An event that no observer receives."""

@@ -218,6 +218,9 @@ class WorkflowPart(Protocol):
     def run(self, observer: Observer, options: Mapping[str, Any], unfinished: str) -> None:
         """Run the part and delete the files that its nodes write.
 
+        All runs of a command are those of one session, and share the results of nodes that no loop comes before. Such
+        nodes must not depend on `options`. Calls that `part` asked for are made in each run.
+
         Args:
             observer: Receives the events of the run.
             options: Values for `Run.options`.

@@ -77,10 +77,7 @@ class NodeLibrary:
     example_file: str = ""
 
     def around_run(self, run: Run) -> AbstractContextManager[None]:
-        """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes.
-
-        Import here the packages that every node needs: the time counts as import, and no node is charged for it.
-        """
+        """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes."""
         return nullcontext()
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
@@ -103,6 +100,13 @@ class NodeLibrary:
             NodeError: If there is no board.
         """
         raise NotImplementedError
+
+    def import_packages(self, run: Run) -> None:
+        """Import the packages that most nodes need: the time counts as import, and no node is charged for it.
+
+        Called inside `around_run`, before the first node. Not called if a store has so much that no part of a value is
+        acquired, such as a component of a model: nodes then import for themselves.
+        """
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """Checks of the values of a run, or of the trace of a plan; every loaded library is asked.

@@ -240,6 +240,8 @@ def join(members: Iterable[Type]) -> Type:
 
 def misfit(type: Type, value: Any) -> str | None:
     """The problem with the literal `value` as a value of `type`; None if there is none."""
+    if value.__class__ is NUMBERS.get(type.kind) and number_problem(value) is None:
+        return None  # a quick answer for values over edges
     if isinstance(value, dict):
         return "a mapping is not a value"
     if type.kind == "var":
@@ -267,6 +269,9 @@ def misfit(type: Type, value: Any) -> str | None:
     quotes = ": put it in quotes" if type.kind == "str" and isinstance(value, bool | int | float) else ""
     return f"{show(value)} is not {ARTICLE[type.kind]}{quotes}"
 
+
+NUMBERS: dict[str, Any] = {"int": int, "float": float, "bool": bool}
+"""The class of each kind of plain number."""
 
 ARTICLE = {
     "str": "a string",

@@ -10,46 +10,48 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator, contextmanager
+from types import TracebackType
 
 
-class ProcessState:
-    """A lock that many threads share or one thread has alone. Both kinds nest within a thread."""
+class ProcessState(ContextDecorator):
+    """A lock that many threads share or one thread has alone. Both kinds nest within a thread.
+
+    It is its own context manager for a share, since every call of a node takes one.
+    """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._shares: dict[int, int] = {}
         self._owner: int | None = None
         self._depth = 0
         self._given_up = 0
         self._waiting = 0
 
-    def enter_shared(self) -> None:
+    def __enter__(self) -> None:
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             if me not in self._shares and self._owner != me:
                 # A thread that waits to be alone comes first, or it would never be.
                 while self._owner is not None or self._waiting:
                     self._changed.wait()
             self._shares[me] = self._shares.get(me, 0) + 1
 
-    def leave_shared(self) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         me = threading.get_ident()
-        with self._changed:
+        with self._lock:
             self._shares[me] -= 1
             if not self._shares[me]:
                 del self._shares[me]
                 if self._waiting:
                     self._changed.notify_all()
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
+    def shared(self) -> ProcessState:
         """No other thread is in `exclusive` inside this block."""
-        self.enter_shared()
-        try:
-            yield
-        finally:
-            self.leave_shared()
+        return self
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -103,4 +105,3 @@ class ProcessState:
 
 _STATE = ProcessState()
 shared, exclusive, released = _STATE.shared, _STATE.exclusive, _STATE.released
-enter_shared, leave_shared = _STATE.enter_shared, _STATE.leave_shared

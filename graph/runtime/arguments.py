@@ -12,6 +12,7 @@ from ..contract.errors import NodeError
 from ..contract.node import Input
 from ..contract.parameter_values import value_problem
 from ..contract.ports import UNKNOWN, Port, Type, type_of
+from ..contract.store_mark import stored_problem
 
 Environment = dict[Any, Any]
 Getter = Callable[[Environment], Any]
@@ -62,6 +63,9 @@ def argument_getter(parameter: Input, arg: Arg) -> Getter:
         if parameter.path in ("read", "source"):
             role = parameter.path == "source"
             value = [locate(v, base, role) for v in value] if isinstance(value, list) else locate(value, base, role)
+            problem = stored_problem(value)
+            if problem is not None:
+                raise NodeError(f"`{parameter.name}`: {problem}")
         return _typed(parameter, value)
 
     return checked

@@ -82,7 +82,7 @@ class Components:
 
     def prefetch(self, steps: tuple[Step, ...], environment: Environment) -> None:
         """Prefetch the components that these steps need next, while the steps before them run."""
-        if self.run.planning or (self.thread is not None and self.thread.is_alive()):
+        if self.run.planning or isinstance(steps[0], Acquire) or (self.thread is not None and self.thread.is_alive()):
             return
         wanted = []
         for step in steps:

@@ -37,6 +37,11 @@ class Context(Run):
         overwrite: Replace files that exist.
         planning: See `Run`.
         folder: The output folder; None if nothing is written.
+
+    Attributes:
+        written: The files of nodes that have succeeded.
+        unfinished: The files of the node at work.
+        kept_files: The files that each call wrote the last time.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Context(Run):
         self.earlier_choices: Mapping[str, Any] = {}
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
+        self.kept_files: dict[str, tuple[Path, ...]] = {}
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
@@ -161,6 +167,8 @@ class Context(Run):
                 for target in self.unfinished:
                     self._folder.finished(target)
             self.written += self.unfinished
+            if self.call is not None:
+                self.kept_files[self.call.id] = tuple(self.unfinished)
             self._forget()
 
     def discard(self) -> None:

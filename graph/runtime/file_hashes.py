@@ -70,6 +70,16 @@ def sha256_of(
     return found
 
 
+def remembered_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file, if it is remembered.
+
+    Raises:
+        OSError: If there is no such file.
+    """
+    place = path.resolve()
+    return _remembered(_key(place, place.stat()))
+
+
 def _key(path: Path, known: os.stat_result) -> Key:
     return (str(path), known.st_dev, known.st_ino, known.st_size, known.st_mtime_ns, known.st_ctime_ns)
 

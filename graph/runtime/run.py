@@ -31,14 +31,12 @@ from .execute import Executor, Interrupted, NodeFailed
 from .expectations import judged
 from .import_times import watched
 from .output_folder import OutputFolder
-from .places import Places
 from .profiling import Profiling, Watch
 from .ranks.run_ranks import RunRanks
 from .record import Recorder
 from .record_file import RecordFile
 from .run_snapshots import RunSnapshots, Snapshots
 from .session import BUSY, taken
-from .step_wrap import StepWrap
 from .stored_steps import StoredSteps, store_of
 from .used_files import UsedFiles
 
@@ -150,13 +148,24 @@ def check_outputs(plan: Plan, folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def around_run(plan: Plan, run: Context) -> Iterator[None]:
-    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then."""
+def around_run(plan: Plan, run: Context, packages: bool = True) -> Iterator[None]:
+    """Enter the contexts that the libraries of a plan put around a run. Compiled kernels have their places then.
+
+    `packages`: the packages that nodes need are imported too.
+    """
     kernel_caches.prepare(plan.libraries)
     with ExitStack() as stack:
         for library in plan.libraries:
             stack.enter_context(library.around_run(run))
+        if packages:
+            import_packages(plan, run)
         yield
+
+
+def import_packages(plan: Plan, run: Context) -> None:
+    """Import the packages that the nodes of a plan need."""
+    for library in plan.libraries:
+        library.import_packages(run)
 
 
 def run(
@@ -280,15 +289,25 @@ class Worker:
             self.clock.adopt()
             self.clock.enter(START)  # until the executor serves, or the main thread adopts the clock
             with ExitStack() as stack:
+                may_reuse = self.store is not None and self.kept.resumed is None
                 with self.clock.during(IMPORT):
-                    stack.enter_context(around_run(self.plan, self.context))
+                    stack.enter_context(around_run(self.plan, self.context, packages=not may_reuse))
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                places = Places(self.plan, self.context, self.kept.keeper, self.kept.start())
-                wrap = self._wrap()
+                start, stored = self.kept.start(), self._stored()
+                if may_reuse and stored is not None and stored.acquires_any():
+                    with self.clock.during(IMPORT):
+                        import_packages(self.plan, self.context)
+                wrap = self.ranks.join(self.context) if self.ranks is not None else stored
                 self.outputs = Executor(
-                    self.plan, self.context, self.observer, self.stop, places=places, wrap=wrap
+                    self.plan,
+                    self.context,
+                    self.observer,
+                    self.stop,
+                    positions=self.kept.keeper,
+                    start=start,
+                    wrap=wrap,
                 ).execute()
         except BaseException as error:
             self.error = error
@@ -299,9 +318,7 @@ class Worker:
             if left:
                 self.folder.release()
 
-    def _wrap(self) -> StepWrap | None:
-        if self.ranks is not None:
-            return self.ranks.join(self.context)
+    def _stored(self) -> StoredSteps | None:
         if self.store is None:
             return None
         return StoredSteps(self.store, self.plan, self.context, self.recorder, self.kept.storages())
@@ -400,8 +417,10 @@ class Worker:
 
     def _cause(self, interrupted: bool) -> BaseException | None:
         """The error that ended the run: of this process, or of another rank; None if there was none."""
-        if self.ranks is None or interrupted:
+        if self.ranks is None:
             return self.error
+        if interrupted or interrupts.pending():  # other ranks may have ended first
+            return self.error and Interrupted()
         if self.error is None or isinstance(self.error, Interrupted):
             return self.ranks.failure() or self.error
         self.error = self.ranks.judged(self.error, does_not_fit(self.error, self.plan.loaded))

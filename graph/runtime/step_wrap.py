@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from ..compiler.ir import Loop
 from ..compiler.plan import CallStep, LoopStep, Step
 from .arguments import Environment
 
@@ -23,13 +21,8 @@ class StepWrap:
     def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
         """A step has run. The environment has its values, without those that nobody reads."""
 
-    def receives(self, step: Step) -> bool:
-        """Whether `replaces` will wait for the values of a step. What the next steps need is loaded meanwhile."""
-        return False
-
-    def carried(self, loop: Loop, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The state that goes from one turn of a loop to the next."""
-        return values
+    def turned(self, step: LoopStep, environment: Environment) -> None:
+        """A turn of a loop is over. The environment has the state that goes to the next one."""
 
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         """Those of the next steps that will run."""
@@ -38,3 +31,33 @@ class StepWrap:
     def settled(self) -> bool:
         """Whether every step from here on runs, so that a run may be resumed here without this wrap."""
         return True
+
+
+class StepWraps(StepWrap):
+    """Several wraps, the outermost first."""
+
+    def __init__(self, wraps: Sequence[StepWrap]) -> None:
+        self.wraps = tuple(wraps)
+
+    def replaces(self, step: Step, environment: Environment) -> bool:
+        return any(wrap.replaces(step, environment) for wrap in self.wraps)
+
+    def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        for wrap in self.wraps:
+            wrap.began(step, environment)
+
+    def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
+        for wrap in reversed(self.wraps):
+            wrap.ran(step, environment)
+
+    def turned(self, step: LoopStep, environment: Environment) -> None:
+        for wrap in reversed(self.wraps):
+            wrap.turned(step, environment)
+
+    def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
+        for wrap in self.wraps:
+            steps = wrap.running(steps, environment)
+        return tuple(steps)
+
+    def settled(self) -> bool:
+        return all(wrap.settled() for wrap in self.wraps)

@@ -59,6 +59,11 @@ class StoredSteps(StepWrap):
         self._began: dict[Place, tuple[float, Any]] = {}
         self._rate = RATE
 
+    def acquires_any(self) -> bool:
+        """Whether a call runs that needs a part of a value, such as the transformer of a model."""
+        readers = [step.readers for step, _ in self.plan.walk() if isinstance(step, Acquire)]
+        return any(self.decision.runs_one(each, ()) for each in readers)
+
     def settled(self) -> bool:
         return not self._left
 

@@ -18,10 +18,12 @@ from typing import Any, Protocol
 
 from ..contract.errors import NodeError
 from ..contract.output_files import TEMPORARY
+from ..contract.store_mark import MARK
 from ..contract.user_cache import user_cache
 from ..resume.snapshot_file import LONGEST, Damaged, Snapshot, read, write
 
 NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
+LOCK = ".lock"
 LARGEST = 20 << 30
 """Most bytes of a store."""
 SPARE = 2 << 30
@@ -108,7 +110,7 @@ class FolderStore:
         largest: Most bytes of all entries.
 
     Raises:
-        NodeError: If the folder cannot be made, or another user may write in it.
+        NodeError: If the folder cannot be made, another user may write in it, or it holds other files.
     """
 
     def __init__(self, folder: Path, largest: int = LARGEST) -> None:
@@ -116,10 +118,17 @@ class FolderStore:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             known = self.folder.stat()
+            marked = (self.folder / MARK).exists()
+            others = [] if marked else [name for name in os.listdir(self.folder) if not _is_own(name)]
         except OSError as error:
             raise NodeError(f"{folder} cannot be a store: {error.strerror or error}", help=HELP) from error
         if known.st_uid != os.geteuid() or known.st_mode & 0o022:
             raise NodeError(f"{folder} cannot be a store: other users may write in it", help=HELP)
+        if others:
+            raise NodeError(f"{folder} cannot be a store: it holds other files, such as {min(others)}", help=HELP)
+        with suppress(OSError):  # a folder that can only be read
+            if not marked:
+                (self.folder / MARK).touch(0o600)
 
     def path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
@@ -210,7 +219,7 @@ class FolderStore:
         except ImportError:
             yield True
             return
-        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,7 +231,12 @@ class FolderStore:
             os.close(descriptor)
 
 
-HELP = "name another folder with --store, or use `--store off`"
+def _is_own(name: str) -> bool:
+    """Whether a file of this name may be one of a store."""
+    return name == LOCK or NAME.fullmatch(name) is not None or TEMPORARY.fullmatch(name) is not None
+
+
+HELP = "name another folder with --store, such as a new one, or use `--store off`"
 
 
 def header(path: Path) -> Mapping[str, Any] | None:

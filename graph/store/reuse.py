@@ -45,14 +45,19 @@ class Decision:
 
 
 def decide(keys: Keys, load: Load) -> Decision:
-    """Go from the effects and outputs of a plan back to what they need. A stored result needs nothing.
+    """Go back from effects, outputs and items that nobody reads to what they need. A stored result needs nothing.
+
+    The plan of a part of a workflow may have neither effects nor outputs.
 
     Args:
         keys: The keys of the plan.
         load: Gives the stored result of an item; None if there is none, or it is damaged.
     """
     found = Decision()
-    wanted = [place for place, item in keys.items.items() if item.effect] + sorted(keys.outputs)
+    read = {place for item in keys.items.values() for place in item.needs}
+    inside = {(loop, place[1][:depth]) for place in keys.items for depth, loop in enumerate(keys.around[place[0]])}
+    wanted = [place for place, item in keys.items.items() if item.effect or place not in read | inside]
+    wanted += sorted(keys.outputs)
     seen: set[Place] = set()
     while wanted:
         place = wanted.pop()

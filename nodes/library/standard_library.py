@@ -118,20 +118,13 @@ class StandardLibrary(NodeLibrary):
 
     @contextmanager
     def around_run(self, run: Run) -> Iterator[None]:
-        """Switch gradients off. In a plan, count attention as one operation.
-
-        The packages that every model needs are imported here.
-        """
+        """Switch gradients off. In a plan, count attention as one operation."""
         from ...graph.contract.interrupts import installed
-        from ...graph.contract.process_state import exclusive
 
         if installed():  # in a program, environment and imports are the program's own
             from ..support.start import prepare_imports
 
             prepare_imports()
-        with exclusive():  # packages whose modules import each other are imported by one thread
-            import diffusers.utils.torch_utils  # noqa: F401
-            import transformers  # noqa: F401
 
         from ..support import cost_meter
 
@@ -149,6 +142,14 @@ class StandardLibrary(NodeLibrary):
         from ..models.ranks.joining import TorchRanks
 
         return TorchRanks(place, mesh, device)
+
+    def import_packages(self, run: Run) -> None:
+        """Import the packages that every model needs."""
+        from ...graph.contract.process_state import exclusive
+
+        with exclusive():  # packages whose modules import each other are imported by one thread
+            import diffusers.utils.torch_utils  # noqa: F401
+            import transformers  # noqa: F401
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """No node changes its inputs or leaves the device; numbers are finite, except with `--no-check-finite`."""

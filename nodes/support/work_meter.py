@@ -115,6 +115,11 @@ def _mode() -> Any:
             self.bytes = 0
             self.paused = 0
 
+        @classmethod
+        def _should_skip_dynamo(cls) -> bool:
+            """The first operation must not import torch._dynamo, which takes seconds: no compiled call is counted."""
+            return False
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **kwargs) if kwargs else func(*args)
             formula = known.get(func, unknown)

@@ -1,10 +1,14 @@
 """The cost of the executor and the command line: `python tests/benchmarks/overhead.py`.
 
-Each time is the least of several repeats: other work on the machine only ever adds to it.
+Each time is the least of several repeats: other work on the machine only ever adds to it. The repeats of the executor
+are many and short, so that some fall between the other work, and without the garbage collector, which also walks
+everything that the process holds beside.
 """
 
 from __future__ import annotations
 
+import gc
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +28,9 @@ from sgd.graph.runtime.observers.memory_samples import Memory
 from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.run import run
 
-CALLS = 10_000
+CALLS = 1_000
+REPEATS = 60
+RUN_CALLS = 10_000
 NODES = 500
 BUDGETS = {
     "executor, a call": 20e-6,
@@ -38,12 +44,18 @@ BUDGETS = {
 
 
 def best(work: Callable[[], object], repeats: int = 5, clock: Callable[[], float] = time.perf_counter) -> float:
-    """The least seconds of several runs."""
+    """The least seconds of several runs, without the garbage collector."""
     times = []
+    collects = gc.isenabled()
     for _ in range(repeats):
-        began = clock()
-        work()
-        times.append(clock() - began)
+        gc.disable()
+        try:
+            began = clock()
+            work()
+            times.append(clock() - began)
+        finally:
+            if collects:
+                gc.enable()
     return min(times)
 
 
@@ -72,7 +84,7 @@ def direct(count: int) -> Cell:
     return value
 
 
-def executed(given: Graph, observer: Observer) -> float:
+def executed(given: Graph, observer: Observer, repeats: int = REPEATS) -> float:
     """Seconds to run a graph with an observer."""
     plan = plan_of(given, ("prune", "parts"))
 
@@ -80,7 +92,7 @@ def executed(given: Graph, observer: Observer) -> float:
         found = Executor(plan, Context(Path("."), observer), observer).execute()
         assert found["out"].value == 1
 
-    return best(work, clock=time.thread_time)  # it runs in this thread, whatever else does
+    return best(work, repeats, time.thread_time)  # it runs in this thread, whatever else does
 
 
 def recorded(given: Graph) -> float:
@@ -96,17 +108,17 @@ def recorded(given: Graph) -> float:
 
 def per_call() -> dict[str, float]:
     """Seconds per call beyond those of the function itself."""
-    bare = best(lambda: direct(CALLS), clock=time.thread_time)
+    bare = best(lambda: direct(CALLS), REPEATS, time.thread_time)
     recorder = Recorder()
     return {
-        "executor, a call": (executed(chain(100, CALLS // 100), Observer()) - bare) / CALLS,
+        "executor, a call": (executed(chain(20, CALLS // 20), Observer()) - bare) / CALLS,
         "executor, a call and a turn": (executed(chain(1, CALLS), Observer()) - bare) / CALLS,
         "executor, a call with a plain value over an edge": (executed(plain(CALLS), Observer()) - bare) / CALLS,
         "executor and recorder, a call": (
-            executed(chain(100, CALLS // 100), Observers([recorder.profile, recorder.turns, recorder])) - bare
+            executed(chain(20, CALLS // 20), Observers([recorder.profile, recorder.turns, recorder])) - bare
         )
         / CALLS,
-        "whole run with its record, a call": (recorded(chain(100, CALLS // 100)) - bare) / CALLS,
+        "whole run with its record, a call": recorded(chain(100, RUN_CALLS // 100)) / RUN_CALLS - bare / CALLS,
         "compiling a graph, a node": best(lambda: plan_of(chain(NODES, 1)), 3) / NODES,
     }
 
@@ -122,12 +134,17 @@ def sampling(seconds: float = 2.0) -> float:
 
 
 def command(*words: str) -> float:
-    """Seconds of a command, from the start of its process to its end."""
+    """Seconds of a processor that a command takes, from the start of its process to its end."""
 
     def work() -> None:
         subprocess.run([sys.executable, "-m", "sgd.graph.cli.main", *words], check=True, capture_output=True)
 
-    return best(work, 5)
+    return best(work, 5, _seconds_of_children)
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def commands() -> dict[str, float]:

@@ -11,8 +11,8 @@ from benchmarks import overhead
 
 def test_a_call_costs_less_than_its_budget() -> None:
     found = overhead.per_call()
-    # Four times the budget: this is for a machine that does much else, with processors that share a core.
-    assert {n: s for n, s in found.items() if s > 4 * overhead.BUDGETS.get(n, 1)} == {}
+    # Twice the budget: processors may share a core.
+    assert {n: s for n, s in found.items() if s > 2 * overhead.BUDGETS.get(n, 1)} == {}
 
 
 def test_memory_sampling_is_one_percent_at_most() -> None:
@@ -20,7 +20,7 @@ def test_memory_sampling_is_one_percent_at_most() -> None:
 
 
 def test_cost_grows_with_the_number_of_calls_and_no_faster() -> None:
-    few, many = (overhead.executed(overhead.chain(10, n), overhead.Observer()) for n in (200, 800))
+    few, many = (overhead.executed(overhead.chain(10, n), overhead.Observer(), 10) for n in (200, 800))
     assert many < 8 * few
 
 

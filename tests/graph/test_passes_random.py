@@ -90,9 +90,9 @@ class WatchedExecutor(Executor):
 
     watched: Watched
 
-    def steps(self, steps: Any, environment: Any, states: Any, at: Any = ()) -> None:
+    def steps(self, steps: Any, environment: Any, states: Any) -> None:
         if steps is not self.plan.steps:
-            return super().steps(steps, environment, states, at)
+            return super().steps(steps, environment, states)
         self.watched = Watched()
         super().steps(steps, self.watched, states)
         # The others are read as the workflow's outputs.

@@ -12,15 +12,12 @@ from helpers.machines import LOG, arg, call, execute, graph, loop, numbers_of, p
 from hypothesis import HealthCheck, given, settings
 from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.compiler.plan import Plan
-from sgd.graph.contract.events import Observer
 from sgd.graph.contract.node import State
 from sgd.graph.resume import snapshot_file
 from sgd.graph.resume.position import FinishedEffect, Position
 from sgd.graph.resume.snapshot_content import Kept, snapshot_of
 from sgd.graph.resume.snapshot_reading import resumed_at
 from sgd.graph.resume.value_codec import Unstorable
-from sgd.graph.runtime.context import Context
-from sgd.graph.runtime.places import Places
 
 
 class Listener:
@@ -43,14 +40,10 @@ class Listener:
             self.kept.append(self.kept[-1].after(effect))
 
 
-def context(out: Path, overwrite: bool = False) -> Context:
-    return Context(out, Observer(), overwrite=overwrite)
-
-
 def watched(plan: Plan, out: Path) -> tuple[Any, Listener]:
     """The outputs of a whole run, and its positions."""
     listener = Listener()
-    found = execute(plan, out, places=Places(plan, context(out), listener))
+    found = execute(plan, out, positions=listener)
     return numbers_of(found), listener
 
 
@@ -58,7 +51,7 @@ def gone_on(plan: Plan, kept: Kept, out: Path, file: Path) -> Any:
     """The outputs of a run that goes on at a position, which went through a file."""
     snapshot_file.write(snapshot_of(kept, plan, [], out, {"choices": {}, "used": []}), file)
     start = resumed_at(snapshot_file.read(file), plan).start(plan, [], out)
-    return numbers_of(execute(plan, out, places=Places(plan, context(out), start=start)))
+    return numbers_of(execute(plan, out, start=start))
 
 
 @settings(

@@ -10,8 +10,8 @@ from pathlib import Path
 LIST = """
 import atexit, json, sys
 def told():
-    from diffusers.utils.constants import HF_ENABLE_PARALLEL_LOADING
-    print(json.dumps([HF_ENABLE_PARALLEL_LOADING, sorted(sys.modules)]))
+    constants = sys.modules.get("diffusers.utils.constants")
+    print(json.dumps([getattr(constants, "HF_ENABLE_PARALLEL_LOADING", True), sorted(sys.modules)]))
 atexit.register(told)
 from sgd import entry
 sys.argv = ["sgd", *sys.argv[1:]]
@@ -74,6 +74,11 @@ def check(modules: set[str]) -> None:
     assert "torch" in modules
 
 
-def test_the_quickstart_imports_no_new_package(tmp_path):
+def test_the_quickstart_imports_no_new_package_and_few_where_results_are_stored(tmp_path):
     small = ("noise.width=32", "noise.height=32", "noise.frames=5")
-    check(imported(tmp_path, "quickstart", "steps=2", *(word for each in small for word in ("--set", each))))
+    words = ("quickstart", "steps=2", *(word for each in small for word in ("--set", each)))
+    store = ("--store", str(tmp_path / "store"))
+    check(imported(tmp_path, *words, *store))
+    again = imported(tmp_path, *words, *store, "--overwrite")
+    assert "torch" in again
+    assert {"diffusers.models", "transformers.modeling_utils", "torch._dynamo"} & again == set()

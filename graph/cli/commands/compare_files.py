@@ -8,17 +8,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ...compiler.compile import check
+from ...compiler.compile import check, plan_of
 from ...contract.constants import DONE, WRONG
+from ...contract.device import choose_quickly
 from ...contract.diagnostics import render
-from ...contract.errors import LibraryError, UnreadableFile
+from ...contract.errors import LibraryError, NodeError, UnreadableFile
 from ...contract.node_library import NodeLibrary
 from ...language.registry import Library
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
+from ..store_option import forecast_for, forecast_lines, store_option
 from ..terminal import say, show
 
 if TYPE_CHECKING:
+    from ...store.forecast import Forecast
     from ..comparison.sides import Kind
 
 
@@ -27,6 +30,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("before", metavar="A", help="a workflow, a run (its folder or run.json), a picture or a clip")
     to.add_argument("after", metavar="B", help="what to compare it with")
     to.add_argument("--json", action="store_true", help="print the differences as JSON on stdout")
+    store_option(to)
     library_files(to)
 
 
@@ -41,7 +45,9 @@ def command(arguments: Namespace) -> int:
     names = (arguments.before, arguments.after)
     kinds = [kind_of_side(name) for name in names]
     if "workflow" in kinds:  # the workflow of a run, a picture or a clip is in its recipe
-        return _workflows(names, library, arguments.json, with_values=kinds != ["workflow", "workflow"])
+        return _workflows(names, library, arguments, with_values=kinds != ["workflow", "workflow"])
+    if arguments.store is not None:
+        return wrong("--store is for workflows", "compare two workflows, or leave --store away")
     libraries = list(library.libraries.values())
     try:
         content, text = _runs(names, libraries) if kinds == ["run", "run"] else _media(names, kinds, libraries)
@@ -57,7 +63,7 @@ def _print(content: Any, text: str, as_json: bool) -> None:
         show(shown)
 
 
-def _workflows(names: Sequence[str], library: Library, as_json: bool, with_values: bool) -> int:
+def _workflows(names: Sequence[str], library: Library, arguments: Namespace, with_values: bool) -> int:
     """Compare graphs. `with_values`: one side is a run, so that the values of inputs are compared too."""
     from ..difference import difference, text
 
@@ -80,8 +86,25 @@ def _workflows(names: Sequence[str], library: Library, as_json: bool, with_value
         shown = "\n".join(
             filter(None, (shown, *(["~ values of inputs", *changes_text(differing)] if differing else [])))
         )
-    _print(found, shown, as_json)
+    try:
+        stored = _stored(names[1], library, arguments.store)
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    found["store"] = stored.json() if stored is not None else None
+    if stored is not None and shown:
+        first, *rest = forecast_lines(stored)
+        shown = "\n".join((shown, f"B, {first}", *rest))
+    _print(found, shown, arguments.json)
     return DONE
+
+
+def _stored(file: str, library: Library, store: str | None) -> Forecast | None:
+    """What a run of a workflow would take from the store; None if an input has no value, or there is no store."""
+    result = check(file, library=library, complete=True)
+    if result.errors:
+        return None  # only an input without a value: all else was checked
+    plan = plan_of(result, library)
+    return forecast_for(store, plan, choose_quickly(plan.libraries), {})
 
 
 def _runs(names: Sequence[str], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:

@@ -17,6 +17,7 @@ from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..fitted_tables import wrapped
 from ..other_machine import add_arguments as other_machine
+from ..store_option import OFF, forecast_for, forecast_lines, store_option
 from ..terminal import show, stdout_width
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     workflow(to)
     device(to)
     other_machine(to)
+    store_option(to)
     result_as_json(to)
     to.add_argument("--after", metavar="PASS", help="print the graph as it is after this pass of the compiler")
 
@@ -59,11 +61,18 @@ def command(arguments: Namespace) -> int:
     plan = plan_of(result, library)
     try:
         on = machine(arguments, plan.libraries)
+        if arguments.store not in (None, OFF) and not on.is_here:
+            return wrong("the stored results are those of this machine", "leave --store, --memory and --card away")
         given = options(arguments, library, on.device)
         limits = stored_or_none(on.device, plan.libraries) if on.is_here else None
         estimated = estimate(plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits)
         if on.card is not None:
             estimated = with_floors(estimated, on.card)
+        stored = forecast_for(arguments.store, plan, on.device, given) if on.is_here else None
+        estimated["store"] = stored.json() if stored is not None else None
+        for row in estimated["nodes"]:
+            node = stored.nodes.get(row["name"]) if stored is not None else None
+            row["stored"] = node.text if node is not None else None
         lines: list[str] = []
         if estimated["fits"] is False:
             estimated["edits"], lines = _edits(result, on, arguments, library)
@@ -74,6 +83,8 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error), error.help)
     show(json.dumps(estimated, indent=1) if arguments.json else plan_table(estimated, stdout_width()))
     if not arguments.json:
+        for text in forecast_lines(stored) if stored is not None else []:
+            show("\n".join(wrapped(text, stdout_width(), "    ")))
         for line in estimated["help"]:
             show("\n".join(wrapped(f"help: {line}", stdout_width(), "  ")))
         for line in lines:

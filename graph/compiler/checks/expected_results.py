@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...contract.diagnostics import Diagnostic
 from ...contract.ports import Type
+from ...contract.store_mark import in_store, stored_problem
 from ...contract.suggestions import did_you_mean
 from ...contract.yaml_reader import Value
 from ...language.document import Document, PsnrPart
@@ -84,6 +85,9 @@ def _may_be_file(type: Type) -> bool:
 
 def _file(value: Value, path: Path) -> Iterator[Diagnostic]:
     try:
+        if in_store(path):
+            yield Diagnostic("bad-value", f"reference {stored_problem(path)}", value.span)
+            return
         if path.is_file():
             return
         problem = "is a folder" if path.exists() else "does not exist"

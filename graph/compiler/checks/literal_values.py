@@ -8,6 +8,7 @@ from typing import Any
 from ...contract.diagnostics import Diagnostic
 from ...contract.parameter_values import value_problem
 from ...contract.source_spans import Span
+from ...contract.store_mark import stored_problem
 from ..frontend.declarations import input_problem
 from ..frontend.references import passed_on
 from ..ir import BROKEN, Arg, Call, Const, Graph, Items, Loop
@@ -37,6 +38,8 @@ def values(graph: Graph, mistyped: Set[Span | None] = frozenset()) -> Iterator[D
                     and arg.span not in mistyped
                 ):
                     problem = value_problem(parameter, arg.source.value)
+                    if problem is None and parameter.path in ("read", "source"):
+                        problem = stored_problem(arg.source.value)
                     if problem is not None:
                         yield _bad(f"`{name}` of {item.type.name}", problem, arg, parameter.doc)
         else:

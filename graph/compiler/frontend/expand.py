@@ -10,6 +10,7 @@ from pathlib import Path
 from ...contract.diagnostics import Diagnostic, Related
 from ...contract.errors import Problems
 from ...contract.source_spans import Source
+from ...contract.store_mark import stored_problem
 from ...contract.suggestions import did_you_mean
 from ...contract.workflow_folders import bundled_name, workflow_folder
 from ...contract.yaml_reader import Value, read
@@ -136,6 +137,8 @@ def _composite(
         if not isinstance(found, Diagnostic) and (resolved := files.find(found[0])) is None:
             help = _similar(uses.data, found[0]) if files.held is None else "the recipe has no file of this name"
             found = Diagnostic("composite-not-found", f"no workflow file {found[1]}", help=help)
+        elif resolved is not None and (problem := stored_problem(resolved)) is not None:
+            found = Diagnostic("composite-not-found", problem)
     except (OSError, ValueError):
         found = Diagnostic("composite-not-found", f"`{uses.data}` cannot be the name of a file")
     if isinstance(found, Diagnostic):

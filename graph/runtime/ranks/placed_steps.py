@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from ...compiler.ir import Loop, Ref, output_ports
+from ...compiler.ir import Ref, Var, output_ports
 from ...compiler.plan import Acquire, CallStep, LoopStep, Plan, Release, Step, needed_for
 from ...contract.ports import Port
 from ...contract.processes import ONE_PROCESS, Processes
@@ -69,10 +69,6 @@ class PlacedSteps(StepWrap):
         self.context.observer.values_freed(step.free)
         return True
 
-    def receives(self, step: Step) -> bool:
-        """Whether this rank waits at a step for a value of rank 0."""
-        return isinstance(step, CallStep) and not self.first and step.call.id in self.once
-
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         alone = isinstance(step, CallStep) and step.call.id in self._alone
         self.context.processes = ONE_PROCESS if alone else self.processes
@@ -86,12 +82,13 @@ class PlacedSteps(StepWrap):
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         return tuple(s for s in steps if self.first or not isinstance(s, Acquire) or not self._only_first(s))
 
-    def carried(self, loop: Loop, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        """State that goes to the next turn: rank 0's, so that rounding cannot let ranks drift apart."""
-        if loop.id not in self._shared_loops:
-            return values
-        sent = {name: v for name, v in values.items() if isinstance(v, Port) and not hasattr(v, "acquire")}
-        return {**values, **self.processes.broadcast(sent)}
+    def turned(self, step: LoopStep, environment: Environment) -> None:
+        """Send the state that goes to the next turn: rank 0's, so that rounding cannot let ranks drift apart."""
+        if step.loop.id in self._shared_loops and step.loop.carry:
+            state = {name: environment[Var(step.loop.id, name)] for name in step.loop.carry}
+            sent = {name: v for name, v in state.items() if isinstance(v, Port) and not hasattr(v, "acquire")}
+            received = self.processes.broadcast(sent)
+            environment.update({Var(step.loop.id, name): value for name, value in received.items()})
 
     def _only_first(self, step: Acquire) -> bool:
         """Whether only calls that rank 0 runs need a part."""

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
+from ...contract.constants import INTERRUPTED
 from ...contract.errors import DoesNotFit, NodeError
 from ...contract.rank_start import Board
 
@@ -59,6 +60,8 @@ def ended(rank: int, code: int, place: Callable[[int], str]) -> Fault:
         code: The exit code, the negative number of a signal if one killed it.
         place: Gives the place where a rank was last, in words.
     """
+    if code == INTERRUPTED:
+        return Fault(rank, f"rank {rank} was interrupted {place(rank)}")
     if code >= 0:
         return Fault(rank, f"rank {rank} ended with exit code {code} {place(rank)}")
     try:

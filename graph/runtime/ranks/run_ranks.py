@@ -129,7 +129,7 @@ class RunRanks:
             message = f"rank {rank}: {str(error) or type(error).__name__}"
             first = Fault(rank, message, help, memory).post(joined.board)
         except OSError:
-            return error
+            return self._alone().error() if joined.is_lost(cause) else error
         if first.rank != rank:
             return first.error()
         error.args = (message, *error.args[1:])
@@ -177,8 +177,12 @@ class RunRanks:
                 self.fault = self.fault or posted(joined.board)
                 self._over.wait(POLL_SECONDS)
         except OSError:
-            starter = "the process that started the ranks" if self.place.starter else "the launcher of the ranks"
-            self.fault = self.fault or Fault(-1, f"{starter} has gone, so the run ends")
+            self.fault = self.fault or self._alone()
+
+    def _alone(self) -> Fault:
+        """The fault where the board has gone, with the process that held it."""
+        starter = "the process that started the ranks" if self.place.starter is not None else "the launcher"
+        return Fault(-1, f"{starter} has gone, so the run ends")
 
     def _judge(self, joined: JoinedRanks, judge: StallJudge, now: float) -> None:
         """Look whether the run goes on, where the process that started it does not."""

@@ -27,6 +27,7 @@ class Trajectory(Observer):
     """What was seen of a run. Tensors are on the CPU.
 
     Attributes:
+        keeps_velocities: Whether `velocities` is filled.
         velocities: The guided velocity of each step, float32, flat.
         sigmas: The noise level before each step.
         latents: The latents after the last step, float32, flat.
@@ -35,6 +36,7 @@ class Trajectory(Observer):
         calls: Paths of the nodes that took a step.
     """
 
+    keeps_velocities: bool = True
     velocities: list[torch.Tensor] = field(default_factory=list)
     sigmas: list[float] = field(default_factory=list)
     latents: torch.Tensor | None = None
@@ -53,7 +55,8 @@ class Trajectory(Observer):
         assert isinstance(step, Step), "a parameter of schedule.step"
         assert isinstance(velocity, Velocity), "a parameter of schedule.step"
         self.calls.add(call.id)
-        self.velocities.append(flat(velocity.tensor))
+        if self.keeps_velocities:
+            self.velocities.append(flat(velocity.tensor))
         self.sigmas.append(step.sigma)
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
@@ -69,13 +72,18 @@ class Trajectory(Observer):
         Raises:
             NodeError: If nothing was denoised, or several loops or transformers took part.
         """
-        if not self.velocities or self.latents is None or not self.facts:
+        if not self.sigmas or self.latents is None or not self.facts:
             raise NodeError("nothing was measured: no step was taken", help="tune a workflow with a denoise loop")
         if len(self.calls) > 1 or len(self.facts) > 1:
             found = f"{len(self.calls)} nodes take steps, and {len(self.facts)} loops or transformers denoise"
             raise NodeError(f"a plan is for one denoise loop: {found}", help="tune a workflow with one loop")
-        if len(self.velocities) < 3:
-            raise NodeError(f"{len(self.velocities)} steps leave nothing to reuse", help="take 3 steps or more")
+        if self.steps < 3:
+            raise NodeError(f"{self.steps} steps leave nothing to reuse", help="take 3 steps or more")
+
+    @property
+    def steps(self) -> int:
+        """The number of steps that were taken."""
+        return len(self.sigmas)
 
     @property
     def deltas(self) -> list[float]:

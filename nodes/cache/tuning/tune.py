@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,16 @@ from ....graph.contract.library_command import WorkflowFile
 from ...library.standard_library import TRUST_REMOTE_CODE
 from ..calibration.calibrate import own_texts, read_prompts, takes_several
 from ..calibration.table import put_aside
-from . import tuned_table
 from .choose_plan import choose_plan, most_tried
 from .find_plans import find_plans
+from .finished_runs import FinishedFile, FinishedRuns
+from .linear_predictor import Measurement
+from .made_table import digest, digests, made_table, versions, with_others
+from .remaining_time import RemainingTime
 from .step_plan import StepPlan
 from .trajectory import Trajectory
-from .tuned_table import KEY, TunedPlan, TunedSchedule, TunedTable
-from .tuning_runs import PROBED, OutOfTime, Progress, TuningRuns, measurement, probes, summary
+from .tuned_table import TunedSchedule
+from .tuning_runs import PROBED, OutOfTime, TuningRuns, measurement, probes, summary
 
 FEW = 4
 """The fewest prompts to measure, and the fewest others to choose with."""
@@ -78,8 +77,9 @@ class Tuning:
         options = {TRUST_REMOTE_CODE.key: TRUST_REMOTE_CODE.value_in(arguments)}
         ends = None if arguments.budget is None else time.monotonic() + arguments.budget
         self.runs = TuningRuns(workflow, values, options, ends)
-        self.kept = self.table.with_name(f".{self.table.name}.progress")
-        self.progress = Progress({})
+        self.file_of_runs = FinishedFile(self.table.with_name(f".{self.table.name}.progress"))
+        self.finished = FinishedRuns({}, ())
+        self.told: set[str] = set()
 
     def edit(self) -> ReplaceNode:
         """The edit that puts the tuned gate into the file."""
@@ -111,126 +111,126 @@ class Tuning:
             first = self.runs.run(self.measured[0], StepPlan(""), decode=False)
         except OutOfTime:
             raise NodeError("the budget ended before the first run") from None
-        key = self.key(first)
-        self.progress = Progress.read(self.kept, key)
+        self.runs.references[self.measured[0]] = first
+        self.finished = self.file_of_runs.of(FinishedRuns(self.key(first), [float(v.norm()) for v in first.velocities]))
+        if self.file_of_runs.problem:
+            self.workflow.say(f"warning: {self.file_of_runs.path} is not used: {self.file_of_runs.problem}")
         try:
             plans = find_plans(self.measure(first))
-            found = self.choose(plans, self.psnr)
-            for psnr in self.further:
-                self.choose(plans, psnr)
+            found = {psnr: self.choose(plans, psnr) for psnr in (self.psnr, *self.further)}
         except OutOfTime:
             self.workflow.say(
-                f"the budget is spent, and no table was written; the same command goes on from {self.kept}"
+                f"the budget is spent, and no table was written; the same command goes on from {self.file_of_runs.path}"
             )
             return FAILED
-        if found is None:
-            reached = max((min(each.values()) for each in self.progress.psnr.values()), default=0.0)
-            self.workflow.say(
-                f"error: no plan that reuses a step keeps {self.psnr:g} dB in the worst of {len(self.others)} clips; "
-                f"the best that was tried keeps {reached:.4g} dB\n  = help: ask for less, or take more steps"
-            )
+        for psnr, plan in found.items():
+            if plan is None:
+                self.unreached(psnr, error=psnr == self.psnr)
+        if found[self.psnr] is None:
             return FAILED
-        self.save(first, plans)
-        self.report(found, len(first.velocities))
+        self.report(self.save(first, plans), first.steps)
         return DONE
 
+    def unreached(self, psnr: float, error: bool) -> None:
+        """Say that no plan keeps a PSNR."""
+        best = max((min(each.values()) for each in self.finished.psnr.values()), default=0.0)
+        self.workflow.say(
+            f"{'error' if error else 'warning'}: no plan that reuses a step keeps {psnr:g} dB in the worst of "
+            f"{len(self.others)} clips; the best that was tried keeps {best:.4g} dB\n"
+            "  = help: ask for less, or take more steps"
+        )
+
     def key(self, first: Trajectory) -> dict[str, Any]:
-        """Everything that decides the results of the runs, as JSON."""
+        """Facts that decide the results of the runs, as JSON."""
         made = {
             "facts": dict(first.facts[0]),
             "measured": digests(self.measured),
             "chosen": digests(self.others),
-            "velocity": hashlib.sha256(first.velocities[0].numpy().tobytes()).hexdigest(),
-            "versions": {name: version(name) for name in ("sgd", "torch", "diffusers")},
+            "versions": versions(),
         }
         found: dict[str, Any] = json.loads(json.dumps(made, default=str))
         return found
 
-    def measure(self, first: Trajectory) -> Any:
+    def measure(self, first: Trajectory) -> Measurement:
         """Measure the velocities of each prompt, and how errors grow."""
-        steps = len(first.velocities)
+        steps = first.steps
         at, probed = probes(steps), self.measured[:PROBED]
-        missing = [prompt for prompt in self.measured if digest(prompt) not in self.progress.grams]
+        missing = [prompt for prompt in self.measured if digest(prompt) not in self.finished.grams]
         left = [
             (prompt, step)
             for prompt in probed
             for step in at
-            if digest(prompt) not in self.progress.gains.get(str(step), {})
+            if digest(prompt) not in self.finished.gains.get(str(step), {})
         ]
-        clips, total = len(self.others), len(missing) + len(left) + len(self.others)
-        self.workflow.say(
-            f"tuning {steps} steps: {len(missing)} runs to measure velocities, {len(left)} to see how errors grow, "
-            f"{clips} that compute every step, then up to {most_tried(steps)} plans with {clips} clips each"
-        )
-        began = time.monotonic()
+        self.tell(steps, missing, left)
         for prompt in missing:
-            self.progress.grams[digest(prompt)] = self.runs.reference(prompt, steps, decode=False).gram()
+            self.finished.grams[digest(prompt)] = self.runs.reference(prompt, steps, decode=False).gram()
             self.keep()
             if prompt not in probed:
-                self.runs.references.pop(prompt)
-        if missing:
-            each = (time.monotonic() - began) / len(missing)
-            self.workflow.say(f"a run takes {each:.3g} s; the first {total} runs take about {each * total:.3g} s")
+                self.runs.references.pop(prompt, None)
         for prompt, step in left:
             gain = self.runs.gain(prompt, step, steps)
-            self.progress.gains.setdefault(str(step), {})[digest(prompt)] = gain
+            self.finished.gains.setdefault(str(step), {})[digest(prompt)] = gain
             self.keep()
-        return measurement(self.progress, first.sigmas, first.deltas)
+        self.runs.references.clear()
+        return measurement(self.finished, first.sigmas, first.deltas)
+
+    def tell(self, steps: int, missing: list[str], left: list[tuple[str, int]]) -> None:
+        """Say how many runs there will be. How long they take is said after the next one."""
+        clips, plans = len(self.others), min(most_tried(steps) * (1 + len(self.further)), steps - 1)
+        self.workflow.say(
+            f"tuning {steps} steps: {len(missing)} runs to measure velocities, {len(left)} to see how errors grow, "
+            f"{clips} that compute every step, then up to {plans} plans with {clips} clips each"
+        )
+        # A prompt whose errors are probed is run again, unless this process ran it: the first one, or a missing one.
+        again = {prompt for prompt, _ in left} - {*missing, self.measured[0]}
+        measuring = len(set(missing) - {self.measured[0]}) + len(left) + len(again)
+        self.runs.ran = RemainingTime(self.workflow.say, measuring, clips * (1 + plans)).ran
 
     def choose(self, plans: Mapping[int, StepPlan], psnr: float) -> StepPlan | None:
         """Find the plan with the fewest computed steps whose worst clip keeps the PSNR."""
 
         def worst(plan: StepPlan) -> float:
-            found = self.progress.psnr.setdefault(plan.mask, {})
+            found = self.finished.psnr.setdefault(plan.mask, {})
             for prompt in self.others:
                 if digest(prompt) not in found:
                     found[digest(prompt)] = self.runs.fidelity(prompt, plan)
                     self.keep()
             fidelity = summary(found)
-            share = f"{plan.computed} of {len(plan.mask)} steps computed"
-            self.workflow.say(f"{share}: {fidelity.worst:.1f} dB in the worst clip, median {fidelity.median:.1f}")
+            if plan.mask not in self.told:
+                self.told.add(plan.mask)
+                share = f"{plan.computed} of {len(plan.mask)} steps computed"
+                self.workflow.say(f"{share}: {fidelity.worst:.1f} dB in the worst clip, median {fidelity.median:.1f}")
             return fidelity.worst
 
         return choose_plan(plans, psnr, worst)
 
     def keep(self) -> None:
         """Keep the finished runs for the case that the command ends here."""
-        self.workflow.save(asdict(self.progress), self.kept)
+        self.workflow.save(self.file_of_runs.content(self.finished), self.file_of_runs.path)
 
-    def save(self, first: Trajectory, plans: Mapping[int, StepPlan]) -> None:
-        """Write the table, and the gate into the file."""
-        facts = first.facts[0]
-        schedule = TunedSchedule(
-            scheduler=facts["use"]["scheduler"],
-            timesteps=list(facts["use"]["timesteps"]),
-            size=list(facts["size"]),
-            scale=facts["scale"],
-            measured=digests(self.measured),
-            chosen=digests(self.others),
-            made={
-                **{library: version(library) for library in ("sgd", "torch", "diffusers")},
-                "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-            plans=[
-                tuned_plan(plan, self.progress.psnr[plan.mask])
-                for plan in plans.values()
-                if len(self.progress.psnr.get(plan.mask, {})) == len(self.others)
-            ],
-        )
-        use = facts["use"]
-        names = ("class_name", "config", "weights", "adapters")
-        identity = {**{name: use[name] for name in names}, "dtype": facts["dtype"]}
-        made = {KEY: 1, "model": facts["model"], "component": use["component"], "identity": identity}
-        table = TunedTable.model_validate({**made, "schedules": [schedule.model_dump()]})
-        table = with_others(table, self.table)
+    def save(self, first: Trajectory, plans: Mapping[int, StepPlan]) -> TunedSchedule:
+        """Write the table, and the gate into the file. Returns the part of the table for this number of steps."""
+        own = made_table(first.facts[0], self.measured, self.others, plans.values(), self.finished)
+        table, lost = with_others(own, self.table)
+        if lost is not None:
+            self.workflow.say(f"warning: {lost}")
         self.workflow.save(table.model_dump(), self.table)
         self.workflow.edit([self.edit()])
-        self.kept.unlink(missing_ok=True)
+        if self.file_of_runs.others:
+            self.workflow.save(self.file_of_runs.content(None), self.file_of_runs.path)
+        else:
+            self.file_of_runs.path.unlink(missing_ok=True)
+        schedule = table.schedule(first.steps)
+        assert schedule is not None, "it was just made"
+        return schedule
 
-    def report(self, plan: StepPlan, steps: int) -> None:
-        fidelity = summary(self.progress.psnr[plan.mask])
+    def report(self, schedule: TunedSchedule, steps: int) -> None:
+        plan = schedule.cheapest(self.psnr)
+        assert plan is not None, "a plan was found"
+        fidelity = plan.psnr
         print(
-            f"{plan.computed} of {steps} steps are computed: {plan.mask}\n"
+            f"{plan.mask.count('1')} of {steps} steps are computed: {plan.mask}\n"
             f"PSNR of {fidelity.clips} clips that were not measured: {fidelity.worst:.1f} dB in the worst, "
             f"median {fidelity.median:.1f}\ntable: {self.table}\ngate: `{self.gate}` of {self.file}",
             file=sys.stdout,
@@ -251,38 +251,3 @@ def wanted(text: str) -> list[float]:
         if not 0 < each <= 100:
             raise NodeError(f"--psnr {each:g}: a PSNR is above 0 and at most 100 dB")
     return found
-
-
-def tuned_plan(plan: StepPlan, found: Mapping[str, float]) -> TunedPlan:
-    """A plan with its fidelity, for the table."""
-    return TunedPlan.model_validate({**asdict(plan), "psnr": summary(found).model_dump()})
-
-
-def with_others(table: TunedTable, path: Path) -> TunedTable:
-    """Add the schedules of a table that exists, if it is of the same model, for other numbers of steps.
-
-    Plans of the same measurement stay too.
-    """
-    try:
-        old = tuned_table.read(path)
-    except NodeError:
-        return table
-    if (old.identity, old.component) != (table.identity, table.component):
-        return table
-    own = table.schedules[0]
-    same = old.schedule(len(own.timesteps))
-    if same is not None and (same.measured, same.chosen, same.timesteps) == (own.measured, own.chosen, own.timesteps):
-        masks = {plan.mask for plan in own.plans}
-        plans = [*own.plans, *(plan for plan in same.plans if plan.mask not in masks)]
-        own = own.model_copy(update={"plans": sorted(plans, key=lambda plan: plan.mask.count("1"))})
-    others = [schedule for schedule in old.schedules if len(schedule.timesteps) != len(own.timesteps)]
-    return table.model_copy(update={"schedules": sorted([own, *others], key=lambda found: len(found.timesteps))})
-
-
-def digest(text: str) -> str:
-    """A digest of a prompt: the table names no texts."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def digests(texts: Sequence[str]) -> list[str]:
-    return [digest(text) for text in texts]

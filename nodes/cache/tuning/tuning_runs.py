@@ -1,12 +1,10 @@
-"""The runs of `sgd tune`: measure velocities and gains, and the fidelity of plans. Finished runs are kept in a file."""
+"""The runs of `sgd tune`: measure velocities and gains, and the fidelity of plans."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.library_command import WorkflowFile, WorkflowPart
+from .finished_runs import FinishedRuns
 from .linear_predictor import Measurement
 from .step_plan import StepPlan
 from .trajectory import DECODE, STEP, Trajectory, psnr
@@ -30,32 +29,6 @@ class OutOfTime(Exception):
     """The budget is spent."""
 
 
-@dataclass
-class Progress:
-    """The finished runs of a tuning, as JSON.
-
-    Attributes:
-        key: Everything that decides the results; a file of another key is not used.
-        grams: The Gram matrix of each measured prompt.
-        gains: For a step, the growth of an error in its input, for each probed prompt.
-        psnr: For a mask, the PSNR of each prompt that was chosen with.
-    """
-
-    key: Mapping[str, Any]
-    grams: dict[str, list[list[float]]] = field(default_factory=dict)
-    gains: dict[str, dict[str, float]] = field(default_factory=dict)
-    psnr: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, path: Path, key: Mapping[str, Any]) -> Progress:
-        """The progress in a file; none if there is no such file, or it is of another tuning or damaged."""
-        try:
-            found = json.loads(path.read_text())
-            return cls(**found) if found["key"] == key else cls(key)
-        except (OSError, ValueError, TypeError, KeyError):
-            return cls(key)
-
-
 class TuningRuns:
     """Runs the denoising of a workflow, one prompt at a time.
 
@@ -64,6 +37,10 @@ class TuningRuns:
         values: For a prompt, the values of inputs.
         options: Further values for `Run.options`.
         ends: The time (`time.monotonic`) at which no further run begins; None for no limit.
+
+    Attributes:
+        references: For a prompt, the run that computes every step.
+        ran: Called after each run, with its seconds.
     """
 
     def __init__(
@@ -75,20 +52,24 @@ class TuningRuns:
     ) -> None:
         self.workflow, self.values, self.options, self.ends = workflow, values, options, ends
         self.references: dict[str, Trajectory] = {}
-        self.seconds: list[float] = []
+        self.parts: dict[tuple[str, bool], WorkflowPart] = {}
+        self.ran: Callable[[float], None] = lambda seconds: None
 
     def part(self, prompt: str, decode: bool) -> WorkflowPart:
-        """The part of the workflow that runs for a prompt.
+        """The part of the workflow that runs for a prompt. It is compiled once.
 
         Raises:
             NodeError: If the workflow decodes nothing, or has no denoise loop.
         """
         wanted = DECODE if decode else STEP
+        if (prompt, decode) in self.parts:
+            return self.parts[prompt, decode]
         part = self.workflow.part({wanted}, self.values[prompt])
         if part is None:
             raise NodeError(
                 f"{self.workflow.file} has no {wanted} that would run", help="tune a workflow with a denoise loop"
             )
+        self.parts[prompt, decode] = part
         return part
 
     def run(self, prompt: str, plan: StepPlan, decode: bool) -> Trajectory:
@@ -102,12 +83,11 @@ class TuningRuns:
         if self.ends is not None and time.monotonic() > self.ends:
             raise OutOfTime
         began = time.monotonic()
-        seen = Trajectory()
+        seen = Trajectory(keeps_velocities=not decode)
         text = "no table was written; the same command goes on from here"
         self.part(prompt, decode).run(seen, {**self.options, "tune": asdict(plan)}, unfinished=text)
         seen.check()
-        if decode:
-            self.seconds.append(time.monotonic() - began)
+        self.ran(time.monotonic() - began)
         return seen
 
     def reference(self, prompt: str, steps: int, decode: bool) -> Trajectory:
@@ -141,11 +121,11 @@ def probes(steps: int) -> list[int]:
     return sorted({round(at) for at in np.linspace(2, steps - 1, min(PROBES, steps - 2))})
 
 
-def measurement(progress: Progress, sigmas: Sequence[float], deltas: Sequence[float]) -> Measurement:
+def measurement(finished: FinishedRuns, sigmas: Sequence[float], deltas: Sequence[float]) -> Measurement:
     """Put the measurements of all prompts together."""
-    gram = np.mean([np.array(found) for found in progress.grams.values()], axis=0)
-    at = sorted(int(step) for step in progress.gains)
-    mean = [float(np.sqrt(np.mean(np.square(list(progress.gains[str(step)].values()))))) for step in at]
+    gram = np.mean([np.array(found) for found in finished.grams.values()], axis=0)
+    at = sorted(int(step) for step in finished.gains)
+    mean = [float(np.sqrt(np.mean(np.square(list(finished.gains[str(step)].values()))))) for step in at]
     # Noise levels fall from step to step, and `interp` wants them ascending. The final latents have the gain 1.
     levels = [0.0, *(sigmas[step] for step in reversed(at))]
     gains = np.interp([*sigmas, 0.0], levels, [1.0, *reversed(mean)])

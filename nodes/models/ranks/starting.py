@@ -6,8 +6,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 POLL_SECONDS = 0.02
+
+
+@contextmanager
+def _own_handlers() -> Iterator[None]:
+    """Keep this process's handlers of signals: torch.distributed.elastic sets its own."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with suppress(ValueError):  # only the main thread can set one
+                signal.signal(number, handler)
 
 
 class LocalRanks:
@@ -61,16 +74,18 @@ class LocalRanks:
                 "MASTER_ADDR": HOST,
                 "MASTER_PORT": str(self._store.port),
                 "WORLD_SIZE": str(count),
+                "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
                 STARTER: str(os.getpid()),
             }
             environments = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
-            started = start_processes(
-                name="sgd",
-                entrypoint=command[0],
-                args={rank: tuple(command[1:]) for rank in range(count)},
-                envs=environments,
-                logs_specs=RankLogs(),
-            )
+            with _own_handlers():
+                started = start_processes(
+                    name="sgd",
+                    entrypoint=command[0],
+                    args={rank: tuple(command[1:]) for rank in range(count)},
+                    envs=environments,
+                    logs_specs=RankLogs(),
+                )
         except (OSError, RuntimeError) as error:
             raise NodeError(f"{count} processes cannot be started: {error}") from error
         assert isinstance(started, SubprocessContext)

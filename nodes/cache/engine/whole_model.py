@@ -10,6 +10,7 @@ import torch
 from ...families.base import DenoiserInput
 from ...support import batch_rows
 from . import predictors
+from .gated_component import Parts
 from .row_cache import RowCache, decide
 
 
@@ -19,10 +20,11 @@ class WholeModel:
     Args:
         transformer: The component.
         sign: -1 if the family returns the negative of the transformer's output.
+        parts: The parts of the sequence, whose processes must decide alike; None if one process computes it.
     """
 
-    def __init__(self, transformer: Any, sign: int) -> None:
-        self.transformer, self.sign = transformer, sign
+    def __init__(self, transformer: Any, sign: int, parts: Parts | None = None) -> None:
+        self.transformer, self.sign, self.parts = transformer, sign, parts
         self.dtype: torch.dtype | None = None
 
     def evaluate(
@@ -35,7 +37,11 @@ class WholeModel:
         """The predictions for a batch; `caches` has the memory of each row, the rest is as in `Engine.evaluate`."""
         latents = given.latents
         each = [latents[row : row + 1] for row in range(len(latents))]
-        computed = decide(caches, index, [None] * len(each), lambda row: caches[row].drift.measure(each[row]))
+
+        def change(row: int) -> torch.Tensor | None:
+            return caches[row].drift.measure(each[row])
+
+        computed = decide(caches, index, [None] * len(each), change, self.parts.agreed if self.parts else list)
         for cache, own in zip(caches, each, strict=True):
             cache.drift.passed(own)
         parts = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -127,12 +127,22 @@ class Tuner:
             self.run.chose(name, self.candidates[0])
             return result
         with uncounted():
-            found = fastest(self.candidates, largest, self.run)
+            found = self._agreed(fastest(self.candidates, largest, self.run))
         self.chosen[key] = found
         self.use(found.backend)
         self.run.chose(name, found.backend)
         self.tell(found, found.origin, found.seconds)
         return result
+
+    def _agreed(self, found: Choice) -> Choice:
+        """The choice of the first process of a sequence that several compute: times differ, and results must not."""
+        processes = self.run.processes
+        if processes.mesh.sequence == 1:
+            return found
+        from ...parallel.collectives import first_number
+
+        number = first_number(processes, "sequence", self.candidates.index(found.backend))
+        return replace(found, backend=self.candidates[number])
 
     def tell(self, found: Choice, origin: str, seconds: float = 0.0) -> None:
         """Report a choice to the run that holds the view."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from . import frame_shapes
 from .dense_convolution import wide
 from .frame_values import Affine, Margin, Sums
+from .strip_rows import fill_margins, of_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,8 +38,14 @@ def pad(
         silu: Apply SiLU last.
 
     Returns:
-        [T + frames, H + 2 rows, W + 2 columns, C], in the dtype of `x`.
+        [T + frames, H + 2 rows, W + 2 columns, C], in the dtype of `x`. In a strip, the rows of the margin are those of
+        the neighbours.
     """
+    padded = _padded(x, margin, residual, affine, silu)
+    return fill_margins(padded) if margin.rows else padded
+
+
+def _padded(x: Tensor, margin: Margin, residual: Tensor | None, affine: Affine | None, silu: bool) -> Tensor:
     if on_kernels(x):
         from . import frame_kernels
 
@@ -87,6 +94,7 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None = None) -> A
         norm: The group norm.
         bias: A bias, [C], that belongs to the frames and was not added to them. The result adds it too.
     """
+    found = of_all(found)
     if on_kernels(found.partial):
         from . import frame_kernels
 

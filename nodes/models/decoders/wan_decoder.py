@@ -17,6 +17,7 @@ from .dense_convolution import DenseWeight, convolve, dense_weight
 from .frame_values import Doubled
 from .last_convolution import LastConvolution
 from .norm_operations import add, interleave_norm, interleave_time, norm_silu
+from .strip_rows import everywhere, fill_margins
 
 CHUNK, WIDE_CHUNK = 4, 2
 """Latent frames that are decoded together, by the decoders of Wan 2.1 and of Wan 2.2 TI2V. More take less time and more
@@ -121,7 +122,7 @@ class WanDecoder:
             before = dict(history) if again is not None else {}  # which keeps the memory of both
             bounds = x[start : start + chunk], start == 0, start + chunk >= len(x)
             made = self._chunk(history, *bounds)
-            if again is not None and not bool(torch.isfinite(made).all()):
+            if again is not None and not everywhere(torch.isfinite(made).all()):
                 del made
                 history.clear()
                 history |= before
@@ -164,7 +165,7 @@ class Chunk(CausalChunk):
         padded = self.buffer("out", (frames, height + 2, width + 2, channels), x.device)
         norm_silu(pending.frames, decoder.norm_out, padded[2:], bias=pending.bias, residual=pending.residual)
         self.remember("out", padded)
-        return padded
+        return fill_margins(padded)
 
     def _upsampled(self, stage: Stage, after: Resnet, given: list[Entered]) -> Entered:
         """Apply a stage and its upsampling, and make the input of the next stage's first convolution.

@@ -16,21 +16,13 @@ from ...support import device_memory
 from ..repository import dummy, reading
 from . import host_memory, offloading
 from .component_loading import ComponentLoader
-from .component_views import Views
+from .component_views import Held, Views
 from .device_fit import offload_if_needed, too_large
 from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
 if TYPE_CHECKING:
     from .offloading import Offload
-
-
-@dataclass
-class _Held:
-    value: Any
-    files: Stamp = ()
-    run: LatestRun | None = None
-    count: int = 1
 
 
 @dataclass(eq=False)
@@ -51,7 +43,7 @@ class Weights(ComponentLoader):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.views = Views()
-        self._held: dict[tuple[str, Offload | None], _Held] = {}
+        self._held: dict[tuple[str, Offload | None], Held] = {}
         self._chosen: dict[str, Offload] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
         self._keeper: Keeper | None = None
@@ -97,7 +89,7 @@ class Weights(ComponentLoader):
                 value = self._fitting(part, latest or run, placed, smaller)
                 if latest is not None and self.repository.kind == "hub":
                     files = self._stamp(part)  # loading may have downloaded them
-                self._held[part, placed] = _Held(value, files, latest)
+                self._held[part, placed] = Held(value, files, latest)
                 if latest is not None:
                     latest.made()
                     latest.rest()

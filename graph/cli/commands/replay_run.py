@@ -18,7 +18,7 @@ from ...contract.errors import LibraryError, NodeError, Problems
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
 from ..command_line import added_options, interrupted, load_library, say_failure, wrong
-from ..common_arguments import device, library_files, result_as_json
+from ..common_arguments import device, library_files, output_folder, result_as_json
 from ..terminal import say, show
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     library_files(to)
     device(to)
     result_as_json(to)
-    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
-    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output_folder(to)
     to.add_argument("--quiet", action="store_true", help="no progress; only the result")
     to.add_argument(
         "--min-psnr",

@@ -18,7 +18,7 @@ from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ..command_line import checked, options, wrong
-from ..common_arguments import SNAPSHOT_SECONDS, device, result_as_json, snapshot_option, workflow
+from ..common_arguments import SNAPSHOT_SECONDS, device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import quiet, run_other_rank
@@ -41,8 +41,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     device(to)
     rank_options(to)
     result_as_json(to)
-    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
-    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output_folder(to)
     to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
     to.add_argument(
         "--no-metadata",

@@ -27,7 +27,7 @@ from ..tuning.step_plan import StepPlan
 from ..tuning.tuned_table import KIND
 from . import predictors
 from .decide import Decider, KnownDecisions
-from .gated_component import GatedComponent, Parts, expected
+from .gated_component import Call, GatedComponent, Parts, expected
 from .kept_rows import keep, own
 from .predictors import Taylor
 from .row_cache import RowCache, decide
@@ -37,9 +37,6 @@ from .whole_model import WholeModel
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
-
-Call = Callable[[Any, DenoiserInput], torch.Tensor]
-"""Calls a transformer: the component's own, or one with a gate before its blocks."""
 
 
 class Engine:

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from ...families.base import Family
+    from ...families.base import DenoiserInput, Family
+
+Call = Callable[[Any, "DenoiserInput"], "torch.Tensor"]
+"""Calls a transformer: the component's own, or one with a gate before its blocks."""
 
 Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
 """Gives a signal's changes between pairs of steps, for signals that depend only on the schedule."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch
 from ...families.base import DenoiserInput
 from ...support import batch_rows
 from . import predictors
-from .gated_component import Parts
+from .gated_component import Call, Parts
 from .row_cache import RowCache, decide
 
 
@@ -27,13 +27,7 @@ class WholeModel:
         self.transformer, self.sign, self.parts = transformer, sign, parts
         self.dtype: torch.dtype | None = None
 
-    def evaluate(
-        self,
-        caches: Sequence[RowCache],
-        index: int,
-        given: DenoiserInput,
-        call: Callable[[Any, DenoiserInput], torch.Tensor],
-    ) -> torch.Tensor:
+    def evaluate(self, caches: Sequence[RowCache], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
         """The predictions for a batch; `caches` has the memory of each row, the rest is as in `Engine.evaluate`."""
         latents = given.latents
         each = [latents[row : row + 1] for row in range(len(latents))]

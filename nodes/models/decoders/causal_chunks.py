@@ -127,6 +127,12 @@ class CausalChunk:
     first: bool
     last: bool
 
+    def begin(self, x: Tensor, conv: DenseWeight) -> Pending:
+        """Apply the first convolution to frames [T, H, W, C]."""
+        buffer = self.buffer("in", x.shape, x.device)
+        buffer[2:] = x
+        return Pending(self.convolved("in", buffer, conv), conv.bias)
+
     def middle(self, middle: Middle, pending: Pending) -> Pending:
         """Apply the blocks of the smallest frames."""
         pending = self.resnet(middle.first, self.entered(middle.first, pending))

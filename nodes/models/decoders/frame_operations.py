@@ -1,7 +1,8 @@
 """Operations between the convolutions of a decoder with group norms, over frames in one dense layout `[T, H, W, C]`.
 
-Each has a Triton kernel (`frame_kernels`) and a twin in plain torch, which is used where the kernel is not: on a CPU
-and for float64. Both compute in float32 at least. Sums of a channel and of its squares stand for the norm's statistics.
+Each has a Triton kernel (`frame_kernels`, `frame_sums_kernels`) and a twin in plain torch, which is used where the
+kernel is not: on a CPU and for float64. Both compute in float32 at least. Sums of a channel and of its squares stand
+for the norm's statistics.
 """
 
 from __future__ import annotations
@@ -65,18 +66,18 @@ def _padded(x: Tensor, margin: Margin, residual: Tensor | None, affine: Affine |
 def sums(x: Tensor) -> Sums:
     """Sum each channel of frames, [T, H, W, C], dense."""
     if on_kernels(x):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.sums(x)
+        return frame_sums_kernels.sums(x)
     return frame_shapes.sums(x) if x.is_meta else _sums(x)
 
 
 def add_with_sums(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Sums:
     """Add a bias, [C], and a residual to frames in place, and sum each channel of the result."""
     if on_kernels(x):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.add_with_sums(x, bias, residual)
+        return frame_sums_kernels.add_with_sums(x, bias, residual)
     if x.is_meta:
         return frame_shapes.sums(x)
     value = wide(x) + bias
@@ -96,9 +97,9 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None = None) -> A
     """
     found = of_all(found)
     if on_kernels(found.partial):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.group_norm(found, norm, bias)
+        return frame_sums_kernels.group_norm(found, norm, bias)
     if found.partial.is_meta:
         return frame_shapes.group_norm(found)
     first, second = found.partial.double().sum(0)

@@ -147,11 +147,7 @@ class Chunk(CausalChunk):
     def decoded(self, x: Tensor) -> Tensor:
         """Decode to the input of the last convolution, [T + 2, H + 2, W + 2, C]."""
         decoder = self.decoder
-        buffer = self.buffer("in", x.shape, x.device)
-        buffer[2:] = x
-        pending = Pending(self.convolved("in", buffer, decoder.conv_in), decoder.conv_in.bias)
-        del buffer
-        pending = self.middle(decoder.middle, pending)
+        pending = self.middle(decoder.middle, self.begin(x, decoder.conv_in))
         entered = self.entered(decoder.stages[0].resnets[0], pending)
         del pending
         for stage, after in zip(decoder.stages, decoder.stages[1:], strict=False):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,15 @@ def changes(started: Mapping[str, Any], now: Recipe, place: str) -> list[str]:
     return differences(recipe_of(started["recipe"], place), now)
 
 
-def file_states(plan: Plan) -> list[dict[str, Any]]:
-    """All files that a plan will read, as they are when the run begins, as plain data."""
+def states_of_plan(plan: Plan) -> list[dict[str, Any]]:
+    """The states of all files that a plan will read; see `file_states`."""
+    return file_states(read_paths(plan.calls(), plan.loaded))
+
+
+def file_states(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Files, and those in folders, as they are now, as plain data. The hash of one is None if it is not remembered."""
     found = []
-    for file in {each: None for path in read_paths(plan.calls(), plan.loaded) for each in files_below(path)}:
+    for file in {each: None for path in paths for each in files_below(path)}:
         with suppress(OSError, ValueError):
             known = file.stat()
             state = {"path": str(file), "size": known.st_size, "changed": known.st_mtime_ns}
@@ -50,18 +55,18 @@ def changed_reads(reads: Sequence[Mapping[str, Any]], snapshot: Snapshot | None)
     """
     used = snapshot.content["used"] if snapshot is not None else ()
     hashed = {each["path"] for each in used if each["sha256"] is not None}
-    return _changed([each for each in reads if each["path"] not in hashed])
+    return changed_states([each for each in reads if each["path"] not in hashed])
 
 
 def changed_files(snapshot: Snapshot, out: Path) -> Iterator[str]:
     """The files of a run that are not as it used or wrote them, in words."""
     for name in missing_files(snapshot.content["files"], out):
         yield f"{out / name}, which the run had written, is gone or has another size"
-    yield from _changed(snapshot.content["used"])
+    yield from changed_states(snapshot.content["used"])
 
 
-def _changed(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A file with a known hash may have another time."""
+def changed_states(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The files that are not as their states say, in words. A file with a known hash may have another time."""
     for used in files:
         path = Path(used["path"])
         try:

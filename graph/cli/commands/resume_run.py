@@ -74,7 +74,6 @@ def _refuse_for_sweep(arguments: Namespace) -> None:
     plain = ArgumentParser()
     snapshot_option(plain)
     profile_options(plain)
-    plain.add_argument("--traceback", action="store_true")
     for name, value in vars(plain.parse_args([])).items():
         if getattr(arguments, name) != value:
             option = f"--{name.replace('_', '-')}"

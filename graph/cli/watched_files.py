@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ..compiler.compile import Checked
 from ..compiler.frontend.workflow_path import find_workflow
-from ..compiler.ir import Call, Const
+from ..compiler.ir import Call
+from ..compiler.read_paths import files_below, read_paths
 from ..contract.errors import Problems
 
 POLL_SECONDS = 0.2
@@ -19,9 +20,6 @@ SETTLED = 2
 """Looks in a row that must find the same before a save counts as finished."""
 PATIENCE = 2.0
 """Seconds to wait for a file that is gone: editors remove it before they put the new one in its place."""
-MOST = 10_000
-"""Files of one folder that are watched."""
-
 States = Mapping[Path, object]
 """For each path, a value that changes when the file does; None if there is none."""
 
@@ -43,31 +41,13 @@ def files_of(file: str, libraries: Iterable[str], checked: Checked | None) -> li
         sources = [each.path for each in checked.sources.values() if each.path is not None]
         found |= {Path(os.path.abspath(path)) for path in (*sources, *checked.files.failed)}
         if checked.graph is not None:
-            for item, _ in checked.graph.walk():
-                if isinstance(item, Call):
-                    found |= set(_read_by(item))
+            found |= set(read_paths(item for item, _ in checked.graph.walk() if isinstance(item, Call)))
     return sorted(found)
-
-
-def _read_by(call: Call) -> Iterable[Path]:
-    for name, arg in call.args.items():
-        if call.type.inputs[name].path in ("read", "source") and isinstance(arg.source, Const):
-            value = arg.source.value
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, str | Path) and os.path.isabs(each):
-                    yield Path(each)
 
 
 def states(paths: Iterable[Path]) -> States:
     """The states of files, and of the files in folders."""
-    found: dict[Path, object] = {}
-    for path in paths:
-        if path.is_dir():
-            inner = (Path(folder) / name for folder, _, names in os.walk(path) for name in sorted(names))
-            found |= {each: _state(each) for each, _ in zip(inner, range(MOST), strict=False)}
-        else:
-            found[path] = _state(path)
-    return found
+    return {each: _state(each) for path in paths for each in files_below(path)}
 
 
 def _state(path: Path) -> object:

@@ -62,7 +62,8 @@ def run(
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
-            A run that measures kernels or traces values cannot have one, nor a run in several processes.
+            A run that measures kernels, traces values or has limits of time or memory cannot have one, nor a run in
+            several processes.
         ranks: The other processes of the run, if this is rank 0 of several; `snapshots` and `store` are None then.
 
     Raises:
@@ -73,6 +74,10 @@ def run(
     profiling = Profiling(profile) if isinstance(profile, str) else profile
     if store is not None and profiling.needs_every_node:
         raise NodeError("reused results cannot be profiled or traced", help="leave the store away")
+    if store is not None and plan.expected is not None and plan.expected.measures:
+        raise NodeError(
+            "reused results have no time and memory for the limits of `expect`", help="leave the store away"
+        )
     kept_results = store_of(store)
     # A node may call this, and its thread waits here for that of the run.
     with (

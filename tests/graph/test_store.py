@@ -155,6 +155,12 @@ def test_measurements_of_every_node_refuse_a_store(tmp_path: Path, started: Run)
         started(CHAIN, tmp_path / "store", profile=Profiling(trace=tmp_path / "t.json"))
 
 
+def test_limits_of_time_refuse_a_store(tmp_path: Path, started: Run) -> None:
+    with pytest.raises(NodeError, match="reused"):
+        started(CHAIN + "expect: {seconds: 5}\n", tmp_path / "store")
+    assert started(CHAIN + "expect: {seconds: 5}\n", None)[1] == ["number abc", "double", "save"]
+
+
 def test_the_command_lists_verifies_and_clears(tmp_path: Path, started: Run) -> None:
     started(CHAIN, tmp_path / "store")
 

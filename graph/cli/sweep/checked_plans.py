@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,11 +33,13 @@ class CheckedPlans:
         plans: The plan of each combination, by its number. Empty if there are errors.
         problems: Diagnostics as text, each once.
         failed: Whether one is an error.
+        files: The files of the workflow, without those of `--library`.
     """
 
     plans: dict[int, Plan] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     failed: bool = False
+    files: set[Path] = field(default_factory=set)
 
 
 def checked_plans(sweep: Sweep, wanted: Sequence[Combination], library: Library) -> CheckedPlans:
@@ -55,6 +58,7 @@ def checked_plans(sweep: Sweep, wanted: Sequence[Combination], library: Library)
         new = [each for each in result.diagnostics if _first(each, seen)]
         if new:
             found.problems.append(render(new, result.sources))
+        found.files |= {Path(os.path.abspath(s.path)) for s in result.sources.values() if s.path is not None}
         if result.errors:
             found.failed = True
         else:

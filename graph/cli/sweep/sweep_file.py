@@ -43,6 +43,10 @@ class Sweep:
         options: Values of the options that libraries add.
         metadata: Whether outputs carry their recipe.
         output: The output that is compared; None for all.
+        jobs: Processes that run at once.
+        store: The value of `--store`; None if it was not given.
+        files: The files that its workflow uses and reads, as they were when it began.
+        versions: The versions of the packages that computed then.
     """
 
     file: str
@@ -57,6 +61,10 @@ class Sweep:
     options: Mapping[str, Any] = field(default_factory=dict)
     metadata: bool = True
     output: str | None = None
+    jobs: int = 1
+    store: str | None = None
+    files: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def combinations(self) -> Sequence[Combination]:

@@ -24,6 +24,7 @@ from typing import Any
 
 import sgd
 from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.machine_limits import CallCount
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
 from sgd.graph.runtime.import_times import watched
@@ -77,7 +78,7 @@ def timed(observers: Observers, cost: Cost) -> None:
 def watched_parts(cost: Cost) -> Iterator[None]:
     """Inside `with`, note the memory samplers that are made and the calls that are counted."""
     samplers: list[memory_samples.Memory] = []
-    start, begin = memory_samples.Memory.__init__, OperationMeter.begin
+    start, begin, end = memory_samples.Memory.__init__, OperationMeter.begin, OperationMeter.end
 
     def made(self: Any, *arguments: Any) -> None:
         samplers.append(self)
@@ -87,11 +88,18 @@ def watched_parts(cost: Cost) -> Iterator[None]:
         cost.counted += 1
         begin(self, *arguments)
 
-    memory_samples.Memory.__init__, OperationMeter.begin = made, began  # type: ignore[method-assign, assignment]
+    def ended(self: OperationMeter) -> CallCount:
+        count = end(self)
+        cost.counting += count.seconds
+        return count
+
+    memory_samples.Memory.__init__ = made  # type: ignore[method-assign, assignment]
+    OperationMeter.begin, OperationMeter.end = began, ended  # type: ignore[method-assign]
     try:
         yield
     finally:
-        memory_samples.Memory.__init__, OperationMeter.begin = start, begin  # type: ignore[method-assign, assignment]
+        memory_samples.Memory.__init__ = start  # type: ignore[method-assign]
+        OperationMeter.begin, OperationMeter.end = begin, end  # type: ignore[method-assign]
         cost.sampler = sum(each.cpu_seconds for each in samplers)
 
 
@@ -107,7 +115,7 @@ def measured(plan: Any, folder: Path, more: Sequence[Observer] = ()) -> Cost:
         Executor(plan, context, observer).execute()
         observer.run_finished("done", None)
         cost.whole = time.process_time() - began
-        cost.counting, cost.seconds = recorder.work.spent, recorder.clock.now()
+        cost.seconds = recorder.clock.now()
     return cost
 
 

@@ -178,6 +178,7 @@ def dear_run(calls: Sequence[float]) -> tuple[WorkCount, Dear]:
 def test_counting_takes_a_small_part_of_the_run_and_a_later_call_completes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(work_count, "thread_time", lambda: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     times = [0.1 * number for number in range(1, 40)]
     count, meter = dear_run(times)
@@ -190,6 +191,7 @@ def test_counting_takes_a_small_part_of_the_run_and_a_later_call_completes_it(
 def test_a_count_that_was_given_up_is_unknown_and_a_later_run_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(work_count, "thread_time", lambda: 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
     for _ in range(4):

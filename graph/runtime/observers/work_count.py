@@ -17,19 +17,20 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any
 
 from ...contract.events import CallInfo, Observer
 from ...contract.machine_limits import CallCount, Work, WorkMeter
 from .. import kept_work
 
-SHARE = 0.004
-"""The part of a run's time that counting may take. The other measurements take about as much."""
+SHARE = 0.005
+"""The part of a run's time that counting may take, with the search for what is remembered. The other measurements take
+about as much."""
 LEAST_SECONDS = 0.001
 """Counting may cost this in any run."""
 PARTS = "parts of "
 """Before the name of a call: the name of what is known of its parts."""
-MOST_PARTS = 5_000
 TRIES = 8
 """Calls that are counted, at most, after a call of a kind that was not counted."""
 PLAIN = "()"
@@ -101,6 +102,7 @@ class WorkCount(Observer):
     def __init__(self, meters: Sequence[WorkMeter], elapsed: Callable[[], float] | None = None) -> None:
         self.meters = meters
         self.elapsed, self.spent = elapsed, 0.0
+        self._kept = kept_work.KeptWork()
         self.counts = Counts()
         self.counted: dict[str, _Counted] = {}
         self._open: WorkMeter | None = None
@@ -126,7 +128,9 @@ class WorkCount(Observer):
             meter = next((each for each in self.meters if each.takes(call, arguments)), None)
             found = self.counted[call.id] = _Counted(meter)
             if meter is not None:
+                began = thread_time()
                 self._remember(found, call, arguments, (call.id, meter.key(arguments)))
+                self.spent += thread_time() - began
         if found.meter is None or found.plain:
             return
         self._events = []
@@ -136,8 +140,9 @@ class WorkCount(Observer):
                 found.put_off = True
                 return
             found.tries -= 1
-            self._open = found.meter
+            self._open, began = found.meter, thread_time()
             self._open.begin(allowed, found.parts)
+            self.spent += thread_time() - began
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         found = self.counted[call.id]
@@ -179,17 +184,14 @@ class WorkCount(Observer):
     def run_finished(self, status: str, error: BaseException | None) -> None:
         """Remember what was counted."""
         works: dict[str, Mapping[str, Work]] = {}
-        parts: dict[str, Mapping[str, Work]] = {}
         for each in self.counted.values():
             if each.lasting is not None:
                 if each.added and each.known:
                     works[each.lasting] = each.known
                 if each.parts:
-                    parts[PARTS + each.lasting] = {} if each.known else each.parts
+                    works[PARTS + each.lasting] = {} if each.known else each.parts
         if works:
             kept_work.remember(works)
-        if parts:
-            kept_work.remember(parts, MOST_PARTS)
 
     def _remember(self, found: _Counted, call: CallInfo, arguments: Mapping[str, Any], key: Hashable) -> None:
         """Take the counts of earlier runs, and add to them."""
@@ -199,9 +201,9 @@ class WorkCount(Observer):
         if not found.known:
             found.lasting = found.meter.lasting(call, arguments)
             if found.lasting is not None:
-                found.known.update(kept_work.remembered(found.lasting))
+                found.known.update(self._kept.of(found.lasting))
                 if not found.known:
-                    found.parts = kept_work.remembered(PARTS + found.lasting)
+                    found.parts = self._kept.of(PARTS + found.lasting)
         if PLAIN in found.known:
             self.counts.plain.add(key)
         found.plain = key in self.counts.plain

@@ -230,6 +230,7 @@ class Views:
         if self.kept and held.run is not None:
             held.run.rest()
             return
+        del held  # it would keep the view in memory until after `_drop`
         self._drop(part, recipe)
 
     def drop_idle(self, part: str) -> None:

@@ -177,6 +177,7 @@ class Weights(ComponentLoader):
         held.count -= 1
         if held.count or (self._keeper is not None and self.idle.rest(part, placed)):
             return
+        del held  # it would keep the component in memory until after `drop`
         self.drop(part, placed)
 
     def drop(self, part: str, placed: Offload | None) -> None:

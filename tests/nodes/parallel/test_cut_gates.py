@@ -8,7 +8,7 @@ from helpers.direct import DirectRun
 from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.gates_apart import MEASURED, PROMPTS, SEEDS, made
 from helpers.ours import Pair, decisions
-from helpers.ranks import Joined, on_ranks
+from helpers.ranks import on_ranks
 from sgd.graph.contract.processes import Mesh
 
 OTHERS = ("time", "scm", "fora", "magcache", "separate")
@@ -31,8 +31,8 @@ def check(folder, mesh, cases):
     pairs = {family: Pair(family, folder / family, layers=3) for family in cases}
     wanted = {(family, method): outcome(pairs[family], method) for family in cases for method in cases[family]}
 
-    def work(rank):
-        processes = Joined(rank, mesh)
+    def work(join):
+        processes = join(mesh)
         return {case: outcome(pairs[case[0]], case[1], processes) for case in wanted}
 
     for found in on_ranks(mesh.size, work):

@@ -72,6 +72,5 @@ def test_two_strips():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [3, 4])
-def test_more_strips(count):
-    check(count)
+def test_three_strips_of_every_vae():
+    check(3)

@@ -21,7 +21,7 @@ from .cache.loop_turn import Turn
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
 from .cache.table_use import of_facts
-from .cache.tuning.linear_guidance import unsupported
+from .cache.tuning.linear_guidance import is_tuning, known_problems
 from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
@@ -90,6 +90,8 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     """Problems of the gate with this model and number of steps, as far as both are known."""
     model, gates = facts.model, facts.gate.gates if facts.gate is not None else ()
     family, size = model.known_family, facts.latents.size
+    if is_tuning():
+        yield from known_problems(model, facts.step, facts.branches)
     if family is None or facts.gate is None or not gates or are_put_aside():
         return
     named = model.repository_name("transformer")
@@ -109,12 +111,13 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     for gate in gates:
         if table_problem(gate.kind, gate.table) is not None:
             continue  # the gate's own node reports it
+        if gate.kind == KIND and (problems := list(known_problems(model, facts.step, facts.branches))):
+            yield from problems
+            continue
         try:
             resolve(gate, place)
         except NodeError as found:
             yield replace(found.diagnostic, place="gate")
-        if gate.kind == KIND and facts.branches.nonlinear is not None:
-            yield unsupported(facts.branches.nonlinear)
     if model.compiled_whole and any(gate.active for gate in gates):
         yield COMPILED_WHOLE
 

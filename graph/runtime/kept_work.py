@@ -31,12 +31,12 @@ def remembered(name: str) -> dict[str, Work]:
         return {}
 
 
-def remember(works: Mapping[str, Mapping[str, Work]]) -> None:
-    """Keep the work of calls, by name and kind."""
+def remember(works: Mapping[str, Mapping[str, Work]], most: int = MOST_KINDS) -> None:
+    """Keep the work of calls, by name and kind; of each name, the last `most` kinds."""
     insert = "INSERT OR REPLACE INTO work VALUES (?, ?, ?)"
     rows = []
     for name, kinds in works.items():
-        few = list(kinds.items())[-MOST_KINDS:]
+        few = list(kinds.items())[-most:]
         rows.append((name, json.dumps({kind: (dict(work.flops), work.bytes) for kind, work in few}), time.time()))
     oldest = "SELECT name FROM work ORDER BY made DESC LIMIT -1 OFFSET ?"
     _TABLE.change([*((insert, row) for row in rows), (f"DELETE FROM work WHERE name IN ({oldest})", (MOST,))])

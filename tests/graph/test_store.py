@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.runtime import stored_steps
 from sgd.graph.runtime.profiling import Profiling
-from sgd.graph.runtime.run import Result
+from sgd.graph.runtime.run_result import Result
 from sgd.graph.store import entries
 from sgd.graph.store.entries import FolderStore, MemoryStore
 

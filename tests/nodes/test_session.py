@@ -344,7 +344,8 @@ def test_what_a_node_still_uses_after_an_interrupt_is_forgotten(wan_folder):
     """The next run must not share a module with a thread that has not ended."""
     from helpers.direct import DirectRun, model_of
     from sgd.graph.contract.kept_values import Session
-    from sgd.graph.runtime.run import Result, _tidy
+    from sgd.graph.runtime.run import _tidy
+    from sgd.graph.runtime.run_result import Result
 
     session = Session()
     model = model_of(wan_folder, "scheduler")

@@ -30,7 +30,7 @@ def test_check_finds_nothing(file: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-TINY = ("quickstart", "quickstart_cached", "many_prompts")
+TINY = ("quickstart", "quickstart_cached", "quickstart_tuned", "many_prompts")
 """Workflows of the embedded model, which is too small to gain by `model.optimize`."""
 
 

@@ -100,8 +100,9 @@ def _ended(status: Any) -> str:
 def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], arguments: Namespace) -> int:
     from ...contract.device import choose
     from ...runtime.context import RECORD
+    from ...runtime.failure import does_not_fit
     from ...runtime.observers.progress import Progress
-    from ...runtime.run import does_not_fit, run
+    from ...runtime.run import run
     from ..replayed_outputs import replayed_clip, replayed_run
 
     # A run on the CPU is repeated there, also where there is a GPU.

@@ -49,6 +49,7 @@ class NodeRow(BaseModel):
     device_seconds: float | None = None
     share: float = 0.0
     peak_bytes: float | None = None
+    uncounted: bool = False
     flops: float | None = None
     bytes: float | None = None
     ceiling: Ceiling | None = None

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...compiler.compile import Checked, check, find, plan_of
+from ...compiler.compile import Checked, check, plan_of
+from ...compiler.frontend.workflow_path import find_workflow
 from ...compiler.plan import Plan
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import NodeError, Problems
@@ -84,7 +85,7 @@ def _checked(sweep: Sweep, combination: Combination, library: Library) -> Checke
     file, text = sweep.file, None
     if nodes:
         try:
-            path, file = find(file)
+            path, file = find_workflow(file)
             text = _with_nodes(path, nodes, library)
         except Problems as problems:
             return Checked(diagnostics=list(problems.diagnostics))

@@ -19,7 +19,7 @@ from ...contract.suggestions import did_you_mean
 from ...contract.text_tables import seconds
 from ...language.registry import Library
 from ...runtime.output_folder import OutputFolder
-from ...runtime.run import default_folder
+from ...runtime.prepared_folder import default_folder
 from ..comparison.compare_command import Counting
 from ..page_files import page_beside, write_page
 from ..store_option import store_folder

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...compiler.compile import find
+from ...compiler.frontend.workflow_path import find_workflow
 from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import NodeError, UnreadableFile
 from ...contract.json_reader import read_json
@@ -73,7 +73,7 @@ def hash_of(file: str) -> str:
     """The hash of a workflow's file; empty if it cannot be read, which its check reports."""
     try:
         path = Path(file)
-        path = path / "run.json" if path.is_dir() else path if path.exists() else find(file)[0]
+        path = path / "run.json" if path.is_dir() else path if path.exists() else find_workflow(file)[0]
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except Exception:
         return ""

@@ -6,47 +6,23 @@ import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from sgd.graph.contract.processes import Axis, Group, Mesh, Processes
+from sgd.graph.contract.processes import Mesh
+from sgd.nodes.models.ranks.torch_processes import TorchProcesses
 
 SECONDS = 120
 
 
-class Joined(Processes):
-    """Processes that have joined torch's default group."""
-
-    def __init__(self, rank: int, mesh: Mesh) -> None:
-        self.rank, self.mesh, self.sent = rank, mesh, 0
-        self.groups: dict[Any, Any] = {}
-        for axis in ("branches", "ulysses", "ring", "sequence", "all"):
-            for other in range(mesh.size):
-                ranks = mesh.ranks(axis, other)
-                if ranks not in self.groups:
-                    self.groups[ranks] = dist.new_group(list(ranks))
-
-    def group(self, axis: Axis) -> Group:
-        ranks = self.mesh.ranks(axis, self.rank)
-        return Group(ranks, ranks.index(self.rank), self.groups[ranks])
-
-    def agree(self, value: Any) -> Any:
-        return self.broadcast(value)
-
-    def broadcast(self, value: Any) -> Any:
-        held = [value]
-        dist.broadcast_object_list(held, src=0)
-        return held[0]
-
-    def exchanged(self, sent: int, waited: float = 0.0) -> None:
-        self.sent += sent
+Join = Callable[[Mesh], TorchProcesses]
+"""Joins the processes of a mesh; a later mesh of one process takes the place of the one before."""
 
 
-def on_ranks(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Call `work(rank)` in `count` processes that have joined each other.
+def on_ranks(count: int, work: Callable[[Join], Any]) -> list[Any]:
+    """Call `work(join)` in `count` processes, each of which joins the others by it.
 
     Returns:
         What each returned.
@@ -72,11 +48,17 @@ def on_ranks(count: int, work: Callable[[int], Any]) -> list[Any]:
         return [torch.load(Path(folder) / f"made{rank}", weights_only=False) for rank in range(count)]
 
 
-def _rank(rank: int, count: int, work: Callable[[int], Any], folder: Path) -> None:
+def _rank(rank: int, count: int, work: Callable[[Join], Any], folder: Path) -> None:
+    made: list[TorchProcesses] = []
+
+    def join(mesh: Mesh) -> TorchProcesses:
+        if made:
+            dist.destroy_process_group()
+        made.append(TorchProcesses(dist.FileStore(str(folder / f"store{len(made)}"), count), rank, mesh, "cpu"))
+        return made[-1]
+
     try:
-        store = f"file://{folder}/store"
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=timedelta(seconds=60))
-        torch.save(work(rank), folder / f"made{rank}")
+        torch.save(work(join), folder / f"made{rank}")
         dist.destroy_process_group()
     except BaseException:
         (folder / f"failed{rank}").write_text(f"rank {rank}\n{traceback.format_exc()}")

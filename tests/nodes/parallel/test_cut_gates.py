@@ -5,15 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers.direct import DirectRun
-from helpers.gate_pipelines import FAMILIES, STEPS
+from helpers.gate_pipelines import STEPS
 from helpers.gates_apart import MEASURED, PROMPTS, SEEDS, made
 from helpers.ours import Pair, decisions
-from helpers.ranks import Joined, on_ranks
+from helpers.ranks import on_ranks
 from sgd.graph.contract.processes import Mesh
 
-OTHERS = ("time", "scm", "fora", "magcache", "separate")
 FEW = {"flux": ("taylorseer",), "z-image": ("teacache",)}
 """Both signals of blocks, with and without a stream of text, and with rows of several lengths."""
+
+MANY = {
+    "wan": ("easycache", "time", "magcache"),
+    "hunyuan-video": ("teacache", "separate"),
+    "flux": ("dbcache", "scm"),
+    "qwen-image": ("scm dynamic", "gate"),
+    "z-image": ("taylorseer", "fora"),
+}
+"""Every family, and every method."""
 
 
 def outcome(pair, method, processes=None):
@@ -31,8 +39,8 @@ def check(folder, mesh, cases):
     pairs = {family: Pair(family, folder / family, layers=3) for family in cases}
     wanted = {(family, method): outcome(pairs[family], method) for family in cases for method in cases[family]}
 
-    def work(rank):
-        processes = Joined(rank, mesh)
+    def work(join):
+        processes = join(mesh)
         return {case: outcome(pairs[case[0]], case[1], processes) for case in wanted}
 
     for found in on_ranks(mesh.size, work):
@@ -56,13 +64,6 @@ def test_gates_decide_as_one_process_does(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [Mesh(ring=3), Mesh(ulysses=2, ring=2)], ids=str)
-def test_gates_of_every_method_on_more_processes(tmp_path, mesh):
-    methods = (*MEASURED, *OTHERS)
-    cases = {family: [m for m in methods if m not in unknown(family)] for family in FAMILIES}
-    check(tmp_path, mesh, cases)
-
-
-def unknown(family):
-    """Methods that a family does not have."""
-    return [*(() if family == "wan" else ("time",)), *(() if len(FAMILIES[family].lists) > 1 else ("separate",))]
+def test_gates_of_every_method_in_three_processes(tmp_path):
+    assert {method for methods in MANY.values() for method in methods} >= {*MEASURED, "time", "scm", "fora", "magcache"}
+    check(tmp_path, Mesh(ring=3), MANY)

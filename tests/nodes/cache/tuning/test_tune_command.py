@@ -100,7 +100,7 @@ def test_a_workflow_without_a_gate_says_how_to_add_one(file, capsys):
     assert "add a node `gate: {uses: cache.none}`" in capsys.readouterr().err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_file_keeps_the_psnr_and_all_its_other_bytes(file, capsys):
     assert tune("--psnr", "35,60") == 0
     told = capsys.readouterr()

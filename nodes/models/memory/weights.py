@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import DoesNotFit, NodeError
 from ....graph.contract.node import Run
+from ....graph.contract.process_state import released
 from ...support import device_memory
 from ..repository import component_fit, dummy, reading
 from ..repository.component_classes import component_class, is_module
@@ -25,9 +26,17 @@ if TYPE_CHECKING:
     import torch
 
     from ..checkpoints.checkpoint_source import Checkpoint
+    from ..repository.early_tensors import Tensors
     from .offloading import Offload
 
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
+
+EARLY_SHARE = 0.5
+"""A component is brought to the device early if its weights take at most this share of the free memory. The rest is for
+the nodes that work meanwhile."""
+
+ENCODERS = ("text_encoder", "image_encoder")
+"""Starts of the names of components beside which the next component is brought to the device."""
 
 WORKING_ROOM = 0.9
 """A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
@@ -48,8 +57,8 @@ class Weights:
     A component may be held twice: on the device, and in host memory (`Offload`).
 
     `acquire` and `release` count: a component is dropped after as many releases as acquisitions. Only the thread that
-    runs the plan may call them. One other thread may call `prefetch` at the same time. `prefetch` only reads files and
-    builds no module, because the libraries' loaders change torch's default dtype for all threads.
+    runs the plan may call them. One other thread may call `prefetch` at the same time. `prefetch` only reads tensors,
+    and builds no module, because the libraries' loaders change torch's default dtype for all threads.
 
     Attributes:
         repository: The repository of the components.
@@ -80,6 +89,7 @@ class Weights:
         self._sizes: dict[str, tuple[int, int]] = {}
         self._configs: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
+        self._early: dict[str, Tensors] = {}
         self._keeper: Keeper | None = None
         self.idle = Idle()
 
@@ -102,6 +112,8 @@ class Weights:
         """
         self.repository.entry(part)
         files = () if self._keeper is None else self._prepare(part, placed, self._keeper, run)
+        with released(), self._locks[part]:  # a prefetch of the same component reads it to the end
+            pass
         if placed is None and (part, None) not in self._held and part not in self._chosen:
             self._choose(part, run)
         placed = placed or self.chosen(part)
@@ -178,6 +190,8 @@ class Weights:
                 self._chosen[part] = offloading.Offload(part)
             return
         run.chose(name, False)
+        if part in self._early:  # it is on the device
+            return
         free, (_, size) = device_memory.free(run), self.parameters(part)
         if free is None or size <= WORKING_ROOM * free:
             return
@@ -199,8 +213,14 @@ class Weights:
         if placed is not None and (part, placed) not in self._held:
             del self._chosen[part]
 
-    def prefetch(self, part: str, run: Run) -> None:
-        """Download a component's files and read them into the page cache. Errors are ignored."""
+    def prefetch(self, part: str, run: Run, early: bool = False) -> None:
+        """Download a component's files and read them into the page cache. Errors are ignored.
+
+        Args:
+            part: Name in the repository.
+            run: Tells when the run ends.
+            early: Read the tensors to the device too, beside an encoder that is in memory, if there is room for both.
+        """
         if self.kind != "real" or self._holds(part) or part not in self._locks:
             return
         try:
@@ -211,10 +231,24 @@ class Weights:
                     paths = [file for file in (self.checkpoints[part].file,) if file is not None]
                 else:
                     _, paths, _ = reading.bring(self.repository, part, self.variant, run)
+                    if early and self._early_fits(part, run):
+                        given = self.repository, part, self.variant, self.torch_dtype(part), self.device, run
+                        tensors = reading.read_early(*given, run.ending)
+                        if tensors is not None:
+                            self._early[part] = tensors
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
-            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
+            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked() or run.ending())
         except Exception:
             return  # `acquire` raises the same error, in the thread that can report it
+
+    def _early_fits(self, part: str, run: Run) -> bool:
+        """Whether a component may be on the device before its first reader: beside an encoder, with room for both."""
+        encodes = any(held.startswith(ENCODERS) for held, _ in tuple(self._held))
+        offloaded = run.choice(f"offload {part} of {self.repository.source}")  # of a resumed run
+        if not encodes or part.startswith(ENCODERS) or offloaded or self._keeper is not None:
+            return False
+        free = device_memory.free(run)
+        return free is not None and 0 < self.parameters(part)[1] <= EARLY_SHARE * free
 
     def _holds(self, part: str) -> bool:
         return any(held == part for held, _ in tuple(self._held))
@@ -383,13 +417,16 @@ class Weights:
 
     def _make(self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None) -> Any:
         device = self.device if placed is None or self.kind == "meta" else "cpu"
+        early = self._early.pop(part, None)
+        if placed is not None:
+            early = None
         if self.kind == "real" and part in self.checkpoints:
             from ..checkpoints import checkpoint_loading
 
             checkpoint = self.checkpoints[part]
             return checkpoint_loading.read(self.repository, part, checkpoint, self.torch_dtype(part), device, run)
         if self.kind == "real":
-            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
+            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run, early)
         library, name = self.repository.entry(part)
         cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
         if not is_module(cls):

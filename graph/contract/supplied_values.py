@@ -128,6 +128,10 @@ class Run(RecipeRun):
             value: A plain value other than None.
         """
 
+    def ending(self) -> bool:
+        """Whether the run is at its end, so that work ahead of time serves nobody."""
+        return False
+
     def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
         """Tell that a component is being loaded. It is over when the component is in memory.
 

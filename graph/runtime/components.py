@@ -17,6 +17,9 @@ from .arguments import Environment
 from .context import Context
 from .failure import NodeFailed, reason
 
+PATIENCE_SECONDS = 5.0
+"""A prefetch may be in the middle of a download, which is not waited for any longer at the end of a run."""
+
 
 class Components:
     """Follows the `Acquire` and `Release` steps of a plan.
@@ -33,6 +36,7 @@ class Components:
         # This keeps the values, since their last reader may come before the last reader of their components.
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
+        self.ended = False
 
     def acquire(self, step: Acquire, environment: Environment) -> None:
         """Acquire a part of a value, or of each value in a list; all parts for `*`.
@@ -73,12 +77,21 @@ class Components:
             self.observer.part_released(Ref(maker.id, step.holder.port), part)
 
     def release_all(self) -> None:
-        """Release every component that is still held after an error or an interrupt. A session does not keep them."""
+        """Release every component that is still held after an error or an interrupt. A session does not keep them.
+
+        The thread that prefetches ends first, so that nothing of the run is left.
+        """
+        self.ended = True
+        if self.thread is not None:
+            self.thread.join(PATIENCE_SECONDS)
         for parts in self.held.values():
             for holder, part in parts:
                 with suppress(Exception), shared():
                     getattr(holder, "discard", holder.release)(part)
         self.held.clear()
+
+    def _ending(self) -> bool:
+        return self.ended or self.stop.is_set()
 
     def prefetch(self, steps: tuple[Step, ...], environment: Environment) -> None:
         """Prefetch the components that these steps need next, while the steps before them run."""
@@ -89,12 +102,12 @@ class Components:
             if isinstance(step, Acquire):
                 holder: Any = environment.get(step.holder)
                 if step.part != ALL and hasattr(holder, "prefetch"):
-                    wanted.append((holder, step.part, self.run.silent(self.maker(step.holder))))
+                    wanted.append((holder, step.part, self.run.silent(self.maker(step.holder), self._ending)))
             elif wanted:
                 break
 
         def work() -> None:
-            while wanted and not self.stop.is_set():
+            while wanted and not self._ending():
                 holder, part, run = wanted.pop(0)
                 with suppress(Exception):  # `acquire` raises the error again and reports it
                     holder.prefetch(part, run)

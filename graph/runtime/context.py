@@ -65,6 +65,7 @@ class Context(Run):
         self.written: list[Path] = []
         self.unfinished: dict[Path, object] = {}
         self.kept_files: dict[str, tuple[Path, ...]] = {}
+        self.ends: Callable[[], bool] | None = None
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
@@ -192,11 +193,14 @@ class Context(Run):
         self._temporary.clear()
         self.unfinished.clear()
 
-    def silent(self, call: Call) -> Context:
-        """A context for a call in another thread; no observer receives its events."""
+    def ending(self) -> bool:
+        return self.ends is not None and self.ends()
+
+    def silent(self, call: Call, ends: Callable[[], bool] | None = None) -> Context:
+        """A context for a call in another thread; no observer receives its events. `ends`: see `ending`."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
-        other.ranges = False
+        other.ranges, other.ends = False, ends
         other.processes = ONE_PROCESS  # other ranks may not do the same now
         other._warned = set()
         return other

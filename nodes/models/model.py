@@ -118,9 +118,9 @@ class Model(Port):
             raise
 
     def prefetch(self, part: str, run: Run) -> None:
-        """Read a component's files in advance, from another thread. `acquire` reports errors."""
+        """Read a component in advance, from another thread. `acquire` reports errors."""
         if not self._lacks(part):
-            self.weights.prefetch(self.name(part), run)
+            self.weights.prefetch(self.name(part), run, early=self.offload(part) is None)
 
     def release(self, part: str) -> None:
         """Release a component. If this was the last holder, the component and its memory are dropped."""

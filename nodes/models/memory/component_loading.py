@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..checkpoints.checkpoint_source import Checkpoint
+    from ..repository.early_tensors import Tensors
     from .offloading import Offload
 
 CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
@@ -96,8 +97,18 @@ class ComponentLoader:
         assert file is not None
         return component_fit.on_meta(cls, self.config(part), self.torch_dtype(part), file)
 
-    def make(self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None) -> Any:
-        """Make a component. See `Weights.acquire` for the arguments and errors."""
+    def make(
+        self,
+        part: str,
+        run: Run,
+        placed: Offload | None,
+        smaller: Callable[[Any], None] | None,
+        early: Tensors | None = None,
+    ) -> Any:
+        """Make a component. See `Weights.acquire` for the arguments and errors.
+
+        `early`: tensors of the component that are on the device already.
+        """
         device = self.device if placed is None or self.kind == "meta" else "cpu"
         if self.kind == "real" and part in self.checkpoints:
             from ..checkpoints import checkpoint_loading
@@ -105,7 +116,7 @@ class ComponentLoader:
             checkpoint = self.checkpoints[part]
             return checkpoint_loading.read(self.repository, part, checkpoint, self.torch_dtype(part), device, run)
         if self.kind == "real":
-            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
+            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run, early)
         library, name = self.repository.entry(part)
         cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
         if not is_module(cls):

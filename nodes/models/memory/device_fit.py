@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ....graph.contract.errors import DoesNotFit
 from ....graph.contract.node import Run
 from ...support import device_memory
@@ -12,11 +14,40 @@ from .offloading import Offload
 WORKING_ROOM = 0.9
 """A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
 
+EARLY_SHARE = 0.5
+"""A component is brought to the device early if its weights take at most this share of the free memory. The rest is for
+the nodes that work meanwhile."""
 
-def offload_if_needed(loader: ComponentLoader, part: str, run: Run) -> Offload | None:
+ENCODERS = ("text_encoder", "image_encoder")
+"""Starts of the names of components beside which the next component is brought to the device."""
+
+
+def fits_early(loader: ComponentLoader, part: str, held: Iterable[str], run: Run) -> bool:
+    """Whether a component may be on the device before its first reader: beside an encoder, with room for both.
+
+    Args:
+        loader: Knows the component's size.
+        part: Name in the repository.
+        held: Names of the components in memory.
+        run: Knows the free memory, and the choices of a resumed run.
+    """
+    encodes = any(name.startswith(ENCODERS) for name in held)
+    if not encodes or part.startswith(ENCODERS) or run.choice(f"offload {part} of {loader.repository.source}"):
+        return False
+    free = device_memory.free(run)
+    return free is not None and 0 < loader.parameters(part)[1] <= EARLY_SHARE * free
+
+
+def offload_if_needed(loader: ComponentLoader, part: str, run: Run, early: bool) -> Offload | None:
     """Settings of offloading for a component whose weights do not fit the free memory of a GPU; None if they do.
 
     A resumed run decides as before.
+
+    Args:
+        loader: Knows the component's size and source.
+        part: Name in the repository.
+        run: Knows the free memory, and takes the choice and a warning.
+        early: The weights are on the device already.
     """
     if loader.offload != "auto" or not device_memory.target(run).startswith("cuda"):
         return None
@@ -24,6 +55,8 @@ def offload_if_needed(loader: ComponentLoader, part: str, run: Run) -> Offload |
     if run.choice(name) is not None:
         return offloading.Offload(part) if run.choice(name) else None
     run.chose(name, False)
+    if early:
+        return None
     free, (_, size) = device_memory.free(run), loader.parameters(part)
     if free is None or size <= WORKING_ROOM * free:
         return None

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
+from ....graph.contract.process_state import released
 from ...support import device_memory
 from ..repository import dummy, reading
 from . import host_memory, offloading
 from .component_loading import ComponentLoader
 from .component_views import Held, Views
-from .device_fit import offload_if_needed, too_large
+from .device_fit import fits_early, offload_if_needed, too_large
 from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
 if TYPE_CHECKING:
+    from ..repository.early_tensors import Tensors
     from .offloading import Offload
 
 
@@ -32,8 +34,8 @@ class Weights(ComponentLoader):
     A component may be held twice: on the device, and in host memory (`Offload`).
 
     `acquire` and `release` count: a component is dropped after as many releases as acquisitions. Only the thread that
-    runs the plan may call them. One other thread may call `prefetch` at the same time. `prefetch` only reads files and
-    builds no module, because the libraries' loaders change torch's default dtype for all threads.
+    runs the plan may call them. One other thread may call `prefetch` at the same time. `prefetch` only reads tensors,
+    and builds no module, because the libraries' loaders change torch's default dtype for all threads.
 
     Attributes:
         idle: Components that a session keeps without a holder.
@@ -46,6 +48,7 @@ class Weights(ComponentLoader):
         self._held: dict[tuple[str, Offload | None], Held] = {}
         self._chosen: dict[str, Offload] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
+        self._early: dict[str, Tensors] = {}
         self._keeper: Keeper | None = None
         self.idle = Idle()
 
@@ -68,8 +71,10 @@ class Weights(ComponentLoader):
         """
         self.repository.entry(part)
         files = () if self._keeper is None else self._prepare(part, placed, self._keeper, run)
+        with released(), self._locks[part]:  # a prefetch of the same component reads it to the end
+            pass
         if placed is None and (part, None) not in self._held and part not in self._chosen:
-            offloaded = offload_if_needed(self, part, run)
+            offloaded = offload_if_needed(self, part, run, early=part in self._early)
             if offloaded is not None:
                 self._chosen[part] = offloaded
         placed = placed or self.chosen(part)
@@ -142,8 +147,14 @@ class Weights(ComponentLoader):
         if placed is not None and (part, placed) not in self._held:
             del self._chosen[part]
 
-    def prefetch(self, part: str, run: Run) -> None:
-        """Download a component's files and read them into the page cache. Errors are ignored."""
+    def prefetch(self, part: str, run: Run, early: bool = False) -> None:
+        """Download a component's files and read them into the page cache. Errors are ignored.
+
+        Args:
+            part: Name in the repository.
+            run: Tells when the run ends.
+            early: Read the tensors to the device too, beside an encoder that is in memory, if there is room for both.
+        """
         if self.kind != "real" or self._holds(part) or part not in self._locks:
             return
         try:
@@ -154,8 +165,14 @@ class Weights(ComponentLoader):
                     paths = [file for file in (self.checkpoints[part].file,) if file is not None]
                 else:
                     _, paths, _ = reading.bring(self.repository, part, self.variant, run)
+                    held = [name for name, _ in tuple(self._held)]
+                    if early and self._keeper is None and fits_early(self, part, held, run):
+                        given = self.repository, part, self.variant, self.torch_dtype(part), self.device, run
+                        tensors = reading.read_early(*given, run.ending)
+                        if tensors is not None:
+                            self._early[part] = tensors
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
-            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked())
+            reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked() or run.ending())
         except Exception:
             return  # `acquire` raises the same error, in the thread that can report it
 
@@ -255,7 +272,8 @@ class Weights(ComponentLoader):
     ) -> Any:
         free = device_memory.free(run)
         try:
-            return self.make(part, run, placed, smaller)
+            early = self._early.pop(part, None)
+            return self.make(part, run, placed, smaller, early if placed is None else None)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ....graph.contract.node import Run
 from ....graph.contract.process_state import exclusive
 from ...support.quiet import quiet
 from ..memory.host_memory import align
-from . import hub, weight_files
+from . import early_tensors, hub, weight_files
 from .component_classes import component_class, is_module
 from .component_files import check_tokenizer, needs_weights, warnings_of_config
 from .component_fit import OTHER, check_fit, on_meta, try_schedule
@@ -42,7 +43,15 @@ def bring(repository: Repository, part: str, variant: str | None, run: Run) -> t
     return folder, weights, variant
 
 
-def read(repository: Repository, part: str, variant: str | None, dtype: torch.dtype, device: str, run: Run) -> Any:
+def read(
+    repository: Repository,
+    part: str,
+    variant: str | None,
+    dtype: torch.dtype,
+    device: str,
+    run: Run,
+    early: early_tensors.Tensors | None = None,
+) -> Any:
     """Load a component: a module in evaluation mode on `device`, or a tokenizer, processor or scheduler.
 
     Args:
@@ -53,6 +62,7 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
         device: `cpu`, or a CUDA device, which receives the weights shard by shard (`device_map`; only
             tests/nodes/models/test_cuda.py tests this, on a GPU).
         run: Receives progress and warnings.
+        early: Its tensors, if `read_early` has read them.
 
     Raises:
         NodeError: If the files are missing, damaged, only pickled, or do not fit the configuration.
@@ -70,6 +80,11 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     if not weights:
         raise _no_weights(repository, part, folder, variant)
     warn_of_config(repository, part, weights, run)
+    if early is not None:
+        module = _guarded(config_file, cls, lambda: early_tensors.module_of(cls, config, dtype, early, device))
+        if device == "cpu":
+            align(module, weights)
+        return module.eval().requires_grad_(False)
     check_fit(on_meta(cls, config, dtype, config_file), weights, config_file)
     options = _options(library, run) | {
         "dtype": dtype,
@@ -90,6 +105,41 @@ def read(repository: Repository, part: str, variant: str | None, dtype: torch.dt
     if device == "cpu":
         align(module, weights)
     return module.eval().requires_grad_(False)
+
+
+def read_early(
+    repository: Repository,
+    part: str,
+    variant: str | None,
+    dtype: torch.dtype,
+    device: str,
+    run: Run,
+    stop: Callable[[], bool],
+) -> early_tensors.Tensors | None:
+    """Read the tensors of a model of diffusers to its device, from another thread than that of the plan.
+
+    The arguments are those of `read`.
+
+    Args:
+        stop: Whether nobody needs them any more.
+
+    Returns:
+        The tensors for `read`; None if `stop` was true, or only the loader of the library can read the component.
+
+    Raises:
+        NodeError: See `read`, which raises it again.
+    """
+    library, name = repository.entry(part)
+    folder, weights, _ = bring(repository, part, variant, run)
+    if library != "diffusers" or not weights:
+        return None
+    cls = component_class(repository.source, part, library, name, folder, run)
+    config_file = repository.config_file(part)
+    if not is_module(cls) or config_file is None:
+        return None
+    module = on_meta(cls, repository.config(part), dtype, config_file)
+    check_fit(module, weights, config_file)
+    return early_tensors.read(module, weights, device, stop)
 
 
 def read_small(repository: Repository, part: str, cls: Any, folder: Path, run: Run) -> Any:

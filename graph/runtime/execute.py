@@ -18,8 +18,8 @@ from .components import Components
 from .context import Context
 from .failure import Interrupted, NodeFailed, reason
 from .finished_effects import FinishedEffects
+from .loop_stack import LoopStack
 from .loop_under_way import LoopUnderWay, States
-from .places import Places
 from .prepared_call import Prepared, prepare, skipped
 from .step_wrap import StepWrap, StepWraps
 
@@ -60,8 +60,8 @@ class Executor:
         self.prepared: dict[str, Prepared] = {}
         self.checks: Observer = Observers([c for each in plan.loaded for c in each.value_checks(run)], strict=True)
         self.components = Components(run, observer, self.maker, self.stop)
-        self.places = Places(plan, self.calls, run, positions, start)
-        effects = FinishedEffects(self.places) if positions is not None or start is not None else None
+        self.loops = LoopStack(plan, self.calls, run, positions, start)
+        effects = FinishedEffects(self.loops) if positions is not None or start is not None else None
         wraps = [each for each in (wrap, effects) if each is not None]
         self.wrap = StepWraps(wraps) if wraps else StepWrap()
 
@@ -77,9 +77,9 @@ class Executor:
             Interrupted: If `stop` was set.
         """
         environment: Environment = {}
-        states = self.places.outer
+        states = self.loops.outer
         try:
-            self.places.begin(environment)
+            self.loops.begin(environment)
             self.steps(self.plan.steps, environment, states)
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
@@ -91,7 +91,7 @@ class Executor:
 
     def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:
         """Run the steps of one level, and free each value after its last reader."""
-        steps, wrap = self.places.to_take(steps), self.wrap
+        steps, wrap = self.loops.to_take(steps), self.wrap
         for number, step in enumerate(steps):
             if self.stop.is_set():
                 raise Interrupted
@@ -143,10 +143,10 @@ class Executor:
 
     def loop(self, step: LoopStep, environment: Environment) -> None:
         """Run a loop: all its turns, or those that are left in a resumed run."""
-        loop = self.places.begin_loop(step, environment, self.turns, partial=bool(self.skip))
+        loop = self.loops.begin_loop(step, environment, self.turns, partial=bool(self.skip))
         if not loop.resumed:
             self.free(step.free_first, environment)
-        self.places.under_way.append(loop)
+        self.loops.under_way.append(loop)
         self.checks.loop_started(step.loop, loop.total)
         self.observer.loop_started(step.loop, loop.total)
         try:
@@ -160,7 +160,7 @@ class Executor:
                 self.observer.turn_finished(step.loop, index, perf_counter() - began)
                 self.between_turns(environment)
         finally:
-            self.places.under_way.pop()
+            self.loops.under_way.pop()
             self.end(loop.states)
         loop.finish(environment)
         self.checks.loop_finished(step.loop)
@@ -177,7 +177,7 @@ class Executor:
     def between_turns(self, environment: Environment) -> None:
         """Tell about this place, if the run may be resumed here."""
         if self.wrap.settled():
-            self.places.between_turns(environment)
+            self.loops.between_turns(environment)
 
     def free(self, names: Sequence[Value], environment: Environment) -> None:
         """Free values. The frame of their last reader is gone, and keeps none alive."""

@@ -13,7 +13,7 @@ compilation work behind the gate too.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -22,21 +22,16 @@ import torch
 from ...families.base import Blocks, DenoiserInput, Family
 from ...models.memory.block_groups import brought_in, put_back
 from ...support import batch_rows
-from ..gate import Gate, Signal
+from ..gate import Gate
 from ..tuning.step_plan import StepPlan
 from ..tuning.tuned_table import KIND
-from . import predictors
 from .decide import Decider, KnownDecisions
 from .gated_component import Call, GatedComponent, Parts, expected
-from .kept_rows import keep, own
 from .predictors import Taylor
-from .row_cache import RowCache, decide
-from .signals import relative_change
+from .row_cache import RowCache
+from .stack_memory import StackMemory, Streams, some_of
 from .tuned_model import TunedModel
 from .whole_model import WholeModel
-
-Streams = tuple[torch.Tensor, torch.Tensor | None]
-"""Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
 
 
 class Engine:
@@ -143,7 +138,7 @@ class Gated:
             lengths: The rows' numbers of tokens without padding; None if there is no padding.
         """
         for stack, caches in zip(self.stacks, zip(*rows, strict=True), strict=True):
-            stack.caches, stack.index, stack.lengths = caches, index, lengths
+            stack.memory.use(caches, index, lengths)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return exchanged(self.transformer, self.stand_ins, *args, **kwargs)
@@ -182,23 +177,20 @@ class Stack(torch.nn.Module):
         super().__init__()
         self.lists = torch.nn.ModuleList(lists)  # a walk over the transformer's modules still finds the blocks
         blocks = [block for blocks in lists for block in blocks]
-        self.family, self.gate, self.parts = family, gate, parts
+        self.family, self.gate = family, gate
         front = gate.front or 0
         end = len(blocks) - gate.back
         self.front, self.middle, self.back = blocks[:front], blocks[front:end], blocks[end:]
         self.first = blocks[0]
-        self.keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
-        self.caches: Sequence[RowCache] = ()
-        self.lengths: Sequence[int] | None = None
-        self.own_lengths: Sequence[int] = ()
-        self.index = -1
+        keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
+        self.memory = StackMemory(gate.signal, keeps_text, parts)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         call = BlockCall(self.family.blocks, args, kwargs)
-        modulated = self._modulated(call) if self._measures("modulated") else None
+        modulated = self._modulated(call) if self.memory.measures("modulated") else None
         streams = call.through(self.front, call.given)  # hidden [B, tokens, width], text [B, length, width] or None
-        added = streams[0] - call.given[0] if self._measures("front") else None  # [B, tokens, width]
-        computed = self._decide(modulated if added is None else added, streams[0].shape[1])
+        added = streams[0] - call.given[0] if self.memory.measures("front") else None  # [B, tokens, width]
+        computed = self.memory.decide(modulated if added is None else added, streams[0].shape[1])
         return call.returned(call.through(self.back, self.between(call, streams, computed)))
 
     def between(self, call: BlockCall, streams: Streams, computed: Sequence[int]) -> Streams:
@@ -207,83 +199,19 @@ class Stack(torch.nn.Module):
         if computed:
             given = some_of(streams, computed, batch_rows.gather)
             made = call.of_rows(self.first, computed).through(self.middle, given)
-            self._remember(computed, given, made)
+            self.memory.remember(computed, given, made)
             parts.append((computed, made))
-        if reused := batch_rows.others(computed, len(self.caches)):
-            parts.append((reused, self._predicted(reused, some_of(streams, reused))))
+        if reused := batch_rows.others(computed, len(self.memory.caches)):
+            parts.append((reused, self.memory.predicted(reused, some_of(streams, reused))))
         hidden = batch_rows.put_together([(rows, made[0]) for rows, made in parts])
         if "text" not in self.family.blocks.returns:
             return hidden, streams[1]
         return hidden, batch_rows.put_together([(rows, made[1]) for rows, made in parts])  # type: ignore[misc]
 
-    def _measures(self, signal: Signal) -> bool:
-        """Whether the gate compares this signal, and the decisions do not follow from the schedule alone."""
-        return self.gate.signal == signal and any(cache.known is None for cache in self.caches)
-
     def _modulated(self, call: BlockCall) -> torch.Tensor:
         """The modulated input of the first block [B, tokens, width]."""
         with brought_in(self.first):
             return self.family.modulated(self.first, call.given[0], call.named(self.first))
-
-    def _decide(self, signal: torch.Tensor | None, tokens: int) -> list[int]:
-        """The rows that are computed at this step; numbers are read from the device if the rule decides."""
-        caches, parts = self.caches, self.parts
-        own_lengths = lengths = self.lengths or [tokens] * len(caches)
-        if parts is not None and self.lengths is not None:
-            own_lengths = [parts.own(length) for length in lengths]
-        self.lengths, self.own_lengths = lengths, own_lengths
-        relative = relative_change if parts is None else parts.relative_change
-
-        def change(row: int) -> torch.Tensor:
-            compared = caches[row].compared
-            assert signal is not None, "the gate measures the signal of its rule"
-            assert compared is not None, "the first step is computed"
-            return relative(compared.own, own(signal, row, own_lengths[row]))
-
-        computed = decide(caches, self.index, lengths, change)
-        # An input is compared with the last step; a residual with the last computed step.
-        rows = range(len(caches)) if self.gate.signal == "modulated" else computed
-        if signal is not None and rows:
-            before = [caches[row].compared for row in rows]
-            kept = keep(before, batch_rows.gather(signal, rows), [own_lengths[row] for row in rows])
-            for row, compared in zip(rows, kept, strict=True):
-                caches[row].compared = compared
-        return computed
-
-    def _remember(self, computed: Sequence[int], before: Streams, after: Streams) -> None:
-        """Keep the residual of the middle blocks, of the rows of which a later step may need it."""
-        places = [at for at, row in enumerate(computed) if self.caches[row].remembers(self.index)]
-        if not places:
-            return
-        assert self.lengths is not None, "the decision comes first"
-        rows = [computed[at] for at in places]
-        (hidden, text), (hidden_before, text_before) = some_of(after, places), some_of(before, places)
-        for row in rows:
-            if self.caches[row].length != self.lengths[row]:
-                self.caches[row].hidden.derivatives = []  # of a row of another size, which a part may not show
-                self.caches[row].length = self.lengths[row]
-        lengths = [self.own_lengths[row] for row in rows]
-        predictors.update([self.caches[row].hidden for row in rows], self.index, hidden - hidden_before, lengths)
-        if self.keeps_text:
-            predictors.update([self.caches[row].text for row in rows], self.index, text - text_before)  # type: ignore[operator]
-
-    def _predicted(self, reused: Sequence[int], streams: Streams) -> Streams:
-        """The streams of some rows after the middle blocks: their predicted residual is added, and no block runs."""
-        hidden, text = streams
-        caches = [self.caches[row] for row in reused]
-        if self.keeps_text and text is not None:
-            text = predictors.predict([cache.text for cache in caches], self.index, text.shape[1]) + text
-        return predictors.predict([cache.hidden for cache in caches], self.index, hidden.shape[1]) + hidden, text
-
-
-def some_of(
-    streams: Streams,
-    rows: Sequence[int],
-    select: Callable[[torch.Tensor, Sequence[int]], torch.Tensor] = batch_rows.take,
-) -> Streams:
-    """Some rows of both streams."""
-    hidden, text = streams
-    return select(hidden, rows), None if text is None else select(text, rows)
 
 
 class BlockCall:

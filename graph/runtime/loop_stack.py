@@ -1,4 +1,4 @@
-"""Places between two turns of loops: where the executor tells that it is at one, and where a resumed run begins."""
+"""The loops under way: positions between two turns, and the position where a resumed run begins."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .context import Context
 from .loop_under_way import LoopUnderWay, States, begun, resumed
 
 
-class Places:
+class LoopStack:
     """The loops under way of one executor.
 
     Args:

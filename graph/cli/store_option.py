@@ -124,7 +124,7 @@ def forecast_lines(found: Forecast) -> list[str]:
     """A forecast as lines of text."""
     lines = []
     for text, title in (("runs", "would run"), ("reused", "would be reused"), ("?", "not known")):
-        names = found.those(text)
+        names = found.named(text)
         if names:
             lines.append(f"  {title}: {', '.join(names)}")
     saved = f", which took {seconds(found.saved_seconds)} s to make" if found.those("reused") else ""

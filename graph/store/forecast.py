@@ -48,14 +48,24 @@ class Forecast:
     unhashed: str | None = None
 
     def those(self, text: str) -> list[str]:
-        """The paths of nodes with this text; `reused` has those of which a part is reused too."""
-        return [id for id, node in self.nodes.items() if node.text == text or (text == "reused" and node.reused)]
+        """The paths of nodes with this text. Those of which a part is reused count as `runs`, and as `reused`."""
+        found = {"runs": lambda node: node.runs and not node.unknown, "reused": lambda node: node.reused}
+        return [id for id, node in self.nodes.items() if found.get(text, lambda node: node.text == text)(node)]
+
+    def named(self, text: str) -> list[str]:
+        """The same for people: with the numbers of calls of a node that is reused in part."""
+        names = []
+        for id in self.those(text):
+            node = self.nodes[id]
+            number = node.runs if text == "runs" else node.reused
+            names.append(f"{id} ({number} of {node.runs + node.reused})" if node.runs and node.reused else id)
+        return names
 
     def json(self) -> dict[str, object]:
         """The forecast as plain data."""
         return {
             "folder": self.folder,
-            "runs": [id for id, node in self.nodes.items() if node.runs and not node.unknown],
+            "runs": self.those("runs"),
             "reused": self.those("reused"),
             "not_needed": self.those("-"),
             "unknown": self.those("?"),

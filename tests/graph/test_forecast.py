@@ -36,7 +36,10 @@ def test_nodes_that_would_run_are_those_that_run(tmp_path: Path, started: Run) -
 
 def test_a_part_of_a_mapping_loop_is_reused(tmp_path: Path, started: Run) -> None:
     started(LOOP, tmp_path / "store")
-    nodes = known(tmp_path, LOOP, texts=["a", "bb", "ccc"]).nodes
+    found = known(tmp_path, LOOP, texts=["a", "bb", "ccc"])
+    assert found.named("runs") == ["encode.one (1 of 3)", "save.two (1 of 3)", "save.file"]
+    assert found.named("reused") == ["encode.one (2 of 3)", "save.two (2 of 3)"]
+    nodes = found.nodes
     assert nodes["encode.one"].text == nodes["save.two"].text == "2 of 3 reused"
     assert nodes["save.file"].text == "runs"
 

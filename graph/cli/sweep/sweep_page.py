@@ -114,6 +114,8 @@ def _command(sweep: Sweep) -> str:
     words += ["--output", sweep.output] if sweep.output is not None else []
     words += [word for file in sweep.libraries for word in ("--library", file)]
     words += ["--device", sweep.device] if sweep.device != "auto" else []
+    words += ["--jobs", str(sweep.jobs)] if sweep.jobs > 1 else []
+    words += ["--store", sweep.store] if sweep.store is not None else []
     return shlex.join(words)
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -391,6 +391,7 @@ class Worker:
         more |= {"recipe": recipe} if recipe is not None else {}
         if self.ranks is not None:
             self.ranks.finish()
+            more["parallel"] = asdict(self.ranks.mesh)
             more["processes"], recorder.events = self.ranks.told()
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))

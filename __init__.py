@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from sgd.graph.contract.node import node
     from sgd.graph.runtime.failure import NodeFailed
     from sgd.graph.runtime.profiling import Profiling
-    from sgd.graph.runtime.run import Result, run
+    from sgd.graph.runtime.run import run
+    from sgd.graph.runtime.run_result import Result
     from sgd.graph.runtime.session import session
 
 __version__ = "0.1.0"
@@ -42,7 +43,7 @@ _HOMES = {
     "node": "contract.node",
     "Plan": "compiler.plan",
     "Profiling": "runtime.profiling",
-    "Result": "runtime.run",
+    "Result": "runtime.run_result",
     "run": "runtime.run",
     "session": "runtime.session",
     "Diagnostic": "contract.diagnostics",

@@ -6,9 +6,10 @@ A guider's momentum is part of the state of `cfg.merge`, so each run of a loop s
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,16 +19,9 @@ from ..graph.contract.facts import UNKNOWN, NodeFacts, Unknown, require
 from ..graph.contract.node import Reads, Run, State, node
 from .cache.tuning.linear_guidance import nonlinear_guidance
 from .families import by_name
-from .support.lazy import lazy
 from .support.quiet import QuietLogger
 from .value_facts import BranchesFacts, ConditioningFacts
 from .values import Branches, Conditioning, Predictions, Velocity
-
-if TYPE_CHECKING:
-    from diffusers import guiders
-else:
-    guiders = lazy("diffusers.guiders")
-
 
 GUIDER_LOGGER = QuietLogger("diffusers.guiders.guider_utils")
 """Every new guider warns that guiders are experimental; sgd pins the version of diffusers for that reason."""
@@ -35,16 +29,25 @@ GUIDER_LOGGER = QuietLogger("diffusers.guiders.guider_utils")
 
 @dataclass(frozen=True)
 class Guider:
-    """A guider of diffusers: its class, its names for parameters of `cfg.split`, and whether it needs flat tensors."""
+    """A guider of diffusers.
 
+    Attributes:
+        module: Its module in `diffusers.guiders`. The package itself imports every guider and every hook.
+        name: Its class.
+        options: Its names for parameters of `cfg.split`.
+        flat: Whether it needs flat tensors.
+    """
+
+    module: str
     name: str
     options: Mapping[str, str]
     flat: bool = False
 
 
 GUIDERS = {
-    "cfg": Guider("ClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
+    "cfg": Guider("classifier_free_guidance", "ClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
     "apg": Guider(
+        "adaptive_projected_guidance",
         "AdaptiveProjectedGuidance",
         {
             "rescale": "guidance_rescale",
@@ -54,11 +57,20 @@ GUIDERS = {
         },
     ),
     "cfg_zero_star": Guider(
-        "ClassifierFreeZeroStarGuidance", {"rescale": "guidance_rescale", "zero_init_steps": "zero_init_steps"}
+        "classifier_free_zero_star_guidance",
+        "ClassifierFreeZeroStarGuidance",
+        {"rescale": "guidance_rescale", "zero_init_steps": "zero_init_steps"},
     ),
-    "tcfg": Guider("TangentialClassifierFreeGuidance", {"rescale": "guidance_rescale"}),
+    "tcfg": Guider(
+        "tangential_classifier_free_guidance", "TangentialClassifierFreeGuidance", {"rescale": "guidance_rescale"}
+    ),
     # This guider takes a norm over all dimensions but the batch; torch's matrix norm takes only two dimensions.
-    "mag": Guider("MagnitudeAwareGuidance", {"rescale": "guidance_rescale", "alpha": "alpha"}, flat=True),
+    "mag": Guider(
+        "magnitude_aware_guidance",
+        "MagnitudeAwareGuidance",
+        {"rescale": "guidance_rescale", "alpha": "alpha"},
+        flat=True,
+    ),
 }
 
 
@@ -245,8 +257,10 @@ class GuiderState(State):
 def _make(branches: Branches) -> Any:
     from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
+    known = GUIDERS[branches.guider]
+    module = importlib.import_module(f"diffusers.guiders.{known.module}")
     with GUIDER_LOGGER.held():
-        guider = getattr(guiders, GUIDERS[branches.guider].name)(
+        guider = getattr(module, known.name)(
             guidance_scale=branches.scale,
             start=branches.start,
             stop=branches.stop,

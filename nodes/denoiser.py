@@ -21,13 +21,14 @@ from .cache.loop_turn import Turn
 from .cache.resolved_gate import resolve
 from .cache.state import GateState
 from .cache.table_use import of_facts
-from .cache.tuning.linear_guidance import unsupported
+from .cache.tuning.linear_guidance import is_tuning, known_problems
 from .cache.tuning.tuned_table import KIND
 from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .models.ranks.branch_exchange import exchanged, own_branches
 from .models.ranks.supported import mesh_problems
 from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
+from .parallel import sequences
 from .size_limits import require_size, size_problems
 from .support.block_ranges import block_ranges
 from .support.lazy import lazy
@@ -89,6 +90,8 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     """Problems of the gate with this model and number of steps, as far as both are known."""
     model, gates = facts.model, facts.gate.gates if facts.gate is not None else ()
     family, size = model.known_family, facts.latents.size
+    if is_tuning():
+        yield from known_problems(model, facts.step, facts.branches)
     if family is None or facts.gate is None or not gates or are_put_aside():
         return
     named = model.repository_name("transformer")
@@ -108,12 +111,13 @@ def _check_gate(facts: DenoiserPredictFacts) -> Iterator[Diagnostic]:
     for gate in gates:
         if table_problem(gate.kind, gate.table) is not None:
             continue  # the gate's own node reports it
+        if gate.kind == KIND and (problems := list(known_problems(model, facts.step, facts.branches))):
+            yield from problems
+            continue
         try:
             resolve(gate, place)
         except NodeError as found:
             yield replace(found.diagnostic, place="gate")
-        if gate.kind == KIND and facts.branches.nonlinear is not None:
-            yield unsupported(facts.branches.nonlinear)
     if model.compiled_whole and any(gate.active for gate in gates):
         yield COMPILED_WHOLE
 
@@ -122,7 +126,9 @@ def _check_mesh(facts: DenoiserPredictFacts, mesh: Mesh) -> Iterator[Diagnostic]
     gates = facts.gate.gates if facts.gate is not None else ()
     library = any(gate.kind == "library" for gate in gates)
     branches, whole = facts.branches, bool(facts.model.compiled_whole)
-    return mesh_problems(mesh, branches.running, branches.batched, whole, library)
+    yield from mesh_problems(mesh, branches.running, branches.batched, whole, library)
+    model = facts.model
+    yield from sequences.problems(mesh, model.configs.get(model.repository_name("transformer"), {}))
 
 
 @node("denoiser.predict", check=_check, check_mesh=_check_mesh, processes="split", version=2)
@@ -174,7 +180,9 @@ def predict(
         way = "batched" if together else "each branch in its process" if divided else "one branch after the other"
         run.detail(guidance=way + (f": {why}" if why else ""))
     opened: Opened | Metered | None = None
-    turn = Turn(model, transformer, step, branches, latents.size, image is not None, run)
+    sequence = sequences.of(run, transformer)
+    turn = Turn(model, transformer, step, branches, latents.size, image is not None, run, sequence)
+    cut = transformer if sequence is None else sequences.cut(transformer, model.family, sequence)
     if run.options.get("calibrate") and not run.planning:
         opened = state.measure(turn)
     elif (plan := run.options.get("tune")) is not None and not run.planning:
@@ -187,7 +195,7 @@ def predict(
     shared = Values(uses=len(own)) if len(own) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
-        return model.family.predict(model, transformer, given)
+        return model.family.predict(model, cut if transformer is turn.transformer else transformer, given)
 
     def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
         rows = len(given.latents)

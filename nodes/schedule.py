@@ -7,9 +7,9 @@ itself, with its history, is part of the state of `schedule.step`, so each run o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -18,33 +18,14 @@ from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import UNKNOWN, Facts, NodeFacts, Unknown
 from ..graph.contract.node import Passes, Reads, Run, State, node
 from .models.model import Model
-from .support.lazy import lazy
-from .support.quiet import quiet
+from .scheduler_choice import build_scheduler, configure, shift_of, unsupported_options, unusable
 from .value_facts import LatentsFacts, ModelFacts, ScheduleFacts
 from .values import Latents, Schedule, Step, Steps, Velocity
-
-if TYPE_CHECKING:
-    import diffusers
-else:
-    diffusers = lazy("diffusers")
 
 T = TypeVar("T")
 
 MOST_STEPS = 100_000
 """The most steps of a schedule. Plans of so many take as long as plans of ten."""
-
-CLASSES = {
-    "unipc": "UniPCMultistepScheduler",
-    "euler": "FlowMatchEulerDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "deis": "DEISMultistepScheduler",
-}
-
-SIGMAS = ("FlowMatchEulerDiscreteScheduler", "UniPCMultistepScheduler")
-"""Schedulers of diffusers that take noise levels (`sigmas`), and stretch them to a last one (`shift_terminal`)."""
-
-DEFAULTS = "_use_default_values"
-"""Entry of a scheduler's configuration in diffusers: the names of entries that its file does not have."""
 
 NEEDS_SIZE = Diagnostic(
     "missing-parameter",
@@ -52,39 +33,6 @@ NEEDS_SIZE = Diagnostic(
     "latents",
     help="connect `latents`, which have a width and a height, or set `shift`",
 )
-
-
-def _configure(
-    config: Mapping[str, Any], scheduler: str, shift: float | None, terminal: float | None = None
-) -> tuple[str, dict[str, Any]]:
-    """Class and configuration of the chosen scheduler, made from the repository's configuration."""
-    own = config.get("_class_name", "")
-    name = own if scheduler == "auto" else CLASSES[scheduler]
-    made = {**config, "_class_name": name}
-    if scheduler != "auto" and name != own:
-        # `from_config` does not convert these entries: the shift has another name in multistep solvers, and flow
-        # matching is an option of theirs, because they were first written for other noise schedules.
-        inherited = config.get("shift" if _flow_match(own) else "flow_shift", 1.0)
-        made |= _shifted(name, inherited)
-        if not _flow_match(name):
-            made |= {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
-        if scheduler == "deis":
-            made |= {"algorithm_type": "deis", "solver_type": "logrho"}
-    if shift is not None:
-        made |= _shifted(name, shift) | {"use_dynamic_shifting": False}
-    if terminal is not None:
-        made["shift_terminal"] = terminal or None
-    if DEFAULTS in config:  # `from_config` leaves out the entries that this names
-        made[DEFAULTS] = [entry for entry in config[DEFAULTS] if made.get(entry) == config.get(entry)]
-    return name, made
-
-
-def _flow_match(name: str) -> bool:
-    return name.startswith("FlowMatch")
-
-
-def _shifted(name: str, shift: float) -> dict[str, Any]:
-    return {"shift" if _flow_match(name) else "flow_shift": shift}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,45 +52,21 @@ def _describe(facts: ScheduleMakeFacts) -> ScheduleFacts:
     config, shift = facts.model.config("scheduler"), facts.shift
     if not config or facts.scheduler is None or shift is UNKNOWN:
         return ScheduleFacts(facts.steps)
-    name, made = _configure(config, facts.scheduler, shift)
+    name, made = configure(config, facts.scheduler, shift)
     if made.get("use_dynamic_shifting"):
         return ScheduleFacts(facts.steps, name)
-    return ScheduleFacts(facts.steps, name, made.get("shift" if _flow_match(name) else "flow_shift", 1.0))
+    return ScheduleFacts(facts.steps, name, shift_of(name, made))
 
 
 def _check(facts: ScheduleMakeFacts) -> Iterator[Diagnostic]:
     config, shift = facts.model.config("scheduler"), facts.shift
     if not config or facts.scheduler is None:
         return
-    name, made = _configure(config, facts.scheduler, None if shift is UNKNOWN else shift, facts.terminal)
-    yield from _unusable(name, made)
-    yield from _not_taken(name, facts.spacing, facts.terminal)
+    name, made = configure(config, facts.scheduler, None if shift is UNKNOWN else shift, facts.terminal)
+    yield from unusable(name, made)
+    yield from unsupported_options(name, facts.spacing, facts.terminal)
     if made.get("use_dynamic_shifting") and facts.latents is None:
         yield NEEDS_SIZE
-
-
-def _unusable(name: str, config: Mapping[str, Any]) -> Iterator[Diagnostic]:
-    """Report a scheduler that cannot work in a loop over steps."""
-    reason = None
-    if name.startswith("FlowMatchHeun"):
-        reason = "evaluates the model twice per step, which a loop over steps cannot do"
-    elif config.get("stochastic_sampling") or "LCM" in name or str(config.get("algorithm_type", "")).startswith("sde"):
-        reason = "as configured adds fresh noise at every step, and no seed controls that noise"
-    elif not _flow_match(name) and config.get("prediction_type") != "flow_prediction":
-        reason = "as configured is not for flow matching"
-    if reason is not None:
-        help = f"choose one of {', '.join(CLASSES)}"
-        yield Diagnostic("unsupported", f"{name} {reason}", "scheduler", help=help)
-
-
-def _not_taken(name: str, spacing: str | None, terminal: float | None) -> Iterator[Diagnostic]:
-    """A problem for each parameter that a scheduler cannot follow."""
-    if name in SIGMAS:
-        return
-    for parameter, given in (("spacing", spacing == "even"), ("terminal", bool(terminal))):
-        if given:
-            message = f"{name} makes its own noise levels, and has no `{parameter}`"
-            yield Diagnostic("unsupported", message, parameter, help="choose scheduler: euler or unipc")
 
 
 @node("schedule.make", describe=_describe, check=_check)
@@ -180,8 +104,8 @@ def make(
             noise levels for this number of steps, or it cannot follow `spacing` or `terminal`.
     """
     own = model.component("scheduler")
-    name, config = _configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift, terminal)
-    for problem in (*_unusable(name, config), *_not_taken(name, spacing, terminal)):
+    name, config = configure({**own.config, "_class_name": type(own).__name__}, scheduler, shift, terminal)
+    for problem in (*unusable(name, config), *unsupported_options(name, spacing, terminal)):
         raise NodeError(problem)
     tokens = _tokens(model, latents) if config.get("use_dynamic_shifting") else None
     arguments = model.family.schedule_arguments(steps, config, tokens)
@@ -192,7 +116,7 @@ def make(
         arguments = {name: value for name, value in arguments.items() if name == "mu"} | {"sigmas": levels}
     # Planning runs on meta tensors, but the noise levels themselves are always computed.
     device = "cpu" if model.device == "meta" else model.device
-    instance = _instance(name, config, arguments, device)
+    instance = build_scheduler(name, config, arguments, device)
     sigmas, timesteps = instance.sigmas.tolist(), instance.timesteps.tolist()
     if not all(map(math.isfinite, sigmas)):  # `shift_terminal` divides by 0 for one step
         raise NodeError(f"{name} does not support {steps} step{'s' * (steps != 1)}", help="take more steps")
@@ -208,13 +132,6 @@ def _tokens(model: Model, latents: Latents | None) -> int:
     return model.family.tokens(latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
-def _instance(name: str, config: Mapping[str, Any], arguments: Mapping[str, Any], device: Any) -> Any:
-    with quiet():  # a solver warns about the entries of another solver's configuration that it ignores
-        scheduler = getattr(diffusers, name).from_config(dict(config))
-    scheduler.set_timesteps(**arguments, device=device)
-    return scheduler
-
-
 class SchedulerState(State):
     """The scheduler of one run of a loop, with its history."""
 
@@ -226,7 +143,7 @@ class SchedulerState(State):
     def make(self, schedule: Schedule, device: Any) -> None:
         """Make the scheduler of a schedule, without history."""
         self.schedule = schedule
-        self.scheduler = _instance(schedule.scheduler, schedule.config, schedule.arguments, device)
+        self.scheduler = build_scheduler(schedule.scheduler, schedule.config, schedule.arguments, device)
         self._new = dict(vars(self.scheduler))
 
     def snapshot(self) -> Any:

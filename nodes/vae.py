@@ -42,7 +42,7 @@ def _describe_frames(facts: VaeDecodeFacts) -> FramesFacts:
     return FramesFacts(facts.latents.size, facts.latents.batch)
 
 
-@node("vae.decode", describe=_describe_frames, check=_check_decode)
+@node("vae.decode", describe=_describe_frames, check=_check_decode, processes="split")
 def decode(
     model: Annotated[Model, Reads("vae")], latents: Latents, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Frames:
@@ -68,7 +68,12 @@ def decode(
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
         with checked_calls(getattr(model.component("vae"), "decoder", None), "decoded pixels"):
-            return model.family.decode(model, model.family.unpack(tensor, size, _configs(model)))
+            latents = model.family.unpack(tensor, size, _configs(model))
+            if run.processes.size == 1:
+                return model.family.decode(model, latents)
+            from .parallel.strips import decoded
+
+            return decoded(run, model, latents)
 
     pixels = len(latents.tensor) * size.frames * size.height * size.width
     return Frames(VaeWork("decoding", run, model, latents.tensor, pixels, work).perform(tiling))
@@ -87,7 +92,7 @@ def _describe_latents(facts: VaeEncodeFacts) -> LatentsFacts:
     return LatentsFacts(facts.model.family, facts.frames.size, facts.frames.batch)
 
 
-@node("vae.encode", describe=_describe_latents)
+@node("vae.encode", describe=_describe_latents, processes="split")
 def encode(
     model: Annotated[Model, Reads("vae")], frames: Frames, *, tiling: Tiling = "auto", run: Run = NO_RUN
 ) -> Latents:
@@ -115,7 +120,12 @@ def encode(
     require_size(model.family, size, _configs(model))
 
     def work(model: Model, tensor: torch.Tensor) -> torch.Tensor:
-        return model.family.pack(model.family.encode(model, tensor.to(model.device)))
+        frames = tensor.to(model.device)
+        if run.processes.size == 1:
+            return model.family.pack(model.family.encode(model, frames))
+        from .parallel.strips import encoded
+
+        return model.family.pack(encoded(run, model, frames))
 
     pixels = batch * count * height * width
     tensor = VaeWork("encoding", run, model, frames.tensor, pixels, work).perform(tiling)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from .ranks.rank_options import asked_of
 from .terminal import flush, say
 
 if TYPE_CHECKING:
-    from ..runtime.run import Result
+    from ..runtime.run_result import Result
 
 
 def say_failure(error: BaseException | None, arguments: Namespace) -> None:
@@ -69,13 +69,16 @@ def given(pairs: Iterable[str], what: str) -> dict[str, Given]:
 
 
 @collector_paused()
-def checked(arguments: Namespace, complete: bool, running: bool = False) -> tuple[Checked, Library] | int:
+def checked(
+    arguments: Namespace, complete: bool, running: bool = False, told: Callable[[Checked], None] | None = None
+) -> tuple[Checked, Library] | int:
     """Check the workflow of a command with its values; diagnostics go to stderr.
 
     Args:
         arguments: The command line.
         complete: Report inputs that have neither a value nor a default.
         running: Whether the workflow will run, so that the files that it reads are checked too.
+        told: Receives the result, also if there are errors.
     """
     try:
         library = load_library(arguments)
@@ -87,9 +90,11 @@ def checked(arguments: Namespace, complete: bool, running: bool = False) -> tupl
     known = added_options(arguments, library) if running else None
     result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
     place = rank_place() if running else None
-    told = place is not None and (place.starter is not None or place.rank > 0)  # by another process
-    if result.diagnostics and (result.errors or not told):
+    told_elsewhere = place is not None and (place.starter is not None or place.rank > 0)
+    if result.diagnostics and (result.errors or not told_elsewhere):
         say(render(result.diagnostics, result.sources))
+    if told is not None:
+        told(result)
     return WRONG if result.errors else (result, library)
 
 

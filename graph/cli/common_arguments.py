@@ -33,6 +33,12 @@ def workflow(to: ArgumentParser) -> None:
     library_files(to)
 
 
+def output_folder(to: ArgumentParser) -> None:
+    """`--out` and `--overwrite` of commands that run a workflow."""
+    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
+    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+
+
 def device(to: ArgumentParser) -> None:
     """`--device` and `--traceback`."""
     to.add_argument(

@@ -31,9 +31,10 @@ from ..contract.ports import Type
 from ..contract.text_tables import shortened
 from ..language.edit_file import edited
 from ..language.literals import Given
+from ..runtime.failure import does_not_fit
 from ..runtime.observers.progress import Progress
 from ..runtime.record_file import RecordFile
-from ..runtime.run import does_not_fit, run
+from ..runtime.run import run
 from ..runtime.session import session
 from .command_line import given, interrupted, load_library, say_failure, wrong
 from .shared_results import SharedResults, before_loops

@@ -15,7 +15,7 @@ from ..contract.node_library import NodeLibrary
 from .tables import each
 
 if TYPE_CHECKING:
-    from ..runtime.run import Result
+    from ..runtime.run_result import Result
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
         notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")
+    uncounted = [name for name, row in rows.items() if row.get("uncounted") and row["type"] != "loop"]
+    if uncounted:
+        names = ", ".join(uncounted)
+        notes.append(f"work of {names}: not counted yet, since that takes too much of this run; the next runs go on")
     if limits is None and any(row.get("flops") for row in rows.values()):
         notes.append(ADVICE)
     return "\n".join([*text, "", *(line for note in notes for line in wrapped(note, width, "  "))])

@@ -88,7 +88,7 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Me
 
 def _measured(plan: Plan) -> str | None:
     """What a workflow measures, so that its runs have no store; None if it measures nothing."""
-    limited = plan.expected is not None and (plan.expected.seconds is not None or plan.expected.peak_gib is not None)
+    limited = plan.expected is not None and plan.expected.measures
     return "the limits of time and memory in `expect`" if limited else None
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.constants import DOES_NOT_FIT, FAILED
 from ..runtime.context import RECORD
-from ..runtime.run import Result, does_not_fit
+from ..runtime.failure import does_not_fit
+from ..runtime.run_result import Result
 from .command_line import interrupted, say_failure
 from .fitted_tables import wrapped
 from .terminal import say, show, stdout_width

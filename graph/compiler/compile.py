@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,13 @@ from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
 from ..contract.processes import Mesh
 from ..contract.source_spans import Source
-from ..contract.suggestions import did_you_mean
-from ..contract.text_tables import shortened
-from ..contract.workflow_folders import bundled_workflows
 from ..language.document import Document
-from ..language.literals import Given, normalise
+from ..language.literals import Given
 from ..language.registry import Library, installed
 from .checks.descriptions import facts
 from .checks.edge_types import types
 from .checks.expected_results import expected_results
+from .checks.input_values import input_values, unread_inputs
 from .checks.literal_values import values
 from .checks.needed_parts import needed_parts
 from .checks.output_paths import files as written_files
@@ -28,12 +26,12 @@ from .checks.process_mesh import Asked, process_mesh
 from .checks.structure import structure
 from .checks.unused_nodes import unused
 from .edge_list import edge_list
-from .frontend.declarations import input_problem
 from .frontend.expand import Files, expand
 from .frontend.foreign_files import open_workflow
 from .frontend.recipe_source import Found, open_recipe, recipe_at
 from .frontend.references import Resolver
-from .ir import Const, Declared, Graph, Input, Item, Loop, Ref, leaves, used_by_graph, verify
+from .frontend.workflow_path import find_workflow
+from .ir import Const, Graph, Input, Item, Loop, Ref, verify
 from .pass_list import PASSES, Needs, PassState
 from .passes.fold import fold
 from .passes.lifetimes import lifetimes
@@ -79,44 +77,6 @@ class Checked:
         return [d for d in self.diagnostics if d.severity == "warning"]
 
 
-def find(file: str | Path) -> tuple[Path, str]:
-    """Find a workflow file by its path, or a bundled workflow by its name.
-
-    Returns:
-        The path of the file, and the path that diagnostics show.
-
-    Raises:
-        Problems: If there is no such file.
-    """
-    path = Path(file)
-    try:
-        if path.is_file():
-            return path, str(file)
-    except OSError as error:
-        message = f"cannot read {shortened(file)}: {error.strerror}"
-        raise Problems([Diagnostic("composite-not-found", message)]) from None
-    folder = bundled_workflows()
-    name = str(file)
-    if "/" not in name and (folder / f"{name}.yaml").is_file():
-        path = folder / f"{name}.yaml"
-        # Diagnostics show a path that can be opened, relative to the current folder if the file is inside it.
-        here = Path.cwd()
-        return path, str(path.relative_to(here) if path.is_relative_to(here) else path)
-    bundled = sorted(p.stem for p in folder.glob("*.yaml"))
-    reason = "is a folder" if path.is_dir() else "does not exist, and no bundled workflow has that name"
-    beside = [str(path.parent / found.name) for found in _workflow_files(path.parent)]
-    help = did_you_mean(name, [*bundled, *beside]) or "bundled workflows: " + ", ".join(bundled)
-    raise Problems([Diagnostic("composite-not-found", f"{file} {reason}", None, help=help)])
-
-
-def _workflow_files(folder: Path) -> list[Path]:
-    """The files in a folder whose names are those of workflows; none if it cannot be read."""
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml"))
-    except OSError:
-        return []
-
-
 def check(
     file: str | Path,
     inputs: Mapping[str, Given] | None = None,
@@ -156,7 +116,7 @@ def check(
             inputs, settings = found.inputs() | dict(inputs or {}), found.settings() | dict(settings or {})
             result.diagnostics += changed_run(found, library, options)
         else:
-            path, name = find(file)
+            path, name = find_workflow(file)
             document = open_workflow(path, name, files, library.libraries.values())
         written = _check(document, files, library, inputs or {}, settings or {}, complete, result)
         if result.graph is not None:
@@ -189,7 +149,7 @@ def _check(
     resolver = Resolver(library, settings)
     declared = resolver.declared(document)
     found = result.diagnostics
-    result.values = _inputs(declared, inputs, found, complete)
+    result.values = input_values(declared, inputs, found, complete)
     null = {name for name, value in result.values.items() if value.value is None}
     graph = resolver.resolve(instance, declared, null)
     result.settings = {n: given.value for n, given in settings.items()} | resolver.settings
@@ -211,54 +171,9 @@ def _check(
     verify(folded, "fold")
     dropped = {resolver.through_aliases(source) for source in resolver.unread}
     found += unused(folded, {source.node for source in dropped if isinstance(source, Ref)})
-    found += _unread_inputs(graph, {source.name for source in dropped if isinstance(source, Input)})
+    found += unread_inputs(graph, {source.name for source in dropped if isinstance(source, Input)})
     result.graph = folded
     return graph
-
-
-def _unread_inputs(graph: Graph, dropped: Set[str]) -> Iterable[Diagnostic]:
-    """Warnings for inputs that nothing reads. `dropped`: inputs that only parameters without a use read."""
-    read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
-    read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
-    for name, declared in graph.inputs.items():
-        if name not in read and name not in dropped:
-            message = f"input `{name}` is not used"
-            yield Diagnostic("unused-node", message, declared.span, severity="warning")
-
-
-def _inputs(
-    inputs: Mapping[str, Declared], given: Mapping[str, Given], found: list[Diagnostic], complete: bool
-) -> dict[str, Const]:
-    """Find the value of each input: the given value, else the default. Problems go to `found`."""
-    result: dict[str, Const] = {}
-    for name, value in given.items():
-        declared = inputs.get(name)
-        if declared is None:
-            help = did_you_mean(name, inputs) or "inputs: " + (", ".join(inputs) or "none")
-            found.append(Diagnostic("unknown-input", f"this workflow has no input `{name}`", None, help=help))
-            continue
-        read = value.read(declared.type)
-        problem = input_problem(declared, read)
-        if problem is not None:
-            span = declared.span
-            found.append(Diagnostic("bad-value", f"input `{name}`: {problem}", span, help=declared.about or None))
-        else:
-            result[name] = Const(normalise(declared.type, read), value.base)
-    for name, declared in inputs.items():
-        if name in given:
-            continue
-        if declared.default is not None:
-            result[name] = declared.default
-        elif complete:
-            about = f": {declared.about}" if declared.about else ""
-            message = f"input `{name}` ({declared.type}) has no default and was not given{about}"
-            help = (
-                f"give {name}=…"
-                if not declared.type.is_port
-                else "only another workflow can give this input: use this file in another workflow"
-            )
-            found.append(Diagnostic("missing-input", message.rstrip("."), declared.span, help=help))
-    return result
 
 
 def _sorted(diagnostics: list[Diagnostic], files: list[str]) -> list[Diagnostic]:

@@ -70,6 +70,11 @@ class Expected:
     peak_gib: float | None = None
     psnr: ExpectedPsnr | None = None
 
+    @property
+    def measures(self) -> bool:
+        """Whether there is a limit of time or memory, so that every node must run."""
+        return self.seconds is not None or self.peak_gib is not None
+
 
 @dataclass(frozen=True)
 class Plan:

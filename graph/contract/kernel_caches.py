@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from . import file_locks
 from .user_cache import user_cache
 
 LOCK = "in-use.lock"
@@ -100,37 +101,22 @@ def prepare(libraries: Iterable[HasCaches]) -> None:
 
 
 def _share(path: Path) -> None:
-    """Hold a shared lock on a file until the process ends. Systems without such locks have none."""
-    if path in _locks:
-        return
-    with suppress(ImportError, OSError):
-        import fcntl
-
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        _locks[path] = descriptor
+    """Hold a shared lock on a file until the process ends."""
+    if path not in _locks:
+        descriptor = file_locks.share(path)
+        if descriptor is not None:
+            _locks[path] = descriptor
 
 
 @contextmanager
 def alone(root: Path) -> Iterator[bool]:
     """Whether no other process uses the folder of kernels; none begins to inside `with`."""
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
     held = _locks.pop(root / LOCK, None)
-    descriptor = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+    if held is not None:
+        os.close(held)
     try:
-        if held is not None:
-            os.close(held)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        with file_locks.alone(root / LOCK) as free:
+            yield free
     finally:
-        os.close(descriptor)
         if held is not None:
             _share(root / LOCK)

@@ -34,6 +34,22 @@ class Work:
         return sum(self.flops.values())
 
 
+@dataclass(frozen=True)
+class CallCount:
+    """The count of one call.
+
+    Attributes:
+        work: The work; None if counting all of it would have cost more than was allowed.
+        seconds: The cost of counting, in seconds of the processor.
+        parts: The work of parts of the call by name, as far as they are known. A later count of such a call is cheaper
+            with them.
+    """
+
+    work: Work | None
+    seconds: float = 0.0
+    parts: Mapping[str, Work] = field(default_factory=dict)
+
+
 class WorkMeter(Protocol):
     """Counts the work of single calls, while they run. See `NodeLibrary.work_meter`."""
 
@@ -51,11 +67,16 @@ class WorkMeter(Protocol):
         Work is remembered by it between processes, so it has the versions of what computes.
         """
 
-    def begin(self) -> None:
-        """Count from now on, in this thread."""
+    def begin(self, seconds: float, parts: Mapping[str, Work]) -> None:
+        """Count from now on, in this thread.
 
-    def end(self) -> Work:
-        """Stop counting. The work since `begin`."""
+        Args:
+            seconds: What counting may cost. A count that would cost more is given up.
+            parts: The parts that an earlier count of such a call found, in this process or another.
+        """
+
+    def end(self) -> CallCount:
+        """Stop counting. The count since `begin`."""
 
     def kind(self, outputs: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Hashable:
         """A value that is equal for two calls of one node if they did the same work. Its `repr` says the same in any

@@ -175,8 +175,9 @@ def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) ->
     """Whether `target` accepts a value of type `source`.
 
     An int is also a float, a string is also a path, and a scalar is also a list of one. An enumeration accepts another
-    enumeration if all its choices are among its own, and a bool if true and false are. A type variable accepts any
-    type, but one type at all its places; `bound` collects that type.
+    enumeration if all its choices are among its own, and a bool if true and false are. A string, an int and a float
+    accept an enumeration if they accept all its choices. A type variable accepts any type, but one type at all its
+    places; `bound` collects that type.
     """
     if "unknown" in (target.kind, source.kind) or source.kind == "null":
         return True
@@ -200,8 +201,8 @@ def accepts(target: Type, source: Type, bound: dict[str, Type] | None = None) ->
     if target.kind == "enum":
         wanted = source.choices if source.kind == "enum" else (False, True) if source.kind == "bool" else None
         return wanted is not None and all(_chosen(choice, target.choices) for choice in wanted)
-    if target.kind == "str":
-        return source.kind == "str" or (source.kind == "enum" and all(isinstance(c, str) for c in source.choices))
+    if source.kind == "enum" and target.kind in ("str", "int", "float"):
+        return all(accepts(target, type_of(choice)) for choice in source.choices)
     widened = {"float": ("float", "int"), "path": ("path", "str")}
     return source.kind in widened.get(target.kind, (target.kind,))
 

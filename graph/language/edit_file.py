@@ -113,7 +113,8 @@ class _Edit:
             around = level.data.get(loop) if level is not None and level.is_map else None
             level = around.data.get("body") if around is not None and around.is_map else None
         if around is None or level is None or not level.is_map or name not in level.data:
-            raise NodeError(f"`{path}` does not stand in this file, but in one that it uses")
+            help = "edit that file instead; of one that comes with sgd, make a copy of your own first: `sgd init NAME`"
+            raise NodeError(f"`{path}` does not stand in this file, but in one that it uses", help=help)
         return level, around, name
 
     def set(self, edit: SetParameter) -> None:

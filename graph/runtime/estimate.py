@@ -18,8 +18,8 @@ from ..contract.events import CallInfo, HolderInfo, LoopInfo, Observer, Observer
 from ..contract.machine_limits import MachineLimits
 from .context import Context
 from .execute import Executor
+from .library_contexts import around_run
 from .observers.profile import described
-from .run import around_run
 
 TURNS = 2
 

@@ -23,8 +23,6 @@ from .places import Places
 from .prepared_call import Prepared, prepare, skipped
 from .step_wrap import StepWrap, StepWraps
 
-__all__ = ["Executor", "Interrupted", "NodeFailed"]
-
 
 class Executor:
     """Runs a plan once.

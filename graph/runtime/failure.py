@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from ..compiler.ir import Call
 from ..contract.diagnostics import Diagnostic
-from ..contract.errors import NodeError, OneProblem, WrongValue
+from ..contract.errors import DoesNotFit, NodeError, OneProblem, WrongValue
+from ..contract.node_library import NodeLibrary
 from .author_frames import definition, failing_call
 
 
@@ -49,3 +50,11 @@ def _code(call: Call, cause: BaseException) -> str:
 def reason(cause: BaseException) -> str:
     text = str(cause) or "no message"
     return text if isinstance(cause, NodeError) else f"{type(cause).__name__}: {text}"
+
+
+def does_not_fit(error: BaseException | None, libraries: Iterable[NodeLibrary]) -> bool:
+    """Whether a run failed because the work does not fit the device. Libraries know the errors of their packages."""
+    cause = error.__cause__ if isinstance(error, NodeFailed) else error
+    if cause is None or isinstance(cause, DoesNotFit | MemoryError):
+        return cause is not None
+    return any(library.is_out_of_memory(cause) for library in libraries)

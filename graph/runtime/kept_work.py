@@ -13,22 +13,29 @@ from collections.abc import Mapping
 from ..contract.machine_limits import Work
 from .cache_table import CacheTable
 
-MOST = 5_000
+MOST = 2_000
 """Names that are kept. The oldest go first."""
-MOST_KINDS = 200
-"""Kinds of calls that are kept for one name."""
+MOST_KINDS = 2_000
+"""Kinds of calls, or of parts of a call, that are kept for one name."""
 
 _TABLE = CacheTable("work.sqlite", "CREATE TABLE IF NOT EXISTS work (name TEXT PRIMARY KEY, kinds TEXT, made REAL)")
 
 
-def remembered(name: str) -> dict[str, Work]:
-    """The work of each kind of call; empty if it is not known."""
-    rows = _TABLE.ask("SELECT kinds FROM work WHERE name = ?", (name,))
-    try:
-        kinds = json.loads(str(rows[0][0])) if rows else {}
-        return {str(kind): Work(_flops(flops), int(moved)) for kind, (flops, moved) in kinds.items()}
-    except (ValueError, TypeError, AttributeError, RecursionError):
-        return {}
+class KeptWork:
+    """What the folder holds. It is read once, when the first name is asked for."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, str] | None = None
+
+    def of(self, name: str) -> dict[str, Work]:
+        """The work of each kind of call; empty if it is not known."""
+        if self._rows is None:
+            self._rows = {str(key): str(kinds) for key, kinds in _TABLE.ask("SELECT name, kinds FROM work", ())}
+        try:
+            kinds = json.loads(self._rows.get(name, "{}"))
+            return {str(kind): Work(_flops(flops), int(moved)) for kind, (flops, moved) in kinds.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            return {}
 
 
 def remember(works: Mapping[str, Mapping[str, Work]]) -> None:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ..compiler.plan import Plan
 from ..contract.machine_limits import MachineLimits, Work
 from .clock import LOAD, OTHER, ROWS, Clock
 from .observers.profile import Row
+from .observers.work_count import WorkCount
 
-WorkOf = Callable[[str], Work | None]
+NOT_COUNTED = WorkCount(())
 
 
 def node_rows(
     plan: Plan,
     rows: Mapping[str, Row],
     seconds: float,
-    work_of: WorkOf = lambda _: None,
+    counts: WorkCount = NOT_COUNTED,
     limits: MachineLimits | None = None,
 ) -> list[dict[str, Any]]:
     """A row for every node, loop and composite of the file; loops and composites sum the rows inside them.
@@ -26,7 +27,7 @@ def node_rows(
         plan: The plan.
         rows: The measurements, by call.
         seconds: Seconds of the run.
-        work_of: Gives the work of all calls of a node; None if it is not known.
+        counts: The work of the calls.
         limits: Measured limits of the machine.
     """
     merged = {name: call.id for call in plan.calls() for name in call.names if name != call.id}
@@ -41,7 +42,7 @@ def node_rows(
         detail = dict(row.detail) if row is not None else {}
         if name in merged:
             detail["same_as"] = merged[name]
-        work = _sum_of(members, work_of)
+        work = _sum_of(members, counts)
         spent = sum(device) if device else total
         saves = row is not None and row.effect
         resumed = sum(r.resumed_calls for r in members.values())
@@ -61,6 +62,7 @@ def node_rows(
                 "peak_bytes": max(peaks) if peaks else None,
                 "flops": work.total if work is not None else None,
                 "bytes": work.bytes if work is not None else None,
+                **({"uncounted": True} if any(map(counts.put_off, members)) else {}),
                 "ceiling": limits.ceiling(work, spent) if limits is not None and not saves else None,
                 "detail": detail,
                 "outputs": row.outputs if row is not None else [],
@@ -69,12 +71,12 @@ def node_rows(
     return found
 
 
-def _sum_of(members: Mapping[str, Row], work_of: WorkOf) -> Work | None:
+def _sum_of(members: Mapping[str, Row], counts: WorkCount) -> Work | None:
     """The work of all calls; None if it is not known for one of them, or if nothing was called."""
     total: Work | None = None
     for id, row in members.items():
         if row.calls:
-            work = work_of(id)
+            work = counts.of(id)
             if work is None:
                 return None
             total = work if total is None else total + work

@@ -17,6 +17,7 @@ from ..contract.events import CallInfo, Observer, PlanInfo
 from ..contract.machine_limits import MachineLimits
 from ..contract.node import Run
 from ..contract.ports import Port
+from ..contract.record_version import RECORD_VERSION
 from .arguments import facts_of
 from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
 from .limits_file import stored_or_none
@@ -26,8 +27,6 @@ from .observers.profile import Profile, Row
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
-
-RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Recorder(Observer):
         device = DeviceTimes()  # one, so that it is read once
         self.profile = (Profile if self.measured else Unmeasured)(self.clock, self.timeline, device)
         self.turns = Turns(self.clock, self.timeline, device)
-        self.work = WorkCount(())
+        self.work = WorkCount((), self.clock.now)
         self._known: MachineLimits | None = None
         self._read = False
 
@@ -221,7 +220,7 @@ class Recorder(Observer):
     def times(self, plan: Plan, device: str, now: float) -> dict[str, Any]:
         """The keys of the record that hold the time until `now`."""
         clock, rows, limits = self.clock, self.profile.rows, self._limits(plan, device)
-        nodes = node_rows(plan, rows, now, self.work.of, limits)
+        nodes = node_rows(plan, rows, now, self.work, limits)
         others = other_rows(clock, rows, now, limits)
         known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)
         phases = {name.strip("()"): clock.spent.get(name, 0.0) for name in (IMPORT, COMPILE, KERNELS, LOAD)}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..compiler.plan import Plan
+from ..compiler.read_paths import files_below, read_paths
 from ..contract.errors import UnreadableFile
 from ..language.recipe import Recipe, differences, recipe_of
 from ..resume.snapshot_file import Snapshot
 from ..resume.snapshot_reading import missing_files
-from .file_hashes import sha256_of
+from .file_hashes import remembered_sha256, sha256_of
 
 
 def changes(started: Mapping[str, Any], now: Recipe, place: str) -> list[str]:
@@ -29,11 +32,42 @@ def changes(started: Mapping[str, Any], now: Recipe, place: str) -> list[str]:
     return differences(recipe_of(started["recipe"], place), now)
 
 
+def states_of_plan(plan: Plan) -> list[dict[str, Any]]:
+    """The states of all files that a plan will read; see `file_states`."""
+    return file_states(read_paths(plan.calls(), plan.loaded))
+
+
+def file_states(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """Files, and those in folders, as they are now, as plain data. The hash of one is None if it is not remembered."""
+    found = []
+    for file in {each: None for path in paths for each in files_below(path)}:
+        with suppress(OSError, ValueError):
+            known = file.stat()
+            state = {"path": str(file), "size": known.st_size, "changed": known.st_mtime_ns}
+            found.append({**state, "sha256": remembered_sha256(file)})
+    return found
+
+
+def changed_reads(reads: Sequence[Mapping[str, Any]], snapshot: Snapshot | None) -> Iterator[str]:
+    """Those of the files of `file_states` that are not as they were, in words.
+
+    `snapshot`: files of which it has a hash are left to `changed_files`.
+    """
+    used = snapshot.content["used"] if snapshot is not None else ()
+    hashed = {each["path"] for each in used if each["sha256"] is not None}
+    return changed_states([each for each in reads if each["path"] not in hashed])
+
+
 def changed_files(snapshot: Snapshot, out: Path) -> Iterator[str]:
     """The files of a run that are not as it used or wrote them, in words."""
     for name in missing_files(snapshot.content["files"], out):
         yield f"{out / name}, which the run had written, is gone or has another size"
-    for used in snapshot.content["used"]:
+    yield from changed_states(snapshot.content["used"])
+
+
+def changed_states(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The files that are not as their states say, in words. A file with a known hash may have another time."""
+    for used in files:
         path = Path(used["path"])
         try:
             known = path.stat()
@@ -48,4 +82,4 @@ def changed_files(snapshot: Snapshot, out: Path) -> Iterator[str]:
             yield f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
             continue
         if not same:
-            yield f"{path} has other bytes"
+            yield f"{path} has other bytes" if used["sha256"] is not None else f"{path} has changed"

@@ -19,6 +19,7 @@ from ..resume.snapshot_folder import SnapshotFolder
 from ..resume.snapshot_reading import Resumed
 from .context import Context
 from .record import Recorder, clean
+from .resume_checks import states_of_plan
 
 EVERY = 30.0
 """Seconds from one snapshot to the next."""
@@ -160,6 +161,7 @@ def started(snapshots: Snapshots, plan: Plan, context: Context) -> dict[str, Any
         "device": context.device,
         "metadata": context.used.in_files,
         "recipe": recipe.json(),
+        "reads": states_of_plan(plan),
     }
 
 

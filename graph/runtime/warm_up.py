@@ -16,8 +16,9 @@ from ..contract.events import Observer, Observers
 from ..contract.process_state import released
 from .context import Context
 from .execute import Executor
-from .run import GRACE_SECONDS, POLL_SECONDS, around_run
+from .library_contexts import around_run
 from .session import taken
+from .worker import GRACE_SECONDS, POLL_SECONDS
 
 TURNS = 2
 """Turns of each loop: some nodes do other work in the first one."""

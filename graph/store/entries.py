@@ -10,12 +10,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..contract import file_locks
 from ..contract.errors import NodeError
 from ..contract.output_files import TEMPORARY
 from ..contract.store_mark import MARK
@@ -191,7 +192,7 @@ class FolderStore:
             OSError: If the folder cannot be read, or an entry cannot be removed.
         """
         removed = []
-        with self._alone() as alone:
+        with file_locks.alone(self.folder / LOCK) as alone:
             entries = self.listed() if alone else []
             total = sum(each.size for each in entries)
             for each in entries:
@@ -210,25 +211,6 @@ class FolderStore:
                 with suppress(OSError):
                     if time.time() - entry.stat().st_mtime > LEFT_OVER:
                         os.unlink(entry.path)
-
-    @contextmanager
-    def _alone(self) -> Iterator[bool]:
-        """Hold the lock of the folder; False if another process holds it."""
-        try:
-            import fcntl
-        except ImportError:
-            yield True
-            return
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
-        finally:
-            os.close(descriptor)
 
 
 def _is_own(name: str) -> bool:

@@ -50,6 +50,11 @@ def _code(path: Path) -> str:
         return digest(str(path))
 
 
+def forget_code() -> None:
+    """Hash Python files again that may have changed since."""
+    _code.cache_clear()
+
+
 def _bytes(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

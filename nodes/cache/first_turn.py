@@ -90,7 +90,15 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
         if not step.schedule:
             raise NodeError(NO_TIMESTEPS)
         distances = _time_distances(signal, turn)
-    return GatedComponent(turn.transformer, turn.model.family, len(window), active, distances, trial=turn.run.planning)
+    return GatedComponent(
+        turn.transformer,
+        turn.model.family,
+        len(window),
+        active,
+        distances,
+        trial=turn.run.planning,
+        parts=turn.parts,
+    )
 
 
 def meter(turn: Turn) -> Meter:

@@ -8,6 +8,7 @@ from typing import Any
 from ...graph.contract.node import Run
 from ..models.model import Model
 from ..values import Branches, Size, Step
+from .engine.gated_component import Parts
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Turn:
         size: Size of the clip in pixels.
         image: Whether the model is given an image.
         run: Receives decisions and warnings.
+        parts: The parts of the sequence; None if one process computes it.
     """
 
     model: Model
@@ -31,6 +33,7 @@ class Turn:
     size: Size
     image: bool
     run: Run
+    parts: Parts | None = None
 
     @property
     def component(self) -> str:

@@ -48,6 +48,7 @@ class GateState(State):
         self.gates: dict[str, tuple[Gate, tuple[int, ...], Working | EngineSnapshot]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
+        self.divided = False  # whether several processes have a part of each row
 
     def open(self, gate: Gate, turn: Turn) -> Opened:
         """Return the gate for one step of the model's transformer; make its engine first if there is none yet.
@@ -55,7 +56,7 @@ class GateState(State):
         Raises:
             NodeError: If the gate cannot work with this model or schedule.
         """
-        self.run = turn.run
+        self.run, self.divided = turn.run, turn.parts is not None
         component, window = turn.component, turn.window
         held = self.gates.get(component)
         # A gate node in the loop makes a new gate at every step, so gates are compared by value.
@@ -116,6 +117,8 @@ class GateState(State):
     def snapshot(self) -> Any:
         if self.meters:
             return Unkept("measurements are not kept")
+        if self.divided and self.gates:
+            return Unkept("the memory of a cache gate lies in several processes")
         found = {}
         for component, (gate, window, engine) in self.gates.items():
             if engine.gate.kind == "library":

@@ -14,6 +14,7 @@ from ...graph.contract.errors import NodeError
 from ..support import batch_rows
 from ..support.lazy import lazy
 from .prompt_ends import CutEnd
+from .sequence_cut import SequenceCut
 
 if TYPE_CHECKING:
     import torch
@@ -141,6 +142,7 @@ class Family(Protocol):
         normalises: Whether `normalise` changes a guided prediction. If so, no prediction may be all zeros, since zeros
             have no norm.
         blocks: The transformer's blocks, for cache gates.
+        sequence: What of a block's call is cut where several processes compute one sequence.
         time_modules: Submodules of the transformer that `time_signal` uses, outermost first. Empty if the transformer
             has no embedding that depends on the timestep alone.
         batches_guidance: Whether rebuilt blocks were measured to be faster with both branches of guidance in one call.
@@ -157,6 +159,7 @@ class Family(Protocol):
     float32: tuple[str, ...] = ()
     normalises: bool = False
     blocks: Blocks
+    sequence: SequenceCut
     time_modules: tuple[str, ...] = ()
     batches_guidance: bool = False
     sign: int = 1

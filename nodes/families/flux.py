@@ -11,6 +11,7 @@ from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
 from .prompt_ends import CutEnd, marked_end
+from .sequence_cut import Along, SequenceCut
 from .text_encoders import padded_tokens, pooled
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Flux(Family):
         returns=("text", "hidden"),
         per_row=("temb",),
     )
+    sequence = SequenceCut(("attn",), text=True, arguments={"image_rotary_emb": Along(0, ("text", "hidden"))})
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:
         return images.whole(width, height, images.scale_factor(configs.get("vae", {})))

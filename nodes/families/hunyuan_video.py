@@ -19,6 +19,7 @@ from ..support.lazy import lazy
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
 from .prompt_ends import CutEnd, marked_end, templated_end
+from .sequence_cut import Along, SequenceCut
 from .text_encoders import hidden_states, padded_tokens, pooled
 
 if TYPE_CHECKING:
@@ -59,6 +60,16 @@ class HunyuanVideo(Family):
         takes_text=True,
         returns=("hidden", "text"),
         per_row=("temb", "attention_mask", "token_replace_emb"),
+    )
+    sequence = SequenceCut(
+        ("attn",),
+        text=True,
+        # The blocks of the two lists have different names for the rotary tables, which are those of the image.
+        arguments={
+            "attention_mask": Along(-1, ("hidden", "text")),
+            "freqs_cis": Along(0),
+            "image_rotary_emb": Along(0),
+        },
     )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

@@ -11,6 +11,7 @@ from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, templated_end
+from .sequence_cut import Along, SequenceCut
 from .text_encoders import hidden_states, own_rows, padded_rows
 from .wan import statistics
 
@@ -49,6 +50,15 @@ class QwenImage(Family):
         takes_text=True,
         returns=("text", "hidden"),
         per_row=("encoder_hidden_states_mask", "temb", "modulate_index"),
+    )
+    sequence = SequenceCut(
+        ("attn",),
+        text=True,
+        arguments={
+            "encoder_hidden_states_mask": Along(1, ("text",)),
+            "image_rotary_emb": (Along(0), Along(0, ("text",))),
+            "modulate_index": Along(1),
+        },
     )
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

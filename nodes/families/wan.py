@@ -11,6 +11,7 @@ from ..support.lazy import lazy
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, marked_end
+from .sequence_cut import Along, SequenceCut
 from .text_encoders import cleaned, padded_tokens
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Wan(Family):
     max_length = 512  # WanPipeline.__call__(max_sequence_length=512)
     float32 = ("vae", "image_encoder")  # diffusers, docs/source/en/api/pipelines/wan.md
     blocks = Blocks({"blocks": "num_layers"}, takes_text=True, returns=("hidden",), per_row=("temb",))
+    # A model of Wan 2.2 TI2V has a timestep for each token. Keys of text are whole.
+    sequence = SequenceCut(("attn1",), arguments={"rotary_emb": Along(1), "temb": Along(1, rank=4)})
     time_modules = tuple(f"condition_embedder.{name}" for name in ("timesteps_proj", "time_embedder", "time_proj"))
 
     def size(self, width: int, height: int, frames: int, configs: Configs) -> Size:

@@ -11,6 +11,7 @@ from ..values import Size
 from . import images
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
 from .prompt_ends import CutEnd, templated_end
+from .sequence_cut import Along, SequenceCut
 from .text_encoders import hidden_states, own_rows, padded_rows, padded_tokens
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class ZImage(Family):
         takes_text=False,  # text and image are one sequence
         returns=("hidden",),
         per_row=("attn_mask", "freqs_cis", "adaln_input", "noise_mask", "adaln_noisy", "adaln_clean"),
+    )
+    sequence = SequenceCut(
+        ("attention",),
+        arguments={"attn_mask": Along(1), "freqs_cis": Along(1), "noise_mask": Along(1)},
+        others=("noise_refiner",),
     )
     sign = -1
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.node import Run
 from . import value_forms
+from .meta_results import MetaResults
 
 if TYPE_CHECKING:
     import torch
@@ -98,12 +99,12 @@ def meter(run: Run) -> Iterator[Meter]:
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils.flop_counter import flop_registry
 
-    counter = Meter()
+    counter, results = Meter(), MetaResults()
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             kwargs = kwargs or {}
-            out = func(*args, **kwargs)
+            out = results.call(func, args, kwargs)
             if not counter.paused:
                 formula = flop_registry.get(func.overloadpacket)
                 if formula is not None:

@@ -6,6 +6,7 @@ A name has the shapes of tensors, not their numbers, and the layout of a model, 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
@@ -81,7 +82,9 @@ def _code() -> tuple[Any, ...]:
     found = []
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found.append((package, version(package)))
+            # A loaded package knows its version; its metadata takes milliseconds to read.
+            known = getattr(sys.modules.get(package), "__version__", None)
+            found.append((package, str(known or version(package))))
     root, newest = Path(__file__).resolve().parents[1], 0
     for folder, _, names in os.walk(root):
         for name in names:

@@ -1,24 +1,21 @@
-"""Counts the work of a node's call while it runs: the operations that torch dispatches in this thread.
+"""Counts the work of a node's call while it runs: the functions of torch that this thread calls.
 
-Results do not change: each operation runs as it would, with the same kernel. Code compiled by torch.compile is not
-counted, since torch runs it uncompiled while something looks at its operations.
+Results do not change. Code compiled by torch.compile is not counted, since torch runs it uncompiled while something
+looks at its operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import local
 from typing import Any
 
 from ...graph.contract.events import CallInfo
-from ...graph.contract.machine_limits import Work
+from ...graph.contract.machine_limits import CallCount, Work
 from .value_tensors import tensors_of
 
 PACKAGE = __name__.rpartition(".nodes.")[0] + ".nodes."
-NAMES = {"float8_e4m3fn": "float8", "float8_e5m2": "float8"}
-ATTENTION = ("flash_attn", "sage", "flash_4", "_flash_attention", "_efficient_attention")
-"""Parts of the names of custom operators that compute attention of [B, tokens, heads, width]."""
 
 _running = local()
 
@@ -49,16 +46,18 @@ class OperationMeter:
 
         return name_of(call.type.name, arguments, (self._device, _tf32(self._device)))
 
-    def begin(self) -> None:
-        self._mode = _mode()
+    def begin(self, seconds: float, parts: Mapping[str, Work]) -> None:
+        from .function_work import FunctionWork
+
+        self._mode = FunctionWork(seconds, parts, _tf32(self._device))
         self._mode.__enter__()
         _running.mode = self._mode
 
-    def end(self) -> Work:
+    def end(self) -> CallCount:
         mode, self._mode, _running.mode = self._mode, None, None
         mode.__exit__(None, None, None)
-        work: Work = mode.work(self._device)
-        return work
+        found: CallCount = mode.found()
+        return found
 
     def kind(self, outputs: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Hashable:
         """The decisions of cache gates, and the shapes of the outputs."""
@@ -100,122 +99,3 @@ def _tf32(device: str) -> bool:
     import torch
 
     return bool(torch.backends.cuda.matmul.allow_tf32)
-
-
-def _mode() -> Any:
-    """A new mode of torch that counts operations, with `work` and `paused`."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils.flop_counter import flop_registry
-
-    class Count(TorchDispatchMode):
-        def __init__(self) -> None:
-            super().__init__()
-            self.by_dtype: dict[Any, int] = {}
-            self.bytes = 0
-            self.paused = 0
-
-        @classmethod
-        def _should_skip_dynamo(cls) -> bool:
-            """The first operation must not import torch._dynamo, which takes seconds: no compiled call is counted."""
-            return False
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **kwargs) if kwargs else func(*args)
-            formula = known.get(func, unknown)
-            if formula is unknown:
-                formula = known[func] = None if _moves_nothing(func) else _formula(func, flop_registry)
-            if formula is None or self.paused:
-                return out
-            made = out.nbytes if type(out) is tensor and not out.is_meta else _bytes((out,), tensor)
-            if made is not None:
-                self.bytes += made + (_bytes(args, tensor) or 0)
-                if kwargs:
-                    self.bytes += _bytes(tuple(kwargs.values()), tensor) or 0
-                if formula is not _nothing:
-                    flops = formula(*args, out_val=out, **(kwargs or {}))
-                    by = self.by_dtype
-                    by[args[1].dtype] = by.get(args[1].dtype, 0) + flops
-            return out
-
-        def work(self, device: str) -> Work:
-            """The work so far."""
-            tf32 = _tf32(device)
-            flops: dict[str, int] = {}
-            for dtype, count in self.by_dtype.items():
-                name = str(dtype).removeprefix("torch.")
-                name = "tf32" if tf32 and name == "float32" else NAMES.get(name, name)
-                flops[name] = flops.get(name, 0) + int(count)
-            return Work(flops, self.bytes)
-
-    tensor, known, unknown = torch.Tensor, _FORMULAS, object()
-    return Count()
-
-
-_FORMULAS: dict[Any, Any] = {}
-"""The formula for the work of each operation: None for one that moves nothing."""
-
-
-def _bytes(values: Any, tensor: type) -> int | None:
-    """Bytes of the tensors in arguments or results; None if one is on the meta device, where nothing is computed."""
-    total = 0
-    for each in values:
-        if isinstance(each, tensor):
-            if each.is_meta:  # type: ignore[attr-defined]
-                return None
-            total += each.nbytes  # type: ignore[attr-defined]
-        elif isinstance(each, list | tuple):
-            inner = _bytes(each, tensor)
-            if inner is None:
-                return None
-            total += inner
-    return total
-
-
-def _moves_nothing(func: Any) -> bool:
-    """Whether an operation's result shares memory with an input, or is only room for numbers."""
-    returns, name = func._schema.returns, func._schema.name
-    shares = any(r.alias_info is not None and not r.alias_info.is_write for r in returns)
-    return shares or not returns or any(word in name for word in ("empty", "detach", "unsafe_view"))
-
-
-def _nothing(*_: Any, **__: Any) -> int:
-    """Operations of an operation that multiplies no matrices."""
-    return 0
-
-
-def _formula(func: Any, registry: Mapping[Any, Callable[..., int]]) -> Callable[..., int]:
-    """torch's own formula; for other kernels of attention, two products of queries and keys."""
-    name = func._schema.name
-    if name in PRODUCTS:
-        return PRODUCTS[name]
-    formula = registry.get(func.overloadpacket)
-    if formula is not None:
-        return formula
-    if "scaled_dot_product" in name and "attention" in name:
-        return _heads_first
-    return _tokens_first if any(part in name for part in ATTENTION) else _nothing
-
-
-def _product(a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """Matrices of [M, K] and [K, N]. torch's own formula gives the same, and takes several microseconds more."""
-    return int(2 * a.shape[0] * a.shape[1] * b.shape[1])
-
-
-def _sum_and_product(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
-    return int(2 * a.shape[0] * a.shape[1] * b.shape[1])
-
-
-PRODUCTS: Mapping[str, Callable[..., int]] = {"aten::mm": _product, "aten::addmm": _sum_and_product}
-
-
-def _heads_first(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Attention of [B, heads, tokens, width]."""
-    batch, heads, queries, width = query.shape
-    return int(2 * batch * heads * queries * key.shape[2] * (width + value.shape[3]))
-
-
-def _tokens_first(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Attention of [B, tokens, heads, width]."""
-    batch, queries, heads, width = query.shape
-    return int(2 * batch * heads * queries * key.shape[1] * (width + value.shape[3]))

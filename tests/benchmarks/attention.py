@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
-from sgd.nodes.models.attention import backend_table, backends, tuning
+from sgd.nodes.models.attention import backend_table, backend_timing, backends
 
 SHAPES = {
     # [batch, tokens, heads, width]; tokens of the image and of the prompt
@@ -48,7 +48,7 @@ def error(backend: str, shape: tuple[int, ...]) -> float:
     """Relative error against float32, in the Euclidean norm, of the first and the last queries."""
     query, key, value = inputs(shape, seed=1)
     before = key.clone()
-    result = tuning.attend(backend, query, key, value)
+    result = backend_timing.attend(backend, query, key, value)
     if not torch.equal(key, before):
         raise RuntimeError("the keys were changed")
     if result.shape != query.shape or result.dtype != query.dtype:
@@ -63,7 +63,7 @@ def milliseconds(backend: str, shape: tuple[int, ...]) -> tuple[float, float, in
     """Median and least time of a call, and how many were timed."""
     sets = [inputs(shape, seed) for seed in range(2)]
     for each in sets:
-        tuning.attend(backend, *each)
+        backend_timing.attend(backend, *each)
     first = _timed(backend, sets[0])
     count = max(10, min(200, int(1e3 * SECONDS / first)))
     times = [_timed(backend, sets[i % 2]) for i in range(count)]
@@ -73,7 +73,7 @@ def milliseconds(backend: str, shape: tuple[int, ...]) -> tuple[float, float, in
 def _timed(backend: str, tensors: list[torch.Tensor]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    tuning.attend(backend, *tensors)
+    backend_timing.attend(backend, *tensors)
     end.record()
     end.synchronize()
     return start.elapsed_time(end)

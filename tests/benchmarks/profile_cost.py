@@ -3,7 +3,8 @@
 Two numbers, both in processor time, so that other work on the machine counts less than in seconds of a clock:
 
 - the share of a run that is spent inside the observers of the record and in the thread that samples memory. It is taken
-  inside one run, so it hardly depends on noise. It does not see that operations are slower while they are counted.
+  inside one run, so it hardly depends on noise. Operations are slower while they are counted: the account of the count
+  is added.
 - the ratio of whole runs with and without measuring, in turns. It sees everything, and single pairs differ by several
   percent. Runs whose work is remembered in the user's cache folder count nothing: set `XDG_CACHE_HOME` to an empty
   folder to see the first run of a machine.
@@ -23,12 +24,13 @@ from typing import Any
 
 import sgd
 from sgd.graph.contract.events import Observer, Observers
+from sgd.graph.contract.machine_limits import CallCount
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
 from sgd.graph.runtime.import_times import watched
+from sgd.graph.runtime.library_contexts import around_run
 from sgd.graph.runtime.observers import memory_samples
 from sgd.graph.runtime.record import Recorder
-from sgd.graph.runtime.run import around_run
 from sgd.nodes.support.work_meter import OperationMeter
 
 PAIRS = 5
@@ -36,16 +38,22 @@ PAIRS = 5
 
 @dataclass
 class Cost:
-    """Processor seconds of one run, and of the parts of measuring. `counted` is the number of counted calls."""
+    """Processor seconds of one run, and of the parts of measuring.
+
+    `counting` is the account of the count. Its budget is a part of `seconds`, the time by the clock. `counted` is the
+    number of counted calls.
+    """
 
     whole: float = 0.0
     observers: float = 0.0
     sampler: float = 0.0
+    counting: float = 0.0
+    seconds: float = 0.0
     counted: int = 0
 
     @property
     def share(self) -> float:
-        return (self.observers + self.sampler) / self.whole
+        return (self.observers + self.sampler) / self.whole + self.counting / self.seconds
 
 
 def timed(observers: Observers, cost: Cost) -> None:
@@ -70,21 +78,28 @@ def timed(observers: Observers, cost: Cost) -> None:
 def watched_parts(cost: Cost) -> Iterator[None]:
     """Inside `with`, note the memory samplers that are made and the calls that are counted."""
     samplers: list[memory_samples.Memory] = []
-    start, begin = memory_samples.Memory.__init__, OperationMeter.begin
+    start, begin, end = memory_samples.Memory.__init__, OperationMeter.begin, OperationMeter.end
 
     def made(self: Any, *arguments: Any) -> None:
         samplers.append(self)
         start(self, *arguments)
 
-    def began(self: OperationMeter) -> None:
+    def began(self: OperationMeter, *arguments: Any) -> None:
         cost.counted += 1
-        begin(self)
+        begin(self, *arguments)
 
-    memory_samples.Memory.__init__, OperationMeter.begin = made, began  # type: ignore[method-assign, assignment]
+    def ended(self: OperationMeter) -> CallCount:
+        count = end(self)
+        cost.counting += count.seconds
+        return count
+
+    memory_samples.Memory.__init__ = made  # type: ignore[method-assign, assignment]
+    OperationMeter.begin, OperationMeter.end = began, ended  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        memory_samples.Memory.__init__, OperationMeter.begin = start, begin  # type: ignore[method-assign, assignment]
+        memory_samples.Memory.__init__ = start  # type: ignore[method-assign]
+        OperationMeter.begin, OperationMeter.end = begin, end  # type: ignore[method-assign]
         cost.sampler = sum(each.cpu_seconds for each in samplers)
 
 
@@ -100,6 +115,7 @@ def measured(plan: Any, folder: Path, more: Sequence[Observer] = ()) -> Cost:
         Executor(plan, context, observer).execute()
         observer.run_finished("done", None)
         cost.whole = time.process_time() - began
+        cost.seconds = recorder.clock.now()
     return cost
 
 
@@ -137,8 +153,8 @@ def main() -> None:
         seconds(plan, Path(folder), "off")  # imports
         for name in ("first run of a plan", "second run", "third run"):
             cost = measured(plan, Path(folder))
-            parts = f"observers {cost.observers:.4f} s, sampler {cost.sampler:.4f} s of {cost.whole:.3f} s"
-            print(f"{name}: {cost.share:.2%} ({parts}); {cost.counted} calls counted")
+            parts = f"observers {cost.observers:.4f} s, sampler {cost.sampler:.4f} s, counting {cost.counting:.4f} s"
+            print(f"{name}: {cost.share:.2%} of {cost.whole:.3f} s ({parts}); {cost.counted} calls counted")
     for first in (False, True):
         found = ratios(pairs, first)
         name = "first runs" if first else "later runs"

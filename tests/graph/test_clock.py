@@ -252,7 +252,7 @@ def test_comparing_with_what_is_expected_has_a_row(tmp_path: Path, monkeypatch: 
         time.sleep(3 * SHORT)
         return [{"name": "seconds", "limit": 9, "value": record["seconds"], "met": True}]
 
-    monkeypatch.setattr("sgd.graph.runtime.run.judged", slow)
+    monkeypatch.setattr("sgd.graph.runtime.worker.judged", slow)
     plan = replace(plan_of(graph(call("a", "m.const", value=1), out="$a")), expected=Expected(seconds=9))
     record = run(plan, out=tmp_path).record
     other = next(row for row in record["nodes"] if row["name"] == OTHER)

@@ -228,6 +228,15 @@ def test_fail_over_names_large_nodes(runs):
     assert [line.partition(" took")[0] for line in lines] == ["text", "loop.velocity"]
 
 
+@pytest.mark.parametrize("fact", [{"reused": True}, {"resumed_calls": 3}])
+def test_a_run_that_did_not_do_all_itself_has_no_times_to_compare(runs, fact):
+    whole = [{"name": name, "type": "t", "calls": 1, "seconds": 1.0, "device_seconds": None} for name in NODES]
+    nodes = [row | fact if row["name"] in ("loop", "loop.velocity") else row for row in whole]
+    [line] = broken(runs(nodes=nodes), Limits(slower=0.5))
+    assert "the second run" in line
+    assert line.partition(" loop")[2].startswith(".velocity;")
+
+
 def test_faster_is_no_failure(runs):
     assert broken(runs(**slower(0.5), times={"text": 0.1}), Limits(slower=0)) == []
 

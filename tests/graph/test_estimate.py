@@ -18,7 +18,7 @@ from sgd.graph.contract.node import Run
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.graph.runtime.estimate import estimate
-from sgd.graph.runtime.execute import NodeFailed
+from sgd.graph.runtime.failure import NodeFailed
 from sgd.graph.runtime.run import run
 
 BUNDLED = sorted(p.stem for p in bundled_workflows().glob("*.yaml"))

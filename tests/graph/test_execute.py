@@ -22,7 +22,8 @@ from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import State
 from sgd.graph.contract.source_spans import Span
 from sgd.graph.runtime.context import Context
-from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
+from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.failure import Interrupted, NodeFailed
 from sgd.graph.runtime.record import Recorder
 
 

@@ -12,7 +12,7 @@ from sgd.graph.compiler.compile import compile as compile_file
 from sgd.graph.compiler.ir import Call, Const, Format, Ref
 from sgd.graph.compiler.passes.fold import as_text, locate, safe_name
 from sgd.graph.contract.errors import Problems
-from sgd.graph.contract.ports import Type, from_name, list_of
+from sgd.graph.contract.ports import Type, accepts, from_name, list_of
 from sgd.graph.contract.workflow_folders import workflow_folder
 from sgd.graph.language.document import kind_of
 from sgd.graph.language.literals import Given, read_text, split
@@ -594,6 +594,23 @@ def test_types_by_name():
     assert from_name("list[list[int]]", {}) == list_of(list_of(Type("int")))
     assert from_name("Thing", LIBRARY.ports).cls is toys.Thing
     assert from_name("list[Thing", LIBRARY.ports) is None
+
+
+@pytest.mark.parametrize(
+    ("choices", "name", "taken"),
+    [
+        ((38, 46), "float", True),
+        ((38, 46), "int", True),
+        ((38, 46.5), "float", True),
+        ((38, 46.5), "int", False),
+        (("a", 1), "float", False),
+        ((True, 1), "int", False),
+        ((38, 46), "str", False),
+        (("a", "b"), "str", True),
+    ],
+)
+def test_an_enumeration_is_taken_where_each_choice_is(choices, name, taken):
+    assert accepts(Type(name), Type("enum", choices=choices)) is taken
 
 
 # Paths

@@ -17,13 +17,15 @@ from helpers import machines
 from helpers.machines import Cell, call, graph, loop, plan_of
 from helpers.terminals import sgd
 from sgd.graph.cli.main import main
+from sgd.graph.cli.sixel import sixel
 from sgd.graph.cli.terminal_pictures import iterm, kitty, protocol
 from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.contract.events import CallInfo
 from sgd.graph.contract.previews import Picture, Previews
 from sgd.graph.runtime.observers import preview_files
 from sgd.graph.runtime.observers.preview_files import PreviewFiles
-from sgd.graph.runtime.run import Result, run
+from sgd.graph.runtime.run import run
+from sgd.graph.runtime.run_result import Result
 
 
 class Toys(Previews):
@@ -258,17 +260,20 @@ def test_iterms_sequence_holds_the_file() -> None:
         ({"TERM": "xterm-ghostty", "TERM_PROGRAM": "ghostty"}, kitty),
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "iTerm.app"}, iterm),
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "WezTerm"}, iterm),
-        ({"TERM": "xterm-256color"}, None),
-        ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, None),
-        ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux"}, None),
-        ({"TERM": "screen", "KITTY_WINDOW_ID": "1"}, None),
+        ({"TERM": "xterm-256color"}, sixel),
+        ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, sixel),
+        ({"TERM": "xterm-kitty", "TMUX": "/tmp/tmux"}, sixel),
+        ({"TERM": "screen", "KITTY_WINDOW_ID": "1"}, sixel),
         ({"TERM": "dumb", "TERM_PROGRAM": "iTerm.app"}, None),
         ({}, None),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
-def test_terminals_are_known_by_their_variables(environment: dict[str, str], found: object) -> None:
-    assert protocol(environment) is found
+def test_terminals_are_known_by_their_variables_and_others_are_asked(
+    environment: dict[str, str], found: object
+) -> None:
+    assert protocol(environment, lambda: True) is found
+    assert protocol(environment, lambda: False) is (None if found is sixel else found)
 
 
 LIBRARY = """

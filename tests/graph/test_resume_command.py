@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 from sgd.graph.cli.main import main
+from sgd.graph.contract.array_storage import StoredArray
+from sgd.graph.resume.snapshot_file import Snapshot
+from sgd.graph.resume.snapshot_folder import SnapshotFolder
 
 NODES = """
 import time
@@ -49,6 +53,11 @@ def add(number: Number, state: Sum, run: Run, *, index: str, at: int = -1) -> Nu
     state.sum += number.value
     return Number(state.sum)
 
+@node("slow.times")
+def times(number: Number, *, file: Path) -> Number:
+    "Multiplies by a number in a file."
+    return Number(number.value * int(file.read_text()))
+
 @node("slow.write", effect=True)
 def write(number: Number, run: Run, *, path: OutPath = Path("out.txt")) -> Path:
     "Writes the number."
@@ -66,10 +75,11 @@ nodes:
     carry: {n: $read}
     body: {add: {uses: slow.add, with: {number: $n, at: $at, index: "${index}"}}}
     yield: {n: $add}
-  write: {uses: slow.write, with: {number: $sum}}
+  times: {uses: slow.times, with: {number: $sum, file: three.txt}}
+  write: {uses: slow.write, with: {number: $times}}
 outputs: {out: $write}
 """
-EXPECTED = str(7 * 2**5)  # each turn adds the sum of all before
+EXPECTED = str(3 * 7 * 2**5)  # each turn adds the sum of all before
 LIBRARY = ("--library", "nodes.py")
 
 
@@ -77,6 +87,7 @@ def prepare(folder: Path) -> None:
     (folder / "nodes.py").write_text(NODES)
     (folder / "w.yaml").write_text(FLOW)
     (folder / "seven.txt").write_text("7")
+    (folder / "three.txt").write_text("3")
 
 
 @pytest.fixture
@@ -158,6 +169,15 @@ def test_an_interrupted_run_goes_on_after_its_last_turn(cut: tuple[int, str]) ->
     assert sorted(path.name for path in Path("run").iterdir()) == ["out.txt", "run.json"]
 
 
+def test_the_rest_of_a_run_can_be_traced(cut: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, library = Path("run").absolute(), Path("nodes.py").absolute()
+    monkeypatch.chdir(tmp_path)  # paths on this command line are relative to its own folder
+    assert main(["resume", str(run), "--quiet", "--library", str(library), "--trace", "t.json"]) == 0
+    assert (run / "out.txt").read_text() == EXPECTED
+    events = json.loads(Path("t.json").read_text())["traceEvents"]
+    assert sum(each.get("name", "").endswith("add") and each["ph"] == "X" for each in events) == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_run_that_was_ended_goes_on(here: Path, number: int) -> None:
     code, _ = ended(here, number)
@@ -200,7 +220,8 @@ def edit(file: str, text: str) -> Callable[[], None]:
 
 
 CHANGES = {
-    "input": (edit("seven.txt", "8"), "seven.txt has other bytes"),
+    "input": (edit("seven.txt", "8"), "seven.txt has "),
+    "later": (edit("three.txt", "4"), "three.txt has changed"),
     "gone": (lambda: Path("seven.txt").unlink(), "seven.txt"),
     "workflow": (edit("w.yaml", FLOW.replace("[1, 2, 3", "[1, 2, 9")), "w.yaml has changed"),
     "library": (edit("nodes.py", NODES + "\n"), "--library nodes.py has changed"),
@@ -267,6 +288,48 @@ def test_a_full_disk_is_a_warning_and_keeps_the_snapshot_before(
     record = json.loads(Path("run/run.json").read_text())
     assert [text for text in record["warnings"] if "No space left on device" in text]
     assert Path("run/out.txt").read_text() == EXPECTED
+
+
+def test_a_process_that_is_killed_while_it_writes_a_snapshot_leaves_the_one_before(tmp_path: Path) -> None:
+    folder = SnapshotFolder(tmp_path)
+    folder.begin({})
+
+    def snapshot(size: int) -> Snapshot:
+        return Snapshot({"size": size}, [(0, StoredArray("U8", (size,), bytes(size), {}))])
+
+    folder.add(snapshot(8))
+    child = os.fork()
+    if not child:
+        try:
+            for _ in range(50):
+                folder.add(snapshot(64 << 20))
+        finally:
+            os._exit(0)
+    until = time.monotonic() + 30
+    while not list(folder.path.glob(".sgd-*.part")) and time.monotonic() < until:
+        time.sleep(0.0005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    found = [each for _, each in folder.snapshots()]
+    assert found
+    assert all(isinstance(each, Snapshot) for each in found)
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_snapshot_keeps_the_one_before(tmp_path: Path) -> None:
+    """A file that may not grow stands for a full disk."""
+    folder = SnapshotFolder(tmp_path)
+    folder.begin({})
+    kept = Snapshot({"number": 1}, [])
+    folder.add(kept)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            folder.add(Snapshot({"number": 2}, [(0, StoredArray("U8", (5000,), bytes(5000), {}))]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [each.content for _, each in folder.snapshots() if isinstance(each, Snapshot)] == [{"number": 1}]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["snapshot-000001.safetensors", "started.json"]
 
 
 @pytest.mark.parametrize("words", [["-1"], ["nan"], ["soon"], ["inf"]])

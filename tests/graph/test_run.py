@@ -24,8 +24,9 @@ from sgd.graph.contract.events import CallInfo, Observer
 from sgd.graph.contract.node import Run as NodeRun
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.runtime.clock import Clock
-from sgd.graph.runtime.execute import NodeFailed
-from sgd.graph.runtime.run import default_folder, does_not_fit, run
+from sgd.graph.runtime.failure import NodeFailed, does_not_fit
+from sgd.graph.runtime.prepared_folder import default_folder
+from sgd.graph.runtime.run import run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
 

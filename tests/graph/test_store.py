@@ -18,7 +18,7 @@ from jsonschema import Draft202012Validator
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.runtime import stored_steps
 from sgd.graph.runtime.profiling import Profiling
-from sgd.graph.runtime.run import Result
+from sgd.graph.runtime.run_result import Result
 from sgd.graph.store import entries
 from sgd.graph.store.entries import FolderStore, MemoryStore
 
@@ -153,6 +153,12 @@ def test_a_folder_in_which_others_write_is_no_store(tmp_path: Path) -> None:
 def test_measurements_of_every_node_refuse_a_store(tmp_path: Path, started: Run) -> None:
     with pytest.raises(NodeError, match="reused"):
         started(CHAIN, tmp_path / "store", profile=Profiling(trace=tmp_path / "t.json"))
+
+
+def test_limits_of_time_refuse_a_store(tmp_path: Path, started: Run) -> None:
+    with pytest.raises(NodeError, match="reused"):
+        started(CHAIN + "expect: {seconds: 5}\n", tmp_path / "store")
+    assert started(CHAIN + "expect: {seconds: 5}\n", None)[1] == ["number abc", "double", "save"]
 
 
 def test_the_command_lists_verifies_and_clears(tmp_path: Path, started: Run) -> None:

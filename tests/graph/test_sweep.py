@@ -336,8 +336,9 @@ def test_a_failed_combination_does_not_stop_the_rest(sweep, paint):
     assert [run["status"] for run in found["runs"]] == ["done", "failed", "done"]
     assert "thirteen" in Path(found["page"]).read_text()
     assert found["settings"][1]["runs"] == 0
-    code, _, err = sweep("--vary", "level=10,13,20", "--reference", "level=10", "--out", "out")
+    code, _, err = sweep("--vary", "level=10,13,20", "--reference", "level=10", "--out", "out", "--traceback")
     assert code == 1
+    assert 'raise RuntimeError("thirteen' in err
     assert "2 of 3 runs are done already" in err
 
 
@@ -394,9 +395,10 @@ def test_a_hostile_value_is_text_in_the_page(sweep):
     assert "&#8238;" not in page
 
 
-def command(paint, *words):
+def command(paint, *words, name="sweep"):
+    file = ["paint.yaml"] if name == "sweep" else []
     return subprocess.Popen(
-        [sys.executable, "-m", "sgd", "sweep", "paint.yaml", "--library", "paint.py", *words],
+        [sys.executable, "-m", "sgd", name, *file, "--library", "paint.py", *words],
         cwd=paint,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -406,7 +408,7 @@ def command(paint, *words):
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(paint, jobs):
+def test_an_interrupt_keeps_what_is_done_and_a_second_command_goes_on(paint, jobs):
     words = ("--vary", "level=10,20,30,40", "--vary", "seconds=0.3", "--out", "out", "--jobs", jobs, "--device", "cpu")
     process = command(paint, *words)
     deadline = time.monotonic() + 240
@@ -420,9 +422,11 @@ def test_an_interrupt_keeps_what_is_done_and_the_same_command_goes_on(paint, job
     done = {path: path.stat().st_mtime_ns for path in paint.glob("out/*/run.json")
             if json.loads(path.read_text())["status"] == "done"}  # fmt: skip
     assert 0 < len(done) < 4
-    process = command(paint, *words)
+    again = words if jobs == "1" else None  # the same command, or `sgd resume`
+    process = command(paint, *again) if again else command(paint, "out", name="resume")
     _, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
+    assert read_sweep(paint / "out").jobs == int(jobs)
     assert f"{len(done)} of 4 runs are done already" in err
     assert len(list(paint.glob("out/*/grey.png"))) == 4
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
@@ -442,6 +446,64 @@ def test_resume_goes_on_from_another_folder(sweep, paint, monkeypatch, capsys):
     (paint / "paint.yaml").write_text(WORKFLOW + "# more\n")
     assert main.main(["resume", "../out", "--library", "../paint.py"]) == 2
     assert "has changed since" in capsys.readouterr().err
+
+
+CHANGES = {
+    "a used file": (lambda: Path("part.yaml").write_text(PART + "# more\n"), "part.yaml has changed"),
+    "a read file": (lambda: Path("two.txt").write_text("3"), "two.txt has changed"),
+    "a library": (lambda: Path("paint.py").write_text(NODES + "\n"), "paint.py has changed"),
+    "a version": (lambda: version_in("out/sweep.json", "0.0.9"), "sgd was 0.0.9, and is "),
+}
+PART = """\
+sgd: 1
+inputs: {level: {type: int}}
+nodes: {one: {uses: paint.read, with: {level: $level, file: two.txt}}}
+outputs: {grey: $one}
+"""
+READS = WORKFLOW.replace("uses: paint.mix   # two greys", "uses: ./part.yaml").replace(", more: 2}", "}")
+READ = '''
+
+@node("paint.read")
+def read(level: int, file: Path) -> int:
+    """Add a number of a file.
+
+    Args:
+        level: The level.
+        file: The file.
+    """
+    return level + int(file.read_text())
+'''
+
+
+def version_in(file, version):
+    plain = json.loads(Path(file).read_text())
+    plain["versions"]["sgd"] = version
+    Path(file).write_text(json.dumps(plain))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_going_on_with_other_files_or_packages_is_refused(sweep, paint, capsys, change):
+    library = NODES.replace("import time", "import time\nfrom pathlib import Path", 1) + READ
+    for name, text in {"paint.py": library, "paint.yaml": READS, "part.yaml": PART, "two.txt": "2"}.items():
+        (paint / name).write_text(text)
+    code, _, err = sweep("--vary", "level=1,2", "--out", "out")
+    assert code == 0, err
+    edit, reason = CHANGES[change]
+    edit()
+    assert main.main(["resume", "out", "--library", "paint.py", "--quiet"]) == 0  # all runs are done
+    (paint / "out/002-level-2/run.json").unlink()
+    assert main.main(["resume", "out", "--library", "paint.py", "--quiet"]) == 2
+    err = capsys.readouterr().err
+    assert reason in err
+    assert "would differ" in err
+    assert sweep("--vary", "level=1,2", "--out", "out")[0] == 2
+
+
+def test_options_of_a_single_run_are_refused(sweep, paint, capsys):
+    assert sweep("--vary", "level=1,2", "--out", "out")[0] == 0
+    for option in (["--snapshot-every", "5"], ["--profile", "off"]):
+        assert main.main(["resume", "out", "--library", "paint.py", *option]) == 2
+        assert f"{option[0]} is for a single run" in capsys.readouterr().err
 
 
 def test_a_folder_gives_no_permission(sweep, paint, capsys):

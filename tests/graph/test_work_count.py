@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from helpers.machines import call, graph, plan_of
 from sgd.graph.cli.commands.describe_machine import limit_facts
-from sgd.graph.cli.run_table import ceiling
+from sgd.graph.cli.run_table import ceiling, run_table
 from sgd.graph.contract.errors import NodeError, UnreadableFile
-from sgd.graph.contract.machine_limits import MachineLimits, Work
+from sgd.graph.contract.machine_limits import CallCount, MachineLimits, Work
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.runtime import limits_file
 from sgd.graph.runtime.observers import work_count
 from sgd.graph.runtime.observers.memory_samples import POINTS, Curve
 from sgd.graph.runtime.observers.timeline import LIMIT, Entry, Timeline, fewer
-from sgd.graph.runtime.observers.work_count import TRIES, Counts, WorkCount, counts_of
+from sgd.graph.runtime.observers.work_count import SHARE, TRIES, Counts, WorkCount, counts_of
 
 NODE = call("n", "m.const", value=1)
 LIMITS = MachineLimits("card", "2.0", 1, {"float32": 100.0, "bfloat16": 200.0}, 10.0, None, 50.0, "2026-11-27")
@@ -44,11 +44,11 @@ class Meter:
     def lasting(self, call: Any, arguments: Mapping[str, Any]) -> str | None:
         return arguments.get("name")
 
-    def begin(self) -> None:
+    def begin(self, seconds: float, parts: Mapping[str, Work]) -> None:
         self.counted.append(self.calls)
 
-    def end(self) -> Work:
-        return Work({"float32": self.work[self.calls]}, 1)
+    def end(self) -> CallCount:
+        return CallCount(Work({"float32": self.work[self.calls]}, 1))
 
     def kind(self, outputs: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> Any:
         return tuple(e["computed"] for e in events)
@@ -146,6 +146,65 @@ def test_counts_belong_to_a_plan_and_its_options_and_end_with_it() -> None:
     del plan
     gc.collect()
     assert key not in work_count._COUNTS
+
+
+class Dear(Meter):
+    """A meter with a known cost: a count takes 3 ms, and 1 ms once its parts are known. It gives up at the limit."""
+
+    begun: list[tuple[float, int]]
+
+    def begin(self, seconds: float, parts: Mapping[str, Work]) -> None:
+        self.begun = [*getattr(self, "begun", []), (seconds, len(parts))]
+
+    def end(self) -> CallCount:
+        allowed, parts = self.begun[-1]
+        cost = 0.003 - 0.001 * parts
+        if cost > allowed:
+            return CallCount(None, allowed, {str(number): Work() for number in range(min(parts + 1, 2))})
+        return CallCount(Work({"float32": 7}, 1), cost)
+
+
+def dear_run(calls: Sequence[float]) -> tuple[WorkCount, Dear]:
+    """Calls of a node with a dear meter; each begins at a time of the run."""
+    meter, now = Dear([7] * len(calls)), [0.0]
+    count = WorkCount([meter], lambda: now[0])
+    for now[0] in calls:
+        count.node_started(NODE, {"name": "dear"})
+        count.node_finished(NODE, 0.1, {})
+    count.run_finished("done", None)
+    return count, meter
+
+
+def test_counting_takes_a_small_part_of_the_run_and_a_later_call_completes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_count, "thread_time", lambda: 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    times = [0.1 * number for number in range(1, 40)]
+    count, meter = dear_run(times)
+    assert count.of("n") == Work({"float32": 7 * len(times)}, len(times))
+    assert not count.put_off("n")
+    assert 1 < len(meter.begun) < 4
+    assert count.spent <= SHARE * times[-1]
+
+
+def test_a_count_that_was_given_up_is_unknown_and_a_later_run_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_count, "thread_time", lambda: 0.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = []
+    for _ in range(4):
+        count, meter = dear_run([0.2])
+        found.append((count.of("n"), count.put_off("n"), getattr(meter, "begun", [])))
+    assert found[0] == (None, True, [(0.001, 0)])
+    assert found[1] == (None, True, [(0.001, 1)])
+    assert found[2] == (Work({"float32": 7}, 1), False, [(0.001, 2)])
+    assert found[3] == (Work({"float32": 7}, 1), False, [])
+    row = {"name": "n", "type": "m.const", "calls": 1, "seconds": 1.0, "device_seconds": None, "share": 1.0}
+    row |= {"peak_bytes": None, "detail": {}, "outputs": [], "uncounted": True}
+    record = {"nodes": [row], "phases": {}, "status": "done", "seconds": 1.0, "peak_bytes": None}
+    assert "work of n: not counted yet" in run_table(record)
 
 
 def test_calls_without_products_are_looked_at_once() -> None:

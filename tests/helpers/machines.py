@@ -45,7 +45,8 @@ from sgd.graph.contract.ports import Port
 from sgd.graph.language.library_objects import standard_object
 from sgd.graph.language.registry import Library
 from sgd.graph.runtime.context import Context
-from sgd.graph.runtime.execute import Executor, Interrupted, NodeFailed
+from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.failure import Interrupted, NodeFailed
 
 LOG: list[tuple[str, ...]] = []
 

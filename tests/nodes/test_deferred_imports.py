@@ -17,6 +17,12 @@ def run(tmp_path):
     inner.mkdir()
     (inner / "__init__.py").write_text("print('inner'); from .part import THREE\n")
     (inner / "part.py").write_text("THREE = 3\n")
+    (inner / "other.py").write_text("print('other'); from . import THREE\n")
+    (package / "marks.py").write_text(
+        "print('marks'); seen = []\n"
+        "def mark(value): seen.append(value); return value\n"
+        "class Base:\n    def name(self): return type(self).__name__\n"
+    )
     (package / "broken.py").write_text("print('tried'); raise ValueError('broken')\n")
 
     def call(code):
@@ -111,3 +117,124 @@ def test_an_imported_or_absent_module_is_left_alone(run):
         print(error.name)
     """
     assert run(code) == ["executed", "slow.absent"]
+
+
+def test_a_module_of_a_package_executes_the_package_first_and_once(run):
+    code = """
+    defer("slow.inner")
+    import slow.inner
+    print("imported")
+    import slow.inner.part, slow.inner.other
+    import sys
+    print(sys.modules["slow.inner.part"] is slow.inner.part, slow.inner.part.__spec__.name)
+    """
+    assert run(code) == ["imported", "inner", "other", "True", "slow.inner.part"]
+
+
+def test_named_modules_of_a_package_do_not_need_it(run):
+    code = """
+    defer("slow.inner", inside=("part",))
+    import slow.inner.part
+    print(slow.inner.part.THREE)
+    import slow.inner.other
+    print(slow.inner.other.THREE)
+    """
+    assert run(code) == ["3", "inner", "other", "3"]
+
+
+def test_a_deferred_module_executes_the_packages_around_it_first(run):
+    code = """
+    defer("slow.inner", inside=("other",))
+    defer("slow.inner.other")
+    import slow.inner.other
+    print("imported")
+    print(slow.inner.other.THREE)
+    """
+    assert run(code) == ["imported", "inner", "other", "3"]
+
+
+def test_a_search_for_a_module_does_not_end_the_delay(run):
+    code = """
+    import importlib.util
+    defer("slow.numbers")
+    print(importlib.util.find_spec("slow.numbers").name)
+    import slow.numbers
+    print("imported", slow.numbers.ONE)
+    """
+    assert run(code) == ["slow.numbers", "executed", "imported", "1"]
+
+
+def test_a_stand_in_for_a_class_is_that_class_once_it_is_used(run):
+    code = """
+    defer("slow.marks", stand_ins=("Base",))
+    from slow.marks import Base
+    print(isinstance(3, Base), isinstance(3, (Base, str)))
+    print("now")
+    class Own(Base): pass
+    import slow.marks
+    print(Own.__mro__[1] is slow.marks.Base, isinstance(Own(), Base), issubclass(Own, Base), Base().name())
+    """
+    assert run(code) == ["False", "False", "now", "marks", "True", "True", "True", "Base"]
+
+
+def test_marks_are_handed_over_in_order(run):
+    code = """
+    defer("slow.marks", marks=("mark",))
+    from slow.marks import mark
+    print(mark(1), mark(2), "kept")
+    import slow.marks
+    print(list(slow.marks.seen), mark(3), slow.marks.seen)
+    """
+    assert run(code) == ["1", "2", "kept", "marks", "[1,", "2]", "3", "[1,", "2,", "3]"]
+
+
+def test_adapters_and_the_compiler_work_after_they_were_put_off():
+    code = """
+    import sys
+    from sgd.nodes.support.start import prepare_imports
+    prepare_imports()
+    import torch
+    from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+    from diffusers.hooks.group_offloading import ModuleGroup
+    from diffusers.models.transformers.transformer_wan import WanTransformerBlock
+    assert not {"torch._dynamo.eval_frame", "peft.peft_model"} & set(sys.modules)
+    sizes = dict(num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1)
+    model = WanTransformer3DModel(patch_size=(1, 2, 2), in_channels=4, out_channels=4, **sizes)
+    given = torch.randn(1, 4, 1, 4, 4), torch.tensor([1]), torch.randn(1, 3, 8)
+    plain = model(*given)[0]
+
+    @torch.compiler.disable
+    def left_alone(value):
+        return value * 2
+    assert left_alone(1) == 2 and "torch._dynamo.eval_frame" not in sys.modules
+    graphs = []
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+    compiled = torch.compile(lambda value: left_alone(value + 1) - 1, backend=backend)
+    assert compiled(torch.ones(2)).tolist() == [3, 3] and len(graphs) == 2
+    from torch._dynamo import trace_rules
+    assert id(WanTransformerBlock) in trace_rules._allowed_callable_ids
+    graphs.clear()
+    torch.testing.assert_close(torch.compile(model, backend=backend)(*given)[0], plain)
+    assert graphs
+
+    from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from diffusers.loaders import lora_base
+    model.add_adapter(LoraConfig(target_modules=["to_q"], init_lora_weights=False))
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    assert layers == [layer for layer in model.modules() if isinstance(layer, lora_base.BaseTunerLayer)] != []
+    assert not torch.equal(model(*given)[0], plain)
+    sigmas = dict(use_beta_sigmas=True, shift=1.0)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config({**FlowMatchEulerDiscreteScheduler().config, **sigmas})
+    scheduler.set_timesteps(3)
+    assert len(scheduler.sigmas) == 4
+    import scipy.optimize, diffusers.hooks, diffusers.models.transformers as models
+    from transformers.loss import loss_for_object_detection
+    costs = [[4, 1], [2, 8]]
+    assert loss_for_object_detection.linear_sum_assignment(costs)[1].tolist() == [1, 0]
+    assert models.FluxTransformer2DModel.__module__ == "diffusers.models.transformers.transformer_flux"
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

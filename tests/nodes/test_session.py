@@ -254,7 +254,7 @@ def test_a_load_that_runs_out_of_memory_is_tried_again_without_idle_components(w
     keeper._all["x"] = ((), model.weights)
     model.acquire("text_encoder", DirectRun())
     model.release("text_encoder")
-    real, failures = Weights._make, [1]
+    real, failures = Weights.make, [1]
 
     def make(self, part, run, placed, smaller):
         if part == "transformer" and failures:
@@ -262,7 +262,7 @@ def test_a_load_that_runs_out_of_memory_is_tried_again_without_idle_components(w
             raise torch.OutOfMemoryError
         return real(self, part, run, placed, smaller)
 
-    monkeypatch.setattr(Weights, "_make", make)
+    monkeypatch.setattr(Weights, "make", make)
     model.acquire("transformer", DirectRun())
     assert [part for part, _ in model.weights._held] == ["scheduler", "transformer"]
 
@@ -344,7 +344,8 @@ def test_what_a_node_still_uses_after_an_interrupt_is_forgotten(wan_folder):
     """The next run must not share a module with a thread that has not ended."""
     from helpers.direct import DirectRun, model_of
     from sgd.graph.contract.kept_values import Session
-    from sgd.graph.runtime.run import Result, _tidy
+    from sgd.graph.runtime.run import _tidy
+    from sgd.graph.runtime.run_result import Result
 
     session = Session()
     model = model_of(wan_folder, "scheduler")

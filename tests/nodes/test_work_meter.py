@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,11 @@ from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.machine_limits import Work
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
+from sgd.graph.runtime.library_contexts import around_run
 from sgd.graph.runtime.observers.work_count import WorkCount
-from sgd.graph.runtime.run import around_run
 from sgd.nodes import denoiser
 from sgd.nodes.library import rate_measuring
+from sgd.nodes.support import function_work
 from sgd.nodes.support.work_meter import OperationMeter, uncounted
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -38,13 +40,14 @@ def oracle() -> FlopCounterMode:
 
 def counted(function: Any, *arguments: Any, **options: Any) -> tuple[Work, Any]:
     meter = OperationMeter()
-    meter.begin()
+    meter.begin(float("inf"), {})
     try:
         with torch.no_grad():
             result = function(*arguments, **options)
     finally:
-        work = meter.end()
-    return work, result
+        count = meter.end()
+    assert count.work is not None
+    return count.work, result
 
 
 def test_a_product_reads_two_matrices_and_writes_one() -> None:
@@ -100,6 +103,45 @@ def test_a_transformer_is_counted_as_torch_counts_it_and_computes_the_same() -> 
     assert work.bytes > weights
 
 
+def test_a_count_with_no_allowance_is_given_up_and_its_parts_make_the_next_one_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(function_work, "costs", lambda: (0.0, 1.0))  # a second for each operation
+    transformer = tiny.wan_transformer()
+    given = (torch.randn(1, 16, 3, 8, 8), torch.tensor([500.0]), torch.randn(1, 6, 32))
+    whole, made = counted(transformer, *given)
+    parts: Any = {}
+    for attempt in range(50):  # noqa: B007
+        meter = OperationMeter()
+        meter.begin(20.0, parts)
+        try:
+            with torch.no_grad():
+                again = transformer(*given).sample
+        finally:
+            count = meter.end()
+        assert torch.equal(again, made.sample)
+        assert count.seconds < 20 + 20  # one function has a few operations
+        if count.work is not None:
+            break
+        assert len(count.parts) > len(parts)
+        parts = json.loads(json.dumps({name: [dict(w.flops), w.bytes] for name, w in count.parts.items()}))
+        parts = {name: Work(flops, moved) for name, (flops, moved) in parts.items()}
+    assert attempt > 2
+    assert count.work == whole
+
+
+def test_work_that_depends_on_numbers_is_counted_each_time() -> None:
+    a, few = torch.ones(100), torch.zeros(100, dtype=torch.bool)
+    few[:3] = True
+    every = torch.ones(100, dtype=torch.bool)
+    alone = [counted(lambda chosen=chosen: a[chosen])[0].bytes for chosen in (few, every)]
+    assert alone[0] < alone[1]
+    assert counted(lambda: (a[few], a[every]))[0].bytes == sum(alone)
+    assert counted(lambda: (a.nonzero(), (a - 1).nonzero()))[0].bytes < 2 * counted(a.nonzero)[0].bytes + 800
+    assert counted(lambda: (a * 2, a * 2, a * 2))[0].bytes == 3 * counted(lambda: a * 2)[0].bytes
+    assert counted(lambda: (a.contiguous(), a.reshape(10, 10).t().contiguous()))[0].bytes == 800
+
+
 def test_trials_do_not_count() -> None:
     def work() -> None:
         a = torch.ones(4, 4)
@@ -136,7 +178,7 @@ def test_a_gated_loop_has_the_work_that_ran(tmp_path: Path) -> None:
     meter = OperationMeter()
     began = []
     begin = meter.begin
-    meter.begin = lambda: (began.append(1), begin())[1]  # type: ignore[method-assign]
+    meter.begin = lambda *given: (began.append(1), begin(*given))[1]  # type: ignore[method-assign, assignment]
     count = WorkCount([meter])
 
     class Theirs(WorkCount):

@@ -11,7 +11,9 @@ LIST = """
 import atexit, json, sys
 def told():
     constants = sys.modules.get("diffusers.utils.constants")
-    print(json.dumps([getattr(constants, "HF_ENABLE_PARALLEL_LOADING", True), sorted(sys.modules)]))
+    # A module that waits for its first use has another class.
+    executed = [name for name, module in sys.modules.items() if type(module).__name__ != "_Deferred"]
+    print(json.dumps([getattr(constants, "HF_ENABLE_PARALLEL_LOADING", True), sorted(executed)]))
 atexit.register(told)
 from sgd import entry
 sys.argv = ["sgd", *sys.argv[1:]]
@@ -25,19 +27,29 @@ KNOWN = {
     "sgd",
     *("torch", "diffusers", "transformers"),
     *("numpy", "av", "PIL", "pydantic", "networkx"),
-    *("sympy", "mpmath"),  # torch._dynamo, which diffusers and transformers import at their top
-    *("scipy", "accelerate", "peft"),  # transformers' losses; transformers; the hooks of diffusers
-    *("requests", "urllib3", "huggingface_hub", "filelock", "jinja2", "yaml"),
-    *("httpx", "httpcore", "httpx2", "httpcore2", "anyio", "trio"),  # the client of huggingface_hub, by its version
+    *("sympy", "mpmath"),  # torch's operations on the meta device
+    *("accelerate", "huggingface_hub", "filelock", "jinja2", "yaml"),
+    *("httpx", "httpx2", "anyio"),  # the client of huggingface_hub, by its version
     *("wcwidth",),  # ftfy
 }
 """Packages of which a run imports at least `LARGE` modules."""
 
 UNUSED = (
-    "scipy.stats._stats_py",  # the first module that `scipy.stats` imports when it is executed
+    "scipy.linalg",
+    "scipy.optimize",
+    "scipy.stats",
     "scipy.signal",
     "scipy.interpolate",
+    "peft",
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "diffusers.hooks.layerwise_casting",
+    "diffusers.models.transformers.transformer_flux",
+    "diffusers.models.unets.unet_2d_condition",
     "diffusers.pipelines",
+    "httpcore2",
     "torchvision",
     "torchaudio",
     "torchao",

@@ -18,7 +18,7 @@ from ...contract.errors import LibraryError, NodeError, Problems
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
 from ..command_line import added_options, interrupted, load_library, say_failure, wrong
-from ..common_arguments import device, library_files, result_as_json
+from ..common_arguments import device, library_files, output_folder, result_as_json
 from ..terminal import say, show
 
 if TYPE_CHECKING:
@@ -35,8 +35,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     library_files(to)
     device(to)
     result_as_json(to)
-    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
-    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output_folder(to)
     to.add_argument("--quiet", action="store_true", help="no progress; only the result")
     to.add_argument(
         "--min-psnr",
@@ -100,8 +99,9 @@ def _ended(status: Any) -> str:
 def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], arguments: Namespace) -> int:
     from ...contract.device import choose
     from ...runtime.context import RECORD
+    from ...runtime.failure import does_not_fit
     from ...runtime.observers.progress import Progress
-    from ...runtime.run import does_not_fit, run
+    from ...runtime.run import run
     from ..replayed_outputs import replayed_clip, replayed_run
 
     # A run on the CPU is repeated there, also where there is a GPU.

@@ -20,6 +20,7 @@ from ...language.literals import Given
 from ...resume.snapshot_folder import BEGUN, FOLDER, LARGEST, SnapshotFolder
 from ..command_line import added_options, load_library, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
+from ..profile_arguments import profile_options, profiling_of
 from ..terminal import say, show
 from ..told_ends import tell_end, tell_interrupt
 from ..told_expectations import tell_expectations
@@ -42,6 +43,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--traceback", action="store_true", help="if a node fails, print its calls")
     snapshot_option(to)
+    profile_options(to)
     for option in (option for library in libraries for option in library.options):
         if "exec" in option.commands and option.permission:
             with suppress(Exception):  # the first to have a name keeps it
@@ -57,6 +59,7 @@ def command(arguments: Namespace) -> int:
         if is_sweep(Path(arguments.run)):
             from ..sweep.resumed_sweep import resume_sweep
 
+            _refuse_for_sweep(arguments)
             return resume_sweep(Path(arguments.run), arguments)
         if arguments.quiet:
             return _resume(arguments, None)
@@ -66,6 +69,19 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error), error.help)
 
 
+def _refuse_for_sweep(arguments: Namespace) -> None:
+    """Raise a NodeError for an option that only a single run has."""
+    plain = ArgumentParser()
+    snapshot_option(plain)
+    profile_options(plain)
+    for name, value in vars(plain.parse_args([])).items():
+        if getattr(arguments, name) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise NodeError(
+                f"{option} is for a single run, and {arguments.run} is a sweep", help=f"leave {option} away"
+            )
+
+
 def _resume(arguments: Namespace, progress: Progress | None) -> int:
     out = Path(arguments.run).absolute()
     folder = SnapshotFolder(out)
@@ -73,6 +89,9 @@ def _resume(arguments: Namespace, progress: Progress | None) -> int:
     started = folder.started()
     try:
         arguments.library = [str(Path(each).absolute()) for each in arguments.library]
+        for name in ("trace", "trace_values"):
+            if (given := getattr(arguments, name)) is not None:
+                setattr(arguments, name, str(Path(given).absolute()))
         _require_given(started, arguments)
         where, source = Path(started["folder"]), Path(started["file"])
         if not where.is_dir():
@@ -136,6 +155,7 @@ def _go_on(
     from ...runtime.run import run
     from ...runtime.run_snapshots import Snapshots
 
+    profile = profiling_of(arguments)
     if progress is not None:
         progress.phase(f"checking {folder.out}")
     clock = Clock.of_command()
@@ -171,6 +191,7 @@ def _go_on(
                 observers=[progress] if progress is not None else [],
                 clock=clock,
                 metadata=started["metadata"],
+                profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
             )
         if done.status == "interrupted" or pending():
@@ -181,6 +202,8 @@ def _go_on(
     if not arguments.json and not arguments.quiet:
         show(f"record: {done.folder / 'run.json'}")
         show(f"resumed: {resumed.place}")
+        for option, path in profile.files().items():
+            show(f"{option}: {path}")
     return tell_expectations(done.record, False, arguments.quiet or arguments.json)
 
 
@@ -193,13 +216,13 @@ def _resumed(
         NodeError: If a file, a package or the device is another than that of the run.
     """
     from ...resume.snapshot_reading import Resumed, resumed_at
-    from ...runtime.resume_checks import changed_files, changes
+    from ...runtime.resume_checks import changed_files, changed_reads, changes
     from ...runtime.used_files import UsedFiles
 
     now = UsedFiles(plan, device, options, False, say).recipe()
     assert now is not None, "the plan of a file has a recipe"
     reasons = changes(started, now, str(folder.path / BEGUN))
-    found = Resumed()
+    found, used = Resumed(), None
     for path, snapshot in folder.snapshots() if not reasons else ():
         if isinstance(snapshot, str):
             say(f"warning: {snapshot}; the run goes on from an earlier one")
@@ -210,7 +233,9 @@ def _resumed(
             reasons.append(f"{path.name}: {error}")
         else:
             reasons += changed_files(snapshot, folder.out)
+            used = snapshot
         break
+    reasons += [reason for reason in changed_reads(started["reads"], used) if reason not in reasons]
     if reasons:
         shown = "".join(f"\n  {reason}" for reason in reasons)
         message = f"the run in {folder.out} cannot go on, since its result would be another:{shown}"

@@ -18,11 +18,11 @@ from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ..command_line import checked, options, wrong
-from ..common_arguments import SNAPSHOT_SECONDS, device, result_as_json, snapshot_option, workflow
+from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import quiet, run_other_rank
-from ..ranks.rank_options import rank_options
+from ..ranks.rank_options import rank_options, refused_option
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
 from ..terminal import show
@@ -32,6 +32,7 @@ from ..told_expectations import tell_expectations
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
     from ...runtime.observers.progress import Progress
+    from ..watch import Round
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -40,8 +41,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     device(to)
     rank_options(to)
     result_as_json(to)
-    to.add_argument("--out", metavar="DIR", help="the output folder (default: outputs/<name>-<date>-<time>)")
-    to.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    output_folder(to)
     to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
     to.add_argument(
         "--no-metadata",
@@ -49,6 +49,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
         help="write no recipe into pictures, clips and other outputs; run.json has it in any case",
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
+    to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -57,22 +58,34 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
-    from ...runtime.observers.progress import Progress
-
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
+    if not arguments.watch:
+        return _shown(arguments)
+    if (arguments.processes or 1) > 1 or arguments.parallel is not None:
+        return wrong("--watch runs in one process", "leave --watch away, or --processes and --parallel")
+    from ..watch import watch
+
+    return watch(arguments, lambda round: _shown(arguments, round))
+
+
+def _shown(arguments: Namespace, round: Round | None = None) -> int:
+    """Run the workflow once, with its progress. `round`: the round of `--watch`."""
+    from ...runtime.observers.progress import Progress
+
     place = rank_place()
     if place is not None:
         take_card(place)
         if place.rank:
             quiet(place)
     if arguments.quiet or (place is not None and place.rank):
-        return _run(arguments, None, place)
-    with Progress(display=arguments.display) as progress:
-        return _run(arguments, progress, place)
+        return _run(arguments, None, place, round)
+    display, arguments.display = arguments.display, None  # the next round begins its own
+    with Progress(display=display) as progress:
+        return _run(arguments, progress, place, round)
 
 
-def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | None) -> int:
+def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | None, round: Round | None) -> int:
     """Check, compile and run the workflow, and print the result."""
     phase = progress.phase if progress is not None else _nothing
     phase(f"checking {arguments.file}")
@@ -87,17 +100,18 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         profile = profiling_of(arguments)
     except NodeError as error:
         return wrong(str(error), error.help)
-    clock = Clock.of_command()
+    clock = Clock.of_command() if round is None or round.is_first else Clock()
     with watched(clock), clock.during(COMPILE):
-        found = checked(arguments, complete=True, running=True)
+        found = checked(arguments, complete=True, running=True, told=round.take if round is not None else None)
         if isinstance(found, int):
             return found
         result, library = found
         if arguments.strict and result.expected is None:
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
-        if result.mesh.size > 1 and arguments.snapshot_every != SNAPSHOT_SECONDS:
-            return wrong("a run in several processes writes no snapshots", "leave --snapshot-every away")
+        refused = refused_option(arguments) if result.mesh.size > 1 else None
+        if refused is not None:
+            return wrong(f"a run in several processes cannot have {refused}", "leave it away, or set one process")
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()
@@ -123,7 +137,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     out=arguments.out,
                     device=device,
                     options=given,
-                    overwrite=arguments.overwrite,
+                    overwrite=arguments.overwrite or (round is not None and round.has_run),
                     observers=[observer for observer in (pictures, progress) if observer is not None],
                     clock=clock,
                     metadata=not arguments.no_metadata,
@@ -132,6 +146,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     store=store,
                     ranks=ranks,
                 )
+            if round is not None:
+                round.record = done.record
             if done.status == "interrupted" or pending():
                 return tell_interrupt(done, plan, arguments)
     except NodeError as error:

@@ -43,7 +43,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 def command(arguments: Namespace) -> int:
     """`sgd plan`."""
     from ...runtime.estimate import estimate
-    from ...runtime.execute import NodeFailed
+    from ...runtime.failure import NodeFailed
     from ...runtime.limits_file import stored_or_none
     from ..fitting_text import with_floors
     from ..other_machine import machine

@@ -88,9 +88,11 @@ def command(arguments: Namespace) -> int:
             added_options(arguments, library),
             not arguments.no_metadata,
             arguments.output,
+            arguments.jobs,
+            arguments.store,
         )
         out = Path(arguments.out) if arguments.out is not None else None
-        shown = Shown(arguments.json, arguments.quiet)
-        return begin(sweep, out, library, shown, arguments.store, arguments.jobs)
+        shown = Shown(arguments.json, arguments.quiet, arguments.traceback)
+        return begin(sweep, out, library, shown)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)

@@ -90,7 +90,7 @@ def command(arguments: Namespace) -> int:
 
 def _fitted(path: Path, text: str, size: int, library: Library) -> str | int:
     """The text after the edits that make its plan fit a memory; the exit code if nothing fits."""
-    from ...runtime.execute import NodeFailed
+    from ...runtime.failure import NodeFailed
     from ..fitting_text import fitted_text
 
     try:

@@ -34,8 +34,8 @@ def quiet(place: RankPlace) -> None:
 def run_other_rank(arguments: Namespace, plan: Plan, ranks: RunRanks, options: Mapping[str, Any], clock: Clock) -> int:
     """Run this rank's part. Returns the exit code."""
     from ...runtime.author_frames import traceback_text
+    from ...runtime.failure import does_not_fit
     from ...runtime.ranks.rank_run import run_rank
-    from ...runtime.run import does_not_fit
 
     out = Path(arguments.out) if arguments.out is not None else Path.cwd()
     error, interrupted, warnings = run_rank(plan, ranks, out, options, clock)

@@ -112,6 +112,7 @@ def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
     rows += [("device seconds", seconds(row.device_seconds))] if row.device_seconds is not None else []
     rows += [("peak memory", count(row.peak_bytes, "B", 1024))] if row.peak_bytes else []
     rows += [("operations", count(row.flops, "FLOP"))] if row.flops else []
+    rows += [("operations", "not counted yet")] if row.uncounted else []
     rows += [("moved", count(row.bytes, "B", 1024))] if row.bytes else []
     rows += [("ceiling", _ceiling(row))] if row.ceiling is not None else []
     for output in row.outputs:
@@ -185,6 +186,9 @@ def _nodes(record: RunRecord) -> Section | None:
     kept = [column for column in columns if optional.get(column.title, True)]
     body = table("The nodes of the run", kept, [[line[column.title] for column in kept] for line in lines])
     about = "A loop or composite is the sum of the nodes in it. Click a heading to sort."
+    uncounted = [row.name for row in record.nodes if row.uncounted and row.type != "loop"]
+    if uncounted:
+        about += f" The work of {', '.join(uncounted)} is not counted yet: it would have slowed this run."
     return Section("nodes", "Nodes", body, about)
 
 

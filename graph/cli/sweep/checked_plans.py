@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...compiler.compile import Checked, check, find, plan_of
+from ...compiler.compile import Checked, check, plan_of
+from ...compiler.frontend.workflow_path import find_workflow
 from ...compiler.plan import Plan
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import NodeError, Problems
@@ -31,11 +33,13 @@ class CheckedPlans:
         plans: The plan of each combination, by its number. Empty if there are errors.
         problems: Diagnostics as text, each once.
         failed: Whether one is an error.
+        files: The files of the workflow, without those of `--library`.
     """
 
     plans: dict[int, Plan] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     failed: bool = False
+    files: set[Path] = field(default_factory=set)
 
 
 def checked_plans(sweep: Sweep, wanted: Sequence[Combination], library: Library) -> CheckedPlans:
@@ -54,6 +58,7 @@ def checked_plans(sweep: Sweep, wanted: Sequence[Combination], library: Library)
         new = [each for each in result.diagnostics if _first(each, seen)]
         if new:
             found.problems.append(render(new, result.sources))
+        found.files |= {Path(os.path.abspath(s.path)) for s in result.sources.values() if s.path is not None}
         if result.errors:
             found.failed = True
         else:
@@ -84,7 +89,7 @@ def _checked(sweep: Sweep, combination: Combination, library: Library) -> Checke
     file, text = sweep.file, None
     if nodes:
         try:
-            path, file = find(file)
+            path, file = find_workflow(file)
             text = _with_nodes(path, nodes, library)
         except Problems as problems:
             return Checked(diagnostics=list(problems.diagnostics))

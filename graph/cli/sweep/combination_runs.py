@@ -14,6 +14,7 @@ from ...contract.device import choose
 from ...contract.errors import NodeError, UnreadableFile
 from ...contract.events import Observer
 from ...contract.interrupts import pending
+from ...runtime.author_frames import traceback_text
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ...runtime.session import session
@@ -32,6 +33,7 @@ class Outcome:
         status: `done`, `failed` or `interrupted`.
         seconds: How long it took; None if there is no record.
         error: Why it failed; empty if it did not.
+        trace: The calls that led to the error; empty if there is none.
         stuck: Whether a node was still at work when an interrupt ended the run.
     """
 
@@ -40,6 +42,7 @@ class Outcome:
     seconds: float | None = None
     error: str = ""
     stuck: bool = False
+    trace: str = ""
 
 
 Told = Callable[[Outcome], None]
@@ -130,4 +133,5 @@ def _run(
     except NodeError as error:
         return Outcome(combination.number, "failed", error=str(error))
     error_text = "" if done.error is None else str(done.error) or type(done.error).__name__
-    return Outcome(combination.number, done.status, done.record.get("seconds"), error_text, done.stuck)
+    trace = traceback_text(done.error) if done.error is not None else ""
+    return Outcome(combination.number, done.status, done.record.get("seconds"), error_text, done.stuck, trace)

@@ -6,10 +6,11 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shutil import rmtree
 
+from ...compiler.read_paths import read_paths
 from ...contract.constants import DONE, FAILED, INTERRUPTED, WRONG
 from ...contract.device import choose
 from ...contract.errors import NodeError
@@ -19,7 +20,9 @@ from ...contract.suggestions import did_you_mean
 from ...contract.text_tables import seconds
 from ...language.registry import Library
 from ...runtime.output_folder import OutputFolder
-from ...runtime.run import default_folder
+from ...runtime.prepared_folder import default_folder
+from ...runtime.resume_checks import changed_states, file_states
+from ...store.fingerprints import packages_of
 from ..comparison.compare_command import Counting
 from ..page_files import page_beside, write_page
 from ..store_option import store_folder
@@ -39,13 +42,14 @@ STORE = ".store"
 
 @dataclass(frozen=True)
 class Shown:
-    """What a command shows: the result as JSON, or nothing but errors."""
+    """What a command shows: the result as JSON, nothing but errors, the calls that led to an error."""
 
     as_json: bool = False
     quiet: bool = False
+    traceback: bool = False
 
 
-def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, store: str | None, jobs: int = 1) -> int:
+def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown) -> int:
     """Run a sweep in a new folder, or go on with the same sweep in its folder.
 
     Returns:
@@ -55,16 +59,17 @@ def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown, store:
         NodeError: If the folder holds another sweep or cannot be written, or the values do not go together.
     """
     if out is not None and is_sweep(out):
-        if (differing := _difference(read_sweep(out), sweep)) is not None:
+        before = read_sweep(out)
+        if (differing := _difference(before, sweep)) is not None:
             raise NodeError(f"{out} holds another sweep: {differing}", help="choose another --out")
-        return go_on(sweep, out, library, shown, store, jobs)
+        return go_on(replace(sweep, files=before.files, versions=before.versions), out, library, shown)
     folder = out or default_folder(f"{sweep.name}-sweep")
     if out is not None and out.is_dir() and any(out.iterdir()):
         raise NodeError(f"{out} is not empty, and holds no sweep", help="choose another --out")
-    return _all(sweep, folder, library, shown, store, jobs, new=True)
+    return _all(sweep, folder, library, shown, new=True)
 
 
-def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, store: str | None, jobs: int = 1) -> int:
+def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown) -> int:
     """Go on with the sweep of a folder: runs that are done stay, all others begin anew.
 
     Args:
@@ -72,21 +77,35 @@ def go_on(sweep: Sweep, folder: Path, library: Library, shown: Shown, store: str
         folder: The folder; see `sweep_file.is_sweep`.
         library: The node types.
         shown: What to show.
-        store: The value of `--store`; None if it is not given.
-        jobs: Processes that run at once.
 
     Returns:
         The exit code.
 
     Raises:
-        NodeError: If the workflow has changed since, or another process runs the sweep.
+        NodeError: If the workflow, a file that it reads or a package has changed since, or another process runs the
+            sweep.
     """
     if hash_of(sweep.file) != sweep.sha256:
         raise NodeError(
             f"{sweep.file} has changed since the sweep in {folder} began",
-            help="runs of two files would stand side by side; begin the sweep again with another --out",
+            help=APART,
         )
-    return _all(sweep, folder, library, shown, store, jobs, new=False)
+    return _all(sweep, folder, library, shown, new=False)
+
+
+APART = "runs of two kinds would stand side by side; begin the sweep again with another --out"
+
+
+def _require_unchanged(sweep: Sweep, folder: Path, library: Library) -> None:
+    """Raise a NodeError if the runs that are left would not be like those that are done."""
+    reasons = list(changed_states(sweep.files))
+    now = packages_of(library.libraries.values())
+    for name, version in sweep.versions.items():
+        if now.get(name) != version:
+            reasons.append(f"{name} was {version or 'not installed'}, and is {now.get(name) or 'not installed'}")
+    if reasons:
+        shown = "".join(f"\n  {reason}" for reason in reasons)
+        raise NodeError(f"the sweep in {folder} cannot go on, since its runs would differ:{shown}", help=APART)
 
 
 DIFFERENT = {
@@ -100,6 +119,8 @@ DIFFERENT = {
     "options": "it has other options",
     "output": "it has another --output",
     "metadata": "only one of both has --no-metadata",
+    "jobs": "it has another --jobs, and so other times",
+    "store": "it has another --store",
 }
 """How two sweeps differ, by the attribute that does."""
 
@@ -112,9 +133,11 @@ def _difference(before: Sweep, now: Sweep) -> str | None:
     return next((text for name, text in DIFFERENT.items() if one[name] != other[name]), None)
 
 
-def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, named: str | None, jobs: int, new: bool) -> int:
-    store = _store(sweep, folder, named)
+def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, new: bool) -> int:
+    store, jobs = _store(sweep, folder), sweep.jobs
     todo = [each for each in sweep.combinations if not finished(folder / each.folder)]
+    if todo and not new:
+        _require_unchanged(sweep, folder, library)
     checked = _checked(sweep, todo, library, shown)
     for text in checked.problems:
         say(text)
@@ -131,7 +154,7 @@ def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, named: str 
         owned = OutputFolder(folder, new=new and not folder.exists())
         try:
             if new:
-                write_sweep(sweep, folder)
+                write_sweep(_with_files(sweep, checked, library), folder)
             outcomes = _run(sweep, todo, checked, folder, shown, store, jobs)
             code = _finish(sweep, folder, library, shown, outcomes)
             if code != INTERRUPTED:
@@ -141,13 +164,21 @@ def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, named: str 
             owned.release()
 
 
-def _store(sweep: Sweep, folder: Path, named: str | None) -> Path | None:
+def _with_files(sweep: Sweep, checked: CheckedPlans, library: Library) -> Sweep:
+    """A sweep that knows its files and packages as they are now."""
+    read = (path for plan in checked.plans.values() for path in read_paths(plan.calls(), plan.loaded))
+    libraries = (Path(each).absolute() for each in sweep.libraries)
+    states = file_states(dict.fromkeys([*sorted(checked.files), *libraries, *read]))
+    return replace(sweep, files=tuple(states), versions=packages_of(library.libraries.values()))
+
+
+def _store(sweep: Sweep, folder: Path) -> Path | None:
     """The folder of stored results; None for none.
 
     Runs that are compared share results with each other alone: a loop of an earlier day has no seconds to compare.
     """
-    store = store_folder(named)
-    return folder / STORE if store is not None and named is None and sweep.reference else store
+    store = store_folder(sweep.store)
+    return folder / STORE if store is not None and sweep.store is None and sweep.reference else store
 
 
 def _checked(sweep: Sweep, todo: Sequence[Combination], library: Library, shown: Shown) -> CheckedPlans:
@@ -176,6 +207,8 @@ def _run(
         counted += 1
         if outcome.status == "failed":
             say(f"error: run {outcome.number} ({labels[outcome.number]}) failed: {outcome.error}")
+            if shown.traceback and outcome.trace:
+                say(f"\n{outcome.trace}\n")
         elif outcome.status == "done" and not shown.quiet:
             say(f"{counted} of {total}: {labels[outcome.number]}: {seconds(outcome.seconds)} s")
 

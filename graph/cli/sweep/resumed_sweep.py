@@ -41,8 +41,8 @@ def resume_sweep(folder: Path, arguments: Namespace) -> int:
     if not Path(sweep.base).is_dir():
         raise NodeError(f"the sweep was started in {sweep.base}, which is no longer there", help="make it again")
     with chdir(sweep.base):  # its paths are relative to it
-        shown = Shown(arguments.json, arguments.quiet)
-        return go_on(replace(sweep, libraries=given), folder, library, shown, None)
+        shown = Shown(arguments.json, arguments.quiet, arguments.traceback)
+        return go_on(replace(sweep, libraries=given), folder, library, shown)
 
 
 def _require_permissions(sweep: Sweep, library: Library, arguments: Namespace) -> None:

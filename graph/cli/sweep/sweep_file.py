@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ...compiler.compile import find
+from ...compiler.frontend.workflow_path import find_workflow
 from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import NodeError, UnreadableFile
 from ...contract.json_reader import read_json
@@ -43,6 +43,10 @@ class Sweep:
         options: Values of the options that libraries add.
         metadata: Whether outputs carry their recipe.
         output: The output that is compared; None for all.
+        jobs: Processes that run at once.
+        store: The value of `--store`; None if it was not given.
+        files: The files that its workflow uses and reads, as they were when it began.
+        versions: The versions of the packages that computed then.
     """
 
     file: str
@@ -57,6 +61,10 @@ class Sweep:
     options: Mapping[str, Any] = field(default_factory=dict)
     metadata: bool = True
     output: str | None = None
+    jobs: int = 1
+    store: str | None = None
+    files: tuple[Mapping[str, Any], ...] = ()
+    versions: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def combinations(self) -> Sequence[Combination]:
@@ -73,7 +81,7 @@ def hash_of(file: str) -> str:
     """The hash of a workflow's file; empty if it cannot be read, which its check reports."""
     try:
         path = Path(file)
-        path = path / "run.json" if path.is_dir() else path if path.exists() else find(file)[0]
+        path = path / "run.json" if path.is_dir() else path if path.exists() else find_workflow(file)[0]
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except Exception:
         return ""

@@ -12,7 +12,8 @@ from ...contract.ports import Type
 from ...contract.store_mark import in_store, stored_problem
 from ...contract.suggestions import did_you_mean
 from ...contract.yaml_reader import Value
-from ...language.document import Document, PsnrPart
+from ...language.document import Document
+from ...language.document_parts import PsnrPart
 from ..ir import Graph
 from ..passes.fold import locate
 from ..plan import Expected, ExpectedPsnr

@@ -11,7 +11,7 @@ from ...contract.diagnostics import Diagnostic
 from ...contract.ports import PLAIN, Port, Type, from_name, misfit, show
 from ...contract.source_spans import Span
 from ...contract.suggestions import did_you_mean
-from ...language.document import InputPart
+from ...language.document_parts import InputPart
 from ...language.literals import _float, normalise, unescape
 from ..ir import Const, Declared
 

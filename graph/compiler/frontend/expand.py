@@ -14,7 +14,8 @@ from ...contract.store_mark import stored_problem
 from ...contract.suggestions import did_you_mean
 from ...contract.workflow_folders import bundled_name, workflow_folder
 from ...contract.yaml_reader import Value, read
-from ...language.document import Document, Entry, NodePart, document, kind_of
+from ...language.document import Document, Entry, document, kind_of
+from ...language.document_parts import NodePart
 
 # Files that use other files twice, over many levels, grow as powers of two. Real workflows stay far below this limit.
 MAX_INSTANCES = 1000

@@ -15,7 +15,8 @@ from ...contract.ports import Type, accepts
 from ...contract.source_spans import Span
 from ...contract.suggestions import asked, did_you_mean, plain_letters, similar
 from ...contract.yaml_reader import Value
-from ...language.document import NAME, Entry, LoopPart
+from ...language.document import NAME, Entry
+from ...language.document_parts import LoopPart
 from ...language.literals import split
 from ..ir import BROKEN, Arg, Const, Declared, Format, Index, Input, Items, Ref, Source
 from .expand import Instance

@@ -17,7 +17,8 @@ from ...contract.ports import Type, misfit
 from ...contract.source_spans import Span
 from ...contract.suggestions import did_you_mean
 from ...contract.yaml_reader import Value
-from ...language.document import Document, Entry, LoopPart, NodePart, kind_of
+from ...language.document import Document, Entry, kind_of
+from ...language.document_parts import LoopPart, NodePart
 from ...language.literals import REFERENCE, Given, normalise
 from ...language.registry import Library
 from ..ir import (

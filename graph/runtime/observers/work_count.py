@@ -5,6 +5,9 @@ have done so. Calls of one node may differ, if it skips a part of its work. The 
 (`WorkMeter.kind`). After a call of a new kind, the next few calls are counted until one of them
 is of that kind.
 
+Counting costs at most `SHARE` of the time of a run. A call whose count would cost more is not counted; a later call, or
+a later run, goes on where its count was given up. Until then the work of its node is not known: `put_off` says so.
+
 A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. What was
 counted is also remembered between processes (`kept_work`), by names that say all that decides the work.
 """
@@ -12,14 +15,22 @@ counted is also remembered between processes (`kept_work`), by names that say al
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import thread_time
 from typing import Any
 
 from ...contract.events import CallInfo, Observer
-from ...contract.machine_limits import Work, WorkMeter
+from ...contract.machine_limits import CallCount, Work, WorkMeter
 from .. import kept_work
 
+SHARE = 0.005
+"""The part of a run's time that counting may take, with the search for what is remembered. The other measurements take
+about as much."""
+LEAST_SECONDS = 0.001
+"""Counting may cost this in any run."""
+PARTS = "parts of "
+"""Before the name of a call: the name of what is known of its parts."""
 TRIES = 8
 """Calls that are counted, at most, after a call of a kind that was not counted."""
 PLAIN = "()"
@@ -60,6 +71,12 @@ class _Counted:
     """The name of the work in other processes."""
     added: bool = False
     """Whether a call was counted."""
+    parts: Mapping[str, Work] = field(default_factory=dict)
+    """The parts that a count found that was given up."""
+    needs: float = 0.0
+    """Seconds that the next count must be allowed to cost."""
+    put_off: bool = False
+    """Whether a call was not counted because of the cost."""
     known: dict[str, Work] = field(default_factory=dict)
     calls: dict[str, int] = field(default_factory=dict)
     failed: bool = False
@@ -75,10 +92,17 @@ class _Counted:
 
 
 class WorkCount(Observer):
-    """Counts the work of the calls that a meter of a node library takes."""
+    """Counts the work of the calls that a meter of a node library takes.
 
-    def __init__(self, meters: Sequence[WorkMeter]) -> None:
+    Args:
+        meters: The meters of the libraries.
+        elapsed: Gives the seconds of the run until now; None if counting may cost whatever it does.
+    """
+
+    def __init__(self, meters: Sequence[WorkMeter], elapsed: Callable[[], float] | None = None) -> None:
         self.meters = meters
+        self.elapsed, self.spent = elapsed, 0.0
+        self._kept = kept_work.KeptWork()
         self.counts = Counts()
         self.counted: dict[str, _Counted] = {}
         self._open: WorkMeter | None = None
@@ -89,20 +113,36 @@ class WorkCount(Observer):
         found = self.counted.get(id)
         return found.total() if found is not None else None
 
+    def put_off(self, id: str) -> bool:
+        """Whether the work of a node is not known because counting it would have cost too much of the run."""
+        found = self.counted.get(id)
+        return found is not None and found.put_off and not found.failed and found.total() is None
+
+    def _allowed(self) -> float:
+        """Seconds that counting may still cost."""
+        return float("inf") if self.elapsed is None else max(SHARE * self.elapsed(), LEAST_SECONDS) - self.spent
+
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         found = self.counted.get(call.id)
         if found is None:
             meter = next((each for each in self.meters if each.takes(call, arguments)), None)
             found = self.counted[call.id] = _Counted(meter)
             if meter is not None:
+                began = thread_time()
                 self._remember(found, call, arguments, (call.id, meter.key(arguments)))
+                self.spent += thread_time() - began
         if found.meter is None or found.plain:
             return
         self._events = []
         if found.tries and found.meter.takes(call, arguments):
+            allowed = self._allowed()
+            if allowed <= found.needs:
+                found.put_off = True
+                return
             found.tries -= 1
-            self._open = found.meter
-            self._open.begin()
+            self._open, began = found.meter, thread_time()
+            self._open.begin(allowed, found.parts)
+            self.spent += thread_time() - began
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         found = self.counted[call.id]
@@ -111,7 +151,12 @@ class WorkCount(Observer):
         if found.plain:
             found.calls[PLAIN] = found.calls.get(PLAIN, 0) + 1
             return
-        work = self._end()
+        count = self._end()
+        work = count.work if count is not None else None
+        if count is not None and work is None:
+            found.put_off, found.parts = True, count.parts
+            found.needs = max(found.needs, 2 * count.seconds)
+            found.tries += 1
         found.added = found.added or work is not None
         if work is not None and not found.calls and not work.total:
             found.plain = True
@@ -138,9 +183,15 @@ class WorkCount(Observer):
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
         """Remember what was counted."""
-        named = [each for each in self.counted.values() if each.added and each.lasting is not None and each.known]
-        if named:
-            kept_work.remember({str(each.lasting): each.known for each in named})
+        works: dict[str, Mapping[str, Work]] = {}
+        for each in self.counted.values():
+            if each.lasting is not None:
+                if each.added and each.known:
+                    works[each.lasting] = each.known
+                if each.parts:
+                    works[PARTS + each.lasting] = {} if each.known else each.parts
+        if works:
+            kept_work.remember(works)
 
     def _remember(self, found: _Counted, call: CallInfo, arguments: Mapping[str, Any], key: Hashable) -> None:
         """Take the counts of earlier runs, and add to them."""
@@ -150,13 +201,19 @@ class WorkCount(Observer):
         if not found.known:
             found.lasting = found.meter.lasting(call, arguments)
             if found.lasting is not None:
-                found.known.update(kept_work.remembered(found.lasting))
+                found.known.update(self._kept.of(found.lasting))
+                if not found.known:
+                    found.parts = self._kept.of(PARTS + found.lasting)
         if PLAIN in found.known:
             self.counts.plain.add(key)
         found.plain = key in self.counts.plain
         if found.known:
             found.tries = 0
 
-    def _end(self) -> Work | None:
+    def _end(self) -> CallCount | None:
         meter, self._open = self._open, None
-        return meter.end() if meter is not None else None
+        if meter is None:
+            return None
+        count = meter.end()
+        self.spent += count.seconds
+        return count

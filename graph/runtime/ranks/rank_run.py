@@ -16,9 +16,10 @@ from ...contract.process_state import released
 from ..clock import IMPORT, Clock
 from ..context import Context
 from ..execute import Executor
-from ..failure import Interrupted
+from ..failure import Interrupted, does_not_fit
 from ..import_times import watched
-from ..run import POLL_SECONDS, around_run, does_not_fit
+from ..library_contexts import around_run
+from ..worker import POLL_SECONDS
 from .rank_beat import read_beat
 from .run_ranks import RunRanks
 

@@ -19,8 +19,8 @@ import torch
 from ....graph.contract.errors import NodeError
 from ....graph.contract.process_state import exclusive
 from ..engine.decide import Decision, KnownDecisions
-from ..engine.engine import Call, exchanged
-from ..engine.gated_component import GatedComponent, expected
+from ..engine.engine import exchanged
+from ..engine.gated_component import Call, GatedComponent, expected
 from ..gate import Gate, Mask
 from .engine_options import MASK, POLICY
 

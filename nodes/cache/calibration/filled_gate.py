@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from ...support.input_files import shown
 from ..gate import Gate
-from .table import Component, Identity, Table, read, unusable
+from .table import AGAIN, Component, Identity, Table, read, unusable
 
 TOLERANCE = 0.05  # of timesteps on a training scale of 1000; a scheduler of another shift differs by whole ones
 BRANCHES = ("positive", "negative")
@@ -90,31 +90,32 @@ def _same_schedule(table: Table, name: str, use: Use) -> None:
         raise unusable(f"{name} was made for a shift of {schedule.shift:g}, and the workflow has {use.shift:g}")
 
 
-def same_model(component: Identity, name: str, use: Use) -> None:
+def same_model(component: Identity, name: str, use: Use, help: str = AGAIN) -> None:
     """Check that a table was made for the model that it is used with.
 
     Args:
         component: The transformer of the table.
         name: The table, for the error.
         use: The model that it is used with.
+        help: How to make another table.
 
     Raises:
         NodeError: If a fact that is known of both differs.
     """
     if use.class_name not in (None, component.class_name):
-        raise unusable(f"{name} was made for a {component.class_name}, and the model has a {use.class_name}")
+        raise unusable(f"{name} was made for a {component.class_name}, and the model has a {use.class_name}", help)
     if use.config not in (None, component.config):
-        raise unusable(f"{name} was made for a {component.class_name} of another configuration")
+        raise unusable(f"{name} was made for a {component.class_name} of another configuration", help)
     if use.weights not in (None, component.weights):
-        raise unusable(f"{name} was made for other weights of {use.component}")
+        raise unusable(f"{name} was made for other weights of {use.component}", help)
     adapted = len(use.adapters) if use.adapters is not None else use.adapted
     if adapted not in (None, len(component.adapters)):
-        raise unusable(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}")
+        raise unusable(f"{name} was made with {len(component.adapters)} LoRAs, and the model has {adapted}", help)
     if use.adapters is not None and list(use.adapters) != component.adapters:
-        raise unusable(f"{name} was made with other LoRAs, or at another scale")
+        raise unusable(f"{name} was made with other LoRAs, or at another scale", help)
 
 
-def same_timesteps(own: Sequence[float], name: str, use: Use) -> None:
+def same_timesteps(own: Sequence[float], name: str, use: Use, help: str = AGAIN) -> None:
     """Check that a table was made for the timesteps that it is used with.
 
     Raises:
@@ -122,11 +123,11 @@ def same_timesteps(own: Sequence[float], name: str, use: Use) -> None:
     """
     if use.timesteps is not None and len(use.timesteps) != len(own):
         message = f"{name} was made for {len(own)} steps of {use.component}, and here it runs at {len(use.timesteps)}"
-        raise unusable(message)
+        raise unusable(message, help)
     for step, (mine, theirs) in enumerate(zip(own, use.timesteps or own, strict=True)):
         if abs(mine - theirs) > TOLERANCE:
             message = f"{name} was made for other timesteps: step {step} has {mine:g} in the table, and {theirs:g} here"
-            raise unusable(message)
+            raise unusable(message, help)
 
 
 def _measured(component: Component, name: str, branch: str, steps: Sequence[int]) -> None:

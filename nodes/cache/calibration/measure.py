@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..engine.decide import Decider
-from ..engine.engine import Call, Gated
-from ..engine.gated_component import Distances
+from ..engine.engine import Gated
+from ..engine.gated_component import Call, Distances
 from ..engine.kept_rows import own
 from ..engine.predictors import Taylor
 from ..engine.row_cache import RowCache

@@ -27,7 +27,7 @@ from ..tuning.step_plan import StepPlan
 from ..tuning.tuned_table import KIND
 from . import predictors
 from .decide import Decider, KnownDecisions
-from .gated_component import GatedComponent, expected
+from .gated_component import Call, GatedComponent, Parts, expected
 from .kept_rows import keep, own
 from .predictors import Taylor
 from .row_cache import RowCache, decide
@@ -37,9 +37,6 @@ from .whole_model import WholeModel
 
 Streams = tuple[torch.Tensor, torch.Tensor | None]
 """Hidden states [B, tokens, width], and the stream of text [B, length, width] where blocks have one."""
-
-Call = Callable[[Any, DenoiserInput], torch.Tensor]
-"""Calls a transformer: the component's own, or one with a gate before its blocks."""
 
 
 class Engine:
@@ -55,11 +52,12 @@ class Engine:
 
     def __init__(self, gate: Gate, component: GatedComponent) -> None:
         self.gate, self.component, self.transformer = gate, component, component.transformer
-        self.gated = Gated(self.transformer, component.family, gate) if gate.signal != "model" else None
+        measured = gate.signal != "model"
+        self.gated = Gated(self.transformer, component.family, gate, component.parts) if measured else None
         self.whole: WholeModel | TunedModel = (
             TunedModel(self.transformer, gate.plan or StepPlan(""))
             if gate.kind == KIND
-            else WholeModel(self.transformer, component.family.sign)
+            else WholeModel(self.transformer, component.family.sign, component.parts)
         )
         self.branch_caches: dict[str, list[list[RowCache]]] = {}
         self.indices: dict[str, Sequence[int]] = {}
@@ -113,19 +111,25 @@ class Engine:
 class Gated:
     """A transformer behind a gate: the same attributes, and a call during which stacks stand in for its blocks."""
 
-    def __init__(self, transformer: Any, family: Family, gate: Gate) -> None:
+    def __init__(self, transformer: Any, family: Family, gate: Gate, parts: Parts | None = None) -> None:
         self.transformer = transformer
         names = list(family.blocks.lists)
         lists = [getattr(transformer, name) for name in names]
         if gate.stacks == "separate":
-            self.stacks = [
-                Stack([blocks], family, gate, last=number == len(lists) - 1) for number, blocks in enumerate(lists)
-            ]
-            stand_ins = [[stack] for stack in self.stacks]
+            groups = [[blocks] for blocks in lists]
         else:
-            self.stacks = [Stack(lists, family, gate, last=True)]
-            stand_ins = [[self.stacks[0]], *([] for _ in lists[1:])]
-        self.stand_ins = {name: torch.nn.ModuleList(made) for name, made in zip(names, stand_ins, strict=True)}
+            groups = [lists]
+        self.stacks, made = [], []
+        for number, group in enumerate(groups):
+            last = number == len(groups) - 1
+            stack = Stack(group, family, gate, last, parts)
+            self.stacks.append(stack)
+            made.append(stack if parts is None else parts.around(transformer, family, stack, group, last))
+        modules = [torch.nn.ModuleList([module]) for module in made]
+        modules += [torch.nn.ModuleList() for _ in lists[len(made) :]]
+        self.stand_ins = dict(zip(names, modules, strict=True))
+        if parts is not None:
+            self.stand_ins.update(parts.others(transformer, family))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transformer, name)
@@ -164,13 +168,21 @@ class Stack(torch.nn.Module):
         family: The calls of its blocks, and their modulated input.
         gate: A resolved gate.
         last: Nothing reads the stream of text after the last block.
+        parts: The parts of the sequence; None if one process computes it.
     """
 
-    def __init__(self, lists: Sequence[torch.nn.ModuleList], family: Family, gate: Gate, last: bool) -> None:
+    def __init__(
+        self,
+        lists: Sequence[torch.nn.ModuleList],
+        family: Family,
+        gate: Gate,
+        last: bool,
+        parts: Parts | None = None,
+    ) -> None:
         super().__init__()
         self.lists = torch.nn.ModuleList(lists)  # a walk over the transformer's modules still finds the blocks
         blocks = [block for blocks in lists for block in blocks]
-        self.family, self.gate = family, gate
+        self.family, self.gate, self.parts = family, gate, parts
         front = gate.front or 0
         end = len(blocks) - gate.back
         self.front, self.middle, self.back = blocks[:front], blocks[front:end], blocks[end:]
@@ -178,6 +190,7 @@ class Stack(torch.nn.Module):
         self.keeps_text = "text" in family.blocks.returns and (bool(self.back) or not last)
         self.caches: Sequence[RowCache] = ()
         self.lengths: Sequence[int] | None = None
+        self.own_lengths: Sequence[int] = ()
         self.index = -1
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -214,23 +227,25 @@ class Stack(torch.nn.Module):
 
     def _decide(self, signal: torch.Tensor | None, tokens: int) -> list[int]:
         """The rows that are computed at this step; numbers are read from the device if the rule decides."""
-        caches = self.caches
-        if self.lengths is None:
-            self.lengths = [tokens] * len(caches)
-        lengths = self.lengths
+        caches, parts = self.caches, self.parts
+        own_lengths = lengths = self.lengths or [tokens] * len(caches)
+        if parts is not None and self.lengths is not None:
+            own_lengths = [parts.own(length) for length in lengths]
+        self.lengths, self.own_lengths = lengths, own_lengths
+        relative = relative_change if parts is None else parts.relative_change
 
         def change(row: int) -> torch.Tensor:
             compared = caches[row].compared
             assert signal is not None, "the gate measures the signal of its rule"
             assert compared is not None, "the first step is computed"
-            return relative_change(compared.own, own(signal, row, lengths[row]))
+            return relative(compared.own, own(signal, row, own_lengths[row]))
 
         computed = decide(caches, self.index, lengths, change)
         # An input is compared with the last step; a residual with the last computed step.
         rows = range(len(caches)) if self.gate.signal == "modulated" else computed
         if signal is not None and rows:
             before = [caches[row].compared for row in rows]
-            kept = keep(before, batch_rows.gather(signal, rows), [lengths[row] for row in rows])
+            kept = keep(before, batch_rows.gather(signal, rows), [own_lengths[row] for row in rows])
             for row, compared in zip(rows, kept, strict=True):
                 caches[row].compared = compared
         return computed
@@ -243,7 +258,11 @@ class Stack(torch.nn.Module):
         assert self.lengths is not None, "the decision comes first"
         rows = [computed[at] for at in places]
         (hidden, text), (hidden_before, text_before) = some_of(after, places), some_of(before, places)
-        lengths = [self.lengths[row] for row in rows]
+        for row in rows:
+            if self.caches[row].length != self.lengths[row]:
+                self.caches[row].hidden.derivatives = []  # of a row of another size, which a part may not show
+                self.caches[row].length = self.lengths[row]
+        lengths = [self.own_lengths[row] for row in rows]
         predictors.update([self.caches[row].hidden for row in rows], self.index, hidden - hidden_before, lengths)
         if self.keeps_text:
             predictors.update([self.caches[row].text for row in rows], self.index, text - text_before)  # type: ignore[operator]

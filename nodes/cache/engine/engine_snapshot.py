@@ -110,5 +110,5 @@ def _cache(engine: Engine, branch: str, kept: RowSnapshot) -> RowCache:
         taylor.step, taylor.derivatives = step, list(derivatives)
     made.drift.before, made.drift.computed, made.drift.rate = kept.drift
     made.compared, made.taken, made.latest = kept.compared, dict(kept.taken), kept.latest
-    made.predictions = kept.predictions
+    made.predictions, made.length = kept.predictions, made.hidden.length
     return made

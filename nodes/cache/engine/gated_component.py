@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ...families.base import Family
+    import torch
+
+    from ...families.base import DenoiserInput, Family
+
+Call = Callable[[Any, "DenoiserInput"], "torch.Tensor"]
+"""Calls a transformer: the component's own, or one with a gate before its blocks."""
 
 Distances = Callable[[Sequence[tuple[int, int]]], list[float]]
 """Gives a signal's changes between pairs of steps, for signals that depend only on the schedule."""
+
+
+class Parts(Protocol):
+    """The parts of a sequence that several processes compute together."""
+
+    def own(self, count: int) -> int:
+        """How many of the first `count` tokens are in the part of this process."""
+
+    def relative_change(self, before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
+        """The relative change of the tokens of all parts, from those of this process; equal in all processes."""
+
+    def agreed(self, numbers: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        """0-dimensional numbers as one process has them, equal in all."""
+
+    def around(
+        self, transformer: Any, family: Family, inner: torch.nn.Module, lists: Sequence[Any], last: bool
+    ) -> torch.nn.Module:
+        """A module that computes `inner`, which stands for some lists of blocks, on the part of this process.
+
+        Args:
+            transformer: The transformer of the blocks.
+            family: Its family.
+            inner: Takes and returns what a block does.
+            lists: The lists of blocks.
+            last: Nothing reads the stream of text after them.
+        """
+
+    def others(self, transformer: Any, family: Family) -> Mapping[str, torch.nn.ModuleList]:
+        """Modules in place of lists of blocks that no gate reaches."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +59,7 @@ class GatedComponent:
         distances: The signal's changes between pairs of steps; None for signals that are not known before the run.
         trial: True in a plan, which traces two steps. The first is computed. The second is reused if the run will reuse
             any step.
+        parts: The parts of the sequence; None if one process computes it.
     """
 
     transformer: Any
@@ -33,6 +68,7 @@ class GatedComponent:
     active: Callable[[str], Sequence[int]]
     distances: Distances | None = None
     trial: bool = False
+    parts: Parts | None = None
 
 
 def expected(active: Sequence[int], index: int, steps: int) -> Sequence[int]:

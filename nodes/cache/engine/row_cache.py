@@ -32,6 +32,8 @@ class RowCache:
         compared: The signal that the next one is compared with.
         taken: Decisions of the run, by step.
         latest: The last computed step, -1 before there is one.
+        length: The row's number of tokens without padding at the last step that was remembered. Where several processes
+            compute a sequence, it is that of all parts.
     """
 
     decider: Decider
@@ -43,6 +45,7 @@ class RowCache:
     compared: KeptRow | None = None
     taken: dict[int, Decision] = field(default_factory=dict)
     latest: int = -1
+    length: int | None = None
 
     def forced(self, index: int, length: int | None = None) -> Decision | None:
         """The decision that needs no signal; None if the rule decides.
@@ -51,7 +54,7 @@ class RowCache:
             index: The step.
             length: The row's number of tokens without padding.
         """
-        if self.hidden.length != length and self.hidden.derivatives:
+        if self.length != length and self.hidden.derivatives:
             return Decision(True, "first")  # the row has another size from this step on
         if self.known is None:
             return self.decider.forced(index)
@@ -84,6 +87,7 @@ def decide(
     index: int,
     lengths: Sequence[int | None],
     change: Callable[[int], torch.Tensor | None],
+    agreed: Callable[[Sequence[torch.Tensor]], Sequence[torch.Tensor]] = list,
 ) -> list[int]:
     """Decide about every row at a step. The host waits for the device once, or not at all.
 
@@ -92,6 +96,7 @@ def decide(
         index: The step.
         lengths: The rows' numbers of tokens without padding.
         change: The relative change of the signal of a row, 0-dimensional; None if there is nothing to compare it with.
+        agreed: Gives the changes as all processes of a sequence have them.
 
     Returns:
         The numbers of the rows that are computed, ascending.
@@ -104,7 +109,7 @@ def decide(
         if measured is not None:
             changes[row] = measured
         decisions.append(forced or Decision(True, "first"))
-    for (row, _), distance in zip(changes.items(), numbers(list(changes.values())), strict=True):
+    for (row, _), distance in zip(changes.items(), numbers(agreed(list(changes.values()))), strict=True):
         decisions[row] = caches[row].decider.judge(index, distance)
     for cache, decision in zip(caches, decisions, strict=True):
         cache.take(index, decision)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from ...families.base import DenoiserInput
 from ...support import batch_rows
 from ..tuning.step_plan import StepPlan
+from .gated_component import Call
 from .row_cache import RowCache, decide
 
 KEPT = 2
@@ -31,13 +32,7 @@ class TunedModel:
         self.transformer, self.plan = transformer, plan
         self.dtype: torch.dtype | None = None  # predictions have their dtype
 
-    def evaluate(
-        self,
-        caches: Sequence[RowCache],
-        index: int,
-        given: DenoiserInput,
-        call: Callable[[Any, DenoiserInput], torch.Tensor],
-    ) -> torch.Tensor:
+    def evaluate(self, caches: Sequence[RowCache], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
         """The predictions for a batch; `caches` has the memory of each row, the rest is as in `Engine.evaluate`."""
         computed = decide(caches, index, [None] * len(caches), lambda row: None)
         parts = []

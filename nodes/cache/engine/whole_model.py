@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from ...families.base import DenoiserInput
 from ...support import batch_rows
 from . import predictors
+from .gated_component import Call, Parts
 from .row_cache import RowCache, decide
 
 
@@ -19,23 +20,22 @@ class WholeModel:
     Args:
         transformer: The component.
         sign: -1 if the family returns the negative of the transformer's output.
+        parts: The parts of the sequence, whose processes must decide alike; None if one process computes it.
     """
 
-    def __init__(self, transformer: Any, sign: int) -> None:
-        self.transformer, self.sign = transformer, sign
+    def __init__(self, transformer: Any, sign: int, parts: Parts | None = None) -> None:
+        self.transformer, self.sign, self.parts = transformer, sign, parts
         self.dtype: torch.dtype | None = None
 
-    def evaluate(
-        self,
-        caches: Sequence[RowCache],
-        index: int,
-        given: DenoiserInput,
-        call: Callable[[Any, DenoiserInput], torch.Tensor],
-    ) -> torch.Tensor:
+    def evaluate(self, caches: Sequence[RowCache], index: int, given: DenoiserInput, call: Call) -> torch.Tensor:
         """The predictions for a batch; `caches` has the memory of each row, the rest is as in `Engine.evaluate`."""
         latents = given.latents
         each = [latents[row : row + 1] for row in range(len(latents))]
-        computed = decide(caches, index, [None] * len(each), lambda row: caches[row].drift.measure(each[row]))
+
+        def change(row: int) -> torch.Tensor | None:
+            return caches[row].drift.measure(each[row])
+
+        computed = decide(caches, index, [None] * len(each), change, self.parts.agreed if self.parts else list)
         for cache, own in zip(caches, each, strict=True):
             cache.drift.passed(own)
         parts = []

@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
+from ...value_facts import BranchesFacts, ModelFacts, ScheduleFacts
 from ..loop_turn import Turn
 
 EULER = "FlowMatchEulerDiscreteScheduler"
 """The scheduler whose step adds a multiple of the velocity: a velocity can hold a correction of earlier ones."""
 
 HELP = "set `guider: cfg` without `rescale`, or choose another gate"
+
+SHARED_STEPS = Diagnostic(
+    "unsupported",
+    "a tuned gate is for models with one transformer, and here two share the steps",
+    "gate",
+    help="choose another gate",
+)
+
+_TUNING: ContextVar[bool] = ContextVar("is_tuning", default=False)
+
+
+@contextmanager
+def tuning() -> Iterator[None]:
+    """Check every loop inside `with` as if its gate were a tuned one: `sgd tune` will write that gate."""
+    token = _TUNING.set(True)
+    try:
+        yield
+    finally:
+        _TUNING.reset(token)
+
+
+def is_tuning() -> bool:
+    return _TUNING.get()
 
 
 def nonlinear_guidance(guider: str | None, rescale: float | None, normalises: bool) -> str | None:
@@ -40,6 +68,16 @@ def other_scheduler(name: str) -> Diagnostic:
     return Diagnostic("unsupported", message, "gate", help="set `scheduler: euler` in schedule.make")
 
 
+def known_problems(model: ModelFacts, step: ScheduleFacts, branches: BranchesFacts) -> Iterator[Diagnostic]:
+    """The problems of a tuned gate in a loop that are known before the run."""
+    if model.chosen:
+        yield SHARED_STEPS
+    if branches.nonlinear is not None:
+        yield unsupported(branches.nonlinear)
+    if step.scheduler not in (None, EULER):
+        yield other_scheduler(step.scheduler)
+
+
 def require_tunable(turn: Turn) -> None:
     """Check that a tuned gate can work in a loop.
 
@@ -49,8 +87,7 @@ def require_tunable(turn: Turn) -> None:
     """
     branches, step = turn.branches, turn.step
     if len(turn.window) < step.count:
-        message = "a tuned gate is for models with one transformer, and here two share the steps"
-        raise NodeError(Diagnostic("unsupported", message, "gate", help="choose another gate"))
+        raise NodeError(SHARED_STEPS)
     if step.scheduler and step.scheduler != EULER:
         raise NodeError(other_scheduler(step.scheduler))
     if not branches.guided:

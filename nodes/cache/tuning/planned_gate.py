@@ -10,7 +10,6 @@ from ...support.input_files import shown
 from ..calibration.filled_gate import Use, same_model, same_timesteps
 from ..calibration.table import unusable
 from ..gate import Gate, Mask
-from .linear_guidance import EULER
 from .step_plan import StepPlan
 from .tuned_table import read
 
@@ -25,19 +24,13 @@ def planned(gate: Gate, use: Use) -> Gate:
     steps, the gate computes every step. If the number is not known, the gate is unchanged.
 
     Raises:
-        NodeError: If the table cannot be read, was made for another model or schedule, or keeps no such PSNR; or the
-            scheduler takes other steps than Euler's.
+        NodeError: If the table cannot be read, was made for another model or schedule, or keeps no such PSNR.
     """
     assert gate.table is not None, "a tuned gate has a table"
     table, name = read(gate.table), shown(gate.table)
-    if use.scheduler not in (None, EULER):
-        message = (
-            f"a tuned gate corrects earlier steps, which needs Euler's step, and the workflow uses {use.scheduler}"
-        )
-        raise NodeError(message, help="set `scheduler: euler` in schedule.make", code="unsupported")
     if use.component not in (None, table.component):
         raise unusable(f"{name} was made for {table.component}, and not for {use.component}", AGAIN)
-    same_model(table.identity, name, use)
+    same_model(table.identity, name, use, AGAIN)
     if use.count is None:
         return gate
     schedule = table.schedule(use.count)
@@ -45,7 +38,7 @@ def planned(gate: Gate, use: Use) -> Gate:
         covered = " and ".join(map(str, table.counts))
         reason = f"{name} covers {covered} steps, and the loop takes {use.count}"
         return replace(gate, plan=None, mask=Mask(digits="1" * use.count), options={**gate.options, UNCOVERED: reason})
-    same_timesteps(schedule.timesteps, name, use)
+    same_timesteps(schedule.timesteps, name, use, AGAIN)
     wanted = float(gate.options["psnr"])
     plan = schedule.cheapest(wanted)
     if plan is None:

@@ -20,6 +20,7 @@ from ..calibration.table import put_aside
 from .choose_plan import choose_plan, most_tried
 from .find_plans import find_plans
 from .finished_runs import FinishedFile, FinishedRuns
+from .linear_guidance import tuning
 from .linear_predictor import Measurement
 from .made_table import digest, digests, made_table, versions, with_others
 from .remaining_time import RemainingTime
@@ -51,7 +52,7 @@ def command(arguments: Namespace, workflow: WorkflowFile) -> int:
     """`sgd tune`."""
     if arguments.budget is not None and arguments.budget <= 0:
         raise NodeError(f"--budget {arguments.budget:g}: a budget is a number of seconds above 0")
-    with put_aside():
+    with put_aside(), tuning():
         return Tuning(arguments, workflow).run()
 
 

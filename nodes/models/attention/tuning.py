@@ -5,48 +5,26 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import UnreadableFile
 from ....graph.contract.node import Run
 from ....graph.contract.process_state import exclusive
-from ...support.device_memory import exhausted
 from ...support.work_meter import uncounted
 from ..memory.component_views import entrance
 from ..memory.latest_run import present
 from . import choice_files, kernels
+from .backend_timing import Shapes, measure_all, takes_masks
 from .choice_files import Case
 from .processors import choose
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 BUDGET = 1.0
 """Seconds that a run spends on timing attention, for all models and shapes."""
-REPEATS = 3
-CALLS = 4
-"""Calls in one timing. As in a run, the CPU prepares the next call while the GPU still works."""
-FP8_TOLERANCE = 2.0**-3
-"""The same for a backend in fp8, whose numbers have three bits of mantissa."""
-TOLERANCE = 2.0**-5
-"""Largest allowed difference of an exact backend from SDPA, relative to SDPA's largest value. Two bfloat16 roundings
-are 2^-7. A backend with a larger difference computes another function."""
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The largest attention call of a forward pass: shapes of queries and keys, [B, tokens, heads, width].
-
-    `masked` is true if any attention call of the pass had a mask.
-    """
-
-    query: tuple[int, ...]
-    key: tuple[int, ...]
-    masked: bool
-    dtype: torch.dtype
-    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -127,12 +105,22 @@ class Tuner:
             self.run.chose(name, self.candidates[0])
             return result
         with uncounted():
-            found = fastest(self.candidates, largest, self.run)
+            found = self._agreed(fastest(self.candidates, largest, self.run))
         self.chosen[key] = found
         self.use(found.backend)
         self.run.chose(name, found.backend)
         self.tell(found, found.origin, found.seconds)
         return result
+
+    def _agreed(self, found: Choice) -> Choice:
+        """The choice of the first process of a sequence that several compute: times differ, and results must not."""
+        processes = self.run.processes
+        if processes.mesh.sequence == 1:
+            return found
+        from ...parallel.collectives import first_number
+
+        number = first_number(processes, "sequence", self.candidates.index(found.backend))
+        return replace(found, backend=self.candidates[number])
 
     def tell(self, found: Choice, origin: str, seconds: float = 0.0) -> None:
         """Report a choice to the run that holds the view."""
@@ -225,7 +213,7 @@ def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
         torch.cuda.synchronize(shapes.device)  # the call before this may still be at work, and its time is no cost
     began, budget = perf_counter(), BUDGET - _spent.get(payer, 0.0)
     if budget > 0:
-        _measure_all(tried, shapes, timings, began + budget)
+        measure_all(tried, shapes, timings, began + budget)
     seconds = perf_counter() - began
     _spent[payer] = _spent.get(payer, 0.0) + seconds
     if timings:
@@ -239,96 +227,6 @@ def _choice(timings: dict[str, float | None], seconds: float, left: tuple[str, .
     """The fastest of the backends that were timed; the first if none was."""
     good = {name: spent for name, spent in timings.items() if spent is not None}
     return Choice(min(good, key=lambda b: good[b]) if good else next(iter(timings)), good, seconds, left)
-
-
-def _measure_all(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | None], end: float) -> None:
-    """Measure the backends that lack a timing, as long as the time until `end` is likely to suffice."""
-    import torch
-
-    generator = torch.Generator(shapes.device).manual_seed(0)
-
-    def normal(size: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(size, generator=generator, dtype=shapes.dtype, device=shapes.device)
-
-    whole = shapes.query[2]
-    lacking = [backend for backend in tried if backend not in timings]
-    one = [normal((size[0], size[1], 1, size[3])) for size in (shapes.query, shapes.key, shapes.key)]
-    attend(tried[0], *one)
-    single = _average(lambda: attend(tried[0], *one), shapes.device, 1)
-    # Trials, agreement and the reference: about four calls for each backend.
-    heads = max(1, min(whole, int((end - perf_counter()) / (4 * len(lacking)) / single)))
-    query, keys, values = (normal((*size[:2], heads, size[3])) for size in (shapes.query, shapes.key, shapes.key))
-    reference = attend(tried[0], query, keys, values)
-    for number, backend in enumerate(lacking):
-        if perf_counter() + 2 * single * heads > end:
-            return
-        try:
-            result = reference if backend == tried[0] else attend(backend, query, keys, values)
-            agrees = bool((result - reference).abs().max() <= tolerance(backend) * reference.abs().max())
-            share = (end - perf_counter()) / (len(lacking) - number)
-            seconds = (
-                measure(lambda b=backend: attend(b, query, keys, values), shapes.device, share) if agrees else None  # type: ignore[misc]
-            )
-            timings[backend] = None if seconds is None else seconds * whole / heads
-        except Exception as error:
-            if not exhausted(error):  # with less in memory it may work
-                timings[backend] = None  # `auto` chooses among the backends that work; the reported timings list them
-
-
-def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Call one backend through diffusers' dispatch. All tensors are [B, tokens, heads, width]."""
-    from diffusers.models.attention_dispatch import dispatch_attention_fn
-
-    result = dispatch_attention_fn(query, key, value, backend=kernels.name(backend))
-    return result[0] if isinstance(result, tuple) else result
-
-
-def measure(call: Callable[[], Any], device: torch.device, most: float) -> float:
-    """Measure the seconds for one call, of a function that was called before.
-
-    A first call, waited for, tells how many calls fit into the time. Then each of at most `REPEATS` measurements
-    averages at most `CALLS` calls. The result is the smallest average.
-
-    Args:
-        call: The function.
-        device: The device that it uses.
-        most: Seconds that measuring should take at most. The first call is made in any case.
-    """
-    best = _average(call, device, 1)
-    fitting = int((most - best) / best)
-    calls = max(min(fitting, CALLS), 1)
-    for _ in range(min(fitting // calls, REPEATS)):
-        best = min(best, _average(call, device, calls))
-    return best
-
-
-def _average(call: Callable[[], Any], device: torch.device, calls: int) -> float:
-    """Seconds of a call, averaged over some that run one after the other."""
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = perf_counter()
-    for _ in range(calls):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (perf_counter() - began) / calls
-
-
-def tolerance(backend: str) -> float:
-    """Largest allowed difference of a backend from SDPA, relative to SDPA's largest value."""
-    from .backends import named
-
-    found = named(backend)
-    return FP8_TOLERANCE if found is not None and found.precision == "fp8" else TOLERANCE
-
-
-def takes_masks(backend: str) -> bool:
-    from .backends import named
-
-    found = named(backend)
-    return found is None or found.masks == "applied"
 
 
 def _workflow_name(backend: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from .dense_convolution import DenseWeight, convolve, dense_weight, wide
 from .frame_attention import attend
 from .norm_operations import norm_silu
+from .strip_rows import all_rows
 
 
 class Pending(NamedTuple):
@@ -86,11 +87,12 @@ class Attention:
         normed = torch.empty_like(x)
         norm_silu(x, self.norm, normed, bias=pending.bias, residual=pending.residual, keep=True, silu=False)
         count, height, width, channels = x.shape
-        joined = F.linear(normed, self.weight, self.bias).view(count, height * width, 3 * channels)
+        queries, others = F.linear(normed, self.weight, self.bias).split((channels, 2 * channels), -1)
+        queries, others = queries.flatten(1, 2), all_rows(others, 1).flatten(1, 2)
         made = normed.view(count, height * width, channels)
         for frame in range(count):
-            query, key, value = joined[frame].split(channels, -1)
-            attend(query, key, value, made[frame])
+            key, value = others[frame].split(channels, -1)
+            attend(queries[frame], key, value, made[frame])
         return Pending(F.linear(made, self.out).view_as(x), self.out_bias, x)
 
 
@@ -124,6 +126,12 @@ class CausalChunk:
     history: dict[str, Tensor]
     first: bool
     last: bool
+
+    def begin(self, x: Tensor, conv: DenseWeight) -> Pending:
+        """Apply the first convolution to frames [T, H, W, C]."""
+        buffer = self.buffer("in", x.shape, x.device)
+        buffer[2:] = x
+        return Pending(self.convolved("in", buffer, conv), conv.bias)
 
     def middle(self, middle: Middle, pending: Pending) -> Pending:
         """Apply the blocks of the smallest frames."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from .strip_rows import surrounded
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -76,36 +78,39 @@ def convolve(x: Tensor, weight: Tensor, halo: int = 0, stride: tuple[int, int] =
     Args:
         x: [T, H, W, C], dense.
         weight: [K, C, kt, kh, kw], channels last.
-        halo: Zeros around each frame.
+        halo: Zeros around each frame. In a strip, rows of the neighbours stand above and below.
         stride: Steps in time, and within a frame.
 
     Returns:
         [(T - kt) // st + 1, (H + 2 halo - kh) // ss + 1, (W + 2 halo - kw) // ss + 1, K], dense.
     """
+    grown = surrounded(x) if halo else None
+    around = (halo, halo) if grown is None else (0, halo)
+    x = x if grown is None else grown
     taps, rows, columns = weight.shape[2:]
     step, within = stride
     count = (x.shape[0] - taps) // step + 1
-    height = (x.shape[1] + 2 * halo - rows) // within + 1
+    height = (x.shape[1] + 2 * around[0] - rows) // within + 1
     width = (x.shape[2] + 2 * halo - columns) // within + 1
     frame = max(x[0].numel(), height * width * len(weight))
     if frame * x.shape[0] <= LARGEST:
-        return _convolved(x, weight, halo, stride)
+        return _convolved(x, weight, around, stride)
     parts = -(-count // max(1, (LARGEST // frame - taps) // step))
     each = -(-count // parts)
     made = x.new_empty(count, height, width, len(weight))
     for start in range(0, count, each):
         end = min(start + each, count)
-        made[start:end] = _convolved(x[start * step : (end - 1) * step + taps], weight, halo, stride)
+        made[start:end] = _convolved(x[start * step : (end - 1) * step + taps], weight, around, stride)
     return made
 
 
-def _convolved(x: Tensor, weight: Tensor, halo: int, stride: tuple[int, int]) -> Tensor:
+def _convolved(x: Tensor, weight: Tensor, around: tuple[int, int], stride: tuple[int, int]) -> Tensor:
     time, within = stride
     if weight.shape[2] == 1 and time == 1 and weight.shape[1] not in THREE_DIMENSIONAL:
-        made = F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, 0], padding=halo, stride=within)
+        made = F.conv2d(x.permute(0, 3, 1, 2), weight[:, :, 0], padding=around, stride=within)
         return _dense(made.permute(0, 2, 3, 1))
     channels_last = x.permute(3, 0, 1, 2)[None]
-    made = F.conv3d(channels_last, weight, padding=(0, halo, halo), stride=(time, within, within))
+    made = F.conv3d(channels_last, weight, padding=(0, *around), stride=(time, within, within))
     return _dense(made[0].permute(1, 2, 3, 0))
 
 

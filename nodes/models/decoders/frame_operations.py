@@ -1,7 +1,8 @@
 """Operations between the convolutions of a decoder with group norms, over frames in one dense layout `[T, H, W, C]`.
 
-Each has a Triton kernel (`frame_kernels`) and a twin in plain torch, which is used where the kernel is not: on a CPU
-and for float64. Both compute in float32 at least. Sums of a channel and of its squares stand for the norm's statistics.
+Each has a Triton kernel (`frame_kernels`, `frame_sums_kernels`) and a twin in plain torch, which is used where the
+kernel is not: on a CPU and for float64. Both compute in float32 at least. Sums of a channel and of its squares stand
+for the norm's statistics.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from . import frame_shapes
 from .dense_convolution import wide
 from .frame_values import Affine, Margin, Sums
+from .strip_rows import fill_margins, of_all
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -37,8 +39,14 @@ def pad(
         silu: Apply SiLU last.
 
     Returns:
-        [T + frames, H + 2 rows, W + 2 columns, C], in the dtype of `x`.
+        [T + frames, H + 2 rows, W + 2 columns, C], in the dtype of `x`. In a strip, the rows of the margin are those of
+        the neighbours.
     """
+    padded = _padded(x, margin, residual, affine, silu)
+    return fill_margins(padded) if margin.rows else padded
+
+
+def _padded(x: Tensor, margin: Margin, residual: Tensor | None, affine: Affine | None, silu: bool) -> Tensor:
     if on_kernels(x):
         from . import frame_kernels
 
@@ -58,18 +66,18 @@ def pad(
 def sums(x: Tensor) -> Sums:
     """Sum each channel of frames, [T, H, W, C], dense."""
     if on_kernels(x):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.sums(x)
+        return frame_sums_kernels.sums(x)
     return frame_shapes.sums(x) if x.is_meta else _sums(x)
 
 
 def add_with_sums(x: Tensor, bias: Tensor, residual: Tensor | None = None) -> Sums:
     """Add a bias, [C], and a residual to frames in place, and sum each channel of the result."""
     if on_kernels(x):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.add_with_sums(x, bias, residual)
+        return frame_sums_kernels.add_with_sums(x, bias, residual)
     if x.is_meta:
         return frame_shapes.sums(x)
     value = wide(x) + bias
@@ -87,10 +95,11 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None = None) -> A
         norm: The group norm.
         bias: A bias, [C], that belongs to the frames and was not added to them. The result adds it too.
     """
+    found = of_all(found)
     if on_kernels(found.partial):
-        from . import frame_kernels
+        from . import frame_sums_kernels
 
-        return frame_kernels.group_norm(found, norm, bias)
+        return frame_sums_kernels.group_norm(found, norm, bias)
     if found.partial.is_meta:
         return frame_shapes.group_norm(found)
     first, second = found.partial.double().sum(0)

@@ -19,6 +19,7 @@ from .frame_attention import attend
 from .frame_operations import add_with_sums, group_norm, interleave, pad, sums
 from .frame_values import Affine, Margin, Sums
 from .last_convolution import LastConvolution
+from .strip_rows import all_rows
 
 AROUND = Margin(2, 1, 1)
 """The margin of a causal convolution of 3 x 3 x 3 taps."""
@@ -83,10 +84,13 @@ class FrameAttention:
         """Apply attention to frames, [T, H, W, C], with their sums."""
         count, height, width, channels = x.shape
         normed = pad(x, Margin(0, 0, 0), affine=group_norm(found, self.norm)).view(-1, channels)
-        query, key, value = F.linear(normed, self.weight, self.bias).split(channels, -1)
-        made, size = torch.empty_like(normed), height * width
+        joined = F.linear(normed, self.weight, self.bias).view(*x.shape[:3], -1)
+        query, others = joined.split((channels, 2 * channels), -1)
+        query, others = query.flatten(0, 2), all_rows(others, 1).flatten(0, 2)
+        key, value = others.split(channels, -1)
+        made, size, whole = torch.empty_like(normed), height * width, len(key) // count
         for frame in range(count):
-            own, before = slice(frame * size, (frame + 1) * size), slice(0, (frame + 1) * size)
+            own, before = slice(frame * size, (frame + 1) * size), slice(0, (frame + 1) * whole)
             attend(query[own], key[before], value[before], made[own])
         return Pending(F.linear(made, self.out).view_as(x), self.out_bias, x)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...support import cost_meter
 from .hunyuan_video_decoder import HunyuanVideoDecoder
 from .leaving_frames import LeavingFrames
+from .strip_rows import everywhere
 from .wan_decoder import WanDecoder
 from .wan_encoder import GROUP, WanEncoder
 
@@ -39,6 +40,14 @@ def rebuild(vae: nn.Module, warn: Callable[[str], None]) -> str | None:
         case other:
             return f"there is no rebuilt decoder of {other}"
     return None
+
+
+def is_rebuilt(vae: Any, part: str) -> bool:
+    """Whether a view of a VAE has a rebuilt `decoder` or `encoder`."""
+    method = {"decoder": "_decode", "encoder": "_encode"}[part]
+    return isinstance(vars(vae).get(method), _WanWork) or isinstance(
+        vars(getattr(vae, part)).get("forward"), _HunyuanVideo
+    )
 
 
 class _HunyuanVideo:
@@ -147,7 +156,7 @@ class _WanDecode(_WanWork):
             put(start, self._pixels(part))
             start += part.shape[1]
             del part
-        if not finite or bool(torch.stack(finite).all()):
+        if not finite or everywhere(torch.stack(finite).all()):
             return
         start = 0
         for part in decoder.chunks(latents, again=WanDecoder(self.vae.decoder, self.vae.dtype)):

@@ -17,6 +17,7 @@ from .dense_convolution import DenseWeight, convolve, dense_weight
 from .frame_values import Doubled
 from .last_convolution import LastConvolution
 from .norm_operations import add, interleave_norm, interleave_time, norm_silu
+from .strip_rows import everywhere, fill_margins
 
 CHUNK, WIDE_CHUNK = 4, 2
 """Latent frames that are decoded together, by the decoders of Wan 2.1 and of Wan 2.2 TI2V. More take less time and more
@@ -121,7 +122,7 @@ class WanDecoder:
             before = dict(history) if again is not None else {}  # which keeps the memory of both
             bounds = x[start : start + chunk], start == 0, start + chunk >= len(x)
             made = self._chunk(history, *bounds)
-            if again is not None and not bool(torch.isfinite(made).all()):
+            if again is not None and not everywhere(torch.isfinite(made).all()):
                 del made
                 history.clear()
                 history |= before
@@ -146,11 +147,7 @@ class Chunk(CausalChunk):
     def decoded(self, x: Tensor) -> Tensor:
         """Decode to the input of the last convolution, [T + 2, H + 2, W + 2, C]."""
         decoder = self.decoder
-        buffer = self.buffer("in", x.shape, x.device)
-        buffer[2:] = x
-        pending = Pending(self.convolved("in", buffer, decoder.conv_in), decoder.conv_in.bias)
-        del buffer
-        pending = self.middle(decoder.middle, pending)
+        pending = self.middle(decoder.middle, self.begin(x, decoder.conv_in))
         entered = self.entered(decoder.stages[0].resnets[0], pending)
         del pending
         for stage, after in zip(decoder.stages, decoder.stages[1:], strict=False):
@@ -164,7 +161,7 @@ class Chunk(CausalChunk):
         padded = self.buffer("out", (frames, height + 2, width + 2, channels), x.device)
         norm_silu(pending.frames, decoder.norm_out, padded[2:], bias=pending.bias, residual=pending.residual)
         self.remember("out", padded)
-        return padded
+        return fill_margins(padded)
 
     def _upsampled(self, stage: Stage, after: Resnet, given: list[Entered]) -> Entered:
         """Apply a stage and its upsampling, and make the input of the next stage's first convolution.

@@ -173,10 +173,7 @@ class Chunk(CausalChunk):
     def encoded(self, x: Tensor) -> Tensor:
         """Encode frames, [T, H, W, C]: the first frame alone, or groups of four. Returns [T', h, w, K]."""
         encoder = self.encoder
-        buffer = self.buffer("in", x.shape, x.device)
-        buffer[2:] = x
-        pending = Pending(self.convolved("in", buffer, encoder.conv_in), encoder.conv_in.bias)
-        del buffer
+        pending = self.begin(x, encoder.conv_in)
         for stage in encoder.stages:
             given = [pending]
             del pending

@@ -127,7 +127,16 @@ def entrance(module: torch.nn.Module) -> Entrance:
 
 
 @dataclass
-class _Held:
+class Held:
+    """A component or a view in memory.
+
+    Attributes:
+        value: It.
+        files: The files that it was made from, with their sizes and times, in a session.
+        run: The run that it reports to, in a session.
+        count: The number of its holders.
+    """
+
     value: Any
     files: Stamp = ()
     run: LatestRun | None = None
@@ -167,7 +176,7 @@ class Views:
 
     def __init__(self) -> None:
         self.kept = False
-        self._held: dict[tuple[str, Recipe], _Held] = {}
+        self._held: dict[tuple[str, Recipe], Held] = {}
 
     def __len__(self) -> int:
         return len(self._held)
@@ -210,7 +219,7 @@ class Views:
             raise
         if latest is not None:
             latest.made()
-        self._held[part, recipe] = _Held(made.eval().requires_grad_(False), files, latest)
+        self._held[part, recipe] = Held(made.eval().requires_grad_(False), files, latest)
 
     def release(self, part: str, recipe: Recipe) -> None:
         """Release a view. The last holder drops it, except in a session."""
@@ -221,6 +230,7 @@ class Views:
         if self.kept and held.run is not None:
             held.run.rest()
             return
+        del held  # it would keep the view in memory until after `_drop`
         self._drop(part, recipe)
 
     def drop_idle(self, part: str) -> None:

@@ -77,6 +77,7 @@ class VaeWork:
         tiled = tiling in ("on", True)
         if tiling == "auto":
             tiled = self.can_tile and _must_tile(self, lambda: _bytes(self, False), lambda: _bytes(self, True))
+            tiled = self.run.agree(tiled)  # free memory may differ between processes
         return _performed(self, tiled)
 
 

@@ -5,44 +5,28 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ....graph.contract.errors import DoesNotFit, NodeError
+from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
 from ...support import device_memory
-from ..repository import component_fit, dummy, reading
-from ..repository.component_classes import component_class, is_module
-from ..repository.repository import Repository
+from ..repository import dummy, reading
 from . import host_memory, offloading
-from .component_views import Views, view
+from .component_loading import ComponentLoader
+from .component_views import Held, Views
+from .device_fit import offload_if_needed, too_large
 from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..checkpoints.checkpoint_source import Checkpoint
     from .offloading import Offload
-
-CONFIGURATION = {"tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"}
-
-WORKING_ROOM = 0.9
-"""A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
-
-
-@dataclass
-class _Held:
-    value: Any
-    files: Stamp = ()
-    run: LatestRun | None = None
-    count: int = 1
 
 
 @dataclass(eq=False)
-class Weights:
+class Weights(ComponentLoader):
     """Loads, holds and drops the components of a repository.
 
     A component may be held twice: on the device, and in host memory (`Offload`).
@@ -52,33 +36,15 @@ class Weights:
     builds no module, because the libraries' loaders change torch's default dtype for all threads.
 
     Attributes:
-        repository: The repository of the components.
-        dtype: Name of the dtype of the parameters.
-        dtypes: Names of dtypes, for components with another dtype than `dtype`.
-        device: The device of the components: `cpu`, `cuda` or, while planning, `meta`.
-        variant: Variant of the weight files, such as `fp16`.
-        kind: `real`, `dummy` (random values), or `meta` (planning: shapes only).
-        offload: `auto`: a component whose weights do not fit a GPU is offloaded, with a warning; or `off`.
-        checkpoints: One-file checkpoints that stand for the repository's weight files, by component.
         idle: Components that a session keeps without a holder.
         views: Copies of components that transformed values of the model have in place of a component.
     """
 
-    repository: Repository
-    dtype: str
-    device: str
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    variant: str | None = None
-    kind: str = "real"
-    offload: str = "off"
-    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.views = Views()
-        self._held: dict[tuple[str, Offload | None], _Held] = {}
+        self._held: dict[tuple[str, Offload | None], Held] = {}
         self._chosen: dict[str, Offload] = {}
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._configs: dict[str, dict[str, Any]] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
         self._keeper: Keeper | None = None
         self.idle = Idle()
@@ -103,7 +69,9 @@ class Weights:
         self.repository.entry(part)
         files = () if self._keeper is None else self._prepare(part, placed, self._keeper, run)
         if placed is None and (part, None) not in self._held and part not in self._chosen:
-            self._choose(part, run)
+            offloaded = offload_if_needed(self, part, run)
+            if offloaded is not None:
+                self._chosen[part] = offloaded
         placed = placed or self.chosen(part)
         held = self._held.get((part, placed))
         if held is not None:
@@ -121,7 +89,7 @@ class Weights:
                 value = self._fitting(part, latest or run, placed, smaller)
                 if latest is not None and self.repository.kind == "hub":
                     files = self._stamp(part)  # loading may have downloaded them
-                self._held[part, placed] = _Held(value, files, latest)
+                self._held[part, placed] = Held(value, files, latest)
                 if latest is not None:
                     latest.made()
                     latest.rest()
@@ -168,31 +136,6 @@ class Weights:
         """Settings of offloading for a component that does not fit on the device; None if it is not offloaded."""
         return self._chosen.get(part)
 
-    def _choose(self, part: str, run: Run) -> None:
-        """Offload a component instead of failing, if its weights do not fit the free memory of a GPU."""
-        if self.offload != "auto" or not device_memory.target(run).startswith("cuda"):
-            return
-        name = f"offload {part} of {self.repository.source}"
-        if run.choice(name) is not None:  # a resumed run
-            if run.choice(name):
-                self._chosen[part] = offloading.Offload(part)
-            return
-        run.chose(name, False)
-        free, (_, size) = device_memory.free(run), self.parameters(part)
-        if free is None or size <= WORKING_ROOM * free:
-            return
-        library, kind = self.repository.entry(part)
-        if library not in ("diffusers", "transformers") or offloading.offload_problem(kind) is not None:
-            return
-        run.chose(name, True)
-        self._chosen[part] = placed = offloading.Offload(part)
-        most = placed.resident(self.on_meta(part))
-        run.warn(
-            f"{part} takes {device_memory.size(size)}, and the device has {device_memory.size(free)} free, so {part} "
-            f"is offloaded to host memory: at most {device_memory.size(most)} are on the device at once, which is "
-            "slow; `model.offload` has other settings, and `offload: off` of model.load forbids offloading"
-        )
-
     def _forget(self, part: str) -> None:
         """Drop the choice of offloading for a component that is no longer in memory. The next load chooses again."""
         placed = self._chosen.get(part)
@@ -234,6 +177,7 @@ class Weights:
         held.count -= 1
         if held.count or (self._keeper is not None and self.idle.rest(part, placed)):
             return
+        del held  # it would keep the component in memory until after `drop`
         self.drop(part, placed)
 
     def drop(self, part: str, placed: Offload | None) -> None:
@@ -294,53 +238,6 @@ class Weights:
             path, _, last = name.rpartition(".")
             setattr(module.get_submodule(path), last, again[name])
 
-    def config(self, name: str) -> Mapping[str, Any]:
-        """The configuration of a component, unchanged from its file.
-
-        Raises:
-            NodeError: If there is no such component or its file cannot be read.
-        """
-        if name not in self._configs:
-            self._configs[name] = self.repository.config(name)
-        return self._configs[name]
-
-    def dtype_name(self, part: str) -> str:
-        return self.dtypes.get(part, self.dtype)
-
-    def torch_dtype(self, part: str) -> torch.dtype:
-        """The dtype of a component's parameters and inputs."""
-        import torch
-
-        dtype = getattr(torch, self.dtype_name(part))
-        assert isinstance(dtype, torch.dtype)
-        return dtype
-
-    def parameters(self, part: str) -> tuple[int, int]:
-        """Number of parameters of a component and their bytes; (0, 0) for a tokenizer or a scheduler.
-
-        The component is not loaded: if it is not in memory, it is built on the meta device.
-        """
-        if part not in self._sizes:
-            module = self.on_meta(part)
-            self._sizes[part] = (0, 0) if module is None else dummy.size(module)
-        return self._sizes[part]
-
-    def on_meta(self, part: str) -> Any:
-        """Build a component on the meta device, without holding it; None for a tokenizer or a scheduler."""
-        from ...support import cost_meter
-
-        library, name = self.repository.entry(part)
-        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
-        if not is_module(cls):
-            return None
-        with cost_meter.building():
-            return self._module_on_meta(part, cls)
-
-    def _module_on_meta(self, part: str, cls: Any) -> torch.nn.Module:
-        file = self.repository.config_file(part)
-        assert file is not None
-        return component_fit.on_meta(cls, self.config(part), self.torch_dtype(part), file)
-
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
         if self.repository.commit:
@@ -358,68 +255,10 @@ class Weights:
     ) -> Any:
         free = device_memory.free(run)
         try:
-            return self._make(part, run, placed, smaller)
+            return self.make(part, run, placed, smaller)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise
             if self._keeper is None or not self._keeper.drop_oldest():
-                raise self._too_large(part, free, placed) from error
+                raise too_large(self, part, free, placed) from error
         return self._fitting(part, run, placed, smaller)
-
-    def _too_large(self, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
-        size, module = self.parameters(part)[1], self.on_meta(part)
-        where = "on the device" if placed is None else "in the host's memory"
-        lighter = ["a smaller model"]
-        if self.dtype_name(part) == "float32":
-            lighter.insert(0, f"dtype bfloat16 ({size / 2e9:.1f} GB)")
-        elsewhere = placed is None and self.device != "cpu" and module is not None
-        if elsewhere and offloading.offload_problem(type(module).__name__) is None:
-            lighter.insert(0, f"model.offload ({offloading.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
-        known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB are free"
-        return DoesNotFit(
-            f"{part} of {self.repository.source} needs {size / 1e9:.1f} GB and does not fit {where}{known}",
-            help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
-        )
-
-    def _make(self, part: str, run: Run, placed: Offload | None, smaller: Callable[[Any], None] | None) -> Any:
-        device = self.device if placed is None or self.kind == "meta" else "cpu"
-        if self.kind == "real" and part in self.checkpoints:
-            from ..checkpoints import checkpoint_loading
-
-            checkpoint = self.checkpoints[part]
-            return checkpoint_loading.read(self.repository, part, checkpoint, self.torch_dtype(part), device, run)
-        if self.kind == "real":
-            return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run)
-        library, name = self.repository.entry(part)
-        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
-        if not is_module(cls):
-            return self._small(part, cls, run)
-        from ...support import cost_meter
-
-        reading.warn_of_config(self.repository, part, [], run)
-        if self.kind == "dummy":
-            self._module_on_meta(part, cls)
-            return dummy.dummy_module(cls, self.config(part), self.torch_dtype(part), device)
-        with cost_meter.building() as count:
-            module = self._module_on_meta(part, cls)
-            outline = module
-            if placed is not None and smaller is not None:
-                outline = view(module)
-                smaller(outline)
-            count(module, None if placed is None else placed.resident(outline))
-        return module
-
-    def _small(self, part: str, cls: Any, run: Run) -> Any:
-        """Load a tokenizer, a processor or a scheduler; if its files are not on this disk, build a replacement."""
-        if hasattr(cls, "from_config"):
-            return reading.scheduler(self.repository, part, cls, run)
-        folder = self.repository.folder / part
-        # The configuration of a tokenizer may be downloaded without its vocabulary.
-        if "tokenizer" not in part or {f.name for f in folder.glob("*")} - CONFIGURATION:
-            return reading.read_small(self.repository, part, cls, folder, run)
-        from ..repository import tokenizers
-
-        known = self.config(part) if self.repository.config_file(part) else {}
-        if self.kind == "dummy":
-            run.warn(f"{self.repository.source}: {part} is not on this disk; a replacement of equal size is used")
-        return tokenizers.stand_in(self.config(part.replace("tokenizer", "text_encoder")), known)

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.processes import Mesh
 
-SEQUENCE_IS_CUT = False
-"""Whether sequences are cut over ranks."""
-
 
 def mesh_problems(mesh: Mesh, running: int | None, batched: bool, whole: bool, library: bool) -> Iterator[Diagnostic]:
     """The reasons why a denoiser does not run on a mesh.
@@ -22,9 +19,6 @@ def mesh_problems(mesh: Mesh, running: int | None, batched: bool, whole: bool, l
         library: Whether cache-dit decides.
     """
     code = "unsupported"
-    if mesh.sequence > 1 and not SEQUENCE_IS_CUT:
-        message = f"a sequence cannot be cut over processes yet, and {mesh} asks for it"
-        yield Diagnostic(code, message, "model", help="two processes compute the branches of guidance: `branches=2`")
     if mesh.branches > 1 and running == 1:
         message = "one branch of guidance runs, so there is nothing for `branches=2` to compute at once"
         yield Diagnostic(code, message, "branches", help="raise the guidance scale, or leave `branches` out")

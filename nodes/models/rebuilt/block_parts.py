@@ -37,6 +37,7 @@ class Once:
 
     Attributes:
         first_rows: Rows of a first frame, which have a timestep of their own; 0 if all rows have one timestep.
+        cut: Whether the blocks have a part of the tokens, whose attentions all processes of a sequence compute.
         call: What the caller told about the forward; None if it told nothing.
         rows: Rows of the forward's batch.
         last: The streams that the last block returned, and the buffer in which it computed them.
@@ -46,6 +47,7 @@ class Once:
         self._made: dict[str, tuple[torch.Tensor, Any]] = {}
         self._calls: dict[Any, int] = {}
         self.first_rows = self.rows = 0
+        self.cut = False
         self.call: BranchCall | None = None
         self.last: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 

@@ -14,14 +14,17 @@ from .joint_blocks import OneStream, TwoStreams, image_layers, text_layers
 Streams = tuple[torch.Tensor, torch.Tensor]
 
 
-class FluxDouble:
-    """The forward of a `FluxTransformerBlock`."""
+class FluxBlock:
+    """The forward of a block of FLUX.1: the part that both kinds share.
 
-    def __init__(self, block: Any, once: Once) -> None:
-        attention, self.own, self.once = block.attn, block.forward, once
-        text = text_layers(attention, block.norm1_context.linear, block.ff_context)
-        image = image_layers(attention, block.norm1.linear, block.ff)
-        self.streams = TwoStreams(attention, (text, image), once)
+    Args:
+        block: The block of diffusers.
+        once: Values of this forward.
+        streams: The layers of the block.
+    """
+
+    def __init__(self, block: Any, once: Once, streams: TwoStreams | OneStream) -> None:
+        self.own, self.once, self.streams = block.forward, once, streams
 
     def fits(self) -> bool:
         return self.streams.fits()
@@ -49,34 +52,18 @@ class FluxDouble:
         return x[:, :text], x[:, text:]
 
 
-class FluxSingle:
+class FluxDouble(FluxBlock):
+    """The forward of a `FluxTransformerBlock`."""
+
+    def __init__(self, block: Any, once: Once) -> None:
+        attention = block.attn
+        text = text_layers(attention, block.norm1_context.linear, block.ff_context)
+        image = image_layers(attention, block.norm1.linear, block.ff)
+        super().__init__(block, once, TwoStreams(attention, (text, image), once))
+
+
+class FluxSingle(FluxBlock):
     """The forward of a `FluxSingleTransformerBlock`."""
 
     def __init__(self, block: Any, once: Once) -> None:
-        self.own, self.once = block.forward, once
-        self.stream = OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once)
-
-    def fits(self) -> bool:
-        return self.stream.fits()
-
-    def joins(self) -> Sequence[Sequence[Linear]]:
-        return self.stream.joins()
-
-    def __call__(
-        self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor,
-        temb: torch.Tensor,
-        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
-        joint_attention_kwargs: dict[str, Any] | None = None,
-    ) -> Streams:
-        if image_rotary_emb is None or joint_attention_kwargs:
-            made: Streams = self.own(
-                hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs
-            )
-            return made
-        text = encoder_hidden_states.shape[1]
-        cos, sin = image_rotary_emb
-        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
-        x = self.stream(together(encoder_hidden_states, hidden_states), temb, positions)
-        return x[:, :text], x[:, text:]
+        super().__init__(block, once, OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once))

@@ -21,20 +21,58 @@ def effective_mask(attention: Any, mask: torch.Tensor | None) -> torch.Tensor | 
     return None if getattr(attention.processor, "drops_mask", False) else mask
 
 
-class HunyuanDouble:
-    """The forward of a `HunyuanVideoTransformerBlock`."""
+class HunyuanBlock:
+    """The forward of a block of HunyuanVideo: the part that both kinds share.
 
-    def __init__(self, block: Any, once: Once) -> None:
-        attention, self.own, self.once = block.attn, block.forward, once
-        image = image_layers(attention, block.norm1.linear, block.ff)
-        text = text_layers(attention, block.norm1_context.linear, block.ff_context)
-        self.streams = TwoStreams(attention, (image, text), once)
+    Args:
+        block: The block of diffusers.
+        once: Values of this forward.
+        streams: The layers of the block.
+    """
+
+    def __init__(self, block: Any, once: Once, streams: TwoStreams | OneStream) -> None:
+        self.own, self.once, self.streams = block.forward, once, streams
 
     def fits(self) -> bool:
         return self.streams.fits()
 
     def joins(self) -> Sequence[Sequence[Linear]]:
         return self.streams.joins()
+
+    def through(
+        self,
+        hidden: torch.Tensor,
+        text: torch.Tensor,
+        temb: torch.Tensor,
+        mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor],
+    ) -> Streams:
+        """Compute the block.
+
+        Args:
+            hidden: Tokens of the image.
+            text: Tokens of the text.
+            temb: The embedding of the time.
+            mask: The mask of attention.
+            rotary: Cosines and sines of the image's tokens.
+        """
+        image = hidden.shape[1]
+        x = together(hidden, text)
+        mask = effective_mask(self.streams.attention, mask)
+        cos, sin = rotary
+        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
+        x = self.streams(x, image, temb, positions, mask)
+        return x[:, :image], x[:, image:]
+
+
+class HunyuanDouble(HunyuanBlock):
+    """The forward of a `HunyuanVideoTransformerBlock`."""
+
+    def __init__(self, block: Any, once: Once) -> None:
+        attention = block.attn
+        image = image_layers(attention, block.norm1.linear, block.ff)
+        text = text_layers(attention, block.norm1_context.linear, block.ff_context)
+        super().__init__(block, once, TwoStreams(attention, (image, text), once))
 
     def __call__(
         self,
@@ -46,32 +84,18 @@ class HunyuanDouble:
         *args: Any,
         **kwargs: Any,
     ) -> Streams:
+        given = hidden_states, encoder_hidden_states, temb, attention_mask
         if freqs_cis is None:
-            made: Streams = self.own(
-                hidden_states, encoder_hidden_states, temb, attention_mask, freqs_cis, *args, **kwargs
-            )
+            made: Streams = self.own(*given, freqs_cis, *args, **kwargs)
             return made
-        image = hidden_states.shape[1]
-        x = together(hidden_states, encoder_hidden_states)
-        mask = effective_mask(self.streams.attention, attention_mask)
-        cos, sin = freqs_cis
-        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
-        x = self.streams(x, image, temb, positions, mask)
-        return x[:, :image], x[:, image:]
+        return self.through(*given, freqs_cis)
 
 
-class HunyuanSingle:
+class HunyuanSingle(HunyuanBlock):
     """The forward of a `HunyuanVideoSingleTransformerBlock`."""
 
     def __init__(self, block: Any, once: Once) -> None:
-        self.own, self.once = block.forward, once
-        self.stream = OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once)
-
-    def fits(self) -> bool:
-        return self.stream.fits()
-
-    def joins(self) -> Sequence[Sequence[Linear]]:
-        return self.stream.joins()
+        super().__init__(block, once, OneStream(block.attn, block.norm.linear, block.proj_mlp, block.proj_out, once))
 
     def __call__(
         self,
@@ -83,15 +107,8 @@ class HunyuanSingle:
         *args: Any,
         **kwargs: Any,
     ) -> Streams:
+        given = hidden_states, encoder_hidden_states, temb, attention_mask
         if image_rotary_emb is None:
-            made: Streams = self.own(
-                hidden_states, encoder_hidden_states, temb, attention_mask, image_rotary_emb, *args, **kwargs
-            )
+            made: Streams = self.own(*given, image_rotary_emb, *args, **kwargs)
             return made
-        image = hidden_states.shape[1]
-        x = together(hidden_states, encoder_hidden_states)
-        mask = effective_mask(self.stream.attention, attention_mask)
-        cos, sin = image_rotary_emb
-        positions = self.once.positions(cos, lambda: of_doubled(cos, sin))
-        x = self.stream(x, temb, positions, mask)
-        return x[:, :image], x[:, image:]
+        return self.through(*given, image_rotary_emb)

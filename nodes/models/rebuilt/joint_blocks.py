@@ -179,9 +179,9 @@ class OneStream:
         return [self.qkv]
 
     def __call__(
-        self, x: torch.Tensor, temb: torch.Tensor, positions: Positions, mask: torch.Tensor | None = None
+        self, x: torch.Tensor, _: int, temb: torch.Tensor, positions: Positions, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Compute the block; arguments and result as in `TwoStreams`."""
+        """Compute the block; arguments and result as in `TwoStreams`. Both parts go through the same layers."""
         batch, length, _ = x.shape
         embedding = self.once.of("temb", temb, lambda: F.silu(temb))
         shift, scale, gate = modulation(embedding, [self.modulation_layer], 3)

@@ -70,8 +70,8 @@ class QwenBlock:
     def _layout(self, hidden: torch.Tensor, text: torch.Tensor, mask: torch.Tensor | None) -> Layout | None:
         """The sequences without their padding; None if they are computed as a batch, one row each."""
         (count, longest, _), call = text.shape, self.once.call
-        if call is None or (count == 1 and mask is None):
-            return None  # without a caller's word, rows may have different timesteps
+        if call is None or self.once.cut or (count == 1 and mask is None):
+            return None  # without a caller's word, rows may have different timesteps; a cut sequence has no end
         lengths: tuple[int, ...] | None = (longest,) * count
         if mask is not None:
             lengths = self.once.of(

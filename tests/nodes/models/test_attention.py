@@ -15,7 +15,7 @@ import torch
 from helpers import node_facts
 from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
-from sgd.nodes.models.attention import backends, kernels, packages, tuning
+from sgd.nodes.models.attention import backend_timing, backends, kernels, packages, tuning
 from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_FP8, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
@@ -406,7 +406,7 @@ def timed(monkeypatch, seconds, calls=None):
             calls.append(device)
         return next(left)
 
-    monkeypatch.setattr(tuning, "measure", measure)
+    monkeypatch.setattr(backend_timing, "measure", measure)
 
 
 CANDIDATES = ("native", "_native_math")
@@ -454,7 +454,7 @@ def test_auto_measures_each_shape(model, run, monkeypatch, empty_memory):
 
 
 def shapes(masked=False, query=(1, 16, 2, 8), key=(1, 16, 2, 8)):
-    return tuning.Shapes(query, key, masked, torch.float32, torch.device("cpu"))
+    return backend_timing.Shapes(query, key, masked, torch.float32, torch.device("cpu"))
 
 
 def test_auto_leaves_out_backends_that_disagree(monkeypatch, empty_memory):
@@ -480,7 +480,7 @@ def test_auto_leaves_out_backends_that_fail_or_take_no_mask(monkeypatch, empty_m
         return query
 
     timed(monkeypatch, [3e-3, 1e-3])
-    monkeypatch.setattr(tuning, "attend", attend)
+    monkeypatch.setattr(backend_timing, "attend", attend)
     assert (
         tuning.fastest(("native", "flash", "_native_cudnn"), shapes(masked=True), DirectRun()).backend
         == "_native_cudnn"

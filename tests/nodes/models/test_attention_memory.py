@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from helpers.direct import DirectRun
-from sgd.nodes.models.attention import backends, choice_files, kernels, tuning
+from sgd.nodes.models.attention import backend_timing, backends, choice_files, kernels, tuning
 from sgd.nodes.models.attention.backend_table import BACKENDS
 
 CANDIDATES = ("native", "_native_math", "_native_efficient")
-SHAPES = tuning.Shapes((1, 16, 2, 8), (1, 16, 2, 8), False, torch.float32, torch.device("cpu"))
+SHAPES = backend_timing.Shapes((1, 16, 2, 8), (1, 16, 2, 8), False, torch.float32, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(monkeypatch, tmp_path):
     return tmp_path / "sgd" / "kernels" / "attention"
 
 
-LONG = tuning.Shapes((1, 16, 32, 8), (1, 16, 32, 8), False, torch.float32, torch.device("cpu"))
+LONG = backend_timing.Shapes((1, 16, 32, 8), (1, 16, 32, 8), False, torch.float32, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def slow(monkeypatch):
         sleep(query.shape[2] * 1e-3 * (4 - CANDIDATES.index(backend)))
         return query
 
-    monkeypatch.setattr(tuning, "attend", attend)
+    monkeypatch.setattr(backend_timing, "attend", attend)
     return called
 
 
@@ -72,7 +72,7 @@ def test_the_budget_is_that_of_a_run_and_the_next_run_goes_on(folder, slow, monk
     assert first.origin.endswith("_native_efficient")
     slow.clear()
     tuning._spent[run] = tuning.BUDGET
-    other = tuning.Shapes((1, 8, 2, 8), (1, 8, 2, 8), False, torch.float32, torch.device("cpu"))
+    other = backend_timing.Shapes((1, 8, 2, 8), (1, 8, 2, 8), False, torch.float32, torch.device("cpu"))
     assert tuning.fastest(CANDIDATES, other, run).left == CANDIDATES[1:]
     assert slow == [], "the run has spent its budget"
     later = [tuning.fastest(CANDIDATES, LONG, DirectRun()) for _ in range(2)]
@@ -87,9 +87,9 @@ def test_long_calls_are_measured_with_few_repetitions() -> None:
         next(calls)
         sleep(0.05)
 
-    assert 0.05 <= tuning.measure(call, torch.device("cpu"), 0.0) < 0.08
+    assert 0.05 <= backend_timing.measure(call, torch.device("cpu"), 0.0) < 0.08
     assert next(calls) == 1
-    assert 0.05 <= tuning.measure(call, torch.device("cpu"), 0.26) < 0.08
+    assert 0.05 <= backend_timing.measure(call, torch.device("cpu"), 0.26) < 0.08
     assert 4 <= next(calls) - 2 <= 5
 
 
@@ -121,8 +121,8 @@ def test_a_file_with_wrong_times_is_damaged(folder, seconds):
 
 
 def test_each_fact_of_a_case_has_its_own_file(folder, monkeypatch):
-    wide = tuning.Shapes((1, 32, 2, 8), (1, 16, 2, 8), False, torch.float32, torch.device("cpu"))
-    half = tuning.Shapes((1, 16, 2, 8), (1, 16, 2, 8), False, torch.bfloat16, torch.device("cpu"))
+    wide = backend_timing.Shapes((1, 32, 2, 8), (1, 16, 2, 8), False, torch.float32, torch.device("cpu"))
+    half = backend_timing.Shapes((1, 16, 2, 8), (1, 16, 2, 8), False, torch.bfloat16, torch.device("cpu"))
     cases = [tuning.case_of(CANDIDATES, each) for each in (SHAPES, wide, half)] + [tuning.case_of(["native"], SHAPES)]
     monkeypatch.setattr(choice_files.packages, "installed", lambda package, module: "99")
     cases.append(tuning.case_of(CANDIDATES, SHAPES))
@@ -159,9 +159,9 @@ def test_a_backend_that_lacked_memory_is_tried_again(folder, monkeypatch):
             raise torch.OutOfMemoryError
         return query
 
-    monkeypatch.setattr(tuning, "attend", attend)
+    monkeypatch.setattr(backend_timing, "attend", attend)
     assert tuning.fastest(CANDIDATES[:2], SHAPES, DirectRun()).left == ("_native_math",)
-    monkeypatch.setattr(tuning, "attend", lambda backend, query, key, value: query)
+    monkeypatch.setattr(backend_timing, "attend", lambda backend, query, key, value: query)
     assert tuning.fastest(CANDIDATES[:2], SHAPES, DirectRun()).left == ()
 
 

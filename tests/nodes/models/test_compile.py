@@ -165,13 +165,13 @@ def test_a_compiled_workflow_gives_the_uncompiled_latents(wan_folder, tmp_path, 
 
 
 def test_compiles_after_attention_is_measured(model, run, compiled, monkeypatch, tmp_path):
-    from sgd.nodes.models.attention import tuning
+    from sgd.nodes.models.attention import backend_timing
     from sgd.nodes.models.attention.processors import chosen
     from sgd.nodes.models.transforms.attention_transform import Attention
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     times = iter([2e-3, 1e-3])
-    monkeypatch.setattr(tuning, "measure", lambda call, device, most: next(times))
+    monkeypatch.setattr(backend_timing, "measure", lambda call, device, most: next(times))
     value = model.transformed(Attention("transformer", ("native", "_native_math")))
     value = compile(run, value)
     for one in (model, value):

@@ -25,8 +25,9 @@ channels = pytest.mark.parametrize("width", CHANNELS)
 
 @pytest.fixture
 def kernels(monkeypatch):
-    """The modules of kernels: of frames, of norms, of taps."""
-    names = [f"sgd.nodes.models.decoders.{name}" for name in ("frame_kernels", "norm_kernels", "tap_kernels")]
+    """The modules of kernels: of frames, of norms, of taps, of sums."""
+    own = ("frame_kernels", "norm_kernels", "tap_kernels", "frame_sums_kernels")
+    names = [f"sgd.nodes.models.decoders.{name}" for name in own]
     if not ON_GPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         for name in names:
@@ -73,7 +74,7 @@ def test_pad(kernels, twins, dtype, width):
 @cases
 @channels
 def test_sums_and_norms(kernels, twins, dtype, width):
-    frames = kernels[0]
+    frames = kernels[3]
     x, residual, bias = made(3, 5, 7, width, dtype=dtype), made(3, 5, 7, width, dtype=dtype), made(width)
     same_sums(frames.sums(x), frame_operations.sums(x))
     norm = torch.nn.GroupNorm(4, width).to(DEVICE, dtype).requires_grad_(False)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
 from sgd.graph.contract.node import Run
 from sgd.nodes.models.decoders import dense_convolution, frame_attention, last_convolution, rebuilt_vae
 from sgd.nodes.models.decoders.rebuilt_vae import rebuild
@@ -15,43 +16,6 @@ from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.support import cost_meter
 
 CONFIGS = Path(rebuilt_vae.__file__).parents[1] / "repository" / "configs"
-
-WAN_2_1 = {"base_dim": 8, "z_dim": 4}
-WAN_2_2 = {
-    "base_dim": 8,
-    "decoder_base_dim": 16,
-    "z_dim": 6,
-    "is_residual": True,
-    "in_channels": 12,
-    "out_channels": 12,
-    "patch_size": 2,
-    "scale_factor_spatial": 16,
-}
-
-
-def hunyuan_vae(**config: Any) -> Any:
-    from diffusers import AutoencoderKLHunyuanVideo
-
-    torch.manual_seed(0)
-    sizes = {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "latent_channels": 4, "norm_num_groups": 4}
-    return _spread(AutoencoderKLHunyuanVideo(**sizes | config))
-
-
-def wan_vae(**config: Any) -> Any:
-    from diffusers import AutoencoderKLWan
-
-    torch.manual_seed(0)
-    width = config["z_dim"]
-    both = {"num_res_blocks": 1, "latents_mean": [0.0] * width, "latents_std": [1.0] * width}
-    return _spread(AutoencoderKLWan(**both | config))
-
-
-def _spread(vae: Any) -> Any:
-    """Norms and biases that differ from channel to channel, as those of a trained model do."""
-    for name, parameter in vae.named_parameters():
-        if parameter.dim() == 1 or "gamma" in name:
-            torch.nn.init.normal_(parameter, 1.0 if "gamma" in name or "norm" in name else 0.0, 0.3)
-    return vae.double().eval().requires_grad_(False)
 
 
 def rebuilt(vae: Any) -> Any:

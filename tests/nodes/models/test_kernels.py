@@ -12,7 +12,7 @@ import pytest
 import torch
 from helpers.direct import DirectRun, generate, model_of
 from sgd.graph.contract.errors import NodeError
-from sgd.nodes.models.attention import backend_table, backends, kernels, tuning
+from sgd.nodes.models.attention import backend_table, backend_timing, backends, kernels
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.transforms.attention_transform import Attention
@@ -100,7 +100,7 @@ def test_a_processor_with_a_kernel_can_be_copied():
 
 def test_arguments_of_a_kernel():
     query, key, value = random(2, 5, 3, 8)
-    assert torch.equal(tuning.attend(STAND_IN, query, key, value), sdpa(query, key, value, None, False))
+    assert torch.equal(backend_timing.attend(STAND_IN, query, key, value), sdpa(query, key, value, None, False))
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     member = kernels.name(STAND_IN)
@@ -115,7 +115,7 @@ def test_arguments_of_a_kernel():
 def test_auto_can_choose_a_kernel(model, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     seconds = iter([2e-3, 1e-3])
-    monkeypatch.setattr(tuning, "measure", lambda call, device, most: (call(), next(seconds))[1])
+    monkeypatch.setattr(backend_timing, "measure", lambda call, device, most: (call(), next(seconds))[1])
     plain = latents(acquired(model))
     value = acquired(model.transformed(Attention("transformer", ("native", OFF, STAND_IN))))
     assert torch.allclose(latents(value), plain, atol=1e-5)
@@ -161,7 +161,7 @@ def test_kernels_agree_with_the_formula(name, tolerance, tokens):
     query, key, value = random(2, max(tokens), 4, 128, device="cuda", dtype=torch.bfloat16)
     query, key, value = query[:, : tokens[0]], key[:, : tokens[1]], value[:, : tokens[1]]
     before = key.clone()
-    result = tuning.attend(usable(name), query, key, value)
+    result = backend_timing.attend(usable(name), query, key, value)
     wanted = formula(query, key, value)
     assert torch.equal(key, before)
     assert (result.shape, result.dtype) == (query.shape, query.dtype)
@@ -191,7 +191,7 @@ def test_attention_in_fp8_keeps_what_all_values_have_in_common():
     """27,086 keys, as HunyuanVideo has; uncentred values lose a fifth of their common part in the sums of the card."""
     query, key, value = random(1, 27086, 2, 128, device="cuda", dtype=torch.bfloat16)
     value = value + 0.4 * torch.randn(2, 128, device="cuda", dtype=torch.bfloat16)
-    result = tuning.attend(usable("_sgd_flash_3_fp8"), query, key, value)
+    result = backend_timing.attend(usable("_sgd_flash_3_fp8"), query, key, value)
     some = slice(None, None, 500)
     wanted = formula(query[:, some], key, value)
     assert (result[:, some].double() - wanted).norm() <= 0.02 * wanted.norm()

@@ -12,6 +12,7 @@ import torch
 from helpers import node_facts
 from helpers.direct import DirectRun
 from sgd.graph.contract.errors import NodeError
+from sgd.nodes.models.memory import host_memory
 from sgd.nodes.models.nodes.model_load import load
 
 MODULES = ("transformer", "text_encoder", "vae")
@@ -252,3 +253,14 @@ def test_describe_and_check_do_not_import_torch(wan_folder):
 
 def test_a_run_without_a_folder_loads_a_model(wan_folder):
     assert load(DirectRun(), str(wan_folder)).device == "cpu"
+
+
+def test_the_last_release_frees_the_memory_before_it_returns_it_to_the_system(model, run, monkeypatch):
+    left = []
+    for part in MODULES:
+        model.acquire(part, run)
+        kept = weakref.ref(model.component(part))
+        monkeypatch.setattr(host_memory, "trim", lambda kept=kept: left.append(kept()))
+        monkeypatch.setattr(gc, "collect", lambda: pytest.fail("the component was still referred to"))
+        model.release(part)
+    assert left == [None] * len(MODULES)

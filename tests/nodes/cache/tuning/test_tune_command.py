@@ -91,7 +91,9 @@ outputs: {image: $whole}
 """)
     Path("inner.yaml").write_text(TEXT.replace("default: a red circle", "about: The clip."))
     assert tune("--psnr", "40") == 2
-    assert "`whole.gate` does not stand in this file" in capsys.readouterr().err
+    found = capsys.readouterr().err
+    assert "`whole.gate` does not stand in this file" in found
+    assert "make a copy of your own first: `sgd init NAME`" in found
 
 
 def test_a_workflow_without_a_gate_says_how_to_add_one(file, capsys):

@@ -1,0 +1,58 @@
+"""Components that do not fit the free memory of a device: they are offloaded, or an error says what else helps."""
+
+from __future__ import annotations
+
+from ....graph.contract.errors import DoesNotFit
+from ....graph.contract.node import Run
+from ...support import device_memory
+from . import offloading
+from .component_loading import ComponentLoader
+from .offloading import Offload
+
+WORKING_ROOM = 0.9
+"""A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
+
+
+def offload_if_needed(loader: ComponentLoader, part: str, run: Run) -> Offload | None:
+    """Settings of offloading for a component whose weights do not fit the free memory of a GPU; None if they do.
+
+    A resumed run decides as before.
+    """
+    if loader.offload != "auto" or not device_memory.target(run).startswith("cuda"):
+        return None
+    name = f"offload {part} of {loader.repository.source}"
+    if run.choice(name) is not None:
+        return offloading.Offload(part) if run.choice(name) else None
+    run.chose(name, False)
+    free, (_, size) = device_memory.free(run), loader.parameters(part)
+    if free is None or size <= WORKING_ROOM * free:
+        return None
+    library, kind = loader.repository.entry(part)
+    if library not in ("diffusers", "transformers") or offloading.offload_problem(kind) is not None:
+        return None
+    run.chose(name, True)
+    placed = offloading.Offload(part)
+    most = placed.resident(loader.on_meta(part))
+    run.warn(
+        f"{part} takes {device_memory.size(size)}, and the device has {device_memory.size(free)} free, so {part} "
+        f"is offloaded to host memory: at most {device_memory.size(most)} are on the device at once, which is "
+        "slow; `model.offload` has other settings, and `offload: off` of model.load forbids offloading"
+    )
+    return placed
+
+
+def too_large(loader: ComponentLoader, part: str, free: int | None, placed: Offload | None) -> DoesNotFit:
+    """The error of a component for which memory did not suffice. `free`: bytes that were free on the device."""
+    size, module = loader.parameters(part)[1], loader.on_meta(part)
+    where = "on the device" if placed is None else "in the host's memory"
+    lighter = ["a smaller model"]
+    if loader.dtype_name(part) == "float32":
+        lighter.insert(0, f"dtype bfloat16 ({size / 2e9:.1f} GB)")
+    elsewhere = placed is None and loader.device != "cpu" and module is not None
+    if elsewhere and offloading.offload_problem(type(module).__name__) is None:
+        lighter.insert(0, f"model.offload ({offloading.Offload(part).resident(module) / 1e9:.2f} GB at a time)")
+    known = "" if free is None or placed is not None else f": {free / 1e9:.1f} GB are free"
+    return DoesNotFit(
+        f"{part} of {loader.repository.source} needs {size / 1e9:.1f} GB and does not fit {where}{known}",
+        help=f"try {' or '.join(lighter)}; other programs may hold memory of the device",
+    )

@@ -1,0 +1,204 @@
+"""Exchanges between processes, as torch operators with plain numbers beside their tensors.
+
+torch.compile calls an operator and does not trace into it, so that compiled blocks keep one graph. Tensors travel as
+bytes: every dtype works on every backend of torch.distributed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from ...graph.contract.processes import Axis, Processes
+
+_all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Its new name is that of later torches."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The processes that exchange with each other.
+
+    Attributes:
+        handle: torch's process group.
+        processes: The run's processes, which are told about each exchange.
+    """
+
+    handle: Any
+    processes: Processes
+
+    def exchange(self, sent: int, collective: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        """Call a function of torch.distributed, which sends `sent` bytes of this process to others."""
+        began = perf_counter()
+        collective(*arguments, **named, group=self.handle)
+        self.processes.exchanged(sent, perf_counter() - began)
+
+
+GROUPS: dict[str, Members] = {}
+"""Processes by the name of their group: an operator takes no other values than numbers, words and tensors."""
+
+
+def members(processes: Processes, axis: Axis) -> str:
+    """The name in `GROUPS` of the processes along an axis of the mesh."""
+    group = processes.group(axis)
+    name = f"{axis} of {','.join(map(str, group.ranks))}"
+    GROUPS[name] = Members(group.handle, processes)
+    return name
+
+
+def parts_of(count: int, ranks: int) -> tuple[int, ...]:
+    """The lengths of the parts of `count` tokens or rows: as equal as they come, the longer ones first."""
+    return tuple(count // ranks + (rank < count % ranks) for rank in range(ranks))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a dense tensor, [n]."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def _all_to_all(sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str) -> Any:
+    """Send `sizes` elements to each process, and receive `received` elements of each: one tensor for each."""
+    width = sent.element_size()
+    out = sent.new_empty(sum(received))
+    given = [[width * n for n in each] for each in (received, sizes)]
+    others = width * (sum(sizes) - sizes[rank])
+    GROUPS[group].exchange(others, dist.all_to_all_single, _bytes(out), _bytes(sent), *given)
+    return out.split(list(received))
+
+
+def first_number(processes: Processes, axis: Axis, number: int) -> int:
+    """The number that the first process along an axis has, for choices that depend on time."""
+    held = torch.tensor([number])
+    GROUPS[members(processes, axis)].exchange(8, dist.broadcast, held, group_src=0)
+    return int(held.item())
+
+
+@torch.library.custom_op(
+    "sgd::tokens_to_heads",
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+def tokens_to_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    """Give up other heads of the own tokens, and receive the own heads of all tokens.
+
+    Args:
+        query: [B, tokens[rank], sum(heads), D]; keys and values have the same shape.
+        key: See `query`.
+        value: See `query`.
+        tokens: Tokens of each process of the group.
+        heads: Heads that each process attends with.
+        rank: The number of this process in the group.
+        group: Name of the group.
+
+    Returns:
+        Queries, keys and values, [3, B, sum(tokens), heads[rank], D]; tokens are in the order of the processes.
+    """
+    batch, own, _, width = query.shape
+    three = [each.split(list(heads), dim=2) for each in (query, key, value)]
+    sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
+    each = 3 * batch * width
+    sizes, received = [each * own * n for n in heads], [each * n * heads[rank] for n in tokens]
+    found = _all_to_all(sent, sizes, received, rank, group)
+    return torch.cat([part.view(3, batch, n, heads[rank], width) for part, n in zip(found, tokens, strict=True)], dim=2)
+
+
+@tokens_to_heads.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    batch, _, _, width = query.shape
+    return query.new_empty(3, batch, sum(tokens), heads[rank], width)
+
+
+@torch.library.custom_op(
+    "sgd::heads_to_tokens",
+    mutates_args=(),
+    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+def heads_to_tokens(
+    attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    """The reverse of `tokens_to_heads`, for one tensor.
+
+    Args:
+        attended: [B, sum(tokens), heads[rank], D].
+        tokens: Tokens of each process of the group.
+        heads: Heads of each.
+        rank: The number of this process in the group.
+        group: Name of the group.
+
+    Returns:
+        [B, tokens[rank], sum(heads), D].
+    """
+    batch, _, _, width = attended.shape
+    sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
+    each = batch * width
+    sizes, received = [each * n * heads[rank] for n in tokens], [each * tokens[rank] * n for n in heads]
+    found = _all_to_all(sent, sizes, received, rank, group)
+    return torch.cat([part.view(batch, tokens[rank], n, width) for part, n in zip(found, heads, strict=True)], dim=2)
+
+
+@heads_to_tokens.register_fake
+def _(attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str) -> torch.Tensor:
+    batch, _, _, width = attended.shape
+    return attended.new_empty(batch, tokens[rank], sum(heads), width)
+
+
+@torch.library.custom_op(
+    "sgd::gather_parts",
+    mutates_args=(),
+    schema="(Tensor part, int dim, int[] lengths, int rank, str group) -> Tensor",
+)
+def gather_parts(part: torch.Tensor, dim: int, lengths: Sequence[int], rank: int, group: str) -> torch.Tensor:
+    """The parts of all processes along a dimension, one after the other.
+
+    Args:
+        part: The own part.
+        dim: The dimension, from 0.
+        lengths: Lengths of all parts.
+        rank: The number of this process in the group.
+        group: Name of the group.
+
+    Returns:
+        A new tensor, dense.
+    """
+    parts = stacked(part.movedim(dim, 0), max(lengths), group)
+    whole = torch.cat([own[:length] for own, length in zip(parts, lengths, strict=True)])
+    return whole.movedim(0, dim).contiguous()
+
+
+@gather_parts.register_fake
+def _(part: torch.Tensor, dim: int, lengths: Sequence[int], rank: int, group: str) -> torch.Tensor:
+    return part.new_empty(*part.shape[:dim], sum(lengths), *part.shape[dim + 1 :])
+
+
+def stacked(part: torch.Tensor, length: int, group: str) -> torch.Tensor:
+    """The parts of all processes, [n, ...], filled up to one length: [processes, length, ...]."""
+    if len(part) < length:
+        part = torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
+    part = part.contiguous()
+    found = GROUPS[group]
+    count = dist.get_world_size(found.handle)
+    out = part.new_empty(count, *part.shape)
+    sent = part.numel() * part.element_size() * (count - 1)
+    found.exchange(sent, _all_gather, _bytes(out), _bytes(part))
+    return out

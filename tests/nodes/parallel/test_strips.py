@@ -1,0 +1,76 @@
+"""Decoding and encoding in strips of rows: what diffusers' own VAE gives in one process."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import tiny_flux, tiny_qwen_image
+from helpers.ranks import on_ranks
+from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
+from helpers.transformer_cases import random, relative
+from sgd.graph.contract.processes import Mesh
+from sgd.nodes.models.decoders.rebuilt_vae import is_rebuilt, rebuild
+from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.parallel.collectives import members, parts_of
+from sgd.nodes.parallel.strips import Strip, on_strips
+
+CLOSE = 1e-7
+"""The rebuilt decoder of Wan itself is that near to diffusers' (`test_decoders`); all else is nearer than 1e-9."""
+VAES = {
+    "flux": (tiny_flux.vae, (4, 5, 4), (3, 10, 8)),
+    "qwen-image": (tiny_qwen_image.vae, (4, 1, 5, 4), (3, 1, 20, 16)),
+    "hunyuan-video": (hunyuan_vae, (4, 3, 5, 4), (3, 9, 40, 32)),
+    "wan 2.1": (lambda: wan_vae(**WAN_2_1), (4, 3, 5, 4), (3, 9, 40, 32)),
+    "wan 2.2": (lambda: wan_vae(**WAN_2_2), (6, 3, 5, 4), (3, 9, 80, 64)),
+}
+"""VAEs in float64, latents with five rows and their frames; 2, 3 and 4 do not divide five."""
+ROWS = 5
+
+
+def check(count, names=tuple(VAES)):
+    """Compare work on the strips of `count` processes with work on whole frames."""
+    vaes = {name: VAES[name][0]().double().requires_grad_(False) for name in names}
+    latents = {name: random(1, *VAES[name][1]).double() for name in names}
+    frames = {name: random(1, *VAES[name][2]).double() for name in names}
+    decoded = {name: vae.decode(latents[name]).sample for name, vae in vaes.items()}
+    encoded = {name: vae.encode(frames[name]).latent_dist.mode() for name, vae in vaes.items()}
+    views = {}
+    for name in {"hunyuan-video", "wan 2.1", "wan 2.2"} & set(names):
+        views[name] = view(vaes[name])
+        assert rebuild(views[name], pytest.fail) is None
+        assert is_rebuilt(views[name], "decoder")
+        assert not is_rebuilt(vaes[name], "decoder")
+
+    def work(join):
+        processes = join(Mesh(ring=count))
+        strip = Strip(processes, members(processes, "all"), parts_of(ROWS, count))
+        found = {}
+        for name, vae in vaes.items():
+            with on_strips(strip, vae.decoder, rebuilt=False):
+                own = vae.decode(strip.cut(latents[name], -2)).sample
+            found["decoded", name] = strip.gathered(own, -2)
+            with on_strips(strip, vae.encoder, rebuilt=False):
+                own = vae.encode(strip.cut(frames[name], -2)).latent_dist.mode()
+            found["encoded", name] = strip.gathered(own, -2)
+            again = vae.decode(latents[name]).sample
+            assert torch.equal(again, decoded[name]), "the module is as before"
+        for name, vae in views.items():
+            with on_strips(strip, vae.decoder, rebuilt=True):
+                own = vae.decode(strip.cut(latents[name], -2)).sample
+            found["rebuilt", name] = strip.gathered(own, -2)
+        return found, processes.sent
+
+    for made, sent in on_ranks(count, work):
+        assert sent > 0
+        wanted = {"decoded": decoded, "rebuilt": decoded, "encoded": encoded}
+        errors = {key: relative(each, wanted[key[0]][key[1]]) for key, each in made.items()}
+        assert {key: error for key, error in errors.items() if not error < CLOSE} == {}
+
+
+def test_two_strips():
+    check(2, ("flux", "hunyuan-video", "wan 2.1"))
+
+
+@pytest.mark.slow
+def test_three_strips_of_every_vae():
+    check(3)

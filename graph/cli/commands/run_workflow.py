@@ -157,6 +157,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
     if not arguments.json and not arguments.quiet:
         if pictures is not None and pictures.written:
             show(f"previews: {done.folder / FOLDER} ({len(pictures.written)} files)")
+        if ranks is not None:
+            show(f"processes: {ranks.mesh.size} ({ranks.mesh})")
         show(f"record: {done.folder / RECORD}")
         for option, path in profile.files().items():
             show(f"{option}: {path}")

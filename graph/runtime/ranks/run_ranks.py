@@ -76,7 +76,7 @@ class RunRanks:
     def __init__(self, plan: Plan, place: RankPlace, mesh: Mesh, device: str, clock: Clock) -> None:
         self.plan, self.place, self.mesh, self.device, self.clock = plan, place, mesh, device, clock
         self.library = rank_library(plan)
-        self._position = RankPosition(clock, stall_seconds(), ahead=device == "cuda")
+        self._position = RankPosition(clock, stall_seconds())
         self._events = RankEvents()
         self.observers: tuple[Observer, ...] = (self._position, self._events)
         self.fault: Fault | None = None

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -170,6 +171,7 @@ class Worker:
         more |= {"recipe": recipe} if recipe is not None else {}
         if self.ranks is not None:
             self.ranks.finish()
+            more["parallel"] = asdict(self.ranks.mesh)
             more["processes"], recorder.events = self.ranks.told()
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))

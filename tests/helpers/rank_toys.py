@@ -92,6 +92,10 @@ def together(number: Number, run: Run, *, turn: int, fault: Fault = "none", on: 
 
 
 def _fail(fault: str) -> None:
+    time.sleep(0.5 * (fault not in ("none", "drift")))  # so that the rank has told where it is
+    told = os.environ.get("RANK_TOYS_FAULT_FILE")
+    if told is not None and fault not in ("none", "drift"):
+        Path(told).write_text(str(time.time()))
     if fault == "raise":
         raise ValueError("a toy broke")
     if fault == "memory":

@@ -218,7 +218,8 @@ class Resolver(Aliases):
         if dropped:
             self.problems.append(exchange.drops(dropped, part.uses.data))
         for name in dropped:
-            self.unread.update(leaves(self.source(written[name], scope, instance)))
+            read = leaves(self.source(written[name], scope, instance))
+            self.unread.update(each for each in read if not isinstance(each, Const))  # a list has no hash
         return {name: value for name, value in written.items() if name in type.inputs}
 
     def setting(

@@ -12,7 +12,8 @@ from ..clock import KERNELS, Clock
 from .stall import FILE_SECONDS, KERNEL_SECONDS, LOAD_SECONDS
 
 LONGER = 4.0
-"""A node that the ranks compute together on GPUs may take so many times as long as its longest call before."""
+"""A call that the ranks compute together may take so many times as long as the longest one of its node before. In the
+first one, devices may prepare their kernels."""
 
 
 class RankPosition(Observer):
@@ -21,14 +22,13 @@ class RankPosition(Observer):
     Args:
         clock: The clock of the run, which knows whether kernels are built.
         limit: Seconds without progress, in nodes.
-        ahead: Whether the host runs ahead of its device, so that a wait for other ranks looks like work.
 
     Attributes:
         node: The path and type of the node at work; empty before the first.
     """
 
-    def __init__(self, clock: Clock, limit: float, ahead: bool) -> None:
-        self.clock, self.ahead = clock, ahead
+    def __init__(self, clock: Clock, limit: float) -> None:
+        self.clock = clock
         self.node = ""
         self._limit = limit
         self._call: CallInfo | None = None
@@ -64,15 +64,16 @@ class RankPosition(Observer):
             return self._limit
         if call.type.effect or call.type.processes == "once":
             return FILE_SECONDS
-        if self.ahead and call.type.processes == "split":
+        if call.type.processes == "split":
             longest = self._longest.get(call.id)
             return KERNEL_SECONDS if longest is None else max(self._limit, LONGER * longest)
         return self._limit
 
     @property
     def in_split(self) -> bool:
-        """Whether the ranks compute this node together, and the device may be at work in it."""
-        return self.ahead and self._call is not None and self._call.type.processes == "split"
+        """Whether the ranks compute this node together, so that this one may wait for others in it."""
+        call = self._call
+        return call is not None and call.type.processes == "split"
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self._count += 1

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
-"""How long a rank that lost the others waits to hear why, and rank 0 for the last numbers of the others."""
+"""How long a rank that lost the others waits to hear why."""
+LAST_SECONDS = 60.0
+"""How long rank 0 waits for the last numbers of the others, when its own part is done."""
 
 
 def rank_library(plan: Plan) -> NodeLibrary:
@@ -76,7 +78,7 @@ class RunRanks:
     def __init__(self, plan: Plan, place: RankPlace, mesh: Mesh, device: str, clock: Clock) -> None:
         self.plan, self.place, self.mesh, self.device, self.clock = plan, place, mesh, device, clock
         self.library = rank_library(plan)
-        self._position = RankPosition(clock, stall_seconds(), ahead=device == "cuda")
+        self._position = RankPosition(clock, stall_seconds())
         self._events = RankEvents()
         self.observers: tuple[Observer, ...] = (self._position, self._events)
         self.fault: Fault | None = None
@@ -150,7 +152,7 @@ class RunRanks:
         joined = self.joined
         beats: dict[int, Beat | None] = dict.fromkeys(range(self.place.size))
         events = self._events.entries
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + LAST_SECONDS
         with suppress(OSError):
             while joined is not None:
                 beats = {rank: read_beat(joined.board, rank) for rank in beats}

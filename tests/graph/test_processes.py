@@ -1,0 +1,261 @@
+"""Runs in several processes, without any: arrangements, the calls of each rank, faults and stalls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import rank_toys
+from sgd.graph.compiler.checks.process_mesh import Asked
+from sgd.graph.compiler.compile import Checked, check, plan_of
+from sgd.graph.contract.errors import DoesNotFit, NodeError
+from sgd.graph.contract.events import Observer
+from sgd.graph.contract.processes import Mesh, Place, Processes, mesh_of, read_mesh
+from sgd.graph.contract.rank_start import RankPlace, rank_place
+from sgd.graph.language.registry import Library, installed
+from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
+from sgd.graph.runtime.ranks.rank_beat import Beat
+from sgd.graph.runtime.ranks.rank_events import RankEvents
+from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
+from sgd.graph.runtime.ranks.run_ranks import fingerprint
+from sgd.graph.runtime.ranks.stall import StallJudge
+
+TEXT = """
+sgd: 1
+name: toys
+inputs:
+  fault: {enum: [none, raise, memory, exit, kill, stop, hang, drift], default: none}
+  turns: {type: "list[int]", default: [0, 1, 2, 3]}
+nodes:
+  start: {uses: toy.start, with: {value: 1.0, rank: 1}}
+  once: {uses: toy.once, with: {number: $start}}
+  loop:
+    for: {turn: $turns}
+    carry: {state: $once}
+    body:
+      together: {uses: toy.together, with: {number: $state, turn: $turn, fault: $fault}}
+    yield: {state: $together}
+  after: {uses: toy.once, with: {number: $loop}}
+  file: {uses: toy.write, with: {number: $after, path: number.txt}}
+  second: {uses: toy.write, with: {number: $file, path: second.txt}}
+outputs: {file: $file, second: $second}
+"""
+
+
+class Words(dict[str, str]):
+    """A board in memory."""
+
+    def post(self, name: str, text: str) -> None:
+        self[name] = text
+
+    def first(self, name: str, text: str) -> str:
+        return self.setdefault(name, text)
+
+    def read(self, name: str) -> str | None:
+        return self.get(name)
+
+
+class Rank(Processes):
+    """A rank that hears nothing from others."""
+
+    def __init__(self, rank: int, mesh: Mesh) -> None:
+        self.rank, self.mesh = rank, mesh
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return installed((Path(rank_toys.__file__),))
+
+
+def checked(folder: Path, library: Library, text: str = TEXT, **asked: Any) -> Checked:
+    file = folder / "toys.yaml"
+    file.write_text(text)
+    return check(file, library=library, asked=Asked(**asked) if asked else None)
+
+
+def messages(found: Checked) -> list[str]:
+    assert all(d.code in ("unsupported", "bad-value") for d in found.diagnostics)
+    return [f"{d.severity}: {d.message}" for d in found.diagnostics]
+
+
+def test_a_mesh_is_branches_by_ulysses_by_ring() -> None:
+    mesh = read_mesh("branches=2,ulysses=3,ring=2")
+    assert mesh == Mesh(2, 3, 2) == mesh_of({"branches": 2, "ulysses": 3, "ring": 2})
+    assert (mesh.size, mesh.sequence, str(mesh)) == (12, 6, "branches=2,ulysses=3,ring=2")
+    assert [mesh.place(rank) for rank in (0, 1, 2, 6, 11)] == [
+        Place(0, 0, 0),
+        Place(0, 0, 1),
+        Place(0, 1, 0),
+        Place(1, 0, 0),
+        Place(1, 2, 1),
+    ]
+    assert mesh.ranks("branches", 7) == (1, 7)
+    assert mesh.ranks("ulysses", 7) == (7, 9, 11)
+    assert mesh.ranks("ring", 7) == (6, 7)
+    assert mesh.ranks("sequence", 7) == (6, 7, 8, 9, 10, 11)
+    assert mesh.ranks("all", 7) == tuple(range(12))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("branches", "`branches` is no axis with a size"),
+        ("rings=2", "`rings` is no axis: the axes are branches, ulysses, ring"),
+        ("ulysses=0", "`ulysses` takes a whole number from 1, not 0"),
+        ("branches=3", "`branches` is 1 or 2, not 3"),
+        ("ring=2,ring=2", "`ring` stands twice"),
+    ],
+)
+def test_a_mesh_that_cannot_be_read(text: str, message: str) -> None:
+    with pytest.raises(NodeError, match=message.replace("(", r"\(")):
+        read_mesh(text)
+
+
+def test_the_place_of_a_rank_comes_from_the_launcher() -> None:
+    given = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+    assert rank_place(given) == RankPlace(3, 4, 1, None)
+    assert rank_place(given | {"SGD_STARTED_BY": "12"}) == RankPlace(3, 4, 1, 12)
+    assert rank_place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) is None
+
+
+def test_the_command_line_wins_over_the_file_and_a_choice_is_made_without_both(
+    tmp_path: Path, library: Library
+) -> None:
+    file = TEXT + "run: {parallel: {branches: 2, ulysses: 2}}\n"
+    assert checked(tmp_path, library, file, processes=None).mesh == Mesh(2, 2)
+    assert checked(tmp_path, library, file, processes=2, mesh=Mesh(ulysses=2)).mesh == Mesh(1, 2)
+    assert checked(tmp_path, library, processes=4).mesh == Mesh(2, 2)
+    assert checked(tmp_path, library, processes=3).mesh == Mesh(1, 3)
+    assert checked(tmp_path, library, processes=1).mesh == Mesh()
+    assert messages(checked(tmp_path, library, file, processes=2)) == [
+        "error: branches=2,ulysses=2 is for 4 processes, not for 2"
+    ]
+    assert messages(checked(tmp_path, library, file)) == [
+        "warning: this runs in one process; `run` of the file asks for branches=2,ulysses=2"
+    ]
+
+
+def test_impossible_arrangements_are_reported_where_they_stand(tmp_path: Path, library: Library) -> None:
+    found = checked(tmp_path, library, mesh=Mesh(ring=2))
+    assert messages(found) == ["error: a toy has no ring"]
+    assert found.diagnostics[0].span is not None
+    assert found.diagnostics[0].span.line == 14
+    file = TEXT + "run: {parallel: {rings: 2}}\n"
+    assert messages(checked(tmp_path, library, file, processes=2)) == [
+        "error: `parallel`: `rings` is no axis: the axes are branches, ulysses, ring"
+    ]
+    one = "sgd: 1\nnodes: {a: {uses: toy.start}}\noutputs: {a: $a}\n"
+    assert messages(checked(tmp_path, library, one, processes=2)) == [
+        "error: no node of this workflow can be computed by several processes"
+    ]
+
+
+def test_a_split_node_after_an_effect_is_an_error(tmp_path: Path, library: Library) -> None:
+    text = TEXT.replace("outputs:", "  late: {uses: toy.together, with: {number: $file, turn: 0}}\noutputs:")
+    text = text.replace("second: $second}", "second: $second, late: $late}")
+    problem = "toy.together reads the result of a node that writes files, which only one process runs"
+    assert messages(checked(tmp_path, library, text, processes=2)) == [f"error: {problem}"]
+    assert messages(checked(tmp_path, library, text, processes=1)) == []
+
+
+def test_each_rank_runs_its_calls(tmp_path: Path, library: Library) -> None:
+    plan = plan_of(checked(tmp_path, library, processes=2), library)
+    steps = [PlacedSteps(plan, Context(tmp_path, Observer()), Rank(rank, Mesh(2))) for rank in (0, 1)]
+    assert set(steps[0].skipped) == set()
+    assert set(steps[1].skipped) == {"after", "file", "second"}
+    assert steps[0].once == steps[1].once == {"once"}
+
+
+def test_another_plan_or_mesh_has_another_fingerprint(tmp_path: Path, library: Library) -> None:
+    plans = [plan_of(checked(tmp_path, library, text), library) for text in (TEXT, TEXT, TEXT.replace("1.0", "2.0"))]
+    prints = [fingerprint(plan, Mesh(2)) for plan in plans]
+    assert prints[0] == prints[1] != prints[2]
+    assert fingerprint(plans[0], Mesh(1, 2)) != prints[0]
+
+
+def test_the_first_fault_stays() -> None:
+    board = Words()
+    assert posted(board) is None
+    first = Fault(1, "rank 1: it broke", "mend it", memory=True)
+    assert first.post(board) == first
+    assert Fault(0, "rank 0: lost the others").post(board) == first == posted(board)
+    assert isinstance(first.error(), DoesNotFit)
+    assert str(first.error()) == "rank 1: it broke\n = help: mend it"
+
+
+def test_a_rank_that_told_nothing_has_a_fault_from_its_exit_code() -> None:
+    def place(rank: int) -> str:
+        return f"in node {rank}"
+
+    assert ended(1, -9, place).message == "rank 1 was killed by signal 9 (SIGKILL) in node 1"
+    assert ended(2, 7, place).message == "rank 2 ended with exit code 7 in node 2"
+    assert ended(0, 3, place).message == "rank 0 was interrupted in node 0"
+
+
+def beats(*given: tuple[int, int, bool, float]) -> dict[int, Beat]:
+    """A beat of each rank: its serial, its count, whether it waits, its limit."""
+    return {
+        rank: Beat(serial=serial, count=count, node=f"n{rank}", limit=limit, waits=waits)
+        for rank, (serial, count, waits, limit) in enumerate(given)
+    }
+
+
+def test_a_rank_that_holds_up_another_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = StallJudge(2, 0.0, limit=30.0)
+    judge.see(beats((1, 5, False, 30.0), (1, 5, True, 30.0)), 1.0)
+    judge.see(beats((2, 5, False, 30.0), (2, 5, True, 30.0)), 30.0)
+    assert judge.stalled(30.9) is None
+    judge.see(beats((3, 5, False, 30.0), (3, 5, True, 30.0)), 32.0)
+    fault = judge.stalled(32.0)
+    assert fault is not None
+    assert fault.message == "rank 0 does not go on: no progress for 31 s in n0"
+
+
+def test_slow_ranks_that_hold_up_nobody_go_on() -> None:
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in range(0, 500, 10):
+        judge.see(beats((second, 5, False, 30.0), (second, 5, False, 30.0)), float(second))
+        assert judge.stalled(float(second)) is None
+
+
+def test_loading_has_a_limit_of_its_own_and_a_rank_that_is_over_counts_no_more() -> None:
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in range(0, 300, 10):
+        judge.see(beats((second, 5, False, 300.0), (second, 9, True, 30.0)), float(second))
+        assert judge.stalled(float(second)) is None
+    judge = StallJudge(2, 0.0, limit=30.0)
+    judge.see({0: Beat(serial=1, over=True), 1: Beat(serial=1, count=1, limit=30.0)}, 0.0)
+    judge.see({1: Beat(serial=2, count=2, limit=30.0)}, 100.0)
+    assert judge.stalled(100.0) is None
+
+
+def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in (1.0, 20.0, 40.0):
+        judge.see(beats((int(second), 7, True, 30.0), (int(second), 5, True, 30.0)), second)
+    fault = judge.stalled(40.0)
+    assert fault is not None
+    assert fault.rank == 1
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in (1.0, 20.0, 40.0):
+        judge.see(beats((1, 7, False, 600.0), (int(second), int(second), False, 30.0)), second)
+    fault = judge.stalled(40.0)
+    assert fault is not None
+    assert fault.message == "rank 0 says nothing since 39 s; it was in n0"
+
+
+def test_events_of_other_branches_stand_in_the_order_of_turns() -> None:
+    board, mesh = Words(), Mesh(2)
+    ranks = [RankEvents(), RankEvents()]
+    for turn in range(3):
+        for rank, events in enumerate(ranks):
+            events.turn_started(None, turn, {})  # type: ignore[arg-type]
+            if rank == 0 or turn != 1:
+                events.event(None, "decision", {"turn": turn, "rank": rank})
+    ranks[1].post(board, 1)
+    merged = ranks[0].with_others(board, mesh)["decision"]
+    assert [(e["turn"], e["rank"]) for e in merged] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    assert json.loads(board["events/1"])["at"] == {"decision": [1, 3]}

@@ -1,0 +1,137 @@
+"""Faults of ranks: the run ends soon, with one message, and no process is left."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers import rank_toys
+from helpers.processes import started_by
+
+pytestmark = pytest.mark.slow
+
+TEXT = """
+sgd: 1
+name: toys
+inputs:
+  fault: {enum: [none, raise, memory, exit, kill, stop, hang, drift]}
+nodes:
+  start: {uses: toy.start, with: {value: 1.0}}
+  loop:
+    for: {turn: [0, 1, 2, 3]}
+    carry: {state: $start}
+    body:
+      together: {uses: toy.together, with: {number: $state, turn: $turn, fault: $fault}}
+    yield: {state: $together}
+  file: {uses: toy.write, with: {number: $loop, path: number.txt}}
+outputs: {file: $file}
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+    """Start a run in two processes with a fault, in a session that hears Ctrl-C."""
+    (tmp_path / "toys.yaml").write_text(TEXT)
+    begun: list[subprocess.Popen[str]] = []
+
+    def start(fault: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "sgd", "exec", "toys.yaml", "--library", rank_toys.__file__]
+        words += ["--device", "cpu", "--processes", "2", "--out", "out", f"fault={fault}"]
+        begun.append(
+            subprocess.Popen(
+                ["env", "--default-signal=INT", *words],
+                cwd=tmp_path,
+                env=os.environ | {"SGD_STALL_SECONDS": "3", "RANK_TOYS_FAULT_FILE": str(tmp_path / "failed")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return begun[-1]
+
+    yield start
+    for process in begun:
+        for rank in [*started_by(process.pid), process.pid]:
+            try:
+                os.kill(rank, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait()
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Wait until a file is there."""
+    until = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "message", "seconds"),
+    [
+        ("raise", 1, r"rank 1: loop.together \(toy.together\) failed: ValueError: a toy broke\n --> toys.yaml:", 10),
+        ("memory", 4, r"rank 1: loop.together \(toy.together\) failed: MemoryError: a toy is too large", 10),
+        ("kill", 1, r"rank 1 was killed by signal 9 \(SIGKILL\) in loop.together", 10),
+        ("hang", 1, r"rank 1 does not go on: no progress for \d+ s in loop.together \(toy.together\) \(turn 3/4", 13),
+    ],
+)
+def test_a_fault_of_a_rank_ends_the_run(
+    command: Callable[[str], subprocess.Popen[str]], tmp_path: Path, fault: str, code: int, message: str, seconds: float
+) -> None:
+    process = command(fault)
+    out, err = process.communicate(timeout=200)
+    took = time.time() - float((tmp_path / "failed").read_text())
+    assert process.returncode == code, err
+    assert re.match(f"error: {message}", err), err
+    assert err.count("error: ") == 1
+    assert out == ""
+    assert took < seconds
+    assert started_by(process.pid) == []
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert "rank 1" in record["error"]
+    assert [row["rank"] for row in record["processes"]] == [0, 1]
+    assert not (tmp_path / "out" / "number.txt").exists()
+    if fault == "raise":
+        assert "ValueError: a toy broke" in (tmp_path / "out" / "ranks" / "1.log").read_text()
+
+
+def test_an_interrupt_ends_all_ranks(command: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+    process = command("hang")
+    wait_for(tmp_path / "failed", process)
+    assert len(started_by(process.pid)) == 2
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert process.returncode == 3
+    assert time.monotonic() - began < 5
+    kept = "files kept: none; record: out/run.json"
+    assert err == f"interrupted; {kept}; run the same command again, with --overwrite, to start over\n"
+    assert out == ""
+    assert started_by(process.pid) == []
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
+
+
+def test_ranks_end_with_the_process_that_started_them(
+    command: Callable[[str], subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = command("hang")
+    wait_for(tmp_path / "failed", process)
+    process.kill()
+    _, err = process.communicate(timeout=20)
+    until = time.monotonic() + 10
+    while started_by(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert started_by(process.pid) == []
+    assert "error: the process that started the ranks has gone, so the run ends\n" in err

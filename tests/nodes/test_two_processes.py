@@ -1,0 +1,109 @@
+"""`sgd exec --processes 2`: the files, decisions and record of one process, from two."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import rank_toys
+from safetensors.torch import load_file
+from sgd.graph.cli.main import main
+from sgd.graph.contract.workflow_folders import bundled_workflows
+
+TEXT = """
+sgd: 1
+name: both
+nodes:
+  model: {uses: model.load, with: {source: MODELS/tiny-wan}}
+  text: {uses: text.encode, with: {model: $model, prompt: a red circle, max_length: 16}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5, seed: 3}}
+  schedule: {uses: schedule.make, with: {model: $model, steps: 5}}
+  gate: {uses: cache.teacache, with: {threshold: 0.3, coefficients: [1.0, 0.0], warmup_steps: 1}}
+  denoise:
+    for: {step: $schedule}
+    carry: {latents: $noise}
+    body:
+      split: {uses: cfg.split, with: {conditioning: $text, scale: 4.0, stop: 0.8}}
+      predict:
+        uses: denoiser.predict
+        with: {model: $model, latents: $latents, step: $step, branches: $split, gate: $gate}
+      guide: {uses: cfg.merge, with: {predictions: $predict, branches: $split}}
+      next: {uses: schedule.step, with: {schedule: $schedule, step: $step, latents: $latents, velocity: $guide}}
+    yield: {latents: $next}
+  saved: {uses: latents.save, with: {latents: $denoise, path: clip.safetensors}}
+
+  start: {uses: toy.start, with: {value: 1.0, rank: 1}}
+  once: {uses: toy.once, with: {number: $start}}
+  loop:
+    for: {turn: [0, 1, 2]}
+    carry: {state: $once}
+    body:
+      together: {uses: toy.together, with: {number: $state, turn: $turn, fault: drift}}
+    yield: {state: $together}
+  file: {uses: toy.write, with: {number: $loop, path: number.txt}}
+outputs: {saved: $saved, file: $file}
+"""
+
+
+def decisions(record: dict[str, object]) -> list[tuple[object, ...]]:
+    found = record["gates"]
+    assert isinstance(found, list)
+    return [(row["step"], row["branch"], row["computed"], row["distance"], row["reason"]) for row in found]
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "both.yaml").write_text(TEXT.replace("MODELS", str(bundled_workflows() / "models")))
+    monkeypatch.chdir(tmp_path)
+    return "both.yaml"
+
+
+def test_two_processes_make_what_one_makes(file: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu", "--out"]
+    assert main([*words, "one"]) == 0
+    capfd.readouterr()
+    assert main([*words, "two", "--processes", "2"]) == 0
+    told = capfd.readouterr()
+    one, two = (json.loads(Path(folder, "run.json").read_text()) for folder in ("one", "two"))
+    ours, reference = (load_file(Path(folder, "clip.safetensors"))["latents"] for folder in ("two", "one"))
+    assert (ours - reference).abs().max() <= 3e-5
+    assert decisions(one) == decisions(two)
+    assert {reason for *_, reason in decisions(two)} > {"rule"}
+    assert [row for row in one["gate_totals"] if row["branch"] == "negative"] != []
+    assert one["gate_totals"] == two["gate_totals"]
+    # One process: 1 + 0.01, for a run of one. Two: each turn adds the ranks 0 and 1, and the value of rank 0 goes on.
+    assert Path("one", "number.txt").read_text() == "1.010000 of rank -\n"
+    assert Path("two", "number.txt").read_text() == "4.010000 of rank 0\n"
+    assert told.out.count("record: ") == 1
+    assert "processes: 2 (branches=2)" in told.out
+    assert sorted(path.name for path in Path("two").iterdir()) == ["clip.safetensors", "number.txt", "run.json"]
+    assert two["parallel"] == {"branches": 2, "ulysses": 1, "ring": 1}
+    rows = two["processes"]
+    assert [row["rank"] for row in rows] == [0, 1]
+    assert all(row["exchanged_bytes"] > 0 and row["seconds"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    assert "processes" not in one
+    detail = next(row["detail"] for row in two["nodes"] if row["name"] == "denoise.predict")
+    assert detail["guidance"] == "each branch in its process"
+
+
+def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu", "--processes", "2"]
+
+    def message(*more: str) -> str:
+        assert main([*words, *more]) == 2
+        return capfd.readouterr().err
+
+    assert "one branch of guidance runs" in message("--set", "denoise.split.scale=1.0")
+    assert "`batched: true` of cfg.split puts both branches into one call" in message(
+        "--set", "denoise.split.batched=true"
+    )
+    library = ("gate.uses=cache.library", "gate.Fn_compute_blocks=1", "gate.Bn_compute_blocks=0")
+    assert "`cache.library` needs one process" in message(*(word for text in library for word in ("--set", text)))
+    assert "branches=2,ulysses=2 is for 4 processes, not for 2" in message("--parallel", "branches=2,ulysses=2")
+    assert "--parallel: `rings` is no axis" in message("--parallel", "rings=2")
+    refused = "a run in several processes cannot have"
+    assert f"{refused} --snapshot-every" in message("--snapshot-every", "1")
+    assert f"{refused} --store" in message("--store", "store")
+    assert "--watch runs in one process" in message("--watch")
+    assert not Path("outputs").exists()

@@ -17,6 +17,7 @@ from ..contract.events import CallInfo, Observer, PlanInfo
 from ..contract.machine_limits import MachineLimits
 from ..contract.node import Run
 from ..contract.ports import Port
+from ..contract.record_version import RECORD_VERSION
 from .arguments import facts_of
 from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
 from .limits_file import stored_or_none
@@ -26,8 +27,6 @@ from .observers.profile import Profile, Row
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
-
-RECORD_VERSION = 1
 
 
 @dataclass(frozen=True)

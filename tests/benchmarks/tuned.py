@@ -34,6 +34,7 @@ from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.tuning.planned_gate import with_plan
 from sgd.nodes.cache.tuning.step_plan import StepPlan
 from sgd.nodes.cache.tuning.tuned_table import KIND, read
+from sgd.nodes.values import Frames
 
 SIZE, SCALE, LENGTH = {"width": 96, "height": 96, "frames": 17}, 4.0, 32
 TABLE = read(bundled_workflows() / "tables" / "quickstart_tuned.json")
@@ -74,7 +75,7 @@ class Clips:
     def __init__(self) -> None:
         self.model = model_of(bundled_workflows() / "models" / "tiny-wan")
 
-    def make(self, prompt: str, seed: int, steps: int, plan: StepPlan | None) -> tuple[float, torch.Tensor]:
+    def make(self, prompt: str, seed: int, steps: int, plan: StepPlan | None) -> tuple[float, Frames]:
         """Seconds of the processor in the loop, and the frames."""
         run = DirectRun()
         conditioning = text.encode(run, BOTH, self.model, [prompt], negative=[""], max_length=LENGTH)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -49,8 +51,17 @@ def pasted(text: str, printed: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("memory", ["8GiB", "12GiB", "16GiB"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [
+        pytest.param("8GiB", marks=LONG),
+        pytest.param("12GiB", marks=pytest.mark.slow),
+        pytest.param("16GiB", marks=LONG),
+    ],
+)
 def test_printed_edits_make_a_plan_fit(memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(FILE, encoding="utf-8")
@@ -76,11 +87,18 @@ def test_a_plan_for_another_machine_needs_no_gpu(option: list[str], capsys: pyte
     assert planned["memory_bytes"] == (2 << 30 if "--memory" in option else 24564 << 20)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("memory", ["12GiB", "16GiB", "24GiB", "80GiB"])
+CELLS = [("12GiB", "z_image_turbo"), ("16GiB", "wan2_1_t2v"), ("24GiB", "flux_dev"), ("80GiB", "z_image_turbo")]
+"""Cells of the matrix that do not wait for `-m long`."""
+
+
+def cells() -> Iterator[object]:
+    for memory, name in itertools.product(["12GiB", "16GiB", "24GiB", "80GiB"], FAMILIES):
+        yield pytest.param(memory, name, marks=pytest.mark.slow if (memory, name) in CELLS else LONG)
+
+
+@pytest.mark.parametrize(("memory", "name"), cells())
 def test_a_workflow_made_for_a_memory_fits_it(
-    name: str, memory: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    memory: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
     code = main(["init", name, "--memory", memory, "--out", str(file)])

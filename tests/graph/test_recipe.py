@@ -261,6 +261,8 @@ def test_without_metadata_files_carry_nothing(tmp_path, monkeypatch, library, ca
         ("{", "is not closed"),
         ("[1]", "not the record of a run"),
         ('{"record": 1}', "has no recipe"),
+        ('{"record": 2, "sgd": "9.9", "recipe": {}}', "is a record of version 2; this sgd reads version 1"),
+        ('{"record": "1", "recipe": {}}', "is a record of version '1'"),
         ('{"record": 1, "recipe": {"recipe": 2, "files": []}}', "version 2"),
         ('{"record": 1, "recipe": {"recipe": 1, "files": []}}', "damaged"),
         ('{"record": 1, "recipe": {"recipe": 1, "files": [{"name": "a"}]}}', "either `text` or `sha256`"),

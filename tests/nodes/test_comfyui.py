@@ -292,9 +292,11 @@ def test_cut_pictures_and_clips(tmp_path: Path) -> None:
     clip(tmp_path / "c.mp4", {"prompt": json.dumps(API)})
     for name in ("p.png", "c.mp4"):
         data = (tmp_path / name).read_bytes()
-        for end in range(0, len(data), 97):
+        for end in (*range(0, len(data), 97), len(data)):
             (tmp_path / f"cut-{name}").write_bytes(data[:end])
-            foreign_workflow(tmp_path / f"cut-{name}")
+            found = foreign_workflow(tmp_path / f"cut-{name}")
+            assert found is None or found.code == "foreign-file"
+        assert found is not None, "the whole file"
 
 
 @pytest.mark.parametrize("command", ["exec", "check", "init"])

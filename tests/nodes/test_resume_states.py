@@ -172,7 +172,7 @@ def test_a_cut_after_any_step_changes_nothing(pairs: Callable[[str], Pair], tmp_
     check(pairs("wan"), CASES[name], tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in CASES if name not in DEFAULT])
 def test_a_cut_after_any_step_changes_nothing_for_others(
     pairs: Callable[[str], Pair], tmp_path: Path, name: str
@@ -180,7 +180,7 @@ def test_a_cut_after_any_step_changes_nothing_for_others(
     check(pairs("wan"), CASES[name], tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "wan"])
 @pytest.mark.parametrize("name", ["auto", "dbcache", "fora", "easycache"])
 def test_every_family(pairs: Callable[[str], Pair], tmp_path: Path, family: str, name: str) -> None:

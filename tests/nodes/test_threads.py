@@ -311,14 +311,18 @@ def test_one_thread_alone_or_many_together() -> None:
 
 def test_two_threads_that_share_can_both_become_alone() -> None:
     state, gate = ProcessState(), threading.Barrier(2)
+    seen: list[str] = []
 
     def work() -> None:
         with state.shared():
             gate.wait(10)
             with state.exclusive():
-                pass
+                seen.append("in")
+                time.sleep(0.02)
+                seen.append("out")
 
     together(work, work)
+    assert seen == ["in", "out", "in", "out"]
 
 
 def test_a_download_does_not_keep_others_from_being_alone() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import in_process
 from sgd.nodes.cache.calibration.table import read
 from sgd.nodes.models.repository import fingerprint
 
@@ -23,9 +23,7 @@ GATE = "  gate: {{uses: cache.{kind}, with: {{table: tables/t.json, threshold: {
 
 
 def sgd(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=120)
+    done = in_process.sgd(*arguments, cwd=cwd)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 

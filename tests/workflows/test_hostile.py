@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.in_process import sgd
 from PIL import Image
 
 LONG = "x" * 5000
@@ -19,12 +19,6 @@ nodes:
   a: {{uses: image.load, with: {{path: a.png}}}}
   b: {{uses: image.save, with: {{frames: $a, path: "{path}"}}}}
 """
-
-
-def sgd(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sgd.graph.cli.main", *arguments]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
 
 
 def refused(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -18,11 +18,11 @@ from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ..command_line import checked, options, wrong
-from ..common_arguments import SNAPSHOT_SECONDS, device, output_folder, result_as_json, snapshot_option, workflow
+from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import quiet, run_other_rank
-from ..ranks.rank_options import rank_options
+from ..ranks.rank_options import rank_options, refused_option
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
 from ..terminal import show
@@ -62,6 +62,8 @@ def command(arguments: Namespace) -> int:
         return wrong("--out is empty", "name a folder, or leave --out away")
     if not arguments.watch:
         return _shown(arguments)
+    if (arguments.processes or 1) > 1 or arguments.parallel is not None:
+        return wrong("--watch runs in one process", "leave --watch away, or --processes and --parallel")
     from ..watch import watch
 
     return watch(arguments, lambda round: _shown(arguments, round))
@@ -107,10 +109,9 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if arguments.strict and result.expected is None:
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
-        if result.mesh.size > 1 and arguments.snapshot_every != SNAPSHOT_SECONDS:
-            return wrong("a run in several processes writes no snapshots", "leave --snapshot-every away")
-        if result.mesh.size > 1 and arguments.watch:
-            return wrong("--watch runs in one process", "leave --watch away, or set one process")
+        refused = refused_option(arguments) if result.mesh.size > 1 else None
+        if refused is not None:
+            return wrong(f"a run in several processes cannot have {refused}", "leave it away, or set one process")
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()

@@ -8,6 +8,8 @@ from ...compiler.checks.process_mesh import Asked
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
 from ...contract.rank_start import rank_place
+from ..common_arguments import SNAPSHOT_SECONDS
+from ..store_option import OFF
 
 
 def rank_options(to: ArgumentParser) -> None:
@@ -44,6 +46,16 @@ def asked_of(arguments: Namespace) -> Asked | None:
         message = f"--processes {count}, but the launcher started {place.size}"
         raise NodeError(message, help="leave --processes away under torchrun")
     return Asked(place.size, mesh)
+
+
+def refused_option(arguments: Namespace) -> str | None:
+    """The first option of `sgd exec` that a run in several processes cannot have, as the user knows it; else None."""
+    found = {
+        "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,
+        "--store": arguments.store not in (None, OFF),
+        "--watch": arguments.watch,
+    }
+    return next((option for option, given in found.items() if given), None)
 
 
 def _count(text: str) -> int:

@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
+from ...contract.record_version import check_version
 from ...contract.text_tables import shortened
 from ...runtime.context import RECORD
-from ...runtime.record import RECORD_VERSION
 
 HELP = "name the folder of a run, or its run.json"
 
@@ -169,12 +169,7 @@ def read_run(run: str) -> RecordedRun:
     plain = read_json(path, name, most=LARGEST_RECORD)
     if not isinstance(plain, dict) or not {"sgd", "record", "status", "nodes"} <= plain.keys():
         raise UnreadableFile(f"{name} is not the record of a run", help=HELP)
-    version = plain["record"]
-    if type(version) is not int or version != RECORD_VERSION:
-        message = (
-            f"{name} is a record of version {shortened(repr(version), 20)}; this sgd reads version {RECORD_VERSION}"
-        )
-        raise UnreadableFile(message, help=f"use the sgd that made it: {shortened(str(plain['sgd']), 40)}")
+    check_version(plain, name)
     try:
         record = RunRecord.model_validate(plain)
     except ValidationError as error:

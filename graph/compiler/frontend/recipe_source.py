@@ -17,6 +17,7 @@ from ...contract.diagnostics import Diagnostic
 from ...contract.errors import NodeError, Problems, UnreadableFile
 from ...contract.json_reader import read_json
 from ...contract.node_library import NodeLibrary
+from ...contract.record_version import check_version
 from ...contract.source_spans import Source
 from ...contract.text_tables import shortened
 from ...contract.workflow_folders import bundled_name, bundled_path
@@ -103,7 +104,7 @@ def _in_record(path: Path, place: str) -> Found | None:
     """The recipe in a record; None if a JSON file is no record.
 
     Raises:
-        UnreadableFile: If a file `run.json` cannot be read, or a record has no recipe.
+        UnreadableFile: If a file `run.json` cannot be read, or a record has no recipe or another version.
     """
     try:
         value = read_json(path, place, LARGEST_RECORD)
@@ -117,6 +118,7 @@ def _in_record(path: Path, place: str) -> Found | None:
         if path.name == RECORD:
             raise UnreadableFile(f"{place} is not the record of a run")
         return None
+    check_version(value, place)
     if not isinstance(value.get("recipe"), dict):
         raise UnreadableFile(f"{place} has no recipe", help="an older sgd wrote it, which kept none")
     return Found(recipe_of(value["recipe"], place), place, path, value)

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
-"""How long a rank that lost the others waits to hear why, and rank 0 for the last numbers of the others."""
+"""How long a rank that lost the others waits to hear why."""
+LAST_SECONDS = 60.0
+"""How long rank 0 waits for the last numbers of the others, when its own part is done."""
 
 
 def rank_library(plan: Plan) -> NodeLibrary:
@@ -150,7 +152,7 @@ class RunRanks:
         joined = self.joined
         beats: dict[int, Beat | None] = dict.fromkeys(range(self.place.size))
         events = self._events.entries
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + LAST_SECONDS
         with suppress(OSError):
             while joined is not None:
                 beats = {rank: read_beat(joined.board, rank) for rank in beats}

@@ -5,14 +5,11 @@ With the pipeline's padding they are equal bit for bit.
 
 import json
 import logging
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, UniPCMultistepScheduler
-from helpers import direct, node_facts, tiny_hunyuan_video
+from helpers import direct, in_process, node_facts, tiny_hunyuan_video
 from helpers.direct import BOTH, DirectRun, Result, model_of, sample
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes import cfg, latents, schedule, text, vae
@@ -413,20 +410,14 @@ def test_encoding_frames_reverses_the_scaling_of_decoding(model):
 # Workflow files
 
 
-def sgd(*arguments):
-    command = [sys.executable, "-m", "sgd.graph.cli.main", *map(str, arguments)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-
 @pytest.mark.slow
 def test_the_workflow_file_makes_a_video(folder, model, tmp_path):
     import av
 
     words = ("width=48", "height=32", "frames=9", "steps=3", "scale=4.0", "negative=blurred", "seed=3", "cache=0")
-    done = sgd(
+    done = in_process.sgd(
         "exec", "hunyuan_video", f"prompt={PROMPTS[0]}", *words, "--set", f"model.source={folder}", "--set",
-        "text.padding=keep", "--set", "text.max_length=64", "--device", "cpu", "--out", tmp_path / "run", "--json",
+        "text.padding=keep", "--set", "text.max_length=64", "--device", "cpu", "--out", str(tmp_path / "run"), "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     record = json.loads(done.stdout)

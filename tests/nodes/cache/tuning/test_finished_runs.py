@@ -60,7 +60,8 @@ def test_a_damaged_file_is_named(kept, text):
 
 
 def test_the_time_is_said_after_the_first_run_and_progress_now_and_then(monkeypatch):
-    now, said = [0.0], []
+    now: list[float] = [0.0]
+    said: list[str] = []
     monkeypatch.setattr(remaining_time.time, "monotonic", lambda: now[0])
     left = RemainingTime(said.append, measuring=4, choosing=20)
     for _ in range(5):

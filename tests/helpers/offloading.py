@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from diffusers.hooks.group_offloading import ModuleGroup
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 def owned(group: Any) -> dict[int, int]:
@@ -23,6 +22,15 @@ def owned(group: Any) -> dict[int, int]:
     for module in group.modules:
         found += [*module.parameters(), *module.buffers()]
     return {t.untyped_storage().data_ptr(): t.numel() * t.element_size() for t in found}
+
+
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors among the arguments of an operation, which are in lists and tuples if not by themselves."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from tensors_in(each)
 
 
 class Watched(TorchDispatchMode):
@@ -51,13 +59,12 @@ class Watched(TorchDispatchMode):
         # A copy to a named device may read from the host.
         copied = func is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") is not None
         if not self.moving and not copied:
-            for leaf in tree_leaves((args, kwargs)):
-                if isinstance(leaf, torch.Tensor):
-                    address = leaf.untyped_storage().data_ptr()
-                    if address in self.names:
-                        self.used.add(self.names[address])
-                        if not self.inside[address]:
-                            self.early.add(self.names[address])
+            for tensor in tensors_in((args, tuple((kwargs or {}).values()))):
+                address = tensor.untyped_storage().data_ptr()
+                if address in self.names:
+                    self.used.add(self.names[address])
+                    if not self.inside[address]:
+                        self.early.add(self.names[address])
         return func(*args, **(kwargs or {}))
 
     def moved(self, group: Any, inward: bool) -> None:

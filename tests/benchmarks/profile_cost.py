@@ -94,7 +94,7 @@ def watched_parts(cost: Cost) -> Iterator[None]:
         return count
 
     memory_samples.Memory.__init__ = made  # type: ignore[method-assign, assignment]
-    OperationMeter.begin, OperationMeter.end = began, ended  # type: ignore[method-assign]
+    OperationMeter.begin, OperationMeter.end = began, ended  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

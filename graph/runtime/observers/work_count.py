@@ -41,10 +41,13 @@ PLAIN = "()"
 class Counts:
     """The work that earlier runs of one plan counted: by node and `WorkMeter.key`, for each kind of call.
 
-    `plain` holds those whose first call multiplied nothing.
+    `plain` holds those whose first call multiplied nothing, `names` their names in other processes, and `parts` what
+    is known of counts that were given up.
     """
 
     known: dict[Hashable, dict[str, Work]] = field(default_factory=dict)
+    names: dict[Hashable, str | None] = field(default_factory=dict)
+    parts: dict[Hashable, Mapping[str, Work]] = field(default_factory=dict)
     plain: set[Hashable] = field(default_factory=set)
 
 
@@ -154,7 +157,8 @@ class WorkCount(Observer):
         count = self._end()
         work = count.work if count is not None else None
         if count is not None and work is None:
-            found.put_off, found.parts = True, count.parts
+            found.put_off = True
+            found.parts = self.counts.parts[found.key] = count.parts
             found.needs = max(found.needs, 2 * count.seconds)
             found.tries += 1
         found.added = found.added or work is not None
@@ -199,11 +203,13 @@ class WorkCount(Observer):
         found.key = key
         found.known = self.counts.known.setdefault(key, {})
         if not found.known:
-            found.lasting = found.meter.lasting(call, arguments)
-            if found.lasting is not None:
-                found.known.update(self._kept.of(found.lasting))
-                if not found.known:
-                    found.parts = self._kept.of(PARTS + found.lasting)
+            counts = self.counts
+            if key not in counts.names:
+                counts.names[key] = name = found.meter.lasting(call, arguments)
+                if name is not None:
+                    found.known.update(self._kept.of(name))
+                    counts.parts[key] = {} if found.known else self._kept.of(PARTS + name)
+            found.lasting, found.parts = counts.names[key], counts.parts.get(key, {})
         if PLAIN in found.known:
             self.counts.plain.add(key)
         found.plain = key in self.counts.plain

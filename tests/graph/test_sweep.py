@@ -514,3 +514,25 @@ def test_a_folder_gives_no_permission(sweep, paint, capsys):
     (paint / "out/sweep.json").write_text(json.dumps(plain))
     assert main.main(["resume", "out", "--library", "paint.py"]) == 2
     assert "no file can give that permission" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loop", "inner", "seconds"),
+    [
+        ((3, True), ((0, True), (3, False)), 5.0),  # a call that no turn changes came from the store
+        ((0, True), ((0, True), (0, True)), None),  # the whole loop did
+        ((2, True), ((1, True), (2, False)), None),  # a turn of a call did
+    ],
+)
+def test_loop_seconds_are_those_of_loops_that_ran(loop, inner, seconds):
+    from types import SimpleNamespace
+
+    from sgd.graph.cli.sweep.measured_runs import _measured
+
+    def row(name, type, calls, reused):
+        return SimpleNamespace(name=name, type=type, calls=calls, reused=reused, seconds=5.0)
+
+    nodes = [row("loop", "loop", *loop), *(row(f"loop.{n}", "toy", *each) for n, each in enumerate(inner))]
+    record = SimpleNamespace(status="done", nodes=nodes, steps=[], seconds=9.0, outputs={})
+    found = _measured(SimpleNamespace(), SimpleNamespace(record=record, plain={}), [], "")  # type: ignore[arg-type]
+    assert (found.loop_seconds, found.reused) == (seconds, seconds is None)

@@ -136,7 +136,9 @@ def _measured(
     loops = [row for row in record.nodes if row.type == "loop"]
     outer = [row for row in loops if not any(row.name.startswith(f"{other.name}.") for other in loops)]
     turns = sum(step.loop in {row.name for row in outer} for step in record.steps)
-    reused = any(row.reused or not row.calls for row in outer)
+    # A call that no turn changes runs before the loop, and may be stored though the loop is not.
+    inside = [row for row in record.nodes if any(row.name.startswith(f"{loop.name}.") for loop in outer)]
+    reused = any(not row.calls for row in outer) or any(row.reused and row.calls for row in inside)
     share = next((s for each in libraries if (s := each.computed_share(run.plain)) is not None), 1.0)
     return Measured(
         combination,

@@ -67,3 +67,25 @@ def test_gates_decide_as_one_process_does(tmp_path):
 def test_gates_of_every_method_in_three_processes(tmp_path):
     assert {method for methods in MANY.values() for method in methods} >= {*MEASURED, "time", "scm", "fora", "magcache"}
     check(tmp_path, Mesh(ring=3), MANY)
+
+
+@pytest.mark.slow
+def test_branches_and_sequences_at_once(tmp_path):
+    """Two branches on two processes each. A process reports the decisions of its own branch."""
+    pair = Pair("wan", tmp_path / "wan", layers=3)
+    gate, mesh = made("wan", "dbcache"), Mesh(branches=2, ulysses=2)
+    alone = DirectRun()
+    states = pair.run(gate, run=alone)
+    wanted = {branch: each.computed for branch, each in decisions(alone).items()}
+
+    def work(join):
+        run = DirectRun()
+        run.processes = join(mesh)
+        return pair.run(gate, run=run), {branch: each.computed for branch, each in decisions(run).items()}
+
+    found = on_ranks(mesh.size, work)
+    for rank, (made_states, decided) in enumerate(found):
+        branch = ("positive", "negative")[mesh.place(rank).branch]
+        assert decided == {branch: wanted[branch]}
+        for ours, reference in zip(made_states, states, strict=True):
+            assert torch.allclose(ours, reference, rtol=0, atol=3e-5 * reference.abs().max().item())

@@ -8,7 +8,7 @@ from helpers import tiny_flux, tiny_qwen_image
 from helpers.ranks import on_ranks
 from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
 from helpers.transformer_cases import random, relative
-from sgd.graph.contract.processes import Mesh
+from sgd.graph.contract.processes import Group, Mesh, Processes
 from sgd.nodes.models.decoders.rebuilt_vae import is_rebuilt, rebuild
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.parallel.collectives import members, parts_of
@@ -74,3 +74,28 @@ def test_two_strips():
 @pytest.mark.slow
 def test_three_strips_of_every_vae():
     check(3)
+
+
+class Told(Processes):
+    """Two processes, of which a plan has one: nothing is exchanged."""
+
+    mesh = Mesh(ring=2)
+
+    def group(self, axis):
+        return Group((0, 1), 0)
+
+
+@pytest.mark.parametrize("name", ["flux", "hunyuan-video", "wan 2.1"])
+def test_a_plan_traces_a_strip(name):
+    """The count of a work's memory decides about tiles; it works on the meta device, without other processes."""
+    vae, processes = VAES[name][0]().to("meta"), Told()
+    strip = Strip(processes, members(processes, "all"), parts_of(ROWS, 2))
+    latents, frames = (torch.empty(1, *shape, device="meta", dtype=vae.dtype) for shape in VAES[name][1:])
+    with on_strips(strip, vae.decoder, rebuilt=False):
+        assert strip.gathered(vae.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
+    with on_strips(strip, vae.encoder, rebuilt=False):
+        assert strip.gathered(vae.encode(strip.cut(frames, -2)).latent_dist.mode(), -2).shape == latents.shape
+    made = view(vae)
+    if rebuild(made, lambda warning: None) is None:
+        with on_strips(strip, made.decoder, rebuilt=True):
+            assert strip.gathered(made.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]

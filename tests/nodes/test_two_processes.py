@@ -88,7 +88,8 @@ def test_two_processes_make_what_one_makes(file: str, capfd: pytest.CaptureFixtu
 
 
 def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixture[str]) -> None:
-    words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu", "--processes", "2"]
+    words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu"]
+    words += ["--processes", "2", "--parallel", "branches=2"]
 
     def message(*more: str) -> str:
         assert main([*words, *more]) == 2

@@ -38,8 +38,6 @@ from .values import Branches, Conditioning, ImageCondition, Latents, Predictions
 if TYPE_CHECKING:
     import torch
 
-    from .cache.calibration.measure import Metered
-    from .cache.state import Opened
 else:
     torch = lazy("torch")
 
@@ -179,16 +177,10 @@ def predict(
     if len(running) > 1:
         way = "batched" if together else "each branch in its process" if divided else "one branch after the other"
         run.detail(guidance=way + (f": {why}" if why else ""))
-    opened: Opened | Metered | None = None
     sequence = sequences.of(run, transformer)
     turn = Turn(model, transformer, step, branches, latents.size, image is not None, run, sequence)
     cut = transformer if sequence is None else sequences.cut(transformer, model.family, sequence)
-    if run.options.get("calibrate") and not run.planning:
-        opened = state.measure(turn)
-    elif (plan := run.options.get("tune")) is not None and not run.planning:
-        opened = state.follow(plan, turn)
-    elif gate is not None and gate.active:
-        opened = state.open(gate, turn)
+    opened = state.at_work(gate, turn)
 
     sources = (conditioning.positive, conditioning.negative, image)
     keeps = rebuilt and model.offload("transformer") is None  # offloading saves memory, which kept values take

@@ -50,6 +50,19 @@ class GateState(State):
         self.run: Run | None = None
         self.divided = False  # whether several processes have a part of each row
 
+    def at_work(self, gate: Gate | None, turn: Turn) -> Opened | Metered | None:
+        """The meter, the plan of `sgd tune` or the gate that works at a step; None if every block is computed.
+
+        Raises:
+            NodeError: See `measure`, `follow` and `open`.
+        """
+        options = {} if turn.run.planning else turn.run.options
+        if options.get("calibrate"):
+            return self.measure(turn)
+        if (plan := options.get("tune")) is not None:
+            return self.follow(plan, turn)
+        return self.open(gate, turn) if gate is not None and gate.active else None
+
     def open(self, gate: Gate, turn: Turn) -> Opened:
         """Return the gate for one step of the model's transformer; make its engine first if there is none yet.
 

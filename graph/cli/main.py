@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with collector_paused():
             display = display_for(argv)
             arguments = parse(argv)
-            arguments.display, arguments.words = display, list(argv)
+            arguments.display, arguments.command_line = display, list(argv)
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)

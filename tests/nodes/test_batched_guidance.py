@@ -191,11 +191,12 @@ def test_wan_computes_the_start_of_its_first_block_once_for_both_branches(wan, r
         ("qwen-image", {"rebuilt": False}, "the transformer's blocks are not rebuilt"),
         ("qwen-image", {"rows": 2}, "2 clips fill a call without it"),
         ("qwen-image", {"gate": library(HERE)}, "cache-dit counts one branch a call"),
+        ("qwen-image", {"divided": True}, None),  # the run's mesh is told elsewhere
     ],
 )
 def test_reasons_of_auto_for_one_branch_after_the_other(qwen, family, options, reason):
     *_, branches = qwen.prepare(steps=1, batched="auto")
-    known = {"rebuilt": True, "rows": 1, "gate": None} | options
+    known = {"rebuilt": True, "rows": 1, "gate": None, "divided": False} | options
     gate = known.pop("gate")
     assert batched(branches, by_name(family), gate, **known) == (False, reason)
 

@@ -256,11 +256,11 @@ def test_a_load_that_runs_out_of_memory_is_tried_again_without_idle_components(w
     model.release("text_encoder")
     real, failures = Weights.make, [1]
 
-    def make(self, part, run, placed, smaller):
+    def make(self, part, run, placed, smaller, early=None):
         if part == "transformer" and failures:
             failures.pop()
             raise torch.OutOfMemoryError
-        return real(self, part, run, placed, smaller)
+        return real(self, part, run, placed, smaller, early)
 
     monkeypatch.setattr(Weights, "make", make)
     model.acquire("transformer", DirectRun())

@@ -48,7 +48,7 @@ def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
     Returns:
         The exit code.
     """
-    words = [sys.executable, "-m", "sgd", *arguments.words]
+    words = [sys.executable, "-m", "sgd", *arguments.command_line]
     try:
         library = rank_library(plan)
         found = cards(choose(arguments.device, plan.libraries))

@@ -460,7 +460,7 @@ def shapes(masked=False, query=(1, 16, 2, 8), key=(1, 16, 2, 8)):
 def test_auto_leaves_out_backends_that_disagree(monkeypatch, empty_memory):
     timed(monkeypatch, [2e-3, 1e-3])
     monkeypatch.setattr(
-        tuning,
+        backend_timing,
         "attend",
         lambda backend, q, k, v: q * (1.0 if backend == "native" else 1.2 if backend == "off" else 1.01),
     )

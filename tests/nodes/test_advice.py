@@ -5,6 +5,7 @@ import re
 import pytest
 import sgd
 import torch
+from sgd.graph.cli import other_machine
 from sgd.graph.cli.main import main
 from sgd.graph.contract import device
 from sgd.graph.runtime.estimate import estimate
@@ -103,7 +104,7 @@ def test_advice_for_a_cpu_names_no_offloading(given):
 
 
 def test_sgd_plan_prints_the_advice(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(device, "memory_bytes", lambda name: 3 * GIB)
+    monkeypatch.setattr(other_machine, "memory_bytes", lambda name: 3 * GIB)
     assert main(["plan", str(written(tmp_path)), "--weights", "dummy", "--device", "cpu"]) == 0
     printed = capsys.readouterr().out
     assert "of 3.00 GiB on cpu: does not fit" in printed

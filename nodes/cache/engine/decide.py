@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import pairwise
 
 from ..gate import Gate
@@ -36,6 +36,12 @@ class Decision:
     reason: str
     distance: float | None = None
     value: float | None = None
+
+
+@cache
+def _settled(computed: bool, reason: str) -> Decision:
+    """A decision without a measure. Long schedules have many, and few that differ."""
+    return Decision(computed, reason)
 
 
 def polynomial(coefficients: Sequence[float], x: float) -> float:
@@ -80,26 +86,26 @@ class Decider:
         """The decision that needs no signal; None if the rule decides."""
         limits, gate = self.gate.limits, self.gate
         if not self.history:
-            return Decision(True, "first")
+            return _settled(True, "first")
         if index in self.warm:
-            return Decision(True, "warm-up")
+            return _settled(True, "warm-up")
         if limits.last and index == self.steps - 1:
-            return Decision(True, "last")
+            return _settled(True, "last")
         if self.mask is not None:
             if self.mask[index] == "1":
-                return Decision(True, "mask")
+                return _settled(True, "mask")
             if not self.dynamic:
-                return Decision(False, "mask")
+                return _settled(False, "mask")
         if limits.max_reused is not None and self.reused >= limits.max_reused:
-            return Decision(True, "most reused")
+            return _settled(True, "most reused")
         if limits.max_consecutive is not None and self.run >= limits.max_consecutive:
-            return Decision(True, "longest run")
+            return _settled(True, "longest run")
         if limits.max_accumulated is not None and self.measured >= limits.max_accumulated:
-            return Decision(True, "accumulated")
+            return _settled(True, "accumulated")
         if gate.off:
-            return Decision(True, "rule")
+            return _settled(True, "rule")
         if gate.rule == "change" and gate.threshold is not None and gate.threshold >= ALWAYS:
-            return Decision(False, "rule")
+            return _settled(False, "rule")
         return None
 
     def judge(self, index: int, distance: float | None) -> Decision:

@@ -91,7 +91,10 @@ class Engine:
     def ahead(self, name: str) -> KnownDecisions:
         """The decisions about a branch that are known before the run."""
         if name not in self.known:
-            self.known[name] = KnownDecisions(self.gate, self.component, name, self.indices[name])
+            indices = self.indices[name]
+            alike = self.gate.ratios is None and self.gate.signal not in ("time", "time_projection")
+            same = (each for each in self.known.values() if alike and each.indices == indices)
+            self.known[name] = next(same, None) or KnownDecisions(self.gate, self.component, name, indices)
         return self.known[name]
 
     def digits(self, name: str) -> str:

@@ -255,9 +255,14 @@ class Branches(Port):
 
     def active_at(self, index: int, count: int) -> tuple[str, ...]:
         """Names of the branches that run at step `index` of `count` steps, `positive` first."""
+        return ("positive", "negative") if index in self.active_steps("negative", count) else ("positive",)
+
+    def active_steps(self, branch: str, count: int) -> range:
+        """The steps of `count` at which a branch runs."""
+        if branch == "positive":
+            return range(count)
         # The interval is rounded as in diffusers' guiders (`_is_cfg_enabled`).
-        within = int(self.start * count) <= index < int(self.stop * count)
-        return ("positive", "negative") if self.guided and within else ("positive",)
+        return range(int(self.start * count), int(self.stop * count)) if self.guided else range(0)
 
     def facts(self) -> dict[str, Any]:
         return {"scale": self.scale, "guider": self.guider, "start": self.start, "stop": self.stop}

@@ -83,7 +83,8 @@ def component_of(turn: Turn, signal: Signal) -> GatedComponent:
     step, branches, window = turn.step, turn.branches, turn.window
 
     def active(branch: str) -> list[int]:
-        return [n for n, index in enumerate(window) if branch in branches.active_at(index, step.count)]
+        steps = branches.active_steps(branch, step.count)
+        return [n for n, index in enumerate(window) if index in steps]
 
     distances = None
     if signal in ("time", "time_projection"):

@@ -194,7 +194,7 @@ class ByHand:
     def __init__(self, copies):
         self.copies, self.engine, self.index = copies, self, 0
 
-    def open(self, *_):
+    def at_work(self, *_):
         return self
 
     def evaluate(self, names, index, given, call):
@@ -317,7 +317,7 @@ class Held:
     def __init__(self, engine, index):
         self.engine, self.index = engine, index
 
-    def open(self, *_):
+    def at_work(self, *_):
         return self
 
     def report(self, names):

@@ -71,7 +71,7 @@ class WorkMeter(Protocol):
         """Count from now on, in this thread.
 
         Args:
-            seconds: What counting may cost. A count that would cost more is given up.
+            seconds: The most that counting may cost. A count that would cost more is given up.
             parts: The parts that an earlier count of such a call found, in this process or another.
         """
 

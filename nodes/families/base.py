@@ -142,7 +142,7 @@ class Family(Protocol):
         normalises: Whether `normalise` changes a guided prediction. If so, no prediction may be all zeros, since zeros
             have no norm.
         blocks: The transformer's blocks, for cache gates.
-        sequence: What of a block's call is cut where several processes compute one sequence.
+        sequence: The arguments of a block that are cut where several processes compute one sequence.
         time_modules: Submodules of the transformer that `time_signal` uses, outermost first. Empty if the transformer
             has no embedding that depends on the timestep alone.
         batches_guidance: Whether rebuilt blocks were measured to be faster with both branches of guidance in one call.

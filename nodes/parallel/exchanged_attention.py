@@ -21,7 +21,7 @@ from .sequence_group import SequenceGroup
 
 @dataclass(frozen=True)
 class Exchange:
-    """What attention needs to know about the parts.
+    """The parts, as attention needs them.
 
     Attributes:
         group: The processes.

@@ -49,7 +49,7 @@ class FunctionWork(TorchFunctionMode):
     """Counts the functions that this thread calls inside `with`.
 
     Args:
-        seconds: What counting may cost; `float("inf")` for no limit.
+        seconds: The most that counting may cost; `float("inf")` for no limit.
         parts: The work of calls of functions by name, from `CallCount.parts`.
         tf32: Products of float32 use TF32.
 

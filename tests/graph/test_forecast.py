@@ -1,4 +1,4 @@
-"""What plans and comparisons say of stored results. The oracle: the calls of the run that follows."""
+"""Plans and comparisons name the nodes that run and those that are reused; the oracle is the run that follows."""
 
 from __future__ import annotations
 

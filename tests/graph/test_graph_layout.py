@@ -23,7 +23,7 @@ def drawn(names: dict[str, str], edges: list[tuple[str, str]], most: int = 300) 
     return root, layout(root, lambda box: 100.0)
 
 
-def proper(root: Box, wires: list[Wire]) -> None:
+def assert_proper(root: Box, wires: list[Wire]) -> None:
     """Every box is inside its group, and siblings do not touch; wires end at the borders of what they join."""
     boxes = {"": root, **{box.path: box for box in root.walk()}}
     for group in boxes.values():
@@ -52,7 +52,7 @@ def proper(root: Box, wires: list[Wire]) -> None:
 
 def test_a_chain_goes_down() -> None:
     root, wires = drawn({"a": "t", "b": "t", "c": "t"}, [("a.o", "b.i"), ("b.o", "c.i")])
-    proper(root, wires)
+    assert_proper(root, wires)
     tops = [root.inside[name].y for name in "abc"]
     assert tops == sorted(set(tops))
     assert len({box.x for box in root.walk()}) == 1
@@ -63,7 +63,7 @@ def test_a_loop_is_a_box_with_a_way_back() -> None:
     names = {"n": "t", "l": "loop", "l.a": "t", "l.b": "t", "z": "t"}
     edges = [("n.o", "l.s"), ("l.s", "l.a.i"), ("l.a.o", "l.b.i"), ("l.b.o", "l.s"), ("l.s", "z.i")]
     root, wires = drawn(names, edges)
-    proper(root, wires)
+    assert_proper(root, wires)
     assert list(root.inside) == ["n", "l", "z"]
     assert list(root.inside["l"].inside) == ["l.a", "l.b"]
     (back,) = [wire for wire in wires if wire.back]
@@ -75,7 +75,7 @@ def test_a_loop_is_a_box_with_a_way_back() -> None:
 def test_one_value_enters_a_group_once() -> None:
     names = {"m": "t", "c": "./c.yaml", "c.a": "t", "c.b": "t"}
     root, wires = drawn(names, [("m.o", "c.a.i"), ("m.o", "c.b.i")])
-    proper(root, wires)
+    assert_proper(root, wires)
     assert sorted((wire.source, wire.target) for wire in wires) == [("", "c.a"), ("", "c.b"), ("m", "c")]
 
 
@@ -90,8 +90,8 @@ def test_deep_groups_are_closed_when_there_are_too_many_boxes() -> None:
 def test_edges_of_a_record_that_is_not_ours() -> None:
     """Circles, loops onto themselves, unknown names, and no dot."""
     edges = [("a.o", "b.i"), ("b.o", "a.i"), ("a.o", "a.i"), ("x.o", "a.i"), ("a", "b"), ("", "")]
-    proper(*drawn({"a": "t", "b": "t"}, edges))
-    proper(*drawn({}, []))
+    assert_proper(*drawn({"a": "t", "b": "t"}, edges))
+    assert_proper(*drawn({}, []))
 
 
 @settings(max_examples=60, deadline=None)
@@ -104,7 +104,7 @@ def test_every_graph_has_a_proper_drawing(data: some.DataObject) -> None:
     kinds = {path: data.draw(some.sampled_from(["loop", "./c.yaml"])) for path in paths}
     ends = some.sampled_from(paths)
     edges = data.draw(some.lists(some.tuples(ends, ends), max_size=30))
-    proper(*drawn(kinds, [(f"{a}.o", f"{b}.i") for a, b in edges]))
+    assert_proper(*drawn(kinds, [(f"{a}.o", f"{b}.i") for a, b in edges]))
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
@@ -119,7 +119,7 @@ def test_bundled_workflows_are_drawn(name: str) -> None:
     assert edges
     assert {place.rpartition(".")[0] for edge in edges for place in edge} <= names.keys()
     root, wires = drawn(names, edges)
-    proper(root, wires)
+    assert_proper(root, wires)
     assert {box.path for box in root.walk()} == names.keys()
     reached = {wire.target for wire in wires} - {""}
     assert {target.rpartition(".")[0] for _, target in edges} - {p for p in names if names[p] == "loop"} <= reached

@@ -22,7 +22,7 @@ class Fault:
     Attributes:
         rank: Its number.
         message: What happened to which rank and where, in words.
-        help: What the user can do; empty if there is nothing to say.
+        help: A step that the user can take; empty if there is none.
         memory: Whether memory ran out.
     """
 

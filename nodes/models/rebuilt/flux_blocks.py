@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import Linear
 
 from .block_parts import Once, of_doubled, together
-from .joint_blocks import OneStream, TwoStreams, image_layers, text_layers
-
-Streams = tuple[torch.Tensor, torch.Tensor]
+from .joint_blocks import JointBlock, OneStream, Streams, TwoStreams, image_layers, text_layers
 
 
-class FluxBlock:
-    """The forward of a block of FLUX.1: the part that both kinds share.
-
-    Args:
-        block: The block of diffusers.
-        once: Values of this forward.
-        streams: The layers of the block.
-    """
-
-    def __init__(self, block: Any, once: Once, streams: TwoStreams | OneStream) -> None:
-        self.own, self.once, self.streams = block.forward, once, streams
-
-    def fits(self) -> bool:
-        return self.streams.fits()
-
-    def joins(self) -> Sequence[Sequence[Linear]]:
-        return self.streams.joins()
+class FluxBlock(JointBlock):
+    """The forward of a block of FLUX.1: the part that both kinds share."""
 
     def __call__(
         self,

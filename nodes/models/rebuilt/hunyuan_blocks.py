@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import Linear
 
 from .block_parts import Once, of_doubled, together
-from .flux_blocks import Streams
-from .joint_blocks import OneStream, TwoStreams, image_layers, text_layers
+from .joint_blocks import JointBlock, OneStream, Streams, TwoStreams, image_layers, text_layers
 
 
 def effective_mask(attention: Any, mask: torch.Tensor | None) -> torch.Tensor | None:
@@ -21,23 +18,8 @@ def effective_mask(attention: Any, mask: torch.Tensor | None) -> torch.Tensor | 
     return None if getattr(attention.processor, "drops_mask", False) else mask
 
 
-class HunyuanBlock:
-    """The forward of a block of HunyuanVideo: the part that both kinds share.
-
-    Args:
-        block: The block of diffusers.
-        once: Values of this forward.
-        streams: The layers of the block.
-    """
-
-    def __init__(self, block: Any, once: Once, streams: TwoStreams | OneStream) -> None:
-        self.own, self.once, self.streams = block.forward, once, streams
-
-    def fits(self) -> bool:
-        return self.streams.fits()
-
-    def joins(self) -> Sequence[Sequence[Linear]]:
-        return self.streams.joins()
+class HunyuanBlock(JointBlock):
+    """The forward of a block of HunyuanVideo: the part that both kinds share."""
 
     def through(
         self,

@@ -19,6 +19,9 @@ from ..row_kernels import products, rows
 from ..row_kernels.products import Part
 from .block_parts import Once, Positions, attend, known, modulation, norm_weights, rms_weight
 
+Streams = tuple[torch.Tensor, torch.Tensor]
+"""The two streams as the blocks of diffusers return them, each [B, tokens, D]."""
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -150,6 +153,27 @@ class TwoStreams:
         x, normed = rows.add_norm(x, y, gate, scale_2, shift_2, first=first, format=format)
         y = products.feed_forward(normed, both((a.up,), (b.up,)), both((a.down,), (b.down,)))
         return rows.add(x, y, gate_2, first=first, in_place=True)
+
+
+class JointBlock:
+    """The forward of a block of a joint sequence: what the families share. Each family has its call.
+
+    Args:
+        block: The block of diffusers.
+        once: Values of this forward.
+        streams: The layers of the block.
+    """
+
+    def __init__(self, block: Any, once: Once, streams: TwoStreams | OneStream) -> None:
+        self.own, self.once, self.streams = block.forward, once, streams
+
+    def fits(self) -> bool:
+        """Whether the layers are those that a call computes: see `RebuiltBlock.fits`."""
+        return self.streams.fits()
+
+    def joins(self) -> Sequence[Sequence[Linear]]:
+        """Layers with one input: see `RebuiltBlock.joins`."""
+        return self.streams.joins()
 
 
 class OneStream:

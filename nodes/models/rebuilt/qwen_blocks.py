@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn import Linear
 from torch.nn import functional as F
 
 from .block_parts import Once, Positions, of_complex, together
-from .flux_blocks import Streams
-from .joint_blocks import TwoStreams, image_layers, text_layers
+from .joint_blocks import JointBlock, Streams, TwoStreams, image_layers, text_layers
 from .packed_streams import Layout, PackedStreams
 
 
-class QwenBlock:
+class QwenBlock(JointBlock):
     """The forward of a `QwenImageTransformerBlock`."""
 
     def __init__(self, block: Any, once: Once) -> None:
-        attention, self.own, self.block, self.once = block.attn, block.forward, block, once
+        attention, self.block = block.attn, block
         text = text_layers(attention, block.txt_mod[1], block.txt_mlp)
         image = image_layers(attention, block.img_mod[1], block.img_mlp)
-        self.streams = TwoStreams(attention, (text, image), once)
-        self.packed = PackedStreams(self.streams)
+        streams = TwoStreams(attention, (text, image), once)
+        super().__init__(block, once, streams)
+        self.packed = PackedStreams(streams)
 
     def fits(self) -> bool:
-        return not self.block.zero_cond_t and self.streams.fits()
-
-    def joins(self) -> Sequence[Sequence[Linear]]:
-        return self.streams.joins()
+        return not self.block.zero_cond_t and super().fits()
 
     def __call__(
         self,

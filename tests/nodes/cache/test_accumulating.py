@@ -23,7 +23,7 @@ def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp("gates") / request.param)
 
 
-def same(mine, theirs, values=True):
+def assert_same(mine, theirs, values=True):
     for branch, expected in theirs.decisions.items():
         made = mine.decisions[branch]
         assert made.computed == expected.computed, branch
@@ -45,7 +45,7 @@ def skip_without(pair, method):
 def test_teacache_on_the_time_embedding(pair, coefficients):
     threshold = skip_without(pair, "time") * (1 if coefficients == LINEAR else 40)
     gate = teacache(HERE, coefficients=coefficients, threshold=threshold)
-    same(
+    assert_same(
         pair.outcome(gate, **pair.one_by_one),
         oracle_teacache.run(pair.pipeline, coefficients, threshold=threshold, signal="time"),
     )
@@ -57,13 +57,13 @@ def test_teacache_with_retention_steps(pair):
     reference = oracle_teacache.run(
         pair.pipeline, LINEAR, threshold=threshold, signal="time_projection", first=5, last=0
     )
-    same(pair.outcome(gate, **pair.one_by_one), reference)
+    assert_same(pair.outcome(gate, **pair.one_by_one), reference)
 
 
 def test_teacache_on_the_modulated_input(pair):
     threshold = skip_without(pair, "auto")
     gate = teacache(HERE, coefficients=LINEAR, threshold=threshold)
-    same(pair.outcome(gate, **pair.one_by_one), oracle_teacache.run(pair.pipeline, LINEAR, threshold=threshold))
+    assert_same(pair.outcome(gate, **pair.one_by_one), oracle_teacache.run(pair.pipeline, LINEAR, threshold=threshold))
 
 
 @pytest.mark.parametrize(("threshold", "longest"), [(0.1, 3), (0.03, 8), (1.0, 2)])
@@ -73,10 +73,12 @@ def test_magcache(pair, threshold, longest):
     ratios = [1.0] + [1 - 0.02 * ((index * 7) % 5) for index in range(STEPS - 1)]
     gate = magcache(HERE, ratios=ratios, threshold=threshold, max_consecutive=longest, retention=0.25)
     reference = oracle_magcache.run(pair.pipeline, ratios, threshold=threshold, longest=longest, retention=0.25)
-    same(pair.outcome(gate, **pair.one_by_one), reference, values=False)
+    assert_same(pair.outcome(gate, **pair.one_by_one), reference, values=False)
 
 
 def test_easycache(pair):
     threshold = skip_without(pair, "easycache")
     gate = easycache(HERE, threshold=threshold, warmup_steps=2)
-    same(pair.outcome(gate, **pair.one_by_one), oracle_easycache.run(pair.pipeline, threshold, **pair.one_by_one))
+    assert_same(
+        pair.outcome(gate, **pair.one_by_one), oracle_easycache.run(pair.pipeline, threshold, **pair.one_by_one)
+    )

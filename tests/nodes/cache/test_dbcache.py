@@ -35,8 +35,8 @@ def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp("gates") / request.param)
 
 
-def same(mine, theirs, decides=True):
-    """Whether decisions agree in every branch and list, and the latents after every step within 1e-5."""
+def assert_same(mine, theirs, decides=True):
+    """Decisions agree in every branch and list, and the latents after every step within 1e-5."""
     for branch, lists in theirs.decisions.items():
         for number, expected in enumerate(lists.values()):
             made = mine.decisions.get((branch, number), mine.decisions.get(branch))
@@ -62,7 +62,9 @@ def test_dbcache(pair, name):
         oracle_cache_dit.config(**({"residual_diff_threshold": threshold} | theirs)),
         **pair.one_by_one,
     )
-    same(pair.outcome(dbcache(HERE, **given), **pair.one_by_one), reference, decides=name not in ("interval", "none"))
+    assert_same(
+        pair.outcome(dbcache(HERE, **given), **pair.one_by_one), reference, decides=name not in ("interval", "none")
+    )
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
@@ -82,7 +84,7 @@ def test_taylorseer(pair, order):
     cache = oracle_cache_dit.config(
         residual_diff_threshold=threshold, max_warmup_steps=warm, max_continuous_cached_steps=3
     )
-    same(
+    assert_same(
         pair.outcome(gate, **pair.one_by_one),
         oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(order), **pair.one_by_one),
     )
@@ -116,7 +118,7 @@ def test_scm(pair, preset, policy):
     )
     given = {"threshold": threshold} if policy == "dynamic" else {}
     gate = scm(HERE, preset=preset, policy=policy, front_blocks=1, stacks=stacks(pair), **given)
-    same(pair.outcome(gate, **pair.one_by_one), oracle_cache_dit.run(pair.pipeline, cache, **pair.one_by_one))
+    assert_same(pair.outcome(gate, **pair.one_by_one), oracle_cache_dit.run(pair.pipeline, cache, **pair.one_by_one))
 
 
 def test_scm_with_taylorseer(pair):
@@ -125,7 +127,7 @@ def test_scm_with_taylorseer(pair):
         steps_computation_mask=mask, steps_computation_policy="static", num_inference_steps=STEPS
     )
     gate = scm(HERE, compute_bins=[5, 2, 1, 1], reuse_bins=[2, 2, 3], order=1, front_blocks=1, stacks=stacks(pair))
-    same(
+    assert_same(
         pair.outcome(gate, **pair.one_by_one),
         oracle_cache_dit.run(pair.pipeline, cache, oracle_cache_dit.taylor(1), **pair.one_by_one),
     )

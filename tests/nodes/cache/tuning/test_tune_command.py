@@ -24,7 +24,7 @@ nodes:
   text: {uses: text.encode, with: {model: $model, prompt: $prompt, max_length: 32}}
   noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5}}
   schedule: {uses: schedule.make, with: {model: $model, steps: 6}}
-  # Which steps are reused.
+  # The gate chooses the steps that are reused.
   gate: {uses: cache.none}  # none yet
   loop:
     for: {step: $schedule}

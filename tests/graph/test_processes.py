@@ -232,6 +232,15 @@ def test_loading_has_a_limit_of_its_own_and_a_rank_that_is_over_counts_no_more()
     assert judge.stalled(100.0) is None
 
 
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan"])
+def test_a_limit_that_is_no_number_of_seconds_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGD_STALL_SECONDS", text)
+    with pytest.raises(NodeError, match=f"SGD_STALL_SECONDS={text} is no number of seconds above 0"):
+        StallJudge(2, 0.0)
+    monkeypatch.setenv("SGD_STALL_SECONDS", "2.5")
+    assert StallJudge(2, 0.0).limit == 2.5
+
+
 def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
     judge = StallJudge(2, 0.0, limit=30.0)
     for second in (1.0, 20.0, 40.0):

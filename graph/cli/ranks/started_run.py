@@ -55,12 +55,13 @@ def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
         if found is not None and found < mesh.size:
             message = f"{mesh.size} processes need {mesh.size} GPUs, and there are {found}"
             return wrong(message, f"give --processes {found}" if found > 1 else "leave --processes away")
+        judge = StallJudge(mesh.size, time.monotonic())
         folder = prepare_folder(plan, Path(arguments.out) if arguments.out is not None else None, arguments.overwrite)
         folder.release()  # rank 0 takes it
         with interrupts.held():
             started = library.start_ranks([*words, "--out", str(folder.path)], mesh.size, folder.path / LOGS)
             try:
-                code = _watched(started, mesh.size)
+                code = _watched(started, judge)
             finally:
                 started.end(0.0)
             if code == INTERRUPTED:
@@ -73,9 +74,8 @@ def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
     return code
 
 
-def _watched(started: StartedRanks, size: int) -> int:
+def _watched(started: StartedRanks, judge: StallJudge) -> int:
     """Wait for the end of all ranks. Returns the exit code of the run."""
-    judge = StallJudge(size, time.monotonic())
     fault: Fault | None = None
     while True:
         codes, now = started.codes(), time.monotonic()

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ...contract.errors import NodeError
 from ...contract.rank_start import Board
 from .rank_beat import Beat, read_beat
 from .rank_fault import Fault
@@ -26,12 +27,21 @@ FILE_SECONDS = 600.0
 
 
 def stall_seconds() -> float:
-    """The limit in nodes."""
-    try:
-        given = float(os.environ.get(VARIABLE, ""))
-    except ValueError:
+    """The limit in nodes.
+
+    Raises:
+        NodeError: If the environment variable is no number of seconds above 0.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
         return STALL_SECONDS
-    return given if given > 0 else STALL_SECONDS
+    try:
+        given = float(text)
+    except ValueError:
+        given = 0.0
+    if not 0 < given < float("inf"):
+        raise NodeError(f"{VARIABLE}={text} is no number of seconds above 0", help=f"set it to 30, or unset {VARIABLE}")
+    return given
 
 
 @dataclass

@@ -207,8 +207,7 @@ def decoded(run: Run, model: Model, latents: torch.Tensor) -> torch.Tensor:
     vae = model.component("vae")
     with on_strips(strip, vae.decoder, is_rebuilt(vae, "decoder")):
         frames = model.family.decode(model, strip.cut(latents, latents.ndim - 2))
-    # Frames of a rebuilt decoder are in the host's memory, and only devices exchange.
-    return strip.gathered(frames.to(latents.device), 2).to(frames.device)
+    return strip.gathered(frames, 2)
 
 
 def encoded(run: Run, model: Model, frames: torch.Tensor) -> torch.Tensor:

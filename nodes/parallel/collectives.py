@@ -61,14 +61,21 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _all_to_all(sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str) -> Any:
-    """Send `sizes` elements to each process, and receive `received` elements of each: one tensor for each."""
+def _all_to_all(
+    sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    """Send `sizes` elements of a dense tensor to each process, and receive `received` elements of each, [n]."""
     width = sent.element_size()
     out = sent.new_empty(sum(received))
     given = [[width * n for n in each] for each in (received, sizes)]
     others = width * (sum(sizes) - sizes[rank])
     GROUPS[group].exchange(others, dist.all_to_all_single, _bytes(out), _bytes(sent), *given)
-    return out.split(list(received))
+    return out
+
+
+def _needs_operator(tensor: torch.Tensor) -> bool:
+    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or for its shapes alone."""
+    return tensor.is_meta or torch.compiler.is_compiling()
 
 
 def first_number(processes: Processes, axis: Axis, number: int) -> int:
@@ -78,11 +85,6 @@ def first_number(processes: Processes, axis: Axis, number: int) -> int:
     return int(held.item())
 
 
-@torch.library.custom_op(
-    "sgd::tokens_to_heads",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
-)
 def tokens_to_heads(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -106,16 +108,48 @@ def tokens_to_heads(
     Returns:
         Queries, keys and values, [3, B, sum(tokens), heads[rank], D]; tokens are in the order of the processes.
     """
-    batch, own, _, width = query.shape
-    three = [each.split(list(heads), dim=2) for each in (query, key, value)]
-    sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
-    each = 3 * batch * width
-    sizes, received = [each * own * n for n in heads], [each * n * heads[rank] for n in tokens]
+    called = _tokens_operator if _needs_operator(query) else _tokens_to_heads
+    found: torch.Tensor = called(query, key, value, tokens, heads, rank, group)
+    return found
+
+
+def _tokens_to_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    batch, own, count, width = query.shape
+    ranks, mine = len(heads), heads[rank]
+    if mine * ranks == count:  # equal parts: one copy for each tensor
+        sent = query.new_empty(ranks, 3, batch, own, mine, width)
+        for number, each in enumerate((query, key, value)):
+            sent[:, number] = each.view(batch, own, ranks, mine, width).permute(2, 0, 1, 3, 4)
+    else:
+        three = [each.split(list(heads), dim=2) for each in (query, key, value)]
+        sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
+    size = 3 * batch * width
+    sizes, received = [size * own * n for n in heads], [size * n * mine for n in tokens]
     found = _all_to_all(sent, sizes, received, rank, group)
-    return torch.cat([part.view(3, batch, n, heads[rank], width) for part, n in zip(found, tokens, strict=True)], dim=2)
+    if own * ranks == sum(tokens):
+        parts = found.view(ranks, 3, batch, own, mine, width).permute(1, 2, 0, 3, 4, 5)
+        return parts.reshape(3, batch, ranks * own, mine, width)
+    split = zip(found.split(received), tokens, strict=True)
+    return torch.cat([part.view(3, batch, n, mine, width) for part, n in split], dim=2)
 
 
-@tokens_to_heads.register_fake
+_tokens_operator = torch.library.custom_op(
+    "sgd::tokens_to_heads",
+    _tokens_to_heads,
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_tokens_operator.register_fake
 def _(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -129,11 +163,6 @@ def _(
     return query.new_empty(3, batch, sum(tokens), heads[rank], width)
 
 
-@torch.library.custom_op(
-    "sgd::heads_to_tokens",
-    mutates_args=(),
-    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
-)
 def heads_to_tokens(
     attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
 ) -> torch.Tensor:
@@ -149,15 +178,39 @@ def heads_to_tokens(
     Returns:
         [B, tokens[rank], sum(heads), D].
     """
-    batch, _, _, width = attended.shape
-    sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
-    each = batch * width
-    sizes, received = [each * n * heads[rank] for n in tokens], [each * tokens[rank] * n for n in heads]
+    called = _heads_operator if _needs_operator(attended) else _heads_to_tokens
+    found: torch.Tensor = called(attended, tokens, heads, rank, group)
+    return found
+
+
+def _heads_to_tokens(
+    attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    batch, _, mine, width = attended.shape
+    ranks, own = len(tokens), tokens[rank]
+    if batch == 1:  # the tokens of each process lie one after the other already
+        sent = attended.contiguous()
+    else:
+        sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
+    size = batch * width
+    sizes, received = [size * n * mine for n in tokens], [size * own * n for n in heads]
     found = _all_to_all(sent, sizes, received, rank, group)
-    return torch.cat([part.view(batch, tokens[rank], n, width) for part, n in zip(found, heads, strict=True)], dim=2)
+    if mine * ranks == sum(heads):
+        parts = found.view(ranks, batch, own, mine, width).permute(1, 2, 0, 3, 4)
+        return parts.reshape(batch, own, ranks * mine, width)
+    split = zip(found.split(received), heads, strict=True)
+    return torch.cat([part.view(batch, own, n, width) for part, n in split], dim=2)
 
 
-@heads_to_tokens.register_fake
+_heads_operator = torch.library.custom_op(
+    "sgd::heads_to_tokens",
+    _heads_to_tokens,
+    mutates_args=(),
+    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_heads_operator.register_fake
 def _(attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str) -> torch.Tensor:
     batch, _, _, width = attended.shape
     return attended.new_empty(batch, tokens[rank], sum(heads), width)

@@ -139,8 +139,9 @@ class UnchangedInputs(Observer):
     def require_device(self, port: str, found: Found, on_run_device: bool) -> None:
         """Raise `WrongValue` if a tensor of an output lies on another device than the run.
 
-        Values of some types may stay in the host's memory (`Port.on_run_device`). A single number may stay on the CPU, where torch takes it for every device. So may numbers in a mapping that are
-        not floating-point, and masks: a node that reads lengths or masks must not wait for a GPU.
+        Values of some types may stay in the host's memory (`Port.on_run_device`). A single number may stay on the CPU,
+        where torch takes it for every device. So may numbers in a mapping that are not floating-point, and masks: a
+        node that reads lengths or masks must not wait for a GPU.
         """
         for path, tensor, holder in found:
             kind, place = tensor.device.type, str(tensor.device)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 class LeavingFrames:
-    """Writes frames into memory of the host, or of their device. Frames that leave a GPU go through pinned memory, on a stream of their own.
+    """Writes frames into memory of the host, or of their device.
+
+    Frames that leave a GPU go through pinned memory, on a stream of their own.
 
     Args:
         out: Receives the frames, [F, ...].

@@ -109,7 +109,7 @@ class _WanDecode(_WanWork):
         """Decode latents, [B, c, T, h, w], into frames that leave a GPU while it decodes the next ones.
 
         Returns:
-            [B, F, H, W, 3] in [0, 1], float32, in the host's memory, or on the device of `z` if other processes have the
+            [B, F, H, W, 3] in [0, 1], float32, in the host's memory; on the device of `z` if other processes have the
             other rows; None if the VAE works in tiles.
         """
         if self._tiles(z):

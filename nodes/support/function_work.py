@@ -33,7 +33,7 @@ BY_VALUE = frozenset(
 ) | {"unique", "unique_consecutive", "where"}
 """Names of functions whose work may depend on the numbers in a tensor."""
 READING = frozenset(("__bool__", "__float__", "__index__", "__int__", "allclose", "equal", "item", "tolist"))
-"""Names of functions that give numbers of a tensor to Python. The work of a module that calls one may depend on them."""
+"""Names of functions that give numbers of a tensor to Python. The work of a module that calls one may vary."""
 BY_INDEX = frozenset(("__getitem__", "__setitem__", "index_put", "index_put_"))
 """Names of functions whose work depends on numbers if an index is a tensor."""
 PLAIN = frozenset((int, float, bool, complex, str, NoneType, EllipsisType))

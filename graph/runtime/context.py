@@ -69,6 +69,7 @@ class Context(Run):
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
+        self._beside: list[Context] = []
         self._files = threading.RLock()
         self._warned: set[str] = set()
 
@@ -172,11 +173,21 @@ class Context(Run):
                 self.kept_files[self.call.id] = tuple(self.unfinished)
             self._forget()
 
+    def beside(self, observer: Observers) -> Context:
+        """A context of the same run for the calls of a second thread, whose observer is another."""
+        other = copy.copy(self)
+        other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
+        other.unfinished, other.kept_files, other._temporary, other._beside = {}, {}, [], []
+        self._beside.append(other)
+        return other
+
     def discard(self) -> None:
         """Remove the files of a node that has not ended well, and its temporary files. Nothing is written from now on.
 
         Temporary files go first: a node that is still at work can no longer make an output of one.
         """
+        for other in self._beside:
+            other.discard()
         with self._files:
             self._over = True
             for made in self._temporary:

@@ -50,6 +50,11 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
+    to.add_argument(
+        "--overlap",
+        action="store_true",
+        help="run the end of a turn of a loop, such as decoding and writing a clip, beside the next turn",
+    )
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -145,6 +150,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     snapshots=snapshots if ranks is None else None,
                     store=store,
                     ranks=ranks,
+                    overlap=arguments.overlap,
                 )
             if round is not None:
                 round.record = done.record

@@ -24,7 +24,9 @@ from typing import Any
 import sgd
 from sgd.graph.contract.device import choose
 from sgd.graph.contract.node import OutPath, Run, node
+from sgd.graph.contract.process_state import released
 from sgd.graph.language.registry import installed
+from sgd.nodes.support.pixels import to_bytes
 from sgd.nodes.values import File, Frames
 
 WORKFLOWS = Path(sgd.__file__).parent / "workflows"
@@ -70,7 +72,9 @@ TINY = {"source": "sgd:models/tiny-wan", "width": 96, "height": 96, "frames": 17
 def write(run: Run, frames: Frames, path: OutPath) -> File:
     """Write a clip as raw bytes of RGB, where no video can be encoded."""
     target = run.output(path)
-    target.write_bytes((frames.tensor[0] * 255).round().byte().cpu().numpy().tobytes())
+    pixels = to_bytes(frames.tensor[0])
+    with released():
+        target.write_bytes(pixels.tobytes())
     return File(target)
 
 

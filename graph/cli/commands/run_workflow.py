@@ -134,7 +134,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if ranks is not None and ranks.place.rank:
             return run_other_rank(arguments, plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None
-        snapshots = Snapshots(arguments.snapshot_every, found_in, tuple(map(Path, arguments.library)))
+        libraries = tuple(map(Path, arguments.library))
+        snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=arguments.overlap)
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(

@@ -48,6 +48,8 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     total = f"{record['status']} in {seconds(record['seconds'])} s ({phases})"
     peak = record["peak_bytes"]
     total += f", peak {count(peak, 'B', 1024)}" if peak else ""
+    beside = record.get("overlapped_seconds")
+    total += f"; without --overlap {beside:.2f} s more" if beside is not None else ""
     notes = [total]
     saved = sum(row.get("saved_seconds", 0.0) for row in rows.values())
     if saved:

@@ -354,8 +354,8 @@ def changed(given: Graph, loop_id: str, *items: Any, **outputs: Any) -> Graph:
     body = replace(outer.body, items={**outer.body.items, **{each.id: each for each in items}})
     body = replace(body, outputs={**body.outputs, **{name: arg(value) for name, value in outputs.items()}})
     added = {name: arg(Ref(loop_id, name)) for name in outputs}
-    items = {**given.items, loop_id: replace(outer, body=body)}
-    return replace(given, items=items, outputs={**given.outputs, **added})
+    inside = {**given.items, loop_id: replace(outer, body=body)}
+    return replace(given, items=inside, outputs={**given.outputs, **added})
 
 
 def no_carry() -> Graph:

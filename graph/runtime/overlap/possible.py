@@ -41,7 +41,7 @@ def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise NodeError(
             f"--overlap finds nothing that could run beside the next turn of a loop:{listed}",
-            help="leave --overlap away; docs/overlap.md shows workflows that can",
+            help="leave --overlap away: it is for a loop over a list whose turns have a loop with `carry` and nodes after it",
             code="unsupported",
         )
     return found

@@ -18,6 +18,7 @@ from helpers.machines import Cell, arg, call, graph, loop, numbers_of, plan_of
 from helpers.positions import Listener
 from helpers.slow_nodes import Run as Started
 from helpers.slow_nodes import started
+from helpers.untimed_records import untimed
 from jsonschema import Draft202012Validator
 from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
 from sgd.graph.compiler.overlaps import overlaps_of
@@ -100,17 +101,6 @@ def in_the_next_loop() -> Graph:
 
 
 SHAPES = {"body": in_the_body, "next": in_the_next_loop}
-TIMED = ("seconds", "share", "start", "peak_bytes", "memory", "timeline", "phases", "loaded", "ceiling")
-
-
-def untimed(value: Any) -> Any:
-    """A record without times, memory and folders."""
-    if isinstance(value, Mapping):
-        left = {k: v for k, v in value.items() if k not in TIMED and not k.endswith("seconds")}
-        return {k: untimed(v) for k, v in left.items() if k not in ("overlapped", "started")}
-    if isinstance(value, list):
-        return [untimed(each) for each in value if not (isinstance(each, Mapping) and each.get("name") == "(other)")]
-    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 class Slow:

@@ -41,7 +41,7 @@ def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise NodeError(
             f"--overlap finds nothing that could run beside the next turn of a loop:{listed}",
-            help="leave --overlap away: it needs a loop over a list, with a loop with `carry` in it and nodes after that",
+            help="leave --overlap away: it needs a loop over a list that has a loop with `carry`, and nodes after that",
             code="unsupported",
         )
     return found

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .processes import Mesh
     from .rank_start import JoinedRanks, RankPlace, StartedRanks
     from .report_section import ReportSection
+    from .second_stream import SecondStream
     from .value_statistics import ValueStatistics
 
 
@@ -79,6 +80,12 @@ class NodeLibrary:
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes."""
         return nullcontext()
+
+    def second_stream(self, run: Run) -> SecondStream:
+        """Orders the device's work of the two threads of a run with `--overlap`."""
+        from .second_stream import SecondStream
+
+        return SecondStream()
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes that compute a run together.

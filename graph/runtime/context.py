@@ -69,6 +69,8 @@ class Context(Run):
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
+        self._beside: list[Context] = []
+        self._of_threads: dict[int, Context] = {}
         self._files = threading.RLock()
         self._warned: set[str] = set()
 
@@ -172,11 +174,32 @@ class Context(Run):
                 self.kept_files[self.call.id] = tuple(self.unfinished)
             self._forget()
 
+    def beside(self, observer: Observers) -> Context:
+        """A context of the same run for the calls of a second thread, whose observer is another."""
+        other = copy.copy(self)
+        other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
+        other.unfinished, other.kept_files, other._temporary, other._beside = {}, {}, [], []
+        other._of_threads = {}
+        self._beside.append(other)
+        return other
+
+    def enter_thread(self, other: Context) -> None:
+        """From now on, this thread's reports to this context belong to the call of another one, from `beside`.
+
+        A component that was acquired in the run's thread has the context of that one.
+        """
+        self._of_threads[threading.get_ident()] = other
+
+    def _here(self) -> Context:
+        return self._of_threads.get(threading.get_ident(), self) if self._of_threads else self
+
     def discard(self) -> None:
         """Remove the files of a node that has not ended well, and its temporary files. Nothing is written from now on.
 
         Temporary files go first: a node that is still at work can no longer make an output of one.
         """
+        for other in self._beside:
+            other.discard()
         with self._files:
             self._over = True
             for made in self._temporary:
@@ -210,7 +233,8 @@ class Context(Run):
         self._warned.update(messages)
 
     def progress(self, done: int, total: int, label: str = "") -> None:
-        self.observer.progress(self.call, done, total, label)
+        here = self._here()
+        here.observer.progress(here.call, done, total, label)
 
     def used_file(
         self,
@@ -222,7 +246,8 @@ class Context(Run):
         sha256: str | None = None,
     ) -> None:
         if self.used is not None:
-            self.used.note(Path(path), role, source, name, sha256, self.call.id if self.call is not None else "")
+            call = self._here().call
+            self.used.note(Path(path), role, source, name, sha256, call.id if call is not None else "")
 
     def recipe(self) -> str | None:
         text = None if self.used is None else self.used.text(lambda: self._over, self.progress)
@@ -237,32 +262,37 @@ class Context(Run):
         self.choices[name] = value
 
     def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
-        self.observer.part_loading(self.call, part, total, loaded)
+        here = self._here()
+        here.observer.part_loading(here.call, part, total, loaded)
 
     def detail(self, **values: Any) -> None:
-        self.observer.detail(self.call, values)
+        here = self._here()
+        here.observer.detail(here.call, values)
 
     def event(self, kind: str, **data: Any) -> None:
-        self.observer.event(self.call, kind, data)
+        here = self._here()
+        here.observer.event(here.call, kind, data)
 
     def range(self, kind: str, name: str) -> AbstractContextManager[None]:
         return self._range(kind, name) if self.ranges else nullcontext()
 
     @contextmanager
     def _range(self, kind: str, name: str) -> Iterator[None]:
-        call = self.call
-        self.observer.range_started(call, kind, name)
+        here = self._here()
+        call = here.call
+        here.observer.range_started(call, kind, name)
         try:
             yield
         finally:
-            self.observer.range_finished(call, kind, name)
+            here.observer.range_finished(call, kind, name)
 
     def warn(self, message: str, parameter: str | None = None) -> None:
+        here = self._here()
         if parameter is not None:
-            message += self._place(parameter)
+            message += here._place(parameter)
         if message not in self._warned:
             self._warned.add(message)
-            self.observer.warned(self.call, message)
+            here.observer.warned(here.call, message)
 
     def _place(self, parameter: str) -> str:
         """Where the value of a parameter of the call comes from, in brackets; empty if it is not known."""

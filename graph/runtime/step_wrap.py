@@ -32,6 +32,9 @@ class StepWrap:
         """Whether every step from here on runs, so that a run may be resumed here without this wrap."""
         return True
 
+    def ended(self) -> None:
+        """No step runs any more: the run is over, or it failed."""
+
 
 class StepWraps(StepWrap):
     """Several wraps, the outermost first."""
@@ -61,3 +64,7 @@ class StepWraps(StepWrap):
 
     def settled(self) -> bool:
         return all(wrap.settled() for wrap in self.wraps)
+
+    def ended(self) -> None:
+        for wrap in self.wraps:
+            wrap.ended()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from ..compiler.overlaps import Overlap
 from ..compiler.plan import Plan
 from ..contract import interrupts
 from ..contract.errors import NodeError
@@ -22,6 +23,7 @@ from .expectations import judged
 from .failure import Interrupted, does_not_fit
 from .library_contexts import around_run, import_packages
 from .output_folder import OutputFolder
+from .overlap.overlapped_steps import OverlappedSteps
 from .profiling import Watch
 from .ranks.run_ranks import RunRanks
 from .record import Recorder
@@ -59,6 +61,7 @@ class Worker:
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
+        self.overlaps: Sequence[Overlap] = ()
         self.finished = False
         self.thread = threading.Thread(target=self.work, name="sgd", daemon=True)
         self._turn = threading.Lock()
@@ -80,7 +83,7 @@ class Worker:
                     with self.clock.during(IMPORT):
                         import_packages(self.plan, self.context)
                 wrap = self.ranks.join(self.context) if self.ranks is not None else stored
-                self.outputs = Executor(
+                executor = Executor(
                     self.plan,
                     self.context,
                     self.observer,
@@ -88,7 +91,10 @@ class Worker:
                     positions=self.kept.keeper,
                     start=start,
                     wrap=wrap,
-                ).execute()
+                )
+                if self.overlaps:
+                    OverlappedSteps(self.overlaps, executor, self.recorder, stored)
+                self.outputs = executor.execute()
         except BaseException as error:
             self.error = error
         finally:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ...graph.contract.processes import Mesh
     from ...graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
     from ...graph.contract.report_section import ReportSection
+    from ...graph.contract.second_stream import SecondStream
     from ...graph.contract.value_statistics import ValueStatistics
 
 WEIGHTS = RunOption(
@@ -130,6 +131,14 @@ class StandardLibrary(NodeLibrary):
 
         with cost_meter.runtime(run):
             yield
+
+    def second_stream(self, run: Run) -> SecondStream:
+        """On a GPU, a CUDA stream of its own for the second thread."""
+        if not run.device.startswith("cuda"):
+            return super().second_stream(run)
+        from ..support.cuda_second_stream import CudaSecondStream
+
+        return CudaSecondStream(run.device)
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes on this host, with torch.distributed.elastic."""

@@ -193,6 +193,7 @@ def _go_on(
                 metadata=started["metadata"],
                 profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
+                overlap=started.get("overlap", False),
             )
         if done.status == "interrupted" or pending():
             return tell_interrupt(done, plan, arguments)

@@ -50,6 +50,11 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
+    to.add_argument(
+        "--overlap",
+        action="store_true",
+        help="run the end of a turn of a loop, such as decoding and writing a clip, beside the next turn",
+    )
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -129,7 +134,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if ranks is not None and ranks.place.rank:
             return run_other_rank(arguments, plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None
-        snapshots = Snapshots(arguments.snapshot_every, found_in, tuple(map(Path, arguments.library)))
+        libraries = tuple(map(Path, arguments.library))
+        snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=arguments.overlap)
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -145,6 +151,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     snapshots=snapshots if ranks is None else None,
                     store=store,
                     ranks=ranks,
+                    overlap=arguments.overlap,
                 )
             if round is not None:
                 round.record = done.record

@@ -54,6 +54,7 @@ def refused_option(arguments: Namespace) -> str | None:
         "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,
         "--store": arguments.store not in (None, OFF),
         "--watch": arguments.watch,
+        "--overlap": arguments.overlap,
     }
     return next((option for option, given in found.items() if given), None)
 

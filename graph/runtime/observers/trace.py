@@ -7,6 +7,7 @@ of the process, or of the call from Python.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,12 +41,21 @@ class Trace(Observer):
         self._between = ""
         self._lock = threading.Lock()
         self._lanes: dict[tuple[int, str], int] = {}
+        self._node_lane, self._turn_lane = NODES, STEPS
         self._nodes: list[tuple[str, float, dict[str, Any]]] = []
         self._turns: list[tuple[str, float, dict[str, Any]]] = []
         self._memory: Callable[[], int | None] = lambda: None
         self._stop = threading.Event()
         self._kernels = self._left_out = 0
         file.add('{"displayTimeUnit":"ms","traceEvents":[\n')
+
+    def beside(self) -> Observer:
+        """Writes the calls and turns of a second thread into lanes of their own."""
+        other = copy.copy(self)
+        other._nodes, other._turns = [], []
+        other._node_lane = self._lane(PROCESS, "overlapped nodes")
+        other._turn_lane = self._lane(PROCESS, "overlapped steps")
+        return other
 
     def _write(self, **event: Any) -> None:
         self._add([as_json(event)])
@@ -100,12 +110,12 @@ class Trace(Observer):
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         if self._nodes:
             name, start, about = self._nodes.pop()
-            self._span(NODES, name, start, "node", about)
+            self._span(self._node_lane, name, start, "node", about)
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
         while self._nodes:
             name, start, about = self._nodes.pop()
-            self._span(NODES, name, start, "node", {**about, "failed": type(error).__name__})
+            self._span(self._node_lane, name, start, "node", {**about, "failed": type(error).__name__})
 
     def range_started(self, call: CallInfo | None, kind: str, name: str) -> None:
         self._nodes.append((f"{kind} {name}", self._now(), {}))
@@ -113,7 +123,7 @@ class Trace(Observer):
     def range_finished(self, call: CallInfo | None, kind: str, name: str) -> None:
         if self._nodes:
             text, start, about = self._nodes.pop()
-            self._span(NODES, text, start, kind, about)
+            self._span(self._node_lane, text, start, kind, about)
 
     def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
         self._turns.append((f"{loop.id} {index}", self._now(), {"loop": loop.id, "turn": index}))
@@ -121,7 +131,7 @@ class Trace(Observer):
     def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
         if self._turns:
             name, start, about = self._turns.pop()
-            self._span(STEPS, name, start, "turn", about)
+            self._span(self._turn_lane, name, start, "turn", about)
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         start = self._now() - seconds * 1e6

@@ -15,11 +15,11 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from ..contract.collector import collector_paused
 from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
-from .collector import collector_paused
 from .common_arguments import device, workflow
 from .early_display import display_for
 from .terminal import say, show

@@ -6,8 +6,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from . import kernel_caches
 from .errors import NodeError
+from .importing import importing
 from .node_library import NodeLibrary
 from .rank_start import RankPlace
 
@@ -24,8 +24,8 @@ def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
     """
     if name == "cpu" or (name == "auto" and not any(library.uses_gpu for library in libraries)):
         return "cpu"
-    kernel_caches.prepare(libraries)  # before torch is imported
-    import torch
+    with importing(libraries):
+        import torch
 
     if torch.cuda.is_available():
         return "cuda"

@@ -77,6 +77,9 @@ class NodeLibrary:
     out_of_memory_help: str = ""
     example_file: str = ""
 
+    def prepare_imports(self) -> None:
+        """Called in the process of the `sgd` command, before packages that the library needs are imported."""
+
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes."""
         return nullcontext()

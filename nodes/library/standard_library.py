@@ -117,16 +117,15 @@ class StandardLibrary(NodeLibrary):
     example_file = "sgd:images/boat.png"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
+    def prepare_imports(self) -> None:
+        """Put off modules that few runs use."""
+        from ..support.start import prepare_imports
+
+        prepare_imports()
+
     @contextmanager
     def around_run(self, run: Run) -> Iterator[None]:
         """Switch gradients off. In a plan, count attention as one operation."""
-        from ...graph.contract.interrupts import installed
-
-        if installed():  # in a program, environment and imports are the program's own
-            from ..support.start import prepare_imports
-
-            prepare_imports()
-
         from ..support import cost_meter
 
         with cost_meter.runtime(run):
@@ -158,7 +157,7 @@ class StandardLibrary(NodeLibrary):
 
         with exclusive():  # packages whose modules import each other are imported by one thread
             import diffusers.utils.torch_utils  # noqa: F401
-            import transformers  # noqa: F401
+            import transformers.dependency_versions_check  # noqa: F401
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """No node changes its inputs or leaves the device; numbers are finite, except with `--no-check-finite`."""

@@ -156,7 +156,9 @@ def main() -> None:
             model.release("transformer")
         if not arguments.no_decode:
             model.acquire("vae", together)
-            latents = Latents(torch.randn_like(step.start.tensor.float()), step.start.family, step.start.size)
+            noise = torch.Generator(device).manual_seed(7)  # equal on all ranks
+            tensor = torch.randn(step.start.tensor.shape, generator=noise, device=device)
+            latents = Latents(tensor, step.start.family, step.start.size)
             say("decode", together.details)
             ways = {
                 "one": lambda: vae.decode(model, latents, run=alone).tensor,

@@ -81,7 +81,7 @@ def test_numbers_are_the_nearest_of_their_format(format):
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("rows", [1, 40])
+@pytest.mark.parametrize("rows", [1, 5, 40])
 def test_a_layer_is_near_the_one_of_torch(format, rows):
     layer, x = layer_of(256, 128), normal(2, rows, 256)
     made = quantized(layer, format)

@@ -85,6 +85,12 @@ def test_two_processes_make_what_one_makes(file: str, capfd: pytest.CaptureFixtu
     assert "processes" not in one
     detail = next(row["detail"] for row in two["nodes"] if row["name"] == "denoise.predict")
     assert detail["guidance"] == "each branch in its process"
+    assert main(["plan", *words[1:-1], "--processes", "2", "--json"]) == 0
+    planned = json.loads(capfd.readouterr().out)
+    assert (planned["parallel"], planned["parallel_from"]) == (two["parallel"], "choice")
+    sent = [role["sent_bytes"] for role in planned["roles"]]
+    # The plan takes every step as one with guidance. At the last of five, rank 1 sends nothing.
+    assert sent == [rows[0]["exchanged_bytes"], rows[1]["exchanged_bytes"] * 5 // 4]
 
 
 def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixture[str]) -> None:

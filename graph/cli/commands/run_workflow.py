@@ -111,6 +111,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         plan = plan_of(result, library)
         try:
             require_all_cards(arguments, result.mesh.size)
+            if result.mesh.size > 1 and place is None:
+                profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
         except NodeError as error:
             return wrong(str(error), error.help)
         refused = refused_option(arguments) if result.mesh.size > 1 else None
@@ -129,7 +131,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
-        ranks = RunRanks(plan, place, result.mesh, device, clock) if place is not None and place.size > 1 else None
+        several = place is not None and place.size > 1
+        ranks = RunRanks(plan, place, result.mesh, device, clock, profile) if place is not None and several else None
         if ranks is not None and ranks.place.rank:
             return run_other_rank(arguments, plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..contract.collector import collector_paused
 from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
+from ..contract.device import one_card
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
@@ -162,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)
-        code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
+        with one_card(getattr(arguments, "device", "auto")):
+            code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code

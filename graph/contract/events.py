@@ -87,6 +87,9 @@ class Observer:
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
 
+    def part_prefetched(self, holder: HolderInfo, part: str, began: float, ended: float) -> None:
+        """Another thread has prefetched a component, between two times of `perf_counter`. Reported some time later."""
+
     def part_releasing(self, holder: HolderInfo, part: str) -> None:
         """A component is about to be released."""
 

@@ -31,19 +31,20 @@ if TYPE_CHECKING:
     from .node import Run
     from .previews import Previews
     from .processes import Mesh
-    from .rank_start import JoinedRanks, RankPlace, StartedRanks
+    from .rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from .report_section import ReportSection
     from .second_stream import SecondStream
     from .value_statistics import ValueStatistics
 
 
 class PlanMeter(Protocol):
-    """Counts operations and memory while a plan is traced."""
+    """Counts operations, memory and bytes that are sent while a plan is traced."""
 
     def take(self) -> Mapping[str, Any]:
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
-        And `dtype`, if it is known: the name of the dtype of most operations.
+        If it is known, `sent_bytes`: bytes that go to other processes; and `dtype`: the name of the dtype of most
+        operations.
         """
 
 
@@ -52,7 +53,7 @@ class NodeLibrary:
 
     Attributes:
         node_modules: Modules with node types, relative to the library's module, such as `models.load`.
-        starts_ranks: Whether `start_ranks` and `join_ranks` work: its nodes can run in several processes.
+        starts_ranks: Whether `start_ranks`, `join_ranks` and `plan_ranks` work: its nodes can run in several processes.
         uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
         packages: Names of Python packages. The record of every run has their versions.
         kernel_caches: Caches of the packages that compile kernels. They are kept in the user's cache folder.
@@ -109,6 +110,10 @@ class NodeLibrary:
         Raises:
             NodeError: If there is no board.
         """
+        raise NotImplementedError
+
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        """The ranks of a run that is planned, for the trace of each."""
         raise NotImplementedError
 
     def import_packages(self, run: Run) -> None:

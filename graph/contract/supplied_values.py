@@ -81,6 +81,7 @@ class Run(RecipeRun):
         ranges: Whether an observer listens to ranges.
         session: What libraries keep between runs of this process; None if nothing is kept.
         processes: The processes that compute this run together.
+        waits: Whether this process has nothing to do but to load, since it waits for a node that another one runs.
     """
 
     device: str = "cpu"
@@ -89,6 +90,7 @@ class Run(RecipeRun):
     options: Mapping[str, Any] = {}
     session: Session | None = None
     processes: Processes = ONE_PROCESS
+    waits: bool = False
 
     def output(self, path: Path | str) -> Path:
         """The absolute path for an output file; its folder exists.

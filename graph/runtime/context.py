@@ -219,11 +219,11 @@ class Context(Run):
     def ending(self) -> bool:
         return self.ends is not None and self.ends()
 
-    def silent(self, call: Call, ends: Callable[[], bool] | None = None) -> Context:
+    def silent(self, call: Call, ends: Callable[[], bool] | None = None, waits: bool = False) -> Context:
         """A context for a call in another thread; no observer receives its events. `ends`: see `ending`."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
-        other.ranges, other.ends = False, ends
+        other.ranges, other.ends, other.waits = False, ends, waits
         other.processes = ONE_PROCESS  # other ranks may not do the same now
         other._warned = set()
         return other

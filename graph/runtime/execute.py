@@ -102,7 +102,8 @@ class Executor:
             if isinstance(step, Acquire):
                 if not replaced:
                     self.components.acquire(step, environment)
-                self.components.prefetch(wrap.running(steps[number + 1 :], environment), environment)
+                running = wrap.running(steps[number + 1 :], environment)
+                self.components.prefetch(running, environment, wrap.waits(running))
             elif replaced:
                 continue
             elif isinstance(step, Release):

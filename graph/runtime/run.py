@@ -91,7 +91,7 @@ def run(
         interrupts.held(),
         released(),
         watched(clock),
-        Watch(plan, profiling, device, overwrite, clock) as watch,
+        Watch(plan, profiling, device, overwrite, clock, ranks.place.rank if ranks is not None else None) as watch,
         taken() as (session, busy),
     ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)

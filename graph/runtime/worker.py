@@ -179,6 +179,7 @@ class Worker:
             self.ranks.finish()
             more["parallel"] = asdict(self.ranks.mesh)
             more["processes"], recorder.events = self.ranks.told()
+            self.watch.hear(self.ranks.noted, lambda message: recorder.warned(None, message))
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:

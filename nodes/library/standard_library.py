@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
     from ...graph.contract.processes import Mesh
-    from ...graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
+    from ...graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from ...graph.contract.report_section import ReportSection
     from ...graph.contract.second_stream import SecondStream
     from ...graph.contract.value_statistics import ValueStatistics
@@ -150,6 +150,12 @@ class StandardLibrary(NodeLibrary):
         from ..models.ranks.joining import TorchRanks
 
         return TorchRanks(place, mesh, device)
+
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        """Ranks that exchange nothing."""
+        from ..models.ranks.planned_processes import TracedRanks
+
+        return TracedRanks(mesh)
 
     def import_packages(self, run: Run) -> None:
         """Import the packages that every model needs."""

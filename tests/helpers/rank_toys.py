@@ -19,7 +19,7 @@ from sgd.graph.contract.node import OutPath, Run, node
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.ports import Port
 from sgd.graph.contract.processes import Mesh
-from sgd.graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
+from sgd.graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
 
 Fault = Literal["none", "raise", "memory", "exit", "kill", "stop", "hang", "drift"]
 
@@ -48,6 +48,11 @@ class RankToys(NodeLibrary):
         from sgd.nodes.models.ranks.joining import TorchRanks
 
         return TorchRanks(place, mesh, device)
+
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        from sgd.nodes.models.ranks.planned_processes import TracedRanks
+
+        return TracedRanks(mesh)
 
 
 rank_toys = RankToys()

@@ -22,7 +22,7 @@ from ..common_arguments import device, output_folder, result_as_json, snapshot_o
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import quiet, run_other_rank
-from ..ranks.rank_options import rank_options, refused_option
+from ..ranks.rank_options import rank_options, refused_option, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
 from ..terminal import show
@@ -114,6 +114,12 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if arguments.strict and result.expected is None:
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
+        try:
+            require_all_cards(arguments, result.mesh.size)
+            if result.mesh.size > 1 and place is None:
+                profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
+        except NodeError as error:
+            return wrong(str(error), error.help)
         refused = refused_option(arguments) if result.mesh.size > 1 else None
         if refused is not None:
             return wrong(f"a run in several processes cannot have {refused}", "leave it away, or set one process")
@@ -130,7 +136,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
-        ranks = RunRanks(plan, place, result.mesh, device, clock) if place is not None and place.size > 1 else None
+        several = place is not None and place.size > 1
+        ranks = RunRanks(plan, place, result.mesh, device, clock, profile) if place is not None and several else None
         if ranks is not None and ranks.place.rank:
             return run_other_rank(arguments, plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from ...compiler.checks.process_mesh import Asked
+from ...contract.device import card_number
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
 from ...contract.rank_start import rank_place
@@ -57,6 +58,17 @@ def refused_option(arguments: Namespace) -> str | None:
         "--overlap": arguments.overlap,
     }
     return next((option for option, given in found.items() if given), None)
+
+
+def require_all_cards(arguments: Namespace, size: int) -> None:
+    """Check that `--device` leaves several processes a GPU each.
+
+    Raises:
+        NodeError: If it names one GPU.
+    """
+    if size > 1 and card_number(arguments.device) is not None:
+        message = f"--device {arguments.device} is one GPU, and each of {size} processes takes one of its own"
+        raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
 
 
 def _count(text: str) -> int:

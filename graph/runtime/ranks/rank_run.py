@@ -11,7 +11,7 @@ from typing import Any
 
 from ...compiler.plan import Plan
 from ...contract import interrupts
-from ...contract.events import Observer, Observers
+from ...contract.events import Observer
 from ...contract.process_state import released
 from ..clock import IMPORT, Clock
 from ..context import Context
@@ -19,6 +19,7 @@ from ..execute import Executor
 from ..failure import Interrupted, does_not_fit
 from ..import_times import watched
 from ..library_contexts import around_run
+from ..profiling import Watch
 from ..worker import POLL_SECONDS
 from .rank_beat import read_beat
 from .run_ranks import RunRanks
@@ -53,7 +54,9 @@ def run_rank(
         The error that ended the run, None if there was none; whether there was an interrupt; warnings.
     """
     warnings = Warnings()
-    observer = Observers([*ranks.observers, warnings])
+    watch = Watch(plan, ranks.profile, ranks.device, False, clock, ranks.place.rank)
+    ranks.notes |= watch.notes()
+    observer = watch.observers([], [*ranks.observers, warnings])
     context = Context(out, observer, ranks.device, options)
     found: list[BaseException] = []
     done, stop = threading.Event(), threading.Event()
@@ -65,6 +68,9 @@ def run_rank(
                 with clock.during(IMPORT):
                     stack.enter_context(around_run(plan, context))
                 wrap = ranks.join(context)
+                if watch.trace is not None:
+                    watch.trace.count_from(ranks.began)
+                stack.enter_context(watch.around_steps())
                 observer.run_started(plan, context)
                 Executor(plan, context, observer, stop, skip=wrap.skipped, wrap=wrap).execute()
         except BaseException as error:
@@ -85,6 +91,7 @@ def run_rank(
             error = ranks.judged(error, does_not_fit(error, plan.loaded))
         elif not done.is_set() or error is not None:
             error = ranks.failure() or error
+        observer.run_finished("done" if error is None else "failed", error)
         ranks.finish()
         if error is not None:
             _let_first_tell(ranks)

@@ -25,13 +25,15 @@ ENCODERS = ("text_encoder", "image_encoder")
 def fits_early(loader: ComponentLoader, part: str, held: Iterable[str], run: Run) -> bool:
     """Whether a component may be on the device before its first reader: beside an encoder, with room for both.
 
+    Or while another process encodes, for this one.
+
     Args:
         loader: Knows the component's size.
         part: Name in the repository.
         held: Names of the components in memory.
         run: Knows the free memory, and the choices of a resumed run.
     """
-    encodes = any(name.startswith(ENCODERS) for name in held)
+    encodes = run.waits or any(name.startswith(ENCODERS) for name in held)
     if not encodes or part.startswith(ENCODERS) or run.choice(f"offload {part} of {loader.repository.source}"):
         return False
     free = device_memory.free(run)

@@ -177,3 +177,16 @@ def test_the_end_of_a_run_leaves_no_thread(plan, reads, tmp_path, monkeypatch):
     run = sgd.run(plan(), out=tmp_path / "out", device="cpu")
     assert "broken encoder" in str(run.error)
     assert not any(thread.name == "sgd prefetch" for thread in threading.enumerate())
+
+
+def test_a_process_that_waits_for_another_loads_early_without_an_encoder(wan_folder, tmp_path, monkeypatch, reads):
+    run = DirectRun(tmp_path / "out")
+    model = load(run, str(wan_folder))
+    run.waits = True
+    size = model.weights.parameters("transformer")[1]
+    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size - 1)
+    model.prefetch("transformer", run)
+    assert not reads.is_set()
+    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size)
+    model.prefetch("transformer", run)
+    assert reads.is_set()

@@ -374,7 +374,7 @@ def test_the_embedded_model_in_fp8_is_near_exact(embedded, steps):
             frames[name] = generate(value, prompt, **size, steps=steps, scale=4.0, max_length=32).frames
             for part in parts:
                 value.release(part)
-        found = compare(frames["fp8"], frames["exact"])
+        found = compare(run, frames["fp8"], frames["exact"])
     assert found.psnr is not None
     print(found)
     assert found.psnr >= 30

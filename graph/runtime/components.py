@@ -47,6 +47,7 @@ class Components:
         maker = self.run.call = self.maker(step.holder)
         held = self.held[step.holder, step.part] = []
         part = step.part
+        self.run.environment = environment
         try:
             value = environment[step.holder]
             for holder in value if isinstance(value, list | tuple) else [value]:
@@ -61,6 +62,8 @@ class Components:
         except (Exception, SystemExit) as error:
             self.observer.node_failed(maker, error)
             raise NodeFailed(maker, {"component": part}, error) from error
+        finally:
+            self.run.environment = {}
 
     def release(self, step: Release) -> None:
         """Release a component that `acquire` acquired."""

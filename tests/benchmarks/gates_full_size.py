@@ -25,8 +25,8 @@ import torch
 from benchmarks.machine import require_near, state, this_machine, waited
 from benchmarks.speed_results import Measured, Way
 from benchmarks.step_works import WORKS, Step, step_of
-from benchmarks.steps import BOUNDS, ways
-from helpers.direct import DirectRun, sample
+from benchmarks.steps import BOUNDS, StepRun, ways
+from helpers.direct import sample
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, schedule
 from sgd.nodes.cache.masks import preset_mask
@@ -101,8 +101,7 @@ def loops_of(work: str, device: str, small: bool, steps: int) -> Iterator[tuple[
     """The loops of a work, and its models in memory: `eager`, `exact` and, on a GPU, `diffusers`, compiled."""
     with step_of(WORKS[work], device, small) as step:
         models = {name: model for name, model in ways(step, device).items() if name != "fast"}
-        run = DirectRun()
-        run.device = device
+        run = StepRun(step, device)
         for model in models.values():
             model.acquire("transformer", run)
             step(model)  # the choice of attention, and compiling

@@ -10,7 +10,7 @@ import copy
 import gc
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -32,6 +32,17 @@ BOUNDS = {"eager": 0.01, "diffusers": 0.05, "exact": 0.05, "fast": 0.2}
 """Largest relative difference of a way's output from that of `eager`; a way beyond it is not timed."""
 
 LEAST_TURNS, MOST_TURNS = 3, 6
+
+
+class StepRun(DirectRun):
+    """A run that has made the latents and prompts of a step."""
+
+    def __init__(self, step: Step, device: str) -> None:
+        super().__init__()
+        self.step, self.device = step, device
+
+    def at_hand(self) -> Iterable[Any]:
+        return self.step.start, self.step.branches
 
 
 def ways(step: Step, device: str) -> dict[str, Model]:
@@ -112,10 +123,8 @@ def measure(
     """
     from benchmarks.kernels import kernels_of
 
-    run = DirectRun()
-    run.device = device
     with step_of(WORKS[work], device, small) as step:
-        found.errors |= errors(step, run)
+        found.errors |= errors(step, StepRun(step, device))
         gc.collect()
         models, reference = ways(step, device), step(step.model)
         states = {way: GateState() for way in models}
@@ -156,8 +165,7 @@ def _prepare(
     Raises:
         AssertionError: If its output is not near the reference.
     """
-    run = DirectRun()
-    run.device = device
+    run = StepRun(step, device)
     model.acquire("transformer", run)
     began = time.time()
     step(model, state)  # shows the shapes to the choice of attention

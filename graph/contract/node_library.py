@@ -234,16 +234,20 @@ class NodeLibrary:
         """
         return None
 
-    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+    def likeness(
+        self, before: Path, after: Path, progress: Callable[[int], None], network: Path | None = None
+    ) -> Likeness | None:
         """How alike the pixels of two files are; None if the library does not know what kind of file one of them is.
 
         Args:
             before: The reference.
             after: The file that is compared with it.
             progress: Called with the number of frames that are compared, after each frame.
+            network: The file of the network of LPIPS; None if it is not asked for.
 
         Raises:
             NodeError: If one of the files cannot be read.
+            UnfitNetwork: If `network` cannot be read, or is of no known kind.
         """
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +129,13 @@ class Run(RecipeRun):
             name: A name that only this choice has, and that is equal in a resumed run.
             value: A plain value other than None.
         """
+
+    def at_hand(self) -> Iterable[Any]:
+        """The values that the run holds while it loads a component: those that later nodes read. Else none.
+
+        For choices that depend on the sizes of the work.
+        """
+        return ()
 
     def ending(self) -> bool:
         """Whether the run is at its end, so that work ahead of time serves nobody."""

@@ -49,6 +49,7 @@ class Components:
         maker = self.run.call = self.maker(step.holder)
         held = self.held[step.holder, step.part] = []
         part = step.part
+        self.run.environment = environment
         try:
             value = environment[step.holder]
             for holder in value if isinstance(value, list | tuple) else [value]:
@@ -64,6 +65,8 @@ class Components:
         except (Exception, SystemExit) as error:
             self.observer.node_failed(maker, error)
             raise NodeFailed(maker, {"component": part}, error) from error
+        finally:
+            self.run.environment = {}
 
     def _tell_prefetched(self) -> None:
         """Report what the thread has prefetched since the last time."""

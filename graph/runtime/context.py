@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +42,7 @@ class Context(Run):
         written: The files of nodes that have succeeded.
         unfinished: The files of the node at work.
         kept_files: The files that each call wrote the last time.
+        environment: The values of the run, while a component is loaded; else empty.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Context(Run):
         self.ranges = isinstance(observer, Observers) and observer.has_listener("range_started")
         self.call: Call | None = None
         self.used: UsedFiles | None = None
+        self.environment: Mapping[Any, Any] = {}
         self.choices: dict[str, Any] = {}
         self.earlier_choices: Mapping[str, Any] = {}
         self.written: list[Path] = []
@@ -87,6 +89,9 @@ class Context(Run):
                 raise _unwritable(target, error) from error
             self.unfinished[target] = _signature(target)
         return target
+
+    def at_hand(self) -> Iterable[Any]:
+        return tuple(self.environment.values())
 
     def temporary(self, target: Path) -> Path:
         if self._folder is None:

@@ -295,15 +295,18 @@ class StandardLibrary(NodeLibrary):
 
         return recipe_text(path)
 
-    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
-        """PSNR and SSIM of two pictures or clips.
+    def likeness(
+        self, before: Path, after: Path, progress: Callable[[int], None], network: Path | None = None
+    ) -> Likeness | None:
+        """PSNR, SSIM and, with the file of its network, LPIPS of two pictures or clips.
 
         Raises:
             NodeError: If one of the files cannot be read.
+            UnfitNetwork: If `network` cannot be read, or is of no known kind.
         """
         from .media_likeness import likeness
 
-        return likeness(before, after, progress)
+        return likeness(before, after, progress, network)
 
     def starter(self, source: str) -> tuple[str, str]:
         """Name and text of a workflow for a model, from the bundled workflow for this kind of model.

@@ -17,6 +17,7 @@ from sgd.graph.compiler.compile import Checked, check, plan_of
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import Observer
 from sgd.graph.contract.processes import Mesh
+from sgd.graph.language.literals import Given
 from sgd.graph.language.registry import Library, installed
 from sgd.graph.runtime.clock import Clock
 from sgd.graph.runtime.cluster import ray_cluster
@@ -27,6 +28,7 @@ from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.output_folder import OutputFolder
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
 from sgd.graph.runtime.run import run
+from sgd.graph.runtime.session import session
 from sgd.graph.store.fingerprints import packages_of
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
@@ -35,13 +37,12 @@ sgd: 1
 name: greys
 inputs:
   levels: {type: "list[int]", default: [10, 20, 30]}
-  seconds: {type: float, default: 0.0}
 nodes:
   base: {uses: toy.half, with: {level: 6}}
   mix:
     for: {level: $levels}
     body:
-      grey: {uses: toy.grey, with: {level: $level, seconds: $seconds}}
+      grey: {uses: toy.grey, with: {level: $level}}
       half: {uses: ./half.yaml, with: {level: $grey}}
     yield: {level: $half}
   save:
@@ -105,6 +106,22 @@ def test_jobs_make_the_files_of_one_run(checked_file, library, tmp_path: Path) -
         files |= made.files
     assert files == {path.name: path.read_bytes() for path in done.written}
     assert sorted(files) == ["0-a.png", "1-b.png", "2-c.png"]
+
+
+def test_jobs_make_the_clips_of_one_run(tmp_path: Path) -> None:
+    """With a model: the pixels, and everything else in the files."""
+    library = installed()
+    values = {"prompts": ["a red circle", "a blue square"], "seeds": [3, 4], "steps": 2}
+    given = {name: Given(value, False, tmp_path) for name, value in values.items()}
+    result = check("many_prompts", given, library=library, complete=True)
+    done = run(plan_of(result, library), out=tmp_path / "one")
+    assert done.status == "done", done.error
+    open_turns = OpenTurns(work_of(result, library, "many_prompts"), result, library)
+    with session():
+        for job in range(2):
+            (tmp_path / f"{job}").mkdir()
+            made = open_turns.run(job, tmp_path / f"{job}")
+            assert made.files == {f"clip-{job}.mp4": (done.folder / f"clip-{job}.mp4").read_bytes()}
 
 
 def test_a_worker_needs_no_file_of_the_workflow(checked_file, library, tmp_path: Path) -> None:

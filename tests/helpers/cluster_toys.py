@@ -15,12 +15,12 @@ from sgd.graph.contract.node import OutPath, Run, node
 
 
 @node("toy.grey")
-def grey(level: int, seconds: float = 0.0) -> int:
-    """A grey, after some time.
+def grey(level: int, hold: bool = False) -> int:
+    """A grey.
 
     Args:
         level: Its level. 13 fails; 99 kills its worker.
-        seconds: How long it takes.
+        hold: Wait until a file `go` is in the folder of the marks.
     """
     folder = Path(os.environ["SGD_TOY_MARKS"])
     folder.mkdir(exist_ok=True)
@@ -29,7 +29,8 @@ def grey(level: int, seconds: float = 0.0) -> int:
         raise RuntimeError("thirteen cannot be mixed")
     if level == 99:
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(seconds)
+    while hold and not (folder / "go").exists():
+        time.sleep(0.05)
     return level
 
 

@@ -39,6 +39,7 @@ def run_on_cluster(arguments: Namespace, progress: Progress | None) -> int:
     from ...runtime.import_times import watched
 
     clock = Clock.of_command()
+    arguments.library = [os.path.abspath(file) for file in arguments.library]  # as the workers name them
     if progress is not None:
         progress.phase(f"checking {arguments.file}")
     with watched(clock), clock.during(COMPILE):
@@ -116,7 +117,7 @@ def _work(
         str(Path.cwd()),
         {name: str(each.value) for name, each in inputs.items()},
         {name: str(each.value) for name, each in settings.items()},
-        tuple(os.path.abspath(file) for file in arguments.library),
+        tuple(arguments.library),
         options,
         device,
         not arguments.no_metadata,

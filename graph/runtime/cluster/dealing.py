@@ -119,8 +119,7 @@ class Dealer:
         wanted = min(slots - len(self._refused), len(self._queue) + len(self._busy))
         for _ in range(wanted - able if self._died < MOST_ATTEMPTS else 0):
             self._hired += 1
-            share = {"num_cpus": 0, "num_gpus": 1} if self.gpu else {"num_cpus": 1}
-            actors = self.cluster.ray.remote(WorkerProcess).options(max_restarts=0, **share)
+            actors = self.cluster.ray.remote(WorkerProcess).options(max_restarts=0, **self.cluster.share(self.gpu))
             actor = actors.remote(self._hired, self.work, self.cluster.scratch)
             self._starting[actor.start.remote()] = Hired(self._hired, actor)
 
@@ -152,12 +151,12 @@ class Dealer:
             self._died, self._problem = self._died + 1, f"it died when it started: {_reason(error)}"
             self._kill(hired)
             return
-        where = f"worker {hired.number}{f' on {found.host}' if found.host else ''}"
         hired.started, self._died = found, 0
         if found.problem:
             self._problem = found.problem
             self._refused.append(hired)
-            self.say(f"warning: {where} cannot take part: {found.problem}")
+            where = f" on {found.host}" if found.host else ""
+            self._say_once(f"warning: workers{where} cannot take part: {found.problem}")
             return
         for warning in found.warnings:
             self._say_once(f"warning: {found.host}: {warning}")

@@ -20,6 +20,7 @@ from ...contract.node_library import NodeLibrary
 
 INSTALL = 'pip install "sgd[ray]"'
 LOCAL, AUTO = "local", "auto"
+THREADS = "OMP_NUM_THREADS"
 CONNECT_SECONDS = 5.0
 LONGEST_FOLDER = 22
 """Bytes of a folder below which the sockets of Ray have a possible path."""
@@ -40,6 +41,19 @@ class Cluster:
     def count(self, kind: str) -> int:
         """How many `GPU` or `CPU` there are now."""
         return int(self.ray.cluster_resources().get(kind, 0))
+
+    def share(self, gpu: bool) -> dict[str, Any]:
+        """The share of a machine that a worker has, as options of its actor: a GPU, or a core.
+
+        Ray gives a worker with a GPU one thread for the processor. Here it gets its part of the cores, unless the user
+        chose a number.
+        """
+        if not gpu:
+            return {"num_cpus": 1}
+        known = [node["Resources"] for node in self.ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+        threads = min((int(each.get("CPU", 1) // each["GPU"]) for each in known), default=1)
+        chosen = {} if THREADS in os.environ else {"runtime_env": {"env_vars": {THREADS: str(max(1, threads))}}}
+        return {"num_cpus": 0, "num_gpus": 1, **chosen}
 
     def device(self, asked: str, libraries: Collection[NodeLibrary]) -> str:
         """The device of workers, `cpu` or `cuda`, for a name on the command line.

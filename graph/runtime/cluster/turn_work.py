@@ -12,6 +12,7 @@ from typing import Any
 from ...compiler.checks.separate_turns import SeparateTurns
 from ...compiler.compile import Checked, check, plan_of
 from ...compiler.passes.one_turn import one_turn
+from ...contract.device import choose
 from ...contract.diagnostics import render
 from ...contract.errors import NodeError
 from ...contract.processes import Mesh
@@ -90,7 +91,9 @@ class TurnWork:
             checked = self._checked(library)
             if checked.errors:
                 raise NodeError(render(checked.errors, checked.sources).strip())
-            if fingerprint(plan_of(checked, library), Mesh()) != self.plan:
+            plan = plan_of(checked, library)
+            choose(self.device, plan.libraries)  # before torch is imported
+            if fingerprint(plan, Mesh()) != self.plan:
                 raise NodeError("it makes another plan of the workflow", help="install the same version of sgd")
             with session():
                 yield OpenTurns(self, checked, library, tuple(version_differences(self.versions, library)))

@@ -22,7 +22,7 @@ from sgd.graph.language.registry import Library, installed
 from sgd.graph.runtime.clock import Clock
 from sgd.graph.runtime.cluster import ray_cluster
 from sgd.graph.runtime.cluster.job_result import JobResult
-from sgd.graph.runtime.cluster.turn_run import _TurnRun
+from sgd.graph.runtime.cluster.turn_run import TurnRun
 from sgd.graph.runtime.cluster.turn_work import OpenTurns, TurnWork, texts_of
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.output_folder import OutputFolder
@@ -222,7 +222,7 @@ def finished(result: Checked, library: Library, folder: Path, without: int | Non
     owned = OutputFolder(folder / "out")
     told: list[JobResult] = []
     context = Context(folder / "out", Observer(), "cpu", folder=owned)
-    turns = _TurnRun(plan_of(result, library), work, context, told.append)
+    turns = TurnRun(plan_of(result, library), work, context, told.append)
     dealer: Any = Workers(OpenTurns(work, result, library), folder / "scratch", without)
     dealer.ended = turns.ended
     done = turns.finish(dealer, turns.deal(dealer), owned, Clock())
@@ -274,7 +274,7 @@ def test_two_jobs_cannot_write_one_file(checked_file, library, tmp_path: Path) -
     owned = OutputFolder(tmp_path / "out")
     context = Context(tmp_path / "out", Observer(), "cpu", folder=owned)
     told: list[JobResult] = []
-    turns = _TurnRun(plan_of(result, library), work_of(result, library), context, told.append)
+    turns = TurnRun(plan_of(result, library), work_of(result, library), context, told.append)
     for job in (0, 1):
         turns.ended(JobResult(job, "done", 1.0, files={"same.png": b"%d" % job}))
     owned.release()

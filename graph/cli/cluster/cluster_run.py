@@ -59,16 +59,19 @@ def run_on_cluster(arguments: Namespace, progress: Progress | None) -> int:
     if plan.expected is not None:
         say("warning: the limits of `expect` are for a run on one machine; with --ray they are not compared")
     try:
-        if progress is not None:
-            progress.phase("connecting to Ray")
-            progress.stop()
-        return _run(arguments, result, library, plan, turns, clock)
+        return _run(arguments, progress, result, library, plan, turns, clock)
     except NodeError as error:
         return wrong(str(error), error.help)
 
 
 def _run(
-    arguments: Namespace, result: Checked, library: Library, plan: Plan, turns: SeparateTurns, clock: Clock
+    arguments: Namespace,
+    progress: Progress | None,
+    result: Checked,
+    library: Library,
+    plan: Plan,
+    turns: SeparateTurns,
+    clock: Clock,
 ) -> int:
     options, ended = added_options(arguments, library), 0
 
@@ -85,8 +88,13 @@ def _run(
     out = Path(arguments.out) if arguments.out is not None else None
     if out is not None:
         check_outputs(plan, out, arguments.overwrite)  # before a cluster is started
+    if progress is not None:
+        progress.phase("starting Ray" if arguments.ray_address is None else "connecting to Ray")
     with connected(arguments.ray_address) as cluster, held():
         device = cluster.device(arguments.device, plan.libraries)
+        if progress is not None:
+            progress.stop()
+            say(f"{turns.count} jobs; the cluster has {cluster.said(device == 'cuda')}")
         done = run_turns(
             plan,
             cluster,
@@ -102,7 +110,8 @@ def _run(
     code = tell_end(done, plan, options, device, arguments)
     if code is None and not arguments.json and not arguments.quiet:
         workers = done.record["workers"]
-        show(f"workers: {len(workers)} on {len({each['host'] for each in workers})} machines")
+        hosts = len({each["host"] for each in workers})
+        show(f"workers: {len(workers)} on {hosts} machine{'s' * (hosts != 1)}")
         show(f"record: {done.folder / RECORD}")
     return DONE if code is None else code
 

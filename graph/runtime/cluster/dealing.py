@@ -23,6 +23,8 @@ HIRE_SECONDS = 1.0
 """How often the dealer looks for workers that have joined."""
 MOST_ATTEMPTS = 3
 """A job fails if its worker has died this often."""
+REST_SECONDS = 1.0
+"""A worker that has rested longer is asked whether it is still there, before it gets a job that would be lost."""
 FAREWELL_SECONDS = 5.0
 """How long workers have to free everything at the end."""
 
@@ -38,6 +40,7 @@ class Hired:
         jobs: How many jobs it has ended.
         seconds: How long these took.
         left: Whether it died or left.
+        resting: When it ended its last job, in seconds of `time.monotonic`.
     """
 
     number: int
@@ -46,6 +49,7 @@ class Hired:
     jobs: int = 0
     seconds: float = 0.0
     left: bool = False
+    resting: float = 0.0
 
 
 @dataclass
@@ -78,6 +82,7 @@ class Dealer:
         self._starting: dict[Any, Hired] = {}
         self._busy: dict[Any, tuple[Hired, int]] = {}
         self._idle: list[Hired] = []
+        self._waking: dict[Any, Hired] = {}
         self._refused: list[Hired] = []  # they keep their place, so that no other worker starts there in vain
         self._problem = ""
         self._hired = 0
@@ -111,7 +116,7 @@ class Dealer:
         self._looked = now
         kind = "GPU" if self.gpu else "CPU"
         slots = self.cluster.count(kind)
-        able = len(self._starting) + len(self._busy) + len(self._idle)
+        able = len(self._starting) + len(self._busy) + len(self._idle) + len(self._waking)
         if not able and (self._died >= MOST_ATTEMPTS or 0 < slots <= len(self._refused)):
             raise NodeError(f"no worker can take part: {self._problem}")
         if not slots and not able:
@@ -125,12 +130,16 @@ class Dealer:
 
     def _give(self) -> None:
         while self._idle and self._queue:
-            hired, job = self._idle.pop(0), self._queue.popleft()
+            hired = self._idle.pop()
+            if time.monotonic() - hired.resting > REST_SECONDS:
+                self._waking[hired.actor.wake.remote()] = hired
+                continue
+            job = self._queue.popleft()
             self._attempts[job] += 1
             self._busy[hired.actor.run.remote(job)] = hired, job
 
     def _wait(self) -> None:
-        pending = [*self._busy, *self._starting]
+        pending = [*self._busy, *self._starting, *self._waking]
         if not pending:
             time.sleep(POLL_SECONDS)
             return
@@ -138,6 +147,8 @@ class Dealer:
         for reference in ready:
             if reference in self._starting:
                 self._has_started(self._starting.pop(reference), reference)
+            elif reference in self._waking:
+                self._has_woken(self._waking.pop(reference), reference)
             else:
                 self._has_ended(*self._busy.pop(reference), reference)
 
@@ -146,10 +157,12 @@ class Dealer:
         try:
             found: Started = self.cluster.ray.get(reference)
         except errors.RayTaskError as error:
-            found = Started("", 0, _reason(error))
+            found = Started("", _reason(error))
         except errors.RayError as error:
             self._died, self._problem = self._died + 1, f"it died when it started: {_reason(error)}"
             self._kill(hired)
+            if self._died == MOST_ATTEMPTS:
+                self._say_once(f"warning: no more workers are started, since {self._died} died: {self._problem}")
             return
         hired.started, self._died = found, 0
         if found.problem:
@@ -161,6 +174,19 @@ class Dealer:
         for warning in found.warnings:
             self._say_once(f"warning: {found.host}: {warning}")
         self.workers.append(hired)
+        self._rest(hired)
+
+    def _has_woken(self, hired: Hired, reference: Any) -> None:
+        try:
+            self.cluster.ray.get(reference)
+        except self.cluster.ray.exceptions.RayError:
+            hired.left = True
+            self._kill(hired)
+            return
+        self._rest(hired)
+
+    def _rest(self, hired: Hired) -> None:
+        hired.resting = time.monotonic()
         self._idle.append(hired)
 
     def _has_ended(self, hired: Hired, job: int, reference: Any) -> None:
@@ -175,7 +201,7 @@ class Dealer:
             self._lost(hired, job)
             return
         hired.jobs, hired.seconds = hired.jobs + 1, hired.seconds + (result.seconds or 0.0)
-        self._idle.append(hired)
+        self._rest(hired)
         self._tell(result)
 
     def _lost(self, hired: Hired, job: int) -> None:
@@ -197,7 +223,7 @@ class Dealer:
         if farewells:
             self.cluster.ray.wait(farewells, num_returns=len(farewells), timeout=FAREWELL_SECONDS)
         working = [hired for hired, _ in self._busy.values()]
-        for hired in (*self._idle, *self._refused, *self._starting.values(), *working):
+        for hired in (*self._idle, *self._refused, *self._waking.values(), *self._starting.values(), *working):
             self._kill(hired)
 
     def _say_once(self, text: str) -> None:

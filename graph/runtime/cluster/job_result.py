@@ -42,13 +42,11 @@ class Started:
 
     Attributes:
         host: The name of its machine.
-        pid: The number of its process.
         problem: Why it cannot take part; empty if it can.
         warnings: Everything that may make its results differ from those of another worker.
     """
 
     host: str
-    pid: int
     problem: str = ""
     warnings: tuple[str, ...] = ()
 

@@ -42,6 +42,11 @@ class Cluster:
         """How many `GPU` or `CPU` there are now."""
         return int(self.ray.cluster_resources().get(kind, 0))
 
+    def said(self, gpu: bool) -> str:
+        """How many workers it has room for now, in words."""
+        count = self.count("GPU" if gpu else "CPU")
+        return f"{count} {'GPU' if gpu else 'core'}{'s' * (count != 1)}"
+
     def share(self, gpu: bool) -> dict[str, Any]:
         """The share of a machine that a worker has, as options of its actor: a GPU, or a core.
 

@@ -57,7 +57,7 @@ def run_turns(
         if folder.left:
             say(f"warning: {folder.left}")
         context = Context(folder.path, Observer(), work.device, work.options, overwrite, folder=folder)
-        turns = _TurnRun(plan, work, context, told)
+        turns = TurnRun(plan, work, context, told)
         dealer = Dealer(cluster, work, work.device == "cuda", turns.ended, say)
         problem = turns.deal(dealer)
         return turns.finish(dealer, problem, folder, clock)
@@ -70,7 +70,7 @@ def run_turns(
 
 
 @dataclass
-class _TurnRun:
+class TurnRun:
     """The jobs of a run, and what is known of them."""
 
     plan: Plan

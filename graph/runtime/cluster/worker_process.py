@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from contextlib import ExitStack
@@ -35,14 +34,17 @@ class WorkerProcess:
         try:
             self.open = self.stack.enter_context(self.work.opened(kept))
         except SgdError as error:
-            return Started(platform.node(), os.getpid(), str(error))
-        return Started(platform.node(), os.getpid(), warnings=self.open.warnings)
+            return Started(platform.node(), str(error))
+        return Started(platform.node(), warnings=self.open.warnings)
 
     def run(self, job: int) -> JobResult:
         """Run a job."""
         assert self.open is not None
         with tempfile.TemporaryDirectory(prefix="job-", dir=self.scratch) as folder:
             return replace(self.open.run(job, Path(folder)), worker=self.number)
+
+    def wake(self) -> None:
+        """Return at once: this worker is still there."""
 
     def end(self) -> None:
         """Free everything. The process ends then."""

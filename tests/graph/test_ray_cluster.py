@@ -60,13 +60,21 @@ def short() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which calls leave marks."""
+    return tmp_path_factory.mktemp("marks")
+
+
 @pytest.fixture
-def command(tmp_path: Path, short: Path) -> Iterator[Command]:
+def command(tmp_path: Path, short: Path, marked: Path) -> Iterator[Command]:
     """Start `sgd` in the folder of the workflows, in a session that hears Ctrl-C."""
+    for mark in marked.iterdir():
+        mark.unlink()
     (tmp_path / "greys.yaml").write_text(TEXT)
     (tmp_path / "grey.yaml").write_text(ONE)
     begun: list[subprocess.Popen[str]] = []
-    settings = {"SGD_TOY_MARKS": str(tmp_path / "marks"), "TMPDIR": str(short)}
+    settings = {"SGD_TOY_MARKS": str(marked), "TMPDIR": str(short)}
 
     def start(*words: str) -> subprocess.Popen[str]:
         line = ["env", "--default-signal=INT", sys.executable, "-m", "sgd", *words]
@@ -90,9 +98,9 @@ def command(tmp_path: Path, short: Path) -> Iterator[Command]:
         process.wait()
 
 
-def marks(folder: Path) -> list[tuple[int, int]]:
+def marks(marked: Path) -> list[tuple[int, int]]:
     """The level and the process of each call so far, in order of time."""
-    found = [path.name.split("-") for path in (folder / "marks").glob("*-*")]
+    found = [path.name.split("-") for path in marked.glob("*-*")]
     return [(int(level), int(pid)) for level, pid, _ in sorted(found, key=lambda each: int(each[2]))]
 
 
@@ -113,41 +121,43 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if Path(f"/proc/{pid}/cwd").exists()}
 
 
-@pytest.fixture
-def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A cluster without workers. Nodes that are added get the environment of this process."""
+@pytest.fixture(scope="module")
+def cluster(marked: Path) -> Iterator[Any]:
+    """A cluster of two nodes with one worker each, which get the environment of this process."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("SGD_TOY_MARKS", str(tmp_path / "marks"))
     before = signal.getsignal(signal.SIGTERM)  # a node replaces it
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGD_TOY_MARKS", str(marked))
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        for _ in range(2):
+            made.add_node(num_cpus=1)
+        yield made
+        made.shutdown()
     signal.signal(signal.SIGTERM, before)
 
 
-def test_workers_that_die_leave_and_join(command: Command, cluster: Any, tmp_path: Path) -> None:
+def test_workers_that_die_leave_and_join(command: Command, cluster: Any, marked: Path, tmp_path: Path) -> None:
     def pids() -> set[int]:
-        return {pid for _, pid in marks(tmp_path)}
+        return {pid for _, pid in marks(marked)}
 
-    _, leaving = (cluster.add_node(num_cpus=1) for _ in range(2))
     process = command("exec", "greys.yaml", "hold=true", "--ray", "--ray-address", cluster.address, "--out", "out")
     until(lambda: len(pids()) == 2, process)  # each node has a worker, in the middle of a job
-    os.kill(marks(tmp_path)[0][1], signal.SIGKILL)
+    os.kill(marks(marked)[0][1], signal.SIGKILL)
     cluster.add_node(num_cpus=1)
     until(lambda: len(pids()) == 4, process)  # and one in place of the killed one, and one on the new node
-    cluster.remove_node(leaving, allow_graceful=False)
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
     until(lambda: len(alive(pids())) == 2, process)
     staying = alive(pids())
-    lost = [level for level, pid in marks(tmp_path) if pid not in staying]
-    (tmp_path / "marks" / "go").touch()
+    lost = [level for level, pid in marks(marked) if pid not in staying]
+    (marked / "go").touch()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert greys(tmp_path / "out") == {f"grey-{n}.png": level for n, level in enumerate(range(10, 70, 10))}
     assert not list((tmp_path / "out").glob(".sgd*"))
     # A lost job was begun again, and no other one.
     assert len(lost) == 2
-    assert Counter(level for level, _ in marks(tmp_path)) == Counter([*range(10, 70, 10), *lost])
+    assert Counter(level for level, _ in marks(marked)) == Counter([*range(10, 70, 10), *lost])
     assert err.count("died or left; another one computes job") == 2
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "done"
@@ -158,24 +168,25 @@ def test_workers_that_die_leave_and_join(command: Command, cluster: Any, tmp_pat
     assert sum(row["jobs"] for row in record["workers"]) == 6
 
 
-def test_failed_jobs_are_listed_and_the_rest_goes_on(command: Command, tmp_path: Path, short: Path) -> None:
-    process = command("exec", "greys.yaml", "levels=[10, 13, 99, 20]", "--ray", "--out", "out")
+def test_failed_jobs_are_listed_and_the_rest_goes_on(
+    command: Command, cluster: Any, marked: Path, tmp_path: Path
+) -> None:
+    levels = "levels=[10, 13, 99, 20]"
+    process = command("exec", "greys.yaml", levels, "--ray", "--ray-address", cluster.address, "--out", "out")
     _, err = process.communicate(timeout=150)
     assert process.returncode == 1, err
     assert greys(tmp_path / "out") == {"grey-0.png": 10, "grey-3.png": 20}
     assert "error: job 1 failed: mix.grey (toy.grey) failed: RuntimeError: thirteen cannot be mixed" in err
     assert "error: job 2 failed: 3 workers died with it" in err
     assert "error: 2 of 4 jobs failed: 1, 2" in err
-    assert Counter(level for level, _ in marks(tmp_path)) == {10: 1, 13: 1, 99: 3, 20: 1}
+    assert Counter(level for level, _ in marks(marked)) == {10: 1, 13: 1, 99: 3, 20: 1}
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert [row["status"] for row in record["jobs"]] == ["done", "failed", "failed", "done"]
-    assert of_session(process.pid) == []
-    assert not list(short.glob("sgd-*"))  # neither the cluster nor its workers left anything
 
 
-def test_an_interrupt_ends_everything(command: Command, tmp_path: Path) -> None:
+def test_an_interrupt_ends_a_local_cluster(command: Command, marked: Path, tmp_path: Path, short: Path) -> None:
     process = command("exec", "greys.yaml", "hold=true", "--ray", "--out", "out")
-    until(lambda: len(marks(tmp_path)) >= 1, process)
+    until(lambda: len(marks(marked)) >= 1, process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     _, err = process.communicate(timeout=30)
@@ -183,12 +194,13 @@ def test_an_interrupt_ends_everything(command: Command, tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
     assert err.splitlines()[-1].startswith("interrupted; files kept: none; record: out/run.json; run the same command")
     assert of_session(process.pid) == []
+    assert not list(short.glob("sgd-*"))
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
 
 
-def test_a_sweep(command: Command, tmp_path: Path) -> None:
-    words = ("sweep", "grey.yaml", "--vary", "level=10,13,20", "--ray", "--out", "sweep")
-    _, err = command(*words).communicate(timeout=150)
+def test_a_sweep(command: Command, cluster: Any, tmp_path: Path) -> None:
+    words = ("sweep", "grey.yaml", "--vary", "level=10,13,20", "--ray", "--ray-address", cluster.address)
+    _, err = command(*words, "--out", "sweep").communicate(timeout=150)
     assert "error: run 2 (level=13) failed: grey (toy.grey) failed: RuntimeError: thirteen cannot be mixed" in err
     assert {name: greys(tmp_path / "sweep" / name) for name in ("001-level-10", "002-level-13", "003-level-20")} == {
         "001-level-10": {"grey.png": 10}, "002-level-13": {}, "003-level-20": {"grey.png": 20},

@@ -159,10 +159,10 @@ class Dealer:
         except errors.RayTaskError as error:
             found = Started("", _reason(error))
         except errors.RayError as error:
-            self._died, self._problem = self._died + 1, f"it died when it started: {_reason(error)}"
+            self._died, self._problem = self._died + 1, f"its process died at the start: {_reason(error)}"
             self._kill(hired)
             if self._died == MOST_ATTEMPTS:
-                self._say_once(f"warning: no more workers are started, since {self._died} died: {self._problem}")
+                self._say_once(f"warning: no more workers are started, since {self._died} died at the start")
             return
         hired.started, self._died = found, 0
         if found.problem:
@@ -236,6 +236,6 @@ class Dealer:
 
 
 def _reason(error: BaseException) -> str:
-    """The last line of an error of Ray, which ends with that of the worker."""
-    cause = getattr(error, "cause", None) or error
-    return f"{type(cause).__name__}: {str(cause).strip().splitlines()[-1] if str(cause).strip() else ''}".rstrip(": ")
+    """An error of a worker in one line: the last one that Ray gives is that of the worker itself."""
+    lines = str(getattr(error, "cause", None) or error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

@@ -17,6 +17,7 @@ from typing import Any
 from ...contract import interrupts
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
+from ...contract.text_tables import shortened
 
 INSTALL = 'pip install "sgd[ray]"'
 LOCAL, AUTO = "local", "auto"
@@ -113,7 +114,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
             with redirect_stdout(sys.stderr):
                 ray.init(log_to_driver=False, logging_level=logging.ERROR, **given)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
             if scratch is not None:
                 raise NodeError(f"Ray does not start on this machine: {reason}") from error
             raise _no_answer(address, reason) from error

@@ -17,6 +17,7 @@ from ...contract.node_library import NodeLibrary
 from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.context import RECORD
 from ...runtime.run import run
+from ..cluster.cluster_options import cluster_options, require_possible
 from ..command_line import checked, options, wrong
 from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
@@ -40,6 +41,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     workflow(to)
     device(to)
     rank_options(to)
+    cluster_options(to, "the turns of the mapping loops")
     result_as_json(to)
     output_folder(to)
     to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
@@ -65,6 +67,12 @@ def command(arguments: Namespace) -> int:
     """`sgd exec`."""
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
+    try:
+        on_cluster = require_possible(arguments)
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    if on_cluster:
+        return _on_cluster(arguments)
     if not arguments.watch:
         return _shown(arguments)
     if (arguments.processes or 1) > 1 or arguments.parallel is not None:
@@ -72,6 +80,17 @@ def command(arguments: Namespace) -> int:
     from ..watch import watch
 
     return watch(arguments, lambda round: _shown(arguments, round))
+
+
+def _on_cluster(arguments: Namespace) -> int:
+    """Deal the workflow's jobs to the workers of a cluster."""
+    from ...runtime.observers.progress import Progress
+    from ..cluster.cluster_run import run_on_cluster
+
+    if arguments.quiet:
+        return run_on_cluster(arguments, None)
+    with Progress(display=arguments.display) as progress:
+        return run_on_cluster(arguments, progress)
 
 
 def _shown(arguments: Namespace, round: Round | None = None) -> int:

@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
-from benchmarks import steps
+from benchmarks.machine import wait
+from benchmarks.step_works import WORKS, step_of
 from helpers.direct import DirectRun
 from sgd.graph.contract.processes import read_mesh
 from sgd.nodes import denoiser, vae
@@ -37,11 +38,7 @@ from sgd.nodes.values import Latents
 
 TURNS = 3
 REPEATS = 3
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+BEGAN = time.time()
 
 
 def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[list[float], float]:
@@ -102,11 +99,11 @@ def host_profile(call: Callable[[], Any], device: str, rows: int = 45) -> list[s
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help=f"of {', '.join(steps.WORKS)}")
+    parser.add_argument("name", help=f"of {', '.join(WORKS)}")
     parser.add_argument("--parallel", default="ulysses=2", help="arrangements of all ranks, separated by semicolons")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
-    parser.add_argument("--no-decode", action="store_true")
+    parser.add_argument("--parts", default="step,decode")
     parser.add_argument("--host-profile", action="store_true")
     arguments = parser.parse_args()
     rank, device = int(os.environ["RANK"]), "cpu" if arguments.tiny else "cuda"
@@ -116,10 +113,10 @@ def main() -> None:
 
     def say(*words: Any) -> None:
         if rank == 0:
-            steps.say(arguments.name, *words)
+            print(f"[{time.time() - BEGAN:4.0f}]", arguments.name, *words, flush=True)
 
-    work = steps.WORKS[arguments.name]
-    with torch.inference_mode(), steps.step_of(arguments.name, work, device, arguments.tiny) as step:
+    work = WORKS[arguments.name]
+    with torch.inference_mode(), step_of(work, device, arguments.tiny) as step:
         config = step.model.config("transformer")
         kind = type(step.model.component("transformer")).__name__
         backends = Target("transformer", config, kind, "bfloat16", device).exact_backends()
@@ -134,7 +131,6 @@ def main() -> None:
             alone, together = DirectRun(), DirectRun()
             alone.device = together.device = device
             together.processes = processes
-            model.acquire("transformer", together)
 
             def predicted(run: DirectRun = together) -> torch.Tensor:
                 state = GateState()
@@ -144,6 +140,9 @@ def main() -> None:
                     state.end()
                 return torch.cat([value.float() for value in made.branches.values()])
 
+            if "step" not in arguments.parts:
+                continue
+            model.acquire("transformer", together)
             say("step", arrangement)
             calls = {"one": partial(predicted, alone), arrangement: predicted}
             before = processes.sent
@@ -154,7 +153,7 @@ def main() -> None:
                 lines = host_profile(predicted, device)
                 results[f"host {arrangement}"] = lines
             model.release("transformer")
-        if not arguments.no_decode:
+        if "decode" in arguments.parts:
             model.acquire("vae", together)
             noise = torch.Generator(device).manual_seed(7)  # equal on all ranks
             tensor = torch.randn(step.start.tensor.shape, generator=noise, device=device)

@@ -66,8 +66,8 @@ class Trace(Observer):
         """Writes the calls and turns of a second thread into lanes of their own."""
         other = copy.copy(self)
         other._nodes, other._turns = [], []
-        other._node_lane = self._lane(PROCESS, "overlapped nodes")
-        other._turn_lane = self._lane(PROCESS, "overlapped steps")
+        other._node_lane = self._lane(self.process, "overlapped nodes")
+        other._turn_lane = self._lane(self.process, "overlapped steps")
         return other
 
     def _write(self, **event: Any) -> None:

@@ -130,7 +130,7 @@ KERNELS: Mapping[str, Kernel] = {
 }
 """The kernels of this module by their names in diffusers' registry."""
 OF_OPERATORS = ("_sgd_flash_3", "_sgd_flash_3_fp8")
-"""Kernels that are operators of torch. Outside a graph they are called without another one around them: it takes time."""
+"""Kernels that are operators of torch: outside a graph, another operator around them only takes time."""
 
 
 def name(backend: str) -> Any:

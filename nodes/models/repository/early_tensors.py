@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import dummy, weight_files
+from .staging import staging
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ def read(
 ) -> dict[str, torch.Tensor] | None:
     """Read the tensors of a module's files to a device, in the dtypes of the module.
 
-    On a GPU they are copied in a stream of their own, so that kernels of other threads go on meanwhile.
+    On a GPU they are copied in a stream of their own, through pinned memory, so that kernels of other threads go on
+    meanwhile.
 
     Args:
         module: The module on the meta device.
@@ -44,12 +46,15 @@ def read(
         return None
     made: dict[str, torch.Tensor] = {}
     with own_stream(device):
+        buffers = staging(device)
         for file in files:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.offset_keys():
                     if stop():
                         return None
-                    made[name] = opened.get_tensor(name).to(device=device, dtype=expected[name].dtype)
+                    tensor = opened.get_tensor(name)
+                    moved = tensor if buffers is None else buffers.on_device(tensor)
+                    made[name] = moved.to(device=device, dtype=expected[name].dtype)
     return made
 
 

@@ -158,10 +158,12 @@ class StandardLibrary(NodeLibrary):
         return TracedRanks(mesh)
 
     def import_packages(self, run: Run) -> None:
-        """Import the packages that every model needs."""
+        """Import the packages that every model needs, and start the GPU meanwhile."""
         from ...graph.contract.process_state import exclusive
+        from ..support.device_start import device_starting
 
-        with exclusive():  # packages whose modules import each other are imported by one thread
+        # Packages whose modules import each other are imported by one thread.
+        with exclusive(), device_starting(run.device):
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers.dependency_versions_check  # noqa: F401
 

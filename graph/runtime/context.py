@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..contract.text_tables import shortened
 from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
+from .written_files import remove, signature, unwritable
 
 if TYPE_CHECKING:
     from .used_files import UsedFiles
@@ -69,7 +70,6 @@ class Context(Run):
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
-        self._beside: list[Context] = []
         self._of_threads: dict[int, Context] = {}
         self._files = threading.RLock()
         self._warned: set[str] = set()
@@ -84,8 +84,8 @@ class Context(Run):
                     self._folder.begun(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unwritable(target, error) from error
-            self.unfinished[target] = _signature(target)
+                raise unwritable(target, error) from error
+            self.unfinished[target] = signature(target)
         return target
 
     def temporary(self, target: Path) -> Path:
@@ -97,7 +97,7 @@ class Context(Run):
             try:
                 made = self._folder.temporary(target)
             except OSError as error:
-                raise _unwritable(target, error) from error
+                raise unwritable(target, error) from error
             self._temporary.append(made)
         return made
 
@@ -129,9 +129,9 @@ class Context(Run):
                         self._folder.finished(target)
                     self.written.append(target)
             finally:
-                _remove(made)
+                remove(made)
         except OSError as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
         return target
 
     def check(self, path: Path | str) -> Path:
@@ -178,16 +178,11 @@ class Context(Run):
         """A context of the same run for the calls of a second thread, whose observer is another."""
         other = copy.copy(self)
         other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
-        other.unfinished, other.kept_files, other._temporary, other._beside = {}, {}, [], []
-        other._of_threads = {}
-        self._beside.append(other)
+        other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
         return other
 
     def enter_thread(self, other: Context) -> None:
-        """From now on, this thread's reports to this context belong to the call of another one, from `beside`.
-
-        A component that was acquired in the run's thread has the context of that one.
-        """
+        """From now on, reports of this thread, such as those of components, are of the other context's call."""
         self._of_threads[threading.get_ident()] = other
 
     def _here(self) -> Context:
@@ -198,21 +193,21 @@ class Context(Run):
 
         Temporary files go first: a node that is still at work can no longer make an output of one.
         """
-        for other in self._beside:
+        for other in list(self._of_threads.values()):
             other.discard()
         with self._files:
             self._over = True
             for made in self._temporary:
-                _remove(made)
+                remove(made)
             for target, before in self.unfinished.items():
-                if before is None or _signature(target) != before:
-                    _remove(target)
-                _remove(target.with_name(f".{target.name}.part"))
+                if before is None or signature(target) != before:
+                    remove(target)
+                remove(target.with_name(f".{target.name}.part"))
             self._forget()
 
     def _forget(self) -> None:
         for made in self._temporary:
-            _remove(made)  # a node may have left one
+            remove(made)  # a node may have left one
         self._temporary.clear()
         self.unfinished.clear()
 
@@ -302,21 +297,3 @@ class Context(Run):
         place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
         found = ", ".join(part for part in (place, arg.given) if part)
         return f" ({found})" if found else ""
-
-
-def _signature(path: Path) -> object:
-    """A value that changes when a file is replaced or written; None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _unwritable(target: Path, error: OSError) -> NodeError:
-    return NodeError(f"{target} cannot be written: {error.strerror or error}")

@@ -146,6 +146,28 @@ def test_outputs_files_and_the_record_are_as_without_it(shape: str, slow: Slow, 
     assert not [thread for thread in threading.enumerate() if thread.name == "sgd overlap"]
 
 
+def test_two_pairs_of_loops_overlap_one_after_the_other(slow: Slow, tmp_path: Path) -> None:
+    first = in_the_next_loop()
+    again = graph(
+        call("z.tail", "m.decode", machine="$box:machine", a=Var("z", "x")),
+        call("z.save", "m.save", a="$z.tail", path=Format(("z-", Index("z"), ".txt"), safe=True)),
+        tail="$z.tail",
+    )
+    more = [
+        loop("y", {"c": "$cs"}, graph(*head("y"), o="$y.d:s")),
+        loop("z", {"x": "$y:o"}, again),
+        call("sum", "m.join", cells="$z:tail"),
+    ]
+    items = {**first.items, **{each.id: each for each in more}}
+    plan = plan_of(replace(first, items=items, outputs={**first.outputs, "sum": arg("$sum")}))
+    assert [each.loop.loop.id for each in overlaps_of(plan)[0]] == ["l", "y"]
+    before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
+    assert untimed(after.record) == untimed(before.record)
+    assert numbers_of(after.outputs["sum"]) == numbers_of(before.outputs["sum"])
+    assert len(list((tmp_path / "with").glob("*.txt"))) == 2 * COUNT
+    assert abs(after.record["unaccounted_seconds"]) < 0.02
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tail_runs_beside_the_next_head_and_one_tail_is_left_at_most(shape: str, slow: Slow, tmp_path: Path) -> None:
     record = run(plan_of(SHAPES[shape]()), out=tmp_path, overlap=True).record

@@ -19,6 +19,7 @@ from ..contract.processes import ONE_PROCESS
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
+from .arguments import place_of
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
 from .written_files import remove, signature, unwritable
@@ -181,9 +182,14 @@ class Context(Run):
         other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
         return other
 
-    def enter_thread(self, other: Context) -> None:
-        """From now on, reports of this thread, such as those of components, are of the other context's call."""
+    @contextmanager
+    def as_other(self, other: Context) -> Iterator[None]:
+        """Inside `with`, reports of this thread, such as those of components, are of the other context's call."""
         self._of_threads[threading.get_ident()] = other
+        try:
+            yield
+        finally:
+            del self._of_threads[threading.get_ident()]
 
     def _here(self) -> Context:
         return self._of_threads.get(threading.get_ident(), self) if self._of_threads else self
@@ -220,7 +226,7 @@ class Context(Run):
         other.call, other.observer = call, Observer()
         other.ranges, other.ends = False, ends
         other.processes = ONE_PROCESS  # other ranks may not do the same now
-        other._warned = set()
+        other._warned, other._of_threads = set(), {}
         return other
 
     def mute(self, messages: list[str]) -> None:
@@ -284,16 +290,7 @@ class Context(Run):
     def warn(self, message: str, parameter: str | None = None) -> None:
         here = self._here()
         if parameter is not None:
-            message += here._place(parameter)
+            message += place_of(here.call, parameter)
         if message not in self._warned:
             self._warned.add(message)
             here.observer.warned(here.call, message)
-
-    def _place(self, parameter: str) -> str:
-        """Where the value of a parameter of the call comes from, in brackets; empty if it is not known."""
-        arg = self.call.args.get(parameter) if self.call is not None else None
-        if arg is None:
-            return ""
-        place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
-        found = ", ".join(part for part in (place, arg.given) if part)
-        return f" ({found})" if found else ""

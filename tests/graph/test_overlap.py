@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from helpers import machines
-from helpers.machines import Cell, arg, call, graph, loop, numbers_of, plan_of
+from helpers.machines import Cell, Machine, arg, call, graph, loop, numbers_of, plan_of
 from helpers.positions import Listener
 from helpers.slow_nodes import Run as Started
 from helpers.slow_nodes import started
@@ -25,6 +25,7 @@ from sgd.graph.compiler.overlaps import overlaps_of
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer, Observers
+from sgd.graph.contract.node import Run
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.second_stream import SecondStream
 from sgd.graph.resume import snapshot_file
@@ -469,3 +470,25 @@ def test_too_little_memory_for_both_is_a_warning(slow: Slow, tmp_path: Path, mon
     assert result.record["warnings"] == ["--overlap: too little"]
     assert "overlapped_seconds" not in result.record
     assert not any(thread == "sgd overlap" for *_, thread in slow.calls)
+
+
+def test_reports_of_a_component_are_of_the_call_that_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component keeps the run that it was acquired with, and tells it something when a call reads it."""
+    runs: dict[str, Run] = {}
+
+    def acquire(machine: Machine, part: str, run: Run) -> None:
+        runs[part] = run
+        machine.core.held[part] = machine.core.held.get(part, 0) + 1
+
+    def read(machine: Machine, part: str) -> None:
+        time.sleep(0.01)
+        runs[part].detail(part=part)
+        runs[part].warn(f"the {part} is old")
+        runs[part].event("reading", part=part)
+
+    monkeypatch.setattr(Machine, "acquire", acquire)
+    monkeypatch.setattr(Machine, "read", read)
+    plan = plan_of(in_the_next_loop())
+    before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
+    assert sorted(after.record["warnings"]) == ["k.tail: the decoder is old", "l.d.heavy: the painter is old"]
+    assert untimed(after.record) == untimed(before.record)

@@ -16,10 +16,11 @@ import pytest
 from helpers import machines
 from helpers.machines import Cell, Machine, arg, call, graph, loop, numbers_of, plan_of
 from helpers.positions import Listener
+from helpers.slow_nodes import CHAIN, NODES, started
 from helpers.slow_nodes import Run as Started
-from helpers.slow_nodes import started
 from helpers.untimed_records import untimed
 from jsonschema import Draft202012Validator
+from sgd.graph.cli.main import main
 from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
 from sgd.graph.compiler.overlaps import overlaps_of
 from sgd.graph.compiler.plan import Plan
@@ -492,3 +493,21 @@ def test_reports_of_a_component_are_of_the_call_that_uses_it(tmp_path: Path, mon
     before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
     assert sorted(after.record["warnings"]) == ["k.tail: the decoder is old", "l.d.heavy: the painter is old"]
     assert untimed(after.record) == untimed(before.record)
+
+
+def test_the_command_overlaps_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    library = tmp_path / "slow_nodes.py"
+    library.write_text(NODES)
+    for name, text in (("chain", CHAIN), ("many", STORED)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = ["--library", str(library), "--device", "cpu", "--store", "off", "--overlap", "--out"]
+    assert main(["exec", str(tmp_path / "chain.yaml"), *words, str(tmp_path / "no")]) == 2
+    assert "no loop over a list has a loop with `carry` in it" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert main(["exec", str(tmp_path / "many.yaml"), *words, str(tmp_path / "yes")]) == 0
+    assert "s of nodes ran in a second thread while others did" in capsys.readouterr().out
+    record = json.loads((tmp_path / "yes" / "run.json").read_text())
+    assert {row["name"] for row in record["nodes"] if row.get("overlapped")} == {"save", "save.two", "save.file"}
+    words = ["--overlap", "--processes", "2", "--device", "cpu", "--out", str(tmp_path / "no")]
+    assert main(["exec", "many_prompts", *words]) == 2
+    assert "a run in several processes cannot have --overlap" in capsys.readouterr().err

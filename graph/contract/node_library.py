@@ -128,6 +128,9 @@ class NodeLibrary:
 
         A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
         the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
+
+        With `--overlap`, each thread has checks of its own. Those of the run's own thread hear of the calls of the
+        other one before these run, without arguments and outputs.
         """
         return ()
 

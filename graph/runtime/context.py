@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from ..contract.processes import ONE_PROCESS
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
+from .arguments import place_of
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
+from .written_files import remove, signature, unwritable
 
 if TYPE_CHECKING:
     from .used_files import UsedFiles
@@ -71,7 +73,6 @@ class Context(Run):
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
-        self._beside: list[Context] = []
         self._of_threads: dict[int, Context] = {}
         self._files = threading.RLock()
         self._warned: set[str] = set()
@@ -86,8 +87,8 @@ class Context(Run):
                     self._folder.begun(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unwritable(target, error) from error
-            self.unfinished[target] = _signature(target)
+                raise unwritable(target, error) from error
+            self.unfinished[target] = signature(target)
         return target
 
     def at_hand(self) -> Iterable[Any]:
@@ -102,7 +103,7 @@ class Context(Run):
             try:
                 made = self._folder.temporary(target)
             except OSError as error:
-                raise _unwritable(target, error) from error
+                raise unwritable(target, error) from error
             self._temporary.append(made)
         return made
 
@@ -134,9 +135,9 @@ class Context(Run):
                         self._folder.finished(target)
                     self.written.append(target)
             finally:
-                _remove(made)
+                remove(made)
         except OSError as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
         return target
 
     def check(self, path: Path | str) -> Path:
@@ -183,17 +184,17 @@ class Context(Run):
         """A context of the same run for the calls of a second thread, whose observer is another."""
         other = copy.copy(self)
         other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
-        other.unfinished, other.kept_files, other._temporary, other._beside = {}, {}, [], []
-        other._of_threads = {}
-        self._beside.append(other)
+        other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
         return other
 
-    def enter_thread(self, other: Context) -> None:
-        """From now on, this thread's reports to this context belong to the call of another one, from `beside`.
-
-        A component that was acquired in the run's thread has the context of that one.
-        """
+    @contextmanager
+    def as_other(self, other: Context) -> Iterator[None]:
+        """Inside `with`, reports of this thread, such as those of components, are of the other context's call."""
         self._of_threads[threading.get_ident()] = other
+        try:
+            yield
+        finally:
+            del self._of_threads[threading.get_ident()]
 
     def _here(self) -> Context:
         return self._of_threads.get(threading.get_ident(), self) if self._of_threads else self
@@ -203,21 +204,21 @@ class Context(Run):
 
         Temporary files go first: a node that is still at work can no longer make an output of one.
         """
-        for other in self._beside:
+        for other in list(self._of_threads.values()):
             other.discard()
         with self._files:
             self._over = True
             for made in self._temporary:
-                _remove(made)
+                remove(made)
             for target, before in self.unfinished.items():
-                if before is None or _signature(target) != before:
-                    _remove(target)
-                _remove(target.with_name(f".{target.name}.part"))
+                if before is None or signature(target) != before:
+                    remove(target)
+                remove(target.with_name(f".{target.name}.part"))
             self._forget()
 
     def _forget(self) -> None:
         for made in self._temporary:
-            _remove(made)  # a node may have left one
+            remove(made)  # a node may have left one
         self._temporary.clear()
         self.unfinished.clear()
 
@@ -230,7 +231,7 @@ class Context(Run):
         other.call, other.observer = call, Observer()
         other.ranges, other.ends, other.waits = False, ends, waits
         other.processes = ONE_PROCESS  # other ranks may not do the same now
-        other._warned = set()
+        other._warned, other._of_threads = set(), {}
         return other
 
     def mute(self, messages: list[str]) -> None:
@@ -294,34 +295,7 @@ class Context(Run):
     def warn(self, message: str, parameter: str | None = None) -> None:
         here = self._here()
         if parameter is not None:
-            message += here._place(parameter)
+            message += place_of(here.call, parameter)
         if message not in self._warned:
             self._warned.add(message)
             here.observer.warned(here.call, message)
-
-    def _place(self, parameter: str) -> str:
-        """Where the value of a parameter of the call comes from, in brackets; empty if it is not known."""
-        arg = self.call.args.get(parameter) if self.call is not None else None
-        if arg is None:
-            return ""
-        place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
-        found = ", ".join(part for part in (place, arg.given) if part)
-        return f" ({found})" if found else ""
-
-
-def _signature(path: Path) -> object:
-    """A value that changes when a file is replaced or written; None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _unwritable(target: Path, error: OSError) -> NodeError:
-    return NodeError(f"{target} cannot be written: {error.strerror or error}")

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,7 @@ from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
 from .overlap.overlapped_time import OverlappedTime
+from .run_environment import environment
 
 
 @dataclass(frozen=True)
@@ -268,21 +266,6 @@ class Recorder(Observer):
 def _own(detail: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a call without times of the run that made it."""
     return {name: value for name, value in detail.items() if name != "loaded"}
-
-
-def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
-    """The machine, and the versions of packages by name; None for one that is not installed."""
-    found: dict[str, Any] = {"device": device, "python": platform.python_version(), "os": platform.platform()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda"):
-        with suppress(Exception):  # torch may be half imported, or the GPU may fail
-            found["device"] = torch.cuda.get_device_name()
-    return found
 
 
 def plain_output(value: Any, run: Run) -> Any:

@@ -6,7 +6,7 @@ import itertools
 import json
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +14,19 @@ from typing import Any
 
 import pytest
 from helpers import machines
-from helpers.machines import Cell, arg, call, graph, loop, numbers_of, plan_of
+from helpers.machines import Cell, Machine, arg, call, graph, loop, numbers_of, plan_of
 from helpers.positions import Listener
+from helpers.slow_nodes import CHAIN, NODES, started
 from helpers.slow_nodes import Run as Started
-from helpers.slow_nodes import started
 from helpers.untimed_records import untimed
 from jsonschema import Draft202012Validator
-from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
+from sgd.graph.cli.main import main
+from sgd.graph.compiler.ir import Format, Graph, Index, Item, Items, Ref, Var
 from sgd.graph.compiler.overlaps import overlaps_of
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer, Observers
+from sgd.graph.contract.node import Run
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.second_stream import SecondStream
 from sgd.graph.resume import snapshot_file
@@ -104,10 +106,16 @@ SHAPES = {"body": in_the_body, "next": in_the_next_loop}
 
 
 class Slow:
-    """Makes node types slow, and notes when each call was at work, and in which thread."""
+    """Makes node types slow, and notes when each call was at work, and in which thread.
+
+    With `beside`, each tail but the last waits until the next head has begun.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: Mapping[str, float]) -> None:
         self.calls: list[tuple[str, float, float, str]] = []
+        self.beside = False
+        self.begun: Counter[str] = Counter()
+        self.changed = threading.Condition()
         for name, wait in seconds.items():
             self._patch(monkeypatch, name, wait)
 
@@ -116,6 +124,12 @@ class Slow:
 
         def function(**arguments: Any) -> Any:
             began = time.perf_counter()
+            with self.changed:
+                turn = self.begun[name]
+                self.begun[name] += 1
+                self.changed.notify_all()
+                if self.beside and name == "m.decode" and turn < COUNT - 1:  # a head paints twice
+                    assert self.changed.wait_for(lambda: self.begun["m.paint"] > 2 * (turn + 1), 30)
             time.sleep(wait)
             made = original.function(**arguments)
             self.calls.append((name, began, time.perf_counter(), threading.current_thread().name))
@@ -146,16 +160,38 @@ def test_outputs_files_and_the_record_are_as_without_it(shape: str, slow: Slow, 
     assert not [thread for thread in threading.enumerate() if thread.name == "sgd overlap"]
 
 
+def test_two_pairs_of_loops_overlap_one_after_the_other(slow: Slow, tmp_path: Path) -> None:
+    first = in_the_next_loop()
+    again = graph(
+        call("z.tail", "m.decode", machine="$box:machine", a=Var("z", "x")),
+        call("z.save", "m.save", a="$z.tail", path=Format(("z-", Index("z"), ".txt"), safe=True)),
+        tail="$z.tail",
+    )
+    more: list[Item] = [
+        loop("y", {"c": "$cs"}, graph(*head("y"), o="$y.d:s")),
+        loop("z", {"x": "$y:o"}, again),
+        call("sum", "m.join", cells="$z:tail"),
+    ]
+    items = {**first.items, **{each.id: each for each in more}}
+    plan = plan_of(replace(first, items=items, outputs={**first.outputs, "sum": arg("$sum")}))
+    assert [each.loop.loop.id for each in overlaps_of(plan)[0]] == ["l", "y"]
+    before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
+    assert untimed(after.record) == untimed(before.record)
+    assert numbers_of(after.outputs["sum"]) == numbers_of(before.outputs["sum"])
+    assert len(list((tmp_path / "with").glob("*.txt"))) == 2 * COUNT
+    assert abs(after.record["unaccounted_seconds"]) < 0.04
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_tail_runs_beside_the_next_head_and_one_tail_is_left_at_most(shape: str, slow: Slow, tmp_path: Path) -> None:
-    record = run(plan_of(SHAPES[shape]()), out=tmp_path, overlap=True).record
-    heads = [call for call in slow.calls if call[0] == "m.paint"]  # two to a turn
+    slow.beside = True
+    result = run(plan_of(SHAPES[shape]()), out=tmp_path, overlap=True)
+    record = result.record
+    assert result.status == "done", result.error
+    heads = [call for call in slow.calls if call[0] == "m.paint"]
     tails = [call for call in slow.calls if call[0] == "m.decode"]
     ends = [call for call in slow.calls if call[0] == "m.save"]
     for turn in range(COUNT - 1):
-        _, began, ended, _ = tails[turn]
-        assert began < heads[2 * turn + 3][2]  # before the next head is over
-        assert any(start < ended and began < end for _, start, end, _ in heads[2 * turn + 2 : 2 * turn + 4])
         assert tails[turn + 1][1] >= ends[turn][2]
         if turn + 2 < COUNT:
             assert heads[2 * turn + 4][1] >= ends[turn][2]
@@ -163,12 +199,13 @@ def test_a_tail_runs_beside_the_next_head_and_one_tail_is_left_at_most(shape: st
     tail = "l" if shape == "body" else "k"
     assert {name for name, row in rows.items() if row.get("overlapped")} >= {f"{tail}.tail", f"{tail}.save"}
     assert "overlapped" not in rows["l.d.heavy"]
-    beside = sum(end - began for _, began, end, thread in slow.calls if thread == "sgd overlap")
-    left = beside / COUNT  # the run waits for the last tail
-    assert record["overlapped_seconds"] == pytest.approx(beside - left, abs=0.05)
-    assert abs(record["unaccounted_seconds"]) < 0.02
+    second = [(began, end) for _, began, end, thread in slow.calls if thread == "sgd overlap"]
+    both = sum(max(min(end, e) - max(began, b), 0.0) for began, end in second for _, b, e, _ in heads)
+    assert 0 < both - 0.02 < record["overlapped_seconds"] < sum(end - began for began, end in second) - 0.02
+    top = sum(row["seconds"] for name, row in rows.items() if "." not in name)
+    assert top - record["overlapped_seconds"] == pytest.approx(record["seconds"], abs=0.04)
     assert sum(record["phases"].values()) == pytest.approx(record["seconds"], abs=1e-6)
-    assert record["phases"]["save"] == pytest.approx(rows[f"{tail}.save"]["seconds"] / COUNT, abs=0.02)
+    assert 0 < record["phases"]["save"] < rows[f"{tail}.save"]["seconds"]
     SCHEMA.validate(record)
 
 
@@ -191,7 +228,7 @@ def test_an_error_of_a_tail_is_that_of_a_run_without(shape: str, slow: Slow, tmp
     assert str(after.error) == str(before.error)
     assert after.record["error"] == before.record["error"]
     assert sorted(path.name for path in (tmp_path / "with").iterdir()) == ["out-0.txt", "run.json"]
-    assert abs(after.record["unaccounted_seconds"]) < 0.02
+    assert abs(after.record["unaccounted_seconds"]) < 0.04
 
 
 def test_a_head_that_fails_lets_the_tail_before_it_finish(slow: Slow, tmp_path: Path) -> None:
@@ -447,3 +484,43 @@ def test_too_little_memory_for_both_is_a_warning(slow: Slow, tmp_path: Path, mon
     assert result.record["warnings"] == ["--overlap: too little"]
     assert "overlapped_seconds" not in result.record
     assert not any(thread == "sgd overlap" for *_, thread in slow.calls)
+
+
+def test_reports_of_a_component_are_of_the_call_that_uses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A component keeps the run that it was acquired with, and tells it something when a call reads it."""
+    runs: dict[str, Run] = {}
+
+    def acquire(machine: Machine, part: str, run: Run) -> None:
+        runs[part] = run
+        machine.core.held[part] = machine.core.held.get(part, 0) + 1
+
+    def read(machine: Machine, part: str) -> None:
+        time.sleep(0.01)
+        runs[part].detail(part=part)
+        runs[part].warn(f"the {part} is old")
+        runs[part].event("reading", part=part)
+
+    monkeypatch.setattr(Machine, "acquire", acquire)
+    monkeypatch.setattr(Machine, "read", read)
+    plan = plan_of(in_the_next_loop())
+    before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
+    assert sorted(after.record["warnings"]) == ["k.tail: the decoder is old", "l.d.heavy: the painter is old"]
+    assert untimed(after.record) == untimed(before.record)
+
+
+def test_the_command_overlaps_or_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    library = tmp_path / "slow_nodes.py"
+    library.write_text(NODES)
+    for name, text in (("chain", CHAIN), ("many", STORED)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    words = ["--library", str(library), "--device", "cpu", "--store", "off", "--overlap", "--out"]
+    assert main(["exec", str(tmp_path / "chain.yaml"), *words, str(tmp_path / "no")]) == 2
+    assert "no loop over a list has a loop with `carry` in it" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert main(["exec", str(tmp_path / "many.yaml"), *words, str(tmp_path / "yes")]) == 0
+    assert "s of nodes ran in a second thread while others did" in capsys.readouterr().out
+    record = json.loads((tmp_path / "yes" / "run.json").read_text())
+    assert {row["name"] for row in record["nodes"] if row.get("overlapped")} == {"save", "save.two", "save.file"}
+    words = ["--overlap", "--processes", "2", "--device", "cpu", "--out", str(tmp_path / "no")]
+    assert main(["exec", "many_prompts", *words]) == 2
+    assert "a run in several processes cannot have --overlap" in capsys.readouterr().err

@@ -109,7 +109,7 @@ class Lane(ABC):
         error: BaseException | None = None
         try:
             with ExitStack() as stack:
-                self.main.run.enter_thread(self.context)
+                stack.enter_context(self.main.run.as_other(self.context))
                 self.clock.adopt()
                 self.clock.serve(f"{OTHER} executor")
                 stack.enter_context(watched(self.clock))

@@ -128,8 +128,8 @@ def _scaled(
     """The product by `torch._scaled_mm`, in bfloat16."""
     count = x.values.shape[0]
     if count < LEAST_ROWS:
-        made = _scaled(x.filled(LEAST_ROWS), weight, scale, bias, None, kernel)[:count]
-        return made if out is None else out.copy_(made)
+        few = _scaled(x.filled(LEAST_ROWS), weight, scale, bias, None, kernel)[:count]
+        return few if out is None else out.copy_(few)
     inside = bias if kernel.bias else None
     scales = x.scales if x.scales.data_ptr() % 16 == 0 else x.scales.clone()  # cuBLASLt reads them by vectors
     given = {"out": out} if out is not None and kernel.out else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.kernels import kernels_of
+from benchmarks.kernel_times import kernels_of
 from benchmarks.machine import peak, require_near, state, waited
 from benchmarks.speed_results import Measured, Way
 from sgd.nodes.models.decoders import rebuilt_vae

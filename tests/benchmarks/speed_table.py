@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.kernels import lines
+from benchmarks.kernel_times import lines
 from benchmarks.speed_results import Measured, Way
 from benchmarks.speed_rows import Row
 

@@ -121,7 +121,7 @@ def measure(
         seconds: How long the turns may take; each way has `LEAST_TURNS` in any case.
         missed: The ways of which the kernels are wanted.
     """
-    from benchmarks.kernels import kernels_of
+    from benchmarks.kernel_times import kernels_of
 
     with step_of(WORKS[work], device, small) as step:
         found.errors |= errors(step, StepRun(step, device))

@@ -18,7 +18,11 @@ from . import quantized_rows, rows
 from .quantized_rows import Format, QuantizedRows
 
 LEAST_ROWS = 32
-"""Products of 8 bits take more than 16 rows on a GPU; fewer are filled up to this number."""
+"""`torch._int_mm` takes more than 16 rows on a GPU; fewer are filled up to this number."""
+
+FEW_ROWS = 128
+"""Up to so many rows a bias is added after the product. cuBLASLt has no product with a bias for some shapes with fewer
+(measured on an H200 with torch 2.11: up to 42 rows of 12,288 or 15,360 inputs and 3,072 outputs)."""
 
 NEAR = 0.05
 """Largest relative difference from the product of the same numbers as floats, for a product that works."""
@@ -126,11 +130,7 @@ def _scaled(
     kernel: Kernel,
 ) -> torch.Tensor:
     """The product by `torch._scaled_mm`, in bfloat16."""
-    count = x.values.shape[0]
-    if count < LEAST_ROWS:
-        few = _scaled(x.filled(LEAST_ROWS), weight, scale, bias, None, kernel)[:count]
-        return few if out is None else out.copy_(few)
-    inside = bias if kernel.bias else None
+    inside = bias if kernel.bias and x.values.shape[0] > FEW_ROWS else None
     scales = x.scales if x.scales.data_ptr() % 16 == 0 else x.scales.clone()  # cuBLASLt reads them by vectors
     given = {"out": out} if out is not None and kernel.out else {}
     made: torch.Tensor = torch._scaled_mm(

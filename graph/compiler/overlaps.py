@@ -59,7 +59,9 @@ def overlaps_of(plan: Plan) -> tuple[tuple[Overlap, ...], list[str]]:
             reasons.append(f"{step.loop.id}: {made}")
         else:
             found.append(made)
-    return tuple(found), reasons or ["no loop over a list has a loop with `carry` in it"]
+    if not found and not reasons:
+        reasons.append("no loop over a list has a loop with `carry` in it")
+    return tuple(found), reasons
 
 
 def _overlap(plan: Plan, number: int, step: LoopStep) -> Overlap | str:

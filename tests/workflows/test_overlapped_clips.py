@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import sgd
 from helpers.untimed_records import untimed
+from sgd.graph.compiler.overlaps import overlaps_of
+from sgd.graph.runtime.estimate import estimate
+from sgd.graph.runtime.overlap import possible
 
 TWO_LOOPS = """
 sgd: 1
@@ -64,3 +67,23 @@ def test_clips_gates_and_records_are_as_without_it(text: str, tmp_path: Path) ->
     assert untimed(after.record) == untimed(before.record)
     marked = {row["type"] for row in after.record["nodes"] if row.get("overlapped")}
     assert {"vae.decode", "video.save"} <= marked
+
+
+@pytest.mark.parametrize("text", [TWO_LOOPS, ONE_LOOP], ids=["two-loops", "one-loop"])
+def test_a_card_must_hold_both_parts_of_a_turn(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "clips.yaml"
+    file.write_text(text)
+    plan = sgd.compile(file)
+    found, _ = overlaps_of(plan)
+    estimated = estimate(plan, device="cuda", memory_bytes=1 << 40)
+    needs = possible.needed_bytes(estimated, found[0].head, found[0].calls)
+    rows = {row["name"]: row["peak_bytes"] for row in estimated["nodes"]}
+    decode = next(peak for name, peak in rows.items() if name.endswith(".frames"))
+    predict = next(peak for name, peak in rows.items() if name.endswith(".predict"))
+    assert max(decode, predict) < needs <= decode + predict
+    monkeypatch.setattr(possible, "estimate", lambda *_, **__: estimated)  # with less memory, nodes choose to need less
+    for has, fits in ((int(1.2 * needs), True), (int(1.05 * needs), False)):
+        monkeypatch.setattr(possible.devices, "memory_bytes", lambda device, has=has: has)
+        assert (possible.misfit(plan, found, "cuda", {}) == "") == fits
+    assert "at once, and the device has" in possible.misfit(plan, found, "cuda", {})
+    assert possible.misfit(plan, found, "cpu", {}) == ""

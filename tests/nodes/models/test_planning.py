@@ -59,6 +59,7 @@ def test_counts_of_the_wan_transformer_at_full_size(run, config, sizes, latent, 
             "flops": 0,
             "peak_bytes": dummy.size(module)[1] + buffers,
             "live_bytes": dummy.size(module)[1] + buffers,
+            "sent_bytes": 0,
             "dtype": None,
         }
         assert taken["flops"] == wan_flops(*latent, **sizes)
@@ -101,7 +102,7 @@ def test_live_bytes_follow_references(run):
     with cost_meter.meter(run) as meter:
         a = torch.empty(1000, device="meta")
         view = a[:10].view(2, 5)
-        assert meter.take() == {"flops": 0, "peak_bytes": 4000, "live_bytes": 4000, "dtype": None}
+        assert meter.take() == {"flops": 0, "peak_bytes": 4000, "live_bytes": 4000, "sent_bytes": 0, "dtype": None}
         del a
         assert meter.take()["live_bytes"] == 4000  # the view holds the storage
         b = view + 1
@@ -109,7 +110,7 @@ def test_live_bytes_follow_references(run):
         taken = meter.take()
         assert (taken["peak_bytes"], taken["live_bytes"]) == (4040, 40)
         torch.empty(500, device="meta")
-        assert meter.take() == {"flops": 0, "peak_bytes": 2040, "live_bytes": 40, "dtype": None}
+        assert meter.take() == {"flops": 0, "peak_bytes": 2040, "live_bytes": 40, "sent_bytes": 0, "dtype": None}
         b += 1
         del b
         assert meter.take()["live_bytes"] == 0
@@ -138,6 +139,7 @@ def test_attention_counts_as_one_operation(run, causal):
             "flops": 2 * 2 * 8 * 100 * 77 * (64 + 32),
             "peak_bytes": out.numel() * 4,
             "live_bytes": out.numel() * 4,
+            "sent_bytes": 0,
             "dtype": "float32",
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.kernel_caches import KernelCache
@@ -159,11 +159,14 @@ class StandardLibrary(NodeLibrary):
 
     def import_packages(self, run: Run) -> None:
         """Import the packages that every model needs, and start the GPU meanwhile."""
+        from ...graph.contract.interrupts import installed
         from ...graph.contract.process_state import exclusive
         from ..support.device_start import device_starting
+        from ..support.distributions import made_when_asked
 
+        quick = made_when_asked() if installed() else nullcontext()
         # Packages whose modules import each other are imported by one thread.
-        with exclusive(), device_starting(run.device):
+        with exclusive(), device_starting(run.device), quick:
             import diffusers.utils.torch_utils  # noqa: F401
             import transformers.dependency_versions_check  # noqa: F401
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Unpack
 
 from . import plain_shapes
@@ -35,6 +39,8 @@ UNUSED = (
 NAMES: Mapping[str, tuple[str, ...]] = {
     # Losses of training.
     "scipy.optimize": ("linear_sum_assignment",),
+    # Checkpoints of GGUF that diffusers itself loads.
+    "diffusers.quantizers.gguf": ("GGUFQuantizer",),
     # Adapters: diffusers asks whether a layer belongs to one.
     "peft.tuners.tuners_utils": ("BaseTunerLayer",),
     # Masks that are made with `vmap`.
@@ -75,6 +81,9 @@ ENCODERS: Mapping[str, tuple[str, ...]] = {
 """Classes of text and image encoders by their module in `transformers.models`. The package finds the module of a class
 by reading the source of all its models, which takes a good part of a start, so it is asked for other classes only."""
 
+OPERATORS = ("torch._prims", "diffusers.models.attention_dispatch")
+"""Modules that register operators of torch, which asks `inspect` where each one stands in the source."""
+
 DOCSTRINGS = "transformers.utils.auto_docstring"
 """Writes docstrings of models, and imports processors and `regex` for that."""
 
@@ -95,10 +104,13 @@ def prepare_imports() -> None:
     """
     os.environ.setdefault(PARALLEL, "1")
     with suppress(PackageNotFoundError):
-        defer("transformers", inside=ALL, given={"__version__": version("transformers")}, homes=homes())
+        known = {"__version__": version("transformers")}
+        defer("transformers", inside=ALL, stand_ins=("AutoImageProcessor",), given=known, homes=homes())
         defer("transformers.models", inside=ALL)
         defer("transformers.processing_utils", given={"Unpack": Unpack})
         defer(DOCSTRINGS, stand_ins=DOCUMENTED, given={"auto_docstring": _undocumented})
+    for name in OPERATORS:
+        _tell_source(name)
     for package in COLLECTIONS:
         defer(package, inside=ALL)
     for module in UNUSED:
@@ -116,9 +128,24 @@ def prepare_imports() -> None:
     defer(plain_shapes.MODULE, given=plain_shapes.stand_ins())
 
 
+def _tell_source(name: str) -> None:
+    """Tell `inspect` the file of a module. It would look at the files of all modules, with each link on the way."""
+    package, *inner = name.split(".")
+    spec = find_spec(package) if package not in sys.modules else None
+    if spec is not None and spec.origin is not None:
+        path = Path(spec.origin).parent.joinpath(*inner)
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        inspect.modulesbyfile.setdefault(str(file), name)
+
+
 def homes() -> dict[str, str]:
     """Places of classes of transformers. Since its version 5, the tokenizer `XTokenizerFast` is `XTokenizer`."""
     places = {name: f"transformers.models.{module}:{name}" for module, names in ENCODERS.items() for name in names}
+    places |= {
+        "PreTrainedModel": "transformers.modeling_utils:PreTrainedModel",
+        "PreTrainedTokenizerFast": "transformers.tokenization_utils_tokenizers:TokenizersBackend",
+        "TokenizersBackend": "transformers.tokenization_utils_tokenizers:TokenizersBackend",
+    }
     return places | {f"{name}Fast": place for name, place in places.items() if name.endswith("Tokenizer")}
 
 

@@ -237,17 +237,28 @@ def test_marks_are_handed_over_in_order(run):
     assert run(code) == ["1", "2", "kept", "marks", "[1,", "2]", "3", "[1,", "2,", "3]"]
 
 
-def test_each_class_of_an_encoder_is_that_of_transformers():
+def test_classes_are_those_of_transformers_and_diffusers():
     code = """
     import sys
     from sgd.nodes.support import start
     start.prepare_imports()
+    import inspect, torch, diffusers.models.attention_dispatch
+    for name in start.OPERATORS:
+        assert inspect.getmodule(None, sys.modules[name].__file__) is sys.modules[name]
+    from diffusers.quantizers.auto import AUTO_QUANTIZER_MAPPING, DiffusersAutoQuantizer
+    assert "gguf" not in sys.modules
+    from diffusers import GGUFQuantizationConfig
+    made = DiffusersAutoQuantizer.from_config(GGUFQuantizationConfig(torch.float32))
+    from diffusers.quantizers.gguf import GGUFQuantizer
+    assert type(made) is GGUFQuantizer and made.compute_dtype is torch.float32 and "gguf" in sys.modules
     import transformers, transformers.models
     homes = start.homes()
     found = {name: getattr(transformers, name) for name in homes}
     assert {"CLIPTokenizerFast", "Qwen2_5_VLForConditionalGeneration"} <= set(found)
     assert [type(sys.modules[name]).__name__ for name in ("transformers", "transformers.models")] == ["_Deferred"] * 2
-    from transformers import AutoModel, PreTrainedTokenizerFast  # at no home
+    from diffusers.loaders.single_file_utils import AutoImageProcessor
+    assert type(sys.modules["transformers"]).__name__ == "_Deferred"
+    from transformers import AutoModel, PreTrainedTokenizerFast  # the first is at no home
     import transformers as real
     assert type(real).__name__ == "_LazyModule"
     assert all(getattr(real, name) is value for name, value in found.items())
@@ -256,6 +267,7 @@ def test_each_class_of_an_encoder_is_that_of_transformers():
     assert legacy is PreTrainedTokenizerFast
     from transformers.utils import ModelArgs, auto_docstring
     assert "description" in ModelArgs.input_ids
+    assert AutoImageProcessor.from_pretrained == real.AutoImageProcessor.from_pretrained
     from transformers.models.t5gemma.modeling_t5gemma import T5GemmaModel
     assert "Args" in T5GemmaModel.forward.__doc__
     """

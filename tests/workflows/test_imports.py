@@ -45,6 +45,7 @@ UNUSED = (
     "torch.distributed.tensor",
     "sympy",
     "ftfy",
+    "gguf",
     "transformers.models.bert",
     "diffusers.hooks.layerwise_casting",
     "diffusers.models.transformers.transformer_flux",

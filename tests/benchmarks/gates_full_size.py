@@ -72,6 +72,8 @@ class Loops:
             "wan": ForwardPattern.Pattern_2,
         }
         transformer = model.component("transformer")
+        # The package exchanges `forward` for a function of its own; attention and compiled blocks are chosen by now.
+        vars(transformer).pop("forward", None)
         lists = [getattr(transformer, attribute) for attribute in model.family.blocks.lists]
         pattern = patterns[model.family.name]
         kind: Any = lists if len(lists) > 1 else lists[0]

@@ -287,6 +287,8 @@ def test_two_jobs_cannot_write_one_file(checked_file, library, tmp_path: Path) -
     ("words", "message"),
     [
         (["--ray", "--processes", "2"], "--ray cannot be combined with --processes"),
+        (["--ray", "--overlap"], "--ray cannot be combined with --overlap"),
+        (["--ray", "--device", "cuda:1"], "--ray cannot be combined with --device cuda:1"),
         (["--ray", "--watch"], "--ray cannot be combined with --watch"),
         (["--ray", "--store", "here"], "--ray cannot be combined with --store"),
         (["--ray", "--trace", "t.json"], "--ray cannot be combined with --trace"),

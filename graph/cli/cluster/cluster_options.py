@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from ...contract.device import card_number
 from ...contract.errors import NodeError
 from ...contract.rank_start import rank_place
 from ..common_arguments import SNAPSHOT_SECONDS
@@ -41,6 +42,8 @@ def require_possible(arguments: Namespace) -> bool:
     if rank_place() is not None:
         raise NodeError("--ray cannot run under torchrun", help="start it once, by `sgd`")
     refused = _refused(arguments) if arguments.command == "exec" else "--jobs" if arguments.jobs > 1 else None
+    if refused is None and card_number(arguments.device) is not None:
+        refused = f"--device {arguments.device}"
     if refused is None and arguments.store not in (None, OFF):
         refused = "--store"
     if refused is not None:
@@ -56,7 +59,7 @@ def _refused(arguments: Namespace) -> str | None:
     found = {
         "--processes": arguments.processes is not None,
         "--parallel": arguments.parallel is not None,
-        "--overlap": bool(getattr(arguments, "overlap", False)),
+        "--overlap": arguments.overlap,
         "--watch": arguments.watch,
         "--strict": arguments.strict,
         "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,

@@ -156,6 +156,17 @@ def test_a_record_of_today_and_an_older_one_are_enough(sgd) -> None:
     assert "ceiling" not in page.text
 
 
+def test_a_record_without_times_says_so(sgd) -> None:
+    """`--profile off` writes null for the times of nodes."""
+    given = record(options={"profile": "off"}, unaccounted_seconds=None)
+    given["phases"]["save"] = None
+    for row in given["nodes"]:
+        row["seconds"] = row["share"] = None
+    (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
+    assert sgd("run")[0] == 0
+    assert "the run measured no times of nodes (--profile off)" in outline(Path("run/report.html")).text
+
+
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
 def test_a_run_that_did_not_end_shows_what_it_has(sgd, status: str) -> None:
     more: dict[str, Any] = {"error": "predict (toy.predict) failed: no <memory>"} if status == "failed" else {}

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
@@ -40,15 +40,28 @@ class Ceiling(BaseModel):
     fraction: float
 
 
+def _number(value: Any) -> Any:
+    """0 in place of null, which `--profile off` writes for times; `RunRecord.warnings` says so."""
+    return 0.0 if value is None else value
+
+
+def _numbers(values: Any) -> Any:
+    return {name: _number(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+
+Seconds = Annotated[float, BeforeValidator(_number)]
+Measured = Annotated[dict[str, float], BeforeValidator(_numbers)]
+
+
 class NodeRow(BaseModel):
     """The row of a node, loop or composite; a name in brackets is time outside nodes."""
 
     name: str
     type: str = ""
     calls: int = 0
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     device_seconds: float | None = None
-    share: float = 0.0
+    share: Seconds = 0.0
     peak_bytes: float | None = None
     uncounted: bool = False
     flops: float | None = None
@@ -155,7 +168,7 @@ class RunRecord(BaseModel):
     status: str
     error: str | None = None
     seconds: float
-    phases: dict[str, float] = Field(default_factory=dict)
+    phases: Measured = Field(default_factory=dict)
     unaccounted_seconds: float | None = None
     peak_bytes: float | None = None
     nodes: list[NodeRow] = Field(default_factory=list)
@@ -168,6 +181,12 @@ class RunRecord(BaseModel):
     kernels: list[KernelRow] = Field(default_factory=list)
     parallel: Arrangement | None = None
     processes: list[ProcessRow] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _tell_of_no_times(self) -> RunRecord:
+        if self.options.get("profile") == "off":
+            self.warnings.append("the run measured no times of nodes (--profile off): all are 0 here")
+        return self
 
 
 @dataclass(frozen=True)

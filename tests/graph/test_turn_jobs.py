@@ -16,6 +16,7 @@ from sgd.graph.compiler.checks.separate_turns import SeparateTurns, separate_tur
 from sgd.graph.compiler.compile import Checked, check, plan_of
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import Observer
+from sgd.graph.contract.file_locks import alone
 from sgd.graph.contract.processes import Mesh
 from sgd.graph.language.literals import Given
 from sgd.graph.language.registry import Library, installed
@@ -24,6 +25,7 @@ from sgd.graph.runtime.cluster import ray_cluster
 from sgd.graph.runtime.cluster.job_result import JobResult
 from sgd.graph.runtime.cluster.turn_run import TurnRun
 from sgd.graph.runtime.cluster.turn_work import OpenTurns, TurnWork, texts_of
+from sgd.graph.runtime.cluster.worker_process import LOCK, PREFIX, remove_left
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.output_folder import OutputFolder
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
@@ -158,6 +160,18 @@ def test_other_versions_are_told(checked_file, library, tmp_path: Path) -> None:
     assert first.startswith("sgd is ")
     assert first.endswith("and 0.0.1 where the command runs; results may differ")
     assert "not installed where the command runs" in second
+
+
+def test_folders_of_killed_workers_are_removed(tmp_path: Path) -> None:
+    folders = {name: tmp_path / f"{PREFIX}{name}" for name in ("killed", "alive", "young")}
+    for name, folder in folders.items():
+        folder.mkdir()
+        (folder / LOCK).touch()
+        if name != "young":
+            os.utime(folder, (1.0, 1.0))
+    with alone(folders["alive"] / LOCK):
+        remove_left(tmp_path)
+    assert [name for name, folder in folders.items() if folder.exists()] == ["alive", "young"]
 
 
 NODES = "nodes:\n  mix: {for: {l: [1, 2]}, body: {g: {uses: toy.grey, with: {level: $l}}}, yield: {g: $g}}\n"

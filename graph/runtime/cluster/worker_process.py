@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from contextlib import ExitStack
+import time
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 from ...contract.errors import SgdError
+from ...contract.file_locks import alone
 from .job_result import JobResult, OpenWork, Started, Work
+
+PREFIX, LOCK = "sgd-worker-", "lock"
+YOUNG_SECONDS = 60.0
+"""A worker has locked its folder long before this time is over."""
 
 
 class WorkerProcess:
@@ -24,7 +31,10 @@ class WorkerProcess:
     def __init__(self, number: int, work: Work, scratch: str | None) -> None:
         self.number, self.work = number, work
         self.stack = ExitStack()
-        self.scratch = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="sgd-worker-", dir=scratch)))
+        base = Path(scratch or tempfile.gettempdir())
+        remove_left(base)
+        self.scratch = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix=PREFIX, dir=base)))
+        self.stack.enter_context(alone(self.scratch / LOCK))
         self.open: OpenWork | None = None
 
     def start(self) -> Started:
@@ -49,6 +59,16 @@ class WorkerProcess:
     def end(self) -> None:
         """Free everything. The process ends then."""
         self.stack.close()
+
+
+def remove_left(base: Path) -> None:
+    """Remove the folders of workers that were killed. A worker that lives holds the lock in its own."""
+    for folder in base.glob(f"{PREFIX}*"):
+        with suppress(OSError):  # another user's
+            if time.time() - folder.stat().st_mtime > YOUNG_SECONDS:
+                with alone(folder / LOCK) as free:
+                    if free:
+                        rmtree(folder)
 
 
 def files_below(folder: Path, without: tuple[str, ...] = ()) -> dict[str, bytes]:

@@ -150,11 +150,17 @@ def homes() -> dict[str, str]:
 
 
 def _undocumented(thing: Any = None, **options: Any) -> Any:
-    """The decorator `auto_docstring`: until its module is executed, docstrings stay as they are in the source."""
+    """The decorator `auto_docstring`: until its module is executed, docstrings stay as they are in the source.
+
+    A class or function without one gets an empty docstring, since other code may join it to text.
+    """
     own = resolve(DOCSTRINGS, "auto_docstring", execute=False)
     if own is not None:
         return own(thing, **options)
-    return (lambda each: each) if thing is None else thing
+    if thing is None:
+        return _undocumented
+    thing.__doc__ = thing.__doc__ or ""
+    return thing
 
 
 def _is_compiling() -> bool:

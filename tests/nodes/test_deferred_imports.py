@@ -254,6 +254,7 @@ def test_classes_are_those_of_transformers_and_diffusers():
     import transformers, transformers.models
     homes = start.homes()
     found = {name: getattr(transformers, name) for name in homes}
+    assert isinstance(found["CLIPTextModel"].__doc__ + found["CLIPTextModel"].forward.__doc__, str)
     assert {"CLIPTokenizerFast", "Qwen2_5_VLForConditionalGeneration"} <= set(found)
     assert [type(sys.modules[name]).__name__ for name in ("transformers", "transformers.models")] == ["_Deferred"] * 2
     from diffusers.loaders.single_file_utils import AutoImageProcessor

@@ -14,7 +14,6 @@ from .terminal import say
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
-    from ..contract.processes import Mesh
     from ..runtime.profiling import Profiling
     from ..store.forecast import Forecast
 
@@ -62,18 +61,15 @@ def _usable(folder: Path) -> Path | None:
     return folder
 
 
-def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Mesh) -> Path | None:
-    """The store of `sgd exec`. A run that measures or shows every node has none, nor a run in several
-    processes.
+def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path | None:
+    """The store of `sgd exec`. A run that measures or shows every node has none.
 
     Raises:
         NodeError: If the command line asks for both.
     """
     folder = store_folder(arguments.store)
     why = _measured(plan)
-    if mesh.size > 1:
-        why = "several processes"
-    elif profile.needs_every_node:
+    if profile.needs_every_node:
         why = "--profile torch, --profile nvtx, --trace and --trace-values"
     elif arguments.preview:
         why = "--preview"

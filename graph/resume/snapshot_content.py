@@ -26,6 +26,9 @@ class Kept:
         files: The files of effects up to there.
         effects: Effects that were finished since.
         lost: The loop, the turn and the reason, if the run went on to places that cannot be kept.
+        number: The number of its file; None for the next one.
+        ranks: The number of ranks that each write a part of the snapshot; 1 if this one is whole.
+        agreed: All ranks write their parts of it, whether or not the run ends here.
     """
 
     position: Position
@@ -33,6 +36,9 @@ class Kept:
     files: tuple[Path, ...]
     effects: tuple[FinishedEffect, ...] = ()
     lost: tuple[str, int, str] | None = field(default=None)
+    number: int | None = None
+    ranks: int = 1
+    agreed: bool = False
 
     @property
     def is_empty(self) -> bool:

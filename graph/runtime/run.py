@@ -16,6 +16,7 @@ from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.kept_values import Session
 from ..contract.process_state import released
+from ..contract.processes import Mesh
 from ..store.entries import Store
 from .clock import Clock
 from .context import Context
@@ -62,9 +63,8 @@ def run(
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
-            A run that measures kernels, traces values or has limits of time or memory cannot have one, nor a run in
-            several processes.
-        ranks: The other processes of the run, if this is rank 0 of several; `snapshots` and `store` are None then.
+            A run that measures kernels, traces values or has limits of time or memory cannot have one.
+        ranks: The other processes of the run, if this is rank 0 of several.
 
     Raises:
         NodeError: If the profile is not possible, a folder cannot be a store, or an output cannot be written: see
@@ -101,7 +101,7 @@ def run(
                 context.warn(BUSY)
             if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
-            kept = RunSnapshots(snapshots, plan, context, recorder)
+            kept = RunSnapshots(snapshots, plan, context, recorder, ranks.mesh if ranks is not None else Mesh())
             worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
             interrupted = worker.wait()
             while True:

@@ -103,8 +103,5 @@ def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixtur
     assert "`cache.library` needs one process" in message(*(word for text in library for word in ("--set", text)))
     assert "branches=2,ulysses=2 is for 4 processes, not for 2" in message("--parallel", "branches=2,ulysses=2")
     assert "--parallel: `rings` is no axis" in message("--parallel", "rings=2")
-    refused = "a run in several processes cannot have"
-    assert f"{refused} --snapshot-every" in message("--snapshot-every", "1")
-    assert f"{refused} --store" in message("--store", "store")
     assert "--watch runs in one process" in message("--watch")
     assert not Path("outputs").exists()

@@ -8,8 +8,9 @@ from ...compiler.checks.process_mesh import Asked
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
 from ...contract.rank_start import rank_place
-from ..common_arguments import SNAPSHOT_SECONDS
-from ..store_option import OFF
+
+COMMANDS = ("exec", "resume")
+"""The commands that run in several processes."""
 
 
 def rank_options(to: ArgumentParser) -> None:
@@ -40,22 +41,12 @@ def asked_of(arguments: Namespace) -> Asked | None:
     except NodeError as error:
         raise NodeError(f"--parallel: {error}", help=error.help) from error
     place, count = rank_place(), arguments.processes
-    if place is None or arguments.command != "exec":
+    if place is None or arguments.command not in COMMANDS:
         return Asked(count, mesh)
     if count is not None and count != place.size:
         message = f"--processes {count}, but the launcher started {place.size}"
         raise NodeError(message, help="leave --processes away under torchrun")
     return Asked(place.size, mesh)
-
-
-def refused_option(arguments: Namespace) -> str | None:
-    """The first option of `sgd exec` that a run in several processes cannot have, as the user knows it; else None."""
-    found = {
-        "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,
-        "--store": arguments.store not in (None, OFF),
-        "--watch": arguments.watch,
-    }
-    return next((option for option, given in found.items() if given), None)
 
 
 def _count(text: str) -> int:

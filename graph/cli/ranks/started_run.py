@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from ...contract.device import cards, choose
 from ...contract.errors import NodeError
 from ...contract.processes import Mesh
 from ...contract.rank_start import StartedRanks
+from ...resume.snapshot_folder import SnapshotFolder
 from ...runtime.ranks.rank_fault import Fault, ended, posted
 from ...runtime.ranks.run_ranks import rank_library
 from ...runtime.ranks.stall import StallJudge
@@ -37,31 +37,36 @@ INTERRUPT_SECONDS = 4.0
 """How long ranks have to end after an interrupt."""
 
 
-def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
+def run_in_ranks(
+    words: Callable[[Path], Sequence[str]], plan: Plan, mesh: Mesh, device: str, out: Path | None, overwrite: bool
+) -> int:
     """Run a workflow in several processes of this host.
 
     Args:
-        arguments: The command line.
+        words: Gives the words of the command after `sgd`, for the folder of the run.
         plan: The plan, which each rank compiles again.
         mesh: How the processes are arranged.
+        device: The device that the command line asks for.
+        out: The folder of the run; None for a new one.
+        overwrite: Replace files that exist.
 
     Returns:
         The exit code.
     """
-    words = [sys.executable, "-m", "sgd", *arguments.command_line]
     try:
         library = rank_library(plan)
-        found = cards(choose(arguments.device, plan.libraries))
+        found = cards(choose(device, plan.libraries))
         if found is not None and found < mesh.size:
-            message = f"{mesh.size} processes need {mesh.size} GPUs, and there are {found}"
-            return wrong(message, f"give --processes {found}" if found > 1 else "leave --processes away")
+            message = f"{mesh.size} processes need {mesh.size} GPUs, and there {_are(found)}"
+            return wrong(message, f"give --processes {max(found, 1)}")
         judge = StallJudge(mesh.size, time.monotonic())
-        folder = prepare_folder(plan, Path(arguments.out) if arguments.out is not None else None, arguments.overwrite)
+        folder = prepare_folder(plan, out, overwrite)
         folder.release()  # rank 0 takes it
+        command = [sys.executable, "-m", "sgd", *words(folder.path)]
         with interrupts.held():
-            started = library.start_ranks([*words, "--out", str(folder.path)], mesh.size, folder.path / LOGS)
+            started = library.start_ranks(command, mesh.size, folder.path / LOGS)
             try:
-                code = _watched(started, judge)
+                code = _watched(started, judge, folder.path)
             finally:
                 started.end(0.0)
             if code == INTERRUPTED:
@@ -74,8 +79,12 @@ def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
     return code
 
 
-def _watched(started: StartedRanks, judge: StallJudge) -> int:
-    """Wait for the end of all ranks. Returns the exit code of the run."""
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
+
+
+def _watched(started: StartedRanks, judge: StallJudge, folder: Path) -> int:
+    """Wait for the end of all ranks. Returns the exit code of the run in a folder."""
     fault: Fault | None = None
     while True:
         codes, now = started.codes(), time.monotonic()
@@ -96,7 +105,7 @@ def _watched(started: StartedRanks, judge: StallJudge) -> int:
             started.end(END_SECONDS)
             break
         time.sleep(POLL_SECONDS)
-    return _code(started, started.codes(), fault or posted(started.board), judge)
+    return _code(started.codes(), fault or posted(started.board), judge, folder)
 
 
 def _interrupted(codes: Mapping[int, int | None]) -> int:
@@ -106,7 +115,7 @@ def _interrupted(codes: Mapping[int, int | None]) -> int:
     return INTERRUPTED
 
 
-def _code(started: StartedRanks, codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge) -> int:
+def _code(codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge, folder: Path) -> int:
     """The exit code of the run. Rank 0 has told of its end, unless it was killed."""
     first = codes[0]
     if first is not None and first >= 0:
@@ -117,6 +126,8 @@ def _code(started: StartedRanks, codes: Mapping[int, int | None], fault: Fault |
     if fault is None:
         fault = ended(0, first if first is not None else -int(signal.SIGKILL), judge.place)
     say(f"error: {fault.error()}")
+    if SnapshotFolder(folder).has_snapshots():
+        say(f"go on with: sgd resume {folder}")
     return DOES_NOT_FIT if fault.memory else FAILED
 
 

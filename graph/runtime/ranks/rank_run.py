@@ -13,13 +13,16 @@ from ...compiler.plan import Plan
 from ...contract import interrupts
 from ...contract.events import Observer, Observers
 from ...contract.process_state import released
+from ...resume.keeper import Keeper
 from ..clock import IMPORT, Clock
 from ..context import Context
 from ..execute import Executor
 from ..failure import Interrupted, does_not_fit
 from ..import_times import watched
 from ..library_contexts import around_run
+from ..run_snapshots import close_soon
 from ..worker import POLL_SECONDS
+from .opening import opened
 from .rank_beat import read_beat
 from .run_ranks import RunRanks
 
@@ -56,6 +59,7 @@ def run_rank(
     observer = Observers([*ranks.observers, warnings])
     context = Context(out, observer, ranks.device, options)
     found: list[BaseException] = []
+    keepers: list[Keeper] = []
     done, stop = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -64,9 +68,22 @@ def run_rank(
             with ExitStack() as stack:
                 with clock.during(IMPORT):
                     stack.enter_context(around_run(plan, context))
-                wrap = ranks.join(context)
+                placed = ranks.join(context)
+                other = opened(plan, context, placed)
+                keepers.extend(filter(None, [other.keeper]))
                 observer.run_started(plan, context)
-                Executor(plan, context, observer, stop, skip=wrap.skipped, wrap=wrap).execute()
+                executor = Executor(
+                    plan,
+                    context,
+                    observer,
+                    stop,
+                    skip=placed.skipped,
+                    wrap=other.wrap,
+                    positions=other.positions,
+                    start=other.start,
+                )
+                del other  # with the values where the run goes on
+                executor.execute()
         except BaseException as error:
             found.append(error)
         finally:
@@ -80,11 +97,18 @@ def run_rank(
         error = found[0] if found else None
         if interrupts.pending():
             interrupts.reported()
+            for keeper in keepers:
+                close_soon(keeper)
             return None, True, warnings.messages
         if error is not None and not isinstance(error, Interrupted):
             error = ranks.judged(error, does_not_fit(error, plan.loaded))
         elif not done.is_set() or error is not None:
             error = ranks.failure() or error
+        for keeper in keepers:
+            if error is None:
+                keeper.close(done=True)
+            else:
+                close_soon(keeper)
         ranks.finish()
         if error is not None:
             _let_first_tell(ranks)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import NodeError
 from ..contract.text_tables import seconds
+from .command_line import told_elsewhere
 from .terminal import say
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def _usable(folder: Path) -> Path | None:
     try:
         FolderStore(folder)
     except NodeError as error:
-        say(f"warning: results are not stored: {error}")
+        if not told_elsewhere():
+            say(f"warning: results are not stored: {error}")
         return None
     return folder
 

@@ -203,7 +203,7 @@ def _go_on(
         if progress is not None:
             progress.stop()
         with chdir(arguments.started_in):  # the words of the command line are relative to it
-            return run_in_ranks(lambda _: arguments.command_line, plan, mesh, device, folder.out, overwrite=True)
+            return run_in_ranks(arguments, plan, mesh, device=device, out=folder.out, overwrite=True, named=True)
     if progress is not None:
         progress.phase(f"going on {resumed.place}")
     with held():

@@ -16,6 +16,7 @@ from ...contract.node_library import NodeLibrary
 from ...contract.rank_start import RankPlace
 from ...runtime.context import RECORD
 from ...runtime.run import run
+from ...runtime.stored_steps import store_of
 from ..command_line import checked, options, wrong
 from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
@@ -111,10 +112,12 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                 progress.stop()
             out = Path(arguments.out) if arguments.out is not None else None
 
-            def words(folder: Path) -> list[str]:
-                return [*arguments.command_line, "--out", str(folder)]
-
-            return run_in_ranks(words, plan, result.mesh, arguments.device, out, arguments.overwrite)
+            try:
+                store_of(store_for_run(arguments, plan, profile))
+            except NodeError as error:
+                return wrong(str(error), error.help)
+            known = {"device": arguments.device, "out": out, "overwrite": arguments.overwrite}
+            return run_in_ranks(arguments, plan, result.mesh, named=False, **known)
         pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
         if isinstance(pictures, int):
             return pictures

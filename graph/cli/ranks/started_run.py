@@ -5,7 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ from ...runtime.ranks.stall import StallJudge
 from ...runtime.run import prepare_folder
 from ..command_line import wrong
 from ..terminal import flush, say
+from ..told_ends import resume_command
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -38,17 +40,18 @@ INTERRUPT_SECONDS = 4.0
 
 
 def run_in_ranks(
-    words: Callable[[Path], Sequence[str]], plan: Plan, mesh: Mesh, device: str, out: Path | None, overwrite: bool
+    arguments: Namespace, plan: Plan, mesh: Mesh, *, device: str, out: Path | None, overwrite: bool, named: bool
 ) -> int:
     """Run a workflow in several processes of this host.
 
     Args:
-        words: Gives the words of the command after `sgd`, for the folder of the run.
+        arguments: The command line.
         plan: The plan, which each rank compiles again.
         mesh: How the processes are arranged.
-        device: The device that the command line asks for.
+        device: The device that is asked for.
         out: The folder of the run; None for a new one.
         overwrite: Replace files that exist.
+        named: The command line names the folder.
 
     Returns:
         The exit code.
@@ -62,16 +65,20 @@ def run_in_ranks(
         judge = StallJudge(mesh.size, time.monotonic())
         folder = prepare_folder(plan, out, overwrite)
         folder.release()  # rank 0 takes it
-        command = [sys.executable, "-m", "sgd", *words(folder.path)]
+        command = [sys.executable, "-m", "sgd", *arguments.command_line]
+        command += [] if named else ["--out", str(folder.path)]
         with interrupts.held():
             started = library.start_ranks(command, mesh.size, folder.path / LOGS)
             try:
-                code = _watched(started, judge, folder.path)
+                code = _watched(started, judge)
             finally:
                 started.end(0.0)
             if code == INTERRUPTED:
                 interrupts.reported()
-            elif code not in (FAILED, DOES_NOT_FIT):
+            elif code in (FAILED, DOES_NOT_FIT):
+                if (started.codes()[0] or 0) < 0 and SnapshotFolder(folder.path).has_snapshots():
+                    say(f"go on with: {resume_command(folder.path, plan, arguments)}")  # rank 0 could not say so
+            else:
                 _remove_empty(folder.path / LOGS)
     except NodeError as error:
         return wrong(str(error), error.help)
@@ -83,8 +90,8 @@ def _are(count: int) -> str:
     return "is 1" if count == 1 else f"are {count}"
 
 
-def _watched(started: StartedRanks, judge: StallJudge, folder: Path) -> int:
-    """Wait for the end of all ranks. Returns the exit code of the run in a folder."""
+def _watched(started: StartedRanks, judge: StallJudge) -> int:
+    """Wait for the end of all ranks. Returns the exit code of the run."""
     fault: Fault | None = None
     while True:
         codes, now = started.codes(), time.monotonic()
@@ -105,7 +112,7 @@ def _watched(started: StartedRanks, judge: StallJudge, folder: Path) -> int:
             started.end(END_SECONDS)
             break
         time.sleep(POLL_SECONDS)
-    return _code(started.codes(), fault or posted(started.board), judge, folder)
+    return _code(started.codes(), fault or posted(started.board), judge)
 
 
 def _interrupted(codes: Mapping[int, int | None]) -> int:
@@ -115,7 +122,7 @@ def _interrupted(codes: Mapping[int, int | None]) -> int:
     return INTERRUPTED
 
 
-def _code(codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge, folder: Path) -> int:
+def _code(codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge) -> int:
     """The exit code of the run. Rank 0 has told of its end, unless it was killed."""
     first = codes[0]
     if first is not None and first >= 0:
@@ -126,8 +133,6 @@ def _code(codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudg
     if fault is None:
         fault = ended(0, first if first is not None else -int(signal.SIGKILL), judge.place)
     say(f"error: {fault.error()}")
-    if SnapshotFolder(folder).has_snapshots():
-        say(f"go on with: sgd resume {folder}")
     return DOES_NOT_FIT if fault.memory else FAILED
 
 

@@ -107,7 +107,9 @@ class Keeper:
         return monotonic() >= self._due and self._agreed is None and not self._writing.locked()
 
     def _kept(self, position: Position, number: int | None, ranks: int = 1) -> Kept:
-        return Kept(position, self.facts.record(), tuple(self._files), number=number, ranks=ranks)
+        # A device may wait for ranks that have gone, in work that comes after the position.
+        moments = tuple(storage.moment() for storage in self.storages()) if number is not None else ()
+        return Kept(position, self.facts.record(), tuple(self._files), number=number, ranks=ranks, moments=moments)
 
     def unkept(self, loop: str, turn: int, reason: str) -> None:
         if self._last is not None:

@@ -100,7 +100,7 @@ class SnapshotFolder:
         snapshot_file.write(snapshot, path)
         if rank == 0:
             kept = sorted({number, *(n for n, _ in found)}, reverse=True)[:KEPT] + sorted(whole)[-1:]
-            for old in (name for (n, _), files in found.items() if n < min(kept) for name in files.values()):
+            for old in (name for (n, _), files in found.items() if n not in kept for name in files.values()):
                 with suppress(OSError):
                     (self.path / old).unlink()
         return path

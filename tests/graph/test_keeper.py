@@ -70,9 +70,8 @@ def test_a_run_that_ends_writes_what_all_ranks_may_have_reached(keeper: Keeper, 
     keeper.take(agreed=False)
     keeper.offer(position(2), 2, 2)
     keeper.take(agreed=False)
-    keeper.offer(
-        position(3), 3, 2
-    )  # another rank may have gone on from here, and have forgotten turn 2, or not be here
+    # Others may not be here, or may have gone on from here and have forgotten turn 2.
+    keeper.offer(position(3), 3, 2)
     keeper.close(done=False)
     assert written(tmp_path) == {
         "snapshot-000002-0of2.safetensors": (2, b"\2"),

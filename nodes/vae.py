@@ -56,8 +56,8 @@ def decode(
             that `sgd plan` uses. It then prints a warning. `true` and `false` mean `on` and `off`.
 
     Returns:
-        Frames in [0, 1], float32, [B, F, H, W, 3]. Frames of a rebuilt Wan decoder are in the host's memory: they leave
-        the GPU while it decodes the next ones.
+        Frames in [0, 1], float32, [B, F, H, W, 3]. In one process, frames of a rebuilt Wan decoder are in the host's
+        memory: they leave the GPU while it decodes the next ones.
 
     Raises:
         NodeError: If the latents belong to another family, or the VAE cannot work in tiles.

@@ -58,6 +58,8 @@ class Latents(Port):
 class Frames(Port):
     """Pixels: float32 [B, F, H, W, 3] in [0, 1]; an image has F = 1."""
 
+    on_run_device: ClassVar[bool] = False  # decoded frames leave a GPU while it decodes the next ones
+
     tensor: torch.Tensor
 
     def facts(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..graph.contract.diagnostics import Diagnostic
 from ..graph.contract.errors import NodeError
 from ..graph.contract.facts import NodeFacts, require
 from ..graph.contract.node import OutPath, Run, node
+from ..graph.contract.process_state import released
 from .support.backgrounds import colour_problem
 from .support.input_files import file_problems
 from .support.lazy import lazy
@@ -121,7 +122,8 @@ def save(run: Run, frames: Frames, path: OutPath, *, fps: Fps = 16.0, crf: Natur
     for clip, name in zip(frames.tensor.unbind(), numbered(path, len(frames.tensor)), strict=True):
         target = run.output(name)
         pixels = to_bytes(clip)
-        with written(run, target) as part:
+        # Encoders use nothing of torch: another thread of the run may change state of the process meanwhile.
+        with written(run, target) as part, released():
             if encoder == "pillow":
                 _write_gif(part, pixels, fps, recipe_options("GIF", recipe, run))
             else:

@@ -16,6 +16,7 @@ from ..contract.node import USES, NodeType
 from ..contract.ports import Type, show
 from ..contract.workflow_folders import bundled_workflows
 from ..language.registry import Library, installed
+from .common_arguments import DEVICES
 
 FILES = "FILES"
 """A completion that stands for every file; the shell lists them."""
@@ -77,6 +78,8 @@ def _values_of(
     """Values of an option."""
     if option.choices is not None:
         yield from (Candidate(str(choice)) for choice in option.choices)
+    elif option.dest == "device":
+        yield from map(Candidate, DEVICES)
     elif option.dest == "set":
         graph = _graph(before, parser)
         yield from _settings(graph, last, _library(before)) if graph is not None else ()

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..compiler.compile import Checked, check
 from ..contract import interrupts
+from ..contract.collector import collector_paused
 from ..contract.constants import INTERRUPTED, WRONG
 from ..contract.diagnostics import render
 from ..contract.errors import LibraryError, NodeError
 from ..contract.rank_start import rank_place
 from ..language.literals import Given
 from ..language.registry import Library, installed
-from .collector import collector_paused
 from .ranks.rank_options import asked_of
 from .terminal import flush, say
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 
+from ..contract.device import card_number
+
 SNAPSHOT_SECONDS = 30.0
 """Seconds between snapshots without `--snapshot-every`."""
 
@@ -43,13 +45,23 @@ def device(to: ArgumentParser) -> None:
     """`--device` and `--traceback`."""
     to.add_argument(
         "--device",
-        choices=["auto", "cpu", "cuda"],
+        type=_device,
+        metavar="auto|cpu|cuda|cuda:N",
         default="auto",
-        help="the device that runs the nodes (default: auto, a GPU if there is one)",
+        help="the device that runs the nodes (default: auto, a GPU if there is one); cuda:1 is one of several GPUs",
     )
     to.add_argument(
         "--traceback", action="store_true", help="if a node fails, print its calls, those of its author first"
     )
+
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _device(text: str) -> str:
+    if text not in DEVICES and card_number(text) is None:
+        raise ArgumentTypeError(f"{text!r} is no device; give {', '.join(DEVICES)}, or cuda:1 for one of several GPUs")
+    return text
 
 
 def result_as_json(to: ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..contract.cards import Card
 from ..contract.constants import DOES_NOT_FIT
+from ..contract.processes import Mesh
 from ..contract.text_tables import count
 from ..language.edit_file import LineChange, line_changes
 from ..language.registry import Library
@@ -32,13 +33,13 @@ def with_floors(estimate: Mapping[str, Any], card: Card) -> dict[str, Any]:
 
 
 def edits_for_plan(
-    file: Path, text: str, machine: Machine, arguments: Namespace, library: Library
+    file: Path, text: str, machine: Machine, arguments: Namespace, library: Library, mesh: Mesh
 ) -> tuple[Fitted, list[LineChange]]:
-    """The edits of a file whose plan does not fit; no edits if none helps."""
+    """The edits of a file whose plan does not fit; no edits if none helps. `mesh`: the processes of the run."""
     assert machine.memory_bytes is not None
     inputs, settings = given(arguments.values, "name=value"), given(arguments.set, "--set path=value")
     chosen = options(arguments, library, machine.device)
-    fitting = Fitting(file, library, machine.device, machine.memory_bytes, inputs, settings, chosen)
+    fitting = Fitting(file, library, machine.device, machine.memory_bytes, inputs, settings, chosen, mesh)
     fitted = fitting.fit(text, write_choices=False)
     return fitted, line_changes(text, fitted.text)
 

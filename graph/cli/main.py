@@ -15,11 +15,12 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+from ..contract.collector import collector_paused
 from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
+from ..contract.device import one_card
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
 from ..language.library_objects import installed_objects, standard_object
-from .collector import collector_paused
 from .common_arguments import device, workflow
 from .early_display import display_for
 from .terminal import say, show
@@ -162,7 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)
-        code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
+        with one_card(getattr(arguments, "device", "auto")):
+            code: int = module.command(arguments) if added is None else module.run_library_command(added, arguments)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code

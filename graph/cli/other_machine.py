@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..contract.cards import CARDS, Card, card, memory_size
-from ..contract.device import choose, memory_bytes
+from ..contract.device import card_number, choose, memory_bytes
 from ..contract.errors import NodeError
 from ..contract.node_library import NodeLibrary
 
@@ -56,6 +56,10 @@ def machine(arguments: Namespace, libraries: Iterable[NodeLibrary]) -> Machine:
         device = choose(arguments.device, libraries)
         return Machine(device, memory_bytes(device), is_here=True)
     named = getattr(arguments, "device", "auto")
+    if card_number(named) is not None:
+        option = "--card" if known is not None else "--memory"
+        help = "leave one out: the numbers of GPUs are those of this machine"
+        raise NodeError(f"{option} and --device {named} exclude each other", help=help)
     if known is not None and named == "cpu":
         raise NodeError(
             f"--card {arguments.card} and --device cpu exclude each other",

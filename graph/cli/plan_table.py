@@ -7,6 +7,7 @@ from typing import Any
 
 from ..contract.text_tables import count, seconds
 from .fitted_tables import fitted, wrapped
+from .role_table import role_lines
 from .tables import facts, shape
 
 DROPPED = ("type", "output", "parameters", "calls", "at least", "peak", "FLOP", "stored")
@@ -47,7 +48,12 @@ def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
         + ("fits" if estimate["fits"] else "does not fit")
     )
     bound = f", at least {seconds(estimate['least_seconds'])} s" if estimate.get("least_seconds") else ""
-    total = f"total {count(estimate['flops'])}FLOP{bound}, peak memory {count(peak, 'B', 1024)}{fits}"
+    several = len(estimate.get("roles", ())) > 0
+    total = f"total {count(estimate['flops'])}FLOP{bound}{' on rank 0' * several}"
+    where = " of all processes" if several and estimate["device"] == "cpu" else " of a GPU" if several else ""
+    total += f", peak memory{where} {count(peak, 'B', 1024)}{fits}"
+    if several:
+        text += ["", *role_lines(estimate, width)]
     text += ["", *wrapped(total, width, "  ")]
     text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

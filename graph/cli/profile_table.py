@@ -48,11 +48,16 @@ def kernel_table(record: Mapping[str, Any], width: int | None = None) -> str:
     key, head = ("device_seconds", "device s") if device else ("seconds", "seconds")
     whole = sum(row[key] or 0.0 for row in rows)
     largest = sorted(rows, key=lambda row: -(row[key] or 0.0))[:MOST]
-    lines = [["kernel" if device else "operator", "node", "calls", head, "share"]]
+    several = "rank" in rows[0]
+    lines = [["kernel" if device else "operator", *(["rank"] if several else []), "node", "calls", head, "share"]]
     for row in largest:
         share = (row[key] or 0.0) / whole if whole else 0.0
-        lines.append([shortened(row["name"], NAME), row["node"], str(row["calls"]), seconds(row[key]), f"{share:.0%}"])
+        rank = [str(row["rank"])] if several else []
+        numbers = [str(row["calls"]), seconds(row[key]), f"{share:.0%}"]
+        lines.append([shortened(row["name"], NAME), *rank, row["node"], *numbers])
     noun = "kernels" if device else "operators"
-    total = f"{len(largest)} of {len(rows)} {noun} by node, which took {seconds(whole)} s in all; {own}"
-    table = fitted(lines, width, flexible=0, drop=("share", "calls", "node"), right=(2, 3, 4))
+    by = "rank and node" if several else "node"
+    total = f"{len(largest)} of {len(rows)} {noun} by {by}, which took {seconds(whole)} s in all; {own}"
+    last = len(lines[0])
+    table = fitted(lines, width, flexible=0, drop=("share", "calls", "node"), right=range(last - 3, last))
     return "\n".join([*table, "", *wrapped(total, width, "  ")])

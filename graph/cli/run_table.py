@@ -52,6 +52,9 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     saved = sum(row.get("saved_seconds", 0.0) for row in rows.values())
     if saved:
         notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
+    beside = record.get("overlapped_seconds")
+    if beside is not None:
+        notes.append(f"overlapped: {seconds(max(beside, 0.0))} s of nodes ran in a second thread while others did")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")
     uncounted = [name for name, row in rows.items() if row.get("uncounted") and row["type"] != "loop"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import NodeError
+from ..contract.processes import ONE_PROCESS, Mesh
 from ..contract.text_tables import seconds
 from .command_line import told_elsewhere
 from .terminal import say
@@ -90,7 +91,9 @@ def _measured(plan: Plan) -> str | None:
     return "the limits of time and memory in `expect`" if limited else None
 
 
-def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[str, Any]) -> Forecast | None:
+def forecast_for(
+    named: str | None, plan: Plan, device: str, options: Mapping[str, Any], mesh: Mesh = ONE_PROCESS.mesh
+) -> Forecast | None:
     """What `sgd exec` would take from the store for a plan; None if it would have no store, or an empty one.
 
     Args:
@@ -98,6 +101,7 @@ def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[st
         plan: The plan.
         device: The device of the run.
         options: Values of the options of node libraries.
+        mesh: How the processes of the run are arranged.
 
     Raises:
         NodeError: If the folder cannot be a store, or was named for a run that has none.
@@ -110,7 +114,7 @@ def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[st
     if why is not None:
         return None
     try:
-        return stored_forecast(plan, folder, device, options)
+        return stored_forecast(plan, folder, device, options, mesh)
     except NodeError as error:
         if named or os.environ.get(VARIABLE):
             raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contract.constants import DOES_NOT_FIT, FAILED
+from ..contract.processes import Mesh
 from ..runtime.context import RECORD
 from ..runtime.failure import does_not_fit
 from ..runtime.run_result import Result
@@ -104,18 +105,19 @@ def _failed(done: Result, plan: Plan, options: Mapping[str, Any], device: str, a
     if not does_not_fit(done.error, plan.loaded):
         return FAILED
     known = [each.out_of_memory_help for each in plan.libraries if each.out_of_memory_help]
-    for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, options, device)]:
+    mesh = Mesh(**done.record.get("parallel", {}))
+    for line in [*(known or [OUT_OF_MEMORY]), *memory_advice(plan, options, device, mesh)]:
         say(f" = help: {line}")
     return DOES_NOT_FIT
 
 
-def memory_advice(plan: Plan, options: Mapping[str, Any], device: str) -> list[str]:
+def memory_advice(plan: Plan, options: Mapping[str, Any], device: str, mesh: Mesh) -> list[str]:
     """Lines of advice for a run that did not fit the device, from a plan of it; empty if planning fails."""
     from ..contract.device import memory_bytes
     from ..runtime.estimate import estimate
 
     try:
-        found = estimate(plan, options=options, device=device, memory_bytes=memory_bytes(device))
+        found = estimate(plan, options=options, device=device, memory_bytes=memory_bytes(device), mesh=mesh)
         return list(found["help"])
     except Exception:
         return []  # the failure itself was reported

@@ -87,6 +87,7 @@ def check(
     options: Mapping[str, Any] | None = None,
     text: str | None = None,
     asked: Asked | None = None,
+    held: Mapping[Path, str] | None = None,
 ) -> Checked:
     """Find every problem of a workflow file.
 
@@ -101,6 +102,7 @@ def check(
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
         text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
+        held: The texts of all files that `text` uses, by path: none of them is read from this disk then.
         asked: The processes that the command line asks for; None for a command that runs in one process.
     """
     result = Checked()
@@ -110,6 +112,7 @@ def check(
     try:
         result.found = found = recipe_at(file, library.libraries.values()) if text is None else None
         if text is not None:
+            files.held = held
             document = files.parse(Source(str(file), Path(file), text))
         elif found is not None:
             document = open_recipe(found, files)

@@ -3,36 +3,114 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from . import kernel_caches
 from .errors import NodeError
+from .importing import importing
 from .node_library import NodeLibrary
 from .rank_start import RankPlace
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+"""The environment variable that names the GPUs of a process."""
+
+
+def card_number(name: str) -> int | None:
+    """The number of the GPU that a name such as `cuda:1` chooses; None for another name."""
+    found = re.fullmatch(r"cuda:(\d{1,4})", name, re.ASCII)
+    return int(found[1]) if found is not None else None
+
+
+@contextmanager
+def one_card(name: str) -> Iterator[None]:
+    """Leave this process no other GPU than that of a name such as `cuda:1`, inside `with`.
+
+    Nothing may have used a GPU before. `choose` tells if there is no such GPU. Other names change nothing.
+    """
+    number, before = card_number(name), os.environ.get(VISIBLE)
+    if number is None:
+        yield
+        return
+    os.environ[VISIBLE] = _nth(before, number)
+    _unlimited.append(before)
+    try:
+        yield
+    finally:
+        _unlimited.pop()
+        _set_visible(before)
+
+
+_unlimited: list[str | None] = []
+"""The GPUs that this process could see before `one_card`."""
+
+
+def _nth(visible: str | None, number: int) -> str:
+    """The GPU with a number among those of `VISIBLE`; empty if there is none."""
+    if visible is None:
+        return str(number)
+    names = [name.strip() for name in visible.split(",")]
+    return names[number] if number < len(names) else ""
+
+
+def _set_visible(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(VISIBLE, None)
+    else:
+        os.environ[VISIBLE] = value
+
+
+def _require_card(name: str, number: int) -> None:
+    """Check that `one_card` has left this process a GPU.
+
+    Raises:
+        NodeError: If it has not.
+    """
+    import torch
+
+    help = f"set {VISIBLE}={number} where the process starts, and leave the number out"
+    if not _unlimited or (torch.cuda.is_initialized() and torch.cuda.device_count() != 1):
+        raise NodeError(f"--device {name}: this process uses its GPUs already", help=help)
+    if torch.version.cuda is None or torch.cuda.device_count():
+        return
+    one = os.environ.get(VISIBLE)
+    _set_visible(_unlimited[-1])
+    try:
+        count = torch.cuda.device_count()
+    finally:
+        _set_visible(one)
+    if count:
+        known = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        message = f"--device {name}: there is no such GPU; torch finds {count}"
+        raise NodeError(message, help=f"choose {known}; `sgd doctor` lists them")
 
 
 def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
     """Choose the device, `cpu` or `cuda`, for a name on the command line.
 
     Args:
-        name: `cpu`, `cuda` or `auto`. `auto` is a GPU if there is one and a library of the plan uses GPUs.
+        name: `cpu`, `cuda`, `auto`, or `cuda:1` for one GPU inside `one_card`. `auto` is a GPU if there is one and a
+            library of the plan uses GPUs.
         libraries: The libraries of the plan.
 
     Raises:
-        NodeError: If `name` is `cuda` and torch finds no GPU.
+        NodeError: If `name` asks for a GPU, and torch does not find it.
     """
     if name == "cpu" or (name == "auto" and not any(library.uses_gpu for library in libraries)):
         return "cpu"
-    kernel_caches.prepare(libraries)  # before torch is imported
-    import torch
+    with importing(libraries):
+        import torch
 
+    number = card_number(name)
+    if number is not None:
+        _require_card(name, number)
     if torch.cuda.is_available():
         return "cuda"
     if name == "auto":
         return "cpu"
     built = "this torch was built without CUDA" if torch.version.cuda is None else "torch finds no NVIDIA GPU"
-    raise NodeError(f"--device cuda: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
+    raise NodeError(f"--device {name}: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
 
 
 def cards(device: str) -> int | None:
@@ -46,14 +124,9 @@ def cards(device: str) -> int | None:
 
 def take_card(place: RankPlace) -> None:
     """Leave this process the GPU with its number on this host. Called before torch is imported."""
-    name = "CUDA_VISIBLE_DEVICES"
-    visible = os.environ.get(name)
-    if visible is None:
-        os.environ[name] = str(place.local)
-        return
-    numbers = [number.strip() for number in visible.split(",")]
-    if len(numbers) > 1:  # a launcher may have chosen one already
-        os.environ[name] = numbers[place.local] if place.local < len(numbers) else ""
+    visible = os.environ.get(VISIBLE)
+    if visible is None or "," in visible:  # a launcher may have chosen one already
+        os.environ[VISIBLE] = _nth(visible, place.local)
 
 
 DRIVERS = ("/dev/nvidiactl", "/dev/nvidia0", "/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")

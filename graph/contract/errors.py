@@ -82,6 +82,10 @@ class DoesNotFit(NodeError):
     """The device has too little memory; the command line exits with 4."""
 
 
+class UnfitNetwork(OneProblem):
+    """The file of the network of a comparison cannot be used."""
+
+
 class UnreadableFile(NodeError):
     """A file cannot be read, or does not hold what it should. The message begins with its name, line and column."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .node import NodeType, Run
 
@@ -87,6 +87,9 @@ class Observer:
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         """A component is in memory."""
 
+    def part_prefetched(self, holder: HolderInfo, part: str, began: float, ended: float) -> None:
+        """Another thread has prefetched a component, between two times of `perf_counter`. Reported some time later."""
+
     def part_releasing(self, holder: HolderInfo, part: str) -> None:
         """A component is about to be released."""
 
@@ -119,6 +122,17 @@ class Observer:
 
     def compared(self) -> None:
         """After the run: it has been compared with the file's `expect`."""
+
+
+@runtime_checkable
+class Beside(Protocol):
+    """An observer that has another one for the events of a second thread (`sgd exec --overlap`).
+
+    An observer without this method receives the events of both threads.
+    """
+
+    def beside(self) -> Observer:
+        """The observer of the events of a second thread."""
 
 
 class Observers(Observer):

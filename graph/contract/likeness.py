@@ -22,6 +22,10 @@ class Likeness:
         worst_frame: The number of that frame, from 0; None like `psnr`.
         worst_ssim: The lowest SSIM of a frame; None like `ssim`.
         notes: Sentences about content that was left out or changed when the files were read.
+        lpips: Distance by the features of a network (Zhang et al. 2018), the mean of the compared frames; 0 if they are
+            equal. None if it was not asked for, or cannot be computed.
+        worst_lpips: The largest LPIPS of a frame; None like `lpips`.
+        no_lpips: The reason why LPIPS, which was asked for, cannot be computed; empty otherwise.
     """
 
     frames: tuple[int, int]
@@ -32,6 +36,9 @@ class Likeness:
     worst_frame: int | None = None
     worst_ssim: float | None = None
     notes: tuple[str, ...] = ()
+    lpips: float | None = None
+    worst_lpips: float | None = None
+    no_lpips: str = ""
 
     @property
     def equal(self) -> bool:
@@ -60,6 +67,9 @@ class Likeness:
             "worst_psnr": _finite(self.worst_psnr),
             "worst_frame": self.worst_frame,
             "worst_ssim": self.worst_ssim,
+            "lpips": self.lpips,
+            "worst_lpips": self.worst_lpips,
+            "no_lpips": self.no_lpips or None,
             "notes": list(self.notes),
         }
 
@@ -75,6 +85,11 @@ class Likeness:
         if self.ssim is not None:
             worst = f" (worst {self.worst_ssim:.4f})" if many and self.worst_ssim is not None else ""
             parts.append(f"SSIM {self.ssim:.4f}{worst}")
+        if self.lpips is not None:
+            worst = f" (worst {self.worst_lpips:.4f})" if many and self.worst_lpips is not None else ""
+            parts.append(f"LPIPS {self.lpips:.4f}{worst}")
+        elif self.no_lpips:
+            parts.append(f"LPIPS unavailable: {self.no_lpips}")
         return ", ".join(parts)
 
 

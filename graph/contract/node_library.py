@@ -31,18 +31,20 @@ if TYPE_CHECKING:
     from .node import Run
     from .previews import Previews
     from .processes import Mesh
-    from .rank_start import JoinedRanks, RankPlace, StartedRanks
+    from .rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from .report_section import ReportSection
+    from .second_stream import SecondStream
     from .value_statistics import ValueStatistics
 
 
 class PlanMeter(Protocol):
-    """Counts operations and memory while a plan is traced."""
+    """Counts operations, memory and bytes that are sent while a plan is traced."""
 
     def take(self) -> Mapping[str, Any]:
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
-        And `dtype`, if it is known: the name of the dtype of most operations.
+        If it is known, `sent_bytes`: bytes that go to other processes; and `dtype`: the name of the dtype of most
+        operations.
         """
 
 
@@ -51,7 +53,7 @@ class NodeLibrary:
 
     Attributes:
         node_modules: Modules with node types, relative to the library's module, such as `models.load`.
-        starts_ranks: Whether `start_ranks` and `join_ranks` work: its nodes can run in several processes.
+        starts_ranks: Whether `start_ranks`, `join_ranks` and `plan_ranks` work: its nodes can run in several processes.
         uses_gpu: Whether nodes can run on a GPU. Without it, `--device auto` is the CPU.
         packages: Names of Python packages. The record of every run has their versions.
         kernel_caches: Caches of the packages that compile kernels. They are kept in the user's cache folder.
@@ -76,9 +78,18 @@ class NodeLibrary:
     out_of_memory_help: str = ""
     example_file: str = ""
 
+    def prepare_imports(self) -> None:
+        """Called in the process of the `sgd` command, before packages that the library needs are imported."""
+
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes."""
         return nullcontext()
+
+    def second_stream(self, run: Run) -> SecondStream:
+        """Orders the device's work of the two threads of a run with `--overlap`."""
+        from .second_stream import SecondStream
+
+        return SecondStream()
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes that compute a run together.
@@ -101,6 +112,10 @@ class NodeLibrary:
         """
         raise NotImplementedError
 
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        """The ranks of a run that is planned, for the trace of each."""
+        raise NotImplementedError
+
     def import_packages(self, run: Run) -> None:
         """Import the packages that most nodes need: the time counts as import, and no node is charged for it.
 
@@ -113,6 +128,9 @@ class NodeLibrary:
 
         A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
         the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
+
+        With `--overlap`, each thread has checks of its own. Those of the run's own thread hear of the calls of the
+        other one before these run, without arguments and outputs.
         """
         return ()
 
@@ -219,16 +237,20 @@ class NodeLibrary:
         """
         return None
 
-    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+    def likeness(
+        self, before: Path, after: Path, progress: Callable[[int], None], network: Path | None = None
+    ) -> Likeness | None:
         """How alike the pixels of two files are; None if the library does not know what kind of file one of them is.
 
         Args:
             before: The reference.
             after: The file that is compared with it.
             progress: Called with the number of frames that are compared, after each frame.
+            network: The file of the network of LPIPS; None if it is not asked for.
 
         Raises:
             NodeError: If one of the files cannot be read.
+            UnfitNetwork: If `network` cannot be read, or is of no known kind.
         """
         return None
 

@@ -27,7 +27,7 @@ class Port:
     `item` is the port type that a loop over the value yields; a class that sets it has `__len__` and
     `__iter__`. `partial` is True if readers may read named parts of a value (`Reads`). A class whose parts must be
     acquired before use defines `parts()`, `acquire(part, run)`, `prefetch(part, run)` and `release(part)`.
-    `on_run_device` is False if the tensors of a value may lie on another device than the run's.
+    `on_run_device` is False if the tensors of a value may lie in the host's memory although the run is on a GPU.
     """
 
     item: ClassVar[type[Port] | None] = None

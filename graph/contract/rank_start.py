@@ -79,6 +79,13 @@ class StartedRanks(Protocol):
         """Wait this long for all to end, and kill the others with their children."""
 
 
+class PlannedRanks(Protocol):
+    """The ranks of a run that is planned: one process traces them one after the other, rank 0 first."""
+
+    def processes(self, rank: int) -> Processes:
+        """The processes as one rank sees them. Nothing is sent; the meter of the plan counts the bytes."""
+
+
 class JoinedRanks(Protocol):
     """The ranks of a run, for a process that is one of them."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +99,7 @@ class Run(RecipeRun):
         ranges: Whether an observer listens to ranges.
         session: What libraries keep between runs of this process; None if nothing is kept.
         processes: The processes that compute this run together.
+        waits: Whether this process has nothing to do but to load, since it waits for a node that another one runs.
     """
 
     device: str = "cpu"
@@ -107,6 +108,7 @@ class Run(RecipeRun):
     options: Mapping[str, Any] = {}
     session: Session | None = None
     processes: Processes = ONE_PROCESS
+    waits: bool = False
 
     def output(self, path: Path | str) -> Path:
         """The absolute path for an output file; its folder exists.
@@ -145,6 +147,13 @@ class Run(RecipeRun):
             name: A name that only this choice has, and that is equal in a resumed run.
             value: A plain value other than None.
         """
+
+    def at_hand(self) -> Iterable[Any]:
+        """The values that the run holds while it loads a component: those that later nodes read. Else none.
+
+        For choices that depend on the sizes of the work.
+        """
+        return ()
 
     def ending(self) -> bool:
         """Whether the run is at its end, so that work ahead of time serves nobody."""

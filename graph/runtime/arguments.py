@@ -121,3 +121,13 @@ def in_words(value: Any) -> str:
     facts = facts_of(value)
     text = ", ".join(f"{v}" if k in ("value", "dtype") else f"{k} {v}" for k, v in facts.items())
     return f"{type(value).__name__} {text}"
+
+
+def place_of(call: Call | None, parameter: str) -> str:
+    """Where the value of a parameter of a call comes from, in brackets; empty if it is not known."""
+    arg = call.args.get(parameter) if call is not None else None
+    if arg is None:
+        return ""
+    place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
+    found = ", ".join(part for part in (place, arg.given) if part)
+    return f" ({found})" if found else ""

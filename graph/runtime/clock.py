@@ -70,6 +70,12 @@ class Clock:
         """A clock that began with this process if the process is the `sgd` command; in a program, with this call."""
         return cls.of_process() if installed() else cls()
 
+    def beside(self) -> Clock:
+        """A clock for another thread, with the same start. Its times are no part of this clock's."""
+        other = Clock()
+        other.started = self.started
+        return other
+
     @property
     def mine(self) -> bool:
         """Whether this thread holds the clock."""

@@ -36,6 +36,8 @@ class Components:
         # This keeps the values, since their last reader may come before the last reader of their components.
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
+        self.prefetched: dict[tuple[Ref, str], tuple[float, float]] = {}
+        """When the thread began with a part and when it ended; times of `perf_counter`."""
         self.ended = False
 
     def acquire(self, step: Acquire, environment: Environment) -> None:
@@ -47,6 +49,7 @@ class Components:
         maker = self.run.call = self.maker(step.holder)
         held = self.held[step.holder, step.part] = []
         part = step.part
+        self.run.environment = environment
         try:
             value = environment[step.holder]
             for holder in value if isinstance(value, list | tuple) else [value]:
@@ -58,12 +61,23 @@ class Components:
                         holder.acquire(part, self.run)
                     held.append((holder, part))
                     self.observer.part_acquired(Ref(maker.id, step.holder.port), part, perf_counter() - began)
+            self._tell_prefetched()
         except (Exception, SystemExit) as error:
             self.observer.node_failed(maker, error)
             raise NodeFailed(maker, {"component": part}, error) from error
+        finally:
+            self.run.environment = {}
+
+    def _tell_prefetched(self) -> None:
+        """Report what the thread has prefetched since the last time."""
+        for holder, part in list(self.prefetched):
+            began, ended = self.prefetched.pop((holder, part))
+            maker = self.maker(holder)
+            self.observer.part_prefetched(Ref(maker.id, holder.port), part, began, ended)
 
     def release(self, step: Release) -> None:
         """Release a component that `acquire` acquired."""
+        self._tell_prefetched()
         maker = self.run.call = self.maker(step.holder)
         held = self.held.pop((step.holder, step.part))
         while held:
@@ -93,8 +107,14 @@ class Components:
     def _ending(self) -> bool:
         return self.ended or self.stop.is_set()
 
-    def prefetch(self, steps: tuple[Step, ...], environment: Environment) -> None:
-        """Prefetch the components that these steps need next, while the steps before them run."""
+    def prefetch(self, steps: tuple[Step, ...], environment: Environment, waits: bool = False) -> None:
+        """Prefetch the components that these steps need next, while the steps before them run.
+
+        Args:
+            steps: The next steps.
+            environment: Values.
+            waits: This process waits for another one before it needs the components.
+        """
         if self.run.planning or isinstance(steps[0], Acquire) or (self.thread is not None and self.thread.is_alive()):
             return
         wanted = []
@@ -102,15 +122,18 @@ class Components:
             if isinstance(step, Acquire):
                 holder: Any = environment.get(step.holder)
                 if step.part != ALL and hasattr(holder, "prefetch"):
-                    wanted.append((holder, step.part, self.run.silent(self.maker(step.holder), self._ending)))
+                    run = self.run.silent(self.maker(step.holder), self._ending, waits)
+                    wanted.append((holder, (step.holder, step.part), run))
             elif wanted:
                 break
 
         def work() -> None:
             while wanted and not self._ending():
-                holder, part, run = wanted.pop(0)
+                holder, key, run = wanted.pop(0)
+                began = perf_counter()
                 with suppress(Exception):  # `acquire` raises the error again and reports it
-                    holder.prefetch(part, run)
+                    holder.prefetch(key[1], run)
+                self.prefetched[key] = began, perf_counter()
 
         if wanted:
             self.thread = threading.Thread(target=work, name="sgd prefetch", daemon=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from ..contract.processes import ONE_PROCESS
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
 from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
+from .arguments import place_of
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
+from .written_files import remove, signature, unwritable
 
 if TYPE_CHECKING:
     from .used_files import UsedFiles
@@ -42,6 +44,7 @@ class Context(Run):
         written: The files of nodes that have succeeded.
         unfinished: The files of the node at work.
         kept_files: The files that each call wrote the last time.
+        environment: The values of the run, while a component is loaded; else empty.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Context(Run):
         self.ranges = isinstance(observer, Observers) and observer.has_listener("range_started")
         self.call: Call | None = None
         self.used: UsedFiles | None = None
+        self.environment: Mapping[Any, Any] = {}
         self.choices: dict[str, Any] = {}
         self.earlier_choices: Mapping[str, Any] = {}
         self.written: list[Path] = []
@@ -69,6 +73,7 @@ class Context(Run):
         self._temporary: list[Path] = []
         self._folder = folder
         self._over = False
+        self._of_threads: dict[int, Context] = {}
         self._files = threading.RLock()
         self._warned: set[str] = set()
 
@@ -82,9 +87,12 @@ class Context(Run):
                     self._folder.begun(target)
                 target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unwritable(target, error) from error
-            self.unfinished[target] = _signature(target)
+                raise unwritable(target, error) from error
+            self.unfinished[target] = signature(target)
         return target
+
+    def at_hand(self) -> Iterable[Any]:
+        return tuple(self.environment.values())
 
     def temporary(self, target: Path) -> Path:
         if self._folder is None:
@@ -95,7 +103,7 @@ class Context(Run):
             try:
                 made = self._folder.temporary(target)
             except OSError as error:
-                raise _unwritable(target, error) from error
+                raise unwritable(target, error) from error
             self._temporary.append(made)
         return made
 
@@ -127,9 +135,9 @@ class Context(Run):
                         self._folder.finished(target)
                     self.written.append(target)
             finally:
-                _remove(made)
+                remove(made)
         except OSError as error:
-            raise _unwritable(target, error) from error
+            raise unwritable(target, error) from error
         return target
 
     def check(self, path: Path | str) -> Path:
@@ -172,37 +180,58 @@ class Context(Run):
                 self.kept_files[self.call.id] = tuple(self.unfinished)
             self._forget()
 
+    def beside(self, observer: Observers) -> Context:
+        """A context of the same run for the calls of a second thread, whose observer is another."""
+        other = copy.copy(self)
+        other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
+        other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
+        return other
+
+    @contextmanager
+    def as_other(self, other: Context) -> Iterator[None]:
+        """Inside `with`, reports of this thread, such as those of components, are of the other context's call."""
+        self._of_threads[threading.get_ident()] = other
+        try:
+            yield
+        finally:
+            del self._of_threads[threading.get_ident()]
+
+    def _here(self) -> Context:
+        return self._of_threads.get(threading.get_ident(), self) if self._of_threads else self
+
     def discard(self) -> None:
         """Remove the files of a node that has not ended well, and its temporary files. Nothing is written from now on.
 
         Temporary files go first: a node that is still at work can no longer make an output of one.
         """
+        for other in list(self._of_threads.values()):
+            other.discard()
         with self._files:
             self._over = True
             for made in self._temporary:
-                _remove(made)
+                remove(made)
             for target, before in self.unfinished.items():
-                if before is None or _signature(target) != before:
-                    _remove(target)
-                _remove(target.with_name(f".{target.name}.part"))
+                if before is None or signature(target) != before:
+                    remove(target)
+                remove(target.with_name(f".{target.name}.part"))
             self._forget()
 
     def _forget(self) -> None:
         for made in self._temporary:
-            _remove(made)  # a node may have left one
+            remove(made)  # a node may have left one
         self._temporary.clear()
         self.unfinished.clear()
 
     def ending(self) -> bool:
         return self.ends is not None and self.ends()
 
-    def silent(self, call: Call, ends: Callable[[], bool] | None = None) -> Context:
+    def silent(self, call: Call, ends: Callable[[], bool] | None = None, waits: bool = False) -> Context:
         """A context for a call in another thread; no observer receives its events. `ends`: see `ending`."""
         other = copy.copy(self)
         other.call, other.observer = call, Observer()
-        other.ranges, other.ends = False, ends
+        other.ranges, other.ends, other.waits = False, ends, waits
         other.processes = ONE_PROCESS  # other ranks may not do the same now
-        other._warned = set()
+        other._warned, other._of_threads = set(), {}
         return other
 
     def mute(self, messages: list[str]) -> None:
@@ -210,7 +239,8 @@ class Context(Run):
         self._warned.update(messages)
 
     def progress(self, done: int, total: int, label: str = "") -> None:
-        self.observer.progress(self.call, done, total, label)
+        here = self._here()
+        here.observer.progress(here.call, done, total, label)
 
     def used_file(
         self,
@@ -222,7 +252,8 @@ class Context(Run):
         sha256: str | None = None,
     ) -> None:
         if self.used is not None:
-            self.used.note(Path(path), role, source, name, sha256, self.call.id if self.call is not None else "")
+            call = self._here().call
+            self.used.note(Path(path), role, source, name, sha256, call.id if call is not None else "")
 
     def recipe(self) -> str | None:
         text = None if self.used is None else self.used.text(lambda: self._over, self.progress)
@@ -237,56 +268,34 @@ class Context(Run):
         self.choices[name] = value
 
     def loading(self, part: str, total: int, loaded: Callable[[], int]) -> None:
-        self.observer.part_loading(self.call, part, total, loaded)
+        here = self._here()
+        here.observer.part_loading(here.call, part, total, loaded)
 
     def detail(self, **values: Any) -> None:
-        self.observer.detail(self.call, values)
+        here = self._here()
+        here.observer.detail(here.call, values)
 
     def event(self, kind: str, **data: Any) -> None:
-        self.observer.event(self.call, kind, data)
+        here = self._here()
+        here.observer.event(here.call, kind, data)
 
     def range(self, kind: str, name: str) -> AbstractContextManager[None]:
         return self._range(kind, name) if self.ranges else nullcontext()
 
     @contextmanager
     def _range(self, kind: str, name: str) -> Iterator[None]:
-        call = self.call
-        self.observer.range_started(call, kind, name)
+        here = self._here()
+        call = here.call
+        here.observer.range_started(call, kind, name)
         try:
             yield
         finally:
-            self.observer.range_finished(call, kind, name)
+            here.observer.range_finished(call, kind, name)
 
     def warn(self, message: str, parameter: str | None = None) -> None:
+        here = self._here()
         if parameter is not None:
-            message += self._place(parameter)
+            message += place_of(here.call, parameter)
         if message not in self._warned:
             self._warned.add(message)
-            self.observer.warned(self.call, message)
-
-    def _place(self, parameter: str) -> str:
-        """Where the value of a parameter of the call comes from, in brackets; empty if it is not known."""
-        arg = self.call.args.get(parameter) if self.call is not None else None
-        if arg is None:
-            return ""
-        place = f"{arg.span.file}:{arg.span.line}:{arg.span.column}" if arg.span is not None else ""
-        found = ", ".join(part for part in (place, arg.given) if part)
-        return f" ({found})" if found else ""
-
-
-def _signature(path: Path) -> object:
-    """A value that changes when a file is replaced or written; None if there is no file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-
-
-def _unwritable(target: Path, error: OSError) -> NodeError:
-    return NodeError(f"{target} cannot be written: {error.strerror or error}")
+            here.observer.warned(here.call, message)

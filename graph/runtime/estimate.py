@@ -1,109 +1,33 @@
 """Estimate the cost of a plan. Its nodes run on meta tensors for two iterations of each loop, and a meter counts.
 
 A node library counts operations and memory (`NodeLibrary.plan_meter`), and gives advice if a plan does not fit
-(`NodeLibrary.memory_advice`).
+(`NodeLibrary.memory_advice`). A run in several processes is traced once for each role (`ranks/roles.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 from ..compiler.ir import Call
 from ..compiler.plan import CallStep, Plan, after_effects
-from ..contract.events import CallInfo, HolderInfo, LoopInfo, Observer, Observers
+from ..contract.events import Observers
 from ..contract.machine_limits import MachineLimits
+from ..contract.processes import Mesh, Processes
 from .context import Context
 from .execute import Executor
 from .library_contexts import around_run
-from .observers.profile import described
+from .plan_counter import Counter
+from .ranks.placed_steps import PlacedSteps
+from .ranks.roles import LoopBytes, Role, RoleCosts, joined, roles_of
+from .ranks.run_ranks import rank_library
 
 TURNS = 2
-
-
-class Counter(Observer):
-    """Shapes, operations and memory per call, and sizes of components."""
-
-    def __init__(self, take: Callable[[], Mapping[str, Any]]) -> None:
-        self.take = take
-        self.turns: dict[str, int] = {}
-        self.around: dict[str, list[str]] = {}
-        self.loops: list[str] = []
-        self.rows: dict[str, dict[str, Any]] = {}
-        self.components: dict[tuple[str, str], dict[str, Any]] = {}
-        self.held: dict[tuple[str, str], int] = {}
-        self.warnings: list[str] = []
-        self.peak = 0
-        self.shares: dict[str, list[float]] = {}
-
-    def loop_started(self, loop: LoopInfo, turns: int) -> None:
-        self.turns[loop.id] = turns
-        self.loops.append(loop.id)
-
-    def loop_finished(self, loop: LoopInfo) -> None:
-        self.loops.pop()
-
-    def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
-        self.held[holder.node, part] = self.held.get((holder.node, part), 0) + 1
-
-    def part_released(self, holder: HolderInfo, part: str) -> None:
-        self.held[holder.node, part] -= 1
-
-    def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
-        self.peak = max(self.peak, self.take()["peak_bytes"])
-
-    def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
-        taken = self.take()
-        self.peak = max(self.peak, taken["peak_bytes"])
-        row = self.rows.setdefault(call.id, {"flops": [], "peak_bytes": 0, "detail": {}, "outputs": []})
-        self.around[call.id] = list(self.loops)
-        row["flops"].append(taken["flops"])
-        row["dtype"] = taken.get("dtype") or row.get("dtype")
-        row["peak_bytes"] = max(row["peak_bytes"], taken["peak_bytes"])
-        row["components"] = sorted(part for part, count in self.held.items() if count)
-        row["outputs"] = [described(port, value) for port, value in outputs.items() if value is not None]
-
-    def detail(self, call: CallInfo | None, values: Mapping[str, Any]) -> None:
-        if call is None:
-            return
-        row = self.rows.setdefault(call.id, {"flops": [], "peak_bytes": 0, "detail": {}, "outputs": []})
-        row["detail"].update(values)
-        for name, value in values.items():
-            if isinstance(value, Mapping) and "parameters" in value:
-                self.components[call.id, name] = dict(value)
-
-    def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
-        """Record the event `turns`: the share of a call's iterations that cost as much as the first.
-
-        The other iterations cost as much as the second.
-        """
-        if kind == "turns" and call is not None:
-            self.shares.setdefault(call.id, []).append(float(data["like_first"]))
-
-    def warned(self, call: CallInfo | None, message: str) -> None:
-        self.warnings.append(f"{call.id}: {message}" if call is not None else message)
-
-    def calls(self, id: str) -> int:
-        total = 1
-        for loop in self.around[id]:
-            total *= self.turns[loop]
-        return total
-
-    def flops(self, id: str) -> int:
-        """FLOPs over all iterations of the loops.
-
-        One iteration costs as much as the first, and all others as much as the second, unless an event `turns` gives
-        other shares.
-        """
-        counted, calls = self.rows[id]["flops"], self.calls(id)
-        if not counted:
-            return 0
-        shares = self.shares.get(id)
-        first = calls * sum(shares) / len(shares) if shares else 1
-        return int(counted[0] * first + counted[-1] * (calls - first))
+ONE = Mesh()
 
 
 def _nothing() -> dict[str, int]:
@@ -117,33 +41,41 @@ def estimate(
     device: str = "cpu",
     memory_bytes: int | None = None,
     limits: MachineLimits | None = None,
+    mesh: Mesh = ONE,
 ) -> dict[str, Any]:
     """Estimate the cost of a plan on a device.
+
+    Args:
+        plan: The plan.
+        options: Options of the run.
+        device: `cpu` or `cuda`.
+        memory_bytes: Memory of the device: of each GPU, or of the host for all processes.
+        limits: Measured limits of the machine.
+        mesh: The processes of the run.
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs,
         and `least_seconds`: the time of the FLOPs at the rate that was measured for their dtype, None without it),
         `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
-        does not fit.
+        does not fit. In several processes these are those of rank 0, except that `peak_bytes` is the most of a GPU, or
+        the sum of all processes on a CPU; and there are `parallel`, the mesh, and `roles`: see `RoleCosts`.
 
     Raises:
         NodeFailed: If a node cannot do its work, before any weight is loaded.
     """
-    with ExitStack() as stack:
-        observers = Observers([])
-        known = {**(options or {}), "memory_bytes": memory_bytes}
-        context = Context(Path(gettempdir()), observers, "meta", known, planning=True)
-        stack.enter_context(around_run(plan, context))
-        take: Callable[[], Mapping[str, Any]] = _nothing
-        for library in plan.libraries:
-            meter = library.plan_meter(context)
-            if meter is not None:
-                take = stack.enter_context(meter).take
-        counter = Counter(take)
-        context.observer = counter
-        Executor(plan, context, counter, turns=TURNS, skip=after_effects(plan)).execute()
-    peak = counter.peak
-    found: dict[str, Any] = {
+    known = {**(options or {}), "memory_bytes": memory_bytes}
+    roles: list[RoleCosts] = []
+    if mesh.size == 1:
+        counter = _traced(plan, known)
+    else:
+        ranks, found = rank_library(plan).plan_ranks(mesh), []
+        for role in roles_of(mesh):
+            found.append(_traced(plan, known, ranks.processes(role.ranks[0])))
+            roles.append(_costs(role, found[-1]))
+        counter, roles = found[0], joined(roles)
+    peaks = [role.peak_bytes for role in roles for _ in role.ranks] or [counter.peak]
+    peak = sum(peaks) if device == "cpu" else max(peaks)
+    estimated: dict[str, Any] = {
         "workflow": plan.name,
         "device": device,
         "nodes": [_row(step.call, counter, limits) for step, _ in plan.walk() if isinstance(step, CallStep)],
@@ -155,9 +87,44 @@ def estimate(
         "warnings": [*plan.warnings, *counter.warnings],
         "help": [],
     }
-    if found["fits"] is False:
-        found["help"] = [line for library in plan.libraries for line in library.memory_advice(found)]
-    return found
+    if roles:
+        estimated |= {"parallel": asdict(mesh), "roles": [asdict(role) for role in roles]}
+    if estimated["fits"] is False:
+        estimated["help"] = [line for library in plan.libraries for line in library.memory_advice(estimated)]
+    return estimated
+
+
+def _traced(plan: Plan, options: Mapping[str, Any], processes: Processes | None = None) -> Counter:
+    """Run a plan's nodes on meta tensors, as one process or as one of several."""
+    with ExitStack() as stack:
+        context = Context(Path(gettempdir()), Observers([]), "meta", options, planning=True)
+        stack.enter_context(around_run(plan, context))
+        take: Callable[[], Mapping[str, Any]] = _nothing
+        for library in plan.libraries:
+            meter = library.plan_meter(context)
+            if meter is not None:
+                take = stack.enter_context(meter).take
+        counter = context.observer = Counter(take)
+        skip, wrap = after_effects(plan), None
+        if processes is not None:
+            context.processes = processes
+            wrap = PlacedSteps(plan, context, processes)
+            skip = skip.union(wrap.skipped)
+        Executor(plan, context, counter, turns=TURNS, skip=skip, wrap=wrap).execute()
+        counter.run_finished("done", None)
+    return counter
+
+
+def _costs(role: Role, counter: Counter) -> RoleCosts:
+    """The costs of each rank of a role, of which one was traced."""
+    steps = dict[str, LoopBytes]()
+    for loop in [loop for loop in counter.turns if loop in counter.sent]:
+        sent, turns = counter.sent_in(loop), counter.calls(loop)
+        if sent and turns:
+            steps[loop] = LoopBytes(turns, sent // turns)
+    flops = sum(counter.flops(id) for id in counter.around)
+    sent = sum(counter.sent_bytes(id) for id in counter.sent)
+    return RoleCosts(role.ranks, role.branch, flops, counter.peak, sent, steps)
 
 
 def _row(call: Call, counter: Counter, limits: MachineLimits | None) -> dict[str, Any]:

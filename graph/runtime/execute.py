@@ -84,10 +84,13 @@ class Executor:
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
         finally:
-            self.end(states)
-            self.components.release_all()
-            # The traceback of an error refers to this frame; it must not keep every value of the run.
-            environment.clear()
+            try:
+                self.wrap.ended()
+            finally:
+                self.end(states)
+                self.components.release_all()
+                # The traceback of an error refers to this frame; it must not keep every value of the run.
+                environment.clear()
 
     def steps(self, steps: tuple[Step, ...], environment: Environment, states: States) -> None:
         """Run the steps of one level, and free each value after its last reader."""
@@ -99,7 +102,8 @@ class Executor:
             if isinstance(step, Acquire):
                 if not replaced:
                     self.components.acquire(step, environment)
-                self.components.prefetch(wrap.running(steps[number + 1 :], environment), environment)
+                running = wrap.running(steps[number + 1 :], environment)
+                self.components.prefetch(running, environment, wrap.waits(running))
             elif replaced:
                 continue
             elif isinstance(step, Release):
@@ -151,7 +155,7 @@ class Executor:
         self.observer.loop_started(step.loop, loop.total)
         try:
             self.between_turns(environment)
-            for index in range(loop.turn, loop.total if self.turns is None else min(loop.total, self.turns)):
+            for index in loop.remaining(self.turns):
                 began = perf_counter()
                 self.turn(loop, index, environment)
                 loop.leave(index, environment)

@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..compiler.checks.process_mesh import Asked
 from ..compiler.compile import Checked, check, plan_of
 from ..compiler.ir import Graph, Ref
 from ..compiler.plan import Plan
 from ..contract.errors import NodeError
 from ..contract.file_edits import FileEdit
 from ..contract.node_library import NodeLibrary
+from ..contract.processes import Mesh
 from ..contract.workflow_folders import bundled_path
 from ..language.edit_file import edited
 from ..language.literals import Given
 from ..language.registry import Library
-from .estimate import estimate
+from .estimate import ONE, estimate
 
 MOST_ROUNDS = 8
 """Rounds of planning and editing. One round was enough for most workflows, and three for all that were tried."""
@@ -35,6 +37,7 @@ class Fitting:
         inputs: Values of inputs.
         settings: Values of parameters by path.
         options: Options of the run.
+        mesh: The processes of the run.
     """
 
     file: Path
@@ -44,6 +47,7 @@ class Fitting:
     inputs: Mapping[str, Given]
     settings: Mapping[str, Given]
     options: Mapping[str, Any]
+    mesh: Mesh = ONE
 
     def fit(self, text: str, write_choices: bool) -> Fitted:
         """Edit a text until its plan fits, or no edit helps.
@@ -88,11 +92,12 @@ class Fitting:
         assert checked.graph is not None
         plan = plan_of(checked, self.library)
         options = {**self.options, "device": self.device}
-        planned = estimate(plan, options=options, device=self.device, memory_bytes=self.memory_bytes)
+        planned = estimate(plan, options=options, device=self.device, memory_bytes=self.memory_bytes, mesh=checked.mesh)
         return planned, plan, origins_of(checked.graph)
 
     def _checked(self, text: str) -> Checked:
-        checked = check(self.file, self.inputs, self.settings, self.library, complete=True, text=text)
+        asked = Asked(mesh=self.mesh)
+        checked = check(self.file, self.inputs, self.settings, self.library, complete=True, text=text, asked=asked)
         if checked.errors:
             raise NodeError(replace(checked.errors[0], place=None))
         return checked

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from ..compiler.plan import Plan
-from ..contract import kernel_caches
+from ..contract.importing import importing
 from .context import Context
 
 
@@ -16,16 +16,17 @@ def around_run(plan: Plan, run: Context, packages: bool = True) -> Iterator[None
 
     `packages`: the packages that nodes need are imported too.
     """
-    kernel_caches.prepare(plan.libraries)
     with ExitStack() as stack:
-        for library in plan.libraries:
-            stack.enter_context(library.around_run(run))
-        if packages:
-            import_packages(plan, run)
+        with importing(plan.libraries):
+            for library in plan.libraries:
+                stack.enter_context(library.around_run(run))
+            if packages:
+                import_packages(plan, run)
         yield
 
 
 def import_packages(plan: Plan, run: Context) -> None:
     """Import the packages that the nodes of a plan need."""
-    for library in plan.libraries:
-        library.import_packages(run)
+    with importing(plan.libraries):
+        for library in plan.libraries:
+            library.import_packages(run)

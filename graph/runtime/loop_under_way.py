@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -14,6 +14,7 @@ from ..contract.errors import NodeError
 from ..contract.node import State
 from ..resume.position import LoopLevel, StateKey
 from .arguments import Environment, Getter, getter
+from .arriving_values import Arriving
 
 States = dict[StateKey, State]
 
@@ -69,6 +70,14 @@ class LoopUnderWay:
         """The keys of the values that a turn makes."""
         items = self.step.loop.body.items.items()
         return tuple(Ref(id, port) for id, item in items for port in output_ports(item))
+
+    def remaining(self, most: int | None) -> Iterator[int]:
+        """The numbers of the turns that are left, as soon as their values are there. `most`: of all turns, at most."""
+        for index in range(self.turn, self.total if most is None else min(self.total, most)):
+            for values in self.over.values():
+                if isinstance(values, Arriving):
+                    values.wait(index)
+            yield index
 
     def enter(self, index: int, environment: Environment) -> dict[str, Any]:
         """Set the variables of a turn, and return those that it iterates over, by name."""
@@ -159,7 +168,7 @@ def _over(
             continue
         try:
             lengths[name] = len(value) if hasattr(value, "__len__") else len(value := list(value))
-            over[name] = list(islice(value, turns))
+            over[name] = value if isinstance(value, Arriving) else list(islice(value, turns))
         except TypeError:
             raise _bad_loop(step, f"`{name}` is not a list: {type(value).__name__}") from None
     counts = set(lengths.values()) or {1}

@@ -56,6 +56,7 @@ def node_rows(
                 **({"resumed_calls": resumed} if resumed else {}),
                 **({"reused": True} if reused else {}),
                 **({"saved_seconds": saved} if saved else {}),
+                **({"overlapped": True} if any(r.overlapped for r in members.values()) else {}),
                 "seconds": total,
                 "device_seconds": sum(device) if device else None,
                 "share": total / seconds if seconds > 0 else 0.0,

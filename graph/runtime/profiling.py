@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,10 @@ from ..contract.events import Observer, Observers
 from ..contract.suggestions import did_you_mean
 from .clock import Clock
 from .observers.chosen_calls import EVERY, ChosenCalls, Steps, matches, paths_of
-from .observers.kernel_profile import KernelProfile, quiet_profiler
+from .observers.kernel_profile import KernelProfile, longest_first, quiet_profiler
 from .observers.nvtx_ranges import NvtxRanges, TorchRanges
 from .observers.trace import Trace
-from .observers.trace_file import GrowingFile
+from .observers.trace_file import GrowingFile, TextParts
 from .observers.trace_values import TraceValues
 from .observers.unmeasured import without_times
 from .record import Recorder
@@ -88,6 +89,17 @@ class Profiling:
             help = did_you_mean(pattern, paths) or f"its nodes are {', '.join(sorted(paths))}"
             raise NodeError(f"--profile-nodes {pattern!r} chooses no node of this workflow", help=help)
 
+    def require_startable(self, plan: Plan, device: str, overwrite: bool) -> None:
+        """Check the options before other processes are started, of which one will write the files.
+
+        Raises:
+            NodeError: See `require_possible`; or if a file exists or cannot be written.
+        """
+        self.require_possible(plan, device)
+        for option, name in (("--trace", self.trace), ("--trace-values", self.trace_values)):
+            if name is not None:
+                GrowingFile(name, overwrite, option).drop()
+
     def files(self) -> dict[str, Path]:
         """The files of traces that are there, by the names of their options."""
         named = {"trace": self.trace, "trace-values": self.trace_values}
@@ -111,30 +123,42 @@ class Watch:
         device: The device of the run.
         overwrite: Whether files that exist are replaced.
         clock: The clock of the run.
+        rank: The number of this process among several; None for one alone. Only rank 0 writes files.
 
     Raises:
         NodeError: If the options are not possible, or a file cannot be written.
     """
 
-    def __init__(self, plan: Plan, profiling: Profiling, device: str, overwrite: bool, clock: Clock) -> None:
+    def __init__(
+        self, plan: Plan, profiling: Profiling, device: str, overwrite: bool, clock: Clock, rank: int | None = None
+    ) -> None:
         profiling.require_possible(plan, device)
-        self.profiling, self._files = profiling, list[GrowingFile]()
+        self.profiling, self.rank, self._files = profiling, rank, list[GrowingFile]()
         self._observers: Observers | None = None
         self.kernels: KernelProfile | None = None
         self._first: list[Observer] = []
         self._around: list[KernelProfile | NvtxRanges] = []
+        self._others: list[dict[str, Any]] = []
+        self.trace: Trace | None = None
+        traced: GrowingFile | TextParts | None = None
+        values: GrowingFile | None = None
         try:
-            values = self._file(profiling.trace_values, overwrite, "--trace-values")
-            traced = self._file(profiling.trace, overwrite, "--trace")
-            trace = Trace(traced, clock.epoch, self._say) if traced is not None else None
+            if rank:
+                traced = TextParts() if profiling.trace is not None else None
+            else:
+                values = self._file(profiling.trace_values, overwrite, "--trace-values")
+                traced = self._file(profiling.trace, overwrite, "--trace")
+            if traced is not None:
+                self.trace = Trace(traced, clock.epoch, self._say, rank)
         except BaseException:
             self.__exit__(None, None, None)
             raise
         # The trace notes the end of a call before others take time for it, and statistics come last.
+        trace = self.trace
         self._last: list[Observer] = [trace] if trace is not None else []
         if profiling.mode == "torch":
             quiet_profiler()
-            lanes = trace.kernels if trace is not None else None
+            lanes = trace.kernels if trace is not None and not rank else None
             self.kernels = KernelProfile(profiling.chosen(), self._say, lanes, clock)
             self._surround(self.kernels)
         elif profiling.mode == "nvtx":
@@ -190,11 +214,46 @@ class Watch:
                 stack.enter_context(observer.around_steps())
             yield
 
+    def notes(self) -> dict[str, Callable[[], str]]:
+        """On a rank other than 0: texts for rank 0, by the names that `hear` knows."""
+        found: dict[str, Callable[[], str]] = {}
+        if self.trace is not None and isinstance(self.trace.file, TextParts):
+            found["trace"] = self.trace.file.text
+        if self.kernels is not None:
+            found["kernels"] = lambda: json.dumps(self._kernels())
+        return found
+
+    def hear(self, noted: Callable[[str], Mapping[int, str | None]], say: Callable[[str], None]) -> None:
+        """On rank 0, at the end of the run: take over what other ranks have measured.
+
+        Args:
+            noted: Gives the text of a name by rank; None for a rank that told none.
+            say: Takes the text of a warning.
+        """
+        for name, option in (("trace", self.trace), ("kernels", self.kernels)):
+            if option is None:
+                continue
+            texts = noted(name)
+            if silent := [str(rank) for rank, text in texts.items() if text is None]:
+                say(f"the {name} of rank {', '.join(silent)} {'is' if name == 'trace' else 'are'} not known")
+            if name == "trace" and self.trace is not None:
+                self.trace.complete([text for text in texts.values() if text], say)
+            else:
+                self._others = [row for text in texts.values() if text for row in json.loads(text)]
+
+    def _kernels(self) -> list[dict[str, Any]]:
+        """The kernels of all ranks that are known, those of each rank with its number."""
+        assert self.kernels is not None
+        if self.rank is None:
+            return self.kernels.listed()
+        own = [{"rank": self.rank, **row} for row in self.kernels.listed()]
+        return sorted([*own, *self._others], key=longest_first)
+
     def complete(self, record: dict[str, Any]) -> dict[str, Any]:
         """The record with the options, the kernels and the profiler's own time, and times as in `timed`."""
         record["options"] |= self.profiling.options()
         if self.kernels is not None:
-            record["kernels"] = self.kernels.listed()
+            record["kernels"] = self._kernels()
             record["profiler_seconds"] = self.kernels.seconds
         return self.timed(record)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-import platform
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,8 @@ from .observers.profile import Profile, Row
 from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
+from .overlap.overlapped_time import OverlappedTime
+from .run_environment import environment
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ class Recorder(Observer):
     Attributes:
         clock: The clock of the run.
         measured: Whether time, memory and work of each node are measured.
+        overlapped: The work of second threads; None without one.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -52,6 +52,7 @@ class Recorder(Observer):
     timeline: Timeline = field(default_factory=Timeline)
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    overlapped: OverlappedTime | None = None
 
     def __post_init__(self) -> None:
         self.timeline.kept = self.measured
@@ -148,6 +149,26 @@ class Recorder(Observer):
         found: dict[str, Any] = clean(told)
         return found
 
+    def beside(self, plan: Plan, run: Run, clock: Clock) -> Recorder:
+        """A recorder of the calls of a second thread. Their rows stand among these, and `insert` takes the rest."""
+        other = Recorder(clock, self.measured, self.timeline)
+        other.profile = self.profile.beside(clock)
+        other.turns = Turns(clock, self.timeline, other.profile.device)
+        other.run_started(plan, run)
+        return other
+
+    def insert(self, other: Recorder, mark: Mark) -> None:
+        """Move the entries of another recorder to the moment of a mark."""
+        self.turns.turns[mark.turns : mark.turns] = other.turns.turns
+        self.warnings[mark.warnings : mark.warnings] = other.warnings
+        for kind, entries in other.events.items():
+            at = mark.events.get(kind, 0)
+            self.events.setdefault(kind, [])[at:at] = entries
+        self.work.counted |= other.work.counted
+        other.turns.turns.clear()
+        other.warnings.clear()
+        other.events.clear()
+
     def reuse(self, id: str, told: Mapping[str, Any]) -> None:
         """Take over what a stored result told when it was made: the data of `told_since`, and `seconds`."""
         for path, known in told["rows"].items():
@@ -229,11 +250,15 @@ class Recorder(Observer):
         known = sum(row.seconds for row in rows.values()) + sum(row["seconds"] for row in others)
         phases = {name.strip("()"): clock.spent.get(name, 0.0) for name in (IMPORT, COMPILE, KERNELS, LOAD)}
         phases["save"] = sum(row.seconds for row in rows.values() if row.effect)
+        if self.overlapped is not None:
+            known -= self.overlapped.seconds
+            phases["save"] -= self.overlapped.saving
         phases["run"] = now - sum(phases.values())
-        found: dict[str, Any] = clean(
-            {"seconds": now, "phases": phases, "unaccounted_seconds": now - known, "nodes": [*nodes, *others]}
-        )
-        return found
+        found: dict[str, Any] = {"seconds": now, "phases": phases, "unaccounted_seconds": now - known}
+        if self.overlapped is not None:
+            found["overlapped_seconds"] = self.overlapped.seconds
+        cleaned: dict[str, Any] = clean(found | {"nodes": [*nodes, *others]})
+        return cleaned
 
     def _limits(self, plan: Plan, device: str) -> MachineLimits | None:
         """The measured limits of the machine; read once."""
@@ -245,21 +270,6 @@ class Recorder(Observer):
 def _own(detail: Mapping[str, Any]) -> dict[str, Any]:
     """The details of a call without times of the run that made it."""
     return {name: value for name, value in detail.items() if name != "loaded"}
-
-
-def environment(device: str, packages: Iterable[str]) -> dict[str, Any]:
-    """The machine, and the versions of packages by name; None for one that is not installed."""
-    found: dict[str, Any] = {"device": device, "python": platform.python_version(), "os": platform.platform()}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    torch = sys.modules.get("torch")
-    if torch is not None and device.startswith("cuda"):
-        with suppress(Exception):  # torch may be half imported, or the GPU may fail
-            found["device"] = torch.cuda.get_device_name()
-    return found
 
 
 def plain_output(value: Any, run: Run) -> Any:

@@ -18,10 +18,11 @@ from ..contract.kept_values import Session
 from ..contract.process_state import released
 from ..contract.processes import Mesh
 from ..store.entries import Store
-from .clock import Clock
+from .clock import COMPILE, Clock
 from .context import Context
 from .failure import does_not_fit
 from .import_times import watched
+from .overlap.possible import misfit, overlaps_for
 from .prepared_folder import prepare_folder
 from .profiling import Profiling, Watch
 from .ranks.run_ranks import RunRanks
@@ -47,6 +48,7 @@ def run(
     snapshots: Snapshots | None = None,
     store: Store | Path | str | None = None,
     ranks: RunRanks | None = None,
+    overlap: bool = False,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -65,10 +67,13 @@ def run(
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
             A run that measures kernels, traces values or has limits of time or memory cannot have one.
         ranks: The other processes of the run, if this is rank 0 of several.
+        overlap: Run the end of each turn of a loop over a list beside the next turn: a clip is decoded and written
+            while the next one is made. The results are the same. If a GPU has too little memory for both, there is a
+            warning, and the run goes on without it.
 
     Raises:
-        NodeError: If the profile is not possible, a folder cannot be a store, or an output cannot be written: see
-            `prepare_folder`. Nothing has run then.
+        NodeError: If the profile or the overlap is not possible, a folder cannot be a store, or an output cannot be
+            written: see `prepare_folder`. Nothing has run then.
     """
     clock = clock or Clock()
     profiling = Profiling(profile) if isinstance(profile, str) else profile
@@ -79,13 +84,14 @@ def run(
             "reused results have no time and memory for the limits of `expect`", help="leave the store away"
         )
     kept_results = store_of(store)
+    overlaps = overlaps_for(plan, profiling, ranks is not None) if overlap else ()
     # A node may call this, and its thread waits here for that of the run.
     with (
         clock.during(START),
         interrupts.held(),
         released(),
         watched(clock),
-        Watch(plan, profiling, device, overwrite, clock) as watch,
+        Watch(plan, profiling, device, overwrite, clock, ranks.place.rank if ranks is not None else None) as watch,
         taken() as (session, busy),
     ):
         folder = prepare_folder(plan, Path(out) if out is not None else None, overwrite)
@@ -101,8 +107,15 @@ def run(
                 context.warn(BUSY)
             if folder.left and (snapshots is None or snapshots.resumed is None):
                 context.warn(folder.left)
+            if overlaps:
+                with clock.during(COMPILE):
+                    tight = misfit(plan, overlaps, device, context.options)
+                if tight:
+                    context.warn(tight)
+                    overlaps = ()
             kept = RunSnapshots(snapshots, plan, context, recorder, ranks.mesh if ranks is not None else Mesh())
             worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
+            worker.overlaps = overlaps
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.

@@ -40,12 +40,14 @@ class Snapshots:
         source: The file whose workflow runs, where that is not the file of the plan: a record, a picture or a clip.
         libraries: The files of `--library`.
         resumed: Where the run goes on; None for a new run.
+        overlap: Whether the run has a second thread (`--overlap`), which it has again when it is resumed.
     """
 
     every: float = EVERY
     source: Path | None = None
     libraries: tuple[Path, ...] = ()
     resumed: Resumed | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.every < float("inf"):
@@ -198,6 +200,7 @@ def started(snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh) -> d
         "device": context.device,
         "parallel": asdict(mesh),
         "metadata": context.used.in_files,
+        "overlap": snapshots.overlap,
         "recipe": recipe.json(),
         "reads": states_of_plan(plan),
     }

@@ -28,9 +28,16 @@ class StepWrap:
         """Those of the next steps that will run."""
         return tuple(steps)
 
+    def waits(self, steps: Sequence[Step]) -> bool:
+        """Whether this process waits for another one before the first acquisition among the next steps."""
+        return False
+
     def settled(self) -> bool:
         """Whether every step from here on runs, so that a run may be resumed here without this wrap."""
         return True
+
+    def ended(self) -> None:
+        """No step runs any more: the run is over, or it failed."""
 
 
 class StepWraps(StepWrap):
@@ -59,5 +66,12 @@ class StepWraps(StepWrap):
             steps = wrap.running(steps, environment)
         return tuple(steps)
 
+    def waits(self, steps: Sequence[Step]) -> bool:
+        return any(wrap.waits(steps) for wrap in self.wraps)
+
     def settled(self) -> bool:
         return all(wrap.settled() for wrap in self.wraps)
+
+    def ended(self) -> None:
+        for wrap in self.wraps:
+            wrap.ended()

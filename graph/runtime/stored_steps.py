@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -71,6 +72,12 @@ class StoredSteps(ReusedSteps):
         super().__init__(reuse_of(self.keys, decision, elsewhere), context, processes)
         self._began: dict[Place, tuple[float, Any]] = {}
         self._rate = RATE
+
+    def beside(self, recorder: Recorder) -> StoredSteps:
+        """The store around the steps of a second thread, whose recorder is another."""
+        other = copy.copy(self)
+        other.recorder = recorder
+        return other
 
     def acquires_any(self) -> bool:
         """Whether a call runs that needs a part of a value, such as the transformer of a model."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
+from ..compiler.overlaps import Overlap
 from ..compiler.plan import Plan
 from ..contract import interrupts
 from ..contract.errors import NodeError
@@ -22,6 +23,7 @@ from .expectations import judged
 from .failure import Interrupted, does_not_fit
 from .library_contexts import around_run, import_packages
 from .output_folder import OutputFolder
+from .overlap.overlapped_steps import OverlappedSteps
 from .profiling import Watch
 from .ranks.opening import Opening
 from .ranks.placed_steps import PlacedSteps
@@ -62,6 +64,7 @@ class Worker:
         self.stop, self.done = threading.Event(), threading.Event()
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
+        self.overlaps: Sequence[Overlap] = ()
         self.finished = False
         self.thread = threading.Thread(target=self.work, name="sgd", daemon=True)
         self._turn = threading.Lock()
@@ -83,7 +86,10 @@ class Worker:
                 if may_reuse and stored is not None and stored.acquires_any():
                     with self.clock.during(IMPORT):
                         import_packages(self.plan, self.context)
-                self.outputs = self._executor(placed, stored).execute()
+                executor = self._executor(placed, stored)
+                if self.overlaps:
+                    OverlappedSteps(self.overlaps, executor, self.recorder, stored)
+                self.outputs = executor.execute()
         except BaseException as error:
             self.error = error
         finally:
@@ -183,6 +189,7 @@ class Worker:
             self.ranks.finish()
             more["parallel"] = asdict(self.ranks.mesh)
             more["processes"] = self.ranks.told()
+            self.watch.hear(self.ranks.noted, lambda message: recorder.warned(None, message))
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:

@@ -16,10 +16,8 @@ from ..compiler.passes.fold import format_text, locate
 from ..compiler.plan import CallStep, LoopStep, Plan, Step
 from ..contract.node import Input, NodeType
 from ..contract.ports import plain
-from ..contract.processes import Mesh
+from ..contract.processes import ONE_PROCESS, Mesh
 from .fingerprints import Files, code_of, digest, machine, packages_of
-
-ONE = Mesh()
 
 Place = tuple[str, tuple[int, ...]]
 """The path of a call or loop, and the turns of the loops around it that are taken apart."""
@@ -90,7 +88,7 @@ class Keys:
 Bindings = dict[Ref | Var | Index, Content]
 
 
-def keys_of(plan: Plan, device: str, options: Mapping[str, Any], files: Files, mesh: Mesh = ONE) -> Keys:
+def keys_of(plan: Plan, device: str, options: Mapping[str, Any], files: Files, mesh: Mesh = ONE_PROCESS.mesh) -> Keys:
     """The keys of all results of a plan.
 
     Args:

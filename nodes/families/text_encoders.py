@@ -20,8 +20,12 @@ else:
 
 
 def cleaned(prompt: str) -> str:
-    """A prompt as `prompt_clean` of WanPipeline makes it: mended by ftfy if it is installed, in single spaces."""
-    if find_spec("ftfy") is not None:
+    """A prompt as `prompt_clean` of WanPipeline makes it: mended by ftfy if it is installed, in single spaces.
+
+    ftfy changes nothing in printable ASCII without entities, so it is not imported for such a prompt.
+    """
+    plain = prompt.isascii() and prompt.isprintable() and "&" not in prompt
+    if not plain and find_spec("ftfy") is not None:
         import ftfy
 
         prompt = ftfy.fix_text(prompt)

@@ -9,7 +9,9 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.errors import NodeError, UnfitNetwork
 from ...graph.contract.likeness import Likeness
+from ..support import perceptual
 from ..support.frame_errors import frame_errors
 from ..support.image_reading import read_image
 from ..support.lazy import lazy
@@ -24,19 +26,25 @@ MOVING = ("image/gif", "image/apng")
 """Types of pictures that are read as clips."""
 
 
-def likeness(before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
+def likeness(
+    before: Path, after: Path, progress: Callable[[int], None], weights: Path | None = None
+) -> Likeness | None:
     """Compare the pixels of two files; None if one is neither a picture nor a clip, by the extension of its name.
 
     Args:
         before: The reference.
         after: The file to compare with it.
         progress: Called with the number of compared frames, after each.
+        weights: The file of the weights of LPIPS's network; None if it is not asked for.
 
     Raises:
         NodeError: If a file cannot be read.
+        UnfitNetwork: If `weights` cannot be read, or are of no known network.
     """
     if not (is_media(before) and is_media(after)):
         return None
+    no_lpips = "" if weights is None else perceptual.unavailable() or ""
+    distances: list[float] = []
     counts, sizes, notes = [0, 0], [(0, 0), (0, 0)], list[str]()
     found: list[list[float]] = []
     for frames in zip_longest(_frames(before, notes), _frames(after, notes)):
@@ -48,8 +56,12 @@ def likeness(before: Path, after: Path, progress: Callable[[int], None]) -> Like
         if one is not None and other is not None and one.shape == other.shape:
             reference, made = (torch.from_numpy(frame) for frame in frames)
             found.append(torch.stack(frame_errors(made, reference)).tolist())
+            if weights is not None and not no_lpips:
+                no_lpips = perceptual.too_small(made) or ""
+                distances += [] if no_lpips else [_distance(made, reference, weights)]
         progress(max(counts))
     form: Any = {"frames": tuple(counts), "sizes": tuple(sizes), "notes": tuple(dict.fromkeys(notes))}
+    form["no_lpips"] = no_lpips
     if not found or sizes[0] != sizes[1]:
         return Likeness(**form)
     squared = [errors[0] for errors in found]
@@ -63,7 +75,16 @@ def likeness(before: Path, after: Path, progress: Callable[[int], None]) -> Like
         worst_frame=worst,
         ssim=sum(similarity) / len(similarity) if has_ssim else None,
         worst_ssim=min(similarity) if has_ssim else None,
+        lpips=sum(distances) / len(distances) if distances else None,
+        worst_lpips=max(distances, default=None),
     )
+
+
+def _distance(frame: torch.Tensor, reference: torch.Tensor, weights: Path) -> float:
+    try:
+        return perceptual.distance(frame, reference, weights)
+    except NodeError as error:
+        raise UnfitNetwork(str(error), help=error.help) from error
 
 
 def is_media(path: Path) -> bool:

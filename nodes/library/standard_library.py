@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from ...graph.contract.node import Run
     from ...graph.contract.previews import Previews
     from ...graph.contract.processes import Mesh
-    from ...graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
+    from ...graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from ...graph.contract.report_section import ReportSection
+    from ...graph.contract.second_stream import SecondStream
     from ...graph.contract.value_statistics import ValueStatistics
 
 WEIGHTS = RunOption(
@@ -116,20 +117,27 @@ class StandardLibrary(NodeLibrary):
     example_file = "sgd:images/boat.png"
     out_of_memory_help = "a smaller size, fewer frames or a narrower dtype need less memory; `sgd plan` says how much"
 
+    def prepare_imports(self) -> None:
+        """Put off modules that few runs use."""
+        from ..support.start import prepare_imports
+
+        prepare_imports()
+
     @contextmanager
     def around_run(self, run: Run) -> Iterator[None]:
         """Switch gradients off. In a plan, count attention as one operation."""
-        from ...graph.contract.interrupts import installed
-
-        if installed():  # in a program, environment and imports are the program's own
-            from ..support.start import prepare_imports
-
-            prepare_imports()
-
         from ..support import cost_meter
 
         with cost_meter.runtime(run):
             yield
+
+    def second_stream(self, run: Run) -> SecondStream:
+        """On a GPU, a CUDA stream of its own for the second thread."""
+        if not run.device.startswith("cuda"):
+            return super().second_stream(run)
+        from ..support.cuda_second_stream import CudaSecondStream
+
+        return CudaSecondStream(run.device)
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes on this host, with torch.distributed.elastic."""
@@ -143,13 +151,21 @@ class StandardLibrary(NodeLibrary):
 
         return TorchRanks(place, mesh, device)
 
-    def import_packages(self, run: Run) -> None:
-        """Import the packages that every model needs."""
-        from ...graph.contract.process_state import exclusive
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        """Ranks that exchange nothing."""
+        from ..models.ranks.planned_processes import TracedRanks
 
-        with exclusive():  # packages whose modules import each other are imported by one thread
+        return TracedRanks(mesh)
+
+    def import_packages(self, run: Run) -> None:
+        """Import the packages that every model needs, and start the GPU meanwhile."""
+        from ...graph.contract.process_state import exclusive
+        from ..support.device_start import device_starting
+
+        # Packages whose modules import each other are imported by one thread.
+        with exclusive(), device_starting(run.device):
             import diffusers.utils.torch_utils  # noqa: F401
-            import transformers  # noqa: F401
+            import transformers.dependency_versions_check  # noqa: F401
 
     def value_checks(self, run: Run) -> Sequence[Observer]:
         """No node changes its inputs or leaves the device; numbers are finite, except with `--no-check-finite`."""
@@ -281,15 +297,18 @@ class StandardLibrary(NodeLibrary):
 
         return recipe_text(path)
 
-    def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness | None:
-        """PSNR and SSIM of two pictures or clips.
+    def likeness(
+        self, before: Path, after: Path, progress: Callable[[int], None], network: Path | None = None
+    ) -> Likeness | None:
+        """PSNR, SSIM and, with the file of its network, LPIPS of two pictures or clips.
 
         Raises:
             NodeError: If one of the files cannot be read.
+            UnfitNetwork: If `network` cannot be read, or is of no known kind.
         """
         from .media_likeness import likeness
 
-        return likeness(before, after, progress)
+        return likeness(before, after, progress, network)
 
     def starter(self, source: str) -> tuple[str, str]:
         """Name and text of a workflow for a model, from the bundled workflow for this kind of model.

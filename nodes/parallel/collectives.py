@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ...graph.contract.processes import Axis, Processes
+from ..support import cost_meter
 
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its new name is that of later torches."""
@@ -26,14 +28,21 @@ class Members:
 
     Attributes:
         handle: torch's process group.
+        size: Their number.
         processes: The run's processes, which are told about each exchange.
     """
 
     handle: Any
+    size: int
     processes: Processes
 
     def exchange(self, sent: int, collective: Callable[..., Any], *arguments: Any, **named: Any) -> None:
-        """Call a function of torch.distributed, which sends `sent` bytes of this process to others."""
+        """Call a function of torch.distributed, which sends `sent` bytes of this process to others.
+
+        A plan counts the bytes and sends nothing.
+        """
+        if cost_meter.sends(sent):
+            return
         began = perf_counter()
         collective(*arguments, **named, group=self.handle)
         self.processes.exchanged(sent, perf_counter() - began)
@@ -47,7 +56,7 @@ def members(processes: Processes, axis: Axis) -> str:
     """The name in `GROUPS` of the processes along an axis of the mesh."""
     group = processes.group(axis)
     name = f"{axis} of {','.join(map(str, group.ranks))}"
-    GROUPS[name] = Members(group.handle, processes)
+    GROUPS[name] = Members(group.handle, group.size, processes)
     return name
 
 
@@ -56,19 +65,30 @@ def parts_of(count: int, ranks: int) -> tuple[int, ...]:
     return tuple(count // ranks + (rank < count % ranks) for rank in range(ranks))
 
 
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes of a dense tensor, [n]."""
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """The bytes of a dense tensor, uint8 [n], in the same memory."""
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _all_to_all(sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str) -> Any:
-    """Send `sizes` elements to each process, and receive `received` elements of each: one tensor for each."""
+def _all_to_all(
+    sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    """Send `sizes` elements of a dense tensor to each process, and receive `received` elements of each, [n]."""
     width = sent.element_size()
     out = sent.new_empty(sum(received))
     given = [[width * n for n in each] for each in (received, sizes)]
-    others = width * (sum(sizes) - sizes[rank])
-    GROUPS[group].exchange(others, dist.all_to_all_single, _bytes(out), _bytes(sent), *given)
-    return out.split(list(received))
+    GROUPS[group].exchange(_to_others(sent, sizes, rank), dist.all_to_all_single, bytes_of(out), bytes_of(sent), *given)
+    return out
+
+
+def _needs_operator(tensor: torch.Tensor) -> bool:
+    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or for its shapes alone."""
+    return tensor.is_meta or torch.compiler.is_compiling()
+
+
+def _to_others(sent: torch.Tensor, sizes: Sequence[int], rank: int) -> int:
+    """The bytes that a process sends to others, of `sizes` elements to each. `sent`: a tensor of their dtype."""
+    return sent.element_size() * (sum(sizes) - sizes[rank])
 
 
 def first_number(processes: Processes, axis: Axis, number: int) -> int:
@@ -78,11 +98,6 @@ def first_number(processes: Processes, axis: Axis, number: int) -> int:
     return int(held.item())
 
 
-@torch.library.custom_op(
-    "sgd::tokens_to_heads",
-    mutates_args=(),
-    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
-)
 def tokens_to_heads(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -106,16 +121,52 @@ def tokens_to_heads(
     Returns:
         Queries, keys and values, [3, B, sum(tokens), heads[rank], D]; tokens are in the order of the processes.
     """
-    batch, own, _, width = query.shape
-    three = [each.split(list(heads), dim=2) for each in (query, key, value)]
-    sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
-    each = 3 * batch * width
-    sizes, received = [each * own * n for n in heads], [each * n * heads[rank] for n in tokens]
+    called = _tokens_operator if _needs_operator(query) else _tokens_to_heads
+    found: torch.Tensor = called(query, key, value, tokens, heads, rank, group)
+    return found
+
+
+def _tokens_to_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    batch, own, count, width = query.shape
+    ranks, mine = len(heads), heads[rank]
+    if mine * ranks == count:  # equal parts: one copy for each tensor
+        sent = query.new_empty(ranks, 3, batch, own, mine, width)
+        for number, each in enumerate((query, key, value)):
+            sent[:, number] = each.view(batch, own, ranks, mine, width).permute(2, 0, 1, 3, 4)
+    else:
+        three = [each.split(list(heads), dim=2) for each in (query, key, value)]
+        sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
+    sizes, received = _sizes_of_heads(query, heads), [3 * batch * width * n * mine for n in tokens]
     found = _all_to_all(sent, sizes, received, rank, group)
-    return torch.cat([part.view(3, batch, n, heads[rank], width) for part, n in zip(found, tokens, strict=True)], dim=2)
+    if own * ranks == sum(tokens):
+        parts = found.view(ranks, 3, batch, own, mine, width).permute(1, 2, 0, 3, 4, 5)
+        return parts.reshape(3, batch, ranks * own, mine, width)
+    split = zip(found.split(received), tokens, strict=True)
+    return torch.cat([part.view(3, batch, n, mine, width) for part, n in split], dim=2)
 
 
-@tokens_to_heads.register_fake
+def _sizes_of_heads(query: torch.Tensor, heads: Sequence[int]) -> list[int]:
+    """Elements of queries, keys and values that go to each process."""
+    return [3 * query.shape[0] * query.shape[3] * query.shape[1] * n for n in heads]
+
+
+_tokens_operator = torch.library.custom_op(
+    "sgd::tokens_to_heads",
+    _tokens_to_heads,
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_tokens_operator.register_fake
 def _(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -129,11 +180,6 @@ def _(
     return query.new_empty(3, batch, sum(tokens), heads[rank], width)
 
 
-@torch.library.custom_op(
-    "sgd::heads_to_tokens",
-    mutates_args=(),
-    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
-)
 def heads_to_tokens(
     attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
 ) -> torch.Tensor:
@@ -149,15 +195,43 @@ def heads_to_tokens(
     Returns:
         [B, tokens[rank], sum(heads), D].
     """
-    batch, _, _, width = attended.shape
-    sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
-    each = batch * width
-    sizes, received = [each * n * heads[rank] for n in tokens], [each * tokens[rank] * n for n in heads]
+    called = _heads_operator if _needs_operator(attended) else _heads_to_tokens
+    found: torch.Tensor = called(attended, tokens, heads, rank, group)
+    return found
+
+
+def _heads_to_tokens(
+    attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    batch, _, mine, width = attended.shape
+    ranks, own = len(tokens), tokens[rank]
+    if batch == 1:  # the tokens of each process lie one after the other already
+        sent = attended.contiguous()
+    else:
+        sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
+    sizes, received = _sizes_of_tokens(attended, tokens), [batch * width * own * n for n in heads]
     found = _all_to_all(sent, sizes, received, rank, group)
-    return torch.cat([part.view(batch, tokens[rank], n, width) for part, n in zip(found, heads, strict=True)], dim=2)
+    if mine * ranks == sum(heads):
+        parts = found.view(ranks, batch, own, mine, width).permute(1, 2, 0, 3, 4)
+        return parts.reshape(batch, own, ranks * mine, width)
+    split = zip(found.split(received), heads, strict=True)
+    return torch.cat([part.view(batch, own, n, width) for part, n in split], dim=2)
 
 
-@heads_to_tokens.register_fake
+def _sizes_of_tokens(attended: torch.Tensor, tokens: Sequence[int]) -> list[int]:
+    """Elements of the result of attention that go to each process."""
+    return [attended.shape[0] * attended.shape[3] * n * attended.shape[2] for n in tokens]
+
+
+_heads_operator = torch.library.custom_op(
+    "sgd::heads_to_tokens",
+    _heads_to_tokens,
+    mutates_args=(),
+    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_heads_operator.register_fake
 def _(attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str) -> torch.Tensor:
     batch, _, _, width = attended.shape
     return attended.new_empty(batch, tokens[rank], sum(heads), width)
@@ -197,8 +271,23 @@ def stacked(part: torch.Tensor, length: int, group: str) -> torch.Tensor:
         part = torch.cat([part, part.new_zeros(length - len(part), *part.shape[1:])])
     part = part.contiguous()
     found = GROUPS[group]
-    count = dist.get_world_size(found.handle)
-    out = part.new_empty(count, *part.shape)
-    sent = part.numel() * part.element_size() * (count - 1)
-    found.exchange(sent, _all_gather, _bytes(out), _bytes(part))
+    out = part.new_empty(found.size, *part.shape)
+    sent = part.numel() * part.element_size() * (found.size - 1)
+    found.exchange(sent, _all_gather, bytes_of(out), bytes_of(part))
     return out
+
+
+def _gathered_bytes(part: torch.Tensor, dim: int, lengths: Sequence[int], rank: int, group: str) -> int:
+    row = prod(size for place, size in enumerate(part.shape) if place != dim)
+    return row * max(lengths) * part.element_size() * (len(lengths) - 1)
+
+
+cost_meter.SENT |= {
+    torch.ops.sgd.tokens_to_heads: lambda query, key, value, tokens, heads, rank, group: _to_others(
+        query, _sizes_of_heads(query, heads), rank
+    ),
+    torch.ops.sgd.heads_to_tokens: lambda attended, tokens, heads, rank, group: _to_others(
+        attended, _sizes_of_tokens(attended, tokens), rank
+    ),
+    torch.ops.sgd.gather_parts: _gathered_bytes,
+}

@@ -52,8 +52,6 @@ class SequenceGroup:
 
     def gather(self, part: torch.Tensor, count: int) -> torch.Tensor:
         """The reverse of `cut` for the dimension 1: [B, own(count), ...] -> [B, count, ...]."""
-        if part.is_meta:
-            return part.new_empty(part.shape[0], count, *part.shape[2:])
         length = -(-count // self.size)
         parts = stacked(part.transpose(0, 1), length, self.whole)  # [size, length, B, ...]
         return parts.transpose(0, 1).flatten(0, 1)[:count].transpose(0, 1).contiguous()

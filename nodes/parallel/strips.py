@@ -22,7 +22,7 @@ from ..models.decoders.rebuilt_vae import is_rebuilt
 from ..models.decoders.strip_rows import in_strips
 from ..models.model import Model
 from ..values import Size
-from .collectives import GROUPS, gather_parts, members, parts_of
+from .collectives import GROUPS, bytes_of, gather_parts, members, parts_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,7 @@ class Strip:
 
     def total(self, numbers: torch.Tensor) -> torch.Tensor:
         total = numbers.double()
-        if not total.is_meta:
-            sent = 8 * total.numel() * (self.processes.size - 1)
-            GROUPS[self.group].exchange(sent, dist.all_reduce, total)
+        GROUPS[self.group].exchange(8 * total.numel() * (self.processes.size - 1), dist.all_reduce, total)
         return total
 
     def rows(
@@ -74,8 +72,7 @@ class Strip:
             1: x.narrow(dim, length - above, above) if above and rank < size - 1 else None,
         }
         received = {side: self._empty(x, dim, count) if count else None for side, count in wanted.items()}
-        if not x.is_meta:
-            self._exchange(given, received)
+        self._exchange(given, received)
         return received[-1], received[1]
 
     def _empty(self, x: torch.Tensor, dim: int, count: int) -> torch.Tensor:
@@ -89,12 +86,12 @@ class Strip:
         calls: list[tuple[Callable[..., Any], torch.Tensor, int]] = []
         for side, tensor in given.items():
             if tensor is not None:
-                dense = tensor.contiguous().reshape(-1).view(torch.uint8)
+                dense = bytes_of(tensor.contiguous())
                 sent += dense.numel()
                 calls.append((dist.isend, dense, ranks[self.rank + side]))
         for side, tensor in received.items():
             if tensor is not None:
-                calls.append((dist.irecv, tensor.reshape(-1).view(torch.uint8), ranks[self.rank + side]))
+                calls.append((dist.irecv, bytes_of(tensor), ranks[self.rank + side]))
 
         def exchange(group: Any) -> None:
             for waiting in dist.batch_isend_irecv([dist.P2POp(*call, group=group) for call in calls]):
@@ -207,8 +204,7 @@ def decoded(run: Run, model: Model, latents: torch.Tensor) -> torch.Tensor:
     vae = model.component("vae")
     with on_strips(strip, vae.decoder, is_rebuilt(vae, "decoder")):
         frames = model.family.decode(model, strip.cut(latents, latents.ndim - 2))
-    # Frames of a rebuilt decoder are in the host's memory, and only devices exchange.
-    return strip.gathered(frames.to(latents.device), 2).to(frames.device)
+    return strip.gathered(frames, 2)
 
 
 def encoded(run: Run, model: Model, frames: torch.Tensor) -> torch.Tensor:

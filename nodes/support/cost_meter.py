@@ -1,8 +1,8 @@
 """The context of a run, without gradients, and the meter that counts the cost of a plan.
 
 A plan runs the nodes on the meta device, where tensors have shapes and no memory. The meter counts the cost of the
-real run: floating-point operations by the formulas of torch's flop counter, and memory as the high-water mark of live
-storages.
+real run: floating-point operations by the formulas of torch's flop counter, memory as the high-water mark of live
+storages, and the bytes that go to other processes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 _METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
 
+SENT: dict[Any, Callable[..., int]] = {}
+"""Formulas for the bytes that an operator sends to other processes; each takes the operator's arguments."""
+
 
 class Meter:
     """Counts operations and bytes of calls on the meta device.
@@ -32,6 +35,7 @@ class Meter:
 
     def __init__(self) -> None:
         self.flops = 0
+        self.sent = 0
         self.live = 0
         self.peak = 0
         self._dtypes: dict[str, int] = {}
@@ -50,11 +54,13 @@ class Meter:
 
         Returns:
             `flops`: floating-point operations (a multiply-add counts as two); `peak_bytes`: the largest number of live
-            bytes; `live_bytes`: the current number of live bytes; `dtype`: the dtype of most operations, or None.
+            bytes; `live_bytes`: the current number of live bytes; `sent_bytes`: bytes that go to other processes;
+            `dtype`: the dtype of most operations, or None.
         """
         most = max(self._dtypes, key=lambda name: self._dtypes[name], default=None)
         taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live, "dtype": most}
-        self.flops, self.peak = 0, self.live
+        taken["sent_bytes"] = self.sent
+        self.flops, self.sent, self.peak = 0, 0, self.live
         self._dtypes.clear()
         return taken
 
@@ -109,6 +115,8 @@ def meter(run: Run) -> Iterator[Meter]:
                 formula = flop_registry.get(func.overloadpacket)
                 if formula is not None:
                     counter.note(formula(*args, **kwargs, out_val=out), args[1].dtype)
+                elif func.namespace == "sgd" and func.overloadpacket in SENT:
+                    counter.sent += SENT[func.overloadpacket](*args, **kwargs)
                 if isinstance(out, torch.Tensor):
                     counter.hold(out)
                 else:
@@ -126,6 +134,15 @@ def meter(run: Run) -> Iterator[Meter]:
     finally:
         _METER.reset(token)
         counter.close()
+
+
+def sends(size: int) -> bool:
+    """Count bytes that go to other processes, if this thread traces a plan: nothing is sent then. Else False."""
+    counter = _METER.get()
+    if counter is None:
+        return False
+    counter.sent += 0 if counter.paused else size
+    return True
 
 
 def on_host(make: Callable[[], torch.Tensor]) -> torch.Tensor:
@@ -152,7 +169,7 @@ class Attempt:
 
     def __init__(self, counter: Meter) -> None:
         self._counter = counter
-        self._flops, self.live, self._peak = counter.flops, counter.live, counter.peak
+        self._flops, self._sent, self.live, self._peak = counter.flops, counter.sent, counter.live, counter.peak
         self.above = 0
 
     def undo(self) -> None:
@@ -160,7 +177,7 @@ class Attempt:
 
         Call this method right after the work. Delete the results first, because they count as live bytes.
         """
-        self._counter.flops, self._counter.peak = self._flops, self._peak
+        self._counter.flops, self._counter.sent, self._counter.peak = self._flops, self._sent, self._peak
 
 
 @contextmanager
@@ -231,7 +248,7 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
         name: Name of the method.
     """
     original, own = getattr(owner, name), vars(owner).get(name)
-    seen: dict[Any, tuple[Any, list[Any], int, int]] = {}
+    seen: dict[Any, tuple[Any, list[Any], int, int, int]] = {}
 
     def traced(*args: Any, **kwargs: Any) -> Any:
         counter = _METER.get()
@@ -243,19 +260,21 @@ def traced_once(owner: Any, name: str) -> Iterator[None]:
             tuple((word, value_forms.form(value)) for word, value in kwargs.items()),
         )
         if key not in seen:
-            flops, live, peak = counter.flops, counter.live, counter.peak
+            flops, sent, live, peak = counter.flops, counter.sent, counter.live, counter.peak
             counter.peak = live
             made = original(*args, **kwargs)
             seen[key] = (
                 value_forms.form(made),
                 [value_forms.form(changed) for changed in lists],
                 counter.flops - flops,
+                counter.sent - sent,
                 counter.peak - live,
             )
             counter.peak = max(counter.peak, peak)
             return made
-        form, after, flops, above = seen[key]
+        form, after, flops, sent, above = seen[key]
         counter.flops += flops
+        counter.sent += sent
         counter.peak = max(counter.peak, counter.live + above)
         for changed, entries in zip(lists, after, strict=True):
             changed[:] = value_forms.from_form(entries)

@@ -4,13 +4,16 @@
 two threads may meet a module that is half executed. It also executes a module for `from module import name`.
 
 A module is executed in place, so that every reference to it stays right. The packages around it are executed before it,
-as Python does. Afterwards nothing of the delay is left, except for the stand-ins that other modules have imported.
+as Python does. Afterwards nothing of the delay is left, except for the stand-ins that other modules have imported. A
+package may put another module in its own place when it is executed, as transformers does; references to it then read
+from that module.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
@@ -32,6 +35,7 @@ def defer(
     stand_ins: Collection[str] = (),
     marks: Collection[str] = (),
     given: Mapping[str, Any] = MappingProxyType({}),
+    homes: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Execute the module `name` when one of its attributes is first read. Nothing happens if it is imported already.
 
@@ -43,18 +47,22 @@ def defer(
             the stand-in executes the module.
         marks: Functions that note their only argument and return it, such as decorators. Their stand-ins keep the
             argument, and hand it over when the module is executed.
-        given: Other stand-ins by name.
+        given: Other stand-ins by name, or attributes that are known already.
+        homes: Places of attributes that a package takes from its modules: `package.module:attribute`, by name. Reading
+            one imports that module and leaves the package as it is. If it is not there, the package is executed.
     """
     if name not in sys.modules and not any(isinstance(f, _Finder) and f.name == name for f in sys.meta_path):
         made = {each: StandIn(name, each, each in marks, _lock, resolve) for each in (*stand_ins, *marks)}
-        sys.meta_path.insert(0, _Finder(name, inside, {**made, **given}))
+        sys.meta_path.insert(0, _Finder(name, inside, {**made, **given}, homes))
 
 
 class _Finder(MetaPathFinder):
     """Finds one module as Python does, with a loader that waits."""
 
-    def __init__(self, name: str, inside: Collection[str], stand_ins: Mapping[str, Any]) -> None:
-        self.name, self.inside, self.stand_ins = name, inside, stand_ins
+    def __init__(
+        self, name: str, inside: Collection[str], stand_ins: Mapping[str, Any], homes: Mapping[str, str]
+    ) -> None:
+        self.name, self.inside, self.stand_ins, self.homes = name, inside, stand_ins, homes
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -66,12 +74,22 @@ class _Finder(MetaPathFinder):
             spec.loader = _Waiting(spec.loader, self)
         return spec
 
+    def home(self, name: str, path: Sequence[str] | None) -> str | None:
+        """Where an attribute is found without executing the module: at its home, or a module of the package."""
+        if name not in self.homes and ALL in self.inside and path is not None and not name.startswith("__"):
+            module = f"{self.name}.{name}"
+            return module if PathFinder.find_spec(module, path) is not None else None
+        return self.homes.get(name)
+
     def found(self, module: ModuleType) -> None:
         """Look no more: the module is imported, and waits."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
-        if hasattr(module, "__path__") and ALL not in self.inside:
-            sys.meta_path.insert(0, _InsideFinder(self.name, self.inside))
+        if hasattr(module, "__path__"):
+            if ALL in self.inside:
+                sys.meta_path.append(_LastFinder(self.name))
+            else:
+                sys.meta_path.insert(0, _InsideFinder(self.name, self.inside))
 
 
 class _InsideFinder(MetaPathFinder):
@@ -96,6 +114,21 @@ class _InsideFinder(MetaPathFinder):
             return None
         found.__spec__ = spec = ModuleSpec(fullname, _Found(found))  # Python takes the spec of a module that it finds
         return spec
+
+
+class _LastFinder(MetaPathFinder):
+    """Executes a deferred package when a module in it is not found, since the package may add finders of its own."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package = sys.modules.get(self.package)
+        if type(package) is _Deferred and fullname.startswith(f"{self.package}."):
+            _execute(package)  # Python asks the finders that are added now next
+        return None
 
 
 class _Found(Loader):
@@ -129,11 +162,21 @@ class _Deferred(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":  # Python asks whether a module is a package, which has this from the beginning
             raise AttributeError(f"module {self.__name__!r} is no package")
+        home = None
         with _lock:
             if type(self) is _Deferred:
-                stand_ins = vars(self)["__spec__"].loader.finder.stand_ins
-                if name in stand_ins:
-                    return stand_ins[name]
+                finder = vars(self)["__spec__"].loader.finder
+                if name in finder.stand_ins:
+                    return finder.stand_ins[name]
+                home = finder.home(name, vars(self).get("__path__"))
+                if home is None:
+                    _execute(self)
+        if home is not None:
+            module, _, attribute = home.partition(":")
+            try:
+                found = import_module(module)  # without the lock: other threads import meanwhile
+                return getattr(found, attribute) if attribute else found
+            except (ImportError, AttributeError):
                 _execute(self)
         return getattr(self, name)
 
@@ -146,6 +189,13 @@ class _Executing(_Deferred):
             if type(self) is _Executing:
                 raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         return getattr(self, name)
+
+
+class _Replaced(ModuleType):
+    """A module that has put another one in its place."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules[self.__name__], name)
 
 
 def resolve(name: str, attribute: str, execute: bool = True) -> Any:
@@ -181,7 +231,8 @@ def _execute(module: ModuleType) -> None:
             module.__class__ = _Deferred
             spec.loader = module.__loader__ = waiting
             raise
-        module.__class__ = ModuleType  # type: ignore[assignment]
+        replaced = sys.modules.get(module.__name__) is not module
+        module.__class__ = _Replaced if replaced else ModuleType  # type: ignore[assignment]
         for each in waiting.finder.stand_ins.values():
             if isinstance(each, StandIn):
                 each.hand_over(module)

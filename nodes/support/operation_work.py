@@ -12,7 +12,7 @@ from typing import Any
 from ...graph.contract.machine_limits import Work
 
 NAMES = {"float8_e4m3fn": "float8", "float8_e5m2": "float8"}
-ATTENTION = ("flash_attn", "sage", "flash_4", "_flash_attention", "_efficient_attention")
+ATTENTION = ("flash_attn", "fa3_fwd", "sage", "flash_3", "flash_4", "_flash_attention", "_efficient_attention")
 """Parts of the names of custom operators that compute attention of [B, tokens, heads, width]."""
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Unpack
 
+from . import plain_shapes
 from .deferred_imports import ALL, defer, resolve
 
 PARALLEL = "HF_ENABLE_PARALLEL_LOADING"
@@ -52,6 +55,35 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Functions and classes that libraries import from a module, and that few runs use."""
 
+ENCODERS: Mapping[str, tuple[str, ...]] = {
+    "clip.modeling_clip": (
+        "CLIPTextModel",
+        "CLIPTextModelWithProjection",
+        "CLIPVisionModel",
+        "CLIPVisionModelWithProjection",
+    ),
+    "clip.tokenization_clip": ("CLIPTokenizer",),
+    "llama.modeling_llama": ("LlamaModel",),
+    "llama.tokenization_llama": ("LlamaTokenizer",),
+    "qwen2.tokenization_qwen2": ("Qwen2Tokenizer",),
+    "qwen2_5_vl.modeling_qwen2_5_vl": ("Qwen2_5_VLForConditionalGeneration",),
+    "qwen3.modeling_qwen3": ("Qwen3ForCausalLM", "Qwen3Model"),
+    "t5.modeling_t5": ("T5EncoderModel",),
+    "t5.tokenization_t5": ("T5Tokenizer",),
+    "umt5.modeling_umt5": ("UMT5EncoderModel",),
+}
+"""Classes of text and image encoders by their module in `transformers.models`. The package finds the module of a class
+by reading the source of all its models, which takes a good part of a start, so it is asked for other classes only."""
+
+DOCSTRINGS = "transformers.utils.auto_docstring"
+"""Writes docstrings of models, and imports processors and `regex` for that."""
+
+DOCUMENTED = (
+    *("ClassAttrs", "ClassDocstring", "ImageProcessorArgs", "ModelArgs", "ModelOutputArgs"),
+    *("auto_class_docstring", "get_args_doc_from_source", "parse_docstring", "set_min_indent"),
+)
+"""What `transformers.utils` takes from that module, beside its decorator."""
+
 MARKS = ("allow_in_graph", "assume_constant_result")
 """Decorators of the compiler that note a function or a class."""
 
@@ -62,6 +94,11 @@ def prepare_imports() -> None:
     What a run uses after all is executed then. A variable that the user has set stays as it is.
     """
     os.environ.setdefault(PARALLEL, "1")
+    with suppress(PackageNotFoundError):
+        defer("transformers", inside=ALL, given={"__version__": version("transformers")}, homes=homes())
+        defer("transformers.models", inside=ALL)
+        defer("transformers.processing_utils", given={"Unpack": Unpack})
+        defer(DOCSTRINGS, stand_ins=DOCUMENTED, given={"auto_docstring": _undocumented})
     for package in COLLECTIONS:
         defer(package, inside=ALL)
     for module in UNUSED:
@@ -73,7 +110,30 @@ def prepare_imports() -> None:
     defer("torch.distributed.tensor", inside=("_utils", "placement_types"), stand_ins=("DTensor", "Shard"))
     defer("torch.distributed.checkpoint", inside=("hf_storage",))
     inside = ("_trace_wrapped_higher_order_op",)
-    defer("torch._dynamo", inside=inside, marks=MARKS, given={"disable": _disable})
+    given = {"disable": _disable, "is_compiling": _is_compiling}
+    defer("torch._dynamo", inside=inside, marks=MARKS, given=given)
+    defer("sympy", stand_ins=("Basic",))
+    defer(plain_shapes.MODULE, given=plain_shapes.stand_ins())
+
+
+def homes() -> dict[str, str]:
+    """Places of classes of transformers. Since its version 5, the tokenizer `XTokenizerFast` is `XTokenizer`."""
+    places = {name: f"transformers.models.{module}:{name}" for module, names in ENCODERS.items() for name in names}
+    return places | {f"{name}Fast": place for name, place in places.items() if name.endswith("Tokenizer")}
+
+
+def _undocumented(thing: Any = None, **options: Any) -> Any:
+    """The decorator `auto_docstring`: until its module is executed, docstrings stay as they are in the source."""
+    own = resolve(DOCSTRINGS, "auto_docstring", execute=False)
+    if own is not None:
+        return own(thing, **options)
+    return (lambda each: each) if thing is None else thing
+
+
+def _is_compiling() -> bool:
+    """`torch._dynamo.is_compiling`: nothing is compiled while there is no compiler."""
+    own = resolve("torch._dynamo", "is_compiling", execute=False)
+    return own is not None and bool(own())
 
 
 def _disable(function: Any = None, recursive: bool = True, **options: Any) -> Any:

@@ -122,8 +122,7 @@ class UnchangedInputs(Observer):
             for each in value if isinstance(value, list | tuple) else (value,):
                 if not has_none(type(each)) and id(each) not in self.tracked:
                     found = list(tensors_of(each))
-                    if getattr(type(each), "on_run_device", True):
-                        self.require_device(port, found)
+                    self.require_device(port, found, getattr(type(each), "on_run_device", True))
                     self.track(each, found, (call, port))
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
@@ -137,17 +136,19 @@ class UnchangedInputs(Observer):
             self.tracked[key] = tracked
         return tracked
 
-    def require_device(self, port: str, found: Found) -> None:
+    def require_device(self, port: str, found: Found, on_run_device: bool) -> None:
         """Raise `WrongValue` if a tensor of an output lies on another device than the run.
 
-        A single number may stay on the CPU, where torch takes it for every device. So may numbers in a mapping that are
-        not floating-point, and masks: a node that reads lengths or masks must not wait for a GPU.
+        Values of some types may stay in the host's memory (`Port.on_run_device`). A single number may stay on the CPU,
+        where torch takes it for every device. So may numbers in a mapping that are not floating-point, and masks: a
+        node that reads lengths or masks must not wait for a GPU.
         """
         for path, tensor, holder in found:
             kind, place = tensor.device.type, str(tensor.device)
             if kind in self.devices or place in self.devices:
                 continue
-            if kind == "cpu" and (not tensor.dim() or (isinstance(holder, Mapping) and _stays(path, tensor))):
+            stays = not on_run_device or not tensor.dim() or (isinstance(holder, Mapping) and _stays(path, tensor))
+            if kind == "cpu" and stays:
                 continue
             where = f"`{path}` of its output `{port}`" if path else f"its output `{port}`"
             raise WrongValue(

@@ -13,11 +13,16 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import asdict
 from datetime import date
-from importlib.metadata import PackageNotFoundError, version
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 import torch
+from benchmarks.machine import calls, relative, this_machine
 from sgd.nodes.models.attention import backend_table, backend_timing, backends
 
 SHAPES = {
@@ -56,27 +61,20 @@ def error(backend: str, shape: tuple[int, ...]) -> float:
     half = min(QUERIES, shape[1]) // 2
     rows = [*range(half), *range(shape[1] - half, shape[1])]
     wanted = exact(query[:, rows], key, value)
-    return float((result[:, rows].float() - wanted).norm() / wanted.norm())
+    return relative(result[:, rows], wanted)
 
 
 def milliseconds(backend: str, shape: tuple[int, ...]) -> tuple[float, float, int]:
     """Median and least time of a call, and how many were timed."""
-    sets = [inputs(shape, seed) for seed in range(2)]
-    for each in sets:
-        backend_timing.attend(backend, *each)
-    first = _timed(backend, sets[0])
-    count = max(10, min(200, int(1e3 * SECONDS / first)))
-    times = [_timed(backend, sets[i % 2]) for i in range(count)]
+    sets = cycle([inputs(shape, seed) for seed in range(2)])
+
+    def call() -> None:
+        backend_timing.attend(backend, *next(sets))
+
+    [_, first], _ = calls(call, "cuda", 2)
+    count = max(10, min(200, int(SECONDS / first)))
+    times = [1e3 * took for took in calls(call, "cuda", count)[0]]
     return statistics.median(times), min(times), count
-
-
-def _timed(backend: str, tensors: list[torch.Tensor]) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    backend_timing.attend(backend, *tensors)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
 
 
 def rows(only: list[str]) -> list[dict[str, Any]]:
@@ -114,32 +112,6 @@ def line(row: dict[str, Any]) -> str:
     return f"{text}  {row['ms']:8.3f} ms  {row['tflops']:5.0f} TFLOP/s  ({row['calls']} calls)" if "ms" in row else text
 
 
-def product() -> float:
-    """TFLOP/s of an 8192 cubed product in bfloat16: what this card does at best."""
-    left, right = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    for _ in range(3):
-        left @ right
-    times = []
-    for _ in range(20):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        left @ right
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end))
-    return 2 * 8192**3 / statistics.median(times) / 1e9
-
-
-def packages() -> dict[str, str]:
-    found = {"torch": torch.__version__, "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
-    for name in ("triton", "diffusers", "flash-attn", "flash-attn-4", "sageattention", "xformers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="file to write the numbers to")
@@ -147,14 +119,13 @@ def main() -> None:
     given = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("this needs an NVIDIA GPU and a torch that was built for CUDA")
-    card = torch.cuda.get_device_name()
-    best = product()
-    print(f"{card}, {date.today()}, {packages()}\nbf16 8192^3 product: {best:.0f} TFLOP/s", flush=True)
+    machine = this_machine("cuda")
+    print(f"{date.today()}, {machine.text()}", flush=True)
     with torch.inference_mode():
         found = rows([name for name in given.only.split(",") if name])
     if given.json:
         with open(given.json, "w", encoding="utf-8") as file:
-            json.dump({"card": card, "packages": packages(), "product_tflops": best, "rows": found}, file, indent=1)
+            json.dump({**asdict(machine), "rows": found}, file, indent=1)
 
 
 if __name__ == "__main__":

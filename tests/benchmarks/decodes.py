@@ -1,23 +1,19 @@
-"""Rebuilt decoders and encoders beside diffusers' own, at full size with random weights, on a GPU.
+"""Decodes and encodes of `speed.py`: diffusers' VAE and the rebuilt one, in turns in one process, with random weights.
 
-    python tests/benchmarks/decodes.py [NAMES] [--seconds N] [--out FILE]
-
-Each row is made in one process: a check of the values first (both ways, and both in float32 on a small clip), then
-both in turns, each waited for. `--tiny` runs small sizes on any device, to try the script.
+Both must be near float32 on a small clip, and near each other on the whole one, before anything is timed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.kernels import kernels_of
+from benchmarks.machine import peak, require_near, state, waited
+from benchmarks.speed_results import Measured, Way
 from sgd.nodes.models.decoders import rebuilt_vae
 from sgd.nodes.models.memory.component_views import view
 
@@ -49,15 +45,24 @@ ENCODES = {
 }
 
 
-def vae_of(name: str, device: str) -> Any:
+SMALL: dict[str, dict[str, Any]] = {
+    "hunyuan": {"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
+    "wan2.1": {"base_dim": 8},
+    "wan2.2": {"base_dim": 8, "decoder_base_dim": 16},
+}
+"""What makes the VAE of a model small, with the same latents."""
+
+
+def vae_of(name: str, device: str, small: bool) -> Any:
     """The VAE of a model with random weights."""
     import diffusers
 
     source, kind, dtype, _, _ = WORK[name]
     cls = getattr(diffusers, kind)
     torch.manual_seed(0)
+    config = dict(cls.load_config(CONFIGS / source / "vae")) | (SMALL[name] if small else {})
     with torch.device(device):
-        made = cls.from_config(cls.load_config(CONFIGS / source / "vae"))
+        made = cls.from_config(config)
     for key, parameter in made.named_parameters():
         if parameter.dim() > 1 and "gamma" not in key:  # as large as what comes in
             torch.nn.init.normal_(parameter, 0.0, (2.0 / parameter[0].numel()) ** 0.5)
@@ -66,122 +71,71 @@ def vae_of(name: str, device: str) -> Any:
     return made.to(dtype).eval().requires_grad_(False)
 
 
-def timed(do: Callable[[], Any]) -> float:
-    """Seconds of a call, waited for."""
-    wait()
-    began = time.perf_counter()
-    do()
-    wait()
-    return time.perf_counter() - began
+BOUNDS = {"small": 0.05, "whole": 0.05}
+"""Largest relative difference from float32 on a small clip, and of the rebuilt clip from diffusers'."""
+
+LEAST_TURNS, MOST_TURNS = 3, 7
 
 
-def wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def without_tf32(call: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """The result of a call whose convolutions in float32 keep all digits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return call()
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
-def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Relative error in the Euclidean norm."""
-    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+def measure(
+    work: str, found: Measured, *, device: str, small: bool, seconds: float, missed: Callable[[Measured], list[str]]
+) -> None:
+    """Errors, first calls, peaks and times of a decode or encode.
 
+    Args:
+        work: Name in `WORK` or `ENCODES`.
+        found: Receives the results.
+        device: `cuda` or `cpu`.
+        small: Whether to take a small clip.
+        seconds: How long the turns may take; each way has `LEAST_TURNS` in any case.
+        missed: The ways of which the kernels are wanted.
+    """
+    encodes = work in ENCODES
+    name, whole, little = ENCODES[work] if encodes else (work, *WORK[work][3:])
+    if small and not encodes:
+        little = (little[0], 2, 4, 4)
+    dtype = WORK[name][2]
 
-def peak_of(do: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, float, float]:
-    """Result, GiB at the peak above what was allocated, and seconds of a first call."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    made: list[torch.Tensor] = []
-    seconds = timed(lambda: made.append(do()))
-    most = (torch.cuda.max_memory_allocated() - before) / 2**30 if torch.cuda.is_available() else 0.0
-    return made[0], most, seconds
-
-
-def row(name: str, device: str, tiny: bool, most: float) -> dict[str, Any]:
-    """Check and time one decode or encode."""
-    encodes, work = name in ENCODES, name
-    if encodes:
-        name, whole, small = ENCODES[work]
-        *_, dtype, _, _ = WORK[name]
-    else:
-        *_, dtype, whole, small = WORK[name]
-        small = (small[0], 2, 4, 4) if tiny else small
-    vae = vae_of(name, device)
-
-    def called(each: Any, given: torch.Tensor) -> torch.Tensor:
+    def call(each: Any, given: torch.Tensor) -> torch.Tensor:
         made: torch.Tensor = each.encode(given).latent_dist.mode() if encodes else each.decode(given).sample
         return made
 
+    vae = vae_of(name, device, small)
     rebuilt = view(vae)
-    said: list[str] = []
-    refused = rebuilt_vae.rebuild(rebuilt, said.append)
+    refused = rebuilt_vae.rebuild(rebuilt, found.notes.append)
     assert refused is None, refused
-    found: dict[str, Any] = {"work": work, "dtype": str(dtype).removeprefix("torch.")}
-
-    exact = vae_of(name, device).float()
-    tf32 = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    latents = torch.randn(1, *small, device=device)
-    wanted = called(exact, latents)
-    torch.backends.cudnn.allow_tf32 = tf32
-    del exact
-    given = latents.to(dtype)
-    for key, each in (("stock", vae), ("rebuilt", rebuilt)):
-        found[f"{key}_error_to_float32"] = error(called(each, given), wanted)
-    del wanted
-
-    given = torch.randn(1, *(small if tiny else whole), device=device, dtype=dtype)
+    both = {"diffusers": vae, "exact": rebuilt}
+    sample = torch.randn(1, *little, device=device)
+    wanted = without_tf32(lambda: call(vae_of(name, device, small).float(), sample))
+    found.errors |= {way: require_near(call(each, sample.to(dtype)), wanted, BOUNDS["small"])
+                     for way, each in both.items()}  # fmt: skip
+    given = sample.to(dtype) if small else torch.randn(1, *whole, device=device, dtype=dtype)
     made: dict[str, torch.Tensor] = {}
-    for key, each in (("stock", vae), ("rebuilt", rebuilt)):
-        made[key], found[f"{key}_peak_gib"], found[f"{key}_first_seconds"] = peak_of(
-            lambda each=each: called(each, given)  # type: ignore[misc]
-        )
-        assert bool(torch.isfinite(made[key]).all()), f"{key}: values that are not finite"
-    found["rebuilt_error_to_stock"] = error(made["rebuilt"], made["stock"])
-    found["warnings"] = said
+    for way, each in both.items():
+        first = waited(lambda each=each, way=way: made.update({way: call(each, given)}), device)  # type: ignore[misc]
+        error = require_near(made[way], made["diffusers"], BOUNDS["whole"])
+        found.ways[way] = Way(first=first, error=error, details={"dtype": str(dtype).removeprefix("torch.")})
     made.clear()
-
-    times: dict[str, list[float]] = {"stock": [], "rebuilt": []}
-    began = time.perf_counter()
-    while len(times["stock"]) < 2 or (time.perf_counter() - began < most and len(times["stock"]) < 7):
-        for key, each in (("stock", vae), ("rebuilt", rebuilt)):
-            times[key].append(timed(lambda each=each: called(each, given)))  # type: ignore[misc]
-    if "wan" in name and not encodes:
-        for chunk in (1, 2, 4):
-            rebuilt._decode.made.chunk = chunk  # type: ignore[method-assign]
-            _, peak, _ = peak_of(lambda: rebuilt.decode(given).sample)
-            found[f"chunk_{chunk}"] = {"seconds": timed(lambda: rebuilt.decode(given)), "peak_gib": peak}
-    for key, values in times.items():
-        found[f"{key}_seconds"] = statistics.median(values)
-        found[f"{key}_spread"] = [min(values), max(values)]
-    found["ratio"] = found["rebuilt_seconds"] / found["stock_seconds"]
-    return found
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="?", default=",".join([*WORK, *ENCODES]), help="rows, with commas between them")
-    parser.add_argument("--seconds", type=float, default=20.0, help="for the decodes of a row")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, on any device")
-    parser.add_argument("--out", type=Path, help="a JSON file; rows that it has are not made again")
-    arguments = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu" and not arguments.tiny:
-        sys.exit("no GPU; --tiny tries the script")
-    rows: list[dict[str, Any]] = (
-        json.loads(arguments.out.read_text()) if arguments.out and arguments.out.exists() else []
-    )
-    for name in arguments.names.split(","):
-        if any(each["work"] == name for each in rows):
-            continue
-        made = row(name, device, arguments.tiny, arguments.seconds)
-        made["device"] = torch.cuda.get_device_name() if device == "cuda" else "cpu"
-        made["torch"] = torch.__version__
-        print(json.dumps(made, indent=1), flush=True)
-        rows.append(made)
-        if arguments.out:
-            arguments.out.write_text(json.dumps(rows, indent=1))
-
-
-if __name__ == "__main__":
-    with torch.no_grad():
-        main()
+    for way, each in both.items():
+        found.ways[way].peak = peak(lambda each=each: call(each, given), each, device)  # type: ignore[misc]
+    began = time.time()
+    for turn in range(1 if small else MOST_TURNS):
+        if turn >= LEAST_TURNS and time.time() - began > seconds:
+            break
+        for way, each in both.items():
+            found.ways[way].seconds.append(waited(lambda each=each: call(each, given), device))  # type: ignore[misc]
+            found.ways[way].state = state() if device == "cuda" else ""
+            print(f"{work}, turn {turn}: {way} {found.ways[way].seconds[-1]:.3f} s", flush=True)
+    for way in missed(found):
+        if device == "cuda":
+            found.ways[way].kernels = kernels_of(lambda way=way: call(both[way], given))  # type: ignore[misc]

@@ -1,12 +1,13 @@
 """Fidelity beside time, of precisions and gates, with the small model that comes with sgd.
 
-    python tests/benchmarks/fidelity.py [--rounds 2] [--steps 20]
+    python tests/benchmarks/fidelity.py [--rounds 2] [--steps 20] [--weights FILE]
 
 Each way makes the same clips. The first way, diffusers' path in float32, is the reference of PSNR and SSIM, which are
 of decoded frames; every way decodes in float32 with the same VAE. In a round the ways take turns. Seconds are of the
 denoise loop: of the processor on a CPU, of the clock on a GPU. Gates run at their defaults, in float32. On a CPU,
 blocks are rebuilt through the torch twins, and fp8 is multiplied as floats: these rows show errors and no gain. A gate
-that needs numbers of a calibration, and has none, is `unavailable`.
+that needs numbers of a calibration, and has none, is `unavailable`. So is LPIPS without `--weights`, the weights of its
+network (`metrics.compare`).
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class Way:
     seconds: list[float] = field(default_factory=list)
     psnr: list[float] = field(default_factory=list)
     ssim: list[float] = field(default_factory=list)
+    lpips: list[float] = field(default_factory=list)
 
 
 def ways(device: str) -> dict[str, Way]:
@@ -109,8 +111,9 @@ def clip(way: Way, decoder: Model, prompt: str, seed: int, steps: int) -> tuple[
     return seconds, vae.decode(decoder, made)
 
 
-def measure(found: dict[str, Way], rounds: int, steps: int) -> None:
-    reference = next(iter(found.values())).model
+def measure(found: dict[str, Way], rounds: int, steps: int, weights: Path | None) -> str:
+    """Make and compare the clips. Returns the reason why LPIPS is unavailable; empty if it is not."""
+    reference, run = next(iter(found.values())).model, DirectRun()
     for number in range(rounds):
         wanted: Frames | None = None
         for name, way in found.items():
@@ -122,35 +125,41 @@ def measure(found: dict[str, Way], rounds: int, steps: int) -> None:
                 way.unavailable = str(problem)
                 continue
             wanted = wanted or frames
-            compared = metrics.compare(frames, wanted)
+            compared = metrics.compare(run, frames, wanted, weights=weights)
             way.seconds.append(seconds)
             way.ssim.append(compared.ssim)
+            way.lpips += [] if compared.lpips is None else [compared.lpips]
             way.psnr.append(float("inf") if compared.psnr is None else compared.psnr)
             print(f"round {number}: {name}: {seconds:.2f} s, {way.psnr[-1]:.1f} dB", file=sys.stderr, flush=True)
+    return "no weights are named" if weights is None else next(iter(run.warnings), "")
 
 
-def table(found: dict[str, Way]) -> Iterator[str]:
-    yield "| way | seconds of the loop | PSNR, least, dB | SSIM, least |"
-    yield "| --- | --- | --- | --- |"
+def table(found: dict[str, Way], no_lpips: str) -> Iterator[str]:
+    yield "| way | seconds of the loop | PSNR, least, dB | SSIM, least | LPIPS, most |"
+    yield "| --- | --- | --- | --- | --- |"
     for name, way in found.items():
         if way.unavailable:
-            yield f"| {name} | unavailable: {way.unavailable} | | |"
+            yield f"| {name} | unavailable: {way.unavailable} | | | |"
             continue
         least = min(way.psnr)
         shown = "equal" if least == float("inf") else f"{least:.1f}"
-        yield f"| {name} | {statistics.median(way.seconds):.2f} | {shown} | {min(way.ssim):.4f} |"
+        distance = f"{max(way.lpips):.4f}" if way.lpips else "unavailable"
+        yield f"| {name} | {statistics.median(way.seconds):.2f} | {shown} | {min(way.ssim):.4f} | {distance} |"
+    if no_lpips:
+        yield f"\nLPIPS is unavailable: {no_lpips}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--weights", type=Path, help="weights of the network of LPIPS, such as AlexNet's")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with torch.inference_mode():
         found = ways(device)
-        measure(found, arguments.rounds, arguments.steps)
-    for line in table(found):
+        no_lpips = measure(found, arguments.rounds, arguments.steps, arguments.weights)
+    for line in table(found, no_lpips):
         print(line)
 
 

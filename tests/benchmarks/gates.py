@@ -258,7 +258,7 @@ def measure(clips: Clips, steps: int, rounds: int, shared: bool) -> tuple[dict[s
             frames = clips.decode(one)
             shown = read(frames.tensor[0]).matches(**dict(zip(ATTRIBUTES, combo, strict=True)))
             row.adherence.append(sum(shown.values()) / len(shown))
-            found = metrics.compare(frames, reference)
+            found = metrics.compare(DirectRun(), frames, reference)
             row.psnr.append(float("inf") if found.psnr is None else found.psnr)
             row.ssim.append(found.ssim)
         for name, pair in pairs.items():

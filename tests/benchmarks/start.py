@@ -2,8 +2,8 @@
 
 Processes of `sgd exec` run one after the other. For each, the table shows seconds from the start of the process to the
 first call of a node, to the call of `text.encode`, whose components are then in memory, and to the end of the first
-step of a loop, and the phases `import` and `load` of its record. `cpu` is the processor time of the process, which
-other work on the machine changes less.
+step of a loop, the seconds of this step alone, and the phases `import` and `load` of its record. `cpu` is the
+processor time of the process, which other work on the machine changes less.
 
 `--against FOLDER` takes turns with another package `sgd`, such as that of the commit before, with the same packages
 around it. `--cold` asks the system to forget the files of the installed packages before each process; files that
@@ -40,11 +40,12 @@ class Times:
     first_node: float
     text: float
     first_step: float
+    step: float
     imported: float
     loaded: float
 
 
-TITLES = ("whole", "cpu", "first node", "text.encode", "first step", "(import)", "(load)")
+TITLES = ("whole", "cpu", "first node", "text.encode", "first step", "(alone)", "(import)", "(load)")
 
 
 def process(package: Path, words: list[str]) -> Times:
@@ -66,14 +67,15 @@ def process(package: Path, words: list[str]) -> Times:
     return Times(whole, cpu, *starts(events), phases["import"], phases["load"])
 
 
-def starts(events: list[dict[str, Any]]) -> tuple[float, float, float]:
-    """Seconds to the first call of a node, to that of `text.encode`, and to the end of the first step of a loop."""
+def starts(events: list[dict[str, Any]]) -> tuple[float, float, float, float]:
+    """Seconds to the first call of a node, to that of `text.encode`, to the end of a loop's first step, and of it."""
     work = [event for event in events if event["ph"] == "X"]
     nodes = [event for event in work if event["cat"] == "node"]
     text = [event["ts"] for event in nodes if event["name"].endswith("text.encode")]
-    steps = [event["ts"] + event["dur"] for event in work if event["cat"] == "turn"]
+    steps = [(event["ts"] + event["dur"], event["dur"]) for event in work if event["cat"] == "turn"]
+    end, took = min(steps, default=(float("nan"), float("nan")))
     first = min(event["ts"] for event in nodes)
-    return first / 1e6, min(text, default=float("nan")) / 1e6, min(steps, default=float("nan")) / 1e6
+    return first / 1e6, min(text, default=float("nan")) / 1e6, end / 1e6, took / 1e6
 
 
 def forget_files() -> None:

@@ -93,7 +93,7 @@ class Clips:
         made = {computed: self.make(prompt, number, steps, plan) for computed, plan in order}
         seconds, reference = made.pop(steps)
         for computed, (own, frames) in sorted(made.items()):
-            psnr = metrics.compare(frames, reference).psnr
+            psnr = metrics.compare(DirectRun(), frames, reference).psnr
             yield Round(prompt, steps, computed, seconds, own / seconds, 100.0 if psnr is None else psnr)
 
 

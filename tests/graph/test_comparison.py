@@ -279,7 +279,7 @@ def test_min_psnr_needs_an_output(runs):
 
 def test_another_number_of_frames_breaks_min_psnr(runs):
     class Measure(NodeLibrary):
-        def likeness(self, before, after, progress):
+        def likeness(self, before, after, progress, network=None):
             progress(17)
             return Likeness((17, 9), ((16, 16), (16, 16)), 60.0, 1.0, 55.0, 3, 0.99, ("a note",))
 
@@ -481,7 +481,7 @@ def test_report_compares_and_keeps_limits(tmp_path, capsys, monkeypatch):
     ("words", "said"),
     [
         ([], "no run is named"),
-        (["a", "--fail-over", "5%"], "limits of --compare"),
+        (["a", "--fail-over", "5%"], "belong to --compare"),
         (["c", "--compare", "a", "b"], "is a third"),
         (["--compare", "a"], "expected 2 arguments"),
         (["--compare", "a", "missing"], "missing"),

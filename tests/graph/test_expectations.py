@@ -38,7 +38,7 @@ class Measure(NodeLibrary):
     def __init__(self, answer):
         self.answer = answer
 
-    def likeness(self, before, after, progress):
+    def likeness(self, before, after, progress, network=None):
         progress(1)
         if isinstance(self.answer, Exception):
             raise self.answer

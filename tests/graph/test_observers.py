@@ -205,7 +205,9 @@ def test_progress_shows_loops_on_a_terminal_and_cleans_up(monkeypatch: pytest.Mo
 
 def test_the_comparison_after_a_run_is_shown_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(NodeLibrary):
-        def likeness(self, before: Path, after: Path, progress: Callable[[int], None]) -> Likeness:
+        def likeness(
+            self, before: Path, after: Path, progress: Callable[[int], None], network: Path | None = None
+        ) -> Likeness:
             for frames in (1, 2):
                 progress(frames)
                 time.sleep(0.25)  # the display draws ten times a second

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import rank_toys
+from sgd.graph.cli.commands import show_plan
+from sgd.graph.cli.main import main
 from sgd.graph.compiler.checks.process_mesh import Asked
 from sgd.graph.compiler.compile import Checked, check, plan_of
 from sgd.graph.contract.errors import DoesNotFit, NodeError
@@ -20,6 +23,7 @@ from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.ranks.rank_beat import Beat
 from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
 from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
+from sgd.graph.runtime.ranks.roles import roles_of
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
 
@@ -288,3 +292,58 @@ def test_events_of_other_branches_stand_in_the_order_of_turns() -> None:
     ranks[1][0].post(board, 1)  # the last turn, which did not end
     hear_last(board, mesh, hear)
     assert [(kind, entry["turn"]) for kind, entry in heard] == [("decision", 0), ("decision", 2)]
+
+
+def test_each_rank_is_traced_and_many_ranks_by_role() -> None:
+    assert [role.ranks for role in roles_of(Mesh(2, 2))] == [(0,), (1,), (2,), (3,)]
+    many = roles_of(Mesh(2, 4, 2))
+    assert [(role.ranks, role.branch) for role in many] == [
+        ((0,), 0),
+        (tuple(range(1, 8)), 0),
+        (tuple(range(8, 16)), 1),
+    ]
+    assert [(role.ranks, role.branch) for role in roles_of(Mesh(ulysses=9))] == [
+        ((0,), None),
+        (tuple(range(1, 9)), None),
+    ]
+
+
+def plan_of_toys(folder: Path, *words: str) -> int:
+    (folder / "toys.yaml").write_text(TEXT)
+    return main(["plan", str(folder / "toys.yaml"), "--library", rank_toys.__file__, "--device", "cpu", *words])
+
+
+def test_a_plan_shows_each_rank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan_of_toys(tmp_path, "--processes", "4", "--json") == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["parallel"] == {"branches": 2, "ulysses": 2, "ring": 1}
+    assert [(role["ranks"], role["branch"]) for role in planned["roles"]] == [([0, 1], 0), ([2, 3], 1)]
+    outputs = {row["name"]: row["calls"] for row in planned["nodes"]}
+    assert outputs == {"start": 1, "once": 1, "loop.together": 4, "after": 1, "file": 1, "second": 1}
+    assert plan_of_toys(tmp_path, "--parallel", "ulysses=9") == 0
+    told = capsys.readouterr().out
+    assert "processes: 9 (ulysses=9), from --parallel\n" in told
+    assert "1 to 8" not in told, "toys send no tensors, so all ranks are alike"
+    assert "0 to 8  all" in told
+    assert "total FLOP" not in told
+
+
+def test_an_impossible_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (("--parallel", "ring=2"), "error[unsupported]: a toy has no ring"),
+        (
+            ("--processes", "3", "--parallel", "ulysses=2"),
+            "ulysses=2 is for 2 processes, not for 3",
+        ),
+        (("--parallel", "rings=2"), "error: --parallel: `rings` is no axis"),
+    ):
+        assert plan_of_toys(tmp_path, *words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_plan_for_more_processes_than_cards_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(show_plan, "cards", lambda device: 1)
+    assert plan_of_toys(tmp_path, "--processes", "2", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["warnings"] == ["2 processes need 2 GPUs, and there are 1"]

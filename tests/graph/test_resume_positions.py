@@ -9,35 +9,15 @@ import pytest
 from helpers import machines
 from helpers.graphs import graphs
 from helpers.machines import LOG, arg, call, execute, graph, loop, numbers_of, plan_of
+from helpers.positions import Listener
 from hypothesis import HealthCheck, given, settings
 from sgd.graph.compiler.ir import Graph, Var
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.node import State
 from sgd.graph.resume import snapshot_file
-from sgd.graph.resume.position import FinishedEffect, Position
 from sgd.graph.resume.snapshot_content import Kept, snapshot_of
 from sgd.graph.resume.snapshot_reading import resumed_at
 from sgd.graph.resume.value_codec import Unstorable
-
-
-class Listener:
-    """Keeps every position of a run, with the effects that follow it and the places that cannot be kept."""
-
-    def __init__(self) -> None:
-        self.kept: list[Kept] = []
-        self.lost: list[tuple[str, int, str]] = []
-        self.files: list[Path] = []
-
-    def reached(self, position: Position) -> None:
-        self.kept.append(Kept(position, dict, tuple(self.files)))
-
-    def unkept(self, loop: str, turn: int, reason: str) -> None:
-        self.lost.append((loop, turn, reason))
-
-    def effect_finished(self, effect: FinishedEffect) -> None:
-        self.files += effect.files
-        if self.kept:
-            self.kept.append(self.kept[-1].after(effect))
 
 
 def watched(plan: Plan, out: Path) -> tuple[Any, Listener]:

@@ -13,12 +13,14 @@ import pytest
 from helpers import machines
 from helpers.machines import Cell, call, graph, loop, plan_of
 from helpers.perfetto_queries import answers
-from sgd.graph.compiler.ir import Graph, Var
+from sgd.graph.cli.profile_table import kernel_table
+from sgd.graph.compiler.ir import Graph, Ref, Var
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer
 from sgd.graph.contract.node import Run, node
+from sgd.graph.runtime.observers.kernel_profile import KernelRow
 from sgd.graph.runtime.observers.trace_file import GrowingFile
-from sgd.graph.runtime.profiling import Profiling
+from sgd.graph.runtime.profiling import Profiling, Watch
 from sgd.graph.runtime.record import Clock
 from sgd.graph.runtime.run import run
 
@@ -56,7 +58,7 @@ def check(trace: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(event["name"], str)
         assert isinstance(event["pid"], int)
         if event["ph"] == "M":
-            assert event["name"] in ("process_name", "thread_name", "thread_sort_index")
+            assert event["name"] in ("process_name", "process_sort_index", "thread_name", "thread_sort_index")
             named.add((event["pid"], event.get("tid")))
             continue
         assert event["ts"] >= 0
@@ -238,3 +240,64 @@ def test_threads_add_whole_events(tmp_path: Path) -> None:
     lines = (tmp_path / "t").read_text().splitlines()
     assert len(lines) == 800
     assert all(len(set(line)) == 1 for line in lines)
+
+
+def test_each_rank_is_a_process_of_one_trace(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    began, said = time.time(), list[str]()
+    clocks = [Clock(began - 5), Clock(began - 3)]
+    watches = [
+        Watch(plan_of(small(1)), Profiling(trace=file), "cpu", False, clock, rank) for rank, clock in enumerate(clocks)
+    ]
+    assert watches[1].trace is not None
+    watches[1].trace.count_from(began - 5)
+    held = plan_of(small(1))
+    for watch in watches:
+        observer = watch.observers([], [])
+        observer.run_started(held, Run())
+        observer.node_started(next(held.calls()), {})
+        observer.node_finished(next(held.calls()), 0.1, {})
+        observer.part_prefetched(Ref("m", "machine"), "engine", time.perf_counter() - 1, time.perf_counter())
+        observer.warned(None, "\ud800 is no text")
+        observer.run_finished("done", None)
+    assert not file.exists()
+    text = watches[1].notes()["trace"]()
+    text.encode()  # it can be sent
+    watches[0].hear(lambda name: {1: text, 2: None}, said.append)
+    assert said == ["the trace of rank 2 is not known"]
+    trace = check(json.loads(file.read_text(encoding="utf-8")))
+    names = {e["pid"]: e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "process_name"}
+    assert list(names.values()) == ["sgd test of rank 0", "sgd test of rank 1"]
+    before = {span["pid"]: span for span in spans(trace, "phase")}
+    starts = [before[process]["ts"] / 1e6 for process in names]
+    assert starts == [0, pytest.approx(2, abs=0.01)], "both count from the start of rank 0"
+    ends = [(before[process]["ts"] + before[process]["dur"]) / 1e6 for process in names]
+    assert all(5 <= end < 8 for end in ends)
+    assert [span["dur"] for span in spans(trace, "prefetch")] == [pytest.approx(1e6, rel=0.01)] * 2
+    assert trace["otherData"] == {"status": "done"}
+    (found,) = answers(file, tmp_path, "select distinct name from process where name like 'sgd%' order by name")
+    assert found == [("sgd test of rank 0",), ("sgd test of rank 1",)]
+
+
+def test_kernels_of_other_ranks_are_listed_with_their_rank() -> None:
+    plan = plan_of(small(1))
+    watches = [Watch(plan, Profiling("torch"), "cpu", False, Clock(), rank) for rank in (0, 1)]
+    for number, watch in enumerate(watches, 1):
+        assert watch.kernels is not None
+        watch.kernels.rows["l.s", "aten::mm"] = KernelRow(number, None, float(number))
+    told = watches[1].notes()["kernels"]()
+    watches[0].hear(lambda name: {1: told}, pytest.fail)
+    record: dict[str, Any] = {"options": {}, "seconds": 1.0, "phases": {}, "nodes": []}
+    assert [(row["rank"], row["calls"]) for row in watches[0].complete(record)["kernels"]] == [(1, 2), (0, 1)]
+    assert "rank" in kernel_table(record).splitlines()[0].split()
+
+
+def test_files_are_checked_before_processes_are_started(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    Profiling(trace=file).require_startable(plan_of(small(1)), "cpu", False)
+    assert list(tmp_path.iterdir()) == []
+    file.write_text("mine")
+    with pytest.raises(NodeError, match="exists"):
+        Profiling(trace=file).require_startable(plan_of(small(1)), "cpu", False)
+    with pytest.raises(NodeError, match="chooses no node"):
+        Profiling("torch", nodes="other").require_startable(plan_of(small(1)), "cpu", False)

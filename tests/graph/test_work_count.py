@@ -195,7 +195,7 @@ def test_a_count_that_was_given_up_is_unknown_and_a_later_run_goes_on_with_it(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = []
     for _ in range(4):
-        count, meter = dear_run([0.2])
+        count, meter = dear_run([0.1])
         found.append((count.of("n"), count.put_off("n"), getattr(meter, "begun", [])))
     assert found[0] == (None, True, [(0.001, 0)])
     assert found[1] == (None, True, [(0.001, 1)])

@@ -70,7 +70,7 @@ class KeepLibrary(NodeLibrary):
             raise NodeError(f"{path} is damaged")
         return data.split(b"\n", 2)[2].decode() if data.count(b"\n") > 1 else ""
 
-    def likeness(self, before, after, progress):
+    def likeness(self, before, after, progress, network=None):
         if before.suffix != ".keep":
             return None
         one, two = (float(path.read_bytes().split(b"\n")[1].split(b" ")[0].rstrip(b"!")) for path in (before, after))

@@ -21,7 +21,7 @@ from sgd.graph.contract.node import OutPath, Run, State, node
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.ports import Port
 from sgd.graph.contract.processes import Mesh
-from sgd.graph.contract.rank_start import JoinedRanks, RankPlace, StartedRanks
+from sgd.graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
 from sgd.graph.resume.snapshot_file import Snapshot
 from sgd.graph.resume.snapshot_folder import SnapshotFolder
 
@@ -52,6 +52,11 @@ class RankToys(NodeLibrary):
         from sgd.nodes.models.ranks.joining import TorchRanks
 
         return TorchRanks(place, mesh, device)
+
+    def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
+        from sgd.nodes.models.ranks.planned_processes import TracedRanks
+
+        return TracedRanks(mesh)
 
 
 rank_toys = RankToys()

@@ -23,10 +23,21 @@ def run(tmp_path):
         "def mark(value): seen.append(value); return value\n"
         "class Base:\n    def name(self): return type(self).__name__\n"
     )
+    legacy = package / "legacy"
+    legacy.mkdir()
+    (legacy / "__init__.py").write_text(
+        "print('legacy'); import sys, types, importlib.util\n"
+        "class New(types.ModuleType):\n    FOUR = 4\n    __path__ = __path__\n    from .part import Part, Other\n"
+        "class Old:\n    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'slow.legacy.old': return importlib.util.find_spec('slow.legacy.part')\n"
+        "sys.meta_path.append(Old())\n"
+        "sys.modules[__name__] = New(__name__)\n"
+    )
+    (legacy / "part.py").write_text("print('part')\nclass Part: pass\nclass Other: pass\n")
     (package / "broken.py").write_text("print('tried'); raise ValueError('broken')\n")
 
     def call(code):
-        head = "from sgd.nodes.support.deferred_imports import defer\n"
+        head = "from sgd.nodes.support.deferred_imports import ALL, defer\n"
         done = subprocess.run(
             [sys.executable, "-c", head + textwrap.dedent(code)],
             cwd=tmp_path,
@@ -164,6 +175,44 @@ def test_a_search_for_a_module_does_not_end_the_delay(run):
     assert run(code) == ["slow.numbers", "executed", "imported", "1"]
 
 
+LEGACY = """
+homes = {"Part": "slow.legacy.part:Part", "Gone": "slow.gone:Gone"}
+defer("slow.legacy", inside=ALL, given={"__version__": "1"}, homes=homes)
+"""
+
+
+def test_an_attribute_is_found_at_its_home_and_a_module_by_its_name(run):
+    code = """
+    import sys, slow.legacy as first
+    from slow.legacy import Part, part, __version__
+    print(part.Part is Part, first.__version__, "waits")
+    print(first.FOUR, first.Part is Part)
+    import slow.legacy
+    print(sys.modules["slow.legacy"] is not first, slow.legacy.FOUR)
+    print(first.Other is slow.legacy.part.Other, hasattr(first, "FIVE"))
+    """
+    expected = ["part", "True", "1", "waits", "legacy", "4", "True", "True", "4", "True", "False"]
+    assert run(LEGACY + textwrap.dedent(code)) == expected
+
+
+def test_without_its_home_an_attribute_is_that_of_the_package(run):
+    code = """
+    import slow.legacy
+    print(hasattr(slow.legacy, "Gone"))
+    """
+    assert run(LEGACY + textwrap.dedent(code)) == ["legacy", "part", "False"]
+
+
+def test_a_module_that_only_the_package_knows_is_found(run):
+    code = """
+    import slow.legacy
+    print("waits")
+    import slow.legacy.old
+    print(slow.legacy.old.Part.__name__)
+    """
+    assert run(LEGACY + textwrap.dedent(code)) == ["waits", "legacy", "part", "part", "Part"]
+
+
 def test_a_stand_in_for_a_class_is_that_class_once_it_is_used(run):
     code = """
     defer("slow.marks", stand_ins=("Base",))
@@ -188,6 +237,32 @@ def test_marks_are_handed_over_in_order(run):
     assert run(code) == ["1", "2", "kept", "marks", "[1,", "2]", "3", "[1,", "2,", "3]"]
 
 
+def test_each_class_of_an_encoder_is_that_of_transformers():
+    code = """
+    import sys
+    from sgd.nodes.support import start
+    start.prepare_imports()
+    import transformers, transformers.models
+    homes = start.homes()
+    found = {name: getattr(transformers, name) for name in homes}
+    assert {"CLIPTokenizerFast", "Qwen2_5_VLForConditionalGeneration"} <= set(found)
+    assert [type(sys.modules[name]).__name__ for name in ("transformers", "transformers.models")] == ["_Deferred"] * 2
+    from transformers import AutoModel, PreTrainedTokenizerFast  # at no home
+    import transformers as real
+    assert type(real).__name__ == "_LazyModule"
+    assert all(getattr(real, name) is value for name, value in found.items())
+    assert transformers.__version__ == real.__version__ and transformers.T5Model is real.T5Model
+    from transformers.tokenization_utils_fast import PreTrainedTokenizerFast as legacy
+    assert legacy is PreTrainedTokenizerFast
+    from transformers.utils import ModelArgs, auto_docstring
+    assert "description" in ModelArgs.input_ids
+    from transformers.models.t5gemma.modeling_t5gemma import T5GemmaModel
+    assert "Args" in T5GemmaModel.forward.__doc__
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_adapters_and_the_compiler_work_after_they_were_put_off():
     code = """
     import sys
@@ -197,11 +272,16 @@ def test_adapters_and_the_compiler_work_after_they_were_put_off():
     from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
     from diffusers.hooks.group_offloading import ModuleGroup
     from diffusers.models.transformers.transformer_wan import WanTransformerBlock
-    assert not {"torch._dynamo.eval_frame", "peft.peft_model"} & set(sys.modules)
+    unused = {"torch._dynamo.eval_frame", "peft.peft_model", "sympy.core", "transformers.models.auto.modeling_auto"}
+    assert not unused & set(sys.modules)
     sizes = dict(num_attention_heads=2, attention_head_dim=12, text_dim=8, freq_dim=16, ffn_dim=32, num_layers=1)
     model = WanTransformer3DModel(patch_size=(1, 2, 2), in_channels=4, out_channels=4, **sizes)
     given = torch.randn(1, 4, 1, 4, 4), torch.tensor([1]), torch.randn(1, 3, 8)
     plain = model(*given)[0]
+    assert torch.arange(0, 8, 2, device="meta").shape == (4,)
+    assert torch.empty(3, 1, device="meta").normal_().add(torch.ones(4, device="meta")).shape == (3, 4)
+    assert "sympy.core" not in sys.modules and not torch._dynamo.is_compiling()
+    assert "torch._dynamo.eval_frame" not in sys.modules
 
     @torch.compiler.disable
     def left_alone(value):
@@ -213,6 +293,8 @@ def test_adapters_and_the_compiler_work_after_they_were_put_off():
         return graph
     compiled = torch.compile(lambda value: left_alone(value + 1) - 1, backend=backend)
     assert compiled(torch.ones(2)).tolist() == [3, 3] and len(graphs) == 2
+    sizes = torch.compile(lambda value: value.reshape(-1, 2) * value.shape[0], backend=backend, dynamic=True)
+    assert [sizes(torch.ones(count)).sum().item() for count in (4, 6, 8)] == [16, 36, 64]
     from torch._dynamo import trace_rules
     assert id(WanTransformerBlock) in trace_rules._allowed_callable_ids
     graphs.clear()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from helpers.direct import DirectRun
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.metrics import compare
 from sgd.nodes.values import Frames
@@ -22,7 +23,7 @@ def pair(kind, shape=(2, 3, 24, 40, 3)):
 @pytest.mark.parametrize("kind", ["noise", "smooth", "unlike"])
 def test_psnr_and_ssim_equal_those_of_scikit_image(kind):
     one, other = pair(kind)
-    made = compare(Frames(one), Frames(other))
+    made = compare(DirectRun(), Frames(one), Frames(other))
     assert made.psnr == pytest.approx(
         peak_signal_noise_ratio(one.double().numpy(), other.double().numpy(), data_range=1), abs=1e-6
     )
@@ -39,19 +40,19 @@ def test_psnr_and_ssim_equal_those_of_scikit_image(kind):
 
 def test_equal_frames_give_valid_json():
     one, _ = pair("noise")
-    made = compare(Frames(one), Frames(one.clone()))
-    assert made == (None, pytest.approx(1.0), 0.0)
+    made = compare(DirectRun(), Frames(one), Frames(one.clone()))
+    assert made == (None, pytest.approx(1.0), 0.0, None)
     json.dumps(made, allow_nan=False)
 
 
 def test_frames_that_cannot_be_compared_are_an_error():
     one, _ = pair("noise")
     with pytest.raises(NodeError, match="cannot be compared"):
-        compare(Frames(one), Frames(one[:1]))
+        compare(DirectRun(), Frames(one), Frames(one[:1]))
     with pytest.raises(NodeError, match="at least 11x11"):
-        compare(Frames(one[:, :, :10]), Frames(one[:, :, :10]))
+        compare(DirectRun(), Frames(one[:, :, :10]), Frames(one[:, :, :10]))
 
 
 def test_planning_compares_meta_tensors():
     meta = Frames(torch.empty(1, 2, 16, 16, 3, device="meta"))
-    assert compare(meta, meta).psnr is None
+    assert compare(DirectRun(), meta, meta).psnr is None

@@ -167,7 +167,7 @@ def test_lengths_masks_and_single_numbers_may_stay_on_the_cpu():
     text = {"embeddings": there, "attention_mask": torch.ones(2, 3), "lengths": torch.tensor([3, 2])}
     check = check_of("meta")
     check.node_finished(Call, 0.0, {"conditioning": Conditioning(text, None, "wan")})  # type: ignore[arg-type]
-    check.node_finished(Call, 0.0, {"frames": Frames(torch.tensor(1.0))})  # type: ignore[arg-type]
+    check.node_finished(Call, 0.0, {"latents": Latents(torch.tensor(1.0), "wan", Size(16, 16))})  # type: ignore[arg-type]
     wrong = Conditioning({"embeddings": torch.zeros(2, 3)}, None, "wan")
     with pytest.raises(WrongValue, match=r"`positive\.embeddings` of its output `conditioning` is on the device cpu"):
         check.node_finished(Call, 0.0, {"conditioning": wrong})  # type: ignore[arg-type]
@@ -247,3 +247,12 @@ def test_an_error_in_words_says_nothing_of_a_traceback(tmp_path, capsys):
     told = capsys.readouterr().err
     assert "Traceback" not in told
     assert "--traceback" not in told
+
+
+def test_frames_may_stay_in_the_memory_of_the_host_and_latents_may_not() -> None:
+    """Decoded frames leave a GPU while it decodes the next ones."""
+    check, size = check_of("meta"), Size(32, 32, 1)
+    check.node_finished(Call, 0.0, {"frames": Frames(torch.zeros(1, 1, 4, 4, 3))})  # type: ignore[arg-type]
+    latents = Latents(torch.zeros(1, 4, 4, 4), "wan", size)
+    with pytest.raises(WrongValue, match="on the device cpu, but the run is on meta"):
+        check.node_finished(Call, 0.0, {"latents": latents})  # type: ignore[arg-type]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import rank_toys
+from jsonschema import Draft202012Validator
 from safetensors.torch import load_file
 from sgd.graph.cli.main import main
 from sgd.graph.contract.workflow_folders import bundled_workflows
 
+ROOT = Path(__file__).parents[2]
 TEXT = """
 sgd: 1
 name: both
@@ -63,7 +66,7 @@ def test_two_processes_make_what_one_makes(file: str, capfd: pytest.CaptureFixtu
     words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu", "--out"]
     assert main([*words, "one"]) == 0
     capfd.readouterr()
-    assert main([*words, "two", "--processes", "2"]) == 0
+    assert main([*words, "two", "--processes", "2", "--trace", "two.trace"]) == 0
     told = capfd.readouterr()
     one, two = (json.loads(Path(folder, "run.json").read_text()) for folder in ("one", "two"))
     ours, reference = (load_file(Path(folder, "clip.safetensors"))["latents"] for folder in ("two", "one"))
@@ -82,9 +85,33 @@ def test_two_processes_make_what_one_makes(file: str, capfd: pytest.CaptureFixtu
     rows = two["processes"]
     assert [row["rank"] for row in rows] == [0, 1]
     assert all(row["exchanged_bytes"] > 0 and row["seconds"] > 0 and row["peak_bytes"] > 0 for row in rows)
+    Draft202012Validator(json.loads((ROOT / "docs" / "run.schema.json").read_text())).validate(two)
     assert "processes" not in one
     detail = next(row["detail"] for row in two["nodes"] if row["name"] == "denoise.predict")
     assert detail["guidance"] == "each branch in its process"
+    nodes = {row["rank"]: {node["name"]: node["calls"] for node in row["nodes"]} for row in rows}
+    assert nodes[0] == nodes[1] | {"text": 1, "once": 1, "saved": 1, "file": 1}
+    check_trace(json.loads(Path("two.trace").read_text()))
+    assert main(["plan", *words[1:-1], "--processes", "2", "--json"]) == 0
+    planned = json.loads(capfd.readouterr().out)
+    assert (planned["parallel"], planned["parallel_from"]) == (two["parallel"], "choice")
+    sent = [role["sent_bytes"] for role in planned["roles"]]
+    # The plan takes every step as one with guidance. At the last of five, rank 1 sends nothing.
+    assert sent == [rows[0]["exchanged_bytes"], rows[1]["exchanged_bytes"] * 5 // 4]
+
+
+def check_trace(trace: dict[str, Any]) -> None:
+    """Rank 1 has loaded the transformer before rank 0 had encoded the prompt and sent it."""
+    events = trace["traceEvents"]
+    names = {e["args"]["name"].split()[-1]: e["pid"] for e in events if e["name"] == "process_name"}
+    assert list(names) == ["0", "1"]
+    spans = {(e["pid"], e["cat"], e["name"]): e for e in events if e["ph"] == "X"}
+    assert (names["0"], "node", "text · text.encode") in spans
+    assert (names["1"], "node", "text · text.encode") not in spans
+    assert (names["1"], "node", "denoise.predict · denoiser.predict") in spans
+    assert (names["1"], "node", "saved · latents.save") not in spans
+    waits = spans[names["1"], "waits for", "waits for text"]
+    assert spans[names["1"], "prefetch", "model · transformer"]["ts"] < waits["ts"] + waits["dur"]
 
 
 def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixture[str]) -> None:

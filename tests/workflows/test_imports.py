@@ -27,10 +27,8 @@ KNOWN = {
     "sgd",
     *("torch", "diffusers", "transformers"),
     *("numpy", "av", "PIL", "pydantic", "networkx"),
-    *("sympy", "mpmath"),  # torch's operations on the meta device
     *("accelerate", "huggingface_hub", "filelock", "jinja2", "yaml"),
     *("httpx", "httpx2", "anyio"),  # the client of huggingface_hub, by its version
-    *("wcwidth",),  # ftfy
 }
 """Packages of which a run imports at least `LARGE` modules."""
 
@@ -45,6 +43,9 @@ UNUSED = (
     "torch._inductor",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
+    "sympy",
+    "ftfy",
+    "transformers.models.bert",
     "diffusers.hooks.layerwise_casting",
     "diffusers.models.transformers.transformer_flux",
     "diffusers.models.unets.unet_2d_condition",

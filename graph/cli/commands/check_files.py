@@ -7,11 +7,11 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from ...compiler.compile import check
+from ...contract.collector import collector_paused
 from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
-from ..collector import collector_paused
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
 from ..ranks.rank_options import asked_of, rank_options

@@ -25,7 +25,7 @@ from ..command_line import added_options, load_library, told_elsewhere, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import entered, run_other_rank
-from ..ranks.rank_options import asked_of, rank_options
+from ..ranks.rank_options import asked_of, rank_options, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..terminal import say, show
 from ..told_ends import tell_end, tell_interrupt
@@ -195,7 +195,13 @@ def _go_on(
     with clock.during(IMPORT):
         device = choose(started["device"], plan.libraries)
     mesh = checked.mesh
-    ranks = RunRanks(plan, place, mesh, device, clock) if place is not None and mesh.size > 1 else None
+    if mesh.size > 1:
+        require_all_cards(started["device"], mesh.size)
+        if started.get("overlap", False):
+            raise NodeError("a run with --overlap goes on in one process", help="give `--processes 1`")
+        if place is None:
+            profile.require_startable(plan, device, True)
+    ranks = RunRanks(plan, place, mesh, device, clock, profile) if place is not None and mesh.size > 1 else None
     if ranks is not None and ranks.place.rank:
         return run_other_rank(folder.out, plan, ranks, given | {"device": device}, clock)
     resumed = _resumed(plan, started, folder, given, device)
@@ -220,6 +226,7 @@ def _go_on(
                 profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
                 ranks=ranks,
+                overlap=started.get("overlap", False),
             )
         if done.status == "interrupted" or pending():
             return tell_interrupt(done, plan, arguments)

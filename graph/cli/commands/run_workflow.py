@@ -17,12 +17,13 @@ from ...contract.rank_start import RankPlace
 from ...runtime.context import RECORD
 from ...runtime.run import run
 from ...runtime.stored_steps import store_of
+from ..cluster.cluster_options import cluster_options, require_possible
 from ..command_line import checked, options, wrong
 from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import entered, run_other_rank
-from ..ranks.rank_options import rank_options
+from ..ranks.rank_options import rank_options, refused_option, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
 from ..terminal import show
@@ -40,6 +41,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     workflow(to)
     device(to)
     rank_options(to)
+    cluster_options(to, "the turns of the mapping loops")
     result_as_json(to)
     output_folder(to)
     to.add_argument("--strict", action="store_true", help="fail if the run does not keep the file's `expect`")
@@ -50,6 +52,11 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
+    to.add_argument(
+        "--overlap",
+        action="store_true",
+        help="run the end of a turn of a loop, such as decoding and writing a clip, beside the next turn",
+    )
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -60,6 +67,12 @@ def command(arguments: Namespace) -> int:
     """`sgd exec`."""
     if arguments.out == "":
         return wrong("--out is empty", "name a folder, or leave --out away")
+    try:
+        on_cluster = require_possible(arguments)
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    if on_cluster:
+        return _on_cluster(arguments)
     if not arguments.watch:
         return _shown(arguments)
     if (arguments.processes or 1) > 1 or arguments.parallel is not None:
@@ -67,6 +80,17 @@ def command(arguments: Namespace) -> int:
     from ..watch import watch
 
     return watch(arguments, lambda round: _shown(arguments, round))
+
+
+def _on_cluster(arguments: Namespace) -> int:
+    """Deal the workflow's jobs to the workers of a cluster."""
+    from ...runtime.observers.progress import Progress
+    from ..cluster.cluster_run import run_on_cluster
+
+    if arguments.quiet:
+        return run_on_cluster(arguments, None)
+    with Progress(display=arguments.display) as progress:
+        return run_on_cluster(arguments, progress)
 
 
 def _shown(arguments: Namespace, round: Round | None = None) -> int:
@@ -105,8 +129,15 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if arguments.strict and result.expected is None:
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
-        if result.mesh.size > 1 and arguments.watch:
-            return wrong("--watch runs in one process", "leave --watch away, or give `--parallel branches=1`")
+        try:
+            require_all_cards(arguments.device, result.mesh.size)
+            if result.mesh.size > 1 and place is None:
+                profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
+        except NodeError as error:
+            return wrong(str(error), error.help)
+        refused = refused_option(arguments) if result.mesh.size > 1 else None
+        if refused is not None:
+            return wrong(f"a run in several processes cannot have {refused}", "leave it away, or set one process")
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()
@@ -127,11 +158,13 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
-        ranks = RunRanks(plan, place, result.mesh, device, clock) if place is not None and place.size > 1 else None
+        several = place is not None and place.size > 1
+        ranks = RunRanks(plan, place, result.mesh, device, clock, profile) if place is not None and several else None
         if ranks is not None and ranks.place.rank:
             return run_other_rank(Path(arguments.out or "."), plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None
-        snapshots = Snapshots(arguments.snapshot_every, found_in, tuple(map(Path, arguments.library)))
+        libraries = tuple(map(Path, arguments.library))
+        snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=arguments.overlap)
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -147,6 +180,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     snapshots=snapshots,
                     store=store,
                     ranks=ranks,
+                    overlap=arguments.overlap,
                 )
             if round is not None:
                 round.record = done.record

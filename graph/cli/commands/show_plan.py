@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ...compiler.compile import compile_graph, plan_of
 from ...compiler.pass_list import PASSES
 from ...contract.constants import DONE, FAILED
+from ...contract.device import cards
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
 from ...contract.suggestions import did_you_mean
@@ -17,11 +18,13 @@ from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..fitted_tables import wrapped
 from ..other_machine import add_arguments as other_machine
+from ..ranks.rank_options import rank_options, require_all_cards
 from ..store_option import OFF, forecast_for, forecast_lines, store_option
 from ..terminal import show, stdout_width
 
 if TYPE_CHECKING:
     from ...compiler.compile import Checked
+    from ...contract.processes import Mesh
     from ...language.registry import Library
     from ..other_machine import Machine
 
@@ -34,6 +37,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd plan`."""
     workflow(to)
     device(to)
+    rank_options(to)
     other_machine(to)
     store_option(to)
     result_as_json(to)
@@ -60,15 +64,22 @@ def command(arguments: Namespace) -> int:
         return _after(result, arguments)
     plan = plan_of(result, library)
     try:
+        mesh = result.mesh
+        require_all_cards(arguments.device, mesh.size)
         on = machine(arguments, plan.libraries)
         if arguments.store not in (None, OFF) and not on.is_here:
             return wrong("the stored results are those of this machine", "leave --store, --memory and --card away")
         given = options(arguments, library, on.device)
         limits = stored_or_none(on.device, plan.libraries) if on.is_here else None
-        estimated = estimate(plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits)
+        estimated = estimate(
+            plan, options=given, device=on.device, memory_bytes=on.memory_bytes, limits=limits, mesh=mesh
+        )
+        if mesh.size > 1:
+            estimated["parallel_from"] = _chosen_by(result, arguments)
+            estimated["warnings"] += _too_few_cards(on, mesh)
         if on.card is not None:
             estimated = with_floors(estimated, on.card)
-        stored = forecast_for(arguments.store, plan, on.device, given) if on.is_here else None
+        stored = forecast_for(arguments.store, plan, on.device, given, mesh) if on.is_here else None
         estimated["store"] = stored.json() if stored is not None else None
         for row in estimated["nodes"]:
             node = stored.nodes.get(row["name"]) if stored is not None else None
@@ -92,6 +103,21 @@ def command(arguments: Namespace) -> int:
     return DONE
 
 
+def _chosen_by(result: Checked, arguments: Namespace) -> str:
+    """Who chose the arrangement of the processes: a key of `role_table.CHOSEN`."""
+    if arguments.parallel is not None:
+        return "command line"
+    return "file" if result.document is not None and result.document.parallel is not None else "choice"
+
+
+def _too_few_cards(on: Machine, mesh: Mesh) -> list[str]:
+    """A warning if this machine has fewer GPUs than processes, so that `sgd exec` would refuse them."""
+    found = cards(on.device) if on.is_here else None
+    if found is None or found >= mesh.size:
+        return []
+    return [f"{mesh.size} processes need {mesh.size} GPUs, and there are {found}"]
+
+
 def _edits(
     result: Checked, on: Machine, arguments: Namespace, library: Library
 ) -> tuple[dict[str, Any] | None, list[str]]:
@@ -101,7 +127,8 @@ def _edits(
     document = result.document
     if document is None or document.path is None:
         return None, []
-    fitted, changes = edits_for_plan(document.path, document.source.text, on, arguments, library)
+    text = document.source.text
+    fitted, changes = edits_for_plan(document.path, text, on, arguments, library, result.mesh)
     return as_json(fitted, changes), ["", *paste(document.source.name, fitted, changes)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
+from ..cluster.cluster_options import cluster_options, require_possible
 from ..command_line import added_options, given, load_library, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..store_option import store_option
@@ -38,6 +39,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
         help="the output to compare (default: all, and the one that differs most counts)",
     )
     to.add_argument("--jobs", type=_jobs, default=1, metavar="N", help="processes that run at once, on a CPU")
+    cluster_options(to, "the runs")
     device(to)
     store_option(to)
     result_as_json(to)
@@ -73,6 +75,7 @@ def command(arguments: Namespace) -> int:
     if arguments.output is not None and not arguments.reference:
         return wrong("--output has nothing to compare", "add --reference NAME=V")
     try:
+        on_cluster = require_possible(arguments)
         varied = variations(arguments.vary)
         library = load_library(arguments)
         sweep = Sweep(
@@ -90,6 +93,8 @@ def command(arguments: Namespace) -> int:
             arguments.output,
             arguments.jobs,
             arguments.store,
+            ray=on_cluster,
+            ray_address=arguments.ray_address,
         )
         out = Path(arguments.out) if arguments.out is not None else None
         shown = Shown(arguments.json, arguments.quiet, arguments.traceback)

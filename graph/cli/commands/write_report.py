@@ -32,7 +32,7 @@ def command(arguments: Namespace) -> int:
     """`sgd report`."""
     from ..report.run_report import run_report
 
-    if arguments.compare is not None or not arguments.runs or compare_command.limits_given(arguments):
+    if arguments.compare is not None or not arguments.runs or compare_command.options_given(arguments):
         return compare_command.command(arguments)
     try:
         library = load_library(arguments)

@@ -87,6 +87,7 @@ def run_environment(run: ComparedRun) -> dict[str, Any]:
         "sgd": run.record.sgd,
         **run.record.environment,
         **_options(run.record.options),
+        **({"processes": str(run.record.parallel.mesh)} if run.record.parallel is not None else {}),
     }
 
 

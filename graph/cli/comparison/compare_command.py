@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...contract.constants import DONE, FAILED
-from ...contract.errors import LibraryError, NodeError, UnreadableFile
+from ...contract.errors import LibraryError, NodeError, UnfitNetwork, UnreadableFile
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
 from ..terminal import say, show
@@ -23,7 +23,7 @@ NAME = "comparison.html"
 
 
 def add_arguments(to: ArgumentParser) -> None:
-    """Add `--compare` and its limits."""
+    """Add `--compare`, its measures and its limits."""
     to.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two runs side by side: their folders or run.json")
     to.add_argument(
         "--fail-over",
@@ -37,18 +37,23 @@ def add_arguments(to: ArgumentParser) -> None:
         metavar="DB",
         help="with --compare: exit 1 if an output of B is less like that of A, such as 40",
     )
+    to.add_argument(
+        "--lpips",
+        metavar="FILE",
+        help="with --compare: LPIPS too, by the network in this file, such as AlexNet (needs the package lpips)",
+    )
 
 
-def limits_given(arguments: Namespace) -> bool:
-    """Whether the command line has a limit."""
-    return arguments.fail_over is not None or arguments.min_psnr is not None
+def options_given(arguments: Namespace) -> bool:
+    """Whether the command line has an option of `--compare`."""
+    return any(each is not None for each in (arguments.fail_over, arguments.min_psnr, arguments.lpips))
 
 
 def command(arguments: Namespace) -> int:
     """Compare two runs: write the page, print the text, check the limits."""
     if arguments.compare is None:
-        if limits_given(arguments):
-            return wrong("--fail-over and --min-psnr are limits of --compare", "add --compare A B")
+        if options_given(arguments):
+            return wrong("--fail-over, --min-psnr and --lpips belong to --compare", "add --compare A B")
         return wrong("no run is named", "name the folder of a run, or compare two with --compare A B")
     if arguments.runs:
         return wrong(f"--compare takes two runs, and {arguments.runs[0]} is a third", "write --compare A B alone")
@@ -58,15 +63,18 @@ def command(arguments: Namespace) -> int:
     from .limits import broken
 
     limits = Limits(arguments.fail_over, arguments.min_psnr)
+    network = None if arguments.lpips is None else Path(arguments.lpips)
+    if network is not None and not network.is_file():
+        return wrong(f"--lpips: there is no file {network}", "name the file of the network of LPIPS")
     try:
         library = load_library(arguments)
         out = arguments.out
         path = page_beside(Path(), NAME) if out is None else target_of(out, arguments.overwrite)
-        found = compared(arguments.compare, library.libraries.values())
+        found = compared(arguments.compare, library.libraries.values(), network)
         lines = broken(found, limits)
         text, notes = comparison_page(found, limits, lines, path.parent)
         write_page(path, text)
-    except (LibraryError, NodeError) as error:
+    except (LibraryError, NodeError, UnfitNetwork) as error:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
@@ -77,11 +85,12 @@ def command(arguments: Namespace) -> int:
     return FAILED if lines else DONE
 
 
-def compared(names: Sequence[str], libraries: Iterable[NodeLibrary]) -> Comparison:
-    """Read two runs and compare them.
+def compared(names: Sequence[str], libraries: Iterable[NodeLibrary], network: Path | None = None) -> Comparison:
+    """Read two runs and compare them. `network`: the file of the network of LPIPS; None if it is not asked for.
 
     Raises:
         UnreadableFile: If one is not a run.
+        UnfitNetwork: If `network` cannot be read, or is of no known kind.
     """
     from .compared_run import compared_run
     from .comparison import compare_runs
@@ -93,7 +102,7 @@ def compared(names: Sequence[str], libraries: Iterable[NodeLibrary]) -> Comparis
             raise UnreadableFile(f"{name} is no run", help="`sgd diff` compares workflows, pictures and clips")
     before, after = (compared_run(name) for name in names)
     with Counting() as progress:
-        return compare_runs(before, after, libraries, progress)
+        return compare_runs(before, after, libraries, progress, network)
 
 
 class Counting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from ...contract.node_library import NodeLibrary
@@ -73,7 +74,11 @@ class Comparison:
 
 
 def compare_runs(
-    before: ComparedRun, after: ComparedRun, libraries: Iterable[NodeLibrary], progress: Progress
+    before: ComparedRun,
+    after: ComparedRun,
+    libraries: Iterable[NodeLibrary],
+    progress: Progress,
+    network: Path | None = None,
 ) -> Comparison:
     """Compare two runs.
 
@@ -82,6 +87,10 @@ def compare_runs(
         after: The second run.
         libraries: Node libraries, which compare pixels.
         progress: Receives the number of compared frames of an output.
+        network: The file of the network of LPIPS; None if it is not asked for.
+
+    Raises:
+        UnfitNetwork: If `network` cannot be read, or is of no known kind.
     """
     return Comparison(
         before,
@@ -94,5 +103,5 @@ def compare_runs(
         node_pairs(before, after),
         phase_pairs(before, after),
         totals(before, after),
-        output_pairs(before, after, libraries, progress),
+        output_pairs(before, after, libraries, progress, network=network),
     )

@@ -70,18 +70,36 @@ def output_pairs(
     libraries: Iterable[NodeLibrary],
     progress: Progress,
     only: str | None = None,
+    network: Path | None = None,
 ) -> tuple[OutputPair, ...]:
-    """Compare the outputs of two runs, by name and order. `only` names one output; None for all."""
+    """Compare the outputs of two runs, by name and order.
+
+    Args:
+        before: The first run.
+        after: The second run.
+        libraries: Node libraries, which compare pixels.
+        progress: Receives the number of compared frames of an output.
+        only: The name of one output; None for all.
+        network: The file of the network of LPIPS; None if it is not asked for.
+
+    Raises:
+        UnfitNetwork: If `network` cannot be read, or is of no known kind.
+    """
     libraries = list(libraries)
     found: list[OutputPair] = []
     for name in dict.fromkeys([*before.record.outputs, *after.record.outputs]):
         if only in (None, name):
-            found += _output(name, before, after, libraries, progress)
+            found += _output(name, before, after, libraries, progress, network)
     return tuple(found)
 
 
 def _output(
-    name: str, before: ComparedRun, after: ComparedRun, libraries: list[NodeLibrary], progress: Progress
+    name: str,
+    before: ComparedRun,
+    after: ComparedRun,
+    libraries: list[NodeLibrary],
+    progress: Progress,
+    network: Path | None,
 ) -> Iterator[OutputPair]:
     runs = (before, after)
     missing = [side for side, run in zip(("first", "second"), runs, strict=True) if name not in run.record.outputs]
@@ -106,7 +124,7 @@ def _output(
         yield OutputPair(name, problem=f"{len(files[0])} files against {len(files[1])}")
         return
     for number, (one, other) in enumerate(zip(*files, strict=True)):
-        yield file_pair(f"{name} {number}" if len(files[0]) > 1 else name, one, other, libraries, progress)
+        yield file_pair(f"{name} {number}" if len(files[0]) > 1 else name, one, other, libraries, progress, network)
 
 
 def _like_path(text: str) -> bool:
@@ -114,13 +132,20 @@ def _like_path(text: str) -> bool:
     return bool(Path(text).suffix) and "\n" not in text and len(text) < 300
 
 
-def file_pair(name: str, before: Path, after: Path, libraries: Iterable[NodeLibrary], progress: Progress) -> OutputPair:
-    """Compare two files: their bytes, and their pixels where the bytes differ."""
+def file_pair(
+    name: str,
+    before: Path,
+    after: Path,
+    libraries: Iterable[NodeLibrary],
+    progress: Progress,
+    network: Path | None = None,
+) -> OutputPair:
+    """Compare two files: their bytes, and their pixels where the bytes differ. See `output_pairs`."""
     try:
         if _digest(before) == _digest(after):
             return OutputPair(name, before, after, equal=True)
         for library in libraries:
-            found = library.likeness(before, after, lambda frames: progress(name, frames))
+            found = library.likeness(before, after, lambda frames: progress(name, frames), network)
             if found is not None:
                 return OutputPair(name, before, after, equal=False, likeness=found)
     except (NodeError, OSError) as error:

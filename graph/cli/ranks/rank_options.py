@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 
 from ...compiler.checks.process_mesh import Asked
+from ...contract.device import card_number
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
 from ...contract.rank_start import rank_place
@@ -47,6 +48,23 @@ def asked_of(arguments: Namespace) -> Asked | None:
         message = f"--processes {count}, but the launcher started {place.size}"
         raise NodeError(message, help="leave --processes away under torchrun")
     return Asked(place.size, mesh)
+
+
+def refused_option(arguments: Namespace) -> str | None:
+    """The first option of `sgd exec` that a run in several processes cannot have, as the user knows it; else None."""
+    found = {"--watch": arguments.watch, "--overlap": arguments.overlap}
+    return next((option for option, given in found.items() if given), None)
+
+
+def require_all_cards(device: str, size: int) -> None:
+    """Check that `--device` leaves several processes a GPU each.
+
+    Raises:
+        NodeError: If it names one GPU.
+    """
+    if size > 1 and card_number(device) is not None:
+        message = f"--device {device} is one GPU, and each of {size} processes takes one of its own"
+        raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
 
 
 def _count(text: str) -> int:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 from ...contract.constants import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
+from ...contract.processes import Mesh
 from ...contract.record_version import check_version
 from ...contract.text_tables import shortened
 from ...runtime.context import RECORD
@@ -103,11 +104,43 @@ class MemoryPoint(BaseModel):
 class KernelRow(BaseModel):
     """A kernel of the device, summed under the node that launched it."""
 
+    rank: int | None = None
     node: str = ""
     name: str
     calls: int = 0
     device_seconds: float | None = None
     seconds: float | None = None
+
+
+class ProcessNode(BaseModel):
+    """A node in one process."""
+
+    name: str
+    calls: int = 0
+    seconds: float = 0.0
+
+
+class ProcessRow(BaseModel):
+    """One of several processes."""
+
+    rank: int = Field(ge=0)
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    exchanged_bytes: int = 0
+    peak_bytes: int | None = None
+    nodes: list[ProcessNode] = Field(default_factory=list)
+
+
+class Arrangement(BaseModel):
+    """How the processes were arranged."""
+
+    branches: int = Field(1, ge=1)
+    ulysses: int = Field(1, ge=1)
+    ring: int = Field(1, ge=1)
+
+    @property
+    def mesh(self) -> Mesh:
+        return Mesh(self.branches, self.ulysses, self.ring)
 
 
 class RunRecord(BaseModel):
@@ -133,6 +166,8 @@ class RunRecord(BaseModel):
     timeline: list[Stretch] = Field(default_factory=list)
     memory: list[MemoryPoint] = Field(default_factory=list)
     kernels: list[KernelRow] = Field(default_factory=list)
+    parallel: Arrangement | None = None
+    processes: list[ProcessRow] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from ...contract.node import NodeType
 from ...contract.node_library import NodeLibrary
 from ...contract.text_tables import count, seconds, shortened
 from ..tables import facts, shape, tree
-from . import lane_section, step_section
+from . import lane_section, process_section, step_section
 from .charts import Chart, Series, chart
 from .graph_drawing import NodeFacts, drawing
 from .media_files import Media, other_outputs
@@ -47,6 +47,7 @@ def run_panel(run: RecordedRun, around: Around, id: str) -> Panel:
         _graph(record, around.types, id),
         _time(record),
         _nodes(record),
+        process_section.section(record),
         step_section.section(record),
         *added,
         _memory(record),
@@ -226,8 +227,10 @@ def _kernels(record: RunRecord) -> Section | None:
     if not record.kernels:
         return None
     rows = sorted(record.kernels, key=lambda k: -(k.device_seconds or k.seconds or 0.0))
+    several = any(row.rank is not None for row in rows)
     columns = [
         Column("kernel"),
+        *([Column("rank", True)] if several else []),
         Column("node"),
         Column("calls", True),
         Column("device s", True),
@@ -236,6 +239,7 @@ def _kernels(record: RunRecord) -> Section | None:
     cells = [
         [
             Cell(shortened(row.name, 120), mono=True),
+            *([Cell("" if row.rank is None else str(row.rank), row.rank)] if several else []),
             Cell(row.node, mono=True),
             Cell(str(row.calls), row.calls),
             Cell(seconds(row.device_seconds), row.device_seconds),

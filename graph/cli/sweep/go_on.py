@@ -121,6 +121,7 @@ DIFFERENT = {
     "metadata": "only one of both has --no-metadata",
     "jobs": "it has another --jobs, and so other times",
     "store": "it has another --store",
+    "ray": "only one of both has --ray, and so other times",
 }
 """How two sweeps differ, by the attribute that does."""
 
@@ -155,7 +156,7 @@ def _all(sweep: Sweep, folder: Path, library: Library, shown: Shown, new: bool) 
         try:
             if new:
                 write_sweep(_with_files(sweep, checked, library), folder)
-            outcomes = _run(sweep, todo, checked, folder, shown, store, jobs)
+            outcomes = _run(sweep, todo, checked, folder, shown, store, jobs, library)
             code = _finish(sweep, folder, library, shown, outcomes)
             if code != INTERRUPTED:
                 rmtree(folder / STORE, ignore_errors=True)
@@ -195,6 +196,7 @@ def _run(
     shown: Shown,
     store: Path | None,
     jobs: int,
+    library: Library,
 ) -> list[Outcome]:
     total, kept = len(sweep.combinations), len(sweep.combinations) - len(todo)
     counted = kept
@@ -212,6 +214,10 @@ def _run(
         elif outcome.status == "done" and not shown.quiet:
             say(f"{counted} of {total}: {labels[outcome.number]}: {seconds(outcome.seconds)} s")
 
+    if sweep.ray:
+        from .cluster_runs import run_on_cluster
+
+        return run_on_cluster(sweep, todo, checked.plans, folder, told, store is not None, library)
     if jobs > 1:
         from .parallel_runs import run_in_processes
 

@@ -47,6 +47,8 @@ class Sweep:
         store: The value of `--store`; None if it was not given.
         files: The files that its workflow uses and reads, as they were when it began.
         versions: The versions of the packages that computed then.
+        ray: Whether its runs are dealt to the workers of a Ray cluster.
+        ray_address: The cluster; None for one that is started on this machine.
     """
 
     file: str
@@ -65,6 +67,8 @@ class Sweep:
     store: str | None = None
     files: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str | None] = field(default_factory=dict)
+    ray: bool = False
+    ray_address: str | None = None
 
     @property
     def combinations(self) -> Sequence[Combination]:

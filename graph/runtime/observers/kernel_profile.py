@@ -240,9 +240,12 @@ class KernelProfile(Observer):
     def listed(self) -> list[dict[str, Any]]:
         """The rows for the record, the longest first."""
         rows = [{"node": node, "name": name, **vars(row)} for (node, name), row in self.rows.items()]
-        return sorted(
-            rows, key=lambda row: (-(row["device_seconds"] or 0.0), -row["seconds"], row["node"], row["name"])
-        )
+        return sorted(rows, key=longest_first)
+
+
+def longest_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The key that sorts rows of the record, the longest first."""
+    return -(row["device_seconds"] or 0.0), -row["seconds"], row["node"], row["name"]
 
 
 class _Opening(Observer):

@@ -57,6 +57,10 @@ class PreviewFiles(Observer):
         self._left_out = 0
         self._run: Context | None = None
 
+    def beside(self) -> Observer:
+        """A second thread runs calls that make no previews."""
+        return Observer()
+
     def run_started(self, plan: PlanInfo, run: Run) -> None:
         if isinstance(run, Context):
             self._run = run

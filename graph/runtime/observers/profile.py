@@ -12,6 +12,7 @@ from ...contract.node import Run
 from ...contract.ports import Port
 from ..arguments import facts_of
 from ..clock import LOAD, OTHER, Clock
+from .device_peaks import DevicePeaks
 from .device_times import DeviceTimes
 from .memory_samples import Curve, Memory
 from .timeline import Entry, Timeline
@@ -25,6 +26,7 @@ class Row:
 
     `resumed_calls` counts the calls before the run was resumed; nothing else does. `reused` says that a result came
     from the store, and `saved_seconds` how long it took to make it there; None for a call inside of a stored loop.
+    `overlapped` says that the calls were made in a second thread (`sgd exec --overlap`).
     """
 
     calls: int = 0
@@ -37,6 +39,7 @@ class Row:
     reused: bool = False
     saved_seconds: float | None = None
     resumed_calls: int = 0
+    overlapped: bool = False
 
     def add_device(self, seconds: float) -> None:
         self.device_seconds = (self.device_seconds or 0.0) + seconds
@@ -65,6 +68,14 @@ class Profile(Observer):
         self._part = 0.0
         self._turns: list[int] = []
         self._cuda: Any = None
+        self._peaks: DevicePeaks | None = None
+
+    def beside(self, clock: Clock) -> Profile:
+        """The profiler of the calls of a second thread, with a clock of its own. Their rows stand among these."""
+        other = type(self)(clock, self.timeline, DeviceTimes(self.device.cuda))
+        other.rows, other.memory, other._cuda, other._peaks = self.rows, self.memory, self._cuda, self._peaks
+        other._memory = Memory() if self._memory is not None else None
+        return other
 
     def run_started(self, plan: PlanInfo, run: Run) -> None:
         if run.device.startswith("cuda"):
@@ -72,6 +83,7 @@ class Profile(Observer):
 
             self._cuda = torch.cuda
             self.device.cuda = torch.cuda
+            self._peaks = DevicePeaks(torch.cuda)
         else:
             self._memory = Memory(self.memory.add)
 
@@ -95,8 +107,8 @@ class Profile(Observer):
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         if self._memory is not None:
             self._memory.begin()
-        if self._cuda is not None:
-            self._cuda.reset_peak_memory_stats()
+        if self._peaks is not None:
+            self._peaks.begin(call.id)
             self._began = self.device.mark()
         self._before = self.clock.seconds_of(call.id)
         self.clock.switch(call.id)
@@ -125,6 +137,8 @@ class Profile(Observer):
         if self._running == call.id:
             row.calls += 1
             row.seconds += self._ended(call)
+            if self._peaks is not None:
+                row.peak_bytes = max(row.peak_bytes or 0, self._peaks.end(call.id))
             start = self._started - self.clock.started
             self.timeline.add(Entry(call.id, "node", start, perf_counter() - self._started))
         self.clock.switch()
@@ -138,14 +152,14 @@ class Profile(Observer):
     def _measure(self, row: Row, entry: Entry, seconds: float) -> None:
         if self._memory is not None:
             row.peak_bytes = max(row.peak_bytes or 0, self._memory.end(seconds))
-        if self._cuda is not None:
+        if self._peaks is not None:
 
             def receive(found: float) -> None:
                 row.add_device(found)
                 entry.add_device(found)
 
             self.device.between(self._began, self.device.mark(), receive)
-            peak = self._cuda.max_memory_allocated()
+            peak = self._peaks.end(entry.name)
             row.peak_bytes = max(row.peak_bytes or 0, peak)
             self.memory.add(perf_counter(), peak)
 

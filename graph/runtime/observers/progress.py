@@ -129,6 +129,10 @@ class Progress(Observer):
         if self._display is not None:
             self._display.loops.pop(loop.id, None)
 
+    def beside(self) -> Observer:
+        """Shows the loops of a second thread, and its warnings; the activity is that of the run's own."""
+        return _Beside(self)
+
     def _show(self, activity: Activity) -> None:
         if self._display is not None:
             self._display.activity = activity
@@ -137,3 +141,20 @@ class Progress(Observer):
         if self._display is not None:
             self._told = monotonic()
             self._display.tell(text)
+
+
+class _Beside(Observer):
+    def __init__(self, shown: Progress) -> None:
+        self.shown = shown
+
+    def warned(self, call: CallInfo | None, message: str) -> None:
+        self.shown.warned(call, message)
+
+    def loop_started(self, loop: LoopInfo, turns: int) -> None:
+        self.shown.loop_started(loop, turns)
+
+    def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
+        self.shown.turn_finished(loop, index, seconds)
+
+    def loop_finished(self, loop: LoopInfo) -> None:
+        self.shown.loop_finished(loop)

@@ -7,6 +7,7 @@ of the process, or of the call from Python.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any
 from ...contract.events import CallInfo, HolderInfo, LoopInfo, Observer, PlanInfo
 from ...contract.node import Run
 from .kernel_events import Kernel
-from .trace_file import GrowingFile, as_json, finish
+from .trace_file import GrowingFile, TextParts, as_json, finish
 
-PROCESS, DEVICE = 1, 2
+PROCESSES = 2
+"""Numbers of processes in a trace for each rank: 1 and 2 for the process of rank 0 and its GPU, and so on."""
 NODES, STEPS, LOADING, FIRST_FREE = 1, 2, 3, 4
 SAMPLE_SECONDS = 0.05
 MOST_KERNELS = 1_000_000
@@ -29,23 +31,44 @@ class Trace(Observer):
     """Writes each event of a run into a file as it happens.
 
     Args:
-        file: The file.
-        started: Start of the run in seconds since the epoch: time 0 of the trace.
+        file: The file; text in memory for a rank other than 0, which rank 0 puts into its file (`complete`).
+        started: Start of this process in seconds since the epoch: time 0 of the trace, but see `count_from`.
         say: Takes the text of a warning.
+        rank: The number of this process among several; None for one alone.
     """
 
-    def __init__(self, file: GrowingFile, started: float, say: Callable[[str], None]) -> None:
-        self.file, self.say = file, say
-        self._zero = perf_counter() - (time() - started)
+    def __init__(
+        self, file: GrowingFile | TextParts, started: float, say: Callable[[str], None], rank: int | None = None
+    ) -> None:
+        self.file, self.say, self.rank = file, say, rank
+        self.process = 1 + PROCESSES * (rank or 0)
+        self._of_rank = f" of rank {rank}" if rank is not None else ""
+        self._started, self._zero, self._began = started, perf_counter() - (time() - started), 0.0
+        self._facts: dict[str, Any] = {}
         self._between = ""
         self._lock = threading.Lock()
         self._lanes: dict[tuple[int, str], int] = {}
+        self._node_lane, self._turn_lane = NODES, STEPS
         self._nodes: list[tuple[str, float, dict[str, Any]]] = []
         self._turns: list[tuple[str, float, dict[str, Any]]] = []
         self._memory: Callable[[], int | None] = lambda: None
         self._stop = threading.Event()
         self._kernels = self._left_out = 0
-        file.add('{"displayTimeUnit":"ms","traceEvents":[\n')
+        if not rank:
+            file.add('{"displayTimeUnit":"ms","traceEvents":[\n')
+
+    def count_from(self, zero: float) -> None:
+        """Set time 0 of the trace, before the run starts, in seconds since the epoch: rank 0's start."""
+        self._began = max(self._started - zero, 0.0) * 1e6
+        self._zero += zero - self._started
+
+    def beside(self) -> Observer:
+        """Writes the calls and turns of a second thread into lanes of their own."""
+        other = copy.copy(self)
+        other._nodes, other._turns = [], []
+        other._node_lane = self._lane(self.process, "overlapped nodes")
+        other._turn_lane = self._lane(self.process, "overlapped steps")
+        return other
 
     def _write(self, **event: Any) -> None:
         self._add([as_json(event)])
@@ -64,9 +87,13 @@ class Trace(Observer):
         self._write(ph="M", name="thread_name", pid=process, tid=lane, args={"name": name})
         self._write(ph="M", name="thread_sort_index", pid=process, tid=lane, args={"sort_index": lane})
 
-    def _span(self, lane: int, name: str, start: float, kind: str, about: Mapping[str, Any]) -> None:
-        span = {"ts": round(start, 3), "dur": round(max(self._now() - start, 0.0), 3)}
-        self._write(ph="X", name=name, cat=kind, pid=PROCESS, tid=lane, **span, args=about)
+    def _span(
+        self, lane: int, name: str, start: float, kind: str, about: Mapping[str, Any], end: float | None = None
+    ) -> None:
+        """Write a span from `start` to `end`, or until now, in microseconds since time 0."""
+        end = self._now() if end is None else end
+        span = {"ts": round(start, 3), "dur": round(max(end - start, 0.0), 3)}
+        self._write(ph="X", name=name, cat=kind, pid=self.process, tid=lane, **span, args=about)
 
     def _lane(self, process: int, name: str) -> int:
         """The number of a lane; a new one gets its name."""
@@ -77,10 +104,12 @@ class Trace(Observer):
         return found
 
     def run_started(self, plan: PlanInfo, run: Run) -> None:
-        self._write(ph="M", name="process_name", pid=PROCESS, args={"name": f"sgd {plan.name}"})
+        self._write(ph="M", name="process_name", pid=self.process, args={"name": f"sgd {plan.name}{self._of_rank}"})
+        if self.rank is not None:
+            self._write(ph="M", name="process_sort_index", pid=self.process, args={"sort_index": self.rank})
         for lane, name in ((NODES, "nodes"), (STEPS, "steps"), (LOADING, "loading")):
-            self._name(PROCESS, lane, name)
-        self._span(NODES, "(before the first node)", 0.0, "phase", {})
+            self._name(self.process, lane, name)
+        self._span(NODES, "(before the first node)", self._began, "phase", {})
         self._memory = _memory(run.device)
         self._sample()
         threading.Thread(target=self._samples, daemon=True).start()
@@ -92,7 +121,7 @@ class Trace(Observer):
     def _sample(self) -> None:
         found = self._memory()
         if found is not None:
-            self._write(ph="C", name="memory", pid=PROCESS, ts=round(self._now(), 3), args={"bytes": found})
+            self._write(ph="C", name="memory", pid=self.process, ts=round(self._now(), 3), args={"bytes": found})
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         self._nodes.append((f"{call.id} · {call.type.name}", self._now(), {}))
@@ -100,12 +129,12 @@ class Trace(Observer):
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         if self._nodes:
             name, start, about = self._nodes.pop()
-            self._span(NODES, name, start, "node", about)
+            self._span(self._node_lane, name, start, "node", about)
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
         while self._nodes:
             name, start, about = self._nodes.pop()
-            self._span(NODES, name, start, "node", {**about, "failed": type(error).__name__})
+            self._span(self._node_lane, name, start, "node", {**about, "failed": type(error).__name__})
 
     def range_started(self, call: CallInfo | None, kind: str, name: str) -> None:
         self._nodes.append((f"{kind} {name}", self._now(), {}))
@@ -113,7 +142,7 @@ class Trace(Observer):
     def range_finished(self, call: CallInfo | None, kind: str, name: str) -> None:
         if self._nodes:
             text, start, about = self._nodes.pop()
-            self._span(NODES, text, start, kind, about)
+            self._span(self._node_lane, text, start, kind, about)
 
     def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
         self._turns.append((f"{loop.id} {index}", self._now(), {"loop": loop.id, "turn": index}))
@@ -121,25 +150,32 @@ class Trace(Observer):
     def turn_finished(self, loop: LoopInfo, index: int, seconds: float) -> None:
         if self._turns:
             name, start, about = self._turns.pop()
-            self._span(STEPS, name, start, "turn", about)
+            self._span(self._turn_lane, name, start, "turn", about)
 
     def part_acquired(self, holder: HolderInfo, part: str, seconds: float) -> None:
         start = self._now() - seconds * 1e6
         self._span(LOADING, f"{holder.node} · {part}", start, "load", {"node": holder.node, "part": part})
+
+    def part_prefetched(self, holder: HolderInfo, part: str, began: float, ended: float) -> None:
+        name, lane = f"{holder.node} · {part}", self._lane(self.process, "prefetch")
+        start, end = ((when - self._zero) * 1e6 for when in (began, ended))
+        self._span(lane, name, start, "prefetch", {"node": holder.node, "part": part}, end)
 
     def part_released(self, holder: HolderInfo, part: str) -> None:
         self._instant(LOADING, f"{holder.node} · {part} released", "load", {"node": holder.node, "part": part})
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}
-        self._instant(self._lane(PROCESS, kind), _summary(kind, data), kind, {**node, **data})
+        self._instant(self._lane(self.process, kind), _summary(kind, data), kind, {**node, **data})
 
     def warned(self, call: CallInfo | None, message: str) -> None:
         name = f"{call.id}: {message}" if call is not None else message
-        self._instant(self._lane(PROCESS, "warnings"), name, "warning", {})
+        self._instant(self._lane(self.process, "warnings"), name, "warning", {})
 
     def _instant(self, lane: int, name: str, kind: str, about: Mapping[str, Any]) -> None:
-        self._write(ph="i", s="t", name=name, cat=kind, pid=PROCESS, tid=lane, ts=round(self._now(), 3), args=about)
+        self._write(
+            ph="i", s="t", name=name, cat=kind, pid=self.process, tid=lane, ts=round(self._now(), 3), args=about
+        )
 
     def kernels(self, found: Sequence[Kernel], offset: int) -> None:
         """Write the kernels of a window of the profiler.
@@ -163,11 +199,11 @@ class Trace(Observer):
 
     def _kernel(self, kernel: Kernel) -> str:
         """The part of a kernel's event that all its launches share."""
-        process, name, kind = (PROCESS, "operators", "operator")
+        process, name, kind = (self.process, "operators", "operator")
         if kernel.on_device:
-            process, name, kind = (DEVICE, f"stream {kernel.lane}", "kernel")
-            if not any(place == DEVICE for place, _ in self._lanes):
-                self._write(ph="M", name="process_name", pid=DEVICE, args={"name": "GPU"})
+            process, name, kind = (self.process + 1, f"stream {kernel.lane}", "kernel")
+            if not any(place == process for place, _ in self._lanes):
+                self._write(ph="M", name="process_name", pid=process, args={"name": f"GPU{self._of_rank}"})
         lane = self._lane(process, name)
         about = {
             "ph": "X",
@@ -185,11 +221,23 @@ class Trace(Observer):
             while spans:
                 name, start, about = spans.pop()
                 self._span(lane, name, start, "unfinished", {**about, "unfinished": True})
-        facts: dict[str, Any] = {"status": status}
+        self._facts = {"status": status}
         if self._left_out:
-            facts["kernels_left_out"] = self._left_out
+            self._facts["kernels_left_out"] = self._left_out
             self.say(f"the trace holds {self._kernels:,} kernels; {self._left_out:,} more are left out")
-        finish(self.file, self.say, f'\n],"otherData":{as_json(facts)}}}\n')
+        if self.rank is None:
+            self.complete()
+
+    def complete(self, others: Sequence[str] = (), say: Callable[[str], None] | None = None) -> None:
+        """Complete the file, of a run in several processes with the events of other ranks.
+
+        Args:
+            others: The text of each other rank's trace.
+            say: Takes the text of a warning, at the end of a run.
+        """
+        assert isinstance(self.file, GrowingFile)
+        self._add([text for text in others if text])
+        finish(self.file, say or self.say, f'\n],"otherData":{as_json(self._facts)}}}\n')
 
 
 def _summary(kind: str, data: Mapping[str, Any]) -> str:

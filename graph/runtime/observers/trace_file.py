@@ -90,6 +90,21 @@ class GrowingFile:
                 self._temporary.unlink(missing_ok=True)
 
 
+class TextParts:
+    """Text that grows in memory. Any thread may add to it."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+
+    def add(self, text: str) -> None:
+        """Add text."""
+        self._parts.append(text)
+
+    def text(self) -> str:
+        """All of it. A lone surrogate becomes its escape, which is JSON too."""
+        return "".join(list(self._parts)).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def _unwritable(option: str, path: Path | str, error: OSError | ValueError) -> NodeError:
     reason = getattr(error, "strerror", None) or error
     return NodeError(f"{option}: {shortened(path)} cannot be written: {reason}", help="name another file")

@@ -48,4 +48,6 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
             row.update({key: None for key in MEASURED if key in row})
     record["phases"]["save"] = None  # the time of nodes that write files; it counts as `run`
     record["unaccounted_seconds"] = record["peak_bytes"] = None
+    if "overlapped_seconds" in record:
+        record["overlapped_seconds"] = None
     return record

@@ -5,8 +5,9 @@ have done so. Calls of one node may differ, if it skips a part of its work. The 
 (`WorkMeter.kind`). After a call of a new kind, the next few calls are counted until one of them
 is of that kind.
 
-Counting costs at most `SHARE` of the time of a run. A call whose count would cost more is not counted; a later call, or
-a later run, goes on where its count was given up. Until then the work of its node is not known: `put_off` says so.
+Counting and the other measurements cost at most `SHARE` of the time of a run together. A call whose count would cost
+more is not counted; a later call, or a later run, goes on where its count was given up. Until then the work of its node
+is not known: `put_off` says so.
 
 A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. What was
 counted is also remembered between processes (`kept_work`), by names that say all that decides the work.
@@ -24,9 +25,10 @@ from ...contract.events import CallInfo, Observer
 from ...contract.machine_limits import CallCount, Work, WorkMeter
 from .. import kept_work
 
-SHARE = 0.005
-"""The part of a run's time that counting may take, with the search for what is remembered. The other measurements take
-about as much."""
+SHARE = 0.009
+"""The part of a run's time that measuring may take, with the search for what is remembered."""
+OTHERS = 0.006
+"""The part of the time since the first node that the other measurements take (tests/benchmarks/profile_cost.py)."""
 LEAST_SECONDS = 0.001
 """Counting may cost this in any run."""
 PARTS = "parts of "
@@ -105,6 +107,7 @@ class WorkCount(Observer):
     def __init__(self, meters: Sequence[WorkMeter], elapsed: Callable[[], float] | None = None) -> None:
         self.meters = meters
         self.elapsed, self.spent = elapsed, 0.0
+        self._before: float | None = None
         self._kept = kept_work.KeptWork()
         self.counts = Counts()
         self.counted: dict[str, _Counted] = {}
@@ -123,7 +126,12 @@ class WorkCount(Observer):
 
     def _allowed(self) -> float:
         """Seconds that counting may still cost."""
-        return float("inf") if self.elapsed is None else max(SHARE * self.elapsed(), LEAST_SECONDS) - self.spent
+        if self.elapsed is None:
+            return float("inf")
+        now = self.elapsed()
+        if self._before is None:
+            self._before = now
+        return max(SHARE * now - OTHERS * (now - self._before), LEAST_SECONDS) - self.spent
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
         found = self.counted.get(call.id)

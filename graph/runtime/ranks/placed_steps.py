@@ -7,9 +7,10 @@ and sends their values. Everything else, such as effects, concerns rank 0 alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
-from ...compiler.ir import Ref, Var, output_ports
+from ...compiler.ir import Call, Ref, Var, output_ports
 from ...compiler.plan import Acquire, CallStep, LoopStep, Plan, Release, Step, needed_for
 from ...contract.ports import Port
 from ...contract.processes import ONE_PROCESS, Processes
@@ -68,15 +69,22 @@ class PlacedSteps(StepWrap):
             held = (step.holder, step.part) in self._held
             self._held.discard((step.holder, step.part))
             return not held
-        if isinstance(step, LoopStep) or self.first or step.call.id not in self.once:
+        if isinstance(step, LoopStep) or self.first or step.call.id not in self._alone:
             return False
-        values: Mapping[str, Any] = self.processes.broadcast({})
+        values = self._received(step.call) if step.call.id in self.once else {}
         for port in output_ports(step.call):
             environment[Ref(step.call.id, port)] = values.get(port)
         for value in step.free:
             environment.pop(value, None)
         self.context.observer.values_freed(step.free)
         return True
+
+    def _received(self, call: Call) -> Mapping[str, Any]:
+        """The outputs of a call that rank 0 runs."""
+        self.context.observer.range_started(call, "waits for", call.id)
+        values: Mapping[str, Any] = self.processes.broadcast({})
+        self.context.observer.range_finished(call, "waits for", call.id)
+        return values
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         alone = isinstance(step, CallStep) and step.call.id in self._alone
@@ -92,6 +100,10 @@ class PlacedSteps(StepWrap):
 
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         return tuple(s for s in steps if self.first or not isinstance(s, Acquire) or not self._only_first(s))
+
+    def waits(self, steps: Sequence[Step]) -> bool:
+        before = takewhile(lambda step: not isinstance(step, Acquire), steps)
+        return not self.first and any(isinstance(step, CallStep) and step.call.id in self.once for step in before)
 
     def turned(self, step: LoopStep, environment: Environment) -> None:
         """Send the state that goes to the next turn: rank 0's, so that rounding cannot let ranks drift apart."""

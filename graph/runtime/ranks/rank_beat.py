@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ...contract.rank_start import Board
@@ -27,6 +27,7 @@ class Beat:
         waited_seconds: Seconds of these in which it waited for others.
         exchanged_bytes: Bytes that it sent to others.
         peak_bytes: The most memory that it used: of the card, or of the process on a CPU.
+        nodes: In the last beat, a row for each node that it ran: `name`, `calls`, `seconds`.
     """
 
     serial: int = 0
@@ -40,6 +41,7 @@ class Beat:
     waited_seconds: float = 0.0
     exchanged_bytes: int = 0
     peak_bytes: int | None = None
+    nodes: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def place(self) -> str:
@@ -49,7 +51,7 @@ class Beat:
 
     def row(self, rank: int) -> dict[str, Any]:
         """The row of the record."""
-        names = ("seconds", "waited_seconds", "exchanged_bytes", "peak_bytes")
+        names = ("seconds", "waited_seconds", "exchanged_bytes", "peak_bytes", "nodes")
         return {"rank": rank, **{name: getattr(self, name) for name in names}}
 
     def post(self, board: Board, rank: int) -> None:

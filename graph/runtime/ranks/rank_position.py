@@ -36,6 +36,7 @@ class RankPosition(Observer):
         self._count = 0
         self._loops: list[tuple[str, int, int]] = []
         self._longest: dict[str, float] = {}
+        self._spent: dict[str, tuple[int, float]] = {}
         self._loaded: Callable[[], int] | None = None
         self._at_files = False
 
@@ -98,6 +99,16 @@ class RankPosition(Observer):
         self._count += 1
         self._longest[call.id] = max(self._longest.get(call.id, 0.0), monotonic() - self._began)
         self._call = None
+
+        calls, spent = self._spent.get(call.id, (0, 0.0))
+        self._spent[call.id] = calls + 1, spent + seconds
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The calls and seconds of each node that has run, in the order of their first calls."""
+        return [
+            {"name": name, "calls": calls, "seconds": round(spent, 6)}
+            for name, (calls, spent) in list(self._spent.items())
+        ]
 
     def loop_started(self, loop: LoopInfo, turns: int) -> None:
         self._loops.append((loop.id, 0, turns))

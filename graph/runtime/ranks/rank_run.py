@@ -11,7 +11,7 @@ from typing import Any
 
 from ...compiler.plan import Plan
 from ...contract import interrupts
-from ...contract.events import Observer, Observers
+from ...contract.events import Observer
 from ...contract.process_state import released
 from ...resume.keeper import Keeper
 from ..clock import IMPORT, Clock
@@ -20,6 +20,7 @@ from ..execute import Executor
 from ..failure import Interrupted, does_not_fit
 from ..import_times import watched
 from ..library_contexts import around_run
+from ..profiling import Watch
 from ..run_snapshots import close_soon
 from ..worker import POLL_SECONDS
 from .opening import opened
@@ -56,7 +57,9 @@ def run_rank(
         The error that ended the run, None if there was none; whether there was an interrupt; warnings.
     """
     warnings = Warnings()
-    observer = Observers([*ranks.observers, warnings])
+    watch = Watch(plan, ranks.profile, ranks.device, False, clock, ranks.place.rank)
+    ranks.notes |= watch.notes()
+    observer = watch.observers([], [*ranks.observers, warnings])
     context = Context(out, observer, ranks.device, options)
     found: list[BaseException] = []
     keepers: list[Keeper] = []
@@ -69,6 +72,9 @@ def run_rank(
                 with clock.during(IMPORT):
                     stack.enter_context(around_run(plan, context))
                 placed = ranks.join(context)
+                if watch.trace is not None:
+                    watch.trace.count_from(ranks.began)
+                stack.enter_context(watch.around_steps())
                 other = opened(plan, context, placed)
                 keepers.extend(filter(None, [other.keeper]))
                 observer.run_started(plan, context)
@@ -109,6 +115,7 @@ def run_rank(
                 keeper.close(done=True)
             else:
                 close_soon(keeper)
+        observer.run_finished("done" if error is None else "failed", error)
         ranks.finish()
         if error is not None:
             _let_first_tell(ranks)

@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from ...contract.processes import Mesh
 from ...contract.rank_start import JoinedRanks, RankPlace
 from ..clock import Clock
 from ..failure import Interrupted, NodeFailed
+from ..profiling import Profiling
 from .placed_steps import PlacedSteps
 from .rank_beat import EVERY_SECONDS, Beat, read_beat
 from .rank_events import Heard, RankEvents, hear_last, leaders
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.1
 PATIENCE_SECONDS = 5.0
 """How long a rank that lost the others waits to hear why."""
+NODES = Profiling()
 LAST_SECONDS = 60.0
 """How long rank 0 waits for the last numbers of the others, when its own part is done."""
 
@@ -66,16 +69,23 @@ class RunRanks:
         mesh: How the processes are arranged.
         device: `cpu` or `cuda`.
         clock: The clock of the run.
+        profile: What the run measures.
 
     Attributes:
         observers: Follow the events of the run.
         fault: The first fault of any rank, once this one has heard of it.
+        notes: Functions whose texts rank 0 gets at the end, by name (`noted`).
+        began: When rank 0 started, in seconds since the epoch; known once this rank has joined.
 
     Raises:
         NodeError: If no library runs in several processes.
     """
 
-    def __init__(self, plan: Plan, place: RankPlace, mesh: Mesh, device: str, clock: Clock) -> None:
+    def __init__(
+        self, plan: Plan, place: RankPlace, mesh: Mesh, device: str, clock: Clock, profile: Profiling = NODES
+    ) -> None:
+        self.profile, self.began = profile, clock.epoch
+        self.notes: dict[str, Callable[[], str]] = {}
         self.plan, self.place, self.mesh, self.device, self.clock = plan, place, mesh, device, clock
         self.library = rank_library(plan)
         self._position = RankPosition(clock, stall_seconds())
@@ -102,7 +112,8 @@ class RunRanks:
         self._thread.start()
         context.processes = processes = self.joined.join()
         own = fingerprint(self.plan, self.mesh)
-        if processes.agree(own) != own:
+        first, self.began = processes.agree((own, self.began))
+        if first != own:
             raise NodeError(
                 "this process has another plan than rank 0",
                 help="give every rank the same file, values and libraries, and the same versions of packages",
@@ -149,6 +160,8 @@ class RunRanks:
         joined, rank = self.joined, self.place.rank
         if joined is not None:
             with suppress(OSError):
+                for name, text in self.notes.items():
+                    joined.board.post(_note(name, rank), text())
                 if rank in leaders(self.mesh):
                     self._events.post(joined.board, rank)
                 self._beat(joined, over=True)
@@ -172,6 +185,16 @@ class RunRanks:
     def at_files(self) -> AbstractContextManager[None]:
         """A block in which this rank reads or writes files, so that the others may wait for it longer."""
         return self._position.at_files()
+
+    def noted(self, name: str) -> dict[int, str | None]:
+        """On rank 0, after `told`: the notes of a name by other ranks; None for one that left none."""
+        joined, others = self.joined, range(1, self.place.size)
+        found: dict[int, str | None] = dict.fromkeys(others)
+        with suppress(OSError):
+            for rank in others if joined is not None else ():
+                assert joined is not None
+                found[rank] = joined.board.read(_note(name, rank))
+        return found
 
     def _watch(self) -> None:
         """Post beats, and look for faults, until the run is over."""
@@ -222,4 +245,9 @@ class RunRanks:
             waited_seconds=round(joined.waited_seconds(), 3),
             exchanged_bytes=joined.exchanged_bytes(),
             peak_bytes=joined.peak_bytes(),
+            nodes=position.rows() if over else [],
         ).post(joined.board, self.place.rank)
+
+
+def _note(name: str, rank: int) -> str:
+    return f"note/{name}/{rank}"

@@ -129,6 +129,8 @@ KERNELS: Mapping[str, Kernel] = {
     "_sgd_flash_4": flash_4,
 }
 """The kernels of this module by their names in diffusers' registry."""
+OF_OPERATORS = ("_sgd_flash_3", "_sgd_flash_3_fp8")
+"""Kernels that are operators of torch: outside a graph, another operator around them only takes time."""
 
 
 def name(backend: str) -> Any:
@@ -157,6 +159,8 @@ def _register(backend: str, kernel: Kernel) -> Any:
         schema="(Tensor query, Tensor key, Tensor value, float? scale, bool causal) -> Tensor",
     )
 
+    direct = backend in OF_OPERATORS
+
     @operator.register_fake
     def shape(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool
@@ -176,7 +180,8 @@ def _register(backend: str, kernel: Kernel) -> Any:
             raise ValueError(f"{backend} takes no attention mask")
         if _parallel_config is not None:
             raise ValueError(f"{backend} has no context parallelism")
-        return operator(query, key, value, scale, is_causal)
+        called = kernel if direct and not (query.is_meta or torch.compiler.is_compiling()) else operator
+        return called(query, key, value, scale, is_causal)
 
     member = str.__new__(AttentionBackendName, backend)
     member._name_ = member._value_ = backend

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
 from ..adapters.layer_table import of_shapes
-from ..repository import dummy
-from ..repository.component_classes import component_class
+from ..repository import component_fit, dummy
+from ..repository.component_classes import component_class, is_module
 from ..repository.component_notes import note_file
+from ..repository.early_tensors import Tensors, own_stream
 from ..repository.repository import Repository
 from . import checkpoint_header, component_layouts
 from .checkpoint_match import CheckpointMatch, match
@@ -24,7 +25,13 @@ from .stored_tensors import CheckpointHeader
 
 
 def read(
-    repository: Repository, part: str, checkpoint: Checkpoint, dtype: torch.dtype, device: str, run: Run
+    repository: Repository,
+    part: str,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: str,
+    run: Run,
+    early: Tensors | None = None,
 ) -> torch.nn.Module:
     """A component of a repository with the weights of a checkpoint. The arguments and errors are those of `load`."""
     library, name = repository.entry(part)
@@ -33,11 +40,57 @@ def read(
         raise NodeError(f"{checkpoint.source} is not on this disk")
     note_file(checkpoint.source, checkpoint.file, run)
     header = checkpoint_header.read(checkpoint.file)
-    return load(cls, repository.config(part), header, part, dtype, device, run)
+    return load(cls, repository.config(part), header, part, dtype, device, run, early)
+
+
+def read_early(
+    repository: Repository,
+    part: str,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    device: str,
+    run: Run,
+    stop: Callable[[], bool],
+) -> Tensors | None:
+    """The parameters of a component, read by another thread than that of the plan: for `early` of `read`.
+
+    On a GPU they are copied in a stream of their own. `stop` is asked before each parameter.
+
+    Returns:
+        The parameters by name; None if `stop` was true, or the file does not fit the component.
+
+    Raises:
+        NodeError: See `read`, which raises it again.
+    """
+    library, name = repository.entry(part)
+    config_file = repository.config_file(part)
+    cls = component_class(repository.source, part, library, name, repository.folder / part, run)
+    if checkpoint.file is None or config_file is None or not is_module(cls):
+        return None
+    config, header = repository.config(part), checkpoint_header.read(checkpoint.file)
+    module = component_fit.on_meta(cls, config, dtype, config_file)
+    found = match(header, _layout(module, config), part)
+    if any(problem.severity == "error" for problem in found.problems):
+        return None
+    made: dict[str, torch.Tensor] = {}
+    with own_stream(device), TensorReader(header, found, _compute(device, run)) as reader:
+        for name, parameter in module.named_parameters():
+            if stop():
+                return None
+            if name in found.parts:
+                made[name] = reader.parameter(name, parameter.shape, parameter.dtype, device)
+    return made
 
 
 def load(
-    cls: Any, config: Mapping[str, Any], header: CheckpointHeader, part: str, dtype: torch.dtype, device: str, run: Run
+    cls: Any,
+    config: Mapping[str, Any],
+    header: CheckpointHeader,
+    part: str,
+    dtype: torch.dtype,
+    device: str,
+    run: Run,
+    early: Tensors | None = None,
 ) -> torch.nn.Module:
     """A component with the weights of a file, in evaluation mode.
 
@@ -49,6 +102,7 @@ def load(
         dtype: Dtype of floating-point parameters, except those that the class keeps in float32.
         device: Where the component goes. Quantised weights are computed on the run's device.
         run: Receives progress and warnings.
+        early: Parameters that `read_early` has read.
 
     Raises:
         NodeError: If the file does not fit the component, or cannot be read.
@@ -59,7 +113,7 @@ def load(
         if problem.severity == "error":
             raise NodeError(problem)
         run.warn(problem.message)
-    _fill(module, header, found, device, run)
+    _fill(module, header, found, device, run, early or {})
     dummy.place_buffers(module, device)
     return module.eval().requires_grad_(False)
 
@@ -76,13 +130,19 @@ def _layout(module: torch.nn.Module, config: Mapping[str, Any]) -> ComponentLayo
     return ComponentLayout(type(module).__name__, of_shapes(shapes), tied)
 
 
-def _fill(module: torch.nn.Module, header: CheckpointHeader, found: CheckpointMatch, device: str, run: Run) -> None:
+def _compute(device: str, run: Run) -> str:
+    """Where quantised weights of a component on `device` are computed."""
+    return run.device if run.device.startswith("cuda") else device
+
+
+def _fill(
+    module: torch.nn.Module, header: CheckpointHeader, found: CheckpointMatch, device: str, run: Run, early: Tensors
+) -> None:
     """Give a module the parameters of a file. Tied parameters get one tensor."""
     made: dict[int, torch.nn.Parameter] = {}
     absent, done = set(found.absent), 0
     total = sum(parameter.numel() for parameter in module.parameters())
-    compute = run.device if run.device.startswith("cuda") else device
-    with TensorReader(header, found, compute) as reader:
+    with TensorReader(header, found, _compute(device, run)) as reader:
         for path, owner in list(module.named_modules()):
             for name, parameter in list(owner.named_parameters(recurse=False)):
                 full = f"{path}.{name}" if path else name
@@ -91,6 +151,8 @@ def _fill(module: torch.nn.Module, header: CheckpointHeader, found: CheckpointMa
                         values = torch.zeros_like(parameter, device=device)
                     elif full not in found.parts:
                         raise NodeError(f"{header.file.name}: {full} of {type(module).__name__} cannot be read")
+                    elif full in early:
+                        values = early[full]
                     else:
                         values = reader.parameter(full, parameter.shape, parameter.dtype, device)
                     made[id(parameter)] = torch.nn.Parameter(values, requires_grad=False)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 class LeavingFrames:
-    """Writes frames into memory of the host. Frames of a GPU go through pinned memory, on a stream of their own.
+    """Writes frames into memory of the host, or of their device.
+
+    Frames that leave a GPU go through pinned memory, on a stream of their own.
 
     Args:
         out: Receives the frames, [F, ...].
@@ -24,7 +26,7 @@ class LeavingFrames:
 
     def put(self, start: int, frames: Tensor) -> None:
         """Write frames from the frame `start` on. On a GPU, their copy may still run when this returns."""
-        if not frames.is_cuda:
+        if not frames.is_cuda or self.out.is_cuda:
             self.out[start : start + len(frames)] = frames
             return
         if self._stream is None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...support import cost_meter
 from .hunyuan_video_decoder import HunyuanVideoDecoder
 from .leaving_frames import LeavingFrames
-from .strip_rows import everywhere
+from .strip_rows import everywhere, has_strips
 from .wan_decoder import WanDecoder
 from .wan_encoder import GROUP, WanEncoder
 
@@ -109,7 +109,8 @@ class _WanDecode(_WanWork):
         """Decode latents, [B, c, T, h, w], into frames that leave a GPU while it decodes the next ones.
 
         Returns:
-            [B, F, H, W, 3] in [0, 1], float32, in the host's memory; None if the VAE works in tiles.
+            [B, F, H, W, 3] in [0, 1], float32, in the host's memory; on the device of `z` if other processes have the
+            other rows; None if the VAE works in tiles.
         """
         if self._tiles(z):
             return None
@@ -117,7 +118,10 @@ class _WanDecode(_WanWork):
         times, scale = self._decoder(z).factors
         scale *= vae.config.patch_size or 1
         size = batch, 1 + (count - 1) * times, height * scale, width * scale, 3
-        out = cost_meter.on_host(lambda: torch.empty(size, device="meta" if z.is_meta else "cpu"))
+        if has_strips():  # they are gathered on their devices
+            out = torch.empty(size, device=z.device)
+        else:
+            out = cost_meter.on_host(lambda: torch.empty(size, device="meta" if z.is_meta else "cpu"))
         for latents, clip in zip(vae.post_quant_conv(z), out, strict=True):
             leaving = LeavingFrames(clip)
 

@@ -52,6 +52,11 @@ def in_strips(neighbours: Neighbours) -> Iterator[None]:
         _now = before
 
 
+def has_strips() -> bool:
+    """Whether other processes have the other rows."""
+    return _now is not None
+
+
 def fill_margins(padded: Tensor) -> Tensor:
     """Write the rows of the neighbours into a margin of one row, [T, H + 2, W + 2, C]. Returns the same tensor."""
     if _now is not None:

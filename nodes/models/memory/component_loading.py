@@ -113,8 +113,8 @@ class ComponentLoader:
         if self.kind == "real" and part in self.checkpoints:
             from ..checkpoints import checkpoint_loading
 
-            checkpoint = self.checkpoints[part]
-            return checkpoint_loading.read(self.repository, part, checkpoint, self.torch_dtype(part), device, run)
+            checkpoint, dtype = self.checkpoints[part], self.torch_dtype(part)
+            return checkpoint_loading.read(self.repository, part, checkpoint, dtype, device, run, early)
         if self.kind == "real":
             return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run, early)
         library, name = self.repository.entry(part)
@@ -135,6 +135,29 @@ class ComponentLoader:
                 smaller(outline)
             count(module, None if placed is None else placed.resident(outline))
         return module
+
+    def read_early(self, part: str, run: Run, stop: Callable[[], bool]) -> Tensors | None:
+        """Read the tensors of a component to the device, from another thread than that of the plan.
+
+        Args:
+            part: Name in the repository.
+            run: The run.
+            stop: Whether nobody needs them any more.
+
+        Returns:
+            Tensors for `make`; None if `stop` was true, or only the loader of a library can read the component.
+
+        Raises:
+            NodeError: See `make`, which raises it again.
+        """
+        dtype = self.torch_dtype(part)
+        if part not in self.checkpoints:
+            return reading.read_early(self.repository, part, self.variant, dtype, self.device, run, stop)
+        from ..checkpoints import checkpoint_loading
+
+        return checkpoint_loading.read_early(
+            self.repository, part, self.checkpoints[part], dtype, self.device, run, stop
+        )
 
     def _small(self, part: str, cls: Any, run: Run) -> Any:
         """Load a tokenizer, a processor or a scheduler; if its files are not on this disk, build a replacement."""

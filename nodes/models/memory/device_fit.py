@@ -14,9 +14,9 @@ from .offloading import Offload
 WORKING_ROOM = 0.9
 """A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
 
-EARLY_SHARE = 0.5
-"""A component is brought to the device early if its weights take at most this share of the free memory. The rest is for
-the nodes that work meanwhile."""
+WORK_SHARE = 0.25
+"""Memory that encoders take to work, as a share of their weights. The number is a guess on the safe side: T5-XXL has
+9.5 GB of weights, and its largest tensor of 512 tokens and two prompts has 0.13 GB."""
 
 ENCODERS = ("text_encoder", "image_encoder")
 """Starts of the names of components beside which the next component is brought to the device."""
@@ -25,17 +25,24 @@ ENCODERS = ("text_encoder", "image_encoder")
 def fits_early(loader: ComponentLoader, part: str, held: Iterable[str], run: Run) -> bool:
     """Whether a component may be on the device before its first reader: beside an encoder, with room for both.
 
+    In a plan, no component comes to the device between an encoder and the component that is prefetched beside it. So it
+    fits if it fits into the memory that is free now, without the memory in which the encoders work.
+    A component may also come while another process encodes for this one.
+
     Args:
-        loader: Knows the component's size.
+        loader: Knows the sizes of components.
         part: Name in the repository.
         held: Names of the components in memory.
         run: Knows the free memory, and the choices of a resumed run.
     """
-    encodes = any(name.startswith(ENCODERS) for name in held)
-    if not encodes or part.startswith(ENCODERS) or run.choice(f"offload {part} of {loader.repository.source}"):
+    encoders = [name for name in held if name.startswith(ENCODERS)]
+    if part.startswith(ENCODERS) or run.choice(f"offload {part} of {loader.repository.source}"):
         return False
-    free = device_memory.free(run)
-    return free is not None and 0 < loader.parameters(part)[1] <= EARLY_SHARE * free
+    if not encoders and not run.waits:
+        return False
+    free, size = device_memory.free(run), loader.parameters(part)[1]
+    work = WORK_SHARE * sum(loader.parameters(name)[1] for name in encoders)
+    return free is not None and 0 < size <= WORKING_ROOM * (free - work)
 
 
 def offload_if_needed(loader: ComponentLoader, part: str, run: Run, early: bool) -> Offload | None:

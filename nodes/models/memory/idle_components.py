@@ -28,6 +28,9 @@ class Keeper(Protocol):
     def make_room(self, size: int, run: Run) -> None:
         """Drop idle components until there is room for a new one of this size."""
 
+    def has_room(self, size: int, run: Run) -> bool:
+        """Whether there is room for a new component of this size beside the idle ones."""
+
     def drop_oldest(self) -> bool:
         """Drop the component that is idle for the longest time. False if there is none."""
 

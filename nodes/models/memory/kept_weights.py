@@ -48,12 +48,17 @@ class KeptWeights:
             found = made
         self._all[key] = now, found
         found.keep_in(self)
+        found.early.clear()  # a run that failed did not take them
         return found
+
+    def has_room(self, size: int, run: Run) -> bool:
+        """Whether a new component of this size leaves `LEAST_FREE` of the memory, beside the idle ones."""
+        free = device_memory.free(run)
+        return free is None or free - size >= LEAST_FREE * _total(run)
 
     def make_room(self, size: int, run: Run) -> None:
         """Drop idle components, the oldest first, until a new one of this size leaves `LEAST_FREE` of the memory."""
-        total = _total(run)
-        while (free := device_memory.free(run)) is not None and free - size < LEAST_FREE * total:
+        while not self.has_room(size, run):
             if not self.drop_oldest():
                 return
 
@@ -69,7 +74,9 @@ class KeptWeights:
         return True
 
     def free(self) -> None:
-        """Drop all idle components."""
+        """Drop all idle components, and what was read for components that no run has acquired."""
+        for _, weights in self._all.values():
+            weights.early.clear()
         while self.drop_oldest():
             pass
 

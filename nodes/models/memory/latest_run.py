@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class LatestRun(Run):
         if self._making:
             self._warnings.append((message, parameter))
         self.target.warn(message, parameter)
+
+    def at_hand(self) -> Iterable[Any]:
+        return self.target.at_hand()
 
     def choice(self, name: str) -> Any:
         return self.target.choice(name)

@@ -27,6 +27,14 @@ if TYPE_CHECKING:
     from .offloading import Offload
 
 
+@dataclass(frozen=True, eq=False)
+class Early:
+    """Tensors of a component on the device, and the stamp of the files that they were read from."""
+
+    tensors: Tensors
+    files: Stamp
+
+
 @dataclass(eq=False)
 class Weights(ComponentLoader):
     """Loads, holds and drops the components of a repository.
@@ -40,6 +48,7 @@ class Weights(ComponentLoader):
     Attributes:
         idle: Components that a session keeps without a holder.
         views: Copies of components that transformed values of the model have in place of a component.
+        early: Tensors of components that are on the device before the component is acquired.
     """
 
     def __post_init__(self) -> None:
@@ -48,7 +57,7 @@ class Weights(ComponentLoader):
         self._held: dict[tuple[str, Offload | None], Held] = {}
         self._chosen: dict[str, Offload] = {}
         self._locks: dict[str, threading.Lock] = {p: threading.Lock() for p in self.repository.components}
-        self._early: dict[str, Tensors] = {}
+        self.early: dict[str, Early] = {}
         self._keeper: Keeper | None = None
         self.idle = Idle()
 
@@ -74,7 +83,7 @@ class Weights(ComponentLoader):
         with released(), self._locks[part]:  # a prefetch of the same component reads it to the end
             pass
         if placed is None and (part, None) not in self._held and part not in self._chosen:
-            offloaded = offload_if_needed(self, part, run, early=part in self._early)
+            offloaded = offload_if_needed(self, part, run, early=part in self.early)
             if offloaded is not None:
                 self._chosen[part] = offloaded
         placed = placed or self.chosen(part)
@@ -122,7 +131,7 @@ class Weights(ComponentLoader):
         for other, where in list(self.idle.since):
             if other == part and self._held[other, where].files != now:
                 self.drop(other, where)
-        if (part, placed or self.chosen(part)) not in self._held:
+        if (part, placed or self.chosen(part)) not in self._held and part not in self.early:
             with suppress(NodeError):  # loading reports it
                 keeper.make_room(self.parameters(part)[1], run)
         return now
@@ -165,16 +174,22 @@ class Weights(ComponentLoader):
                     paths = [file for file in (self.checkpoints[part].file,) if file is not None]
                 else:
                     _, paths, _ = reading.bring(self.repository, part, self.variant, run)
-                    held = [name for name, _ in tuple(self._held)]
-                    if early and self._keeper is None and fits_early(self, part, held, run):
-                        given = self.repository, part, self.variant, self.torch_dtype(part), self.device, run
-                        tensors = reading.read_early(*given, run.ending)
-                        if tensors is not None:
-                            self._early[part] = tensors
+                if early and self._fits_early(part, run):
+                    files = self._stamp(part)
+                    tensors = self.read_early(part, run, run.ending)
+                    if tensors is not None:
+                        self.early[part] = Early(tensors, files)
             # Outside the lock: acquisition need not wait for this, and makes it pointless.
             reading.warm(paths, stop=lambda: self._holds(part) or self._locks[part].locked() or run.ending())
         except Exception:
             return  # `acquire` raises the same error, in the thread that can report it
+
+    def _fits_early(self, part: str, run: Run) -> bool:
+        """Whether a component may be on the device now. In a session, no idle component is dropped for it."""
+        held = {name for (name, _), held in tuple(self._held.items()) if held.count}
+        if not fits_early(self, part, held, run):
+            return False
+        return self._keeper is None or self._keeper.has_room(self.parameters(part)[1], run)
 
     def _holds(self, part: str) -> bool:
         return any(held == part for held, _ in tuple(self._held))
@@ -272,8 +287,9 @@ class Weights(ComponentLoader):
     ) -> Any:
         free = device_memory.free(run)
         try:
-            early = self._early.pop(part, None)
-            return self.make(part, run, placed, smaller, early if placed is None else None)
+            early = self.early.pop(part, None)
+            usable = early is not None and placed is None and early.files == self._stamp(part)
+            return self.make(part, run, placed, smaller, early.tensors if early is not None and usable else None)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise

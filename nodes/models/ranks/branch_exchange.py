@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ....graph.contract.node import Run
@@ -36,21 +35,14 @@ def exchanged(run: Run, running: Sequence[str], made: Sequence[torch.Tensor]) ->
     import torch
     import torch.distributed as dist
 
+    from ...parallel.collectives import GROUPS, bytes_of, members
+
     if len(made) == len(running) and run.processes.mesh.branches == 1:
         return tuple(made)
     if len(running) == 1:
         return (run.processes.broadcast(made[0] if made else None),)  # type: ignore[return-value]
     own = made[0].contiguous()
-    group = run.processes.group("branches")
     found = [torch.empty_like(own) for _ in running]
-    began = perf_counter()
-    dist.all_gather([_bytes(each) for each in found], _bytes(own), group=group.handle)
-    run.processes.exchanged(own.numel() * own.element_size(), perf_counter() - began)
+    group = GROUPS[members(run.processes, "branches")]
+    group.exchange(own.numel() * own.element_size(), dist.all_gather, [bytes_of(each) for each in found], bytes_of(own))
     return tuple(found)
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The numbers of a contiguous tensor as uint8 [n], in the same memory: backends lack dtypes."""
-    import torch
-
-    return tensor.reshape(-1).view(torch.uint8)

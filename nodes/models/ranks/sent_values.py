@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ....graph.contract.errors import NodeError
+
 if TYPE_CHECKING:
     import torch
 
@@ -85,6 +87,11 @@ def packed(value: Any) -> tuple[SentValue, list[torch.Tensor]]:
         forms.append(TensorForm(tuple(dense.shape), order, dense.dtype, dense.device.type))
         numbers.append(dense.reshape(-1).view(torch.uint8))
     return SentValue(file.getvalue(), tuple(forms)), numbers
+
+
+def cannot_send(value: Any, reason: str) -> NodeError:
+    """The error of a value that `packed` refuses."""
+    return NodeError(f"a {type(value).__name__} cannot be sent to other processes: {reason}")
 
 
 def unpacked(sent: SentValue, numbers: Sequence[torch.Tensor]) -> Any:

@@ -9,9 +9,8 @@ from math import prod
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ....graph.contract.errors import NodeError
 from ....graph.contract.processes import Axis, Group, Mesh, Processes
-from .sent_values import packed, unpacked
+from .sent_values import cannot_send, packed, unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +75,7 @@ class TorchProcesses(Processes):
         with self._exchange(0):
             dist.broadcast_object_list(head, src=source, device=torch.device("cpu"))
         if isinstance(head[0], str):
-            raise NodeError(f"a {type(value).__name__} cannot be sent to other processes: {head[0]}")
+            raise cannot_send(value, head[0])
         size = 0
         for number, form in enumerate(head[0].forms):
             if self.rank != source:

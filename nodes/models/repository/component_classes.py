@@ -8,6 +8,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from ....graph.contract.collector import collector_waiting
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
 from ...support.quiet import quiet
@@ -59,7 +60,7 @@ def component_class(source: str, part: str, library: str, name: str, folder: Pat
         except Exception as error:
             raise NodeError(f"{source}: the code of {part} ({library}.py) fails: {error}") from error
     try:
-        with quiet():  # an image processor warns if torchvision is missing, and works without it
+        with quiet(), collector_waiting():  # an image processor warns if torchvision is missing, and works without it
             cls = getattr(importlib.import_module(library), name)
     except AttributeError as error:
         version = importlib.import_module(library).__version__

@@ -6,12 +6,13 @@ the same numbers with safetensors alone, and leaves the making of the module to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import dummy, weight_files
+from .staging import staging
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,8 @@ def read(
 ) -> dict[str, torch.Tensor] | None:
     """Read the tensors of a module's files to a device, in the dtypes of the module.
 
-    On a GPU they are copied in a stream of their own, so that kernels of other threads go on meanwhile.
+    On a GPU they are copied in a stream of their own, through pinned memory, so that kernels of other threads go on
+    meanwhile.
 
     Args:
         module: The module on the meta device.
@@ -36,25 +38,38 @@ def read(
         The tensors by name; None if `stop` was true, or if the names are not those of the module, which the loader of
         the library renames or reports.
     """
-    import torch
     from safetensors import safe_open
 
     expected = module.state_dict()
     names = {name for file in files for name in weight_files.header(file) if name != "__metadata__"}
     if names != set(expected):
         return None
-    stream = torch.cuda.Stream(device) if device.startswith("cuda") else None
     made: dict[str, torch.Tensor] = {}
-    with nullcontext() if stream is None else torch.cuda.stream(stream):
+    with own_stream(device):
+        buffers = staging(device)
         for file in files:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.offset_keys():
                     if stop():
                         return None
-                    made[name] = opened.get_tensor(name).to(device=device, dtype=expected[name].dtype)
-    if stream is not None:
-        stream.synchronize()
+                    tensor = opened.get_tensor(name)
+                    moved = tensor if buffers is None else buffers.on_device(tensor)
+                    made[name] = moved.to(device=device, dtype=expected[name].dtype)
     return made
+
+
+@contextmanager
+def own_stream(device: str) -> Iterator[None]:
+    """On a GPU, what this thread does inside `with` goes into a stream of its own, and is done at the end."""
+    import torch
+
+    if not device.startswith("cuda"):
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()
 
 
 def module_of(

@@ -18,7 +18,7 @@ from . import quantized_rows, rows
 from .quantized_rows import Format, QuantizedRows
 
 LEAST_ROWS = 32
-"""`torch._int_mm` takes more than 16 rows on a GPU; fewer are filled up to this number."""
+"""Products of 8 bits take more than 16 rows on a GPU; fewer are filled up to this number."""
 
 NEAR = 0.05
 """Largest relative difference from the product of the same numbers as floats, for a product that works."""
@@ -126,6 +126,10 @@ def _scaled(
     kernel: Kernel,
 ) -> torch.Tensor:
     """The product by `torch._scaled_mm`, in bfloat16."""
+    count = x.values.shape[0]
+    if count < LEAST_ROWS:
+        few = _scaled(x.filled(LEAST_ROWS), weight, scale, bias, None, kernel)[:count]
+        return few if out is None else out.copy_(few)
     inside = bias if kernel.bias else None
     scales = x.scales if x.scales.data_ptr() % 16 == 0 else x.scales.clone()  # cuBLASLt reads them by vectors
     given = {"out": out} if out is not None and kernel.out else {}
@@ -142,9 +146,8 @@ def _scaled(
 
 def _integer(x: QuantizedRows, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """The product by `torch._int_mm`, whose sums are exact."""
-    values, count = x.values, x.values.shape[0]
-    if count < LEAST_ROWS:
-        values = F.pad(values, (0, 0, 0, LEAST_ROWS - count))
+    count = x.values.shape[0]
+    values = x.filled(LEAST_ROWS).values if count < LEAST_ROWS else x.values
     made = torch._int_mm(values.contiguous(), weight.t())[:count].float() * x.scales * scale
     return (made if bias is None else made + bias.float()).to(x.dtype)
 

@@ -48,6 +48,12 @@ class QuantizedRows:
         values, scales = self.values.reshape(-1, self.values.shape[-1]), self.scales.reshape(-1, 1)
         return QuantizedRows(values, scales, self.format, self.dtype)
 
+    def filled(self, count: int) -> QuantizedRows:
+        """[rows, D] with rows of zeros after its own, [count, D]."""
+        lacking = (0, 0, 0, count - len(self.values))
+        numbers = F.pad(self.values.view(torch.int8), lacking).view(self.values.dtype)
+        return QuantizedRows(numbers, F.pad(self.scales, lacking), self.format, self.dtype)
+
     def floats(self) -> torch.Tensor:
         """The values that the numbers stand for, [..., D], float32."""
         return self.values.float() * self.scales

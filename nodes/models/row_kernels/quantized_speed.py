@@ -10,11 +10,15 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from . import quantized_products, rows
+from . import quantized_products
 from .quantized_rows import quantized
+from .rows import quantized as quantized_in_rows
 
 ROWS = 4096
-"""Rows of the input, about as many as the tokens of an image of 1024 x 1024."""
+"""Rows where those of the run are not known: about as many as the tokens of an image of 1024 x 1024."""
+
+MOST_ROWS = 32768
+"""More rows take more memory and time, and change the ratio no more."""
 
 GAIN = 1.05
 """Least speed-up that counts."""
@@ -22,9 +26,19 @@ GAIN = 1.05
 CALLS = 8
 
 
+def pays(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
+    """Whether a weight is multiplied faster in fp8; False without such a product.
+
+    Args:
+        shape: Outputs and inputs of the weight.
+        rows: Rows of its input.
+        device: The device.
+    """
+    return rows > 0 and _pays(shape, min(rows, MOST_ROWS), device)
+
+
 @cache
-def pays(shape: tuple[int, int], device: torch.device) -> bool:
-    """Whether a weight [outputs, inputs] of this shape is multiplied faster in fp8; False without such a product."""
+def _pays(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
     if quantized_products.scaled_kernel(device) is None:
         return False
     generator = torch.Generator(device).manual_seed(0)
@@ -32,11 +46,11 @@ def pays(shape: tuple[int, int], device: torch.device) -> bool:
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator, device=device, dtype=torch.bfloat16)
 
-    x, weight, bias = normal(ROWS, shape[1]), normal(*shape), normal(shape[0])
+    x, weight, bias = normal(rows, shape[1]), normal(*shape), normal(shape[0])
     small = quantized(weight, "fp8")
     scale = small.scales.flatten()
     slow = _seconds(lambda: F.linear(x, weight, bias))
-    fast = _seconds(lambda: quantized_products.product(rows.quantized(x, "fp8"), small.values, scale, bias))
+    fast = _seconds(lambda: quantized_products.product(quantized_in_rows(x, "fp8"), small.values, scale, bias))
     return slow >= GAIN * fast
 
 

@@ -7,8 +7,11 @@ from typing import Any, ClassVar, Literal
 
 from ....graph.contract.node import Run
 from . import sensitive_layers
+from .row_counts import row_counts
 
 Format = Literal["fp8", "int8"]
+Work = tuple[int, int, int]
+"""Outputs and inputs of a layer, and rows of its input."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,11 @@ class Quantize:
         import torch
 
         from ...support import cost_meter
-        from ..row_kernels import quantized_speed
         from ..row_kernels.quantized_products import QuantizedLinear
 
         chosen = sensitive_layers.select(module).quantized
         if self.paying and not next(module.parameters()).is_meta:  # a plan assumes that all are faster
-            shapes = {tuple(module.get_submodule(path).weight.shape) for path in chosen}
-            slower = {shape for shape in shapes if not quantized_speed.pays(shape, torch.device(run.device))}
-            chosen = tuple(path for path in chosen if tuple(module.get_submodule(path).weight.shape) not in slower)
-            if slower:
-                sizes = ", ".join(f"{rows} x {columns}" for rows, columns in sorted(slower))
-                run.detail(not_faster=f"weights of {sizes} stay as they are: fp8 is not faster here")
+            chosen = self._paying(chosen, module, run)
         for path in chosen:
             outer, _, last = path.rpartition(".")
             old = module.get_submodule(path)
@@ -62,6 +59,31 @@ class Quantize:
                     empty = torch.empty_like(old.weight, device="meta")
                 spare.get_submodule(path).weight = torch.nn.Parameter(empty, requires_grad=False)
         run.detail(quantized_layers=len(chosen))
+
+    def _paying(self, chosen: tuple[str, ...], module: Any, run: Run) -> tuple[str, ...]:
+        """The layers that are faster in 8 bits, timed with as many rows as they get in the run."""
+        import torch
+
+        from ..row_kernels import quantized_speed
+
+        counts = row_counts(run, module.config)
+        works: dict[Work, list[str]] = {}
+        for path in chosen:
+            outputs, inputs = module.get_submodule(path).weight.shape
+            rows = quantized_speed.ROWS if counts is None else counts.of(path)
+            works.setdefault((outputs, inputs, rows), []).append(path)
+        name = f"of {self.component}, not faster in {self.format}: {sorted(works)}"
+        earlier, device = run.choice(name), torch.device(run.device)
+        if earlier is None:  # a resumed run times nothing again
+            slower = [work for work in sorted(works) if not quantized_speed.pays(work[:2], work[2], device)]
+        else:
+            slower = [(outputs, inputs, rows) for outputs, inputs, rows in earlier]
+        run.chose(name, [list(work) for work in slower])
+        if slower:
+            sizes = ", ".join(f"{outputs} x {inputs} with {rows} rows" for outputs, inputs, rows in slower)
+            run.detail(not_faster=f"weights of {sizes} stay as they are: fp8 is not faster here")
+        stays = {path for work in slower for path in works.get(work, ())}
+        return tuple(path for path in chosen if path not in stays)
 
 
 def bytes_saved(selection: sensitive_layers.Selection, element: int) -> tuple[int, int]:

@@ -73,6 +73,11 @@ def test_templates_are_those_of_the_pipelines():
     assert pipeline.tokenizer_max_length == qwen_image.LONGEST
 
 
-@pytest.mark.parametrize("prompt", ["", "  a\n\t b ", "&amp;amp;lt;tag", "cafÃ©", "“x” … ﬁ", "a\u00a0b", "日本 語"])
+PRINTABLE = "".join(map(chr, range(ord(" "), 0x7F))).replace("&", "") + " `quoted'' --- x' \"y\" ... (c) 1/2"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "  a\n\t b ", "&amp;amp;lt;tag", "cafÃ©", "“x” … ﬁ", "a\u00a0b", "日本 語", PRINTABLE]
+)
 def test_prompts_are_cleaned_as_the_pipeline_does(prompt):
     assert cleaned(prompt) == prompt_clean(prompt)

@@ -10,6 +10,8 @@ from helpers import checkpoint_layouts as layouts
 from helpers import node_facts, tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_wan_image, tiny_z_image
 from helpers.direct import DirectRun
 from safetensors.torch import save_file
+from sgd.nodes.models.memory.idle_components import stamp
+from sgd.nodes.models.memory.weights import Early
 from sgd.nodes.models.nodes.model_load import load
 
 
@@ -121,3 +123,12 @@ def test_a_component_from_one_file_is_the_one_that_was_saved(name, tmp_path):
     assert equal(model.component(case.part), module)
     assert run.warnings == []
     assert all(p.data_ptr() % 64 == 0 and not p.requires_grad for p in model.component(case.part).parameters())
+
+    early = load(run, str(folder), **{case.part: str(file)})
+    tensors = early.weights.read_early(case.part, run, bool)  # by another thread than that of the plan
+    early.weights.early[case.part] = Early(tensors, stamp([file]))
+    early.acquire(case.part, run)
+    assert equal(early.component(case.part), module)
+    used = {p.data_ptr() for p in early.component(case.part).parameters()}
+    assert {tensor.data_ptr() for tensor in tensors.values()} == used
+    assert early.weights.read_early(case.part, run, lambda: True) is None

@@ -3,6 +3,7 @@
 import gc
 
 import pytest
+import sgd
 import torch
 from helpers.direct import BOTH, DirectRun
 from helpers.lora_files import adapters
@@ -17,6 +18,21 @@ from sgd.nodes.support import cost_meter
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
+DECODING = """
+sgd: 1
+inputs: {source: {type: str}, level: {enum: [eager, exact]}}
+nodes:
+  model: {uses: model.load, with: {source: $source}}
+  optimized: {uses: model.optimize, with: {model: $model, level: $level}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 9, seed: 3}}
+  frames: {uses: vae.decode, with: {model: $optimized, latents: $noise}}
+  twice: {uses: frames.concat, with: {frames: [$frames, $second]}}
+  again: {uses: vae.encode, with: {model: $optimized, frames: $frames}}
+  second: {uses: vae.decode, with: {model: $optimized, latents: $again}}
+  sheet: {uses: frames.grid, with: {frames: $twice}}
+  image: {uses: image.save, with: {frames: $sheet, path: sheet.png}}
+outputs: {image: $image}
+"""
 FULL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
 
 
@@ -130,3 +146,13 @@ def test_a_lora_on_every_layer_takes_no_second_copy(tmp_path, allocated):
     assert torch.cuda.max_memory_allocated() < 1.2 * size
     value.release("transformer")
     assert allocated() < 1e8
+
+
+@pytest.mark.parametrize("level", ["eager", "exact"])
+def test_a_workflow_decodes_with_every_level_of_optimize(wan_folder, tmp_path, level):
+    """Frames of the rebuilt decoder are in the host's memory; other nodes take them from there."""
+    (tmp_path / "w.yaml").write_text(DECODING)
+    plan = sgd.compile(tmp_path / "w.yaml", inputs={"source": str(wan_folder), "level": level})
+    done = sgd.run(plan, out=tmp_path / "out", device="cuda")
+    assert done.status == "done", done.error
+    assert (done.folder / "sheet.png").exists()

@@ -8,8 +8,9 @@ import sgd
 import torch
 from helpers import tiny, tiny_flux, tiny_hunyuan_video, tiny_qwen_image, tiny_z_image
 from helpers.direct import DirectRun
+from safetensors.torch import load_file, save_file
 from sgd.graph.contract.events import Observer
-from sgd.nodes.models.memory import device_fit
+from sgd.nodes.models.memory import device_fit, kept_weights
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.repository import early_tensors
 from sgd.nodes.support import device_memory
@@ -93,7 +94,7 @@ def test_the_module_is_that_of_the_loader(family, dtype, tmp_path):
     early.acquire("text_encoder", run)
     for part in ("transformer", "vae"):
         early.prefetch(part, run)
-        assert part in early.weights._early
+        assert part in early.weights.early
         usual.acquire(part, run)
         early.acquire(part, run)
         theirs, ours = usual.component(part), early.component(part)
@@ -108,7 +109,7 @@ def test_the_module_is_that_of_the_loader(family, dtype, tmp_path):
         assert {k: v for k, v in theirs.config.items() if not k.startswith("_")} == {
             k: v for k, v in ours.config.items() if not k.startswith("_")
         }
-    assert not early.weights._early
+    assert not early.weights.early
 
 
 def test_the_transformer_begins_to_load_before_text_encode_ends(plan, reads, tmp_path, monkeypatch):
@@ -120,7 +121,7 @@ def test_the_transformer_begins_to_load_before_text_encode_ends(plan, reads, tmp
     early = sgd.run(plan(), out=tmp_path / "early", device="cpu")
     assert seen == [True]
     assert [usual.status, early.status] == ["done", "done"]
-    monkeypatch.setattr(device_fit, "EARLY_SHARE", 0)
+    monkeypatch.setattr(device_fit, "WORKING_ROOM", 0)
     reads.clear()
     late = sgd.run(plan(), out=tmp_path / "late", device="cpu")
     assert not reads.is_set()
@@ -131,14 +132,53 @@ def test_nothing_is_early_without_room_for_both(wan_folder, tmp_path, monkeypatc
     run = DirectRun(tmp_path / "out")
     model = load(run, str(wan_folder))
     size = model.weights.parameters("transformer")[1]
+    work = device_fit.WORK_SHARE * model.weights.parameters("text_encoder")[1]
+    enough = work + size / device_fit.WORKING_ROOM
     model.prefetch("transformer", run)  # no encoder is at work
     model.acquire("text_encoder", run)
-    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size - 1)
+    monkeypatch.setattr(device_memory, "free", lambda run: enough - 2)
     model.prefetch("transformer", run)
     assert not reads.is_set()
-    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size)
+    monkeypatch.setattr(device_memory, "free", lambda run: enough + 2)
     model.prefetch("transformer", run)
     assert reads.is_set()
+
+
+def test_a_session_has_early_components_too(plan, reads, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_weights, "LEAST_FREE", 0)
+    seen = []
+    encoder(monkeypatch, lambda: seen.append(reads.wait(20)))
+    alone = sgd.run(plan(), out=tmp_path / "alone", device="cpu")
+    reads.clear()
+    with sgd.session():
+        runs = [sgd.run(plan(), out=tmp_path / name, device="cpu") for name in ("first", "second")]
+    assert seen == [True] * 3
+    files = [(run.folder / "latents.safetensors").read_bytes() for run in (alone, *runs)]
+    assert files[0] == files[1] == files[2]
+
+
+def test_in_a_session_no_idle_component_is_dropped_for_an_early_one(plan, reads, tmp_path, monkeypatch):
+    monkeypatch.setattr(kept_weights, "LEAST_FREE", 1)
+    with sgd.session():
+        run = sgd.run(plan(), out=tmp_path / "out", device="cpu")
+    assert run.status == "done"
+    assert not reads.is_set()
+
+
+def test_tensors_of_files_that_changed_are_read_again(wan_folder, tmp_path):
+    source = shutil.copytree(wan_folder, tmp_path / "model")
+    run = DirectRun(tmp_path / "out")
+    model = load(run, str(source), dtype="float32")
+    model.acquire("text_encoder", run)
+    model.prefetch("transformer", run)
+    assert "transformer" in model.weights.early
+    file = next((source / "transformer").glob("*.safetensors"))
+    changed = {name: tensor + 1 for name, tensor in load_file(file).items()}
+    save_file(changed, file.with_suffix(".new"), metadata={"format": "pt"})
+    file.with_suffix(".new").replace(file)
+    model.acquire("transformer", run)
+    made = state(model.component("transformer"))
+    assert all(torch.equal(made[name], tensor) for name, tensor in changed.items())
 
 
 def test_an_error_is_told_once_by_the_node_that_loads(plan, wan_folder, tmp_path):
@@ -177,3 +217,16 @@ def test_the_end_of_a_run_leaves_no_thread(plan, reads, tmp_path, monkeypatch):
     run = sgd.run(plan(), out=tmp_path / "out", device="cpu")
     assert "broken encoder" in str(run.error)
     assert not any(thread.name == "sgd prefetch" for thread in threading.enumerate())
+
+
+def test_a_process_that_waits_for_another_loads_early_without_an_encoder(wan_folder, tmp_path, monkeypatch, reads):
+    run = DirectRun(tmp_path / "out")
+    model = load(run, str(wan_folder))
+    run.waits = True
+    size = model.weights.parameters("transformer")[1]
+    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size - 1)
+    model.prefetch("transformer", run)
+    assert not reads.is_set()
+    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size)
+    model.prefetch("transformer", run)
+    assert reads.is_set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from helpers.ranks import on_ranks
@@ -18,15 +20,21 @@ from helpers.transformer_cases import (
     wan,
     wider,
 )
+from sgd.graph.contract.node import Run
 from sgd.graph.contract.processes import Mesh
 from sgd.nodes.families import by_name
 from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.models.ranks.planned_processes import TracedRanks
 from sgd.nodes.models.rebuilt.rebuilding import rebuild
 from sgd.nodes.parallel.collectives import first_number
 from sgd.nodes.parallel.cut_blocks import CutSequence, CutTransformer
 from sgd.nodes.parallel.sequence_group import sequence_group
+from sgd.nodes.support import cost_meter
 
 CLOSE = 3e-6
+PLANNED = ("flux", "wan", "hunyuan-video")
+PLAN = Run()
+PLAN.planning = True
 ODD = {
     "flux": lambda rows: flux(rows) | {"hidden_states": random(rows, 11, 16), "img_ids": random(11, 3)},
     "hunyuan-video": lambda rows: hunyuan_video(rows) | {"hidden_states": random(rows, 4, 3, 6, 2)},
@@ -45,6 +53,8 @@ def family_of(case):
 def check(meshes, build):
     """Compare one forward of every case, by diffusers' blocks and rebuilt ones, with diffusers' own in one process.
 
+    A plan counts the bytes that the processes sent.
+
     Args:
         meshes: Meshes of one number of processes, and the number of rows in the batch of each.
         build: Builds the transformer of a case.
@@ -57,20 +67,35 @@ def check(meshes, build):
         assert rebuild(module, join=False)
 
     def work(join):
-        found = {}
+        found, sent = {}, {}
         for mesh, count in meshes.items():
             processes = join(mesh)
             sequence = CutSequence(sequence_group(processes))
             for case in CASES:
                 for kind, module in (("own", modules[case]), ("rebuilt", views[case])):
+                    before = processes.sent
                     made = called(CutTransformer(module, family_of(case), sequence), given[case, count])
                     found[str(mesh), case, kind] = relative(made, wanted[case, count])
+                    sent[str(mesh), case, kind] = processes.sent - before
                 assert torch.equal(called(modules[case], given[case, count]), wanted[case, count]), "as before"
-            assert processes.sent > 0
-        return found
+        return found, sent
 
-    for errors in on_ranks(next(iter(meshes)).size, work):
+    planned = {case: copy.deepcopy(module).to("meta") for case, module in modules.items() if case in PLANNED}
+    for rank, (errors, sent) in enumerate(on_ranks(next(iter(meshes)).size, work)):
         assert {key: error for key, error in errors.items() if not error < CLOSE} == {}
+        for mesh, rows in meshes.items():
+            for case, module in planned.items():
+                expected = bytes_in_plan(case, module, given[case, rows], mesh, rank)
+                assert expected == sent[str(mesh), case, "own"] > 0, (mesh, case, rank)
+
+
+def bytes_in_plan(case, module, inputs, mesh, rank):
+    """The bytes that one rank sends in a forward on the meta device."""
+    on_meta = {name: each.to("meta") if isinstance(each, torch.Tensor) else each for name, each in inputs.items()}
+    with cost_meter.runtime(PLAN), cost_meter.meter(PLAN) as meter:
+        sequence = CutSequence(sequence_group(TracedRanks(mesh).processes(rank)))
+        called(CutTransformer(module, family_of(case), sequence), on_meta)
+        return meter.take()["sent_bytes"]
 
 
 def narrow(case):

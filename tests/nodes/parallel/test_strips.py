@@ -8,11 +8,14 @@ from helpers import tiny_flux, tiny_qwen_image
 from helpers.ranks import on_ranks
 from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
 from helpers.transformer_cases import random, relative
+from sgd.graph.contract.node import Run
 from sgd.graph.contract.processes import Group, Mesh, Processes
 from sgd.nodes.models.decoders.rebuilt_vae import is_rebuilt, rebuild
 from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.models.ranks.planned_processes import TracedRanks
 from sgd.nodes.parallel.collectives import members, parts_of
 from sgd.nodes.parallel.strips import Strip, on_strips
+from sgd.nodes.support import cost_meter
 
 CLOSE = 1e-7
 """The rebuilt decoder of Wan itself is that near to diffusers' (`test_decoders`); all else is nearer than 1e-9."""
@@ -44,11 +47,11 @@ def check(count, names=tuple(VAES)):
     def work(join):
         processes = join(Mesh(ring=count))
         strip = Strip(processes, members(processes, "all"), parts_of(ROWS, count))
-        found = {}
+        found, sent = {}, {}
         for name, vae in vaes.items():
-            with on_strips(strip, vae.decoder, rebuilt=False):
-                own = vae.decode(strip.cut(latents[name], -2)).sample
-            found["decoded", name] = strip.gathered(own, -2)
+            before = processes.sent
+            found["decoded", name] = from_strips(strip, vae, latents[name])
+            sent[name] = processes.sent - before
             with on_strips(strip, vae.encoder, rebuilt=False):
                 own = vae.encode(strip.cut(frames[name], -2)).latent_dist.mode()
             found["encoded", name] = strip.gathered(own, -2)
@@ -58,13 +61,28 @@ def check(count, names=tuple(VAES)):
             with on_strips(strip, vae.decoder, rebuilt=True):
                 own = vae.decode(strip.cut(latents[name], -2)).sample
             found["rebuilt", name] = strip.gathered(own, -2)
-        return found, processes.sent
+        return found, sent
 
-    for made, sent in on_ranks(count, work):
-        assert sent > 0
+    for rank, (made, sent) in enumerate(on_ranks(count, work)):
+        assert {name: bytes_in_plan(VAES[name], count, rank) for name in names} == sent
         wanted = {"decoded": decoded, "rebuilt": decoded, "encoded": encoded}
         errors = {key: relative(each, wanted[key[0]][key[1]]) for key, each in made.items()}
         assert {key: error for key, error in errors.items() if not error < CLOSE} == {}
+
+
+def from_strips(strip, vae, latents):
+    with on_strips(strip, vae.decoder, rebuilt=False):
+        own = vae.decode(strip.cut(latents, -2)).sample
+    return strip.gathered(own, -2)
+
+
+def bytes_in_plan(case, count, rank):
+    """The bytes that one rank sends while it decodes, counted on the meta device."""
+    vae, processes = case[0]().double().to("meta"), TracedRanks(Mesh(ring=count)).processes(rank)
+    with cost_meter.runtime(Run()), cost_meter.meter(Run()) as meter:
+        strip = Strip(processes, members(processes, "all"), parts_of(ROWS, count))
+        from_strips(strip, vae, torch.empty(1, *case[1], device="meta", dtype=torch.float64))
+        return meter.take()["sent_bytes"]
 
 
 def test_two_strips():
@@ -87,15 +105,17 @@ class Told(Processes):
 
 @pytest.mark.parametrize("name", ["flux", "hunyuan-video", "wan 2.1"])
 def test_a_plan_traces_a_strip(name):
-    """The count of a work's memory decides about tiles; it works on the meta device, without other processes."""
+    """A count works on the meta device, without other processes; that of memory decides about tiles."""
     vae, processes = VAES[name][0]().to("meta"), Told()
     strip = Strip(processes, members(processes, "all"), parts_of(ROWS, 2))
     latents, frames = (torch.empty(1, *shape, device="meta", dtype=vae.dtype) for shape in VAES[name][1:])
-    with on_strips(strip, vae.decoder, rebuilt=False):
-        assert strip.gathered(vae.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
-    with on_strips(strip, vae.encoder, rebuilt=False):
-        assert strip.gathered(vae.encode(strip.cut(frames, -2)).latent_dist.mode(), -2).shape == latents.shape
-    made = view(vae)
-    if rebuild(made, lambda warning: None) is None:
-        with on_strips(strip, made.decoder, rebuilt=True):
-            assert strip.gathered(made.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
+    with cost_meter.meter(Run()) as meter:
+        with on_strips(strip, vae.decoder, rebuilt=False):
+            assert strip.gathered(vae.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
+        with on_strips(strip, vae.encoder, rebuilt=False):
+            assert strip.gathered(vae.encode(strip.cut(frames, -2)).latent_dist.mode(), -2).shape == latents.shape
+        made = view(vae)
+        if rebuild(made, lambda warning: None) is None:
+            with on_strips(strip, made.decoder, rebuilt=True):
+                assert strip.gathered(made.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
+        assert meter.take()["sent_bytes"] > 0

@@ -1,0 +1,82 @@
+"""Whether a run can have a second thread: the workflow, the other options, and the memory of the device."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ...compiler.ir import Call
+from ...compiler.overlaps import Overlap, overlaps_of
+from ...compiler.plan import Plan
+from ...contract import device as devices
+from ...contract.errors import NodeError
+from ...contract.text_tables import count
+from ..estimate import estimate
+from ..failure import NodeFailed
+from ..profiling import Profiling
+
+HEADROOM = 1.1
+"""Factor on the bytes of a plan, which leave out the workspace of kernels. It is that of tiling."""
+
+
+def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap, ...]:
+    """The overlaps of a run.
+
+    Args:
+        plan: The plan.
+        profiling: The measurements of the run.
+        ranks: Whether it is one of several processes.
+
+    Raises:
+        NodeError: If nothing can overlap.
+    """
+    if ranks:
+        raise NodeError("--overlap runs in one process", help="leave --overlap away, or --processes and --parallel")
+    values = "--trace-values" if profiling.trace_values is not None else ""
+    refused = values or (f"--profile {profiling.mode}" if profiling.mode in ("torch", "nvtx") else "")
+    if refused:
+        raise NodeError(f"{refused} follows one call at a time, and --overlap runs two", help=f"leave {refused} away")
+    found, reasons = overlaps_of(plan)
+    if not found:
+        listed = "".join(f"\n  {reason}" for reason in reasons)
+        raise NodeError(
+            f"--overlap finds nothing that could run beside the next turn of a loop:{listed}",
+            help="leave --overlap away: it needs a loop over a list that has a loop with `carry`, and nodes after that",
+            code="unsupported",
+        )
+    return found
+
+
+def misfit(plan: Plan, overlaps: Sequence[Overlap], device: str, options: Mapping[str, Any]) -> str:
+    """A warning if the device has too little memory for a head and a tail at once; empty if both fit.
+
+    On a CPU nothing is counted.
+    """
+    if not device.startswith("cuda"):
+        return ""
+    has = devices.memory_bytes(device)
+    try:
+        found = estimate(plan, options={**options, "device": device}, device=device, memory_bytes=has)
+    except NodeFailed:
+        return ""  # the run says so
+    needs = max(needed_bytes(found, overlap.head, overlap.calls) for overlap in overlaps)
+    if has is None or HEADROOM * needs <= has:
+        return ""
+    return (
+        f"--overlap: a turn and the end of the turn before need {count(needs, 'B', 1024)} at once, and the device has "
+        f"{count(has, 'B', 1024)}; the run goes on without it"
+    )
+
+
+def needed_bytes(estimate: Mapping[str, Any], head: Collection[Call], tail: Collection[Call]) -> int:
+    """The bytes that two groups of calls need at once, at most. Components that both have in memory count once."""
+    rows = {row["name"]: row for row in estimate["nodes"]}
+    bytes_of = {(each["holder"], each["part"]): int(each.get("bytes", 0)) for each in estimate["components"]}
+
+    def most(calls: Collection[Call]) -> tuple[int, set[tuple[str, str]]]:
+        known = [rows[call.id] for call in calls if call.id in rows]
+        parts = [{(str(holder), str(part)) for holder, part in row["components"]} for row in known]
+        return max((int(row["peak_bytes"]) for row in known), default=0), set().union(*parts)
+
+    (one, held), (other, also) = most(head), most(tail)
+    return one + other - sum(bytes_of.get(part, 0) for part in held & also)

@@ -1,0 +1,41 @@
+"""Two threads of one run on one GPU: the second has a stream of its own, and events order both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ...graph.contract.second_stream import SecondStream
+from .value_tensors import tensors_of
+
+
+class CudaSecondStream(SecondStream):
+    """A stream for the second thread.
+
+    Args:
+        device: The device of the run, such as `cuda`.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._stream = torch.cuda.Stream(torch.device(device))
+
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):  # both belong to a thread
+            yield
+
+    def given(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()
+        event.record()
+        return event
+
+    def taken(self, mark: torch.cuda.Event, values: Sequence[Any]) -> None:
+        stream = torch.cuda.current_stream()
+        stream.wait_event(mark)
+        for value in values:
+            for _, tensor, _ in tensors_of(value):
+                if tensor.is_cuda:
+                    tensor.record_stream(stream)  # else its memory may be taken again too early

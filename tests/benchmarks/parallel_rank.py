@@ -1,0 +1,177 @@
+"""Steps and decodes of one clip on all ranks together, and on each alone, in turns; `parallel.py` starts it.
+
+Random weights of full size, blocks rebuilt (`speed: exact`). Each way is warm before it is timed, its result is finite,
+and that of all ranks together is compared with that of one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import io
+import json
+import os
+import pstats
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+import torch.distributed as dist
+from benchmarks.machine import wait
+from benchmarks.step_works import WORKS, step_of
+from helpers.direct import DirectRun
+from sgd.graph.contract.processes import read_mesh
+from sgd.nodes import denoiser, vae
+from sgd.nodes.cache.state import GateState
+from sgd.nodes.models.attention.attention_target import Target
+from sgd.nodes.models.ranks.joining import client
+from sgd.nodes.models.ranks.torch_processes import TorchProcesses
+from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder
+from sgd.nodes.values import Latents
+
+TURNS = 3
+REPEATS = 3
+BEGAN = time.time()
+
+
+def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[list[float], float]:
+    """Seconds of each of some calls in a row, and the median of the seconds until the host returns."""
+    found, host = [], []
+    for _ in range(repeats):
+        dist.barrier()
+        wait(device)
+        began = time.perf_counter()
+        call()
+        host.append(time.perf_counter() - began)
+        wait(device)
+        found.append(time.perf_counter() - began)
+    return found, statistics.median(host)
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a.double() - b.double()).norm() / b.double().norm())
+
+
+def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Callable[..., None]) -> dict[str, Any]:
+    """Times and errors of ways to compute the same, the first of which is one process."""
+    rows: dict[str, Any] = {}
+    wanted = None
+    for way, call in calls.items():
+        try:
+            began = time.perf_counter()
+            call()
+            made = call().float().cpu()
+            wait(device)
+            assert torch.isfinite(made).all(), "not finite"
+            wanted = made if wanted is None else wanted
+            rows[way] = {"first": time.perf_counter() - began, "error": relative(made, wanted), "seconds": []}
+        except Exception as error:
+            rows[way] = {"failed": f"{type(error).__name__}: {str(error)[:400]}"}
+            say(way, rows[way])
+            return rows
+    for _ in range(TURNS):
+        for way, call in calls.items():
+            seconds, host = timed(call, device, REPEATS)
+            rows[way]["seconds"] += seconds
+            rows[way]["host"] = host
+    for way, row in rows.items():
+        say(way, {**row, "seconds": statistics.median(row["seconds"])})
+    return rows
+
+
+def host_profile(call: Callable[[], Any], device: str, rows: int = 45) -> list[str]:
+    """The functions in which the host spends a call."""
+    wait(device)
+    profile = cProfile.Profile()
+    profile.runcall(call)
+    wait(device)
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats(rows)
+    return text.getvalue().splitlines()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help=f"of {', '.join(WORKS)}")
+    parser.add_argument("--parallel", default="ulysses=2", help="arrangements of all ranks, separated by semicolons")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
+    parser.add_argument("--parts", default="step,decode")
+    parser.add_argument("--host-profile", action="store_true")
+    arguments = parser.parse_args()
+    rank, device = int(os.environ["RANK"]), "cpu" if arguments.tiny else "cuda"
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    results: dict[str, Any] = {"ranks": int(os.environ["WORLD_SIZE"])}
+
+    def say(*words: Any) -> None:
+        if rank == 0:
+            print(f"[{time.time() - BEGAN:4.0f}]", arguments.name, *words, flush=True)
+
+    work = WORKS[arguments.name]
+    with torch.inference_mode(), step_of(work, device, arguments.tiny) as step:
+        config = step.model.config("transformer")
+        kind = type(step.model.component("transformer")).__name__
+        backends = Target("transformer", config, kind, "bfloat16", device).exact_backends()
+        model = step.model.transformed(Optimize("transformer", True, tuple(each.library for each in backends)))
+        if no_fast_decoder(step.model.weights.repository.entry("vae")[1], device, True) is None:
+            model = model.transformed(FastDecoder("vae"))
+        for number, arrangement in enumerate(arguments.parallel.split(";")):
+            if number:
+                dist.destroy_process_group()
+            store = dist.PrefixStore(f"groups {number}", client())
+            processes = TorchProcesses(store, rank, read_mesh(arrangement), device)
+            alone, together = DirectRun(), DirectRun()
+            alone.device = together.device = device
+            together.processes = processes
+
+            def predicted(run: DirectRun = together) -> torch.Tensor:
+                state = GateState()
+                try:
+                    made = denoiser.predict(model, step.start, step.at, step.branches, state, run)
+                finally:
+                    state.end()
+                return torch.cat([value.float() for value in made.branches.values()])
+
+            if "step" not in arguments.parts:
+                continue
+            model.acquire("transformer", together)
+            say("step", arrangement)
+            calls = {"one": partial(predicted, alone), arrangement: predicted}
+            before = processes.sent
+            predicted()
+            results[f"step {arrangement}"] = measure(calls, device, say)
+            results[f"step {arrangement}"]["sent"] = processes.sent - before
+            if arguments.host_profile:
+                lines = host_profile(predicted, device)
+                results[f"host {arrangement}"] = lines
+            model.release("transformer")
+        if "decode" in arguments.parts:
+            model.acquire("vae", together)
+            noise = torch.Generator(device).manual_seed(7)  # equal on all ranks
+            tensor = torch.randn(step.start.tensor.shape, generator=noise, device=device)
+            latents = Latents(tensor, step.start.family, step.start.size)
+            say("decode", together.details)
+            ways = {
+                "one": lambda: vae.decode(model, latents, run=alone).tensor,
+                "strips": lambda: vae.decode(model, latents, run=together).tensor,
+            }
+            results["decode"] = measure(ways, device, say)
+            model.release("vae")
+    results["details"] = {key: str(value) for key, value in together.details.items()}
+    if device == "cuda":
+        results["card"], results["peak"] = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    if rank == 0:
+        arguments.out.write_text(json.dumps(results, indent=1))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

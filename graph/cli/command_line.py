@@ -89,13 +89,17 @@ def checked(
         return wrong(str(error), getattr(error, "help", None))
     known = added_options(arguments, library) if running else None
     result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
-    place = rank_place() if running else None
-    told_elsewhere = place is not None and (place.starter is not None or place.rank > 0)
-    if result.diagnostics and (result.errors or not told_elsewhere):
+    if result.diagnostics and (result.errors or not (running and told_elsewhere())):
         say(render(result.diagnostics, result.sources))
     if told is not None:
         told(result)
     return WRONG if result.errors else (result, library)
+
+
+def told_elsewhere() -> bool:
+    """Whether another process tells the user of warnings about the workflow: this one is one of several."""
+    place = rank_place()
+    return place is not None and (place.starter is not None or place.rank > 0)
 
 
 def options(arguments: Namespace, library: Library, device: str) -> dict[str, Any]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..contract.errors import NodeError
+from ..contract.processes import ONE_PROCESS, Mesh
 from ..contract.text_tables import seconds
+from .command_line import told_elsewhere
 from .terminal import say
 
 if TYPE_CHECKING:
     from ..compiler.plan import Plan
-    from ..contract.processes import Mesh
     from ..runtime.profiling import Profiling
     from ..store.forecast import Forecast
 
@@ -57,23 +58,21 @@ def _usable(folder: Path) -> Path | None:
     try:
         FolderStore(folder)
     except NodeError as error:
-        say(f"warning: results are not stored: {error}")
+        if not told_elsewhere():
+            say(f"warning: results are not stored: {error}")
         return None
     return folder
 
 
-def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling, mesh: Mesh) -> Path | None:
-    """The store of `sgd exec`. A run that measures or shows every node has none, nor a run in several
-    processes.
+def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path | None:
+    """The store of `sgd exec`. A run that measures or shows every node has none.
 
     Raises:
         NodeError: If the command line asks for both.
     """
     folder = store_folder(arguments.store)
     why = _measured(plan)
-    if mesh.size > 1:
-        why = "several processes"
-    elif profile.needs_every_node:
+    if profile.needs_every_node:
         why = "--profile torch, --profile nvtx, --trace and --trace-values"
     elif arguments.preview:
         why = "--preview"
@@ -92,7 +91,9 @@ def _measured(plan: Plan) -> str | None:
     return "the limits of time and memory in `expect`" if limited else None
 
 
-def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[str, Any]) -> Forecast | None:
+def forecast_for(
+    named: str | None, plan: Plan, device: str, options: Mapping[str, Any], mesh: Mesh = ONE_PROCESS.mesh
+) -> Forecast | None:
     """What `sgd exec` would take from the store for a plan; None if it would have no store, or an empty one.
 
     Args:
@@ -100,6 +101,7 @@ def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[st
         plan: The plan.
         device: The device of the run.
         options: Values of the options of node libraries.
+        mesh: How the processes of the run are arranged.
 
     Raises:
         NodeError: If the folder cannot be a store, or was named for a run that has none.
@@ -112,7 +114,7 @@ def forecast_for(named: str | None, plan: Plan, device: str, options: Mapping[st
     if why is not None:
         return None
     try:
-        return stored_forecast(plan, folder, device, options)
+        return stored_forecast(plan, folder, device, options, mesh)
     except NodeError as error:
         if named or os.environ.get(VARIABLE):
             raise

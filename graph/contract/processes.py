@@ -10,7 +10,7 @@ The standard library implements `Processes` with torch.distributed, in nodes/mod
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
@@ -140,8 +140,8 @@ class Group:
 class Processes:
     """The processes of a run, for a node: `run.processes`. This class is a run in one process.
 
-    All ranks call `agree` and `broadcast` in the same order. Collectives on the handle of a group are the node's own;
-    it tells `exchanged` about each.
+    All ranks call `agree`, `broadcast` and `any_of` in the same order. Collectives on the handle of a group are the
+    node's own; it tells `exchanged` about each.
 
     Attributes:
         rank: The number of this process, from 0.
@@ -175,6 +175,10 @@ class Processes:
             The value. Tensors lie on this rank's device.
         """
         return value
+
+    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+        """For each flag, whether it is true on any rank. No rank goes on before all have come here."""
+        return tuple(flags)
 
     def exchanged(self, sent: int, waited: float = 0.0) -> None:
         """Note a collective, after it: the bytes that this rank sent, and the seconds that its host waited.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from .kept_values import Session
 from .output_files import new_temporary
-from .processes import ONE_PROCESS, Processes, T
+from .processes import ONE_PROCESS, Mesh, Processes, T
 from .recipe_run import RecipeRun
 
 ALL = "*"
@@ -56,6 +56,24 @@ class State:
         Args:
             snapshot: An equal copy of the return value of `snapshot`. Tensors are on their devices again.
             run: The run.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def is_divided(cls, snapshot: Any, mesh: Mesh) -> bool:
+        """Whether the processes of a run have parts of such a snapshot. The answer is equal in all of them.
+
+        It is asked of nodes that the processes compute together. If false, the snapshot of rank 0 is that of all.
+        """
+        return False
+
+    @classmethod
+    def merged(cls, parts: Sequence[Any], mesh: Mesh) -> Any:
+        """The snapshot that one process would have taken, from those of all ranks. Required with `is_divided`.
+
+        Args:
+            parts: The snapshot of each rank, in order.
+            mesh: How these ranks were arranged. Those that `restore` it may be arranged in another way.
         """
         raise NotImplementedError
 

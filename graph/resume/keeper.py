@@ -1,10 +1,15 @@
-"""Keeper: holds the last position of a run, and writes it from time to time, in a thread beside the run."""
+"""Keeper: holds the last position of a run, and writes it from time to time, in a thread beside the run.
+
+Where each of several ranks has a part of the states, every rank has a keeper. They write a position if all of them have
+reached it and rank 0 finds that it is time, and where the run ends: then each writes the last one that all have
+reached, which one of them may not know yet, so that it writes the one before too.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -46,6 +51,7 @@ class Keeper:
         every: Seconds from one snapshot to the next. It is longer where writing takes over 1 % of the time.
         facts: The facts of the run.
         files: Files of effects that were finished before, in a resumed run.
+        rank: The rank of this process.
     """
 
     def __init__(
@@ -56,11 +62,15 @@ class Keeper:
         every: float,
         facts: Facts,
         files: Sequence[Path] = (),
+        rank: int = 0,
     ) -> None:
         self.folder, self.plan, self.storages, self.every, self.facts = folder, plan, storages, every, facts
         self.reason: str | None = None
+        self.rank = rank
         self._files = list(files)
-        self._last: Kept | None = None
+        self._last: Kept | None = None  # the last position
+        self._offered: Kept | None = None  # the next one, which perhaps not all ranks have reached
+        self._agreed: Kept | None = None  # one that all ranks write, until it is written
         self._written: Kept | None = None
         self._changed = threading.Condition()
         self._writing = threading.Lock()
@@ -68,8 +78,38 @@ class Keeper:
         self._due = monotonic() + every
         self._thread: threading.Thread | None = None
 
-    def reached(self, position: Position) -> None:
-        self._set(Kept(position, self.facts.record(), tuple(self._files)))
+    def reached(self, position: Position, number: int | None = None) -> None:
+        """The run is between two turns. `number`: that of the snapshot; the next one if not given."""
+        self._set(self._kept(position, number))
+
+    def offer(self, position: Position, number: int, ranks: int) -> None:
+        """This rank is between two turns; `ranks` ranks write parts of the snapshot of this number."""
+        self._offered = self._kept(position, number, ranks)
+
+    def take(self, agreed: bool) -> None:
+        """All ranks have reached the position that was offered. `agreed`: they all write it."""
+        assert self._offered is not None
+        kept = replace(self._offered, agreed=agreed)
+        with self._changed:
+            self._agreed = kept if agreed else self._agreed
+            self._set(kept)
+        self._offered = None
+
+    def withdraw(self, last: bool = False) -> None:
+        """The position that was offered is none. `last`: the one before need not be written by this rank either."""
+        self._offered = None
+        if last:
+            self._last = self._written = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for the next snapshot."""
+        return monotonic() >= self._due and self._agreed is None and not self._writing.locked()
+
+    def _kept(self, position: Position, number: int | None, ranks: int = 1) -> Kept:
+        # A device may wait for ranks that have gone, in work that comes after the position.
+        moments = tuple(storage.moment() for storage in self.storages()) if number is not None else ()
+        return Kept(position, self.facts.record(), tuple(self._files), number=number, ranks=ranks, moments=moments)
 
     def unkept(self, loop: str, turn: int, reason: str) -> None:
         if self._last is not None:
@@ -91,21 +131,34 @@ class Keeper:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._over and (self._last is self._written or monotonic() < self._due):
-                    self._changed.wait(None if self._last is self._written else max(self._due - monotonic(), 0.0))
+                while not self._over and (kept := self._next()) is None:
+                    idle = self._last is self._written
+                    self._changed.wait(None if idle else max(self._due - monotonic(), 0.0) or None)
                 if self._over:
                     return
-            self.write()
+            self._write(kept)
 
-    def write(self) -> None:
-        """Write the last position, unless it is written or is the first step of the run."""
+    def _next(self) -> Kept | None:
+        """The position that is to be written now; None if there is none."""
+        if self._agreed is not None:
+            return self._agreed
+        kept = self._last
+        if kept is None or kept is self._written or (kept.ranks > 1 and not kept.agreed):
+            return None
+        return kept if monotonic() >= self._due else None
+
+    def _write(self, kept: Kept | None) -> None:
+        """Write a position, unless it is written or is the first step of the run."""
         with self._writing:
-            kept, began = self._last, monotonic()
-            if kept is None or kept is self._written or kept.is_empty:
-                self._written = kept
+            began = monotonic()
+            if kept is None or kept is self._written:
+                return
+            self._written = kept
+            if kept.is_empty:
                 return
             try:
-                self.folder.add(snapshot_of(kept, self.plan, self.storages(), self.folder.out, self.facts.choices()))
+                made = snapshot_of(kept, self.plan, self.storages(), self.folder.out, self.facts.choices())
+                self.folder.add(made, kept.number, self.rank, kept.ranks)
                 self.reason = None
             except Unstorable as error:
                 self.reason = str(error)
@@ -117,12 +170,13 @@ class Keeper:
                 if self.reason is None:
                     self.facts.warn(f"no snapshot was written: {type(error).__name__}: {error}")
                 self.reason = f"{type(error).__name__}: {error}"
-            self._written = kept
+            with self._changed:
+                self._agreed = None if self._agreed is kept else self._agreed
             seconds = monotonic() - began
             self._due = monotonic() + max(self.every, seconds / SHARE)
 
     def close(self, done: bool) -> None:
-        """End the thread. Remove the folder of a run that is done, and write the last position of every other.
+        """End the thread. Rank 0 removes the folder of a run that is done. Write the last position of every other.
 
         Raises:
             OSError: If the folder cannot be removed.
@@ -131,8 +185,10 @@ class Keeper:
             self._over = True
             self._changed.notify_all()
         if not done:
-            self.write()
+            for kept in (self._agreed, self._last, self._offered):
+                self._write(kept)
             return
         if self._thread is not None:
             self._thread.join()
-        self.folder.remove()
+        if self.rank == 0:
+            self.folder.remove()

@@ -26,6 +26,10 @@ class Kept:
         files: The files of effects up to there.
         effects: Effects that were finished since.
         lost: The loop, the turn and the reason, if the run went on to places that cannot be kept.
+        number: The number of its file; None for the next one.
+        ranks: The number of ranks that each write a part of the snapshot; 1 if this one is whole.
+        agreed: All ranks write their parts of it, whether or not the run ends here.
+        moments: For each storage of arrays, the mark of the moment of the position; empty if none is needed.
     """
 
     position: Position
@@ -33,6 +37,10 @@ class Kept:
     files: tuple[Path, ...]
     effects: tuple[FinishedEffect, ...] = ()
     lost: tuple[str, int, str] | None = field(default=None)
+    number: int | None = None
+    ranks: int = 1
+    agreed: bool = False
+    moments: tuple[Any, ...] = ()
 
     @property
     def is_empty(self) -> bool:
@@ -108,7 +116,9 @@ def snapshot_of(
         "objects": encoder.objects,
         **more,
     }
-    arrays = [(storages.index(storage), storage.stored(value)) for storage, value in encoder.arrays]
+    moments = kept.moments or (None,) * len(storages)
+    numbered = ((storages.index(storage), value) for storage, value in encoder.arrays)
+    arrays = [(number, storages[number].stored(value, moments[number])) for number, value in numbered]
     return Snapshot(content, arrays)
 
 

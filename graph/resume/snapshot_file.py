@@ -34,10 +34,12 @@ class Snapshot:
     Attributes:
         content: The JSON value.
         arrays: The arrays, each with the number of its storage.
+        parts: The states of ranks 1, 2, …, if several processes have parts of the states.
     """
 
     content: Mapping[str, Any]
     arrays: Sequence[tuple[int, StoredArray]]
+    parts: Sequence[Snapshot] = ()
 
 
 def write(snapshot: Snapshot, path: Path) -> None:

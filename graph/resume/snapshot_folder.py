@@ -1,4 +1,8 @@
-"""The folder `.resume` of a run that is not done: how the run was started, and its last two snapshots."""
+"""The folder `.resume` of a run that is not done: how the run was started, and its last two snapshots.
+
+Where several processes have parts of the states, a snapshot is a file of each rank: `snapshot-000007-1of2.safetensors`
+is that of rank 1.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,9 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +25,13 @@ from .snapshot_file import Damaged, Snapshot
 
 FOLDER, BEGUN = ".resume", "started.json"
 VERSION = 1
-NAME = re.compile(r"snapshot-(\d{6,})\.safetensors")
+NAME = re.compile(r"snapshot-(\d{6,})(?:-(\d+)of(\d+))?\.safetensors")
 KEPT = 2
 """Complete snapshots that are kept: the last one, and one for the case that the disk loses it."""
 LARGEST = 256 << 20
+
+Numbered = tuple[int, int]
+"""The number of a snapshot, and the number of its files."""
 
 
 class SnapshotFolder:
@@ -71,32 +79,51 @@ class SnapshotFolder:
             raise UnreadableFile(message, help="go on with the sgd that began the run")
         return found
 
-    def add(self, snapshot: Snapshot) -> Path:
-        """Write the next snapshot, then remove those before the last two.
+    def add(self, snapshot: Snapshot, number: int | None = None, rank: int = 0, ranks: int = 1) -> Path:
+        """Write a snapshot, or the part of a rank. Rank 0 then removes those that are not needed any more.
+
+        The last two stay, and the last one that is whole, which may be older: a rank that is killed writes no part.
+
+        Args:
+            snapshot: The snapshot, or the part.
+            number: Its number; the next one if not given. A file of this number is replaced.
+            rank: The rank that writes it.
+            ranks: The number of ranks that write parts of it.
 
         Raises:
             OSError: If it cannot be written. The earlier ones are unchanged then.
         """
-        names = self._names()
-        number = max(names, default=0) + 1
-        path = self.path / f"snapshot-{number:06}.safetensors"
+        found = self._files()
+        number = number or self.last() + 1
+        path = self.path / f"snapshot-{number:06}{f'-{rank}of{ranks}' if ranks > 1 else ''}.safetensors"
+        whole = [n for (n, count), files in found.items() if n != number and _missing(count, files) is None]
         snapshot_file.write(snapshot, path)
-        for old in sorted(names, reverse=True)[KEPT - 1 :]:
-            with suppress(OSError):
-                (self.path / names[old]).unlink()
+        if rank == 0:
+            kept = sorted({number, *(n for n, _ in found)}, reverse=True)[:KEPT] + sorted(whole)[-1:]
+            for old in (name for (n, _), files in found.items() if n not in kept for name in files.values()):
+                with suppress(OSError):
+                    (self.path / old).unlink()
         return path
+
+    def last(self) -> int:
+        """The number of the last snapshot; 0 if there is none."""
+        return max((number for number, _ in self._files()), default=0)
 
     def has_snapshots(self) -> bool:
         """Whether there is a file of a snapshot."""
-        return bool(self._names())
+        return bool(self._files())
 
     def snapshots(self) -> Iterator[tuple[Path, Snapshot | str]]:
         """Each snapshot, the newest first; for a damaged one, the reason in words."""
-        names = self._names()
-        for number in sorted(names, reverse=True):
-            path = self.path / names[number]
+        for (_, ranks), files in sorted(self._files().items(), reverse=True):
+            path = self.path / next(iter(files.values()))
+            missing = _missing(ranks, files)
+            if missing is not None:
+                yield path, f"{path} lacks the part of rank {missing}"
+                continue
             try:
-                yield path, snapshot_file.read(path)
+                first, *parts = (snapshot_file.read(self.path / files[rank]) for rank in range(ranks))
+                yield path, replace(first, parts=tuple(parts))
             except Damaged as error:
                 yield path, str(error)
             except OSError as error:
@@ -111,7 +138,16 @@ class SnapshotFolder:
         if self.exists():
             shutil.rmtree(self.path)
 
-    def _names(self) -> dict[int, str]:
+    def _files(self) -> dict[Numbered, dict[int, str]]:
+        """The names of the files of each snapshot, by rank."""
+        found: dict[Numbered, dict[int, str]] = {}
         with suppress(OSError):
-            return {int(found[1]): name for name in os.listdir(self.path) if (found := NAME.fullmatch(name))}
-        return {}
+            for name in sorted(os.listdir(self.path)):
+                if named := NAME.fullmatch(name):
+                    found.setdefault((int(named[1]), int(named[3] or 1)), {})[int(named[2] or 0)] = name
+        return found
+
+
+def _missing(ranks: int, files: Mapping[int, str]) -> int | None:
+    """The first rank whose part is missing; None if none is."""
+    return next((rank for rank in range(ranks) if rank not in files), None)

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..compiler.ir import Call
 from ..compiler.plan import Plan
 from ..contract.array_storage import ArrayStorage
+from ..contract.processes import Mesh, mesh_of
 from .position import FinishedEffect, LoopLevel, Position, Start, StateKey
 from .snapshot_content import key_of, plan_key
 from .snapshot_file import Snapshot
@@ -88,21 +90,35 @@ def resumed_at(snapshot: Snapshot, plan: Plan) -> Resumed:
 
 def _start(snapshot: Snapshot, plan: Plan, storages: Sequence[ArrayStorage], out: Path) -> Start:
     content = snapshot.content
-    modules = {call.type.function.__module__ for call in plan.calls()}
+    calls = {call.id: call for call in plan.calls()}
+    modules = {call.type.function.__module__ for call in calls.values()}
     packages = {OWN, *modules, *(name.partition(".")[0] for name in modules)}
-    decoder = Decoder(content["objects"], snapshot.arrays, storages, out, packages)
+
+    def decoder_of(each: Snapshot) -> Decoder:
+        return Decoder(each.content["objects"], each.arrays, storages, out, packages)
+
+    decoder = decoder_of(snapshot)
     value = decoder.value
+    parts = [_states_of(part.content, decoder_of(part)) for part in snapshot.parts]
+    if any(_place(part.content) != _place(content) for part in snapshot.parts):
+        raise ValueError("its parts are of several places")
+    outer, *inner = _states_of(content, decoder)
+    if parts:
+        mesh = mesh_of(content["mesh"])
+        if mesh.size != 1 + len(parts):
+            raise ValueError(f"it has {1 + len(parts)} parts of {mesh.size}")
+        outer, *inner = (_whole(each, calls, mesh) for each in zip([outer, *inner], *parts, strict=True))
     levels = tuple(
         LoopLevel(
             level["loop"],
             level["step"],
             level["turn"],
             level["total"],
-            _states(level["states"], decoder),
+            states,
             {n: (list(map(value, found)), len(found)) for n, found in level["collected"].items()},
             {name: list(map(value, found)) for name, found in level["over"].items()},
         )
-        for level in content["levels"]
+        for level, states in zip(content["levels"], inner, strict=True)
     )
     values = {key_of(kind, place, name): value(entry) for kind, place, name, entry in content["values"]}
     effects = {}
@@ -111,7 +127,29 @@ def _start(snapshot: Snapshot, plan: Plan, storages: Sequence[ArrayStorage], out
             outputs = {port: value(entry) for port, entry in each["outputs"].items()}
             found = FinishedEffect(each["call"], tuple(each["turns"]), outputs, ())
             effects[found.call, found.turns] = found
-    return Start(Position(levels, _states(content["states"], decoder), values), frozenset(content["again"]), effects)
+    return Start(Position(levels, outer, values), frozenset(content["again"]), effects)
+
+
+def _place(content: Mapping[str, Any]) -> list[Any]:
+    """The turns of the loops under way."""
+    return [[level["loop"], level["turn"]] for level in content["levels"]]
+
+
+def _states_of(content: Mapping[str, Any], decoder: Decoder) -> list[dict[StateKey, Any]]:
+    """Snapshots of the states outside of loops, and of those of each loop under way."""
+    return [_states(entries, decoder) for entries in (content["states"], *(e["states"] for e in content["levels"]))]
+
+
+def _whole(ranks: Sequence[Mapping[StateKey, Any]], calls: Mapping[str, Call], mesh: Mesh) -> dict[StateKey, Any]:
+    """The snapshots of one process, from those of rank 0 and of the others, which have those of divided states."""
+    whole = dict(ranks[0])
+    for key in ranks[1]:
+        id, name = key
+        try:
+            whole[key] = calls[id].type.states[name].merged([each[key] for each in ranks], mesh)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(f"the state `{name}` of {id}: {type(error).__name__}: {error}") from error
+    return whole
 
 
 def _states(entries: Sequence[Any], decoder: Decoder) -> dict[StateKey, Any]:

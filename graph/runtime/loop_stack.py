@@ -22,7 +22,7 @@ class LoopStack:
         calls: Its calls by path.
         run: The run that restored states receive.
         positions: Hears of each place between two turns; None if nobody does.
-        start: Where the run begins; None for its first step.
+        start: Where the run begins; None for its first step, and once it is there.
 
     Attributes:
         outer: The states of nodes outside of loops.
@@ -42,6 +42,7 @@ class LoopStack:
         if self.start is not None:
             environment.update(self.start.position.values)
             self._restore(self.start.position.states, self.outer)
+            self._forget_start()
         elif self.positions is not None:
             self.positions.reached(Position((), {}, {}))
 
@@ -52,7 +53,13 @@ class LoopStack:
         level = self._levels.pop(0)
         loop = resumed(step, environment, level, inside=bool(self._levels))
         self._restore(level.states, loop.states)
+        self._forget_start()
         return loop
+
+    def _forget_start(self) -> None:
+        """Keep no values of the place where the run began, once it is there."""
+        if not self._levels:
+            self.start = None
 
     def _restore(self, snapshots: Mapping[StateKey, Any], states: States) -> None:
         """Make states again from their snapshots."""

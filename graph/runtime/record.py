@@ -190,6 +190,10 @@ class Recorder(Observer):
         node = {"node": call.id} if call is not None else {}
         self.events.setdefault(kind, []).append({**node, **data})
 
+    def heard(self, kind: str, entry: Mapping[str, Any]) -> None:
+        """An event of another process; `entry` is as in the record."""
+        self.events.setdefault(kind, []).append(dict(entry))
+
     def warned(self, call: CallInfo | None, message: str) -> None:
         self.warnings.append(f"{call.id}: {message}" if call is not None else message)
 

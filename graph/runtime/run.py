@@ -16,6 +16,7 @@ from ..contract.errors import NodeError
 from ..contract.events import Observer
 from ..contract.kept_values import Session
 from ..contract.process_state import released
+from ..contract.processes import Mesh
 from ..store.entries import Store
 from .clock import COMPILE, Clock
 from .context import Context
@@ -64,9 +65,8 @@ def run(
         snapshots: How snapshots are written, so that `sgd resume` can go on with the run, and where this run goes on;
             None for no snapshots.
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
-            A run that measures kernels, traces values or has limits of time or memory cannot have one, nor a run in
-            several processes.
-        ranks: The other processes of the run, if this is rank 0 of several; `snapshots` and `store` are None then.
+            A run that measures kernels, traces values or has limits of time or memory cannot have one.
+        ranks: The other processes of the run, if this is rank 0 of several.
         overlap: Run the end of each turn of a loop over a list beside the next turn: a clip is decoded and written
             while the next one is made. The results are the same. If a GPU has too little memory for both, there is a
             warning, and the run goes on without it.
@@ -113,7 +113,7 @@ def run(
                 if tight:
                     context.warn(tight)
                     overlaps = ()
-            kept = RunSnapshots(snapshots, plan, context, recorder)
+            kept = RunSnapshots(snapshots, plan, context, recorder, ranks.mesh if ranks is not None else Mesh())
             worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
             worker.overlaps = overlaps
             interrupted = worker.wait()

@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..compiler.plan import Plan
 from ..contract.array_storage import ArrayStorage
 from ..contract.errors import NodeError
+from ..contract.processes import Mesh
 from ..resume.keeper import Facts, Keeper
-from ..resume.position import Start
+from ..resume.position import Positions, Start
 from ..resume.snapshot_folder import SnapshotFolder
 from ..resume.snapshot_reading import Resumed
 from .context import Context
+from .ranks.placed_steps import PlacedSteps
+from .ranks.rank_positions import RankPositions
 from .record import Recorder, clean
 from .resume_checks import states_of_plan
 
 EVERY = 30.0
 """Seconds from one snapshot to the next."""
+CLOSE_SECONDS = 3.0
+"""How long a run in several processes may write its last position, which must end within five seconds."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +67,17 @@ class RunSnapshots:
         plan: The plan.
         context: The run.
         recorder: The recorder of the run.
+        mesh: How the processes of the run are arranged, of which this is rank 0.
 
     Attributes:
         keeper: Hears of positions; None without snapshots.
         resumable: Whether `sgd resume` can go on with the run.
     """
 
-    def __init__(self, snapshots: Snapshots | None, plan: Plan, context: Context, recorder: Recorder) -> None:
-        self.plan, self.context, self.folder = plan, context, SnapshotFolder(context.out)
+    def __init__(
+        self, snapshots: Snapshots | None, plan: Plan, context: Context, recorder: Recorder, mesh: Mesh
+    ) -> None:
+        self.plan, self.context, self.folder, self.mesh = plan, context, SnapshotFolder(context.out), mesh
         self.resumed = snapshots.resumed if snapshots is not None else None
         self.keeper: Keeper | None = None
         self.resumable = self.resumed is not None
@@ -80,7 +89,7 @@ class RunSnapshots:
                 self.folder.remove()
                 if snapshots is None or plan.recipe is None:
                     return
-                self.folder.begin(started(snapshots, plan, context))
+                self.folder.begin(started(snapshots, plan, context, mesh))
                 self.resumable = True
         except OSError as error:
             context.warn(f"the run cannot be resumed: {self.folder.path}: {error.strerror or error}")
@@ -118,20 +127,30 @@ class RunSnapshots:
             help = "start over with `sgd exec`; another version of a node library may have written the snapshot"
             raise NodeError(f"the snapshot in {self.folder.path} cannot be used: {error}", help=help) from error
 
+    def positions(self, placed: PlacedSteps | None) -> Positions | None:
+        """The listener of positions; None without snapshots. `placed`: the calls of rank 0 of several."""
+        if self.keeper is None or placed is None:
+            return self.keeper
+        shared, last = placed.shared_loops, self.folder.last()
+        return RankPositions(self.keeper, self.plan, placed.processes, shared, last)
+
     def storages(self) -> list[ArrayStorage]:
         """The storages of arrays of all loaded libraries."""
-        found = (library.array_storage(self.context) for library in self.plan.loaded)
-        return [storage for storage in found if storage is not None]
+        return storages_of(self.plan, self.context)
 
     def _more(self) -> dict[str, Any]:
         used = self.context.used
-        return {"choices": dict(self.context.choices), "used": used.places() if used is not None else []}
+        places = used.places() if used is not None else []
+        return {"choices": dict(self.context.choices), "used": places, "mesh": asdict(self.mesh)}
 
     def close(self, failed: bool) -> None:
         """Write the last position of a run that is not done. A run that failed before there was one leaves nothing."""
         if self.keeper is None:
             return
-        self.keeper.close(done=False)
+        if self.mesh.size == 1:
+            self.keeper.close(done=False)
+        elif not close_soon(self.keeper):
+            self.context.warn("the last turn could not be written in time; the run goes on from an earlier one")
         if failed and not self.folder.has_snapshots():
             self.remove()
 
@@ -143,7 +162,25 @@ class RunSnapshots:
                 self.keeper.close(done=True)
 
 
-def started(snapshots: Snapshots, plan: Plan, context: Context) -> dict[str, Any]:
+def storages_of(plan: Plan, context: Context) -> list[ArrayStorage]:
+    """The storages of arrays of all loaded libraries."""
+    found = (library.array_storage(context) for library in plan.loaded)
+    return [storage for storage in found if storage is not None]
+
+
+def close_soon(keeper: Keeper) -> bool:
+    """Write the last position on one of several ranks, whose device may wait for a rank that has gone.
+
+    Returns:
+        Whether it is written; if not, a thread is still at it.
+    """
+    thread = threading.Thread(target=keeper.close, args=(False,), name="sgd last snapshot", daemon=True)
+    thread.start()
+    thread.join(CLOSE_SECONDS)
+    return not thread.is_alive()
+
+
+def started(snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh) -> dict[str, Any]:
     """How a run was started, as plain data: everything that `sgd resume` needs to compile the same plan."""
     assert plan.recipe is not None
     assert context.used is not None
@@ -161,6 +198,7 @@ def started(snapshots: Snapshots, plan: Plan, context: Context) -> dict[str, Any
         "permissions": [o.name for n, o in options.items() if o.permission and context.options.get(n)],
         "libraries": [[str(path), hashlib.sha256(path.read_bytes()).hexdigest()] for path in snapshots.libraries],
         "device": context.device,
+        "parallel": asdict(mesh),
         "metadata": context.used.in_files,
         "overlap": snapshots.overlap,
         "recipe": recipe.json(),

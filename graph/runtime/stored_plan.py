@@ -8,6 +8,7 @@ from typing import Any
 
 from ..compiler.plan import Plan
 from ..contract.errors import NodeError
+from ..contract.processes import ONE_PROCESS, Mesh
 from ..store.entries import FolderStore
 from ..store.fingerprints import Files
 from ..store.forecast import Forecast, forecast
@@ -45,7 +46,9 @@ class QuickHashes:
         return sha256_of(path)
 
 
-def stored_forecast(plan: Plan, folder: Path | None, device: str, options: Mapping[str, Any]) -> Forecast | None:
+def stored_forecast(
+    plan: Plan, folder: Path | None, device: str, options: Mapping[str, Any], mesh: Mesh = ONE_PROCESS.mesh
+) -> Forecast | None:
     """What a run of a plan would take from a folder of stored results; None if the folder holds none.
 
     Args:
@@ -53,6 +56,7 @@ def stored_forecast(plan: Plan, folder: Path | None, device: str, options: Mappi
         folder: The folder. It is not made.
         device: The device of the run.
         options: Values of the options of node libraries.
+        mesh: How the processes of the run are arranged.
 
     Raises:
         NodeError: If the folder cannot be a store.
@@ -65,5 +69,5 @@ def stored_forecast(plan: Plan, folder: Path | None, device: str, options: Mappi
             return None
     except OSError as error:
         raise NodeError(f"{folder} cannot be read: {error.strerror or error}") from error
-    keys = keys_of(plan, device, options, Files(plan.loaded, hashes))
+    keys = keys_of(plan, device, options, Files(plan.loaded, hashes), mesh)
     return forecast(keys, store, str(hashes.unhashed) if hashes.unhashed is not None else None)

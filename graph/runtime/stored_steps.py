@@ -5,25 +5,27 @@ from __future__ import annotations
 import copy
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from ..compiler.ir import Index, Ref, output_ports
-from ..compiler.plan import Acquire, CallStep, LoopStep, Plan, Release, Step
+from ..compiler.ir import Ref, output_ports
+from ..compiler.plan import Acquire, CallStep, LoopStep, Plan
 from ..contract.array_storage import ArrayStorage
+from ..contract.processes import ONE_PROCESS, Mesh, Processes
 from ..resume.value_codec import Unstorable
 from ..store.entries import FolderStore, Store
 from ..store.fingerprints import Files
 from ..store.keys import Item, Keys, Place, keys_of
-from ..store.reuse import Decision, decide, load_from
+from ..store.reuse import decide, load_from, reuse_of
 from ..store.stored_values import NotFinite, encoded
 from .arguments import Environment
 from .context import Context
 from .file_hashes import sha256_of
 from .record import Recorder
-from .step_wrap import StepWrap
+from .reused_steps import ReusedSteps
 
 RATE = 200e6
 """Bytes per second that a write has at least, as long as none was measured."""
@@ -31,12 +33,12 @@ COST = 0.01
 """Seconds of a write beside its bytes."""
 
 
-def plan_keys(plan: Plan, device: str, options: Mapping[str, Any]) -> Keys:
+def plan_keys(plan: Plan, device: str, options: Mapping[str, Any], mesh: Mesh) -> Keys:
     """The keys of the results of a plan."""
-    return keys_of(plan, device, options, Files(plan.loaded, sha256_of))
+    return keys_of(plan, device, options, Files(plan.loaded, sha256_of), mesh)
 
 
-class StoredSteps(StepWrap):
+class StoredSteps(ReusedSteps):
     """Takes results from a store, and keeps new ones that took longer to make than to write.
 
     Args:
@@ -45,18 +47,29 @@ class StoredSteps(StepWrap):
         context: The run.
         recorder: The recorder of the run.
         storages: The storages of arrays of the loaded libraries.
+        processes: The processes of the run, of which this is rank 0.
+        elsewhere: Paths of the calls that run in other processes too.
+        at_files: Makes a block in which files are hashed, read or written.
     """
 
     def __init__(
-        self, store: Store, plan: Plan, context: Context, recorder: Recorder, storages: Sequence[ArrayStorage]
+        self,
+        store: Store,
+        plan: Plan,
+        context: Context,
+        recorder: Recorder,
+        storages: Sequence[ArrayStorage],
+        processes: Processes = ONE_PROCESS,
+        elsewhere: Collection[str] = (),
+        at_files: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self.store, self.plan, self.context, self.recorder, self.storages = store, plan, context, recorder, storages
-        self.keys = plan_keys(plan, context.device, context.options)
+        self.store, self.plan, self.recorder, self.storages, self.at_files = store, plan, recorder, storages, at_files
         packages = {call.type.function.__module__.partition(".")[0] for call in plan.calls()}
         load = load_from(store, storages, packages & set(sys.modules), context.warn)
-        self.decision: Decision = decide(self.keys, load)
-        self._left = {place for place in self.keys.items if place not in self.decision.run}
-        self._held: set[tuple[Ref, str]] = set()
+        with at_files():
+            self.keys = plan_keys(plan, context.device, context.options, processes.mesh)
+            decision = decide(self.keys, load)
+        super().__init__(reuse_of(self.keys, decision, elsewhere), context, processes)
         self._began: dict[Place, tuple[float, Any]] = {}
         self._rate = RATE
 
@@ -69,43 +82,14 @@ class StoredSteps(StepWrap):
     def acquires_any(self) -> bool:
         """Whether a call runs that needs a part of a value, such as the transformer of a model."""
         readers = [step.readers for step, _ in self.plan.walk() if isinstance(step, Acquire)]
-        return any(self.decision.runs_one(each, ()) for each in readers)
+        return any(self.reuse.decision.runs_one(each, ()) for each in readers)
 
-    def settled(self) -> bool:
-        return not self._left
-
-    def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
-        return tuple(step for step in steps if not isinstance(step, Acquire) or self._acquires(step, environment))
-
-    def replaces(self, step: Step, environment: Environment) -> bool:
-        if isinstance(step, Acquire):
-            if self._acquires(step, environment):
-                self._held.add((step.holder, step.part))
-                return False
-            return True
-        if isinstance(step, Release):
-            if step.holder.node not in self.keys.around or (step.holder, step.part) in self._held:
-                self._held.discard((step.holder, step.part))
-                return False
-            return True
-        item = self._item(step, environment)
-        if item is None or item.place in self.decision.run:
-            return False
-        self._left.discard(item.place)
-        loaded = self.decision.stored.pop(item.place, None)
-        values = loaded.values if loaded is not None else {}
-        node = step.call if isinstance(step, CallStep) else step.loop
-        for port in output_ports(node):
-            environment[Ref(node.id, port)] = values.get(port, [None] * item.length if item.length else None)
+    def stored(self, place: Place) -> Mapping[str, Any]:
+        item, loaded = self.keys.items[place], self.reuse.decision.stored.pop(place, None)
         told = loaded.content if loaded is not None else self.store.content(item.key) if item.key is not None else None
         if told is not None:
-            self._tell(node.id, told)
-        self._skip_inside(item)
-        freed = (*(step.free_first if isinstance(step, LoopStep) else ()), *step.free)
-        for value in freed:
-            environment.pop(value, None)
-        self.context.observer.values_freed(freed)
-        return True
+            self._tell(place[0], told)
+        return loaded.values if loaded is not None else {}
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         item = self._item(step, environment)
@@ -165,7 +149,8 @@ class StoredSteps(StepWrap):
     def _write(self, key: str, entry: Any, seconds: float, size: int) -> None:
         began = perf_counter()
         try:
-            self.store.write(key, entry)
+            with self.at_files():
+                self.store.write(key, entry)
         except OSError as error:
             self.context.warn(f"results are not stored: {error.strerror or error}")
             return
@@ -176,25 +161,8 @@ class StoredSteps(StepWrap):
             self.store.drop(key)
 
     def _item(self, step: CallStep | LoopStep, environment: Environment) -> Item | None:
-        id = step.call.id if isinstance(step, CallStep) else step.loop.id
-        turns = self._turns(id, environment)
-        return self.keys.items.get((id, turns)) if turns is not None else None
-
-    def _turns(self, id: str, environment: Environment) -> tuple[int, ...] | None:
-        loops = self.keys.around.get(id)
-        return None if loops is None else tuple(environment[Index(loop)] for loop in loops)
-
-    def _acquires(self, step: Acquire, environment: Environment) -> bool:
-        turns = self._turns(step.holder.node, environment)
-        return turns is None or self.decision.runs_one(step.readers, turns)
-
-    def _skip_inside(self, item: Item) -> None:
-        """The items of a loop that does not run are over."""
-        if item.length:
-            id, turns = item.place
-            depth = len(turns)
-            inside = {place for place in self._left if id in self.keys.around[place[0]] and place[1][:depth] == turns}
-            self._left -= inside
+        place = self.place(step.call if isinstance(step, CallStep) else step.loop, environment)
+        return self.keys.items[place] if place is not None else None
 
 
 def store_of(store: Store | Path | str | None) -> Store | None:

@@ -25,11 +25,14 @@ from .library_contexts import around_run, import_packages
 from .output_folder import OutputFolder
 from .overlap.overlapped_steps import OverlappedSteps
 from .profiling import Watch
+from .ranks.opening import Opening
+from .ranks.placed_steps import PlacedSteps
 from .ranks.run_ranks import RunRanks
 from .record import Recorder
 from .record_file import RecordFile
 from .run_result import Result
 from .run_snapshots import RunSnapshots
+from .step_wrap import StepWraps
 from .stored_steps import StoredSteps
 
 START, EXECUTOR, END, RECORDING, EXPECT = (
@@ -78,20 +81,12 @@ class Worker:
                 stack.enter_context(self.watch.around_steps())
                 self.observer.run_started(self.plan, self.context)
                 self.clock.serve(EXECUTOR)
-                start, stored = self.kept.start(), self._stored()
+                placed = self.ranks.join(self.context, self.recorder.heard) if self.ranks is not None else None
+                stored = self._stored(placed)
                 if may_reuse and stored is not None and stored.acquires_any():
                     with self.clock.during(IMPORT):
                         import_packages(self.plan, self.context)
-                wrap = self.ranks.join(self.context) if self.ranks is not None else stored
-                executor = Executor(
-                    self.plan,
-                    self.context,
-                    self.observer,
-                    self.stop,
-                    positions=self.kept.keeper,
-                    start=start,
-                    wrap=wrap,
-                )
+                executor = self._executor(placed, stored)
                 if self.overlaps:
                     OverlappedSteps(self.overlaps, executor, self.recorder, stored)
                 self.outputs = executor.execute()
@@ -104,10 +99,25 @@ class Worker:
             if left:
                 self.folder.release()
 
-    def _stored(self) -> StoredSteps | None:
+    def _stored(self, placed: PlacedSteps | None) -> StoredSteps | None:
         if self.store is None:
             return None
-        return StoredSteps(self.store, self.plan, self.context, self.recorder, self.kept.storages())
+        known = (self.store, self.plan, self.context, self.recorder, self.kept.storages())
+        if placed is None or self.ranks is None:
+            return StoredSteps(*known)
+        return StoredSteps(*known, placed.processes, placed.needed, self.ranks.at_files)
+
+    def _executor(self, placed: PlacedSteps | None, stored: StoredSteps | None) -> Executor:
+        start, positions = self.kept.start(), self.kept.positions(placed)
+        if placed is not None:
+            reuse, choices = stored.reuse if stored is not None else None, self.context.earlier_choices
+            folder = str(self.folder.path.resolve()) if positions is not None else None
+            opening = Opening(start, reuse, choices, folder, self.kept.folder.last())
+            placed.processes.broadcast(opening.for_others())
+        wraps = [each for each in (stored, placed) if each is not None]
+        wrap = StepWraps(wraps) if wraps else None
+        known = (self.plan, self.context, self.observer, self.stop)
+        return Executor(*known, positions=positions, start=start, wrap=wrap)
 
     def leave(self) -> bool:
         """Go on without the worker, which releases the folder when it ends. False if it has ended already."""
@@ -178,7 +188,7 @@ class Worker:
         if self.ranks is not None:
             self.ranks.finish()
             more["parallel"] = asdict(self.ranks.mesh)
-            more["processes"], recorder.events = self.ranks.told()
+            more["processes"] = self.ranks.told()
             self.watch.hear(self.ranks.noted, lambda message: recorder.warned(None, message))
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))

@@ -16,6 +16,7 @@ from ..compiler.passes.fold import format_text, locate
 from ..compiler.plan import CallStep, LoopStep, Plan, Step
 from ..contract.node import Input, NodeType
 from ..contract.ports import plain
+from ..contract.processes import ONE_PROCESS, Mesh
 from .fingerprints import Files, code_of, digest, machine, packages_of
 
 Place = tuple[str, tuple[int, ...]]
@@ -87,7 +88,7 @@ class Keys:
 Bindings = dict[Ref | Var | Index, Content]
 
 
-def keys_of(plan: Plan, device: str, options: Mapping[str, Any], files: Files) -> Keys:
+def keys_of(plan: Plan, device: str, options: Mapping[str, Any], files: Files, mesh: Mesh = ONE_PROCESS.mesh) -> Keys:
     """The keys of all results of a plan.
 
     Args:
@@ -95,14 +96,16 @@ def keys_of(plan: Plan, device: str, options: Mapping[str, Any], files: Files) -
         device: The device of the run.
         options: Values of the options of node libraries.
         files: Hashes of files.
+        mesh: How the processes of the run are arranged: nodes that they compute together round in another order.
     """
     decide = {each.key: options.get(each.key, each.default) for x in plan.loaded for each in x.options if each.decides}
-    return _Walk(files, digest(packages_of(plan.loaded), machine(device), device, decide)).plan(plan)
+    setting = digest(packages_of(plan.loaded), machine(device), device, decide)
+    return _Walk(files, setting, str(mesh) if mesh.size > 1 else None).plan(plan)
 
 
 class _Walk:
-    def __init__(self, files: Files, setting: str) -> None:
-        self.files, self.setting, self.keys = files, setting, Keys()
+    def __init__(self, files: Files, setting: str, mesh: str | None) -> None:
+        self.files, self.setting, self.mesh, self.keys = files, setting, mesh, Keys()
         self._types: dict[str, str] = {}
 
     def plan(self, plan: Plan) -> Keys:
@@ -229,7 +232,8 @@ class _Walk:
 
     def type(self, type: NodeType) -> str:
         if type.name not in self._types:
-            self._types[type.name] = digest(type.name, type.version, code_of(type))
+            together = [self.mesh] if self.mesh is not None and type.processes == "split" else []
+            self._types[type.name] = digest(type.name, type.version, code_of(type), *together)
         return self._types[type.name]
 
     def token(self, source: Source, local: dict[Source, str], bindings: Bindings, needs: set[Place]) -> Any:

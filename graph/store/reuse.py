@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..compiler.ir import Call, Loop, Ref
@@ -42,6 +42,41 @@ class Decision:
     def runs_one(self, calls: Iterable[str], turns: tuple[int, ...]) -> bool:
         """Whether one of these calls runs in these turns."""
         return any(each[: len(turns)] == turns for id in calls for each in self.calls.get(id, ()))
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """What each process of a run must know about results that come from the store.
+
+    Attributes:
+        around: For each call and loop that has items, the loops around it.
+        lengths: The items, with the numbers of turns of loops that are taken apart.
+        decision: What happens to each item. Only the process that has the store has the results.
+        sent: Stored results that other processes need.
+    """
+
+    around: Mapping[str, tuple[str, ...]]
+    lengths: Mapping[Place, int]
+    decision: Decision
+    sent: frozenset[Place] = frozenset()
+
+    def for_others(self) -> Reuse:
+        """The same without the results."""
+        return replace(self, decision=Decision({}, self.decision.run, self.decision.calls))
+
+
+def reuse_of(keys: Keys, decision: Decision, elsewhere: Collection[str] = ()) -> Reuse:
+    """What a decision means for the processes of a run.
+
+    Args:
+        keys: The keys of the plan.
+        decision: The decision.
+        elsewhere: Paths of the calls that run in other processes too, if they run.
+    """
+    items = (item for item in keys.items.values() if item.place in decision.run)
+    read = (place for item in items if not set(elsewhere).isdisjoint(item.calls) for place in item.needs)
+    lengths = {place: item.length for place, item in keys.items.items()}
+    return Reuse(keys.around, lengths, decision, frozenset(read) & frozenset(decision.stored))
 
 
 def decide(keys: Keys, load: Load) -> Decision:

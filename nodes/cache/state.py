@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import Run, State, Unkept
+from ...graph.contract.processes import Mesh
+from ..models.ranks.branch_exchange import own_branches
 from ..models.rebuilt.loop_values import LoopValues
 from . import first_turn
 from .engine import engine_snapshot
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     Working = Engine | LibraryEngine
     Memory = RowCache | Taken | RowSnapshot
 
+BRANCHES = ("positive", "negative")
+"""The branches of guidance, in the order of their ranks."""
+
 
 class GateState(State):
     """The gates of one run of a loop, one for each transformer that the loop uses.
@@ -48,7 +53,6 @@ class GateState(State):
         self.gates: dict[str, tuple[Gate, tuple[int, ...], Working | EngineSnapshot]] = {}
         self.meters: dict[str, Meter] = {}
         self.run: Run | None = None
-        self.divided = False  # whether several processes have a part of each row
 
     def at_work(self, gate: Gate | None, turn: Turn) -> Opened | Metered | None:
         """The meter, the plan of `sgd tune` or the gate that works at a step; None if every block is computed.
@@ -69,7 +73,7 @@ class GateState(State):
         Raises:
             NodeError: If the gate cannot work with this model or schedule.
         """
-        self.run, self.divided = turn.run, turn.parts is not None
+        self.run = turn.run
         component, window = turn.component, turn.window
         held = self.gates.get(component)
         # A gate node in the loop makes a new gate at every step, so gates are compared by value.
@@ -130,8 +134,6 @@ class GateState(State):
     def snapshot(self) -> Any:
         if self.meters:
             return Unkept("measurements are not kept")
-        if self.divided and self.gates:
-            return Unkept("the memory of a cache gate lies in several processes")
         found = {}
         for component, (gate, window, engine) in self.gates.items():
             if engine.gate.kind == "library":
@@ -141,7 +143,22 @@ class GateState(State):
         return found
 
     def restore(self, snapshot: Any, run: Run) -> None:
-        self.gates, self.run = dict(snapshot), run
+        names, self.run = own_branches(run, BRANCHES), run
+        self.gates = {
+            component: (gate, window, engine_snapshot.of_branches(kept, names))
+            for component, (gate, window, kept) in snapshot.items()
+        }
+
+    @classmethod
+    def is_divided(cls, snapshot: Any, mesh: Mesh) -> bool:
+        return any(mesh.branches > 1 or kept.cut for _, _, kept in snapshot.values())
+
+    @classmethod
+    def merged(cls, parts: Sequence[Any], mesh: Mesh) -> Any:
+        found = {}
+        for component, (gate, window, _) in parts[0].items():
+            found[component] = gate, window, engine_snapshot.whole([part[component][2] for part in parts], mesh)
+        return found
 
     def _close(self, component: str) -> None:
         """Report the totals of a gate, and drop it."""

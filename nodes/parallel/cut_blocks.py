@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..cache.engine.engine import BlockCall, exchanged
+from ..cache.engine.engine import BlockCall, Stack, exchanged
 from ..families.sequence_cut import Along
 from .collectives import parts_of
 from .exchanged_attention import Exchange, exchanging
@@ -74,6 +74,8 @@ class CutStack(torch.nn.Module):
         own = [self._cut(name, value, counts) for name, value in zip_longest(self.names[: len(args)], args)]
         own_named = {name: self._cut(name, value, counts) for name, value in kwargs.items()}
         tokens = [parts_of(count, group.size) for count in counts.values()]
+        if isinstance(self.inner, Stack):
+            self.inner.memory.tokens = counts["hidden"]
         exchange = Exchange(group, tuple(map(sum, zip(*tokens, strict=True))))
         with exchanging(self.attentions, exchange), self._rebuilt(counts["hidden"]):
             made = self.inner(*own, **own_named)
@@ -137,6 +139,9 @@ class CutSequence:
 
     def own(self, count: int) -> int:
         return self.group.own(count)
+
+    def cut(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        return self.group.cut(tensor, dim)
 
     def relative_change(self, before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         return self.group.relative_change(before, now)

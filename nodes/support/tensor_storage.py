@@ -58,8 +58,23 @@ class TensorStorage:
             tensor = tensor.float()  # torch has no test for 8 bits
         return bool(torch.isfinite(tensor).all())
 
-    def stored(self, value: Any) -> StoredArray:
+    def moment(self) -> Any:
+        if not self.device.startswith("cuda"):
+            return None
         import torch
+
+        mark = torch.cuda.Event()
+        mark.record()
+        return mark
+
+    def stored(self, value: Any, moment: Any = None) -> StoredArray:
+        import torch
+
+        if moment is not None and isinstance(value, torch.Tensor) and value.is_cuda:
+            beside = torch.cuda.Stream(value.device)
+            beside.wait_event(moment)
+            with torch.cuda.stream(beside):
+                return self.stored(value)
 
         if not isinstance(value, torch.Tensor):
             import numpy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sgd.graph.language.registry import Library, installed
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.ranks.rank_beat import Beat
-from sgd.graph.runtime.ranks.rank_events import RankEvents
+from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
 from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
 from sgd.graph.runtime.ranks.roles import roles_of
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
@@ -259,18 +260,38 @@ def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
     assert fault.message == "rank 0 says nothing since 39 s; it was in n0"
 
 
+class Two(Rank):
+    """One of two ranks, which sends by way of a list."""
+
+    def __init__(self, rank: int, mesh: Mesh, sent: list[Any]) -> None:
+        super().__init__(rank, mesh)
+        self.sent = sent
+
+    def broadcast(self, value: Any, source: int = 0) -> Any:
+        if self.rank == source:
+            self.sent.append(value)
+        return self.sent.pop(0) if self.rank != source else value
+
+
 def test_events_of_other_branches_stand_in_the_order_of_turns() -> None:
     board, mesh = Words(), Mesh(2)
-    ranks = [RankEvents(), RankEvents()]
+    sent: list[Any] = []
+    heard: list[tuple[str, Any]] = []
+    ranks = [(RankEvents(), Two(rank, mesh, sent)) for rank in (0, 1)]
+
+    def hear(kind: str, entry: Mapping[str, Any]) -> None:
+        heard.append((kind, entry))
+
     for turn in range(3):
-        for rank, events in enumerate(ranks):
-            events.turn_started(None, turn, {})  # type: ignore[arg-type]
+        for rank, (events, processes) in reversed(list(enumerate(ranks))):
             if rank == 0 or turn != 1:
-                events.event(None, "decision", {"turn": turn, "rank": rank})
-    ranks[1].post(board, 1)
-    merged = ranks[0].with_others(board, mesh)["decision"]
-    assert [(e["turn"], e["rank"]) for e in merged] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
-    assert json.loads(board["events/1"])["at"] == {"decision": [1, 3]}
+                events.event(None, "decision", {"turn": turn, "rank": rank, "change": float("inf")})
+            if turn < 2:
+                events.tell(processes, hear if rank == 0 else None)
+    assert heard == [("decision", {"turn": 0, "rank": 1, "change": "inf"})]
+    ranks[1][0].post(board, 1)  # the last turn, which did not end
+    hear_last(board, mesh, hear)
+    assert [(kind, entry["turn"]) for kind, entry in heard] == [("decision", 0), ("decision", 2)]
 
 
 def test_each_rank_is_traced_and_many_ranks_by_role() -> None:
@@ -315,7 +336,6 @@ def test_an_impossible_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
             "ulysses=2 is for 2 processes, not for 3",
         ),
         (("--parallel", "rings=2"), "error: --parallel: `rings` is no axis"),
-        (("--processes", "2", "--store", "kept"), "error: a run in several processes reuses no stored results"),
     ):
         assert plan_of_toys(tmp_path, *words) == 2
         assert message in capsys.readouterr().err

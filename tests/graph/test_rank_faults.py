@@ -117,7 +117,7 @@ def test_an_interrupt_ends_all_ranks(command: Callable[[str], subprocess.Popen[s
     assert process.returncode == 3
     assert time.monotonic() - began < 5
     kept = "files kept: none; record: out/run.json"
-    assert err == f"interrupted; {kept}; run the same command again, with --overwrite, to start over\n"
+    assert err == f"interrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n"
     assert out == ""
     assert started_by(process.pid) == []
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"

@@ -1,6 +1,8 @@
 """A node library for runs in several processes, with nothing of torch but its groups: `--library rank_toys.py`.
 
-`toy.together` runs on all ranks at once, and can fail on one of them in every way in which a rank fails.
+`toy.together` runs on all ranks at once, and can fail on one of them in every way in which a rank fails, unless the
+variable `RANK_TOYS_MENDED` is set. `RANK_TOYS_AWAIT` names the folder of a run; it awaits a snapshot of all ranks there
+before. `toy.shared` has a part of its state on each rank.
 """
 
 from __future__ import annotations
@@ -15,11 +17,13 @@ from typing import Any, Literal
 
 from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.facts import NodeFacts
-from sgd.graph.contract.node import OutPath, Run, node
+from sgd.graph.contract.node import OutPath, Run, State, node
 from sgd.graph.contract.node_library import NodeLibrary
 from sgd.graph.contract.ports import Port
 from sgd.graph.contract.processes import Mesh
 from sgd.graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
+from sgd.graph.resume.snapshot_file import Snapshot
+from sgd.graph.resume.snapshot_folder import SnapshotFolder
 
 Fault = Literal["none", "raise", "memory", "exit", "kill", "stop", "hang", "drift"]
 
@@ -90,7 +94,7 @@ def _check_mesh(facts: TogetherFacts, mesh: Mesh) -> Iterator[Diagnostic]:
 def together(number: Number, run: Run, *, turn: int, fault: Fault = "none", on: int = 1, at: int = 2) -> Number:
     """Add the ranks of all processes to a number; fail on rank `on` in turn `at`."""
     processes = run.processes
-    if processes.rank == on and turn == at:
+    if processes.rank == on and turn == at and not os.environ.get("RANK_TOYS_MENDED"):
         _fail(fault)
     found = [processes.broadcast(float(rank), source=rank) for rank in range(processes.size)]
     return Number(number.value + sum(found) + 0.001 * (fault == "drift") * processes.rank)
@@ -98,6 +102,9 @@ def together(number: Number, run: Run, *, turn: int, fault: Fault = "none", on: 
 
 def _fail(fault: str) -> None:
     time.sleep(0.5 * (fault not in ("none", "drift")))  # so that the rank has told where it is
+    awaited, until = os.environ.get("RANK_TOYS_AWAIT"), time.monotonic() + 20
+    while awaited is not None and not _is_whole(Path(awaited)) and time.monotonic() < until:
+        time.sleep(0.01)
     told = os.environ.get("RANK_TOYS_FAULT_FILE")
     if told is not None and fault not in ("none", "drift"):
         Path(told).write_text(str(time.time()))
@@ -111,6 +118,41 @@ def _fail(fault: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL if fault == "kill" else signal.SIGSTOP)
     if fault == "hang":
         time.sleep(1000)
+
+
+def _is_whole(run: Path) -> bool:
+    """Whether all ranks have written their parts of a snapshot."""
+    return any(isinstance(found, Snapshot) and found.parts for _, found in SnapshotFolder(run).snapshots())
+
+
+class Share(State):
+    """A part of a sum."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+
+    def snapshot(self) -> float:
+        return self.sum
+
+    def restore(self, snapshot: float, run: Run) -> None:
+        self.sum = snapshot if run.processes.rank == run.processes.size - 1 else 0.0
+
+    @classmethod
+    def is_divided(cls, snapshot: Any, mesh: Mesh) -> bool:
+        return True
+
+    @classmethod
+    def merged(cls, parts: Sequence[Any], mesh: Mesh) -> float:
+        return float(sum(parts))
+
+
+@node("toy.shared", processes="split")
+def shared(number: Number, share: Share, run: Run, *, turn: int) -> Number:
+    """Add to the number the sum of all turns up to this one. Each turn is in the sum of one rank."""
+    processes = run.processes
+    share.sum += turn if turn % processes.size == processes.rank else 0
+    found = [processes.broadcast(share.sum, source=rank) for rank in range(processes.size)]
+    return Number(number.value + sum(found))
 
 
 @node("toy.agreed")

@@ -57,7 +57,10 @@ def test_profiling_does_not_wait_for_the_device(tmp_path: Path) -> None:
 def test_work_is_that_of_the_cpu(record: Any, tmp_path: Path) -> None:
     """Text and decoding compute the same on both; a gate may decide otherwise near its threshold."""
     plan = sgd.compile("quickstart", inputs={"steps": 12})
-    slow = sgd.run(plan, out=tmp_path, device="cpu").record
+    for number in range(20):  # counting a short run may be put off to a later one
+        slow = sgd.run(plan, out=tmp_path / str(number), device="cpu").record
+        if not any(row.get("uncounted") for row in slow["nodes"]):
+            break
     ours, theirs = ({row["name"]: row["flops"] for row in each["nodes"]} for each in (record, slow))
     assert ours["text"] == theirs["text"]
     assert ours["frames"] == theirs["frames"]

@@ -130,8 +130,22 @@ def test_impossible_runs_start_no_process(file: str, capfd: pytest.CaptureFixtur
     assert "`cache.library` needs one process" in message(*(word for text in library for word in ("--set", text)))
     assert "branches=2,ulysses=2 is for 4 processes, not for 2" in message("--parallel", "branches=2,ulysses=2")
     assert "--parallel: `rings` is no axis" in message("--parallel", "rings=2")
-    refused = "a run in several processes cannot have"
-    assert f"{refused} --snapshot-every" in message("--snapshot-every", "1")
-    assert f"{refused} --store" in message("--store", "store")
     assert "--watch runs in one process" in message("--watch")
     assert not Path("outputs").exists()
+
+
+@pytest.mark.slow
+def test_a_clip_of_two_processes_is_reused_with_its_decisions(file: str) -> None:
+    words = ["exec", file, "--library", rank_toys.__file__, "--device", "cpu", "--store", "store", "--processes", "2"]
+    assert main([*words, "--out", "first"]) == 0
+    assert main([*words, "--out", "second"]) == 0
+    first, second = (json.loads(Path(folder, "run.json").read_text()) for folder in ("first", "second"))
+    assert Path("first", "clip.safetensors").read_bytes() == Path("second", "clip.safetensors").read_bytes()
+    assert decisions(first) == decisions(second)
+    assert {row["branch"] for row in second["gates"]} == {"positive", "negative"}
+    assert all(row["reused"] for row in [*second["gates"], *second["gate_totals"]])
+    rows = {row["name"]: row for row in second["nodes"]}
+    assert rows["text"]["reused"] is rows["denoise"]["reused"] is rows["denoise.predict"]["reused"] is True
+    assert rows["denoise.predict"]["calls"] == 0
+    assert rows["saved"]["calls"] == rows["file"]["calls"] == 1
+    assert len(second["processes"]) == 2

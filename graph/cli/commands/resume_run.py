@@ -9,6 +9,7 @@ from contextlib import chdir, redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...compiler.checks.process_mesh import Asked
 from ...compiler.compile import check, plan_of
 from ...contract.constants import WRONG
 from ...contract.diagnostics import render
@@ -16,11 +17,16 @@ from ...contract.errors import LibraryError, NodeError, UnreadableFile
 from ...contract.interrupts import held, pending
 from ...contract.json_reader import read_json
 from ...contract.node_library import NodeLibrary
+from ...contract.processes import Mesh, mesh_of
+from ...contract.rank_start import RankPlace
 from ...language.literals import Given
 from ...resume.snapshot_folder import BEGUN, FOLDER, LARGEST, SnapshotFolder
-from ..command_line import added_options, load_library, wrong
+from ..command_line import added_options, load_library, told_elsewhere, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
 from ..profile_arguments import profile_options, profiling_of
+from ..ranks.other_rank import entered, run_other_rank
+from ..ranks.rank_options import asked_of, rank_options, require_all_cards
+from ..ranks.started_run import run_in_ranks
 from ..terminal import say, show
 from ..told_ends import tell_end, tell_interrupt
 from ..told_expectations import tell_expectations
@@ -42,6 +48,7 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
     result_as_json(to)
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--traceback", action="store_true", help="if a node fails, print its calls")
+    rank_options(to)
     snapshot_option(to)
     profile_options(to)
     for option in (option for library in libraries for option in library.options):
@@ -61,10 +68,11 @@ def command(arguments: Namespace) -> int:
 
             _refuse_for_sweep(arguments)
             return resume_sweep(Path(arguments.run), arguments)
-        if arguments.quiet:
-            return _resume(arguments, None)
+        place = entered()
+        if arguments.quiet or (place is not None and place.rank):
+            return _resume(arguments, None, place)
         with Progress(display=arguments.display) as progress:
-            return _resume(arguments, progress)
+            return _resume(arguments, progress, place)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
 
@@ -72,6 +80,7 @@ def command(arguments: Namespace) -> int:
 def _refuse_for_sweep(arguments: Namespace) -> None:
     """Raise a NodeError for an option that only a single run has."""
     plain = ArgumentParser()
+    rank_options(plain)
     snapshot_option(plain)
     profile_options(plain)
     for name, value in vars(plain.parse_args([])).items():
@@ -82,7 +91,7 @@ def _refuse_for_sweep(arguments: Namespace) -> None:
             )
 
 
-def _resume(arguments: Namespace, progress: Progress | None) -> int:
+def _resume(arguments: Namespace, progress: Progress | None, place: RankPlace | None) -> int:
     out = Path(arguments.run).absolute()
     folder = SnapshotFolder(out)
     _require_run(out, folder)
@@ -98,8 +107,9 @@ def _resume(arguments: Namespace, progress: Progress | None) -> int:
             raise NodeError(
                 f"the run was started in {where}, which is no longer there", help=f"make it again; or {OVER}"
             )
+        arguments.started_in = Path.cwd()
         with chdir(where):  # paths on the command line of the run are relative to it
-            return _go_on(arguments, started, source, folder, progress)
+            return _go_on(arguments, started, source, folder, progress, place)
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableFile(f"{folder.path / BEGUN} is damaged: {type(error).__name__}: {error}", help=OVER) from None
 
@@ -147,11 +157,17 @@ def _require_given(started: dict[str, Any], arguments: Namespace) -> None:
 
 
 def _go_on(
-    arguments: Namespace, started: dict[str, Any], source: Path, folder: SnapshotFolder, progress: Progress | None
+    arguments: Namespace,
+    started: dict[str, Any],
+    source: Path,
+    folder: SnapshotFolder,
+    progress: Progress | None,
+    place: RankPlace | None,
 ) -> int:
     from ...contract.device import choose
     from ...runtime.clock import COMPILE, IMPORT, Clock
     from ...runtime.import_times import watched
+    from ...runtime.ranks.run_ranks import RunRanks
     from ...runtime.run import run
     from ...runtime.run_snapshots import Snapshots
 
@@ -168,8 +184,9 @@ def _go_on(
         inputs, settings = (
             {name: Given(value, False, Path.cwd()) for name, value in started[key].items()} for key in ("inputs", "set")
         )
-        checked = check(source, inputs, settings, library, complete=True, options=given)
-        if checked.diagnostics:
+        asked = _asked(arguments, started)
+        checked = check(source, inputs, settings, library, complete=True, options=given, asked=asked)
+        if checked.diagnostics and (checked.errors or not told_elsewhere()):
             say(render(checked.diagnostics, checked.sources))
         if checked.errors:
             say(f"help: the workflow is not as it was when the run was started; {OVER}")
@@ -177,7 +194,22 @@ def _go_on(
         plan = plan_of(checked, library)
     with clock.during(IMPORT):
         device = choose(started["device"], plan.libraries)
+    mesh = checked.mesh
+    if mesh.size > 1:
+        require_all_cards(started["device"], mesh.size)
+        if started.get("overlap", False):
+            raise NodeError("a run with --overlap goes on in one process", help="give `--processes 1`")
+        if place is None:
+            profile.require_startable(plan, device, True)
+    ranks = RunRanks(plan, place, mesh, device, clock, profile) if place is not None and mesh.size > 1 else None
+    if ranks is not None and ranks.place.rank:
+        return run_other_rank(folder.out, plan, ranks, given | {"device": device}, clock)
     resumed = _resumed(plan, started, folder, given, device)
+    if mesh.size > 1 and ranks is None:
+        if progress is not None:
+            progress.stop()
+        with chdir(arguments.started_in):  # the words of the command line are relative to it
+            return run_in_ranks(arguments, plan, mesh, device=device, out=folder.out, overwrite=True, named=True)
     if progress is not None:
         progress.phase(f"going on {resumed.place}")
     with held():
@@ -193,6 +225,7 @@ def _go_on(
                 metadata=started["metadata"],
                 profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
+                ranks=ranks,
                 overlap=started.get("overlap", False),
             )
         if done.status == "interrupted" or pending():
@@ -201,11 +234,22 @@ def _go_on(
     if code is not None:
         return code
     if not arguments.json and not arguments.quiet:
+        if ranks is not None:
+            show(f"processes: {mesh.size} ({mesh})")
         show(f"record: {done.folder / 'run.json'}")
         show(f"resumed: {resumed.place}")
         for option, path in profile.files().items():
             show(f"{option}: {path}")
     return tell_expectations(done.record, False, arguments.quiet or arguments.json)
+
+
+def _asked(arguments: Namespace, started: dict[str, Any]) -> Asked:
+    """The processes that go on: those of the command line or the launcher, else as many as before."""
+    asked, before = asked_of(arguments), mesh_of(started.get("parallel", {}))
+    assert asked is not None, "this command takes the options"
+    count = asked.processes or (asked.mesh or before).size
+    mesh = asked.mesh or (before if count == before.size else Mesh() if count == 1 else None)
+    return Asked(count, mesh)
 
 
 def _resumed(
@@ -226,7 +270,8 @@ def _resumed(
     found, used = Resumed(), None
     for path, snapshot in folder.snapshots() if not reasons else ():
         if isinstance(snapshot, str):
-            say(f"warning: {snapshot}; the run goes on from an earlier one")
+            if not told_elsewhere():
+                say(f"warning: {snapshot}; the run goes on from an earlier one")
             continue
         try:
             found = resumed_at(snapshot, plan)

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...compiler.compile import plan_of
-from ...contract.device import take_card
 from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
-from ...contract.rank_start import RankPlace, rank_place
+from ...contract.rank_start import RankPlace
 from ...runtime.context import RECORD
 from ...runtime.run import run
+from ...runtime.stored_steps import store_of
 from ..cluster.cluster_options import cluster_options, require_possible
 from ..command_line import checked, options, wrong
 from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
-from ..ranks.other_rank import quiet, run_other_rank
+from ..ranks.other_rank import entered, run_other_rank
 from ..ranks.rank_options import rank_options, refused_option, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
@@ -97,11 +97,7 @@ def _shown(arguments: Namespace, round: Round | None = None) -> int:
     """Run the workflow once, with its progress. `round`: the round of `--watch`."""
     from ...runtime.observers.progress import Progress
 
-    place = rank_place()
-    if place is not None:
-        take_card(place)
-        if place.rank:
-            quiet(place)
+    place = entered()
     if arguments.quiet or (place is not None and place.rank):
         return _run(arguments, None, place, round)
     display, arguments.display = arguments.display, None  # the next round begins its own
@@ -134,7 +130,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
         try:
-            require_all_cards(arguments, result.mesh.size)
+            require_all_cards(arguments.device, result.mesh.size)
             if result.mesh.size > 1 and place is None:
                 profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
         except NodeError as error:
@@ -145,20 +141,27 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()
-            return run_in_ranks(arguments, plan, result.mesh)
+            out = Path(arguments.out) if arguments.out is not None else None
+
+            try:
+                store_of(store_for_run(arguments, plan, profile))
+            except NodeError as error:
+                return wrong(str(error), error.help)
+            known = {"device": arguments.device, "out": out, "overwrite": arguments.overwrite}
+            return run_in_ranks(arguments, plan, result.mesh, named=False, **known)
         pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
         if isinstance(pictures, int):
             return pictures
     phase(importing(plan))
     try:
-        store = store_for_run(arguments, plan, profile, result.mesh)
+        store = store_for_run(arguments, plan, profile)
         with clock.during(IMPORT):  # torch is imported to look for a GPU
             device = choose(arguments.device, plan.libraries)
             given = options(arguments, library, device)
         several = place is not None and place.size > 1
         ranks = RunRanks(plan, place, result.mesh, device, clock, profile) if place is not None and several else None
         if ranks is not None and ranks.place.rank:
-            return run_other_rank(arguments, plan, ranks, given, clock)
+            return run_other_rank(Path(arguments.out or "."), plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None
         libraries = tuple(map(Path, arguments.library))
         snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=arguments.overlap)
@@ -174,7 +177,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     clock=clock,
                     metadata=not arguments.no_metadata,
                     profile=profile,
-                    snapshots=snapshots if ranks is None else None,
+                    snapshots=snapshots,
                     store=store,
                     ranks=ranks,
                     overlap=arguments.overlap,

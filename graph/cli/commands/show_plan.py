@@ -65,12 +65,10 @@ def command(arguments: Namespace) -> int:
     plan = plan_of(result, library)
     try:
         mesh = result.mesh
-        require_all_cards(arguments, mesh.size)
+        require_all_cards(arguments.device, mesh.size)
         on = machine(arguments, plan.libraries)
         if arguments.store not in (None, OFF) and not on.is_here:
             return wrong("the stored results are those of this machine", "leave --store, --memory and --card away")
-        if arguments.store not in (None, OFF) and mesh.size > 1:
-            return wrong("a run in several processes reuses no stored results", "leave --store away")
         given = options(arguments, library, on.device)
         limits = stored_or_none(on.device, plan.libraries) if on.is_here else None
         estimated = estimate(
@@ -81,8 +79,7 @@ def command(arguments: Namespace) -> int:
             estimated["warnings"] += _too_few_cards(on, mesh)
         if on.card is not None:
             estimated = with_floors(estimated, on.card)
-        alone = on.is_here and mesh.size == 1
-        stored = forecast_for(arguments.store, plan, on.device, given) if alone else None
+        stored = forecast_for(arguments.store, plan, on.device, given, mesh) if on.is_here else None
         estimated["store"] = stored.json() if stored is not None else None
         for row in estimated["nodes"]:
             node = stored.nodes.get(row["name"]) if stored is not None else None

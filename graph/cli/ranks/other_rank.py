@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED, INTERRUPTED
-from ...contract.rank_start import RankPlace
+from ...contract.device import take_card
+from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.clock import Clock
 from ...runtime.ranks.run_ranks import RunRanks
 from ..terminal import say
@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from ...compiler.plan import Plan
 
 
-def quiet(place: RankPlace) -> None:
+def entered() -> RankPlace | None:
+    """The place of this process among several, with its card taken; None if it stands alone.
+
+    A rank other than 0 writes to its log from now on.
+    """
+    place = rank_place()
+    if place is not None:
+        take_card(place)
+        if place.rank:
+            _quiet(place)
+    return place
+
+
+def _quiet(place: RankPlace) -> None:
     """Send everything that a rank other than 0 writes to its log; without one, as under torchrun, to nobody."""
     sys.stdout.flush()
     if place.starter is not None:
@@ -31,13 +44,12 @@ def quiet(place: RankPlace) -> None:
     os.close(nobody)
 
 
-def run_other_rank(arguments: Namespace, plan: Plan, ranks: RunRanks, options: Mapping[str, Any], clock: Clock) -> int:
-    """Run this rank's part. Returns the exit code."""
+def run_other_rank(out: Path, plan: Plan, ranks: RunRanks, options: Mapping[str, Any], clock: Clock) -> int:
+    """Run this rank's part, in a folder in which it writes no outputs. Returns the exit code."""
     from ...runtime.author_frames import traceback_text
     from ...runtime.failure import does_not_fit
     from ...runtime.ranks.rank_run import run_rank
 
-    out = Path(arguments.out) if arguments.out is not None else Path.cwd()
     error, interrupted, warnings = run_rank(plan, ranks, out, options, clock)
     for warning in warnings:
         say(f"warning: {warning}")

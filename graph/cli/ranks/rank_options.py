@@ -9,8 +9,9 @@ from ...contract.device import card_number
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
 from ...contract.rank_start import rank_place
-from ..common_arguments import SNAPSHOT_SECONDS
-from ..store_option import OFF
+
+COMMANDS = ("exec", "resume")
+"""The commands that run in several processes."""
 
 
 def rank_options(to: ArgumentParser) -> None:
@@ -41,7 +42,7 @@ def asked_of(arguments: Namespace) -> Asked | None:
     except NodeError as error:
         raise NodeError(f"--parallel: {error}", help=error.help) from error
     place, count = rank_place(), arguments.processes
-    if place is None or arguments.command != "exec":
+    if place is None or arguments.command not in COMMANDS:
         return Asked(count, mesh)
     if count is not None and count != place.size:
         message = f"--processes {count}, but the launcher started {place.size}"
@@ -51,23 +52,18 @@ def asked_of(arguments: Namespace) -> Asked | None:
 
 def refused_option(arguments: Namespace) -> str | None:
     """The first option of `sgd exec` that a run in several processes cannot have, as the user knows it; else None."""
-    found = {
-        "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,
-        "--store": arguments.store not in (None, OFF),
-        "--watch": arguments.watch,
-        "--overlap": arguments.overlap,
-    }
+    found = {"--watch": arguments.watch, "--overlap": arguments.overlap}
     return next((option for option, given in found.items() if given), None)
 
 
-def require_all_cards(arguments: Namespace, size: int) -> None:
+def require_all_cards(device: str, size: int) -> None:
     """Check that `--device` leaves several processes a GPU each.
 
     Raises:
         NodeError: If it names one GPU.
     """
-    if size > 1 and card_number(arguments.device) is not None:
-        message = f"--device {arguments.device} is one GPU, and each of {size} processes takes one of its own"
+    if size > 1 and card_number(device) is not None:
+        message = f"--device {device} is one GPU, and each of {size} processes takes one of its own"
         raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
 
 

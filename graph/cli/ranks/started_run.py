@@ -17,12 +17,14 @@ from ...contract.device import cards, choose
 from ...contract.errors import NodeError
 from ...contract.processes import Mesh
 from ...contract.rank_start import StartedRanks
+from ...resume.snapshot_folder import SnapshotFolder
 from ...runtime.ranks.rank_fault import Fault, ended, posted
 from ...runtime.ranks.run_ranks import rank_library
 from ...runtime.ranks.stall import StallJudge
 from ...runtime.run import prepare_folder
 from ..command_line import wrong
 from ..terminal import flush, say
+from ..told_ends import resume_command
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -37,41 +39,55 @@ INTERRUPT_SECONDS = 4.0
 """How long ranks have to end after an interrupt."""
 
 
-def run_in_ranks(arguments: Namespace, plan: Plan, mesh: Mesh) -> int:
+def run_in_ranks(
+    arguments: Namespace, plan: Plan, mesh: Mesh, *, device: str, out: Path | None, overwrite: bool, named: bool
+) -> int:
     """Run a workflow in several processes of this host.
 
     Args:
         arguments: The command line.
         plan: The plan, which each rank compiles again.
         mesh: How the processes are arranged.
+        device: The device that is asked for.
+        out: The folder of the run; None for a new one.
+        overwrite: Replace files that exist.
+        named: The command line names the folder.
 
     Returns:
         The exit code.
     """
-    words = [sys.executable, "-m", "sgd", *arguments.command_line]
     try:
         library = rank_library(plan)
-        found = cards(choose(arguments.device, plan.libraries))
+        found = cards(choose(device, plan.libraries))
         if found is not None and found < mesh.size:
-            message = f"{mesh.size} processes need {mesh.size} GPUs, and there are {found}"
-            return wrong(message, f"give --processes {found}" if found > 1 else "leave --processes away")
+            message = f"{mesh.size} processes need {mesh.size} GPUs, and there {_are(found)}"
+            return wrong(message, f"give --processes {max(found, 1)}")
         judge = StallJudge(mesh.size, time.monotonic())
-        folder = prepare_folder(plan, Path(arguments.out) if arguments.out is not None else None, arguments.overwrite)
+        folder = prepare_folder(plan, out, overwrite)
         folder.release()  # rank 0 takes it
+        command = [sys.executable, "-m", "sgd", *arguments.command_line]
+        command += [] if named else ["--out", str(folder.path)]
         with interrupts.held():
-            started = library.start_ranks([*words, "--out", str(folder.path)], mesh.size, folder.path / LOGS)
+            started = library.start_ranks(command, mesh.size, folder.path / LOGS)
             try:
                 code = _watched(started, judge)
             finally:
                 started.end(0.0)
             if code == INTERRUPTED:
                 interrupts.reported()
-            elif code not in (FAILED, DOES_NOT_FIT):
+            elif code in (FAILED, DOES_NOT_FIT):
+                if (started.codes()[0] or 0) < 0 and SnapshotFolder(folder.path).has_snapshots():
+                    say(f"go on with: {resume_command(folder.path, plan, arguments)}")  # rank 0 could not say so
+            else:
                 _remove_empty(folder.path / LOGS)
     except NodeError as error:
         return wrong(str(error), error.help)
     flush()
     return code
+
+
+def _are(count: int) -> str:
+    return "is 1" if count == 1 else f"are {count}"
 
 
 def _watched(started: StartedRanks, judge: StallJudge) -> int:
@@ -96,7 +112,7 @@ def _watched(started: StartedRanks, judge: StallJudge) -> int:
             started.end(END_SECONDS)
             break
         time.sleep(POLL_SECONDS)
-    return _code(started, started.codes(), fault or posted(started.board), judge)
+    return _code(started.codes(), fault or posted(started.board), judge)
 
 
 def _interrupted(codes: Mapping[int, int | None]) -> int:
@@ -106,7 +122,7 @@ def _interrupted(codes: Mapping[int, int | None]) -> int:
     return INTERRUPTED
 
 
-def _code(started: StartedRanks, codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge) -> int:
+def _code(codes: Mapping[int, int | None], fault: Fault | None, judge: StallJudge) -> int:
     """The exit code of the run. Rank 0 has told of its end, unless it was killed."""
     first = codes[0]
     if first is not None and first >= 0:

@@ -6,7 +6,7 @@ and sends their values. Everything else, such as effects, concerns rank 0 alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -26,19 +26,28 @@ class PlacedSteps(StepWrap):
         plan: The plan.
         context: The run. Calls that other ranks do not run get one process.
         processes: The processes.
+        tell: Called on all ranks after each turn of a loop that they compute together, and after the loop.
+
+    Attributes:
+        needed: The calls that `split` calls need, and these.
+        once: Those of them that run once.
+        shared_loops: The loops that the ranks compute together.
     """
 
-    def __init__(self, plan: Plan, context: Context, processes: Processes) -> None:
+    def __init__(
+        self, plan: Plan, context: Context, processes: Processes, tell: Callable[[], None] = lambda: None
+    ) -> None:
+        self.tell = tell
         self.context, self.processes = context, processes
         self.first = processes.rank == 0
         calls = list(plan.calls())
         split = {call.id for call in calls if call.type.processes == "split"}
-        needed = needed_for(plan, split)
-        self.once = frozenset(call.id for call in calls if call.type.processes == "once") & needed
-        self._first_only = frozenset(call.id for call in calls) - needed
+        self.needed = needed_for(plan, split)
+        self.once = frozenset(call.id for call in calls if call.type.processes == "once") & self.needed
+        self._first_only = frozenset(call.id for call in calls) - self.needed
         self._alone = self._first_only | self.once
         around = [around for step, around in plan.walk() if isinstance(step, CallStep) and step.call.id in split]
-        self._shared_loops = {loop.id for loops in around for loop in loops}
+        self.shared_loops = {loop.id for loops in around for loop in loops}
         self._held: set[tuple[Ref, str]] = set()
 
     @property
@@ -86,6 +95,8 @@ class PlacedSteps(StepWrap):
         if isinstance(step, CallStep) and step.call.id in self.once:
             made = {port: Ref(step.call.id, port) for port in output_ports(step.call)}
             self.processes.broadcast({port: environment[ref] for port, ref in made.items() if ref in environment})
+        elif isinstance(step, LoopStep) and step.loop.id in self.shared_loops:
+            self.tell()
 
     def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
         return tuple(s for s in steps if self.first or not isinstance(s, Acquire) or not self._only_first(s))
@@ -96,7 +107,10 @@ class PlacedSteps(StepWrap):
 
     def turned(self, step: LoopStep, environment: Environment) -> None:
         """Send the state that goes to the next turn: rank 0's, so that rounding cannot let ranks drift apart."""
-        if step.loop.id in self._shared_loops and step.loop.carry:
+        if step.loop.id not in self.shared_loops:
+            return
+        self.tell()
+        if step.loop.carry:
             state = {name: environment[Var(step.loop.id, name)] for name in step.loop.carry}
             sent = {name: v for name, v in state.items() if isinstance(v, Port) and not hasattr(v, "acquire")}
             received = self.processes.broadcast(sent)

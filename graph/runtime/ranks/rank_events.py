@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...contract.events import CallInfo, LoopInfo, Observer
-from ...contract.processes import Mesh
+from ...contract.events import CallInfo, Observer
+from ...contract.processes import Mesh, Processes
 from ...contract.rank_start import Board
 from ..record import clean
 
-Events = dict[str, list[dict[str, Any]]]
+Heard = Callable[[str, Mapping[str, Any]], None]
+"""Receives the kind and the data of an event of another rank."""
 
 
 def leaders(mesh: Mesh) -> tuple[int, ...]:
@@ -20,37 +20,38 @@ def leaders(mesh: Mesh) -> tuple[int, ...]:
     return tuple(branch * mesh.sequence for branch in range(1, mesh.branches))
 
 
-@dataclass
 class RankEvents(Observer):
-    """Keeps the events of a rank by kind, with the number of turns until each: that is equal on all ranks."""
+    """Keeps the events of a rank until rank 0 has heard of them."""
 
-    turns: int = 0
-    entries: Events = field(default_factory=dict)
-    at: dict[str, list[int]] = field(default_factory=dict)
-
-    def turn_started(self, loop: LoopInfo, index: int, variables: Mapping[str, Any]) -> None:
-        self.turns += 1
+    def __init__(self) -> None:
+        self._new: list[tuple[str, dict[str, Any]]] = []
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
         node = {"node": call.id} if call is not None else {}
-        self.entries.setdefault(kind, []).append({**node, **data})
-        self.at.setdefault(kind, []).append(self.turns)
+        self._new.append((kind, {**node, **data}))
+
+    def tell(self, processes: Processes, heard: Heard | None) -> None:
+        """Tell rank 0 the events since the last time. All ranks call this at one place. `heard`: that of rank 0."""
+        for leader in leaders(processes.mesh):
+            told = self._taken() if processes.rank == leader else []
+            for kind, entry in processes.broadcast(told, source=leader):
+                if heard is not None:
+                    heard(kind, entry)
+        self._new.clear()
 
     def post(self, board: Board, rank: int) -> None:
-        """Put them on the board."""
-        board.post(_name(rank), json.dumps(clean({"entries": self.entries, "at": self.at})))
+        """Put the events since the last time on the board, at the end of a run."""
+        board.post(_name(rank), json.dumps(self._taken()))
 
-    def with_others(self, board: Board, mesh: Mesh) -> Events:
-        """The events of this rank and those that others have posted, in the order of turns."""
-        texts = [board.read(_name(rank)) for rank in leaders(mesh)]
-        found = [(self.entries, self.at), *((t["entries"], t["at"]) for t in map(json.loads, filter(None, texts)))]
-        merged: Events = {}
-        for kind in dict.fromkeys(kind for entries, _ in found for kind in entries):
-            pairs = [
-                pair for entries, at in found for pair in zip(at.get(kind, ()), entries.get(kind, ()), strict=True)
-            ]
-            merged[kind] = [entry for _, entry in sorted(pairs, key=lambda pair: pair[0])]
-        return merged
+    def _taken(self) -> list[tuple[str, Any]]:
+        return [(kind, clean(entry)) for kind, entry in self._new]
+
+
+def hear_last(board: Board, mesh: Mesh, heard: Heard) -> None:
+    """Pass on the events that other ranks have posted."""
+    for rank in leaders(mesh):
+        for kind, entry in json.loads(board.read(_name(rank)) or "[]"):
+            heard(kind, entry)
 
 
 def _name(rank: int) -> str:

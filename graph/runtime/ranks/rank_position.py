@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
 
@@ -38,6 +38,7 @@ class RankPosition(Observer):
         self._longest: dict[str, float] = {}
         self._spent: dict[str, tuple[int, float]] = {}
         self._loaded: Callable[[], int] | None = None
+        self._at_files = False
 
     @property
     def turn(self) -> str:
@@ -58,6 +59,8 @@ class RankPosition(Observer):
         with suppress(IndexError):  # the thread of the run changes the clock meanwhile
             if self.clock.owner == KERNELS:
                 return KERNEL_SECONDS
+        if self._at_files:
+            return FILE_SECONDS
         if self._loaded is not None:
             return LOAD_SECONDS
         call = self._call
@@ -69,6 +72,17 @@ class RankPosition(Observer):
             longest = self._longest.get(call.id)
             return KERNEL_SECONDS if longest is None else max(self._limit, LONGER * longest)
         return self._limit
+
+    @contextmanager
+    def at_files(self) -> Iterator[None]:
+        """A block between nodes in which files are hashed, read or written."""
+        self._count += 1
+        self._at_files = True
+        try:
+            yield
+        finally:
+            self._at_files = False
+            self._count += 1
 
     @property
     def in_split(self) -> bool:

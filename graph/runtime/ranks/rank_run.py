@@ -13,6 +13,7 @@ from ...compiler.plan import Plan
 from ...contract import interrupts
 from ...contract.events import Observer
 from ...contract.process_state import released
+from ...resume.keeper import Keeper
 from ..clock import IMPORT, Clock
 from ..context import Context
 from ..execute import Executor
@@ -20,7 +21,9 @@ from ..failure import Interrupted, does_not_fit
 from ..import_times import watched
 from ..library_contexts import around_run
 from ..profiling import Watch
+from ..run_snapshots import close_soon
 from ..worker import POLL_SECONDS
+from .opening import opened
 from .rank_beat import read_beat
 from .run_ranks import RunRanks
 
@@ -59,6 +62,7 @@ def run_rank(
     observer = watch.observers([], [*ranks.observers, warnings])
     context = Context(out, observer, ranks.device, options)
     found: list[BaseException] = []
+    keepers: list[Keeper] = []
     done, stop = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -67,12 +71,25 @@ def run_rank(
             with ExitStack() as stack:
                 with clock.during(IMPORT):
                     stack.enter_context(around_run(plan, context))
-                wrap = ranks.join(context)
+                placed = ranks.join(context)
                 if watch.trace is not None:
                     watch.trace.count_from(ranks.began)
                 stack.enter_context(watch.around_steps())
+                other = opened(plan, context, placed)
+                keepers.extend(filter(None, [other.keeper]))
                 observer.run_started(plan, context)
-                Executor(plan, context, observer, stop, skip=wrap.skipped, wrap=wrap).execute()
+                executor = Executor(
+                    plan,
+                    context,
+                    observer,
+                    stop,
+                    skip=placed.skipped,
+                    wrap=other.wrap,
+                    positions=other.positions,
+                    start=other.start,
+                )
+                del other  # with the values where the run goes on
+                executor.execute()
         except BaseException as error:
             found.append(error)
         finally:
@@ -86,11 +103,18 @@ def run_rank(
         error = found[0] if found else None
         if interrupts.pending():
             interrupts.reported()
+            for keeper in keepers:
+                close_soon(keeper)
             return None, True, warnings.messages
         if error is not None and not isinstance(error, Interrupted):
             error = ranks.judged(error, does_not_fit(error, plan.loaded))
         elif not done.is_set() or error is not None:
             error = ranks.failure() or error
+        for keeper in keepers:
+            if error is None:
+                keeper.close(done=True)
+            else:
+                close_soon(keeper)
         observer.run_finished("done" if error is None else "failed", error)
         ranks.finish()
         if error is not None:

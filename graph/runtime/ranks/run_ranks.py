@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
 from ...compiler.plan import Plan
@@ -23,7 +23,7 @@ from ..failure import Interrupted, NodeFailed
 from ..profiling import Profiling
 from .placed_steps import PlacedSteps
 from .rank_beat import EVERY_SECONDS, Beat, read_beat
-from .rank_events import Events, RankEvents, leaders
+from .rank_events import Heard, RankEvents, hear_last, leaders
 from .rank_fault import Fault, posted
 from .rank_position import RankPosition
 from .stall import StallJudge, stall_seconds
@@ -93,12 +93,17 @@ class RunRanks:
         self.observers: tuple[Observer, ...] = (self._position, self._events)
         self.fault: Fault | None = None
         self.joined: JoinedRanks | None = None
+        self._heard: Heard | None = None
         self._serial = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="sgd ranks", daemon=True)
 
-    def join(self, context: Context) -> PlacedSteps:
+    def join(self, context: Context, heard: Heard | None = None) -> PlacedSteps:
         """Join the others, in the thread that runs the nodes, and compare the plans.
+
+        Args:
+            context: The run.
+            heard: On rank 0, receives events of other ranks.
 
         Raises:
             NodeError: If the others do not come, or have another plan.
@@ -113,7 +118,8 @@ class RunRanks:
                 "this process has another plan than rank 0",
                 help="give every rank the same file, values and libraries, and the same versions of packages",
             )
-        return PlacedSteps(self.plan, context, processes)
+        self._heard = heard
+        return PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
 
     def failure(self) -> NodeError | None:
         """The error of another rank that ends this one too; None if all is well."""
@@ -160,21 +166,25 @@ class RunRanks:
                     self._events.post(joined.board, rank)
                 self._beat(joined, over=True)
 
-    def told(self) -> tuple[list[dict[str, Any]], Events]:
-        """On rank 0, after `finish`: a row for each rank, and the events of all, as far as they are known."""
+    def told(self) -> list[dict[str, Any]]:
+        """On rank 0, after `finish`: a row for each rank, as far as it is known. The last events are heard before."""
         joined = self.joined
         beats: dict[int, Beat | None] = dict.fromkeys(range(self.place.size))
-        events = self._events.entries
         until = time.monotonic() + LAST_SECONDS
         with suppress(OSError):
             while joined is not None:
                 beats = {rank: read_beat(joined.board, rank) for rank in beats}
                 over = all(beat is not None and beat.over for beat in beats.values())
                 if over or self.fault is not None or interrupts.pending() or time.monotonic() > until:
-                    events = self._events.with_others(joined.board, self.mesh)
+                    if self._heard is not None:
+                        hear_last(joined.board, self.mesh, self._heard)
                     break
                 time.sleep(POLL_SECONDS / 5)
-        return [(beat or Beat()).row(rank) for rank, beat in beats.items()], events
+        return [(beat or Beat()).row(rank) for rank, beat in beats.items()]
+
+    def at_files(self) -> AbstractContextManager[None]:
+        """A block in which this rank reads or writes files, so that the others may wait for it longer."""
+        return self._position.at_files()
 
     def noted(self, name: str) -> dict[int, str | None]:
         """On rank 0, after `told`: the notes of a name by other ranks; None for one that left none."""

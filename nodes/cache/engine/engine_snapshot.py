@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
+from ....graph.contract.processes import Mesh
 from ..gate import Gate
-from .decide import Decider, Decision
+from .decide import Decider
+from .divided_rows import OwnPart, WholeRows
 from .kept_rows import KeptRow, Together
 from .predictors import Taylor
 from .row_cache import RowCache
+from .row_snapshot import DECIDER, RowSnapshot
 
 if TYPE_CHECKING:
-    import torch
-
     from .engine import Engine
-
-DECIDER = ("seen", "history", "run", "reused", "measured", "accumulated", "ratio")
-"""The attributes of a `Decider` that change from step to step."""
-
-
-@dataclass(frozen=True)
-class RowSnapshot:
-    """A `RowCache` after a step: the state of its parts."""
-
-    taken: Mapping[int, Decision]
-    latest: int
-    decider: tuple[Any, ...]
-    hidden: tuple[int, tuple[KeptRow, ...]]
-    text: tuple[int, tuple[KeptRow, ...]]
-    drift: tuple[Any, ...]
-    compared: KeptRow | None
-    predictions: tuple[torch.Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -44,6 +28,7 @@ class EngineSnapshot:
         indices: The steps at which each branch runs.
         branch_caches: The memory of each branch: for each clip, one for each stack.
         dtype: Name of the dtype of the model's output; None if no step of the whole model was computed yet.
+        cut: The streams, `hidden` and `text`, of which these tensors have this process's part of the tokens alone.
     """
 
     transformer: ClassVar[None] = None
@@ -52,6 +37,7 @@ class EngineSnapshot:
     indices: Mapping[str, tuple[int, ...]]
     branch_caches: Mapping[str, Sequence[Sequence[RowSnapshot]]]
     dtype: str | None
+    cut: tuple[str, ...] = ()
 
     def close(self) -> None:
         """There is nothing to return."""
@@ -87,7 +73,38 @@ def snapshot(engine: Engine) -> EngineSnapshot:
         {name: tuple(steps) for name, steps in engine.indices.items()},
         {name: [list(map(row, stacks)) for stacks in clips] for name, clips in engine.branch_caches.items()},
         None if dtype is None else str(dtype).removeprefix("torch."),
+        _cut(engine),
     )
+
+
+def _cut(engine: Engine) -> tuple[str, ...]:
+    """The streams that are cut: none where a gate compares whole outputs of the model."""
+    component = engine.component
+    if component.parts is None or engine.gated is None:
+        return ()
+    return ("hidden", "text") if component.family.sequence.text else ("hidden",)
+
+
+def of_branches(kept: EngineSnapshot, names: Sequence[str]) -> EngineSnapshot:
+    """The memory of some branches of guidance."""
+    indices = {name: steps for name, steps in kept.indices.items() if name in names}
+    caches = {name: clips for name, clips in kept.branch_caches.items() if name in names}
+    return replace(kept, indices=indices, branch_caches=caches)
+
+
+def whole(ranks: Sequence[EngineSnapshot], mesh: Mesh) -> EngineSnapshot:
+    """The memory that one process would have, from that of all ranks in order."""
+    indices: dict[str, tuple[int, ...]] = {}
+    caches: dict[str, Sequence[Sequence[RowSnapshot]]] = {}
+    for first in range(0, mesh.size, mesh.sequence):
+        branch = ranks[first : first + mesh.sequence]
+        rows = WholeRows(branch[0].cut)
+        indices |= branch[0].indices
+        for name in branch[0].branch_caches:
+            clips = zip(*(rank.branch_caches[name] for rank in branch), strict=True)
+            caches[name] = [[rows.of(row) for row in zip(*stacks, strict=True)] for stacks in clips]
+    dtype = next((rank.dtype for rank in ranks if rank.dtype is not None), None)
+    return EngineSnapshot(ranks[0].gate, indices, caches, dtype)
 
 
 def restore(engine: Engine, kept: EngineSnapshot) -> None:
@@ -97,18 +114,21 @@ def restore(engine: Engine, kept: EngineSnapshot) -> None:
     if kept.dtype is not None:
         engine.whole.dtype = getattr(torch, kept.dtype)
     engine.indices.update(kept.indices)
+    part = OwnPart(engine.component.parts, _cut(engine))
     for name, clips in kept.branch_caches.items():
-        engine.branch_caches[name] = [[_cache(engine, name, row) for row in stacks] for stacks in clips]
+        engine.branch_caches[name] = [[_cache(engine, name, row, part) for row in stacks] for stacks in clips]
 
 
-def _cache(engine: Engine, branch: str, kept: RowSnapshot) -> RowCache:
+def _cache(engine: Engine, branch: str, kept: RowSnapshot, part: OwnPart) -> RowCache:
     decider = Decider(engine.gate, engine.component.steps, branch)
     for name, value in zip(DECIDER, kept.decider, strict=True):
         setattr(decider, name, value)
     made = RowCache(decider, engine.ahead(branch).by_step(), Taylor(engine.gate.order), Taylor(engine.gate.order))
-    for taylor, (step, derivatives) in ((made.hidden, kept.hidden), (made.text, kept.text)):
+    own = part.of(kept)
+    for taylor, (step, derivatives) in ((made.hidden, own.hidden), (made.text, own.text)):
         taylor.step, taylor.derivatives = step, list(derivatives)
     made.drift.before, made.drift.computed, made.drift.rate = kept.drift
-    made.compared, made.taken, made.latest = kept.compared, dict(kept.taken), kept.latest
-    made.predictions, made.length = kept.predictions, made.hidden.length
+    made.compared, made.taken, made.latest = own.compared, dict(kept.taken), kept.latest
+    made.predictions = kept.predictions
+    made.length = next((row.length for row in kept.hidden[1]), None)  # of the whole row
     return made

@@ -24,6 +24,9 @@ class Parts(Protocol):
     def own(self, count: int) -> int:
         """How many of the first `count` tokens are in the part of this process."""
 
+    def cut(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
+        """The part of a whole tensor along its dimension of tokens that is that of this process."""
+
     def relative_change(self, before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         """The relative change of the tokens of all parts, from those of this process; equal in all processes."""
 

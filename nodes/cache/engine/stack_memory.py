@@ -32,6 +32,7 @@ class StackMemory:
         index: The step.
         lengths: The rows' numbers of tokens without padding; None until a call tells them.
         own_lengths: The same of this process's part of the sequence.
+        tokens: The number of tokens of all parts together, which `CutStack` tells.
     """
 
     def __init__(self, signal: Signal, keeps_text: bool, parts: Parts | None = None) -> None:
@@ -39,6 +40,7 @@ class StackMemory:
         self.caches: Sequence[RowCache] = ()
         self.lengths: Sequence[int] | None = None
         self.own_lengths: Sequence[int] = ()
+        self.tokens = 0
         self.index = -1
 
     def use(self, caches: Sequence[RowCache], index: int, lengths: Sequence[int] | None) -> None:
@@ -52,9 +54,8 @@ class StackMemory:
     def decide(self, signal: torch.Tensor | None, tokens: int) -> list[int]:
         """The rows that are computed at this step; numbers are read from the device if the rule decides."""
         caches, parts = self.caches, self.parts
-        own_lengths = lengths = self.lengths or [tokens] * len(caches)
-        if parts is not None and self.lengths is not None:
-            own_lengths = [parts.own(length) for length in lengths]
+        lengths = self.lengths or [tokens if parts is None else self.tokens] * len(caches)
+        own_lengths = lengths if parts is None else [parts.own(length) for length in lengths]
         self.lengths, self.own_lengths = lengths, own_lengths
         relative = relative_change if parts is None else parts.relative_change
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from math import prod
@@ -88,6 +88,15 @@ class TorchProcesses(Processes):
                     dist.broadcast(each, src=source)
         found: T = value if self.rank == source else unpacked(head[0], numbers)
         return found
+
+    def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
+        import torch
+        import torch.distributed as dist
+
+        found = torch.tensor(list(flags), dtype=torch.uint8)  # on the CPU: the host waits, and no device
+        with self._exchange(len(flags) * (self.size - 1)):
+            dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return tuple(map(bool, found.tolist()))
 
     def exchanged(self, sent: int, waited: float = 0.0) -> None:
         self.sent += sent

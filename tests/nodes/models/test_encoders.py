@@ -90,9 +90,7 @@ def test_auto_and_sdpa_work_on_every_machine(backend, model, run):
     assert torch.equal(generate(value, ["a"], steps=1).states[-1].tensor, plain)
 
 
-@pytest.mark.skipif(
-    version("transformers").startswith("5.17."), reason="UMT5 does not take `eager` in transformers 5.17"
-)
+@pytest.mark.skipif(version("transformers").startswith("5.17."), reason="UMT5 takes no `eager` there")
 def test_values_of_one_model_keep_their_own_attention(model, run):
     eager = acquired(model.transformed(EncoderAttention("text_encoder", "eager")))
     sdpa = acquired(attention(run, model, backend="sdpa", component="text_encoder"))

@@ -35,13 +35,16 @@ def fits_early(loader: ComponentLoader, part: str, held: Iterable[str], run: Run
         held: Names of the components in memory.
         run: Knows the free memory, and the choices of a resumed run.
     """
-    encoders = [name for name in held if name.startswith(ENCODERS)]
+    sizes = {name: loader.parameters(name)[1] for name in held}
+    encoders = [name for name in sizes if name.startswith(ENCODERS)]
     if part.startswith(ENCODERS) or run.choice(f"offload {part} of {loader.repository.source}"):
         return False
     if not encoders and not run.waits:
         return False
+    if any(size for name, size in sizes.items() if name not in encoders):
+        return False  # a VAE, whose work may take more memory than its weights
     free, size = device_memory.free(run), loader.parameters(part)[1]
-    work = WORK_SHARE * sum(loader.parameters(name)[1] for name in encoders)
+    work = WORK_SHARE * sum(sizes.values())
     return free is not None and 0 < size <= WORKING_ROOM * (free - work)
 
 

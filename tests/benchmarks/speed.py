@@ -25,6 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import torch
 from benchmarks.machine import this_machine
 from benchmarks.speed_results import Measured, Results
 from benchmarks.speed_rows import ROWS, Row
@@ -46,8 +47,6 @@ def measure(row: Row, *, tiny: bool, kernels: bool, seconds: float = 40.0) -> Me
         kernels: Whether to list the kernels of ways that miss their target.
         seconds: How long the turns may take.
     """
-    import torch
-
     device = "cpu" if tiny else "cuda"
     found = Measured(this_machine(device), str(date.today()))
     wanted: Callable[[Measured], list[str]] = (lambda found: missed(row, found)) if kernels else lambda _: []
@@ -98,6 +97,8 @@ def main() -> None:
     unknown = [name for name in options.names.split(",") if name not in ROWS]
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; the rows are {', '.join(ROWS)}")
+    if not (options.tiny or options.table or torch.cuda.is_available()):
+        parser.error("this needs an NVIDIA GPU and a torch that was built for CUDA; --tiny tries the script")
     rows, began, results = [ROWS[name] for name in options.names.split(",")], time.monotonic(), Results(options.out)
     for row in () if options.table else rows:
         left = options.seconds - (time.monotonic() - began) - SPARE

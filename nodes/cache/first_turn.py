@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...graph.contract.diagnostics import Diagnostic
 from ...graph.contract.errors import NodeError
+from ...graph.contract.workflow_folders import bundled_name
 from ..support.input_files import shown
 from .gate import Signal
 from .gate_place import Place
@@ -146,7 +148,7 @@ def report_facts(turn: Turn) -> None:
         dtype=weights.dtype_name(component),
         size=[turn.size.width, turn.size.height, turn.size.frames],
         model={
-            "source": weights.repository.source,
+            "source": bundled_name(Path(weights.repository.source)) or weights.repository.source,
             "commit": weights.repository.commit,
             "family": model.family.name,
         },

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import kernels, machine, speed, speed_table, steps
+from benchmarks import kernel_times, machine, speed, speed_table, steps
 from benchmarks.speed_results import Kernel, Measured, Results, Way
 from benchmarks.speed_rows import ROWS
 
@@ -86,7 +86,7 @@ def test_a_missed_target_wants_its_kernels(tmp_path: Path) -> None:
     text = "\n".join(speed_table.table([ROWS["flux"]], results.rows))
     assert "Kernels 120.0 ms of 126.0 ms: products 90.0, attention 20.0, rows 10.0 ms." in text
     assert "| `nvjet_tst_256x128_64x4_2x1_v_bz_coopA_TNT` | products | 200 | 90.00 | 75.0 % |" in text
-    assert kernels.group("sm90_xmma_fprop_implicit_gemm_bf16") == "convolutions"
+    assert kernel_times.group("sm90_xmma_fprop_implicit_gemm_bf16") == "convolutions"
 
 
 def test_a_row_that_failed_is_tried_again(tmp_path: Path) -> None:

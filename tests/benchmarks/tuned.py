@@ -1,11 +1,11 @@
-"""Tuned plans on prompts that nothing was measured on: `python tests/benchmarks/tuned.py RESULTS [--seconds N]`.
+"""Tuned plans on prompts that nothing was measured on: `python tests/benchmarks/tuned.py RESULTS [--jobs N]`.
 
-The plans are those of the table of `quickstart_tuned`. Sixteen prompts that no training clip had, with a seed each, are
-neither measured nor chosen with in the table. In a round, the run without a gate and all plans make the same clip in a
-random order. Times are of the denoise loop, in seconds of the processor on one thread, in which other processes hardly
-count; the share is taken within a round. PSNR is that of the decoded frames against those without a gate.
+The plans are all those of the table of `quickstart_tuned`. Sixteen prompts that no training clip had are neither
+measured nor chosen with in the table; each has a seed. In a round, two runs without a gate and one of each plan make
+the same clip in a random order. Times are of the denoise loop, in seconds of the processor on one thread; the share is
+that of the mean of the two, within a round. PSNR is that of the decoded frames against those without a gate.
 
-RESULTS is a JSON file. It gets each round when it is done, and the same command goes on after the last one.
+RESULTS is a JSON file. It gets each round when it is done, and the same command makes those that it lacks.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
@@ -33,13 +37,12 @@ from sgd.nodes import cfg, latents, metrics, schedule, text, vae
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.tuning.planned_gate import with_plan
 from sgd.nodes.cache.tuning.step_plan import StepPlan
-from sgd.nodes.cache.tuning.tuned_table import KIND, read
+from sgd.nodes.cache.tuning.tuned_table import KIND, TunedSchedule, TunedTable, read
 from sgd.nodes.values import Frames
 
 SIZE, SCALE, LENGTH = {"width": 96, "height": 96, "frames": 17}, 4.0, 32
-TABLE = read(bundled_workflows() / "tables" / "quickstart_tuned.json")
-PLANS = {50: (12, 13, 14, 18, 21, 24), 20: (8, 9, 12, 13, 15)}
-"""Numbers of computed steps of the plans that are measured."""
+CHOICES = (38, 46, 50, 55)
+"""The values of the input `psnr` of `quickstart_tuned`."""
 GOALS = {50: ((55, 0.42), (50, 0.32), (46, 0.25)), 20: ((44, 0.42),)}
 """A median PSNR in dB, and the share of the loop's time that it may take."""
 
@@ -50,23 +53,27 @@ class Round:
 
     prompt: str
     steps: int
-    computed: int
+    mask: str
     seconds: float
     share: float
     psnr: float
 
+    @property
+    def computed(self) -> int:
+        return self.mask.count("1")
 
-def prompts() -> list[str]:
+
+def prompts(table: TunedTable) -> list[str]:
     found = [caption(*combo) for combo in choose(16, HELD_OUT)]
-    seen = {digest for each in TABLE.schedules for digest in (*each.measured, *each.chosen)}
+    seen = {digest for each in table.schedules for digest in (*each.measured, *each.chosen)}
     assert not seen & {hashlib.sha256(each.encode()).hexdigest()[:16] for each in found}
     return found
 
 
-def plans(steps: int) -> dict[int, StepPlan]:
-    made = TABLE.schedule(steps)
-    assert made is not None, "the table covers the steps"
-    return {p.mask.count("1"): p.as_step_plan() for p in made.plans if p.mask.count("1") in PLANS[steps]}
+def of(table: TunedTable, steps: int) -> TunedSchedule:
+    found = table.schedule(steps)
+    assert found is not None, "the table covers the steps"
+    return found
 
 
 class Clips:
@@ -87,62 +94,89 @@ class Clips:
         seconds = time.process_time() - began
         return seconds, vae.decode(self.model, last)
 
-    def round(self, prompt: str, number: int, steps: int) -> Iterator[Round]:
-        order: list[tuple[int, StepPlan | None]] = [(steps, None), *plans(steps).items()]
-        random.Random(number).shuffle(order)
-        made = {computed: self.make(prompt, number, steps, plan) for computed, plan in order}
-        seconds, reference = made.pop(steps)
-        for computed, (own, frames) in sorted(made.items()):
+
+@cache
+def clips() -> Clips:
+    """The model of this process, after the work of a first call."""
+    torch.set_num_threads(1)
+    made = Clips()
+    with torch.inference_mode():
+        made.make("a large red circle", 0, 4, None)
+    return made
+
+
+def rounds_of(prompt: str, number: int, steps: int, plans: Sequence[StepPlan]) -> list[Round]:
+    """A round with a prompt; its number is the seed."""
+    order = [None, None, *plans]
+    random.Random(number).shuffle(order)
+    with torch.inference_mode():
+        made = [(plan, *clips().make(prompt, number, steps, plan)) for plan in order]
+    reference = next(frames for plan, _, frames in made if plan is None)
+    whole = mean(seconds for plan, seconds, _ in made if plan is None)
+    found = []
+    for plan, seconds, frames in made:
+        if plan is not None:
             psnr = metrics.compare(DirectRun(), frames, reference).psnr
-            yield Round(prompt, steps, computed, seconds, own / seconds, 100.0 if psnr is None else psnr)
+            found.append(Round(prompt, steps, plan.mask, whole, seconds / whole, 100.0 if psnr is None else psnr))
+    return found
 
 
-def lines(rounds: list[Round], steps: int) -> Iterator[str]:
-    """The table, in Markdown, and how near each goal came."""
-    of = {n: [r for r in rounds if r.steps == steps and r.computed == n] for n in PLANS[steps]}
-    rows = {n: found for n, found in of.items() if found}
-    if not rows:
-        return
-    clips = max(map(len, rows.values()))
-    yield f"| {steps} steps, {clips} clips | share of steps | share of time | median dB | worst dB |"
-    yield "| --- | --- | --- | --- | --- |"
-    middle = {n: (median(r.share for r in found), median(r.psnr for r in found)) for n, found in rows.items()}
-    for n, found in rows.items():
-        share, psnr = middle[n]
-        yield f"| {n} computed | {n / steps:.2f} | {share:.3f} | {psnr:.1f} | {min(r.psnr for r in found):.1f} |"
+def lines(rounds: Sequence[Round], schedule: TunedSchedule) -> Iterator[str]:
+    """The table, in Markdown, how near each goal came, and whether the choices of `psnr` are kept."""
+    steps = len(schedule.timesteps)
+    rows = [(plan, [r for r in rounds if r.mask == plan.mask]) for plan in schedule.plans]
+    rows = [(plan, found) for plan, found in rows if found]
+    middle = [(median(r.share for r in found), median(r.psnr for r in found), plan) for plan, found in rows]
+    chosen = {psnr: schedule.cheapest(psnr) for psnr in CHOICES}
+    yield f"{steps} steps, {max((len(found) for _, found in rows), default=0)} clips"
+    columns = ("steps", "computed", "`psnr`", "share of steps", "share of time", "median, dB", "worst, dB", "kept, dB")
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{' --- |' * len(columns)}"
+    for (share, psnr, plan), (_, found) in zip(middle, rows, strict=True):
+        taken = ", ".join(str(wanted) for wanted, each in chosen.items() if each is plan)
+        computed, worst = plan.mask.count("1"), min(r.psnr for r in found)
+        numbers = f"{computed / steps:.2f} | {share:.3f} | {psnr:.1f} | {worst:.1f} | {plan.psnr.kept:.1f}"
+        yield f"| {steps} | {computed} | {taken} | {numbers} |"
     yield ""
     for wanted, most in GOALS[steps]:
-        shares = [(share, n) for n, (share, psnr) in middle.items() if psnr >= wanted]
-        if not shares:
-            yield f"- {wanted} dB at {most:g}: no plan has this median"
-            continue
-        share, n = min(shares)
-        yield f"- {wanted} dB at {most:g}: {'reached' if share <= most else 'not reached'}, {share:.3f} ({n} computed)"
+        able = [(share, plan.mask.count("1"), psnr) for share, psnr, plan in middle if psnr >= wanted]
+        share, count, psnr = min(able, default=(1.0, steps, 100.0))
+        answer = "reached" if share <= most else "not reached"
+        yield f"- {wanted} dB at {most:g}: {answer}, {share:.3f} with {psnr:.1f} dB ({count} computed)"
+    for wanted, each in chosen.items():
+        kept = [r.psnr for r in rounds if each is not None and r.mask == each.mask]
+        if kept:
+            below = sum(psnr < wanted for psnr in kept)
+            yield f"- psnr {wanted}: {below} of {len(kept)} clips below it, the worst has {min(kept):.1f} dB"
     yield ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
-    parser.add_argument("--seconds", type=float, help="begin no further round after this time")
-    parser.add_argument("--steps", type=int, nargs="+", default=list(PLANS), choices=list(PLANS))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--table", type=Path, default=bundled_workflows() / "tables" / "quickstart_tuned.json")
+    parser.add_argument("--steps", type=int, nargs="+", default=list(GOALS), choices=list(GOALS))
+    parser.add_argument("--prompts", type=int, default=16, metavar="N", help="the first N of the sixteen")
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    table = read(given.table)
     rounds = [Round(**each) for each in json.loads(given.results.read_text())] if given.results.exists() else []
-    began, clips = time.monotonic(), Clips()
-    with torch.inference_mode():
-        clips.make("a large red circle", 0, 4, None)  # the work of a first call is done here
-        for number, prompt in enumerate(prompts()):
-            for steps in given.steps:
-                if {(prompt, steps, n) for n in PLANS[steps]} <= {(r.prompt, r.steps, r.computed) for r in rounds}:
-                    continue
-                if given.seconds is not None and time.monotonic() - began > given.seconds:
-                    continue
-                rounds += clips.round(prompt, number, steps)
-                given.results.write_text(json.dumps([asdict(each) for each in rounds], indent=1))
-                print(f"round {number + 1}, {steps} steps: {rounds[-1].seconds:.2f} s", file=sys.stderr, flush=True)
+    done = {(r.prompt, r.mask) for r in rounds}
+    with ProcessPoolExecutor(given.jobs, get_context("spawn")) as pool:
+        futures = []
+        for steps in given.steps:
+            plans = [plan.as_step_plan() for plan in of(table, steps).plans]
+            for number, prompt in enumerate(prompts(table)[: given.prompts]):
+                if any((prompt, plan.mask) not in done for plan in plans):
+                    rounds = [r for r in rounds if (r.prompt, r.steps) != (prompt, steps)]
+                    futures.append(pool.submit(rounds_of, prompt, number, steps, plans))
+        for each in as_completed(futures):
+            rounds += each.result()
+            given.results.write_text(json.dumps([asdict(r) for r in rounds], indent=1))
+            print(f"{rounds[-1].steps} steps: {rounds[-1].seconds:.2f} s", file=sys.stderr, flush=True)
     for steps in given.steps:
-        print("\n".join(lines(rounds, steps)))
+        print("\n".join(lines(rounds, of(table, steps))))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from helpers.denoise_loop import STEPS, Case, Loop, new_states, through_a_file
 from helpers.gate_pipelines import FAMILIES
 from helpers.ours import Pair
 from sgd.graph.contract.node import Here, Unkept
+from sgd.nodes.cache.gate import Gate
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.dbcache import dbcache
 from sgd.nodes.cache.methods.easycache import easycache
@@ -20,6 +22,9 @@ from sgd.nodes.cache.methods.magcache import magcache
 from sgd.nodes.cache.methods.scm import scm
 from sgd.nodes.cache.methods.taylorseer import taylorseer
 from sgd.nodes.cache.methods.teacache import teacache
+from sgd.nodes.cache.tuning.planned_gate import with_plan
+from sgd.nodes.cache.tuning.step_plan import StepPlan
+from sgd.nodes.cache.tuning.tuned_table import KIND
 from sgd.nodes.values import Latents
 
 HERE = Here("gate")
@@ -30,6 +35,13 @@ def threshold(family: str, method: str) -> float:
 
 
 DBCACHE = Case(lambda f: dbcache(HERE, threshold=threshold(f, "dbcache"), warmup_steps=2))
+PLAN = StepPlan(
+    "11010010",
+    {2: (1.5, -0.5), 4: (1.25, -0.25), 5: (1.5, -0.5), 7: (1.2, -0.2)},
+    {3: (0.5, -0.7, 0.2), 6: (0.9, -1.4, 0.5)},
+)
+"""A plan of a tuned gate, with a correction at the steps that end a gap."""
+TUNED = Case(lambda _: with_plan(Gate(KIND, signal="model", name="gate"), PLAN), scheduler="euler")
 CASES = {
     **{name: Case(scheduler=name) for name in ("auto", "unipc", "euler", "dpm++", "deis")},
     "cfg": Case(split={"rescale": 0.5}),
@@ -53,9 +65,11 @@ CASES = {
     "teacache-time": Case(lambda _: teacache(HERE, coefficients=[1.0, 0.0], threshold=2.0, signal="time")),
     "easycache": Case(lambda f: easycache(HERE, threshold=threshold(f, "easycache"), warmup_steps=2)),
     "easycache-order": Case(lambda _: easycache(HERE, threshold=1.0, warmup_steps=3, order=1), split={"batched": True}),
+    "tuned": TUNED,
+    "tuned-batched": replace(TUNED, split={"batched": True}, clips=2),
     "experts": Case(DBCACHE.gate, experts=True),
 }
-DEFAULT = ("unipc", "apg", "taylorseer-batched", "easycache", "experts")
+DEFAULT = ("unipc", "apg", "taylorseer-batched", "easycache", "tuned-batched", "experts")
 
 
 def check(pair: Pair, case: Case, tmp_path: Path) -> None:

@@ -58,20 +58,23 @@ def test_a_prompt_that_was_not_measured_keeps_its_psnr(tmp_path: Path) -> None:
 
     text = (FOLDER / "quickstart_tuned.yaml").read_text().replace("./", "sgd:")
     gate = "cache.tuned, with: {table: sgd:tables/quickstart_tuned.json, psnr: $psnr}"
-    made = []
-    with sgd.session():
-        for number, uses in enumerate((gate, "cache.none")):
-            file = tmp_path / f"w{number}.yaml"
-            file.write_text(text.replace(gate, uses))
-            seen, plan = Seen(), sgd.compile(file, inputs={"prompt": PROMPT, "steps": 20, "psnr": 46})
-            done = sgd.run(plan, out=tmp_path / f"o{number}", observers=[seen])
-            assert done.status == "done", done.error
-            made.append((seen.frames.double().numpy(), done.record))
-    (frames, record), (reference, _) = made
-    totals = {total["steps"] for total in record["gate_totals"]}
+    (tmp_path / "tuned.yaml").write_text(text)
+    (tmp_path / "none.yaml").write_text(text.replace(gate, "cache.none"))
     schedule = TABLE.schedule(20)
     assert schedule is not None
-    kept = schedule.cheapest(46)
-    assert kept is not None
-    assert totals == {kept.mask}
-    assert peak_signal_noise_ratio(reference, frames, data_range=1.0) >= 46
+
+    def made(name: str, psnr: int) -> tuple[Any, Any]:
+        seen = Seen()
+        plan = sgd.compile(tmp_path / f"{name}.yaml", inputs={"prompt": PROMPT, "steps": 20, "seed": 7, "psnr": psnr})
+        done = sgd.run(plan, out=tmp_path / f"{name}-{psnr}", observers=[seen])
+        assert done.status == "done", done.error
+        return seen.frames.double().numpy(), done.record
+
+    with sgd.session():
+        reference, _ = made("none", 38)
+        for psnr in INPUTS["psnr"]["enum"]:
+            frames, record = made("tuned", psnr)
+            kept = schedule.cheapest(psnr)
+            assert kept is not None
+            assert {total["steps"] for total in record["gate_totals"]} == {kept.mask}
+            assert peak_signal_noise_ratio(reference, frames, data_range=1.0) >= psnr

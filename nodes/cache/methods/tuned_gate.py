@@ -18,7 +18,8 @@ def tuned(*, table: Path, psnr: Annotated[float, Field(gt=0, le=100)]) -> Gate:
 
     The velocity of a reused step is a weighted sum of the velocities of the two latest computed steps. The next
     computed step takes back the error of that sum. The steps and weights were fitted for one model and schedule.
-    Of the table's plans, the gate follows the one with the fewest computed steps whose worst measured clip kept `psnr`.
+    Of the table's plans, the gate follows the one with the fewest computed steps that keeps `psnr`: the worst clip that
+    was tried kept it, and with 95 % confidence 99 of 100 others do (a one-sided normal tolerance bound).
     All decisions are known before the run, so nothing waits for the device.
 
     The gate needs Euler's step and guidance that is linear in the predictions (`cfg` without `rescale`), at all steps
@@ -27,7 +28,7 @@ def tuned(*, table: Path, psnr: Annotated[float, Field(gt=0, le=100)]) -> Gate:
     Args:
         table: The table that `sgd tune` wrote.
         psnr: PSNR in dB that the decoded clip keeps against the run that computes every step, above 0 and at most 100.
-            It was measured on the prompts that `sgd tune` chose with, and is no promise for others.
+            It was measured on the prompts and seeds that `sgd tune` chose with; others should be of their kind.
 
     Returns:
         The description of the gate.

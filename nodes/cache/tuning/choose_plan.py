@@ -1,4 +1,4 @@
-"""Choose the plan with the fewest computed steps whose worst clip keeps a PSNR. Torch-free."""
+"""Choose the plan with the fewest computed steps that keeps a PSNR. Torch-free."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from .step_plan import StepPlan
 
 
-def choose_plan(plans: Mapping[int, StepPlan], psnr: float, worst: Callable[[StepPlan], float]) -> StepPlan | None:
+def choose_plan(plans: Mapping[int, StepPlan], psnr: float, kept: Callable[[StepPlan], float]) -> StepPlan | None:
     """Find the cheapest plan by halving: more computed steps keep more, apart from noise.
 
     Args:
         plans: A plan for each number of computed steps.
-        psnr: The PSNR in dB that the worst clip keeps.
-        worst: Runs the clips with a plan and gives the PSNR of the worst one. It is called for few plans.
+        psnr: The PSNR in dB.
+        kept: Runs clips with a plan, and gives the PSNR that it keeps. It is called for few plans.
 
     Returns:
         The plan; None if no plan that was tried keeps the PSNR, but the one that computes every step.
@@ -23,7 +23,7 @@ def choose_plan(plans: Mapping[int, StepPlan], psnr: float, worst: Callable[[Ste
     while low < high:
         middle = (low + high) // 2
         plan = plans[counts[middle]]
-        if worst(plan) >= psnr:
+        if kept(plan) >= psnr:
             best, high = plan, middle
         else:
             low = middle + 1

@@ -15,6 +15,7 @@ from . import tuned_table
 from .finished_runs import FinishedRuns
 from .step_plan import StepPlan
 from .tuned_table import KEY, TunedPlan, TunedSchedule, TunedTable
+from .tuning_prompts import TuningPrompts
 from .tuning_runs import summary
 
 LIBRARIES = ("sgd", "torch", "diffusers")
@@ -27,8 +28,7 @@ def versions() -> dict[str, str]:
 
 def made_table(
     facts: Mapping[str, Any],
-    measured: Sequence[str],
-    chosen: Sequence[str],
+    prompts: TuningPrompts,
     plans: Iterable[StepPlan],
     finished: FinishedRuns,
 ) -> TunedTable:
@@ -36,9 +36,8 @@ def made_table(
 
     Args:
         facts: The facts about the transformer, of the event `measured`.
-        measured: The prompts whose velocities were measured.
-        chosen: The prompts that plans were tried with.
-        plans: The plans; those that were not tried with each of these prompts are left out.
+        prompts: The prompts that were measured, and those that plans were tried with.
+        plans: The plans; those that were not tried with each prompt are left out.
         finished: The finished runs.
     """
     use = facts["use"]
@@ -47,13 +46,14 @@ def made_table(
         timesteps=list(use["timesteps"]),
         size=list(facts["size"]),
         scale=facts["scale"],
-        measured=digests(measured),
-        chosen=digests(chosen),
+        measured=digests(prompts.measured),
+        chosen=digests(prompts.chosen),
+        seeds="one for each clip" if prompts.seeds else "one for all clips",
         made={**versions(), "date": datetime.now(UTC).isoformat(timespec="seconds")},
         plans=[
             tuned_plan(plan, finished.psnr[plan.mask])
             for plan in plans
-            if len(finished.psnr.get(plan.mask, {})) == len(chosen)
+            if len(finished.psnr.get(plan.mask, {})) == len(prompts.chosen)
         ],
     )
     names = ("class_name", "config", "weights", "adapters")
@@ -85,17 +85,20 @@ def with_others(table: TunedTable, path: Path) -> tuple[TunedTable, str | None]:
         return table, f"{path} is replaced: it was of another model"
     own, lost = table.schedules[0], None
     same = old.schedule(len(own.timesteps))
-    if same is not None and (same.measured, same.chosen, same.timesteps) == (own.measured, own.chosen, own.timesteps):
+    if same is not None and _clips(same) == _clips(own):
         masks = {plan.mask for plan in own.plans}
         plans = [*own.plans, *(plan for plan in same.plans if plan.mask not in masks)]
         own = own.model_copy(update={"plans": sorted(plans, key=lambda plan: plan.mask.count("1"))})
     elif same is not None:
-        lost = (
-            f"the plans of {path} for {len(own.timesteps)} steps are replaced: they were of other prompts or timesteps"
-        )
+        lost = f"the plans of {path} for {len(own.timesteps)} steps are replaced: they were of other clips or timesteps"
     others = [schedule for schedule in old.schedules if len(schedule.timesteps) != len(own.timesteps)]
     schedules = sorted([own, *others], key=lambda found: len(found.timesteps))
     return table.model_copy(update={"schedules": schedules}), lost
+
+
+def _clips(schedule: TunedSchedule) -> tuple[object, ...]:
+    """The facts that tell whether plans were tried on the same clips."""
+    return schedule.measured, schedule.chosen, schedule.seeds, schedule.timesteps
 
 
 def digest(text: str) -> str:

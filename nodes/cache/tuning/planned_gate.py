@@ -42,7 +42,7 @@ def planned(gate: Gate, use: Use) -> Gate:
     wanted = float(gate.options["psnr"])
     plan = schedule.cheapest(wanted)
     if plan is None:
-        message = f"no plan of {name} keeps {wanted:g} dB in its worst clip; the best keeps {schedule.best:.4g}"
+        message = f"no plan of {name} keeps {wanted:g} dB; the best keeps {schedule.best:.4g}"
         help = f"ask for at most {schedule.best:.4g} dB, or tune again: `sgd tune FILE --psnr {wanted:g}`"
         raise NodeError(Diagnostic("bad-value", message, "psnr", help=help))
     return with_plan(gate, plan.as_step_plan())

@@ -15,7 +15,6 @@ from ....graph.contract.errors import NodeError
 from ....graph.contract.file_edits import ReplaceNode
 from ....graph.contract.library_command import WorkflowFile
 from ...library.standard_library import TRUST_REMOTE_CODE
-from ..calibration.calibrate import own_texts, read_prompts, takes_several
 from ..calibration.table import put_aside
 from .choose_plan import choose_plan, most_tried
 from .find_plans import find_plans
@@ -25,12 +24,11 @@ from .linear_predictor import Measurement
 from .made_table import digest, digests, made_table, versions, with_others
 from .remaining_time import RemainingTime
 from .step_plan import StepPlan
+from .tolerance_bound import CONFIDENCE, SHARE
 from .trajectory import Trajectory
-from .tuned_table import TunedSchedule
+from .tuned_table import Fidelity, TunedSchedule
+from .tuning_prompts import SEED, tuning_prompts
 from .tuning_runs import PROBED, OutOfTime, TuningRuns, measurement, probes, summary
-
-FEW = 4
-"""The fewest prompts to measure, and the fewest others to choose with."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -40,7 +38,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--psnr",
         required=True,
         metavar="DB[,DB…]",
-        help="the PSNR in dB that the worst clip keeps; the table holds plans for further ones too",
+        help="the PSNR in dB that clips keep; the table holds plans for further ones too",
     )
     parser.add_argument("--prompts", metavar="FILE", help="a text file with one prompt on each line, eight or more")
     parser.add_argument("--input", default="prompt", metavar="NAME", help="the input for the prompts (default: prompt)")
@@ -74,10 +72,11 @@ class Tuning:
         self.gate = gate
         self.table = Path(arguments.table) if arguments.table else self.file.with_name(f"{self.file.stem}-tuned.json")
         workflow.edit([self.edit()], write=False)
-        self.measured, self.others, values = self.prompts(arguments)
+        prompts = self.prompts = tuning_prompts(arguments, workflow)
+        self.measured, self.others = prompts.measured, prompts.chosen
         options = {TRUST_REMOTE_CODE.key: TRUST_REMOTE_CODE.value_in(arguments)}
         ends = None if arguments.budget is None else time.monotonic() + arguments.budget
-        self.runs = TuningRuns(workflow, values, options, ends)
+        self.runs = TuningRuns(workflow, prompts.values, options, ends)
         self.file_of_runs = FinishedFile(self.table.with_name(f".{self.table.name}.progress"))
         self.finished = FinishedRuns({}, ())
         self.told: set[str] = set()
@@ -88,24 +87,6 @@ class Tuning:
         path = f"./{self.table.name}" if beside else str(self.table.resolve())
         psnr = int(self.psnr) if self.psnr == int(self.psnr) else self.psnr
         return ReplaceNode(self.gate, "cache.tuned", {"table": path, "psnr": psnr})
-
-    def prompts(self, arguments: Namespace) -> tuple[list[str], list[str], dict[str, dict[str, Any]]]:
-        """The prompts to measure, the prompts to choose with, and the values of inputs for each."""
-        name = arguments.input
-        if arguments.prompts is not None and name in self.workflow.given:
-            raise NodeError(f"{name} is given twice: by --prompts and by {name}=…")
-        several = takes_several(self.workflow, name)
-        if arguments.prompts is not None:
-            texts = read_prompts(arguments.prompts)
-        else:
-            part = self.workflow.part({"denoiser.predict"}, {})
-            texts = list(own_texts(part.inputs.get(name))) if part is not None else []
-        texts = list(dict.fromkeys(texts))
-        if len(texts) < 2 * FEW:
-            message = f"{len(texts)} different prompt{'s' * (len(texts) != 1)}, and a plan needs {2 * FEW}: {FEW} to "
-            help = "give a file with one prompt on each line: --prompts prompts.txt"
-            raise NodeError(f"{message}measure with, and {FEW} others to choose with", help=help)
-        return texts[::2], texts[1::2], {text: {name: [text] if several else text} for text in texts}
 
     def run(self) -> int:
         try:
@@ -134,11 +115,12 @@ class Tuning:
 
     def unreached(self, psnr: float, error: bool) -> None:
         """Say that no plan keeps a PSNR."""
-        best = max((min(each.values()) for each in self.finished.psnr.values()), default=0.0)
+        tried = [summary(each) for each in self.finished.psnr.values() if len(each) == len(self.others)]
+        best = max(tried, key=lambda each: each.kept, default=None)
+        found = f"; the best that was tried keeps {best.kept:.4g} dB: {told(best)}" if best is not None else ""
         self.workflow.say(
-            f"{'error' if error else 'warning'}: no plan that reuses a step keeps {psnr:g} dB in the worst of "
-            f"{len(self.others)} clips; the best that was tried keeps {best:.4g} dB\n"
-            "  = help: ask for less, or take more steps"
+            f"{'error' if error else 'warning'}: no plan that reuses a step keeps {psnr:g} dB{found}\n"
+            "  = help: ask for less, or take more steps; if the bound decides, more prompts raise it"
         )
 
     def key(self, first: Trajectory) -> dict[str, Any]:
@@ -147,6 +129,7 @@ class Tuning:
             "facts": dict(first.facts[0]),
             "measured": digests(self.measured),
             "chosen": digests(self.others),
+            "seeds": self.prompts.seeds,
             "versions": versions(),
         }
         found: dict[str, Any] = json.loads(json.dumps(made, default=str))
@@ -179,6 +162,8 @@ class Tuning:
     def tell(self, steps: int, missing: list[str], left: list[tuple[str, int]]) -> None:
         """Say how many runs there will be. How long they take is said after the next one."""
         clips, plans = len(self.others), min(most_tried(steps) * (1 + len(self.further)), steps - 1)
+        if not self.prompts.seeds:
+            self.workflow.say(f"warning: all clips have one seed, since the workflow has no free input `{SEED}`")
         self.workflow.say(
             f"tuning {steps} steps: {len(missing)} runs to measure velocities, {len(left)} to see how errors grow, "
             f"{clips} that compute every step, then up to {plans} plans with {clips} clips each"
@@ -189,22 +174,28 @@ class Tuning:
         self.runs.ran = RemainingTime(self.workflow.say, measuring, clips * (1 + plans)).ran
 
     def choose(self, plans: Mapping[int, StepPlan], psnr: float) -> StepPlan | None:
-        """Find the plan with the fewest computed steps whose worst clip keeps the PSNR."""
+        """Find the plan with the fewest computed steps that keeps the PSNR.
 
-        def worst(plan: StepPlan) -> float:
+        A plan that fails in one clip is not tried with the rest.
+        """
+
+        def kept(plan: StepPlan) -> float:
             found = self.finished.psnr.setdefault(plan.mask, {})
-            for prompt in self.others:
+            share = f"{plan.computed} of {len(plan.mask)} steps computed"
+            for number, prompt in enumerate(self.others, 1):
                 if digest(prompt) not in found:
                     found[digest(prompt)] = self.runs.fidelity(prompt, plan)
                     self.keep()
+                if (worst := found[digest(prompt)]) < psnr:
+                    self.workflow.say(f"{share}: {worst:.1f} dB in clip {number} of {len(self.others)}, too little")
+                    return worst
             fidelity = summary(found)
             if plan.mask not in self.told:
                 self.told.add(plan.mask)
-                share = f"{plan.computed} of {len(plan.mask)} steps computed"
-                self.workflow.say(f"{share}: {fidelity.worst:.1f} dB in the worst clip, median {fidelity.median:.1f}")
-            return fidelity.worst
+                self.workflow.say(f"{share}: {told(fidelity)}")
+            return fidelity.kept
 
-        return choose_plan(plans, psnr, worst)
+        return choose_plan(plans, psnr, kept)
 
     def keep(self) -> None:
         """Keep the finished runs for the case that the command ends here."""
@@ -212,7 +203,7 @@ class Tuning:
 
     def save(self, first: Trajectory, plans: Mapping[int, StepPlan]) -> TunedSchedule:
         """Write the table, and the gate into the file. Returns the part of the table for this number of steps."""
-        own = made_table(first.facts[0], self.measured, self.others, plans.values(), self.finished)
+        own = made_table(first.facts[0], self.prompts, plans.values(), self.finished)
         table, lost = with_others(own, self.table)
         if lost is not None:
             self.workflow.say(f"warning: {lost}")
@@ -229,13 +220,19 @@ class Tuning:
     def report(self, schedule: TunedSchedule, steps: int) -> None:
         plan = schedule.cheapest(self.psnr)
         assert plan is not None, "a plan was found"
-        fidelity = plan.psnr
+        held = "the worst clip" if plan.psnr.worst <= plan.psnr.bound else "the bound"
         print(
             f"{plan.mask.count('1')} of {steps} steps are computed: {plan.mask}\n"
-            f"PSNR of {fidelity.clips} clips that were not measured: {fidelity.worst:.1f} dB in the worst, "
-            f"median {fidelity.median:.1f}\ntable: {self.table}\ngate: `{self.gate}` of {self.file}",
+            f"PSNR of {plan.psnr.clips} clips that were not measured: {told(plan.psnr)}\n"
+            f"bound: with {CONFIDENCE:.0%} confidence {SHARE:.0%} of all clips keep it; {held} decided\n"
+            f"table: {self.table}\ngate: `{self.gate}` of {self.file}",
             file=sys.stdout,
         )
+
+
+def told(fidelity: Fidelity) -> str:
+    """The fidelity of a plan, for people."""
+    return f"{fidelity.worst:.1f} dB in the worst clip, bound {fidelity.bound:.1f}, median {fidelity.median:.1f}"
 
 
 def wanted(text: str) -> list[float]:

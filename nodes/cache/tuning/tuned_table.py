@@ -21,11 +21,22 @@ Weights = list[FiniteFloat]
 
 
 class Fidelity(Part):
-    """PSNR in dB of decoded clips against the run that computes every step; 100 stands for equal pixels."""
+    """PSNR in dB of decoded clips against the run that computes every step; 100 stands for equal pixels.
+
+    `bound` is the tolerance bound of the clips (`tolerance_bound.py`), from their mean and standard deviation.
+    """
 
     worst: FiniteFloat
     median: FiniteFloat
-    clips: int = Field(ge=1)
+    mean: FiniteFloat
+    deviation: FiniteFloat
+    bound: FiniteFloat
+    clips: int = Field(ge=2)
+
+    @property
+    def kept(self) -> float:
+        """The PSNR in dB that the plan keeps: that of the worst clip, or the bound if it is lower."""
+        return min(self.worst, self.bound)
 
 
 class TunedPlan(Part):
@@ -70,6 +81,7 @@ class TunedSchedule(Part):
     scale: FiniteFloat
     measured: list[str]
     chosen: list[str]
+    seeds: Literal["one for each clip", "one for all clips"]
     made: dict[str, Any]
     plans: list[TunedPlan]
 
@@ -81,12 +93,12 @@ class TunedSchedule(Part):
 
     @property
     def best(self) -> float:
-        """The highest PSNR that a plan keeps in its worst clip."""
-        return max((plan.psnr.worst for plan in self.plans), default=0.0)
+        """The highest PSNR that a plan keeps."""
+        return max((plan.psnr.kept for plan in self.plans), default=0.0)
 
     def cheapest(self, psnr: float) -> TunedPlan | None:
-        """The plan with the fewest computed steps whose worst clip keeps a PSNR in dB; None if none does."""
-        kept = [plan for plan in self.plans if plan.psnr.worst >= psnr]
+        """The plan with the fewest computed steps that keeps a PSNR in dB; None if none does."""
+        kept = [plan for plan in self.plans if plan.psnr.kept >= psnr]
         return min(kept, key=lambda plan: plan.mask.count("1"), default=None)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from ....graph.contract.library_command import WorkflowFile, WorkflowPart
 from .finished_runs import FinishedRuns
 from .linear_predictor import Measurement
 from .step_plan import StepPlan
+from .tolerance_bound import lower_bound
 from .trajectory import DECODE, STEP, Trajectory, psnr
 from .tuned_table import Fidelity
 
@@ -125,13 +126,21 @@ def measurement(finished: FinishedRuns, sigmas: Sequence[float], deltas: Sequenc
     """Put the measurements of all prompts together."""
     gram = np.mean([np.array(found) for found in finished.grams.values()], axis=0)
     at = sorted(int(step) for step in finished.gains)
-    mean = [float(np.sqrt(np.mean(np.square(list(finished.gains[str(step)].values()))))) for step in at]
+    rms = [float(np.sqrt(np.mean(np.square(list(finished.gains[str(step)].values()))))) for step in at]
     # Noise levels fall from step to step, and `interp` wants them ascending. The final latents have the gain 1.
     levels = [0.0, *(sigmas[step] for step in reversed(at))]
-    gains = np.interp([*sigmas, 0.0], levels, [1.0, *reversed(mean)])
+    gains = np.interp([*sigmas, 0.0], levels, [1.0, *reversed(rms)])
     return Measurement(gram, np.array(deltas), gains)
 
 
 def summary(found: Mapping[str, float]) -> Fidelity:
     """The fidelity of a plan, from the PSNR of each prompt."""
-    return Fidelity(worst=min(found.values()), median=median(found.values()), clips=len(found))
+    values = list(found.values())
+    return Fidelity(
+        worst=min(values),
+        median=median(values),
+        mean=mean(values),
+        deviation=stdev(values),
+        bound=lower_bound(values),
+        clips=len(values),
+    )

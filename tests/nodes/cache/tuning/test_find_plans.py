@@ -103,14 +103,14 @@ def test_the_cheapest_plan_that_keeps_the_psnr_is_chosen_with_few_tries():
     plans = {count: StepPlan("1" * count + "0" * (50 - count)) for count in range(4, 51)}
     tried = []
 
-    def worst(plan: StepPlan) -> float:
+    def kept(plan: StepPlan) -> float:
         tried.append(plan.computed)
         return float(plan.computed)
 
     for wanted in (4, 17, 33.5, 49):
         tried.clear()
-        chosen = choose_plan(plans, wanted, worst)
+        chosen = choose_plan(plans, wanted, kept)
         assert chosen is not None
         assert chosen.computed == -(-wanted // 1)
         assert len(tried) <= most_tried(50)
-    assert choose_plan(plans, 60, worst) is None
+    assert choose_plan(plans, 60, kept) is None

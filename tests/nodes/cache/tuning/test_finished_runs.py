@@ -94,11 +94,12 @@ def test_a_table_keeps_schedules_of_the_same_model_and_names_what_it_replaces(tm
     assert counts == [50]
     assert lost is not None
     assert "it was of another model" in lost
-    of_others = fifty.model_copy(update={"chosen": ["x"]})
-    counts, lost = joined(one, both.model_copy(update={"schedules": [twenty, of_others]}))
-    assert counts == [20, 50]
-    assert lost is not None
-    assert "for 50 steps are replaced" in lost
+    for others in ({"chosen": ["x"]}, {"seeds": "one for all clips"}):
+        of_others = fifty.model_copy(update=others)
+        counts, lost = joined(one, both.model_copy(update={"schedules": [twenty, of_others]}))
+        assert counts == [20, 50]
+        assert lost is not None
+        assert "for 50 steps are replaced" in lost
     path.write_text("{}")
     _, lost = with_others(one, path)
     assert lost is not None

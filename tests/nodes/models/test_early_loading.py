@@ -229,9 +229,9 @@ def test_a_process_that_waits_for_another_loads_early_without_an_encoder(wan_fol
     model = load(run, str(wan_folder))
     run.waits = True
     size = model.weights.parameters("transformer")[1]
-    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size - 1)
+    monkeypatch.setattr(device_memory, "free", lambda run: int(size / device_fit.WORKING_ROOM) - 1)
     model.prefetch("transformer", run)
     assert not reads.is_set()
-    monkeypatch.setattr(device_memory, "free", lambda run: 2 * size)
+    monkeypatch.setattr(device_memory, "free", lambda run: int(size / device_fit.WORKING_ROOM) + 1)
     model.prefetch("transformer", run)
     assert reads.is_set()

@@ -38,6 +38,7 @@ from sgd.nodes.values import Latents
 
 TURNS = 3
 REPEATS = 3
+LINK_MIB = (1, 28, 256)
 BEGAN = time.time()
 
 
@@ -86,6 +87,23 @@ def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Call
     return rows
 
 
+def link(device: str) -> dict[str, float]:
+    """GB/s at which a rank sends to one other rank, by the MiB of an exchange of all ranks."""
+    found = {}
+    for size in LINK_MIB:
+        ranks = dist.get_world_size()
+        sent = torch.zeros(ranks * size << 20, dtype=torch.uint8, device=device)
+        received = torch.empty_like(sent)
+        for number in range(2 + REPEATS):
+            if number == 2:
+                wait(device)
+                began = time.perf_counter()
+            dist.all_to_all_single(received, sent)
+        wait(device)
+        found[str(size)] = REPEATS * (size << 20) / (time.perf_counter() - began) / 1e9
+    return found
+
+
 def host_profile(call: Callable[[], Any], device: str, rows: int = 45) -> list[str]:
     """The functions in which the host spends a call."""
     wait(device)
@@ -128,6 +146,9 @@ def main() -> None:
                 dist.destroy_process_group()
             store = dist.PrefixStore(f"groups {number}", client())
             processes = TorchProcesses(store, rank, read_mesh(arrangement), device)
+            if not number:
+                results["link"] = link(device) if device == "cuda" else {}
+                say("link, GB/s:", results["link"])
             alone, together = DirectRun(), DirectRun()
             alone.device = together.device = device
             together.processes = processes

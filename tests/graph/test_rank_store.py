@@ -22,6 +22,7 @@ from sgd.graph.runtime.ranks.opening import Opening, opened
 from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.record import Recorder
 from sgd.graph.runtime.step_wrap import StepWraps
+from sgd.graph.runtime.stored_plan import stored_forecast
 from sgd.graph.runtime.stored_steps import StoredSteps
 from sgd.graph.store.entries import FolderStore
 
@@ -133,6 +134,12 @@ def test_another_arrangement_computes_again_what_the_ranks_compute_together(
 ) -> None:
     store = tmp_path / "store"
     ran(compiled(TEXT), store, tmp_path / "first", Mesh(ulysses=2))
+    known = {
+        mesh: stored_forecast(compiled(TEXT), store, "cpu", {}, mesh) for mesh in (Mesh(ulysses=2), Mesh(2), Mesh())
+    }
+    runs = {mesh: found.those("runs") for mesh, found in known.items() if found is not None}
+    assert runs[Mesh(ulysses=2)] == ["file", "files.one"]
+    assert runs[Mesh(2)] == runs[Mesh()] == ["loop.together", "each.other", "file", "files.one"]
     again = ran(compiled(TEXT), store, tmp_path / "second", Mesh(branches=2))
     assert "once" not in again[0]
     assert again[1] == [*["loop.together"] * 3, *["each.other"] * 2]

@@ -19,7 +19,7 @@ def target_of(out: str, overwrite: bool) -> Path:
         NodeError: If it is a folder, or exists and may not be replaced.
     """
     if out == "":
-        raise NodeError("--out is empty", help="name a file, or leave --out away")
+        raise NodeError("--out is empty", help="name a file, or leave out --out")
     return _checked(Path(out), overwrite)
 
 

@@ -130,7 +130,7 @@ class CommandWorkflow:
 
     def output_file(self, out: str | None, default: str, overwrite: bool) -> Path:
         if out == "":
-            raise NodeError("--out is empty", help="name a file, or leave --out away")
+            raise NodeError("--out is empty", help="name a file, or leave out --out")
         target = Path(out or default)
         try:
             if target.is_dir():

@@ -59,7 +59,7 @@ def preview_files(every: int, plan: Plan, checked: Checked, progress: Progress |
         return WRONG
     makes = {type for one in previews for type in one.makes}
     if not any(isinstance(step, CallStep) and around and step.call.type.name in makes for step, around in plan.walk()):
-        help = f"previews are made by {', '.join(sorted(makes))} in a loop" if makes else "leave --preview away"
+        help = f"previews are made by {', '.join(sorted(makes))} in a loop" if makes else "leave out --preview"
         return wrong("--preview: nothing in this workflow makes previews", help)
     from ..runtime.observers.preview_files import PreviewFiles
 

@@ -81,7 +81,7 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path 
     if why is None:
         return folder if arguments.store or os.environ.get(VARIABLE) else _usable(folder)
     if arguments.store is not None:
-        raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
+        raise NodeError(f"{why} need a run in which nothing is reused", help="leave out --store")
     return None
 
 
@@ -110,7 +110,7 @@ def forecast_for(
 
     folder, why = store_folder(named), _measured(plan)
     if why is not None and named not in (None, OFF):
-        raise NodeError(f"{why} need a run in which nothing is reused", help="leave --store away")
+        raise NodeError(f"{why} need a run in which nothing is reused", help="leave out --store")
     if why is not None:
         return None
     try:

@@ -142,4 +142,4 @@ def _unknown(name: str) -> str:
     return f"there are no previews for the VAE of {name}: no map from its latents to colours is known"
 
 
-_KNOWN = f"leave --preview away; previews are known for the VAEs of {', '.join(known.vae for known in KNOWN)}"
+_KNOWN = f"leave out --preview; previews are known for the VAEs of {', '.join(known.vae for known in KNOWN)}"

@@ -173,7 +173,7 @@ def test_a_vae_without_a_map_is_an_error_before_the_run(unknown: Path, capsys: p
     said = capsys.readouterr().err
     assert "error[unavailable]: there are no previews for the VAE of wan" in said
     assert "cfg_denoise.yaml:" in said
-    assert "leave --preview away" in said
+    assert "leave out --preview" in said
     assert not (unknown / "o").exists()
 
 

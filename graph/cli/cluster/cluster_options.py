@@ -38,7 +38,7 @@ def require_possible(arguments: Namespace) -> bool:
             raise NodeError("--ray-address has no meaning without --ray", help="add --ray")
         return False
     if arguments.ray_address == "":
-        raise NodeError("--ray-address is empty", help="name a cluster, or leave it away to start one here")
+        raise NodeError("--ray-address is empty", help="name a cluster, or leave it out to start one here")
     if rank_place() is not None:
         raise NodeError("--ray cannot run under torchrun", help="start it once, by `sgd`")
     refused = _refused(arguments) if arguments.command == "exec" else "--jobs" if arguments.jobs > 1 else None
@@ -47,7 +47,7 @@ def require_possible(arguments: Namespace) -> bool:
     if refused is None and arguments.store not in (None, OFF):
         refused = "--store"
     if refused is not None:
-        raise NodeError(f"--ray cannot be combined with {refused}", help="leave one of them away")
+        raise NodeError(f"--ray cannot be combined with {refused}", help="leave one of them out")
     from ...runtime.cluster.ray_cluster import require_ray
 
     require_ray()

@@ -47,7 +47,7 @@ def command(arguments: Namespace) -> int:
     if "workflow" in kinds:  # the workflow of a run, a picture or a clip is in its recipe
         return _workflows(names, library, arguments, with_values=kinds != ["workflow", "workflow"])
     if arguments.store is not None:
-        return wrong("--store is for workflows", "compare two workflows, or leave --store away")
+        return wrong("--store is for workflows", "compare two workflows, or leave out --store")
     libraries = list(library.libraries.values())
     try:
         content, text = _runs(names, libraries) if kinds == ["run", "run"] else _media(names, kinds, libraries)

@@ -62,7 +62,7 @@ def _decibels(text: str) -> float:
 def command(arguments: Namespace) -> int:
     """`sgd replay`. Exits with 0 if every output is equal, and with 1 if one is not."""
     if arguments.out == "":
-        return wrong("--out is empty", "name a folder, or leave --out away")
+        return wrong("--out is empty", "name a folder, or leave out --out")
     try:
         library = load_library(arguments)
         found = recipe_at(arguments.run, library.libraries.values())

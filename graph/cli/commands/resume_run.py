@@ -86,9 +86,7 @@ def _refuse_for_sweep(arguments: Namespace) -> None:
     for name, value in vars(plain.parse_args([])).items():
         if getattr(arguments, name) != value:
             option = f"--{name.replace('_', '-')}"
-            raise NodeError(
-                f"{option} is for a single run, and {arguments.run} is a sweep", help=f"leave {option} away"
-            )
+            raise NodeError(f"{option} is for a single run, and {arguments.run} is a sweep", help=f"leave out {option}")
 
 
 def _resume(arguments: Namespace, progress: Progress | None, place: RankPlace | None) -> int:

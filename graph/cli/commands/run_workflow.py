@@ -66,7 +66,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 def command(arguments: Namespace) -> int:
     """`sgd exec`."""
     if arguments.out == "":
-        return wrong("--out is empty", "name a folder, or leave --out away")
+        return wrong("--out is empty", "name a folder, or leave out --out")
     try:
         on_cluster = require_possible(arguments)
     except NodeError as error:
@@ -76,7 +76,7 @@ def command(arguments: Namespace) -> int:
     if not arguments.watch:
         return _shown(arguments)
     if (arguments.processes or 1) > 1 or arguments.parallel is not None:
-        return wrong("--watch runs in one process", "leave --watch away, or --processes and --parallel")
+        return wrong("--watch runs in one process", "leave out --watch, or --processes and --parallel")
     from ..watch import watch
 
     return watch(arguments, lambda round: _shown(arguments, round))
@@ -137,7 +137,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             return wrong(str(error), error.help)
         refused = refused_option(arguments) if result.mesh.size > 1 else None
         if refused is not None:
-            return wrong(f"a run in several processes cannot have {refused}", "leave it away, or set one process")
+            return wrong(f"a run in several processes cannot have {refused}", "leave it out, or set one process")
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()

@@ -68,7 +68,7 @@ def command(arguments: Namespace) -> int:
         require_all_cards(arguments.device, mesh.size)
         on = machine(arguments, plan.libraries)
         if arguments.store not in (None, OFF) and not on.is_here:
-            return wrong("the stored results are those of this machine", "leave --store, --memory and --card away")
+            return wrong("the stored results are those of this machine", "leave out --store, --memory and --card")
         given = options(arguments, library, on.device)
         limits = stored_or_none(on.device, plan.libraries) if on.is_here else None
         estimated = estimate(

@@ -69,7 +69,7 @@ def command(arguments: Namespace) -> int:
     from ..sweep.variations import fixed, variations
 
     if arguments.out == "":
-        return wrong("--out is empty", "name a folder, or leave --out away")
+        return wrong("--out is empty", "name a folder, or leave out --out")
     if not arguments.vary:
         return wrong("nothing varies", "add --vary NAME=V,V…, such as --vary seed=0:3; `sgd exec` makes one run")
     if arguments.output is not None and not arguments.reference:

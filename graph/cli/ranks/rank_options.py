@@ -46,7 +46,7 @@ def asked_of(arguments: Namespace) -> Asked | None:
         return Asked(count, mesh)
     if count is not None and count != place.size:
         message = f"--processes {count}, but the launcher started {place.size}"
-        raise NodeError(message, help="leave --processes away under torchrun")
+        raise NodeError(message, help="leave out --processes under torchrun")
     return Asked(place.size, mesh)
 
 

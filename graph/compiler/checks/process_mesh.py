@@ -66,7 +66,7 @@ def process_mesh(
         return [], Mesh()
     if not any(call.type.processes == "split" for call in _calls(graph)):
         message = "no node of this workflow can be computed by several processes"
-        return [Diagnostic(CODE, message, where, help="leave --processes away")], Mesh()
+        return [Diagnostic(CODE, message, where, help="leave out --processes")], Mesh()
     problems = list(_after_effects(graph))
     if mesh is not None:
         return [*problems, *_problems(graph, known, mesh)], mesh
@@ -107,5 +107,5 @@ def _after_effects(graph: Graph) -> Iterator[Diagnostic]:
     for call in calls:
         if call.type.processes == "split" and not effects.isdisjoint(reached(graph, [call.id])[0]):
             message = f"{call.type.name} reads the result of a node that writes files, which only one process runs"
-            help = "read the value that is written, or leave --processes away"
+            help = "read the value that is written, or leave out --processes"
             yield Diagnostic(CODE, message, call.span, help=help)

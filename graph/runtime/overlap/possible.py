@@ -31,17 +31,17 @@ def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap
         NodeError: If nothing can overlap.
     """
     if ranks:
-        raise NodeError("--overlap runs in one process", help="leave --overlap away, or --processes and --parallel")
+        raise NodeError("--overlap runs in one process", help="leave out --overlap, or --processes and --parallel")
     values = "--trace-values" if profiling.trace_values is not None else ""
     refused = values or (f"--profile {profiling.mode}" if profiling.mode in ("torch", "nvtx") else "")
     if refused:
-        raise NodeError(f"{refused} follows one call at a time, and --overlap runs two", help=f"leave {refused} away")
+        raise NodeError(f"{refused} follows one call at a time, and --overlap runs two", help=f"leave out {refused}")
     found, reasons = overlaps_of(plan)
     if not found:
         listed = "".join(f"\n  {reason}" for reason in reasons)
         raise NodeError(
             f"--overlap finds nothing that could run beside the next turn of a loop:{listed}",
-            help="leave --overlap away: it needs a loop over a list that has a loop with `carry`, and nodes after that",
+            help="leave out --overlap: it needs a loop over a list that has a loop with `carry`, and nodes after that",
             code="unsupported",
         )
     return found

@@ -48,7 +48,7 @@ def rank_library(plan: Plan) -> NodeLibrary:
     for library in plan.libraries:
         if library.starts_ranks:
             return library
-    raise NodeError("no node library of this workflow can run in several processes", help="leave --processes away")
+    raise NodeError("no node library of this workflow can run in several processes", help="leave out --processes")
 
 
 def fingerprint(plan: Plan, mesh: Mesh) -> str:

@@ -27,6 +27,11 @@ def create(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
 
 
+def unwritable(target: Path, error: OSError, help: str | None = None) -> NodeError:
+    """The error of a file that cannot be written."""
+    return NodeError(f"{target} cannot be written: {error.strerror or error}", help=help)
+
+
 def new_temporary(target: Path) -> Path:
     """A new empty file beside `target`.
 
@@ -37,7 +42,7 @@ def new_temporary(target: Path) -> Path:
     try:
         create(made)
     except OSError as error:
-        raise NodeError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     return made
 
 

@@ -14,7 +14,7 @@ from ..compiler.ir import Call
 from ..contract.errors import NodeError
 from ..contract.events import Observer, Observers
 from ..contract.node import Run
-from ..contract.output_files import new_temporary
+from ..contract.output_files import new_temporary, unwritable
 from ..contract.processes import ONE_PROCESS
 from ..contract.recipe_run import INPUT_FILES
 from ..contract.text_tables import shortened
@@ -22,7 +22,7 @@ from ..resume.snapshot_folder import FOLDER as SNAPSHOTS
 from .arguments import place_of
 from .failure import Interrupted
 from .output_folder import JOURNAL, LOCK, OutputFolder
-from .written_files import remove, signature, unwritable
+from .written_files import remove, signature
 
 if TYPE_CHECKING:
     from .used_files import UsedFiles

@@ -16,7 +16,7 @@ from ..contract.errors import NodeError, UnreadableFile
 from ..contract.json_reader import parse_json
 from ..contract.machine_limits import MachineLimits
 from ..contract.node_library import NodeLibrary
-from ..contract.output_files import replace_text
+from ..contract.output_files import replace_text, unwritable
 
 MOST_BYTES = 1 << 16
 ADVICE = "run `sgd doctor --measure` to see how near each node came to this machine's limits"
@@ -88,7 +88,7 @@ def measure(device: str, libraries: Iterable[NodeLibrary]) -> tuple[MachineLimit
         replace_text(path, json.dumps(asdict(limits), indent=1) + "\n")
         path.chmod(0o600)
     except OSError as error:
-        raise NodeError(f"{path} cannot be written: {error.strerror or error}") from error
+        raise unwritable(path, error) from error
     return limits, path
 
 

@@ -15,6 +15,7 @@ from ..compiler.plan import Plan
 from ..contract import interrupts
 from ..contract.errors import NodeError
 from ..contract.events import Observers
+from ..contract.output_files import unwritable
 from ..store.entries import Store
 from .clock import IMPORT, OTHER, Clock
 from .context import RECORD, Context
@@ -205,7 +206,7 @@ class Worker:
             record |= times
             file.write(times)
         except OSError as refused:
-            problem = f"{folder / RECORD} cannot be written: {refused.strerror or refused}"
+            problem = str(unwritable(folder / RECORD, refused))
             if status == "done":
                 status, error = "failed", NodeError(problem)
         if status == "done":

@@ -5,8 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from ..contract.errors import NodeError
-
 
 def signature(path: Path) -> object:
     """A value that changes when a file is replaced or written; None if there is no file."""
@@ -21,8 +19,3 @@ def remove(path: Path) -> None:
     """Remove a file if it is there, and if that is allowed."""
     with suppress(OSError):
         path.unlink(missing_ok=True)
-
-
-def unwritable(target: Path, error: OSError) -> NodeError:
-    """The error of a file that cannot be written."""
-    return NodeError(f"{target} cannot be written: {error.strerror or error}")

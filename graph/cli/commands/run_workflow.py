@@ -142,13 +142,19 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             if progress is not None:
                 progress.stop()
             out = Path(arguments.out) if arguments.out is not None else None
-
             try:
                 store_of(store_for_run(arguments, plan, profile))
             except NodeError as error:
                 return wrong(str(error), error.help)
-            known = {"device": arguments.device, "out": out, "overwrite": arguments.overwrite}
-            return run_in_ranks(arguments, plan, result.mesh, named=False, **known)
+            return run_in_ranks(
+                arguments,
+                plan,
+                result.mesh,
+                device=arguments.device,
+                out=out,
+                overwrite=arguments.overwrite,
+                named=False,
+            )
         pictures = preview_files(arguments.preview, plan, result, progress) if arguments.preview else None
         if isinstance(pictures, int):
             return pictures

@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...contract.errors import NodeError
-from ...contract.output_files import replace_text
+from ...contract.output_files import replace_text, unwritable
 from ...contract.terminal_text import printable
 from ...contract.text_tables import seconds
 from .run_list import RunEntry
@@ -79,7 +79,7 @@ def write_gallery(runs: Sequence[RunEntry], folder: Path, target: Path, overwrit
     try:
         replace_text(target, text)
     except OSError as error:
-        raise NodeError(f"{target} cannot be written: {error.strerror or error}", help="choose another --out") from None
+        raise unwritable(target, error, "choose another --out") from None
 
 
 def gallery(cards: Sequence[Card], folder: str) -> str:

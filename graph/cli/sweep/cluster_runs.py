@@ -10,7 +10,7 @@ from pathlib import Path
 from ...compiler.plan import Plan
 from ...contract.errors import NodeError
 from ...contract.events import Observer
-from ...contract.output_files import replace_text
+from ...contract.output_files import replace_text, unwritable
 from ...language.registry import Library, installed
 from ...runtime.cluster.dealing import Dealer
 from ...runtime.cluster.job_result import JobResult, OpenWork
@@ -90,7 +90,7 @@ def _place(folder: Path, files: Mapping[str, bytes]) -> None:
         if RECORD in files:
             replace_text(folder / RECORD, files[RECORD].decode(), owned.noted(folder / RECORD))
     except OSError as error:
-        raise NodeError(f"{folder / RECORD} cannot be written: {error.strerror or error}") from error
+        raise unwritable(folder / RECORD, error) from error
     finally:
         owned.release()
 

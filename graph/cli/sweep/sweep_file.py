@@ -13,9 +13,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from ...compiler.frontend.workflow_path import find_workflow
 from ...contract.constants import LARGEST_RECORD
-from ...contract.errors import NodeError, UnreadableFile
+from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
-from ...contract.output_files import replace_text
+from ...contract.output_files import replace_text, unwritable
 from ...contract.text_tables import shortened
 from .combinations import Combination, combinations
 from .variations import Fixed, Variation
@@ -100,8 +100,7 @@ def write_sweep(sweep: Sweep, folder: Path) -> None:
     try:
         replace_text(folder / SWEEP, json.dumps({MARK: VERSION, **asdict(sweep)}, indent=1) + "\n")
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise NodeError(f"{folder / SWEEP} cannot be written: {reason}", help="choose another --out") from error
+        raise unwritable(folder / SWEEP, error, "choose another --out") from error
 
 
 def is_sweep(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ...compiler.plan import Plan
 from ...contract.errors import NodeError
 from ...contract.events import Observer
+from ...contract.output_files import unwritable
 from ..clock import Clock
 from ..context import RECORD, Context
 from ..output_folder import OutputFolder
@@ -129,7 +130,7 @@ class TurnRun:
         try:
             RecordFile(record, folder.path / RECORD, folder.noted(folder.path / RECORD)).write({})
         except OSError as refused:
-            unwritten = f"{folder.path / RECORD} cannot be written: {refused.strerror or refused}"
+            unwritten = str(unwritable(folder.path / RECORD, refused))
             if status == "done":
                 status, error = "failed", NodeError(unwritten)
         written = [path for path in context.written if path.exists()]

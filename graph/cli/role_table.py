@@ -7,7 +7,7 @@ from typing import Any
 
 from ..contract.processes import Mesh
 from ..contract.text_tables import count
-from ..runtime.ranks.roles import EACH
+from ..runtime.ranks.roles import MOST_TRACED
 from .fitted_tables import fitted, wrapped
 
 DROPPED = ("sent", "branch", "FLOP")
@@ -33,7 +33,7 @@ def role_lines(estimate: Mapping[str, Any], width: int | None = None) -> Iterato
         rows.append([ranks, branch, count(role["flops"]), peak, sent, ", ".join(steps) or "-"])
     yield from fitted(rows, width, flexible="sent in a turn", drop=DROPPED, right=(2, 3, 4))
     mesh = Mesh(**estimate["parallel"])
-    if mesh.size > EACH:
+    if mesh.size > MOST_TRACED:
         note = "The numbers of several ranks are those of the first; others differ by at most one token, row or head."
         yield from wrapped(note, width)
     chosen = CHOSEN[estimate["parallel_from"]]

@@ -23,7 +23,7 @@ from .execute import Executor
 from .library_contexts import around_run
 from .plan_counter import Counter
 from .ranks.placed_steps import PlacedSteps
-from .ranks.roles import LoopBytes, Role, RoleCosts, joined, roles_of
+from .ranks.roles import LoopBytes, Role, RoleCosts, roles_of, without_repeats
 from .ranks.run_ranks import rank_library
 
 TURNS = 2
@@ -72,7 +72,7 @@ def estimate(
         for role in roles_of(mesh):
             found.append(_traced(plan, known, ranks.processes(role.ranks[0])))
             roles.append(_costs(role, found[-1]))
-        counter, roles = found[0], joined(roles)
+        counter, roles = found[0], without_repeats(roles)
     peaks = [role.peak_bytes for role in roles for _ in role.ranks] or [counter.peak]
     peak = sum(peaks) if device == "cpu" else max(peaks)
     estimated: dict[str, Any] = {

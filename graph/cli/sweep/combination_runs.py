@@ -1,4 +1,4 @@
-"""The runs of a sweep in one process, one after the other. What libraries loaded and compiled stays between them."""
+"""The runs of a sweep in one process, one after the other. Loaded and compiled models stay from run to run."""
 
 from __future__ import annotations
 

@@ -215,9 +215,9 @@ def _run(
             say(f"{counted} of {total}: {labels[outcome.number]}: {seconds(outcome.seconds)} s")
 
     if sweep.ray:
-        from .cluster_runs import run_on_cluster
+        from .combination_jobs import run_as_jobs
 
-        return run_on_cluster(sweep, todo, checked.plans, folder, told, store is not None, library)
+        return run_as_jobs(sweep, todo, checked.plans, folder, told, store is not None, library)
     if jobs > 1:
         from .parallel_runs import run_in_processes
 

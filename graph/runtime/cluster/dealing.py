@@ -30,7 +30,7 @@ FAREWELL_SECONDS = 5.0
 
 
 @dataclass(eq=False)
-class Hired:
+class HiredWorker:
     """A worker.
 
     Attributes:
@@ -74,16 +74,16 @@ class Dealer:
     told: Callable[[JobResult], None]
     say: Callable[[str], None]
     named: Callable[[int], str] = "job {}".format
-    workers: list[Hired] = field(default_factory=list)
+    workers: list[HiredWorker] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._queue: deque[int] = deque()
         self._attempts: Counter[int] = Counter()
-        self._starting: dict[Any, Hired] = {}
-        self._busy: dict[Any, tuple[Hired, int]] = {}
-        self._idle: list[Hired] = []
-        self._waking: dict[Any, Hired] = {}
-        self._refused: list[Hired] = []  # they keep their place, so that no other worker starts there in vain
+        self._starting: dict[Any, HiredWorker] = {}
+        self._busy: dict[Any, tuple[HiredWorker, int]] = {}
+        self._idle: list[HiredWorker] = []
+        self._waking: dict[Any, HiredWorker] = {}
+        self._refused: list[HiredWorker] = []  # they keep their place: another worker there would be refused too
         self._problem = ""
         self._hired = 0
         self._died = 0  # workers in a row that died before they had started
@@ -126,7 +126,7 @@ class Dealer:
             self._hired += 1
             actors = self.cluster.ray.remote(WorkerProcess).options(max_restarts=0, **self.cluster.share(self.gpu))
             actor = actors.remote(self._hired, self.work, self.cluster.scratch)
-            self._starting[actor.start.remote()] = Hired(self._hired, actor)
+            self._starting[actor.start.remote()] = HiredWorker(self._hired, actor)
 
     def _give(self) -> None:
         while self._idle and self._queue:
@@ -152,7 +152,7 @@ class Dealer:
             else:
                 self._has_ended(*self._busy.pop(reference), reference)
 
-    def _has_started(self, hired: Hired, reference: Any) -> None:
+    def _has_started(self, hired: HiredWorker, reference: Any) -> None:
         errors = self.cluster.ray.exceptions
         try:
             found: Started = self.cluster.ray.get(reference)
@@ -176,7 +176,7 @@ class Dealer:
         self.workers.append(hired)
         self._rest(hired)
 
-    def _has_woken(self, hired: Hired, reference: Any) -> None:
+    def _has_woken(self, hired: HiredWorker, reference: Any) -> None:
         try:
             self.cluster.ray.get(reference)
         except self.cluster.ray.exceptions.RayError:
@@ -185,11 +185,11 @@ class Dealer:
             return
         self._rest(hired)
 
-    def _rest(self, hired: Hired) -> None:
+    def _rest(self, hired: HiredWorker) -> None:
         hired.resting = time.monotonic()
         self._idle.append(hired)
 
-    def _has_ended(self, hired: Hired, job: int, reference: Any) -> None:
+    def _has_ended(self, hired: HiredWorker, job: int, reference: Any) -> None:
         errors = self.cluster.ray.exceptions
         try:
             result: JobResult = self.cluster.ray.get(reference)
@@ -204,7 +204,7 @@ class Dealer:
         self._rest(hired)
         self._tell(result)
 
-    def _lost(self, hired: Hired, job: int) -> None:
+    def _lost(self, hired: HiredWorker, job: int) -> None:
         host = hired.started.host if hired.started is not None else "?"
         died = f"worker {hired.number} on {host} died or left"
         if self._attempts[job] < MOST_ATTEMPTS:
@@ -231,7 +231,7 @@ class Dealer:
             self._said.add(text)
             self.say(text)
 
-    def _kill(self, hired: Hired) -> None:
+    def _kill(self, hired: HiredWorker) -> None:
         self.cluster.ray.kill(hired.actor, no_restart=True)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from ...compiler.checks.separate_turns import SeparateTurns
 from ...compiler.ir import Ref
 from ...compiler.plan import Plan
-from .dealing import Hired
+from .dealing import HiredWorker
 from .job_result import JobResult
 
 ADDED = ("calls", "seconds", "device_seconds", "flops", "bytes")
@@ -28,7 +28,7 @@ def outputs_of(plan: Plan, turns: SeparateTurns, results: Mapping[int, JobResult
     return found
 
 
-def joined(record: dict[str, Any], turns: SeparateTurns, results: Mapping[int, JobResult]) -> dict[str, Any]:
+def joined_record(record: dict[str, Any], turns: SeparateTurns, results: Mapping[int, JobResult]) -> dict[str, Any]:
     """Put what the jobs recorded into the record of the run.
 
     Args:
@@ -63,7 +63,7 @@ def job_rows(results: Mapping[int, JobResult], count: int) -> list[dict[str, Any
     return [_job(job, results.get(job)) for job in range(count)]
 
 
-def worker_rows(workers: Iterable[Hired]) -> list[dict[str, Any]]:
+def worker_rows(workers: Iterable[HiredWorker]) -> list[dict[str, Any]]:
     """A row for each worker."""
     return [
         {

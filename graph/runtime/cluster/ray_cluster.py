@@ -85,7 +85,7 @@ def require_ray() -> None:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Connect to a cluster. What it says goes to nobody, except errors.
+    """Connect to a cluster. Of its messages, errors alone are shown.
 
     Args:
         address: `host:port`, `auto` for the cluster of this machine, or None to start a cluster on this machine, which

@@ -20,7 +20,7 @@ from ..record_file import RecordFile
 from ..run_result import Result
 from .dealing import Dealer
 from .job_result import JobResult
-from .joined_record import job_rows, joined, outputs_of, worker_rows
+from .joined_record import job_rows, joined_record, outputs_of, worker_rows
 from .ray_cluster import Cluster
 from .turn_work import TurnWork
 
@@ -117,7 +117,7 @@ class TurnRun:
         recorder = Recorder(clock=clock, measured=False)
         text = str(error) if error is not None else None
         record = recorder.record(self.plan, context, clock.now(), status, {}, text)
-        record = joined(record, self.work.turns, self.results)
+        record = joined_record(record, self.work.turns, self.results)
         outputs = outputs_of(self.plan, self.work.turns, self.results) if status == "done" else {}
         started = datetime.fromtimestamp(clock.epoch).astimezone().isoformat(timespec="seconds")
         record |= {

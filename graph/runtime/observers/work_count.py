@@ -9,8 +9,8 @@ Counting and the other measurements cost at most `SHARE` of the time of a run to
 more is not counted; a later call, or a later run, goes on where its count was given up. Until then the work of its node
 is not known: `put_off` says so.
 
-A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. What was
-counted is also remembered between processes (`kept_work`), by names that say all that decides the work.
+A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. The
+counts are also remembered between processes (`kept_work`), by names that say all that decides the work.
 """
 
 from __future__ import annotations

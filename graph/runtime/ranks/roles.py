@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ...contract.processes import Mesh
 
-EACH = 8
+MOST_TRACED = 8
 """Up to so many processes, each rank is traced. Above, ranks that differ by a token, a row or a head are one role."""
 
 
@@ -63,14 +63,14 @@ def roles_of(mesh: Mesh) -> tuple[Role, ...]:
     for branch in range(mesh.branches):
         ranks = tuple(range(branch * mesh.sequence, (branch + 1) * mesh.sequence))
         parts = [ranks[:1], ranks[1:]] if branch == 0 else [ranks]
-        if mesh.size <= EACH:
+        if mesh.size <= MOST_TRACED:
             parts = [(rank,) for rank in ranks]
         found += [Role(part, branch if mesh.branches > 1 else None) for part in parts if part]
     return tuple(found)
 
 
-def joined(costs: Iterable[RoleCosts]) -> list[RoleCosts]:
-    """Costs in which neighbours that are equal are one role."""
+def without_repeats(costs: Iterable[RoleCosts]) -> list[RoleCosts]:
+    """The costs, in which neighbours that cost the same are one role."""
     found: list[RoleCosts] = []
     for each in costs:
         if found and found[-1].equals(each):

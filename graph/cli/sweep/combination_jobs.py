@@ -28,7 +28,7 @@ from .combinations import Combination
 from .sweep_file import Sweep, hash_of
 
 
-def run_on_cluster(
+def run_as_jobs(
     sweep: Sweep,
     todo: Sequence[Combination],
     plans: Mapping[int, Plan],

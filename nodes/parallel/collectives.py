@@ -135,9 +135,9 @@ def _tokens_to_heads(
     rank: int,
     group: str,
 ) -> torch.Tensor:
-    batch, own, count, width = query.shape
+    batch, own, _, width = query.shape
     ranks, mine = len(heads), heads[rank]
-    if mine * ranks == count:  # equal parts: one copy for each tensor
+    if len(set(heads)) == 1:  # equal parts: one copy for each tensor
         sent = query.new_empty(ranks, 3, batch, own, mine, width)
         for number, each in enumerate((query, key, value)):
             sent[:, number] = each.view(batch, own, ranks, mine, width).permute(2, 0, 1, 3, 4)
@@ -146,7 +146,7 @@ def _tokens_to_heads(
         sent = torch.cat([each.reshape(-1) for part in zip(*three, strict=True) for each in part])
     sizes, received = _sizes_of_heads(query, heads), [3 * batch * width * n * mine for n in tokens]
     found = _all_to_all(sent, sizes, received, rank, group)
-    if own * ranks == sum(tokens):
+    if len(set(tokens)) == 1:
         parts = found.view(ranks, 3, batch, own, mine, width).permute(1, 2, 0, 3, 4, 5)
         return parts.reshape(3, batch, ranks * own, mine, width)
     split = zip(found.split(received), tokens, strict=True)
@@ -211,7 +211,7 @@ def _heads_to_tokens(
         sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
     sizes, received = _sizes_of_tokens(attended, tokens), [batch * width * own * n for n in heads]
     found = _all_to_all(sent, sizes, received, rank, group)
-    if mine * ranks == sum(heads):
+    if len(set(heads)) == 1:
         parts = found.view(ranks, batch, own, mine, width).permute(1, 2, 0, 3, 4)
         return parts.reshape(batch, own, ranks * mine, width)
     split = zip(found.split(received), heads, strict=True)

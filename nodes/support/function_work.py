@@ -32,7 +32,9 @@ BY_VALUE = frozenset(
     ("argwhere", "bincount", "masked_scatter", "masked_scatter_", "masked_select", "nonzero", "repeat_interleave")
 ) | {"unique", "unique_consecutive", "where"}
 """Names of functions whose work may depend on the numbers in a tensor."""
-READING = frozenset(("__bool__", "__float__", "__index__", "__int__", "allclose", "equal", "item", "tolist"))
+READING = frozenset(
+    ("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__", "allclose", "equal")
+) | {"is_nonzero", "item", "numpy", "tolist"}
 """Names of functions that give numbers of a tensor to Python. The work of a module that calls one may vary."""
 BY_INDEX = frozenset(("__getitem__", "__setitem__", "index_put", "index_put_"))
 """Names of functions whose work depends on numbers if an index is a tensor."""

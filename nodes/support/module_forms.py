@@ -7,6 +7,7 @@ look at. A module with hooks, with a `forward` of its own, or with tensors that 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -15,8 +16,12 @@ import torch
 
 LIBRARIES = ("torch.", "diffusers.", "transformers.")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-WITHOUT_MEANING = frozenset(("training", "layer_idx", "gradient_checkpointing"))
-"""Names of settings that change no work. Models are not trained here."""
+OF_TORCH = frozenset(vars(torch.nn.Module()))
+"""Names of attributes that every module has. Those with tensors, modules and hooks are looked at by themselves."""
+WITHOUT_MEANING = frozenset(("layer_idx", "gradient_checkpointing", "_gradient_checkpointing_func"))
+"""Names of further settings that change no work. Models are not trained here."""
+CONFIG = "_internal_dict"
+"""The configuration of a model of diffusers."""
 PLAIN = (int, float, bool, str, type(None), torch.dtype, torch.device, torch.Size)
 FUNCTIONS = (FunctionType, BuiltinFunctionType, type)
 DEPTH = 3
@@ -28,20 +33,22 @@ class Unknown(TypeError):
 
 
 class ModuleForms:
-    """Forms of modules; each module is looked at once."""
+    """Forms of modules; each module is looked at once, and again if its parts have changed."""
 
     def __init__(self) -> None:
-        self._forms: WeakKeyDictionary[torch.nn.Module, str | None] = WeakKeyDictionary()
+        self._forms: WeakKeyDictionary[torch.nn.Module, tuple[list[int], str | None]] = WeakKeyDictionary()
 
     def of(self, module: torch.nn.Module) -> str | None:
         """A name that equal modules share, in other processes too; None if it is not known what decides the work."""
-        found = self._forms.get(module, "")
-        if found == "":
-            try:
-                found = self._form(module)
-            except Unknown:
-                found = None
-            self._forms[module] = found
+        now = _parts(module)
+        earlier = self._forms.get(module)
+        if earlier is not None and earlier[0] == now:
+            return earlier[1]
+        try:
+            found = self._form(module)
+        except Unknown:
+            found = None
+        self._forms[module] = now, found
         return found
 
     def _form(self, module: torch.nn.Module) -> str:
@@ -61,12 +68,37 @@ class ModuleForms:
                 raise Unknown
             children.append((name, form))
         settings = [
-            (name, _setting(value, DEPTH))
+            (name, _setting(_named(value) if name == CONFIG else value, DEPTH))
             for name, value in own.items()
-            if name[0] != "_" and name not in WITHOUT_MEANING
+            if name not in OF_TORCH and name not in WITHOUT_MEANING
         ]
         text = repr((kind.__module__, kind.__qualname__, tensors, children, settings))
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _parts(module: torch.nn.Module) -> list[int]:
+    """What may change between calls: hooks, methods and parts in place of others, also in its modules."""
+    found: list[int] = []
+
+    def add(own: Mapping[str, Any]) -> None:
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
+            found.append(-1)
+        if "forward" in own:
+            found.append(id(own["forward"]))
+        if "processor" in own:  # of diffusers' attention
+            found.append(id(own["processor"]))
+        for child in own["_modules"].values():
+            found.append(id(child))
+            if child is not None:
+                add(vars(child))
+
+    add(vars(module))
+    return found
+
+
+def _named(config: Any) -> dict[str, Any]:
+    """The settings of a configuration, without those about the configuration itself."""
+    return {key: value for key, value in config.items() if key[0] != "_"}
 
 
 def _setting(value: Any, depth: int) -> Any:
@@ -77,7 +109,9 @@ def _setting(value: Any, depth: int) -> Any:
         return value.__module__, value.__qualname__
     if depth == 0 or isinstance(value, torch.Tensor | torch.nn.Module | MethodType):
         raise Unknown
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, set | frozenset):  # their order is another one in each process
+        return sorted(repr(_setting(each, depth - 1)) for each in value)
+    if isinstance(value, list | tuple):
         return [_setting(each, depth - 1) for each in value]
     if isinstance(value, dict):
         return [(str(key), _setting(each, depth - 1)) for key, each in value.items()]

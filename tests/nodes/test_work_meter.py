@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
+from diffusers.models.attention import BasicTransformerBlock
 from helpers import tiny
 from helpers.transformer_cases import CASES
 from sgd.graph.compiler.compile import compile
@@ -188,6 +190,49 @@ def test_modules_that_may_do_other_work_are_looked_at_each_time() -> None:
     once.kept = torch.ones(1)
     assert module_forms.ModuleForms().of(once) is None
     assert torch.nn.Module.__call__ is function_work._PLAIN_CALL
+
+
+def test_a_module_that_has_changed_is_looked_at_again() -> None:
+    forms = module_forms.ModuleForms()
+    outer = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.nn.ReLU())
+    first, plain = forms.of(outer), outer[0][0]
+    handle = plain.register_forward_hook(lambda *_: None)
+    assert first is not None
+    assert forms.of(outer) is None
+    handle.remove()
+    assert forms.of(outer) == first
+    plain.forward = lambda x: x @ x  # as gates and rebuilt blocks do
+    assert forms.of(outer) is None
+    outer[0][0] = torch.nn.Linear(4, 4, bias=False)
+    assert first != forms.of(outer) is not None
+
+
+def test_settings_without_a_public_name_decide_too() -> None:
+    """diffusers keeps the configuration of a model, and the parts of a feed-forward layer, under such names."""
+    size = {"attention_head_dim": 12, "num_attention_heads": 2, "ffn_dim": 16, "num_layers": 1}
+    forms = module_forms.ModuleForms()
+    models = [WanTransformer3DModel(**size, text_dim=8, freq_dim=8) for _ in range(3)]
+    models[1].register_to_config(patch_size=(1, 1, 4))
+    models[2].register_to_config(_name_or_path="elsewhere")
+    first, other, elsewhere = map(forms.of, models)
+    assert None not in (first, other)
+    assert first == elsewhere != other
+    blocks = [BasicTransformerBlock(8, 2, 4) for _ in range(2)]
+    blocks[1].set_chunk_feed_forward(2, 1)
+    assert forms.of(blocks[0]) != forms.of(blocks[1])
+
+
+def test_a_module_that_asks_whether_a_tensor_has_a_number_is_looked_at_each_time() -> None:
+    class Asking(Choosing):
+        __module__ = "torch.test"
+
+        def forward(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+            x = self.inner(x) * 1 + 1 - 1 + 1 - 1
+            return x @ x if True in chosen else x
+
+    x, asking = torch.ones(4, 4), Asking()
+    yes, no = torch.tensor([True]), torch.tensor([False])
+    assert counted(lambda: (asking(x, no), asking(x, yes)))[0].total == 2 * 4**3
 
 
 def test_work_that_depends_on_numbers_is_counted_each_time() -> None:

@@ -15,6 +15,7 @@ from ....graph.contract.node import Run
 from ....graph.contract.process_state import released
 from ...support import device_memory
 from ..repository import dummy, reading
+from ..repository.early_tensors import Tensors, taken_over
 from . import host_memory, offloading
 from .component_loading import ComponentLoader
 from .component_views import Held, Views
@@ -23,7 +24,6 @@ from .idle_components import Idle, Keeper, Stamp, files_of, stamp
 from .latest_run import LatestRun
 
 if TYPE_CHECKING:
-    from ..repository.early_tensors import Tensors
     from .offloading import Offload
 
 
@@ -289,7 +289,8 @@ class Weights(ComponentLoader):
         try:
             early = self.early.pop(part, None)
             usable = early is not None and placed is None and early.files == self._stamp(part)
-            return self.make(part, run, placed, smaller, early.tensors if early is not None and usable else None)
+            tensors = taken_over(early.tensors) if early is not None and usable else None
+            return self.make(part, run, placed, smaller, tensors)
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise

@@ -72,6 +72,16 @@ def own_stream(device: str) -> Iterator[None]:
     stream.synchronize()
 
 
+def taken_over(tensors: Tensors) -> Tensors:
+    """The same tensors, for this thread's stream: their memory is free only when the work of that stream is done."""
+    import torch
+
+    for tensor in tensors.values():
+        if tensor.is_cuda:
+            tensor.record_stream(torch.cuda.current_stream(tensor.device))
+    return tensors
+
+
 def module_of(
     cls: Any, config: Mapping[str, Any], dtype: torch.dtype, tensors: Tensors, device: str
 ) -> torch.nn.Module:

@@ -235,3 +235,19 @@ def test_a_process_that_waits_for_another_loads_early_without_an_encoder(wan_fol
     monkeypatch.setattr(device_memory, "free", lambda run: int(size / device_fit.WORKING_ROOM) + 1)
     model.prefetch("transformer", run)
     assert reads.is_set()
+
+
+def test_tensors_that_another_stream_made_are_kept_for_the_work_of_this_one(monkeypatch):
+    """Torch gives the memory of a tensor away when the work of the stream is done that made it, and of no other."""
+    noted = []
+
+    class OnGpu:
+        is_cuda, device = True, "cuda:0"
+
+        def record_stream(self, stream):
+            noted.append((self, stream))
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"now on {device}")
+    tensors = {"a": OnGpu(), "b": torch.ones(2)}
+    assert early_tensors.taken_over(tensors) is tensors
+    assert noted == [(tensors["a"], "now on cuda:0")]

@@ -50,7 +50,8 @@ def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, 
     by_token, by_head = three.split(tokens, dim=2), three.split(heads, dim=3)
 
     def to_heads(rank: int, group: str) -> torch.Tensor:
-        return collectives.tokens_to_heads(*by_token[rank].unbind(0), tokens, heads, rank, group)
+        query, key, value = by_token[rank].unbind(0)
+        return collectives.tokens_to_heads(query, key, value, tokens, heads, rank, group)
 
     for found, wanted in zip(in_ranks(monkeypatch, 3, to_heads), by_head, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)

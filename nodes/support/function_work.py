@@ -128,8 +128,9 @@ class FunctionWork(TorchFunctionMode):
         began = thread_time()
         key, work = self._module_work(module, args, kwargs)
         self._on_modules += thread_time() - began
-        if work is not None and _get_current_function_mode() is self:
-            self._works.append(work)
+        if (work is not None or self._given_up) and _get_current_function_mode() is self:
+            if work is not None:
+                self._works.append(work)
             self.__exit__(None, None, None)
             try:
                 return _PLAIN_CALL(module, *args, **kwargs)

@@ -31,6 +31,8 @@ OTHERS = 0.006
 """The part of the time since the first node that the other measurements take (tests/benchmarks/profile_cost.py)."""
 LEAST_SECONDS = 0.001
 """Counting may cost this in any run."""
+MOST_NEEDED = 0.004
+"""Seconds, the most that a count that was given up waits for: with what it knows by then, it gets further."""
 PARTS = "parts of "
 """Before the name of a call: the name of what is known of its parts."""
 TRIES = 8
@@ -44,13 +46,14 @@ class Counts:
     """The work that earlier runs of one plan counted: by node and `WorkMeter.key`, for each kind of call.
 
     `plain` holds those whose first call multiplied nothing, `names` their names in other processes, and `parts` what
-    is known of counts that were given up.
+    is known of counts that were given up. `needs` are the seconds that the next count must be allowed to cost.
     """
 
     known: dict[Hashable, dict[str, Work]] = field(default_factory=dict)
     names: dict[Hashable, str | None] = field(default_factory=dict)
     parts: dict[Hashable, Mapping[str, Work]] = field(default_factory=dict)
     plain: set[Hashable] = field(default_factory=set)
+    needs: dict[Hashable, float] = field(default_factory=dict)
 
 
 _COUNTS: dict[Hashable, Counts] = {}
@@ -167,7 +170,7 @@ class WorkCount(Observer):
         if count is not None and work is None:
             found.put_off = True
             found.parts = self.counts.parts[found.key] = count.parts
-            found.needs = max(found.needs, 2 * count.seconds)
+            found.needs = self.counts.needs[found.key] = max(found.needs, min(2 * count.seconds, MOST_NEEDED))
             found.tries += 1
         found.added = found.added or work is not None
         if work is not None and not found.calls and not work.total:
@@ -218,6 +221,7 @@ class WorkCount(Observer):
                     found.known.update(self._kept.of(name))
                     counts.parts[key] = {} if found.known else self._kept.of(PARTS + name)
             found.lasting, found.parts = counts.names[key], counts.parts.get(key, {})
+            found.needs = counts.needs.get(key, 0.0)
         if PLAIN in found.known:
             self.counts.plain.add(key)
         found.plain = key in self.counts.plain

@@ -40,7 +40,10 @@ class ModuleForms:
 
     def of(self, module: torch.nn.Module) -> str | None:
         """A name that equal modules share, in other processes too; None if it is not known what decides the work."""
-        now = _parts(module)
+        try:
+            now = _parts(module)
+        except Unknown:
+            return None
         earlier = self._forms.get(module)
         if earlier is not None and earlier[0] == now:
             return earlier[1]
@@ -77,8 +80,13 @@ class ModuleForms:
 
 
 def _parts(module: torch.nn.Module) -> list[int]:
-    """What may change between calls: hooks, methods and parts in place of others, also in its modules."""
+    """What may change between calls: hooks, methods and parts in place of others, also in its modules.
+
+    Raises:
+        Unknown: If a module is a part of itself, as a stand-in that holds the module around it.
+    """
     found: list[int] = []
+    around = {id(module)}
 
     def add(own: Mapping[str, Any]) -> None:
         if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
@@ -89,8 +97,13 @@ def _parts(module: torch.nn.Module) -> list[int]:
             found.append(id(own["processor"]))
         for child in own["_modules"].values():
             found.append(id(child))
-            if child is not None:
-                add(vars(child))
+            if child is None:
+                continue
+            if id(child) in around:
+                raise Unknown
+            around.add(id(child))
+            add(vars(child))
+            around.remove(id(child))
 
     add(vars(module))
     return found

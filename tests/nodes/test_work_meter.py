@@ -189,6 +189,9 @@ def test_modules_that_may_do_other_work_are_looked_at_each_time() -> None:
     assert forms.of(other) is forms.of(hooked) is None
     once.kept = torch.ones(1)
     assert module_forms.ModuleForms().of(once) is None
+    whole = Choosing()
+    whole.inner[0] = whole
+    assert module_forms.ModuleForms().of(whole) is None  # and no endless search
     assert torch.nn.Module.__call__ is function_work._PLAIN_CALL
 
 

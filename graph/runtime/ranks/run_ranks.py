@@ -175,6 +175,7 @@ class RunRanks:
             while joined is not None:
                 beats = {rank: read_beat(joined.board, rank) for rank in beats}
                 over = all(beat is not None and beat.over for beat in beats.values())
+                self.fault = self.fault or posted(joined.board)  # `_watch` has ended
                 if over or self.fault is not None or interrupts.pending() or time.monotonic() > until:
                     if self._heard is not None:
                         hear_last(joined.board, self.mesh, self._heard)

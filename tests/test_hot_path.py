@@ -77,7 +77,7 @@ def test_these_are_the_functions_on_the_stack_when_a_block_runs(plan, tmp_path, 
         return original(self, blocks, streams)
 
     monkeypatch.setattr(BlockCall, "through", through)
-    assert sgd.run(plan, out=tmp_path / "run", device="cpu", profile="off").status == "done"  # no count
+    assert sgd.run(plan, out=tmp_path / "run", device="cpu").status == "done"
     codes = [inspect.unwrap(function).__code__ for function in PATH if function is not original]
     first, middle = seen[0], seen[1]  # the first blocks, which always run, and those between
     assert len(middle) == len(first) + 1

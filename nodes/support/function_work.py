@@ -1,25 +1,22 @@
 """The work of a call by the functions of torch that it calls: each kind of function call is counted once.
 
 Equal functions with arguments of equal shapes do equal work, so the operations of one are counted, which takes long
-(`operation_work`), and of the others only the arguments are looked at, which takes microseconds. So do equal modules
-(`module_forms`), such as the blocks of a transformer: the functions of one are looked at, and those of the others are
-not. The count keeps an account of its cost, and gives up at the limit.
+(`operation_work`), and of the others only the arguments are looked at, which takes microseconds. The count keeps an
+account of its cost, and gives up at the limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from threading import RLock, local
 from time import thread_time
 from types import EllipsisType, NoneType
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode, _get_current_function_mode
+from torch.overrides import TorchFunctionMode
 
 from ...graph.contract.machine_limits import CallCount, Work
-from .module_forms import ModuleForms
 from .operation_work import operation_mode
 
 GETTER = type(torch.Tensor.shape.__get__)  # type: ignore[attr-defined]
@@ -32,19 +29,15 @@ BY_VALUE = frozenset(
     ("argwhere", "bincount", "masked_scatter", "masked_scatter_", "masked_select", "nonzero", "repeat_interleave")
 ) | {"unique", "unique_consecutive", "where"}
 """Names of functions whose work may depend on the numbers in a tensor."""
-READING = frozenset(
-    ("__array__", "__bool__", "__complex__", "__contains__", "__float__", "__index__", "__int__", "allclose", "equal")
-) | {"is_nonzero", "item", "numpy", "tolist"}
-"""Names of functions that give numbers of a tensor to Python. The work of a module that calls one may vary."""
 BY_INDEX = frozenset(("__getitem__", "__setitem__", "index_put", "index_put_"))
 """Names of functions whose work depends on numbers if an index is a tensor."""
 PLAIN = frozenset((int, float, bool, complex, str, NoneType, EllipsisType))
 OF_TORCH = frozenset((torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format))
 TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
-LONGEST = 8
-"""A module with a longer list among its arguments, such as a decoder's cache, is looked at function by function."""
-FEWEST = 6
-"""Modules that call fewer functions are not kept: looking at their arguments takes as long."""
+LEAST_NEW = 20
+"""Functions that each count learns at least, so that the next one gets further: they take half a millisecond."""
+WITHOUT_NAME = 3
+"""How many times the limit is for a function that has no name to be known by: the next count would end at it again."""
 TRIALS = 10
 COLD = 3
 """Counting an operation between those of a model takes about so many times as long as in a row of small ones, since
@@ -63,21 +56,20 @@ class FunctionWork(TorchFunctionMode):
         seconds: The most that counting may cost; `float("inf")` for no limit.
         parts: The work of calls of functions by name, from `CallCount.parts`.
         tf32: Products of float32 use TF32.
-        forms: The forms of the modules that were looked at before.
 
     Attributes:
         paused: Above 0, nothing is counted.
     """
 
-    def __init__(self, seconds: float, parts: Mapping[str, Work], tf32: bool, forms: ModuleForms | None = None) -> None:
+    def __init__(self, seconds: float, parts: Mapping[str, Work], tf32: bool) -> None:
         super().__init__()
         self.paused = 0
         self._allowed, self._parts, self._tf32 = seconds, dict(parts), tf32
+        self._least = len(parts) + LEAST_NEW
         self._known: dict[Any, Work] = {}
         self._works: list[Work] = []
         self._operations = operation_mode()
         self._given_up, self._after = False, 0
-        self._modules, self._numbers_read, self._on_modules = forms or ModuleForms(), 0, 0.0
         self._look, self._count = costs() if seconds < float("inf") else (0.0, 0.0)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -94,10 +86,9 @@ class FunctionWork(TorchFunctionMode):
             key = work = None
         if name in BY_VALUE or (name in BY_INDEX and _has_tensor(args[1:2])):
             key = work = None
-        if key is None or name in READING:
-            self._numbers_read += 1
         if work is None:
-            if self.seconds >= self._allowed:
+            limit = self._allowed if key is not None else WITHOUT_NAME * self._allowed
+            if self.seconds >= limit and len(self._parts) >= self._least:
                 self._given_up = True
                 return func(*args, **kwargs) if kwargs else func(*args)
             text = _text(key) if key is not None else ""
@@ -114,113 +105,24 @@ class FunctionWork(TorchFunctionMode):
         self._works.append(work)
         return func(*args, **kwargs) if kwargs else func(*args)
 
-    def __enter__(self) -> FunctionWork:
-        super().__enter__()
-        _watch(self)
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        _unwatch()
-        super().__exit__(*error)
-
-    def call(self, module: torch.nn.Module, args: Any, kwargs: Any) -> Any:
-        """Call a module. The functions of a module whose work is known are not looked at."""
-        began = thread_time()
-        key, work = self._module_work(module, args, kwargs)
-        self._on_modules += thread_time() - began
-        if (work is not None or self._given_up) and _get_current_function_mode() is self:
-            if work is not None:
-                self._works.append(work)
-            self.__exit__(None, None, None)
-            try:
-                return _PLAIN_CALL(module, *args, **kwargs)
-            finally:
-                self.__enter__()
-        first, read = len(self._works), self._numbers_read
-        out = _PLAIN_CALL(module, *args, **kwargs)
-        if key is not None and len(self._works) - first >= FEWEST and read == self._numbers_read and not self._given_up:
-            began = thread_time()
-            self._known[key] = self._parts[_module_text(key)] = _sum(self._works[first:])
-            self._on_modules += thread_time() - began
-        return out
-
-    def _module_work(self, module: torch.nn.Module, args: Any, kwargs: Any) -> tuple[Any, Work | None]:
-        """What names the work of a call of a module, and the work; None if they are not known."""
-        if self.paused or self._given_up or not module._modules or any(map(_is_long, (*args, *kwargs.values()))):
-            return None, None
-        if (form := self._modules.of(module)) is None:
-            return None, None
-        try:
-            key = (form, _forms(args), _forms(kwargs.items()))
-            work = self._known.get(key)
-        except TypeError:
-            return None, None
-        if work is None and (work := self._parts.get(_module_text(key))) is not None:
-            self._known[key] = work
-        return key, work
-
     @property
     def seconds(self) -> float:
         """What counting cost so far."""
         looked = len(self._works) + self._after / 2
-        return float(looked * self._look + self._operations.operations * self._count) + self._on_modules
+        return float(looked * self._look + self._operations.operations * self._count)
 
     def found(self) -> CallCount:
         """The count."""
         if self._given_up:
             return CallCount(None, self.seconds, self._parts)
-        return CallCount(_sum(self._works), self.seconds)
-
-
-_PLAIN_CALL: Callable[..., Any] = torch.nn.Module.__call__
-_WATCHING = local()
-_LOCK = RLock()
-_watched = 0
-
-
-def _call(module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """`torch.nn.Module.__call__` while a thread counts."""
-    mode = getattr(_WATCHING, "mode", None)
-    return _PLAIN_CALL(module, *args, **kwargs) if mode is None else mode.call(module, args, kwargs)
-
-
-def _watch(mode: FunctionWork) -> None:
-    """See calls of modules in this thread. torch has hooks for it that do not see arguments with names."""
-    global _watched
-    with _LOCK:
-        _watched += 1
-        torch.nn.Module.__call__ = _call  # type: ignore[method-assign]
-    _WATCHING.mode = mode
-
-
-def _unwatch() -> None:
-    global _watched
-    _WATCHING.mode = None
-    with _LOCK:
-        _watched -= 1
-        if not _watched:
-            torch.nn.Module.__call__ = _PLAIN_CALL  # type: ignore[method-assign]
-
-
-def _sum(works: list[Work]) -> Work:
-    """The sum of works, of which many are one object."""
-    number: dict[int, int] = {}
-    kinds = {id(work): work for work in works}
-    for work in works:
-        number[id(work)] = number.get(id(work), 0) + 1
-    total = Work()
-    for each, work in kinds.items():
-        total = total + work.times(number[each])
-    return total
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list | tuple | dict) and len(value) > LONGEST
-
-
-def _module_text(key: Any) -> str:
-    """The name of a module's call, equal in other processes."""
-    return f"module {key!r}"
+        number: dict[int, int] = {}
+        kinds = {id(work): work for work in self._works}
+        for work in self._works:
+            number[id(work)] = number.get(id(work), 0) + 1
+        total = Work()
+        for each, work in kinds.items():
+            total = total + work.times(number[each])
+        return CallCount(total, self.seconds)
 
 
 @cache

@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import local
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...graph.contract.events import CallInfo
 from ...graph.contract.machine_limits import CallCount, Work
 from .value_tensors import tensors_of
-
-if TYPE_CHECKING:
-    from .module_forms import ModuleForms
 
 PACKAGE = __name__.rpartition(".nodes.")[0] + ".nodes."
 
@@ -33,7 +30,6 @@ class OperationMeter:
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
         self._mode: Any = None
-        self._forms: ModuleForms | None = None
 
     def takes(self, call: CallInfo, arguments: Mapping[str, Any]) -> bool:
         """Every node of this library, unless a model among its arguments is compiled."""
@@ -52,11 +48,8 @@ class OperationMeter:
 
     def begin(self, seconds: float, parts: Mapping[str, Work]) -> None:
         from .function_work import FunctionWork
-        from .module_forms import ModuleForms
 
-        if self._forms is None:
-            self._forms = ModuleForms()
-        self._mode = FunctionWork(seconds, parts, _tf32(self._device), self._forms)
+        self._mode = FunctionWork(seconds, parts, _tf32(self._device))
         self._mode.__enter__()
         _running.mode = self._mode
 

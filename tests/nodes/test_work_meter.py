@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from diffusers import WanTransformer3DModel
-from diffusers.models.attention import BasicTransformerBlock
 from helpers import tiny
-from helpers.transformer_cases import CASES
 from sgd.graph.compiler.compile import compile
 from sgd.graph.contract.events import Observer, Observers
 from sgd.graph.contract.machine_limits import Work
@@ -24,7 +20,7 @@ from sgd.graph.runtime.library_contexts import around_run
 from sgd.graph.runtime.observers.work_count import WorkCount
 from sgd.nodes import denoiser
 from sgd.nodes.library import rate_measuring
-from sgd.nodes.support import function_work, module_forms
+from sgd.nodes.support import function_work
 from sgd.nodes.support.work_meter import OperationMeter, uncounted
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,110 +128,6 @@ def test_a_count_with_no_allowance_is_given_up_and_its_parts_make_the_next_one_w
         parts = {name: Work(flops, moved) for name, (flops, moved) in parts.items()}
     assert attempt > 2
     assert count.work == whole
-
-
-@pytest.mark.parametrize("name", ["flux", "hunyuan-video", "qwen-image", "z-image", "wan"])
-def test_equal_modules_are_looked_at_once_and_the_count_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    build, inputs, _ = CASES[name]
-    transformer, given, looked = build(), inputs(1), Counter[str]()
-    real = function_work.FunctionWork.found
-
-    def found(self: Any) -> Any:
-        looked["functions"] = len(self._works)
-        return real(self)
-
-    monkeypatch.setattr(function_work.FunctionWork, "found", found)
-    transformer(**given)  # some make tables of positions in their first call
-    work, _ = counted(transformer, **given)
-    few = looked["functions"]
-    again, _ = counted(lambda: (transformer(**given), transformer(**given)))
-    assert again == work.times(2)
-    monkeypatch.setattr(module_forms, "LIBRARIES", ())
-    assert counted(transformer, **given)[0] == work
-    assert few < looked["functions"]
-
-
-class Choosing(torch.nn.Module):
-    """A module of torch, by its name, that multiplies if its input says so."""
-
-    __module__ = "torch.test"
-
-    def __init__(self, times: int = 1) -> None:
-        super().__init__()
-        self.inner, self.times = torch.nn.Sequential(torch.nn.Identity()), times
-
-    def forward(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-        x = self.inner(x) * 1 + 1 - 1
-        if chosen.any():
-            for _ in range(self.times):
-                x = x @ x
-        return x
-
-
-def test_modules_that_may_do_other_work_are_looked_at_each_time() -> None:
-    x, yes, no = torch.ones(4, 4), torch.tensor([True]), torch.tensor([False])
-    product = 2 * 4 * 4 * 4
-    once, thrice = Choosing(), Choosing(3)
-    assert counted(lambda: (once(x, no), once(x, yes)))[0].total == product  # by numbers
-    assert counted(lambda: (once(x, yes), thrice(x, yes)))[0].total == 4 * product  # by a setting
-    other = Choosing()
-    other.forward = lambda *_: x  # type: ignore[method-assign]
-    assert counted(lambda: (once(x, yes), other(x, yes)))[0].total == product  # by a method of its own
-    hooked = Choosing()
-    hooked.register_forward_hook(lambda *_: x @ x @ x)
-    assert counted(lambda: (once(x, yes), hooked(x, yes)))[0].total == 4 * product
-    forms = module_forms.ModuleForms()
-    assert forms.of(once) == forms.of(Choosing()) != forms.of(thrice)
-    assert forms.of(other) is forms.of(hooked) is None
-    once.kept = torch.ones(1)
-    assert module_forms.ModuleForms().of(once) is None
-    whole = Choosing()
-    whole.inner[0] = whole
-    assert module_forms.ModuleForms().of(whole) is None  # and no endless search
-    assert torch.nn.Module.__call__ is function_work._PLAIN_CALL
-
-
-def test_a_module_that_has_changed_is_looked_at_again() -> None:
-    forms = module_forms.ModuleForms()
-    outer = torch.nn.Sequential(torch.nn.Sequential(torch.nn.Linear(4, 4)), torch.nn.ReLU())
-    first, plain = forms.of(outer), outer[0][0]
-    handle = plain.register_forward_hook(lambda *_: None)
-    assert first is not None
-    assert forms.of(outer) is None
-    handle.remove()
-    assert forms.of(outer) == first
-    plain.forward = lambda x: x @ x  # as gates and rebuilt blocks do
-    assert forms.of(outer) is None
-    outer[0][0] = torch.nn.Linear(4, 4, bias=False)
-    assert first != forms.of(outer) is not None
-
-
-def test_settings_without_a_public_name_decide_too() -> None:
-    """diffusers keeps the configuration of a model, and the parts of a feed-forward layer, under such names."""
-    size = {"attention_head_dim": 12, "num_attention_heads": 2, "ffn_dim": 16, "num_layers": 1}
-    forms = module_forms.ModuleForms()
-    models = [WanTransformer3DModel(**size, text_dim=8, freq_dim=8) for _ in range(3)]
-    models[1].register_to_config(patch_size=(1, 1, 4))
-    models[2].register_to_config(_name_or_path="elsewhere")
-    first, other, elsewhere = map(forms.of, models)
-    assert None not in (first, other)
-    assert first == elsewhere != other
-    blocks = [BasicTransformerBlock(8, 2, 4) for _ in range(2)]
-    blocks[1].set_chunk_feed_forward(2, 1)
-    assert forms.of(blocks[0]) != forms.of(blocks[1])
-
-
-def test_a_module_that_asks_whether_a_tensor_has_a_number_is_looked_at_each_time() -> None:
-    class Asking(Choosing):
-        __module__ = "torch.test"
-
-        def forward(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-            x = self.inner(x) * 1 + 1 - 1 + 1 - 1
-            return x @ x if True in chosen else x
-
-    x, asking = torch.ones(4, 4), Asking()
-    yes, no = torch.tensor([True]), torch.tensor([False])
-    assert counted(lambda: (asking(x, no), asking(x, yes)))[0].total == 2 * 4**3
 
 
 def test_work_that_depends_on_numbers_is_counted_each_time() -> None:

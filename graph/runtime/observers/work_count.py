@@ -25,9 +25,9 @@ from ...contract.events import CallInfo, Observer
 from ...contract.machine_limits import CallCount, Work, WorkMeter
 from .. import kept_work
 
-SHARE = 0.009
+SHARE = 0.0095
 """The part of a run's time that measuring may take, with the search for what is remembered."""
-OTHERS = 0.006
+OTHERS = 0.005
 """The part of the time since the first node that the other measurements take (tests/benchmarks/profile_cost.py)."""
 LEAST_SECONDS = 0.001
 """Counting may cost this in any run."""
@@ -152,6 +152,7 @@ class WorkCount(Observer):
             allowed = self._allowed()
             if allowed <= found.needs:
                 found.put_off = True
+                self.counts.needs[found.key] = found.needs / 2  # a node that runs early is never allowed much
                 return
             found.tries -= 1
             self._open, began = found.meter, thread_time()
@@ -203,7 +204,7 @@ class WorkCount(Observer):
             if each.lasting is not None:
                 if each.added and each.known:
                     works[each.lasting] = each.known
-                if each.parts:
+                if each.parts and (each.put_off or each.added):
                     works[PARTS + each.lasting] = {} if each.known else each.parts
         if works:
             kept_work.remember(works)
@@ -212,16 +213,15 @@ class WorkCount(Observer):
         """Take the counts of earlier runs, and add to them."""
         assert found.meter is not None
         found.key = key
-        found.known = self.counts.known.setdefault(key, {})
-        if not found.known:
-            counts = self.counts
-            if key not in counts.names:
-                counts.names[key] = name = found.meter.lasting(call, arguments)
-                if name is not None:
-                    found.known.update(self._kept.of(name))
-                    counts.parts[key] = {} if found.known else self._kept.of(PARTS + name)
-            found.lasting, found.parts = counts.names[key], counts.parts.get(key, {})
-            found.needs = counts.needs.get(key, 0.0)
+        counts = self.counts
+        found.known = counts.known.setdefault(key, {})
+        if not found.known and key not in counts.names:
+            counts.names[key] = name = found.meter.lasting(call, arguments)
+            if name is not None:
+                found.known.update(self._kept.of(name))
+                counts.parts[key] = {} if found.known else self._kept.of(PARTS + name)
+        found.lasting, found.parts = counts.names.get(key), counts.parts.get(key, {})
+        found.needs = counts.needs.get(key, 0.0)
         if PLAIN in found.known:
             self.counts.plain.add(key)
         found.plain = key in self.counts.plain

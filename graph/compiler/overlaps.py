@@ -1,4 +1,4 @@
-"""Which calls of a plan can run beside the next turn of a loop over a list (`sgd exec --overlap`).
+"""The calls of a plan that can run beside the next turn of a loop over a list (`sgd exec --overlap`).
 
 Turns of a mapping loop need nothing of each other. The part of a turn that ends with its last carrying loop is the
 head. Calls that come after it are the tail: those at the end of the body, or the next loop over the results. The tail

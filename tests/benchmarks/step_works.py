@@ -1,7 +1,7 @@
 """Works of `speed.py`: steps of full-size transformers with random weights, and of tiny ones.
 
-A step is `denoiser.predict` with all branches of its guidance. What a loop keeps from its first step on is kept here
-too, so that a step is one of the later steps of a loop.
+A step is `denoiser.predict` with all branches of its guidance. A loop keeps values from its first step on. They are
+kept here too, so that a step is one of the later steps of a loop.
 """
 
 from __future__ import annotations

@@ -152,6 +152,7 @@ def test_an_interrupt_writes_the_last_turn(interrupted: str, words: list[str]) -
 
 @pytest.mark.slow
 def test_a_launcher_goes_on(interrupted: str) -> None:
+    assert "go on with: sgd resume out" in interrupted
     launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2")
     resumed(2, launcher=launcher)
 

@@ -77,5 +77,4 @@ def test_a_prompt_that_was_not_measured_keeps_its_psnr(tmp_path: Path) -> None:
             kept = schedule.cheapest(psnr)
             assert kept is not None
             assert {total["steps"] for total in record["gate_totals"]} == {kept.mask}
-            # Of 100 clips one may have less: this one has 45.3 dB of 46.
-            assert peak_signal_noise_ratio(reference, frames, data_range=1.0) >= psnr - 1
+            assert peak_signal_noise_ratio(reference, frames, data_range=1.0) >= psnr

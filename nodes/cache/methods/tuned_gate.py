@@ -19,7 +19,7 @@ def tuned(*, table: Path, psnr: Annotated[float, Field(gt=0, le=100)]) -> Gate:
     The velocity of a reused step is a weighted sum of the velocities of the two latest computed steps. The next
     computed step takes back the error of that sum. The steps and weights were fitted for one model and schedule.
     Of the table's plans, the gate follows the one with the fewest computed steps that keeps `psnr`: the worst clip that
-    was tried kept it, and with 95 % confidence 99 of 100 others do (a one-sided normal tolerance bound).
+    was tried kept it, and with 95 % confidence 999 of 1,000 others do (a one-sided normal tolerance bound).
     All decisions are known before the run, so nothing waits for the device.
 
     The gate needs Euler's step and guidance that is linear in the predictions (`cfg` without `rescale`), at all steps

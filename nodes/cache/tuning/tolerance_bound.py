@@ -14,7 +14,7 @@ from statistics import NormalDist, mean, stdev
 
 import numpy as np
 
-SHARE, CONFIDENCE = 0.99, 0.95
+SHARE, CONFIDENCE = 0.999, 0.95
 """The share of clips that keeps the bound, and how sure that is."""
 
 

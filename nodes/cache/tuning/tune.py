@@ -224,7 +224,7 @@ class Tuning:
         print(
             f"{plan.mask.count('1')} of {steps} steps are computed: {plan.mask}\n"
             f"PSNR of {plan.psnr.clips} clips that were not measured: {told(plan.psnr)}\n"
-            f"bound: with {CONFIDENCE:.0%} confidence {SHARE:.0%} of all clips keep it; {held} decided\n"
+            f"bound: with {CONFIDENCE:.0%} confidence {SHARE:.1%} of all clips keep it; {held} decided\n"
             f"table: {self.table}\ngate: `{self.gate}` of {self.file}",
             file=sys.stdout,
         )

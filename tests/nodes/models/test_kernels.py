@@ -150,7 +150,38 @@ def usable(name):
     return name
 
 
-CASES = [("_sgd_sage_1", 0.03), ("_sgd_flash_3", 0.01), ("_sgd_flash_3_fp8", 0.1), ("_sgd_flash_4", 0.01)]
+FP8 = "_sgd_flash_3_fp8"
+CASES = [("_sgd_sage_1", 0.03), ("_sgd_flash_3", 0.01), (FP8, 0.01), ("_sgd_flash_4", 0.01)]
+"""Kernels, with the relative error that they may have. `FP8` may have 1.1 times the error of its roundings too."""
+
+
+def in_e4m3(tensor, scales):
+    return (tensor * scales).to(torch.float8_e4m3fn).double() / scales
+
+
+def formula_in_e4m3(query, key, value, scale=None):
+    """The formula with queries, keys, values around their mean, and weights of the keys, all rounded to e4m3."""
+    query, key, value = (tensor.double().transpose(1, 2) for tensor in (query, key, value))
+    mean = value[:, :, ::8].mean(2, keepdim=True)
+    each = (query, key, value - mean)
+    query, key, value = (in_e4m3(x, 448 / x.abs().amax((2, 3), keepdim=True).clamp_min(1e-12)) for x in each)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    return (in_e4m3(weights, 256) @ value / weights.sum(-1, keepdim=True) + mean).transpose(1, 2)
+
+
+def allowed(name, tolerance, wanted, *operands):
+    """The most that the result of a kernel may differ from `wanted`, as a norm."""
+    rounding = (formula_in_e4m3(*operands) - wanted).norm() if name == FP8 else 0.0
+    return tolerance * wanted.norm() + 1.1 * rounding
+
+
+def test_the_error_of_rounding_to_e4m3():
+    """On an H200 the kernel had 0.0836 here."""
+    query, key, value = random(1, 200, 3, 128, dtype=torch.bfloat16)
+    wanted = formula(query, key, value, 0.2)
+    found = allowed(FP8, 0.0, wanted, query, key, value, 0.2) / 1.1
+    assert float(found / wanted.norm()) == pytest.approx(0.084, abs=0.002)
 
 
 @gpu
@@ -165,7 +196,7 @@ def test_kernels_agree_with_the_formula(name, tolerance, tokens):
     wanted = formula(query, key, value)
     assert torch.equal(key, before)
     assert (result.shape, result.dtype) == (query.shape, query.dtype)
-    assert (result.double() - wanted).norm() <= tolerance * wanted.norm()
+    assert (result.double() - wanted).norm() <= allowed(name, tolerance, wanted, query, key, value)
 
 
 @gpu
@@ -183,7 +214,7 @@ def test_kernels_agree_with_the_formula_at_each_width(name, tolerance, width, dt
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     result = dispatch_attention_fn(query, key, value, scale=0.2, backend=kernels.name(usable(name)))
-    assert (result.double() - wanted).norm() <= tolerance * wanted.norm()
+    assert (result.double() - wanted).norm() <= allowed(name, tolerance, wanted, query, key, value, 0.2)
 
 
 @gpu
@@ -191,7 +222,7 @@ def test_attention_in_fp8_keeps_what_all_values_have_in_common():
     """27,086 keys, as HunyuanVideo has; uncentred values lose a fifth of their common part in the sums of the card."""
     query, key, value = random(1, 27086, 2, 128, device="cuda", dtype=torch.bfloat16)
     value = value + 0.4 * torch.randn(2, 128, device="cuda", dtype=torch.bfloat16)
-    result = backend_timing.attend(usable("_sgd_flash_3_fp8"), query, key, value)
+    result = backend_timing.attend(usable(FP8), query, key, value)
     some = slice(None, None, 500)
     wanted = formula(query[:, some], key, value)
     assert (result[:, some].double() - wanted).norm() <= 0.02 * wanted.norm()

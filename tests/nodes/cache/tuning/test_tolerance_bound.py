@@ -25,6 +25,6 @@ def test_the_factor_of_the_handbook_of_nist():
 def test_the_bound_holds_as_often_as_it_says():
     rng = np.random.default_rng(0)
     samples = rng.normal(50, 5, (2000, 8))
-    below = norm.ppf(1 - SHARE, 50, 5)  # 99 of 100 values are above it
+    below = norm.ppf(1 - SHARE, 50, 5)  # 999 of 1,000 values are above it
     held = np.mean([lower_bound(sample.tolist()) <= below for sample in samples])
     assert held == pytest.approx(CONFIDENCE, abs=0.015)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ...contract.text_tables import seconds, shortened
+from .name_places import name_places
 from .settings_summary import Setting
+from .short_values import short_values
 from .sweep_table import decibels
 
 WIDTH, HEIGHT = 900, 440
@@ -41,6 +43,11 @@ class Point:
     anchor: str
     front: bool
     is_reference: bool
+
+    @property
+    def is_far(self) -> bool:
+        """Whether the name stands so far off that a line leads to it."""
+        return bool(self.name) and abs(self.name_y - 4 - self.y) > 20
 
 
 @dataclass(frozen=True)
@@ -110,19 +117,20 @@ def scatter(settings: Sequence[Setting], choose: dict[int, str]) -> Scatter | No
     def height(value: float | None) -> float:
         return EQUAL if value is None or value == math.inf else y.at(value)
 
-    places: list[tuple[float, float]] = []
-    points = []
-    for number, each, took, psnr in sorted(shown, key=lambda entry: entry[3] or 0.0, reverse=True):
-        at = (x.at(took or 0.0), height(psnr))
-        worst = height(each.worst_psnr) if each.worst_psnr != psnr and each.worst_psnr is not None else None
+    short = {name: short_values(each.values[name] for each in settings) for name in settings[0].values}
+    at, worst, names = [], [], []
+    for _, each, took, psnr in shown:
+        at.append((x.at(took or 0.0), height(psnr)))
+        worst.append(height(each.worst_psnr) if each.worst_psnr != psnr and each.worst_psnr is not None else None)
         named = each.front or each.is_reference or len(shown) <= MOST_NAMES
-        anchor = "end" if at[0] > RIGHT - 300 else "start"
-        name_y = _free(at[1] + 4, at[0], places) if named else at[1]
-        name = _name(each) if named else ""
-        places += [(at[0], name_y)] if named else []
-        name_x = at[0] - 12 if anchor == "end" else at[0] + 12
-        points.append(Point(*at, worst, _about(each), choose[number], name, name_x, name_y, anchor, each.front,
-                            each.is_reference))  # fmt: skip
+        names.append(" ".join(shortened(short[name][value], 44) for name, value in each.values.items()) * named)
+    order = sorted(range(len(shown)), key=lambda number: at[number][1])
+    placed = name_places([(*at[n], worst[n], names[n]) for n in order], (LEFT, TOP, RIGHT, BOTTOM))
+    points = [
+        Point(*at[n], worst[n], _about(shown[n][1]), choose[shown[n][0]], names[n], place.x, place.y, place.anchor,
+              shown[n][1].front, shown[n][1].is_reference)
+        for n, place in zip(order, placed, strict=True)
+    ]  # fmt: skip
     best = sorted((point.x, point.y) for point in points if point.front)
     line = " ".join(f"{'M' if not n else 'L'}{px} {py}" for n, (px, py) in enumerate(best)) if len(best) > 1 else ""
     loops = all(each.loop_seconds is not None for _, each, _, _ in shown)
@@ -142,24 +150,6 @@ def scatter(settings: Sequence[Setting], choose: dict[int, str]) -> Scatter | No
         else "",
         [*legend, *([("whisker", "down to the worst run")] if spread else [])],
     )
-
-
-def _free(y: float, x: float, taken: Sequence[tuple[float, float]]) -> float:
-    """A height near `y` where a name does not lie on another one."""
-    for shift in (0, 14, -14, 28, -28, 42):
-        if all(abs(y + shift - other) > 12 or abs(x - at) > 300 for at, other in taken):
-            return y + shift
-    return y
-
-
-def _name(each: Setting) -> str:
-    values = list(each.values.values())
-    return " ".join(shortened(_plain_name(value), 44) for value in values)
-
-
-def _plain_name(value: str) -> str:
-    """A whole node without its braces and `uses`."""
-    return value.removeprefix("{uses:").removesuffix("}").strip() if value.startswith("{uses:") else value
 
 
 def _about(each: Setting) -> str:

@@ -9,6 +9,7 @@ from ...contract.text_tables import seconds, shortened
 from ..fitted_tables import fitted, wrapped
 from .measured_runs import Measured
 from .settings_summary import Setting
+from .short_values import short_values
 
 LONGEST = 40
 """Characters of a value in the table."""
@@ -24,8 +25,9 @@ def settings_table(settings: Sequence[Setting], width: int | None = None) -> str
     head = [*names, "runs", *(["loop s"] if loops else []), "whole s", "share", *(["steps"] if turns else [])]
     head += ["PSNR", "worst", "SSIM", "worst", "front"]
     lines = [head]
+    short = {name: short_values(each.values[name] for each in settings) for name in names}
     for each in settings:
-        row = [shortened(each.values[name], LONGEST) for name in names]
+        row = [shortened(short[name][each.values[name]], LONGEST) for name in names]
         row += [str(each.runs) if each.runs == each.of else f"{each.runs} of {each.of}"]
         row += [seconds(each.loop_seconds)] if loops else []
         row += [seconds(each.seconds), "-" if each.share is None else f"{each.share:.2f}"]
@@ -53,9 +55,10 @@ def combinations_table(found: Sequence[Measured], width: int | None = None) -> s
     loops = any(each.loop_seconds is not None for each in found)
     head = ["", *names, *(["loop s"] if loops else []), "whole s", *(["steps"] if turns else []), "status"]
     lines = [head]
+    short = {name: short_values(each.combination.values[name] for each in found) for name in names}
     for each in found:
         row = [str(each.combination.number)]
-        row += [shortened(each.combination.values[name], LONGEST) for name in names]
+        row += [shortened(short[name][each.combination.values[name]], LONGEST) for name in names]
         row += [seconds(each.loop_seconds)] if loops else []
         row += [seconds(each.seconds)]
         row += [steps(each.steps, each.turns)] if turns else []

@@ -148,7 +148,7 @@ def _tokens_to_heads(
     found = _all_to_all(sent, sizes, received, rank, group)
     if len(set(tokens)) == 1:
         parts = found.view(ranks, 3, batch, own, mine, width).permute(1, 2, 0, 3, 4, 5)
-        return parts.reshape(3, batch, ranks * own, mine, width)
+        return parts.reshape(3, batch, ranks * own, mine, width).contiguous()
     split = zip(found.split(received), tokens, strict=True)
     return torch.cat([part.view(3, batch, n, mine, width) for part, n in split], dim=2)
 
@@ -213,7 +213,7 @@ def _heads_to_tokens(
     found = _all_to_all(sent, sizes, received, rank, group)
     if len(set(heads)) == 1:
         parts = found.view(ranks, batch, own, mine, width).permute(1, 2, 0, 3, 4)
-        return parts.reshape(batch, own, ranks * mine, width)
+        return parts.reshape(batch, own, ranks * mine, width).contiguous()  # one head each: reshape makes a view
     split = zip(found.split(received), heads, strict=True)
     return torch.cat([part.view(batch, own, n, width) for part, n in split], dim=2)
 

@@ -115,13 +115,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that could end later than this")
     parser.add_argument("--out", type=Path, default=Path("parallel.json"))
     parser.add_argument("--host-profile", action="store_true", help="also keep where the host spends a step")
+    parser.add_argument("--compiled", action="store_true", help="also steps with compiled blocks")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, without diffusers beside them")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     count = results["cards"] = 2 if arguments.tiny else cards()
     if count < 2:
         sys.exit("this needs two GPUs; --tiny runs on a CPU")
-    extra = [*(["--tiny"] if arguments.tiny else []), *(["--host-profile"] if arguments.host_profile else [])]
+    given = {"--tiny": arguments.tiny, "--host-profile": arguments.host_profile, "--compiled": arguments.compiled}
+    extra = [word for word, wanted in given.items() if wanted]
 
     def measure(key: str, script: str, words: list[str], ranks: int, least: int) -> None:
         left = arguments.seconds - (time.perf_counter() - BEGAN)

@@ -1,7 +1,7 @@
 """Steps and decodes of one clip on all ranks together, and on each alone, in turns; `parallel.py` starts it.
 
-Random weights of full size, blocks rebuilt (`speed: exact`). Each way is warm before it is timed, its result is finite,
-and that of all ranks together is compared with that of one.
+Random weights of full size, blocks rebuilt (`speed: exact`); with `--compiled` also diffusers' blocks, compiled. Each
+way is warm before it is timed, its result is finite, and that of all ranks together is compared with that of one.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from sgd.graph.contract.processes import read_mesh
 from sgd.nodes import denoiser, vae
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.models.attention.attention_target import Target
+from sgd.nodes.models.model import Model
 from sgd.nodes.models.ranks.joining import client
 from sgd.nodes.models.ranks.torch_processes import TorchProcesses
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--parts", default="step,decode")
     parser.add_argument("--host-profile", action="store_true")
+    parser.add_argument("--compiled", action="store_true", help="also steps of all ranks with compiled blocks")
     arguments = parser.parse_args()
     rank, device = int(os.environ["RANK"]), "cpu" if arguments.tiny else "cuda"
     if device == "cuda":
@@ -138,7 +140,9 @@ def main() -> None:
         config = step.model.config("transformer")
         kind = type(step.model.component("transformer")).__name__
         backends = Target("transformer", config, kind, "bfloat16", device).exact_backends()
-        model = step.model.transformed(Optimize("transformer", True, tuple(each.library for each in backends)))
+        names = tuple(each.library for each in backends)
+        model = step.model.transformed(Optimize("transformer", True, names))
+        compiled = step.model.transformed(Optimize("transformer", False, names, compiled=True))
         if no_fast_decoder(step.model.weights.repository.entry("vae")[1], device, True) is None:
             model = model.transformed(FastDecoder("vae"))
         for number, arrangement in enumerate(arguments.parallel.split(";")):
@@ -153,10 +157,10 @@ def main() -> None:
             alone.device = together.device = device
             together.processes = processes
 
-            def predicted(run: DirectRun = together) -> torch.Tensor:
+            def predicted(run: DirectRun = together, used: Model = model) -> torch.Tensor:
                 state = GateState()
                 try:
-                    made = denoiser.predict(model, step.start, step.at, step.branches, state, run)
+                    made = denoiser.predict(used, step.start, step.at, step.branches, state, run)
                 finally:
                     state.end()
                 return torch.cat([value.float() for value in made.branches.values()])
@@ -173,6 +177,11 @@ def main() -> None:
             if arguments.host_profile:
                 lines = host_profile(predicted, device)
                 results[f"host {arrangement}"] = lines
+            if arguments.compiled:
+                compiled.acquire("transformer", together)
+                calls[arrangement] = partial(predicted, together, compiled)
+                results[f"step {arrangement}, compiled"] = measure(calls, device, say)
+                compiled.release("transformer")
             model.release("transformer")
         if "decode" in arguments.parts:
             model.acquire("vae", together)

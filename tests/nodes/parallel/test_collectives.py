@@ -41,11 +41,14 @@ def in_ranks(monkeypatch: pytest.MonkeyPatch, ranks: int, call: Callable[[int, s
         return list(pool.map(lambda rank: call(rank, f"rank {rank}"), range(ranks)))
 
 
-@pytest.mark.parametrize("tokens", [(4, 3, 2), (3, 3, 3), (2, 2, 1)])
-@pytest.mark.parametrize("heads", [(2, 2, 2), (2, 1, 1)])
+@pytest.mark.parametrize("tokens", [(4, 3, 2), (3, 3, 3), (2, 2, 1), (1, 1, 1)])
+@pytest.mark.parametrize("heads", [(2, 2, 2), (2, 1, 1), (1, 1, 1)])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, batch):
-    """The middle process of three may have a third of the tokens though the others do not."""
+    """The middle process of three may have a third of the tokens though the others do not.
+
+    Results are dense, as compiled graphs expect.
+    """
     three = torch.randn(3, batch, sum(tokens), sum(heads), 5)
     by_token, by_head = three.split(tokens, dim=2), three.split(heads, dim=3)
 
@@ -55,9 +58,11 @@ def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, 
 
     for found, wanted in zip(in_ranks(monkeypatch, 3, to_heads), by_head, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+        assert found.is_contiguous()
 
     def to_tokens(rank: int, group: str) -> torch.Tensor:
         return collectives.heads_to_tokens(by_head[rank][0], tokens, heads, rank, group)
 
     for found, wanted in zip(in_ranks(monkeypatch, 3, to_tokens), by_token, strict=True):
         torch.testing.assert_close(found, wanted[0], rtol=0, atol=0)
+        assert found.is_contiguous()

@@ -61,9 +61,10 @@ class State:
 
     @classmethod
     def is_divided(cls, snapshot: Any, mesh: Mesh) -> bool:
-        """Whether the processes of a run have parts of such a snapshot. The answer is equal in all of them.
+        """Whether the processes of a run have parts of such a snapshot.
 
-        It is asked of nodes that the processes compute together. If false, the snapshot of rank 0 is that of all.
+        It is asked of nodes that the processes compute together. If false in all, the snapshot of rank 0 is that of
+        all. It may be false in some: in processes that have nothing to keep yet.
         """
         return False
 
@@ -72,7 +73,7 @@ class State:
         """The snapshot that one process would have taken, from those of all ranks. Required with `is_divided`.
 
         Args:
-            parts: The snapshot of each rank, in order.
+            parts: The snapshot of each rank, in order. None for a rank other than 0 where `is_divided` is false.
             mesh: How these ranks were arranged. Those that `restore` it may be arranged in another way.
         """
         raise NotImplementedError

@@ -143,10 +143,10 @@ def _states_of(content: Mapping[str, Any], decoder: Decoder) -> list[dict[StateK
 def _whole(ranks: Sequence[Mapping[StateKey, Any]], calls: Mapping[str, Call], mesh: Mesh) -> dict[StateKey, Any]:
     """The snapshots of one process, from those of rank 0 and of the others, which have those of divided states."""
     whole = dict(ranks[0])
-    for key in ranks[1]:
+    for key in dict.fromkeys(key for rank in ranks[1:] for key in rank):
         id, name = key
         try:
-            whole[key] = calls[id].type.states[name].merged([each[key] for each in ranks], mesh)
+            whole[key] = calls[id].type.states[name].merged([each.get(key) for each in ranks], mesh)
         except (LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"the state `{name}` of {id}: {type(error).__name__}: {error}") from error
     return whole

@@ -155,9 +155,12 @@ class GateState(State):
 
     @classmethod
     def merged(cls, parts: Sequence[Any], mesh: Mesh) -> Any:
-        found = {}
-        for component, (gate, window, _) in parts[0].items():
-            found[component] = gate, window, engine_snapshot.whole([part[component][2] for part in parts], mesh)
+        found: dict[str, Any] = {}
+        held = [part or {} for part in parts]
+        for component in dict.fromkeys(name for part in held for name in part):
+            gate, window, _ = next(part[component] for part in held if component in part)
+            ranks = [part[component][2] if component in part else None for part in held]
+            found[component] = gate, window, engine_snapshot.whole(ranks, mesh)
         return found
 
     def _close(self, component: str) -> None:

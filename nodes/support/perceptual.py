@@ -62,15 +62,15 @@ def distance(frame: torch.Tensor, reference: torch.Tensor, weights: Path) -> flo
         NodeError: If the file cannot be read, or holds no weights of a known network.
     """
     state = weights.stat() if weights.exists() else None
-    network = _network(weights, None if state is None else (state.st_size, state.st_mtime_ns)).to(reference.device)
+    network = _network(weights, None if state is None else (state.st_size, state.st_mtime_ns), reference.device)
     x, y = (each.permute(2, 0, 1)[None].float().to(reference.device) for each in (frame, reference))
     with torch.no_grad():
         return float(network(x, y, normalize=True))
 
 
 @lru_cache(maxsize=1)
-def _network(weights: Path, _: object) -> Any:
-    """The network of the package, with the weights of a file."""
+def _network(weights: Path, _: object, device: torch.device) -> Any:
+    """The network of the package on a device, with the weights of a file."""
     lpips: Any = importlib.import_module("lpips")
     found = read_weights(weights)
     name = next((name for name, last in NETWORKS.items() if last in found), None)
@@ -88,7 +88,7 @@ def _network(weights: Path, _: object) -> Any:
             raise NodeError(f"{weights}: {theirs} is missing, or has another shape than in the network {name}")
         own[key] = found[theirs]
     network.net.load_state_dict(own)
-    return network.eval().requires_grad_(False)
+    return network.to(device).eval().requires_grad_(False)
 
 
 def read_weights(path: Path) -> Mapping[str, torch.Tensor]:

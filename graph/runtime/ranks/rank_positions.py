@@ -31,6 +31,7 @@ class RankPositions:
     ) -> None:
         self.keeper, self.processes, self.shared, self.number = keeper, processes, shared, number
         self.first = processes.rank == 0
+        self._has_parts = False
         steps = (step for step, _ in plan.walk())
         self._split = {
             step.call.id: step.call.type
@@ -47,15 +48,18 @@ class RankPositions:
         if position.levels[-1].loop not in self.shared:
             return
         divided = self._divided(position)
-        has_parts = any(divided.values())
+        has_parts = self._has_parts or any(divided.values())
         number = self._next()
         if has_parts:
             keeper.offer(position if self.first else _part(position, divided), number, self.processes.size)
-        due, unkept = self.processes.any_of([self.first and keeper.is_due, False])
+        flags = [self.first and keeper.is_due, False, has_parts, not has_parts]
+        due, unkept, self._has_parts, lacks_parts = self.processes.any_of(flags)
         if unkept:
             keeper.withdraw()
             innermost = position.levels[-1]
             self._lost(innermost.loop, innermost.turn, "another process cannot keep a state")
+        elif self._has_parts and lacks_parts:  # at the next place, all ranks write a part
+            keeper.withdraw()
         elif has_parts:
             keeper.take(agreed=due)
         elif self.first:
@@ -66,7 +70,7 @@ class RankPositions:
     def unkept(self, loop: str, turn: int, reason: str) -> None:
         if loop in self.shared:
             self._next()
-            self.processes.any_of([False, True])
+            self.processes.any_of([False, True, False, False])
             self._lost(loop, turn, reason)
 
     def effect_finished(self, effect: FinishedEffect) -> None:

@@ -92,19 +92,22 @@ def of_branches(kept: EngineSnapshot, names: Sequence[str]) -> EngineSnapshot:
     return replace(kept, indices=indices, branch_caches=caches)
 
 
-def whole(ranks: Sequence[EngineSnapshot], mesh: Mesh) -> EngineSnapshot:
-    """The memory that one process would have, from that of all ranks in order."""
+def whole(ranks: Sequence[EngineSnapshot | None], mesh: Mesh) -> EngineSnapshot:
+    """The memory of one process, from that of all ranks in order; None for a rank whose branch has not run."""
     indices: dict[str, tuple[int, ...]] = {}
     caches: dict[str, Sequence[Sequence[RowSnapshot]]] = {}
     for first in range(0, mesh.size, mesh.sequence):
-        branch = ranks[first : first + mesh.sequence]
+        branch = [rank for rank in ranks[first : first + mesh.sequence] if rank is not None]
+        if not branch:
+            continue
         rows = WholeRows(branch[0].cut)
         indices |= branch[0].indices
         for name in branch[0].branch_caches:
             clips = zip(*(rank.branch_caches[name] for rank in branch), strict=True)
             caches[name] = [[rows.of(row) for row in zip(*stacks, strict=True)] for stacks in clips]
-    dtype = next((rank.dtype for rank in ranks if rank.dtype is not None), None)
-    return EngineSnapshot(ranks[0].gate, indices, caches, dtype)
+    kept = [rank for rank in ranks if rank is not None]
+    dtype = next((rank.dtype for rank in kept if rank.dtype is not None), None)
+    return EngineSnapshot(kept[0].gate, indices, caches, dtype)
 
 
 def restore(engine: Engine, kept: EngineSnapshot) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,9 @@ def merged(ranks: Sequence[Ended], mesh: Mesh, step: int, file: Path) -> tuple[l
     """States, latents and schedule after a step, of one process, after they went through a file."""
     parts = [rank.kept[step][0] for rank in ranks]
     gates, *others = parts[0]
-    if GateState.is_divided(gates, mesh):
-        gates = GateState.merged([part[0] for part in parts], mesh)
+    divided = [GateState.is_divided(part[0], mesh) for part in parts]
+    if any(divided):
+        gates = GateState.merged([part[0] if d else None for part, d in zip(parts, divided, strict=True)], mesh)
     found: tuple[list[Any], Any] = through_a_file(([gates, *others], ranks[0].kept[step][1]), file)
     return found
 
@@ -102,6 +104,15 @@ def case(family: str, method: str) -> Case:
 def test_two_processes_go_on_in_two_and_in_one(tmp_path: Path, mesh: Mesh) -> None:
     """Each process has a part of the states: of the tokens, or the branches."""
     check(tmp_path, "wan", case("wan", "taylorseer"), mesh, [mesh, ONE])
+
+
+def test_a_process_goes_on_whose_branch_has_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance starts after the step at which the loop is cut, so that one process has opened no gate by then."""
+    monkeypatch.setattr(sys.modules[__name__], "CUTS", (2,))
+    mesh = Mesh(branches=2)
+    check(
+        tmp_path, "wan", replace(case("wan", "taylorseer"), split={"batched": False, "start": 0.5}), mesh, [mesh, ONE]
+    )
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,21 +73,35 @@ def never(family):
     }
 
 
+@dataclass(frozen=True)
+class Plain:
+    """A run without a gate: the latents after every step, the calls of blocks, and what a host waits for."""
+
+    latents: list[torch.Tensor]
+    blocks: int
+    waits: int
+
+
+@cache
+def plain(pair):
+    with counted(pair.model) as blocks:
+        latents = pair.run()
+    return Plain(latents, blocks[0], waits(pair, None))
+
+
 @pytest.mark.parametrize("method", sorted(never("wan")))
 def test_a_gate_that_always_computes_is_none(pair, method):
-    plain, gated = pair.run(), pair.run(never(pair.family)[method])
-    assert all(torch.equal(a, b) for a, b in zip(plain, gated, strict=True))
+    gated = pair.run(never(pair.family)[method])
+    assert all(torch.equal(a, b) for a, b in zip(plain(pair).latents, gated, strict=True))
 
 
 @pytest.mark.parametrize("method", sorted(ready("wan")))
 def test_fewer_blocks_run_and_the_record_says_how_many(pair, method):
     run = DirectRun()
-    with counted(pair.model) as plain:
-        pair.run()
     with counted(pair.model) as gated:
         pair.run(ready(pair.family)[method], run=run)
     totals = [data for kind, data in run.events if kind == "gate_total"]
-    assert gated[0] < plain[0]
+    assert gated[0] < plain(pair).blocks
     assert {total["branch"] for total in totals} == set(BRANCHES)
     for total in totals:
         rows = [data for kind, data in run.events if kind == "gate" and data["branch"] == total["branch"]]
@@ -191,17 +207,15 @@ def waits(pair, gate):
 
 
 def test_schedules_known_ahead_wait_for_nothing(pair):
-    plain = waits(pair, None)
     for method in ("scm", "magcache", "fora"):
-        assert waits(pair, ready(pair.family)[method]) == plain, method
-    assert waits(pair, dbcache(HERE, threshold=1.0, warmup_steps=3)) == plain
+        assert waits(pair, ready(pair.family)[method]) == plain(pair).waits, method
+    assert waits(pair, dbcache(HERE, threshold=1.0, warmup_steps=3)) == plain(pair).waits
 
 
 def test_a_time_embedding_is_read_once_for_each_branch_before_the_first_step(pair):
     if pair.family != "wan":
         pytest.skip("no embedding of the timestep alone")
-    plain = waits(pair, None)
-    assert waits(pair, ready("wan")["teacache"]) == plain + 2
+    assert waits(pair, ready("wan")["teacache"]) == plain(pair).waits + 2
 
 
 @pytest.mark.parametrize("method", ["dbcache", "taylorseer", "scm dynamic", "easycache", "gate"])
@@ -212,14 +226,14 @@ def test_others_wait_once_for_each_step_and_branch_that_is_measured(pair, method
     rows = [data for kind, data in run.events if kind == "gate" and data["distance"] is not None]
     measured = {(row["step"], None if together else row["branch"]) for row in rows}
     assert 0 < len(measured) <= STEPS * len(BRANCHES)
-    assert waits(pair, gate) == waits(pair, None) + len(measured)
+    assert waits(pair, gate) == plain(pair).waits + len(measured)
 
 
 def test_nothing_is_left_in_the_model_when_a_run_fails_half_way(pair):
     transformer = pair.model.component("transformer")
     modules = list(transformer.modules())
     before = [(module, gate_pipelines.state(module)) for module in modules]
-    plain = pair.run()
+    before_all = plain(pair).latents
     last = getattr(transformer, list(pair.model.family.blocks.lists)[-1])[-1]
     calls = [0]
 
@@ -240,7 +254,7 @@ def test_nothing_is_left_in_the_model_when_a_run_fails_half_way(pair):
             assert list(own or ()) == list(children or ())
             assert all(own[name] is child for name, child in (children or {}).items())
             assert set(now) == set(attributes)
-        assert all(torch.equal(a, b) for a, b in zip(plain, pair.run(), strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(before_all, pair.run(), strict=True))
 
 
 def test_a_gate_that_reused_nothing_names_the_threshold_that_would_have(pair):

@@ -80,6 +80,8 @@ def _values_of(
         yield from (Candidate(str(choice)) for choice in option.choices)
     elif option.dest == "device":
         yield from map(Candidate, DEVICES)
+    elif option.dest == "overlap_device":
+        yield Candidate("cuda:1")
     elif option.dest == "set":
         graph = _graph(before, parser)
         yield from _settings(graph, last, _library(before)) if graph is not None else ()

@@ -55,12 +55,33 @@ def device(to: ArgumentParser) -> None:
     )
 
 
+def overlap_options(to: ArgumentParser) -> None:
+    """`--overlap` and `--overlap-device`."""
+    to.add_argument(
+        "--overlap",
+        action="store_true",
+        help="run the end of a turn of a loop, such as decoding and writing a clip, beside the next turn",
+    )
+    to.add_argument(
+        "--overlap-device",
+        type=_card,
+        metavar="cuda:N",
+        help="do that on another GPU, such as cuda:1, which holds the components for it",
+    )
+
+
 DEVICES = ("auto", "cpu", "cuda")
 
 
 def _device(text: str) -> str:
     if text not in DEVICES and card_number(text) is None:
         raise ArgumentTypeError(f"{text!r} is no device; give {', '.join(DEVICES)}, or cuda:1 for one of several GPUs")
+    return text
+
+
+def _card(text: str) -> str:
+    if card_number(text) is None:
+        raise ArgumentTypeError(f"{text!r} is no GPU with a number; give cuda:1 for the second one")
     return text
 
 

@@ -54,7 +54,9 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
         notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
     beside = record.get("overlapped_seconds")
     if beside is not None:
-        notes.append(f"overlapped: {seconds(max(beside, 0.0))} s of nodes ran in a second thread while others did")
+        where = f" on {record['overlap_device']}" if record.get("overlap_device") else ""
+        ran = f"ran in a second thread{where} while others did"
+        notes.append(f"overlapped: {seconds(max(beside, 0.0))} s of nodes {ran}")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")
     uncounted = [name for name, row in rows.items() if row.get("uncounted") and row["type"] != "loop"]

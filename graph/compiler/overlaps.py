@@ -8,7 +8,7 @@ of one turn can run while the head of the next one does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from .ir import Call, Const, Loop, Ref, edges, leaves, output_ports, used
@@ -23,11 +23,15 @@ class Overlap:
         loop: The loop; it stands outside of all loops.
         tail: The last calls of its body; or one step, the loop that goes over its results.
         acquires: Components that the tail needs, and that the plan acquires after the loop.
+        own: The acquisitions of the plan that only calls of the tail need.
+        common: Those that these and other calls need, for the calls of the tail.
     """
 
     loop: LoopStep
     tail: tuple[Step, ...]
     acquires: tuple[Acquire, ...] = ()
+    own: tuple[Acquire, ...] = ()
+    common: tuple[Acquire, ...] = ()
 
     @property
     def follower(self) -> LoopStep | None:
@@ -80,7 +84,7 @@ def _overlap(plan: Plan, number: int, step: LoopStep) -> Overlap | str:
         assert isinstance(follower, LoopStep)
         overlap = Overlap(step, (follower,), tuple(each for each in between if isinstance(each, Acquire)))
         problem = _follower_problem(step, follower, between)
-    return problem or _call_problem(overlap) or overlap
+    return problem or _call_problem(overlap) or _with_components(overlap, plan)
 
 
 def _follower(plan: Plan, number: int, step: LoopStep) -> int | str:
@@ -132,6 +136,17 @@ def _call_problem(overlap: Overlap) -> str:
             if call.type.inputs[name].path == "read" and not isinstance(arg.source, Const):
                 return f"{call.id} reads another file in each turn, and the recipe in a file names those read before it"
     return ""
+
+
+def _with_components(overlap: Overlap, plan: Plan) -> Overlap:
+    """An overlap with the components that its tail needs. The plan acquires them outside of loops."""
+    tail = {call.id for call in overlap.calls}
+    needed = [step for step in plan.steps if isinstance(step, Acquire) and not tail.isdisjoint(step.readers)]
+    own = tuple(step for step in needed if tail.issuperset(step.readers))
+    common = tuple(
+        replace(step, readers=tuple(id for id in step.readers if id in tail)) for step in needed if step not in own
+    )
+    return replace(overlap, own=own, common=common)
 
 
 def _is_of(source: object, loop: Loop) -> bool:

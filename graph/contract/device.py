@@ -113,6 +113,36 @@ def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
     raise NodeError(f"--device {name}: {built}", help="run `sgd doctor` for details; --device cpu works everywhere")
 
 
+def require_second_card(name: str, head: str) -> None:
+    """Check that a GPU is there beside the one that a run uses.
+
+    Args:
+        name: Its name with a number, such as `cuda:1`.
+        head: The device of the run.
+
+    Raises:
+        NodeError: If it is not there, or if it is the device of the run.
+    """
+    number, option = card_number(name), f"--overlap-device {name}"
+    if number is None:
+        raise NodeError(f"{option}: {name} is no GPU with a number", help="write `--overlap-device cuda:1`")
+    if not head.startswith("cuda"):
+        raise NodeError(f"{option}: the run is on the device {head}, and both must be GPUs", help="leave it out")
+    import torch
+
+    count = torch.cuda.device_count()
+    own = card_number(head)
+    if own is None:
+        own = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    if number >= count:
+        others = ", ".join(f"cuda:{other}" for other in range(count) if other != own)
+        help = f"choose {others}; `sgd doctor` lists them" if others else "write `--overlap`: it needs no other GPU"
+        raise NodeError(f"{option}: there is no such GPU; torch finds {count}", help=help)
+    if number == own:
+        help = "name another GPU; or write `--overlap` for one GPU"
+        raise NodeError(f"{option}: the run itself is on that GPU", help=help)
+
+
 def cards(device: str) -> int | None:
     """The number of GPUs of this process; None for another device."""
     if not device.startswith("cuda"):
@@ -144,7 +174,7 @@ def memory_bytes(device: str) -> int | None:
     if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.get_device_properties(0).total_memory)
+        return int(torch.cuda.get_device_properties(card_number(device) or 0).total_memory)
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():

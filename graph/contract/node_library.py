@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .processes import Mesh
     from .rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from .report_section import ReportSection
-    from .second_stream import SecondStream
+    from .second_stream import SecondDevice, SecondStream
     from .value_statistics import ValueStatistics
 
 
@@ -90,6 +90,17 @@ class NodeLibrary:
         from .second_stream import SecondStream
 
         return SecondStream()
+
+    def second_device(self, run: Run, device: str) -> SecondDevice:
+        """Brings values to another device and back, in a run with `--overlap-device`.
+
+        Args:
+            run: The run, for its own device.
+            device: The other device, such as `cuda:1`.
+        """
+        from .second_stream import SecondDevice
+
+        return SecondDevice()
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes that compute a run together.

@@ -94,7 +94,8 @@ class Run(RecipeRun):
     """The run, for a node; the executor supplies a subclass.
 
     Attributes:
-        device: `cpu`, `cuda` or, while planning, `meta`.
+        device: `cpu`, `cuda` or, while planning, `meta`; in the second thread of a run with `--overlap-device`, such as
+            `cuda:1`.
         planning: True while the plan is traced on meta tensors: nothing is computed, nothing is written.
         options: Values of the options that node libraries add to `sgd exec` and `sgd plan`, and `device`.
         ranges: Whether an observer listens to ranges.

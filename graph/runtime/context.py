@@ -180,11 +180,17 @@ class Context(Run):
                 self.kept_files[self.call.id] = tuple(self.unfinished)
             self._forget()
 
-    def beside(self, observer: Observers) -> Context:
-        """A context of the same run for the calls of a second thread, whose observer is another."""
-        other = copy.copy(self)
+    def beside(self, observer: Observers, device: str) -> Context:
+        """A context of the same run for the calls of a second thread, whose observer and device may be others."""
+        other = self.on(device)
         other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
         other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
+        return other
+
+    def on(self, device: str) -> Context:
+        """A context of the same run for components that are loaded to another device."""
+        other = copy.copy(self)
+        other.device = device
         return other
 
     @contextmanager

@@ -87,6 +87,7 @@ class LoopUnderWay:
                 variables[name] = environment.get(key)
             else:
                 variables[name] = environment[key] = values[index]
+        for *_, values in self.variables:  # some of which may be one list that arrives
             values[index] = None  # so that the body's last reader is the value's last reader
         environment[self.index] = index
         self.inside = False

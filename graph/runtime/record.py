@@ -45,6 +45,7 @@ class Recorder(Observer):
         clock: The clock of the run.
         measured: Whether time, memory and work of each node are measured.
         overlapped: The work of second threads; None without one.
+        overlap_device: Their device, if it is another than that of the run; else empty.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -53,6 +54,7 @@ class Recorder(Observer):
     events: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     overlapped: OverlappedTime | None = None
+    overlap_device: str = ""
 
     def __post_init__(self) -> None:
         self.timeline.kept = self.measured
@@ -149,10 +151,10 @@ class Recorder(Observer):
         found: dict[str, Any] = clean(told)
         return found
 
-    def beside(self, plan: Plan, run: Run, clock: Clock) -> Recorder:
+    def beside(self, plan: Plan, run: Run, clock: Clock, *, same_device: bool = True) -> Recorder:
         """A recorder of the calls of a second thread. Their rows stand among these, and `insert` takes the rest."""
         other = Recorder(clock, self.measured, self.timeline)
-        other.profile = self.profile.beside(clock)
+        other.profile = self.profile.beside(clock, same_device)
         other.turns = Turns(clock, self.timeline, other.profile.device)
         other.run_started(plan, run)
         return other
@@ -257,6 +259,8 @@ class Recorder(Observer):
         found: dict[str, Any] = {"seconds": now, "phases": phases, "unaccounted_seconds": now - known}
         if self.overlapped is not None:
             found["overlapped_seconds"] = self.overlapped.seconds
+        if self.overlap_device:
+            found["overlap_device"] = self.overlap_device
         cleaned: dict[str, Any] = clean(found | {"nodes": [*nodes, *others]})
         return cleaned
 

@@ -48,7 +48,7 @@ def run(
     snapshots: Snapshots | None = None,
     store: Store | Path | str | None = None,
     ranks: RunRanks | None = None,
-    overlap: bool = False,
+    overlap: bool | str = False,
 ) -> Result:
     """Run a plan and write its record.
 
@@ -69,11 +69,12 @@ def run(
         ranks: The other processes of the run, if this is rank 0 of several.
         overlap: Run the end of each turn of a loop over a list beside the next turn: a clip is decoded and written
             while the next one is made. The results are the same. If a GPU has too little memory for both, there is a
-            warning, and the run goes on without it.
+            warning, and the run goes on without it. The name of another GPU, such as `cuda:1`, runs it there.
 
     Raises:
-        NodeError: If the profile or the overlap is not possible, a folder cannot be a store, or an output cannot be
-            written: see `prepare_folder`. Nothing has run then.
+        NodeError: If the profile or the overlap is not possible, the device of the overlap is not there or is that of
+            the run, a folder cannot be a store, or an output cannot be written: see `prepare_folder`. Nothing has run
+            then.
     """
     clock = clock or Clock()
     profiling = Profiling(profile) if isinstance(profile, str) else profile
@@ -82,7 +83,8 @@ def run(
     if store is not None and plan.expected is not None and plan.expected.measures:
         raise NodeError("reused results have no time and memory for the limits of `expect`", help="leave out the store")
     kept_results = store_of(store)
-    overlaps = overlaps_for(plan, profiling, ranks is not None) if overlap else ()
+    other = overlap if isinstance(overlap, str) else None
+    overlaps = overlaps_for(plan, profiling, ranks is not None, device, other) if overlap else ()
     # A node may call this, and its thread waits here for that of the run.
     with (
         clock.during(START),
@@ -107,13 +109,13 @@ def run(
                 context.warn(folder.left)
             if overlaps:
                 with clock.during(COMPILE):
-                    tight = misfit(plan, overlaps, device, context.options)
+                    tight = misfit(plan, overlaps, device, context.options, other)
                 if tight:
                     context.warn(tight)
                     overlaps = ()
             kept = RunSnapshots(snapshots, plan, context, recorder, ranks.mesh if ranks is not None else Mesh())
             worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
-            worker.overlaps = overlaps
+            worker.overlaps, worker.overlap_device = overlaps, other
             interrupted = worker.wait()
             while True:
                 # Nothing may keep the record from being written, not even a second interrupt.

@@ -40,14 +40,15 @@ class Snapshots:
         source: The file whose workflow runs, where that is not the file of the plan: a record, a picture or a clip.
         libraries: The files of `--library`.
         resumed: Where the run goes on; None for a new run.
-        overlap: Whether the run has a second thread (`--overlap`), which it has again when it is resumed.
+        overlap: Whether the run has a second thread (`--overlap`), which it has again when it is resumed; or the name
+            of the device of that thread.
     """
 
     every: float = EVERY
     source: Path | None = None
     libraries: tuple[Path, ...] = ()
     resumed: Resumed | None = None
-    overlap: bool = False
+    overlap: bool | str = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.every < float("inf"):

@@ -72,11 +72,17 @@ class StoredSteps(ReusedSteps):
         super().__init__(reuse_of(self.keys, decision, elsewhere), context, processes)
         self._began: dict[Place, tuple[float, Any]] = {}
         self._rate = RATE
+        self._there: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
-    def beside(self, recorder: Recorder) -> StoredSteps:
-        """The store around the steps of a second thread, whose recorder is another."""
+    def beside(self, recorder: Recorder, there: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> StoredSteps:
+        """The store around the steps of a second thread.
+
+        Args:
+            recorder: Its recorder.
+            there: Brings stored values to its device.
+        """
         other = copy.copy(self)
-        other.recorder = recorder
+        other.recorder, other._there = recorder, there
         return other
 
     def acquires_any(self) -> bool:
@@ -89,7 +95,7 @@ class StoredSteps(ReusedSteps):
         told = loaded.content if loaded is not None else self.store.content(item.key) if item.key is not None else None
         if told is not None:
             self._tell(place[0], told)
-        return loaded.values if loaded is not None else {}
+        return self._there(loaded.values) if loaded is not None else {}
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         item = self._item(step, environment)

@@ -66,6 +66,7 @@ class Worker:
         self.outputs: dict[str, Any] | None = None
         self.error: BaseException | None = None
         self.overlaps: Sequence[Overlap] = ()
+        self.overlap_device: str | None = None
         self.finished = False
         self.thread = threading.Thread(target=self.work, name="sgd", daemon=True)
         self._turn = threading.Lock()
@@ -89,7 +90,7 @@ class Worker:
                         import_packages(self.plan, self.context)
                 executor = self._executor(placed, stored)
                 if self.overlaps:
-                    OverlappedSteps(self.overlaps, executor, self.recorder, stored)
+                    OverlappedSteps(self.overlaps, executor, self.recorder, stored, self.overlap_device)
                 self.outputs = executor.execute()
         except BaseException as error:
             self.error = error

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...graph.contract.processes import Mesh
     from ...graph.contract.rank_start import JoinedRanks, PlannedRanks, RankPlace, StartedRanks
     from ...graph.contract.report_section import ReportSection
-    from ...graph.contract.second_stream import SecondStream
+    from ...graph.contract.second_stream import SecondDevice, SecondStream
     from ...graph.contract.value_statistics import ValueStatistics
 
 WEIGHTS = RunOption(
@@ -138,6 +138,12 @@ class StandardLibrary(NodeLibrary):
         from ..support.cuda_second_stream import CudaSecondStream
 
         return CudaSecondStream(run.device)
+
+    def second_device(self, run: Run, device: str) -> SecondDevice:
+        """Streams on both GPUs. Tensors are copied, and models load their components on the other GPU too."""
+        from ..models.second_card import SecondCard
+
+        return SecondCard(run, device)
 
     def start_ranks(self, command: Sequence[str], count: int, logs: Path) -> StartedRanks:
         """Start processes on this host, with torch.distributed.elastic."""

@@ -1,10 +1,12 @@
 """Clips in a row with and without `--overlap`, at full size with random weights: `python tests/benchmarks/overlap.py`.
 
     python tests/benchmarks/overlap.py --out FILE [--clips 16] [--steps 50,4] [--rounds 1] [--seconds N]
+    python tests/benchmarks/overlap.py --out FILE --overlap-device cuda:1
 
 The workflow is `wan2_1_t2v` over a list of prompts: three loops, which encode the prompts, denoise, and decode and
 write. All runs are in one process that keeps weights and compiled blocks, after one run that is not counted. For each
-number of steps, a run without overlap and one with it make a pair. `span` is the time from the first step to the last
+number of steps, a run without overlap and one with it make a pair; with `--overlap-device`, a third run decodes on
+another GPU (`apart`). `span` is the time from the first step to the last
 byte. `bound` is the denoising of the run without overlap (device time of its turns), and one decode with its file. A
 row of FILE is written after each run, and a row that is there is not made again, so that the script can be cut off and
 started again. Where PyAV is missing, clips are written as raw bytes. `--tiny` takes the bundled model, on any device.
@@ -90,7 +92,7 @@ def plan_for(folder: Path, work: dict[str, Any], level: str, clips: int, steps: 
     return sgd.compile(file, inputs=inputs, library=library)
 
 
-def measured(plan: Any, out: Path, device: str, overlap: bool) -> dict[str, Any]:
+def measured(plan: Any, out: Path, device: str, overlap: bool | str) -> dict[str, Any]:
     """A row: one run, and the times of its record."""
     began = perf_counter()
     done = sgd.run(plan, out=out, device=device, options={"weights": "dummy"}, overwrite=True, overlap=overlap)
@@ -112,6 +114,7 @@ def measured(plan: Any, out: Path, device: str, overlap: bool) -> dict[str, Any]
         "decode_seconds": rows["save.frames"]["seconds"],
         "write_seconds": rows["save.file"]["seconds"],
         "overlapped_seconds": record.get("overlapped_seconds"),
+        "overlap_device": record.get("overlap_device"),
         "peak_bytes": record["peak_bytes"],
         "device": record["environment"]["device"],
         "sha256": hashlib.sha256(files).hexdigest(),
@@ -121,15 +124,15 @@ def measured(plan: Any, out: Path, device: str, overlap: bool) -> dict[str, Any]
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """The pairs as text."""
-    lines = ["clips steps round | without   with  faster | denoising + last tail   with / that | equal files"]
+    lines = ["clips steps round  mode | without   with  faster | denoising + last tail   with / that | equal files"]
     for name, row in rows.items():
         clips, steps, mode, number = name.split("/")
         before = rows.get(f"{clips}/{steps}/without/{number}")
-        if mode != "with" or before is None:
+        if mode == "without" or before is None:
             continue
         bound = before["denoise"] + before["tails"][-1]
         lines.append(
-            f"{clips:>5} {steps:>5} {number:>5} | {before['span']:7.2f} {row['span']:6.2f} "
+            f"{clips:>5} {steps:>5} {number:>5} {mode:>5} | {before['span']:7.2f} {row['span']:6.2f} "
             f"{before['span'] / row['span']:7.3f} | {before['denoise']:9.2f} + {before['tails'][-1]:9.2f}   "
             f"{row['span'] / bound:11.3f} | {before['sha256'] == row['sha256']}"
         )
@@ -144,17 +147,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="pairs for each number of steps")
     parser.add_argument("--level", default="exact", help="the level of model.optimize")
     parser.add_argument("--seconds", type=float, default=540.0, help="begin no run that would not be over by then")
+    parser.add_argument("--overlap-device", metavar="cuda:N", help="measure runs that decode on this GPU too")
     parser.add_argument("--tiny", action="store_true", help="the bundled model, on any device")
     given = parser.parse_args()
     began = perf_counter()
     rows: dict[str, dict[str, Any]] = json.loads(given.out.read_text()) if given.out.exists() else {}
     work = TINY if given.tiny else FULL
     device = choose("auto", installed().libraries.values())
+    overlaps: dict[str, bool | str] = {"without": False, "with": True}
+    if given.overlap_device is not None:
+        overlaps["apart"] = given.overlap_device
     names = [
         (steps, mode, f"{given.clips}/{steps}/{mode}/{number}")
         for number in range(given.rounds)
         for steps in map(int, given.steps.split(","))
-        for mode in (("without", "with") if number % 2 == 0 else ("with", "without"))
+        for mode in (overlaps if number % 2 == 0 else reversed(overlaps))
     ]
     with tempfile.TemporaryDirectory() as name, sgd.session():
         folder, warm = Path(name), False
@@ -164,7 +171,7 @@ def main() -> None:
                 continue
             if not warm:
                 plan = plan_for(folder, work, given.level, 2, 2)
-                for overlap in (False, True):
+                for overlap in overlaps.values():
                     found = measured(plan, folder / "warm", device, overlap)
                     print(f"warm-up: {found['wall_seconds']:.1f} s", flush=True)
                 a_step, warm = found["denoise"] / 4, True
@@ -173,7 +180,7 @@ def main() -> None:
                 print(f"{row}: no time left (about {needs:.0f} s); start the script again", flush=True)
                 break
             plan = plan_for(folder, work, given.level, given.clips, steps)
-            rows[row] = measured(plan, folder / "run", device, mode == "with")
+            rows[row] = measured(plan, folder / "run", device, overlaps[mode])
             given.out.write_text(json.dumps(rows, indent=1))
             print(f"{row}: span {rows[row]['span']:.2f} s, {rows[row]['warnings']}", flush=True)
     print(table(rows))

@@ -60,6 +60,9 @@ class Cuda:
     def memory_allocated(self) -> int:
         return 500
 
+    def current_device(self) -> int:
+        return 0
+
     def get_device_name(self) -> str:
         return "Double"
 

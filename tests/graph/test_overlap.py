@@ -14,14 +14,15 @@ from typing import Any
 
 import pytest
 from helpers import machines
-from helpers.machines import Cell, Machine, arg, call, graph, loop, numbers_of, plan_of
+from helpers.machines import Cell, Machine, call, graph, loop, numbers_of, plan_of
+from helpers.overlapped import COUNT, SHAPES, STORED, changed, failing, head, in_the_body, in_the_next_loop, two_pairs
 from helpers.positions import Listener
 from helpers.slow_nodes import CHAIN, NODES, started
 from helpers.slow_nodes import Run as Started
 from helpers.untimed_records import untimed
 from jsonschema import Draft202012Validator
 from sgd.graph.cli.main import main
-from sgd.graph.compiler.ir import Format, Graph, Index, Item, Items, Ref, Var
+from sgd.graph.compiler.ir import Graph, Items, Ref, Var
 from sgd.graph.compiler.overlaps import overlaps_of
 from sgd.graph.compiler.plan import Plan
 from sgd.graph.contract.errors import NodeError
@@ -45,64 +46,6 @@ from sgd.graph.runtime.run import run
 
 __all__ = ["started"]
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))
-COUNT = 3
-
-
-def head(loop_id: str) -> list[Any]:
-    """The calls of a turn up to its last carrying loop."""
-    inner = graph(
-        call(f"{loop_id}.d.heavy", "m.paint", machine="$box:machine", a=Var(f"{loop_id}.d", "s")),
-        s=f"${loop_id}.d.heavy",
-    )
-    return [
-        call(f"{loop_id}.start", "m.scale", a=Var(loop_id, "c"), by=3),
-        loop(f"{loop_id}.d", {"i": [0, 1]}, inner, s=f"${loop_id}.start"),
-    ]
-
-
-def in_the_body() -> Graph:
-    """One loop: paint, then decode and save."""
-    path = Format(("out-", Index("l"), ".txt"), safe=True)
-    body = graph(
-        *head("l"),
-        call("l.tail", "m.decode", machine="$box:machine", a="$l.d:s"),
-        call("l.save", "m.save", a="$l.tail", path=path),
-        file="$l.save:value",
-        tail="$l.tail",
-        painted="$l.d:s",
-    )
-    return graph(
-        call("box", "m.machine"),
-        call("cs", "m.cells", count=COUNT),
-        loop("l", {"c": "$cs"}, body),
-        call("all", "m.join", cells="$l:tail"),
-        files="$l:file",
-        all="$all",
-        painted="$l:painted",
-    )
-
-
-def in_the_next_loop() -> Graph:
-    """Two loops: one paints, the next decodes and saves."""
-    path = Format(("out-", Index("k"), ".txt"), safe=True)
-    second = graph(
-        call("k.tail", "m.decode", machine="$box:machine", a=Var("k", "x")),
-        call("k.save", "m.save", a="$k.tail", path=path),
-        file="$k.save:value",
-        tail="$k.tail",
-    )
-    return graph(
-        call("box", "m.machine"),
-        call("cs", "m.cells", count=COUNT),
-        loop("l", {"c": "$cs"}, graph(*head("l"), o="$l.d:s")),
-        loop("k", {"x": "$l:o"}, second),
-        call("all", "m.join", cells="$k:tail"),
-        files="$k:file",
-        all="$all",
-    )
-
-
-SHAPES = {"body": in_the_body, "next": in_the_next_loop}
 
 
 class Slow:
@@ -161,25 +104,34 @@ def test_outputs_files_and_the_record_are_as_without_it(shape: str, slow: Slow, 
 
 
 def test_two_pairs_of_loops_overlap_one_after_the_other(slow: Slow, tmp_path: Path) -> None:
-    first = in_the_next_loop()
-    again = graph(
-        call("z.tail", "m.decode", machine="$box:machine", a=Var("z", "x")),
-        call("z.save", "m.save", a="$z.tail", path=Format(("z-", Index("z"), ".txt"), safe=True)),
-        tail="$z.tail",
-    )
-    more: list[Item] = [
-        loop("y", {"c": "$cs"}, graph(*head("y"), o="$y.d:s")),
-        loop("z", {"x": "$y:o"}, again),
-        call("sum", "m.join", cells="$z:tail"),
-    ]
-    items = {**first.items, **{each.id: each for each in more}}
-    plan = plan_of(replace(first, items=items, outputs={**first.outputs, "sum": arg("$sum")}))
+    plan = plan_of(two_pairs())
     assert [each.loop.loop.id for each in overlaps_of(plan)[0]] == ["l", "y"]
+    machines.LOG.clear()
     before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
     assert untimed(after.record) == untimed(before.record)
     assert numbers_of(after.outputs["sum"]) == numbers_of(before.outputs["sum"])
     assert len(list((tmp_path / "with").glob("*.txt"))) == 2 * COUNT
+    assert [event[2] for event in machines.LOG if event[0] == "acquire"] == ["painter", "decoder"] * 2
     assert abs(after.record["unaccounted_seconds"]) < 0.04
+
+
+def test_a_loop_may_go_over_one_list_twice(tmp_path: Path) -> None:
+    tail = [
+        call("k.tail", "m.decode", machine="$box:machine", a=Var("k", "x")),
+        call("k.both", "m.add", a="$k.tail", b=Var("k", "y")),
+    ]
+    plan = plan_of(
+        graph(
+            call("box", "m.machine"),
+            call("cs", "m.cells", count=COUNT),
+            loop("l", {"c": "$cs"}, graph(*head("l"), o="$l.d:s")),
+            loop("k", {"x": "$l:o", "y": "$l:o"}, graph(*tail, o="$k.both")),
+            all="$k:o",
+        )
+    )
+    before, after = run(plan, out=tmp_path / "without"), run(plan, out=tmp_path / "with", overlap=True)
+    assert after.status == "done", after.error
+    assert numbers_of(after.outputs) == numbers_of(before.outputs)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -207,16 +159,6 @@ def test_a_tail_runs_beside_the_next_head_and_one_tail_is_left_at_most(shape: st
     assert sum(record["phases"].values()) == pytest.approx(record["seconds"], abs=1e-6)
     assert 0 < record["phases"]["save"] < rows[f"{tail}.save"]["seconds"]
     SCHEMA.validate(record)
-
-
-def failing(shape: str, at: int, where: str) -> Graph:
-    """A graph whose head or tail fails for one value."""
-    given = SHAPES[shape]()
-    loop_id, call_id = ("l", "l.start") if where == "head" else ("l", "l.tail") if shape == "body" else ("k", "k.tail")
-    outer = given.items[loop_id]
-    old = outer.body.items[call_id]
-    made = call(call_id, "m.fail", a=old.args["a"], at=at)
-    return changed(given, loop_id, made)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -297,30 +239,6 @@ def test_an_interrupt_ends_both_threads_and_keeps_finished_files(slow: Slow, tmp
     assert [thread for thread in threading.enumerate() if thread.name == "sgd overlap"] == []
 
 
-STORED = """
-sgd: 1
-name: many
-inputs: {texts: {type: "list[str]", default: [a, bb, ccc]}}
-nodes:
-  make:
-    for: {text: $texts}
-    body:
-      one: {uses: slow.number, with: {text: $text}}
-      more:
-        for: {i: [0, 1]}
-        carry: {n: $one}
-        body: {again: {uses: slow.double, with: {a: $n}}}
-        yield: {n: $again}
-    yield: {n: $more}
-  save:
-    for: {n: $make}
-    body:
-      two: {uses: slow.double, with: {a: $n}}
-      file: {uses: slow.save, with: {a: $two, path: "n-${index}.txt"}}
-    yield: {two: $two}
-"""
-
-
 def test_stored_results_are_used_and_kept_as_without_it(
     tmp_path: Path, started: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,16 +291,6 @@ def test_each_thread_waits_for_the_work_whose_values_it_takes(
     assert sum(thread == "sgd overlap" for thread, _ in stream.waited) >= COUNT
     cells = {value.value for value in stream.used if isinstance(value, Cell)}
     assert cells >= set(numbers_of(result.outputs["painted"])) if shape == "body" else cells
-
-
-def changed(given: Graph, loop_id: str, *items: Any, **outputs: Any) -> Graph:
-    """A graph with more items in one loop."""
-    outer = given.items[loop_id]
-    body = replace(outer.body, items={**outer.body.items, **{each.id: each for each in items}})
-    body = replace(body, outputs={**body.outputs, **{name: arg(value) for name, value in outputs.items()}})
-    added = {name: arg(Ref(loop_id, name)) for name in outputs}
-    inside = {**given.items, loop_id: replace(outer, body=body)}
-    return replace(given, items=inside, outputs={**given.outputs, **added})
 
 
 def no_carry() -> Graph:

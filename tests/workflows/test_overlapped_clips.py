@@ -2,52 +2,23 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sgd
+import torch
+from helpers.overlapped import ONE_LOOP, TWO_LOOPS
 from helpers.untimed_records import untimed
 from sgd.graph.compiler.overlaps import overlaps_of
+from sgd.graph.contract.node import Run
+from sgd.graph.contract.second_stream import SecondDevice
 from sgd.graph.runtime.estimate import estimate
 from sgd.graph.runtime.overlap import possible
-
-TWO_LOOPS = """
-sgd: 1
-name: clips
-inputs:
-  prompts: {type: "list[str]", default: [a red circle, a green square]}
-nodes:
-  model: {uses: model.load, with: {source: "sgd:models/tiny-wan"}}
-  schedule: {uses: schedule.make, with: {model: $model, steps: 4}}
-  gate: {uses: cache.fora, with: {every: 2}}
-  encode:
-    for: {prompt: $prompts}
-    body: {text: {uses: text.encode, with: {model: $model, prompt: $prompt, max_length: 16}}}
-    yield: {text: $text}
-  generate:
-    for: {text: $encode}
-    body:
-      noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5, seed: 3}}
-      denoise:
-        uses: "sgd:parts/cfg_denoise.yaml"
-        with: {model: $model, text: $text, latents: $noise, schedule: $schedule, scale: 4.0, gate: $gate}
-    yield: {latents: $denoise}
-  save:
-    for: {latents: $generate}
-    body:
-      frames: {uses: vae.decode, with: {model: $model, latents: $latents}}
-      video: {uses: video.save, with: {frames: $frames, fps: 8, path: "clip-${index}.mp4"}}
-    yield: {video: $video}
-outputs: {videos: $save}
-"""
-BETWEEN = """    yield: {latents: $denoise}
-  save:
-    for: {latents: $generate}
-    body:
-"""
-NAMES = {BETWEEN: "", "latents: $latents": "latents: $denoise", "videos: $save": "videos: $generate"}
-ONE_LOOP = functools.reduce(lambda text, name: text.replace(name, NAMES[name]), NAMES, TWO_LOOPS)
+from sgd.nodes.library.standard_library import StandardLibrary
+from sgd.nodes.models.second_card import SecondModels
+from sgd.nodes.support.moved_values import Move
 
 
 @pytest.mark.parametrize("text", [TWO_LOOPS, ONE_LOOP], ids=["two-loops", "one-loop"])
@@ -87,3 +58,54 @@ def test_a_card_must_hold_both_parts_of_a_turn(text: str, tmp_path: Path, monkey
         assert (possible.misfit(plan, found, "cuda", {}) == "") == fits
     assert "at once, and the device has" in possible.misfit(plan, found, "cuda", {})
     assert possible.misfit(plan, found, "cpu", {}) == ""
+
+
+class OtherCpu(SecondDevice):
+    """A second device that is the CPU too. Tensors are copied to it, and models are loaded there once more."""
+
+    def __init__(self, run: Run, device: str) -> None:
+        models = SecondModels(run, device)
+        self.copied: list[tuple[str, tuple[int, ...]]] = []
+        self._there = Move(self._copier("there"), models.there)
+        self._back = Move(self._copier("back"), models.back)
+
+    def _copier(self, way: str) -> Callable[[torch.Tensor], torch.Tensor]:
+        def copied(tensor: torch.Tensor) -> torch.Tensor:
+            self.copied.append((way, tuple(tensor.shape)))
+            return tensor.clone()
+
+        return copied
+
+    def there(self, value: Any) -> Any:
+        return self._there(value)
+
+    def back(self, value: Any) -> Any:
+        return self._back(value)
+
+
+@pytest.mark.parametrize("text", [TWO_LOOPS, ONE_LOOP], ids=["two-loops", "one-loop"])
+def test_clips_of_a_second_device_are_the_same(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    links: list[OtherCpu] = []
+
+    def second_device(library: StandardLibrary, run: Run, device: str) -> OtherCpu:
+        links.append(OtherCpu(run, device))
+        return links[-1]
+
+    monkeypatch.setattr(StandardLibrary, "second_device", second_device)
+    monkeypatch.setattr(possible.devices, "require_second_card", lambda *_: None)
+    file = tmp_path / "clips.yaml"
+    file.write_text(text)
+    plan = sgd.compile(file)
+    before = sgd.run(plan, out=tmp_path / "without")
+    after = sgd.run(plan, out=tmp_path / "with", overlap="cpu")
+    assert after.status == before.status == "done", after.error
+    clips = {path.name: path.read_bytes() for path in (tmp_path / "without").glob("*.mp4")}
+    assert {path.name: path.read_bytes() for path in (tmp_path / "with").glob("*.mp4")} == clips
+    assert after.record["gates"] == before.record["gates"]
+    assert {name: value for name, value in untimed(after.record).items() if name != "overlap_device"} == untimed(
+        before.record
+    )
+    loads = [entry["part"] for entry in after.record["timeline"] if entry["kind"] == "load"]
+    assert sorted(loads) == sorted(entry["part"] for entry in before.record["timeline"] if entry["kind"] == "load")
+    ways = [way for way, shape in links[0].copied if len(shape) == 5]
+    assert ways == ["there"] * 2  # the latents of each clip; a clip's file has no tensor

@@ -60,6 +60,7 @@ def _refused(arguments: Namespace) -> str | None:
         "--processes": arguments.processes is not None,
         "--parallel": arguments.parallel is not None,
         "--overlap": arguments.overlap,
+        "--overlap-device": arguments.overlap_device is not None,
         "--watch": arguments.watch,
         "--strict": arguments.strict,
         "--snapshot-every": arguments.snapshot_every != SNAPSHOT_SECONDS,

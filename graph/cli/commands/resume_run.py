@@ -223,7 +223,7 @@ def _go_on(
                 profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
                 ranks=ranks,
-                overlap=started.get("overlap", False),
+                overlap=_overlap(started, device),
             )
         if done.status == "interrupted" or pending():
             return tell_interrupt(done, plan, arguments)
@@ -238,6 +238,20 @@ def _go_on(
         for option, path in profile.files().items():
             show(f"{option}: {path}")
     return tell_expectations(done.record, False, arguments.quiet or arguments.json)
+
+
+def _overlap(started: dict[str, Any], device: str) -> bool | str:
+    """The overlap of the run. If the GPU of its second thread is gone, both threads share the other one."""
+    from ...contract.device import require_second_card
+
+    overlap: bool | str = started.get("overlap", False)
+    if isinstance(overlap, str):
+        try:
+            require_second_card(overlap, device)
+        except NodeError as error:
+            say(f"warning: {error}; the run goes on with `--overlap` on one device")
+            return True
+    return overlap
 
 
 def _asked(arguments: Namespace, started: dict[str, Any]) -> Asked:

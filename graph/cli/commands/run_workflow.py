@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...compiler.compile import plan_of
+from ...contract.device import VISIBLE, card_number
 from ...contract.errors import NodeError
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
@@ -19,7 +20,7 @@ from ...runtime.run import run
 from ...runtime.stored_steps import store_of
 from ..cluster.cluster_options import cluster_options, require_possible
 from ..command_line import checked, options, wrong
-from ..common_arguments import device, output_folder, result_as_json, snapshot_option, workflow
+from ..common_arguments import device, output_folder, overlap_options, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import entered, run_other_rank
@@ -52,11 +53,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--quiet", action="store_true", help="no progress and no table")
     to.add_argument("--watch", action="store_true", help="check and run again whenever the workflow's files are saved")
-    to.add_argument(
-        "--overlap",
-        action="store_true",
-        help="run the end of a turn of a loop, such as decoding and writing a clip, beside the next turn",
-    )
+    overlap_options(to)
     snapshot_option(to)
     store_option(to)
     preview_option(to)
@@ -73,6 +70,9 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error), error.help)
     if on_cluster:
         return _on_cluster(arguments)
+    if arguments.overlap_device is not None and card_number(arguments.device) is not None:
+        message = f"--overlap-device {arguments.overlap_device}: --device {arguments.device} leaves the run one GPU"
+        return wrong(message, f"leave out --device: the run takes the first GPU of those that {VISIBLE} lets it see")
     if not arguments.watch:
         return _shown(arguments)
     if (arguments.processes or 1) > 1 or arguments.parallel is not None:
@@ -170,7 +170,8 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             return run_other_rank(Path(arguments.out or "."), plan, ranks, given, clock)
         found_in = result.found.path if result.found is not None else None
         libraries = tuple(map(Path, arguments.library))
-        snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=arguments.overlap)
+        overlap = arguments.overlap_device or arguments.overlap
+        snapshots = Snapshots(arguments.snapshot_every, found_in, libraries, overlap=overlap)
         with held():
             with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
                 done = run(
@@ -186,7 +187,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
                     snapshots=snapshots,
                     store=store,
                     ranks=ranks,
-                    overlap=arguments.overlap,
+                    overlap=overlap,
                 )
             if round is not None:
                 round.record = done.record

@@ -52,7 +52,7 @@ def asked_of(arguments: Namespace) -> Asked | None:
 
 def refused_option(arguments: Namespace) -> str | None:
     """The first option of `sgd exec` that a run in several processes cannot have, as the user knows it; else None."""
-    found = {"--watch": arguments.watch, "--overlap": arguments.overlap}
+    found = {"--watch": arguments.watch, "--overlap-device": arguments.overlap_device, "--overlap": arguments.overlap}
     return next((option for option, given in found.items() if given), None)
 
 

@@ -68,12 +68,20 @@ class Profile(Observer):
         self._part = 0.0
         self._turns: list[int] = []
         self._cuda: Any = None
+        self._card = 0
         self._peaks: DevicePeaks | None = None
 
-    def beside(self, clock: Clock) -> Profile:
-        """The profiler of the calls of a second thread, with a clock of its own. Their rows stand among these."""
+    def beside(self, clock: Clock, same_device: bool) -> Profile:
+        """The profiler of the calls of a second thread, with a clock of its own. Their rows stand among these.
+
+        The curve of memory is that of the run's own device.
+        """
         other = type(self)(clock, self.timeline, DeviceTimes(self.device.cuda))
-        other.rows, other.memory, other._cuda, other._peaks = self.rows, self.memory, self._cuda, self._peaks
+        other.rows, other._cuda = self.rows, self._cuda
+        if same_device:
+            other.memory, other._peaks = self.memory, self._peaks
+        elif self._cuda is not None:
+            other._peaks = DevicePeaks(self._cuda)
         other._memory = Memory() if self._memory is not None else None
         return other
 
@@ -84,6 +92,7 @@ class Profile(Observer):
             self._cuda = torch.cuda
             self.device.cuda = torch.cuda
             self._peaks = DevicePeaks(torch.cuda)
+            self._card = torch.cuda.current_device()
         else:
             self._memory = Memory(self.memory.add)
 
@@ -176,7 +185,7 @@ class Profile(Observer):
         loaded[part] = loaded.get(part, 0.0) + own
         start = self._part - self.clock.started
         self.timeline.add(Entry(holder.node, "load", start, perf_counter() - self._part, part=part))
-        if self._cuda is not None:
+        if self._cuda is not None and self._cuda.current_device() == self._card:  # else it is for another device
             self.memory.add(perf_counter(), self._cuda.memory_allocated())
 
     def part_releasing(self, holder: HolderInfo, part: str) -> None:

@@ -6,12 +6,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 from ...compiler.overlaps import Overlap
 from ...contract.events import Beside, CallInfo, Observer, Observers
+from ...contract.second_stream import SecondStream
 from ...resume.position import FinishedEffect, Position, Start
+from ..arguments import Environment
 from ..clock import OTHER
 from ..execute import Executor
 from ..failure import Interrupted
@@ -21,6 +24,7 @@ from ..observers.profile import Row
 from ..record import Mark, Recorder
 from ..stored_steps import StoredSteps
 from .handover import Handover
+from .other_device import OtherDevice
 from .overlapped_time import Effect, OverlappedTime, Times
 
 WAITING = "(overlap)"
@@ -71,26 +75,35 @@ class Lane(ABC):
         recorder: The recorder of the run.
         stored: The store around the steps of the run; None without one.
         first: The number of the first turn whose tail it runs.
+        other: The device of the tails; None if it is that of the run.
 
     Attributes:
         mark: The moment of the record after which its entries stand.
     """
 
     def __init__(
-        self, overlap: Overlap, main: Executor, recorder: Recorder, stored: StoredSteps | None, first: int
+        self,
+        overlap: Overlap,
+        main: Executor,
+        recorder: Recorder,
+        stored: StoredSteps | None,
+        first: int,
+        other: OtherDevice | None,
     ) -> None:
-        self.overlap, self.main, self.recorder = overlap, main, recorder
+        self.overlap, self.main, self.recorder, self.other = overlap, main, recorder, other
+        device = main.run.device if other is None else other.device
         self.handover = Handover(first)
         self.mark: Mark | None = None
         self.clock = recorder.clock.beside()
-        self.own = recorder.beside(main.plan, main.run, self.clock)
+        self.own = recorder.beside(main.plan, main.run.on(device), self.clock, same_device=other is None)
         self.effects = Effects(self.own.profile.rows)
         heard = main.observer.observers if isinstance(main.observer, Observers) else [main.observer]
         others = [each for each in heard if each not in recorder.observers]
         beside = [each.beside() if isinstance(each, Beside) else each for each in others]
         observer = Observers([*self.own.observers, self.effects, *beside])
-        self.context = main.run.beside(observer)
+        self.context = main.run.beside(observer, device)
         before = main.loops.start.effects if main.loops.start is not None else {}
+        before = {place: replace(effect, outputs=self.there(effect.outputs)) for place, effect in before.items()}
         self.executor = Executor(
             main.plan,
             self.context,
@@ -98,9 +111,11 @@ class Lane(ABC):
             main.stop,
             positions=self.effects,
             start=Start(Position((), {}, {}), frozenset(), before),
-            wrap=stored.beside(self.own) if stored is not None else None,
+            wrap=stored.beside(self.own, self.there) if stored is not None else None,
         )
-        self.streams = [library.second_stream(main.run) for library in main.plan.libraries]
+        self.streams: Sequence[SecondStream] = (
+            [library.second_stream(main.run) for library in main.plan.libraries] if other is None else other.links
+        )
         self.waits: list[Times] = []
         self.waited = recorder.clock.seconds_of(WAITING)
         self.thread = threading.Thread(target=self._work, name="sgd overlap", daemon=True)
@@ -141,6 +156,14 @@ class Lane(ABC):
         """Let the device's work of this thread come after that of the other one, whose values it uses."""
         for stream, mark in zip(self.streams, marks, strict=True):
             stream.taken(mark, values)
+
+    def there(self, values: Mapping[Any, Any]) -> Environment:
+        """Values of the run by key, on the device of the tails."""
+        return dict(values) if self.other is None else self.other.there(values)
+
+    def back(self, values: Mapping[Any, Any]) -> Environment:
+        """Values of the tails by key, on the device of the run."""
+        return dict(values) if self.other is None else self.other.back(values)
 
     def wait(self) -> None:
         """In the thread of the run: wait for the tails that were given, and take their results.

@@ -16,15 +16,23 @@ from ..record import Recorder
 from ..step_wrap import StepWrap, StepWraps
 from ..stored_steps import StoredSteps
 from .lane import Lane
+from .other_device import OtherDevice
 
 
 class BodyLane(Lane):
     """Runs the last calls of the loop's body."""
 
-    def __init__(self, overlap: Overlap, main: Executor, recorder: Recorder, stored: StoredSteps | None) -> None:
+    def __init__(
+        self,
+        overlap: Overlap,
+        main: Executor,
+        recorder: Recorder,
+        stored: StoredSteps | None,
+        other: OtherDevice | None,
+    ) -> None:
         self.loop = main.loops.under_way[-1]
         self.first = self.loop.turn
-        super().__init__(overlap, main, recorder, stored, self.first)
+        super().__init__(overlap, main, recorder, stored, self.first, other)
         made = {Ref(call.id, port) for call in overlap.calls for port in output_ports(call)}
         outputs = self.loop.step.loop.body.outputs
         self.yielded = {n: a.source for n, a in outputs.items() if isinstance(a.source, Ref) and a.source in made}
@@ -43,19 +51,21 @@ class BodyLane(Lane):
         for turn in range(self.first, self.loop.total):
             marks, values = self.handover.take(turn)
             self.after(marks, list(values.values()))
+            values = self.there(values)
             self.executor.loops.under_way[:] = [LoopUnderWay(self.loop.step, self.loop.total, {}, {}, {}, turn)]
             self.executor.steps(self.overlap.tail, values, {})
-            self.done = turn, self.marks(), values
+            results = self.back({source: values[source] for source in self.yielded.values()})
+            self.done = turn, self.marks(), results
             self.handover.finish()
-            del values
+            del values, results
 
     def taken_back(self) -> None:
         if self.done is not None:
-            turn, marks, values = self.done
+            turn, marks, results = self.done
             self.done = None
             for name, source in self.yielded.items():
-                self.loop.collected[name][turn] = values[source]
-            self.after(marks, [values[source] for source in self.yielded.values()])
+                self.loop.collected[name][turn] = results[source]
+            self.after(marks, list(results.values()))
         self.tell_effects()
 
 
@@ -68,9 +78,10 @@ class FollowerLane(Lane):
         main: Executor,
         recorder: Recorder,
         stored: StoredSteps | None,
+        other: OtherDevice | None,
         environment: Environment,
     ) -> None:
-        super().__init__(overlap, main, recorder, stored, 0)
+        super().__init__(overlap, main, recorder, stored, 0, other)
         assert overlap.follower is not None
         self.follower = overlap.follower
         loop = main.loops.under_way[-1]
@@ -82,7 +93,9 @@ class FollowerLane(Lane):
         self.values |= {Ref(loop.step.loop.id, port): values for port, values in self.arriving.items()}
         self.loop, self.given, self._arrived = loop, 0, -1
         self.begun = self.marks()
-        self.back: list[Any] = []
+        self.results: Environment = {}
+        self._made = [Ref(overlap.follower.loop.id, port) for port in output_ports(overlap.follower.loop)]
+        self.ended_at: list[Any] = []
         self.executor.wrap = StepWraps([_Finishing(self), self.executor.wrap])
         self.thread.start()
 
@@ -98,12 +111,18 @@ class FollowerLane(Lane):
     def _arrive(self, turn: int) -> None:
         if turn > self._arrived:  # another variable of the loop may have waited already
             self.after(*self.handover.take(turn))
+            there = self.there({port: values[turn] for port, values in self.arriving.items()})
+            for port, value in there.items():
+                self.arriving[port][turn] = value
             self._arrived = turn
 
     def turns(self) -> None:
         self.after(self.begun, list(self.values.values()))
+        arriving = {key: value for key, value in self.values.items() if isinstance(value, Arriving)}
+        self.values |= self.there({key: value for key, value in self.values.items() if key not in arriving})
         self.executor.steps((self.follower,), self.values, self.executor.loops.outer)
-        self.back = self.marks()
+        self.results = self.back({ref: self.values[ref] for ref in self._made if ref in self.values})
+        self.ended_at = self.marks()
 
     def finish(self, environment: Environment) -> None:
         """Wait for the last tail, and take the results of the loop."""
@@ -111,13 +130,12 @@ class FollowerLane(Lane):
         self.end()
         self.mark = self.recorder.mark()
         self.take()
-        refs = [Ref(self.follower.loop.id, port) for port in output_ports(self.follower.loop)]
-        environment.update({ref: self.values[ref] for ref in refs if ref in self.values})
+        environment.update(self.results)
         for freed in (self.follower.free_first, self.follower.free):
             self.main.free(freed, environment)
 
     def taken_back(self) -> None:
-        self.after(self.back, [value for key, value in self.values.items() if isinstance(key, Ref)])
+        self.after(self.ended_at, list(self.results.values()))
         self.tell_effects()
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...compiler.ir import Ref
 from ...compiler.overlaps import Overlap
-from ...compiler.plan import Acquire, CallStep, LoopStep, Step
+from ...compiler.plan import Acquire, CallStep, LoopStep, Release, Step
 from ..arguments import Environment
 from ..execute import Executor
 from ..record import Recorder
 from ..step_wrap import StepWrap, StepWraps
 from ..stored_steps import StoredSteps
 from .lanes import BodyLane, FollowerLane
+from .other_device import OtherDevice
 
 
 class OverlappedSteps(StepWrap):
@@ -22,10 +24,16 @@ class OverlappedSteps(StepWrap):
         executor: The executor, which takes this around its steps.
         recorder: The recorder of the run.
         stored: The store around the steps; None without one.
+        device: The device of the tails; None for that of the run.
     """
 
     def __init__(
-        self, overlaps: Sequence[Overlap], executor: Executor, recorder: Recorder, stored: StoredSteps | None
+        self,
+        overlaps: Sequence[Overlap],
+        executor: Executor,
+        recorder: Recorder,
+        stored: StoredSteps | None,
+        device: str | None = None,
     ) -> None:
         self.executor, self.recorder, self.stored, self.inner = executor, recorder, stored, executor.wrap
         executor.wrap = StepWraps([self, executor.wrap])
@@ -34,11 +42,26 @@ class OverlappedSteps(StepWrap):
         self.followers = {each.follower.loop.id: each for each in overlaps if each.follower is not None}
         self.lanes: dict[str, BodyLane | FollowerLane] = {}
         self.early: set[Acquire] = set()
+        self.other = OtherDevice(executor, device) if device is not None else None
+        self.there = {each: overlap for overlap in overlaps for each in overlap.own} if device is not None else {}
+        """Components that are on the other device alone."""
+        self.left_out: set[tuple[Ref, str]] = set()
+        """Those of them that the plan would have on the device of the run now."""
+        recorder.overlap_device = device or ""
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         """Acquire the components of the loop's tails."""
         overlap = self.loops.get(step.loop.id) if isinstance(step, LoopStep) else None
-        for acquire in overlap.acquires if overlap is not None else ():
+        if overlap is None:
+            return
+        if self.other is not None:
+            for acquire in (*overlap.own, *overlap.common):
+                if not self.inner.replaces(acquire, environment):
+                    self.other.acquire(overlap, acquire, environment)
+            return
+        for acquire in overlap.acquires:
+            if acquire in self.early:  # for the tails of another loop, which come later too
+                continue
             self.early.add(acquire)
             if not self.inner.replaces(acquire, environment):
                 self.executor.components.acquire(acquire, environment)
@@ -51,17 +74,44 @@ class OverlappedSteps(StepWrap):
             if overlap is not None and step is overlap.tail[0]:
                 self._give_body(overlap, environment)
             return overlap is not None
-        if isinstance(step, LoopStep) and step.loop.id in self.followers:
-            before = self.followers[step.loop.id].loop.loop.id
-            lane = self.lanes.get(before)
-            if isinstance(lane, FollowerLane):
-                lane.finish(environment)
-                del self.lanes[before]
-                return True
+        if isinstance(step, LoopStep):
+            return self._finish_follower(step, environment)
         if isinstance(step, Acquire) and step in self.early:
             self.early.remove(step)
             return True
-        return False
+        return self._leaves_out(step)
+
+    def _finish_follower(self, step: LoopStep, environment: Environment) -> bool:
+        """Take the results of a loop that ran beside another one. False if it did not."""
+        overlap = self.followers.get(step.loop.id)
+        before = overlap.loop.loop.id if overlap is not None else ""
+        lane = self.lanes.get(before)
+        if overlap is None or not isinstance(lane, FollowerLane):
+            return False
+        lane.finish(environment)
+        del self.lanes[before]
+        if self.other is not None:
+            self.other.release(overlap)
+        return True
+
+    def _leaves_out(self, step: Acquire | Release) -> bool:
+        """Whether a component is on the other device instead."""
+        key = step.holder, step.part
+        if isinstance(step, Release):
+            there = key in self.left_out
+            self.left_out.discard(key)
+            return there
+        overlap = self.there.get(step)
+        if overlap is None or self.other is None:
+            return False
+        if overlap.follower is not None and overlap.loop.loop.id not in self.lanes:
+            self.other.release(overlap)  # no turn of the loop ran, so the one over its results runs in this thread
+            return False
+        self.left_out.add(key)
+        return True
+
+    def running(self, steps: Sequence[Step], environment: Environment) -> tuple[Step, ...]:
+        return tuple(step for step in steps if not (isinstance(step, Acquire) and step in self.there))
 
     def turned(self, step: LoopStep, environment: Environment) -> None:
         overlap = self.loops.get(step.loop.id)
@@ -74,9 +124,11 @@ class OverlappedSteps(StepWrap):
                 lane.end()
                 lane.require_success()
                 del self.lanes[step.loop.id]
+                if self.other is not None:
+                    self.other.release(overlap)
             return
         if lane is None:
-            lane = FollowerLane(overlap, self.executor, self.recorder, self.stored, environment)
+            lane = FollowerLane(overlap, self.executor, self.recorder, self.stored, self.other, environment)
             self.lanes[step.loop.id] = lane
         assert isinstance(lane, FollowerLane)
         self._check(overlap)
@@ -86,7 +138,7 @@ class OverlappedSteps(StepWrap):
     def _give_body(self, overlap: Overlap, environment: Environment) -> None:
         lane = self.lanes.get(overlap.loop.loop.id)
         if lane is None:
-            lane = BodyLane(overlap, self.executor, self.recorder, self.stored)
+            lane = BodyLane(overlap, self.executor, self.recorder, self.stored, self.other)
             self.lanes[overlap.loop.loop.id] = lane
         assert isinstance(lane, BodyLane)
         self._check(overlap)
@@ -117,11 +169,15 @@ class OverlappedSteps(StepWrap):
         lanes, self.lanes = list(self.lanes.values()), {}
         for lane in lanes:
             lane.end()
-        for lane in lanes:
-            if isinstance(lane, FollowerLane):
-                lane.mark = self.recorder.mark()
-                lane.note()
-            else:
-                lane.note()
-                lane.taken_back()
-                lane.require_success()
+        try:
+            for lane in lanes:
+                if isinstance(lane, FollowerLane):
+                    lane.mark = self.recorder.mark()
+                    lane.note()
+                else:
+                    lane.note()
+                    lane.taken_back()
+                    lane.require_success()
+        finally:
+            if self.other is not None:
+                self.other.end()

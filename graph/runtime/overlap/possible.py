@@ -7,7 +7,7 @@ from typing import Any
 
 from ...compiler.ir import Call
 from ...compiler.overlaps import Overlap, overlaps_of
-from ...compiler.plan import Plan
+from ...compiler.plan import Acquire, Plan
 from ...contract import device as devices
 from ...contract.errors import NodeError
 from ...contract.text_tables import count
@@ -19,19 +19,25 @@ HEADROOM = 1.1
 """Factor on the bytes of a plan, which leave out the workspace of kernels. It is that of tiling."""
 
 
-def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap, ...]:
+def overlaps_for(
+    plan: Plan, profiling: Profiling, ranks: bool, device: str, other: str | None = None
+) -> tuple[Overlap, ...]:
     """The overlaps of a run.
 
     Args:
         plan: The plan.
         profiling: The measurements of the run.
         ranks: Whether it is one of several processes.
+        device: The device of the run.
+        other: The device of the tails, if it is another.
 
     Raises:
-        NodeError: If nothing can overlap.
+        NodeError: If nothing can overlap, or the other device is not there.
     """
     if ranks:
         raise NodeError("--overlap runs in one process", help="leave out --overlap, or --processes and --parallel")
+    if other is not None:
+        devices.require_second_card(other, device)
     values = "--trace-values" if profiling.trace_values is not None else ""
     refused = values or (f"--profile {profiling.mode}" if profiling.mode in ("torch", "nvtx") else "")
     if refused:
@@ -47,21 +53,32 @@ def overlaps_for(plan: Plan, profiling: Profiling, ranks: bool) -> tuple[Overlap
     return found
 
 
-def misfit(plan: Plan, overlaps: Sequence[Overlap], device: str, options: Mapping[str, Any]) -> str:
+def misfit(
+    plan: Plan, overlaps: Sequence[Overlap], device: str, options: Mapping[str, Any], other: str | None = None
+) -> str:
     """A warning if the device has too little memory for a head and a tail at once; empty if both fit.
 
-    On a CPU nothing is counted.
+    With another device for the tails, they must fit there. The heads need no more of theirs than without overlap. On a
+    CPU nothing is counted.
     """
     if not device.startswith("cuda"):
         return ""
-    has = devices.memory_bytes(device)
+    has = devices.memory_bytes(other or device)
     try:
         found = estimate(plan, options={**options, "device": device}, device=device, memory_bytes=has)
     except NodeFailed:
         return ""  # the run says so
-    needs = max(needed_bytes(found, overlap.head, overlap.calls) for overlap in overlaps)
+    if other is not None:
+        needs = max(bytes_apart(found, plan, overlap) for overlap in overlaps)
+    else:
+        needs = max(needed_bytes(found, overlap.head, overlap.calls) for overlap in overlaps)
     if has is None or HEADROOM * needs <= has:
         return ""
+    if other is not None:
+        return (
+            f"--overlap-device {other}: the end of a turn needs {count(needs, 'B', 1024)}, and that device has "
+            f"{count(has, 'B', 1024)}; the run goes on without overlap"
+        )
     return (
         f"--overlap: a turn and the end of the turn before need {count(needs, 'B', 1024)} at once, and the device has "
         f"{count(has, 'B', 1024)}; the run goes on without it"
@@ -80,3 +97,20 @@ def needed_bytes(estimate: Mapping[str, Any], head: Collection[Call], tail: Coll
 
     (one, held), (other, also) = most(head), most(tail)
     return one + other - sum(bytes_of.get(part, 0) for part in held & also)
+
+
+def bytes_apart(estimate: Mapping[str, Any], plan: Plan, overlap: Overlap) -> int:
+    """The bytes that the tails of a loop need on a device of their own, at most.
+
+    Components that only other calls need are not there. Values of the heads count, though not all of them go there.
+    """
+    own = {(step.holder.node, step.part) for step in (*overlap.own, *overlap.common)}
+    all = {(step.holder.node, step.part) for step, _ in plan.walk() if isinstance(step, Acquire)}
+    sizes = {(each["holder"], each["part"]): int(each.get("bytes", 0)) for each in estimate["components"]}
+    tail = {call.id for call in overlap.calls}
+
+    def needed(row: Mapping[str, Any]) -> int:
+        elsewhere = {(holder, part) for holder, part in row["components"]} & (all - own)
+        return int(row["peak_bytes"]) - sum(sizes.get(part, 0) for part in elsewhere)
+
+    return max((needed(row) for row in estimate["nodes"] if row["name"] in tail), default=0)

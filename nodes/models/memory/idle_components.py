@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ....graph.contract.node import Run
 from ..repository.repository import Repository
@@ -31,8 +31,11 @@ class Keeper(Protocol):
     def has_room(self, size: int, run: Run) -> bool:
         """Whether there is room for a new component of this size beside the idle ones."""
 
-    def drop_oldest(self) -> bool:
-        """Drop the component that is idle for the longest time. False if there is none."""
+    def drop_oldest(self, device: str) -> bool:
+        """Drop the component that is idle on a device for the longest time. False if there is none."""
+
+    def shared(self, made: Any, run: Run) -> Any:
+        """The components that an earlier run left for the same model on the same device, or `made` itself."""
 
 
 class Idle:

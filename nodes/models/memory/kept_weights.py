@@ -59,13 +59,16 @@ class KeptWeights:
     def make_room(self, size: int, run: Run) -> None:
         """Drop idle components, the oldest first, until a new one of this size leaves `LEAST_FREE` of the memory."""
         while not self.has_room(size, run):
-            if not self.drop_oldest():
+            if not self.drop_oldest(run.device):
                 return
 
-    def drop_oldest(self) -> bool:
-        """Drop the component that is idle for the longest time. False if there is none."""
+    def drop_oldest(self, device: str | None = None) -> bool:
+        """Drop the component that is idle on a device for the longest time. False if there is none. None: on any."""
         idle = [
-            (turn, weights, place) for _, weights in self._all.values() for place, turn in weights.idle.since.items()
+            (turn, weights, place)
+            for _, weights in self._all.values()
+            for place, turn in weights.idle.since.items()
+            if device in (None, weights.device)
         ]
         if not idle:
             return False
@@ -92,7 +95,7 @@ def _total(run: Run) -> int:
     if run.device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.get_device_properties(0).total_memory)
+        return int(torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory)
     with suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return 0

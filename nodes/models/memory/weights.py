@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ....graph.contract.errors import NodeError
@@ -270,6 +270,16 @@ class Weights(ComponentLoader):
             path, _, last = name.rpartition(".")
             setattr(module.get_submodule(path), last, again[name])
 
+    def on(self, device: str, run: Run) -> Weights:
+        """The components of the same files on another device, apart from these: nothing of them is shared.
+
+        In a session, those that an earlier run left there are in memory.
+        """
+        other = replace(self, device=device)
+        if self._keeper is not None:
+            other = self._keeper.shared(other, run)
+        return other
+
     def facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"source": self.repository.source, "dtype": self.dtype}
         if self.repository.commit:
@@ -294,6 +304,6 @@ class Weights(ComponentLoader):
         except Exception as error:
             if not device_memory.exhausted(error):
                 raise
-            if self._keeper is None or not self._keeper.drop_oldest():
+            if self._keeper is None or not self._keeper.drop_oldest(self.device):
                 raise too_large(self, part, free, placed) from error
         return self._fitting(part, run, placed, smaller)

@@ -162,7 +162,7 @@ class Watch:
             self.kernels = KernelProfile(profiling.chosen(), self._say, lanes, clock)
             self._surround(self.kernels)
         elif profiling.mode == "nvtx":
-            self._surround(NvtxRanges(profiling.chosen(), TorchRanges()))
+            self._surround(NvtxRanges(profiling.chosen(), TorchRanges(), self._say))
         if values is not None:
             self._last.append(TraceValues(values, plan.loaded, self._say))
 

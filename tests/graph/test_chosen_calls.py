@@ -79,3 +79,14 @@ def test_a_call_is_in_the_step_of_its_innermost_loop() -> None:
     assert found == [False, False, True, False, True, False, True, False]
     chosen.loop_finished()
     assert not chosen.turns
+    assert chosen.problem() == ""
+
+
+def test_steps_that_no_loop_has_are_a_problem() -> None:
+    chosen, loop = ChosenCalls("*", Steps.of("9:12")), SimpleNamespace(id="loop")
+    assert chosen.problem() == "", "there is no loop"
+    chosen.loop_started(loop)
+    for turn in range(4):
+        chosen.turn_started(loop, turn)
+    chosen.loop_finished()
+    assert chosen.problem() == "--profile-steps chooses no turn: the loops have turns from 0 to 3"

@@ -174,6 +174,15 @@ def test_graph_with_the_times_of_a_run(sgd):
         assert "2" in sgd("graph", "good.yaml", "--format", format, "--profile", "run.json").out
 
 
+def test_graph_with_the_times_of_another_workflow(sgd):
+    rows = [{"name": "n", "calls": 1, "seconds": 2.0}]
+    for name, warned in (("good", False), ("other", True)):
+        Path("run.json").write_text(json.dumps({"nodes": rows, "workflow": {"name": name}}))
+        found = sgd("graph", "good.yaml", "--profile", "run.json")
+        assert found.code == 0
+        assert ("is the record of other" in found.err) is warned
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"nodes": 3}', '{"nodes": [{}]}', '{"nodes": [{"name": "n", "calls": 1, "seconds": "x"}]}'],

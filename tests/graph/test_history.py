@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from helpers import keeping
 from sgd.graph.cli import main
+from sgd.graph.cli.commands import list_runs
 from sgd.graph.cli.history.leftovers import leftovers, remove
 from sgd.graph.cli.history.run_list import runs_in, under_way
 from sgd.graph.runtime.output_folder import JOURNAL, LOCK, OutputFolder
@@ -137,6 +138,16 @@ def test_runs_lists_what_differs(sgd):
     assert [each["differing"] for each in found] == [{"v": 2.0}, {"v": 1.0}]
     assert abs(datetime.fromisoformat(found[0]["started"]).timestamp() - time.time()) < 600
     assert sgd("runs", "none", library=False)[0] == 2
+
+
+def test_runs_fits_the_terminal(sgd, monkeypatch):
+    monkeypatch.setattr(list_runs, "stdout_width", lambda: 60)
+    for number in (1, 2):
+        exec(sgd, f"outputs/a-folder-with-a-long-name-{number}", f"v={number}", "note=a long note of many words")
+    code, out, _ = sgd("runs", library=False)
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 60
+    assert "a-folder-with-a-long-name-1" in out
 
 
 def test_without_any_run_nothing_is_wrong(sgd):

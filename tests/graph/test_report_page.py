@@ -288,7 +288,7 @@ def test_a_library_whose_section_fails_is_a_warning(sgd) -> None:
 
 
 def command_of(**changed: Any) -> list[str]:
-    return shlex.split(repeat_command(RunRecord.model_validate(record(**changed)), exec_parser()))
+    return shlex.split(repeat_command(RunRecord.model_validate(record(**changed)), exec_parser(), record(**changed)))
 
 
 def test_the_command_that_repeats_a_run() -> None:
@@ -310,6 +310,14 @@ def test_the_record_repeats_a_run_with_whole_paths_and_options() -> None:
     assert words[:4] == ["sgd", "exec", "my runs/run.json", "image=/data/a.png"]
     assert words[4:] == ["--device", "cpu", "--weights", "dummy"]
     main.parse(words[1:])
+
+
+def test_the_commands_name_the_libraries_of_the_run() -> None:
+    libraries = [{"name": "my_nodes.py", "sha256": "0" * 64}, {"name": "installed"}]
+    plain = record(recipe={"inputs": {}, "libraries": libraries})
+    run = RecordedRun(RunRecord.model_validate(plain), plain, Path("my runs"), "run")
+    for words in (shlex.split(recipe_command(run, exec_parser()) or ""), command_of(recipe=plain["recipe"])):
+        assert main.parse(words[1:]).library == ["my_nodes.py"]
 
 
 def test_turns_stand_in_a_table_with_their_noise_level(sgd) -> None:

@@ -18,7 +18,7 @@ from ...language.registry import Library
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
 from ..store_option import forecast_for, forecast_lines, store_option
-from ..terminal import say, show
+from ..terminal import say, show, stdout_width
 
 if TYPE_CHECKING:
     from ...store.forecast import Forecast
@@ -112,7 +112,7 @@ def _runs(names: Sequence[str], libraries: Sequence[NodeLibrary]) -> tuple[Any, 
     from ..comparison.comparison_text import comparison_text
 
     found = compared(names, libraries)
-    return found.json(), comparison_text(found)
+    return found.json(), comparison_text(found, stdout_width())
 
 
 def _media(names: Sequence[str], kinds: Sequence[Kind], libraries: Sequence[NodeLibrary]) -> tuple[Any, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ...contract.constants import DONE, LARGEST_RECORD
 from ...contract.errors import NodeError, UnreadableFile
@@ -13,7 +14,7 @@ from ...contract.node_library import NodeLibrary
 from ..command_line import checked, wrong
 from ..common_arguments import workflow
 from ..page_files import target_of, write_page
-from ..terminal import show
+from ..terminal import say, show
 
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
@@ -30,6 +31,14 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     to.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
 
 
+def _compare_names(record: Any, name: str, file: str) -> None:
+    """Warn where the record is of another workflow."""
+    workflow = record.get("workflow")
+    ran = workflow.get("name") if isinstance(workflow, dict) else None
+    if ran not in (None, name):
+        say(f"warning: {file} is the record of {ran}, and this workflow is {name}: other nodes have other times")
+
+
 def command(arguments: Namespace) -> int:
     """`sgd graph`."""
     from ..picture import FORMATS, times_of
@@ -40,12 +49,15 @@ def command(arguments: Namespace) -> int:
     times = None
     if arguments.profile:
         try:
-            times = times_of(read_json(Path(arguments.profile), most=LARGEST_RECORD))
+            record = read_json(Path(arguments.profile), most=LARGEST_RECORD)
+            times = times_of(record)
         except UnreadableFile as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run: {error}", error.help)
         except (KeyError, TypeError, ValueError):
             return wrong(f"--profile {arguments.profile}: not the record of a run", "a run writes it, as run.json")
     assert found[0].graph is not None
+    if times is not None:
+        _compare_names(record, found[0].graph.name, arguments.profile)
     try:
         target = None if arguments.out is None else target_of(arguments.out, arguments.overwrite)
         if arguments.format == "html":

@@ -11,7 +11,7 @@ from ...contract.constants import DONE
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
 from ..command_line import wrong
-from ..terminal import say, show
+from ..terminal import say, show, stdout_width
 
 PAGE = "runs.html"
 OUTPUTS = "outputs"
@@ -57,7 +57,7 @@ def command(arguments: Namespace) -> int:
             return wrong(str(error), error.help)
         show(f"gallery: {target}")
     elif runs:
-        show(run_list_text(runs, folder))
+        show(run_list_text(runs, folder, stdout_width()))
     else:
         say(f"there are no runs in {folder}")
     return DONE

@@ -11,10 +11,11 @@ from ...contract.cards import memory_size
 from ...contract.constants import DONE, FAILED
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
-from ...contract.text_tables import columns, seconds
+from ...contract.text_tables import seconds
 from ..command_line import wrong
+from ..fitted_tables import fitted
 from ..store_option import store_folder, store_option
-from ..terminal import say, show
+from ..terminal import say, show, stdout_width
 
 if TYPE_CHECKING:
     from ...store.entries import FolderStore, Listed
@@ -65,7 +66,7 @@ def _list(store: FolderStore) -> int:
         names = [_text(entry.content, "node"), _text(entry.content, "type")]
         lines.append([workflow, *names, size_text(entry.size), spent, f"{age(time.time() - entry.used)} ago"])
     if entries:
-        for line in columns(lines, right=[3, 4]):
+        for line in fitted(lines, stdout_width(), flexible="node", drop=("type", "used", "seconds"), right=[3, 4]):
             show(line)
         show("")
     show(f"{store.folder}: {_count(len(entries))}, {size_text(sum(e.size for e in entries))}")

@@ -12,7 +12,7 @@ from ...contract.constants import DONE, FAILED
 from ...contract.errors import LibraryError, NodeError, UnfitNetwork, UnreadableFile
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
-from ..terminal import say, show
+from ..terminal import say, show, stdout_width
 from .limits import Limits, decibel, percentage
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error), error.help)
     for note in notes:
         say(f"warning: {note}")
-    show(comparison_text(found))
+    show(comparison_text(found, stdout_width()))
     show(f"\ncomparison: {path}")
     for line in lines:
         say(f"error: {line}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...contract.text_tables import columns, count, seconds
+from ...contract.text_tables import count, seconds
+from ..fitted_tables import fitted
 from ..tables import indent
 from .changed_facts import Change, ChangedFiles
 from .compared_run import ComparedRun
@@ -13,13 +14,13 @@ from .node_times import TimePair, change
 from .output_pairs import OutputPair
 
 
-def comparison_text(found: Comparison) -> str:
-    """Two runs: what differs, the times of nodes, the likeness of outputs."""
+def comparison_text(found: Comparison, width: int | None = None) -> str:
+    """Two runs: what differs, the times of nodes, the likeness of outputs. `width`: columns of the terminal."""
     parts = [
         [f"A: {_run(found.before)}", f"B: {_run(found.after)}"],
         list(files_text(found.files)),
         *changed(kinds(found)),
-        _times(found),
+        _times(found, width),
         ["outputs", *(f"  {line}" for line in outputs_text(found.outputs))],
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -65,12 +66,12 @@ def changes_text(facts: Iterable[Change]) -> Iterator[str]:
     yield from (f"  {each.name}: {each.before} -> {each.after}" for each in facts)
 
 
-def _times(found: Comparison) -> list[str]:
+def _times(found: Comparison, width: int | None) -> list[str]:
     rows: list[Sequence[str]] = [["node", "A", "B", "change"]]
     rows += [[indent(pair.name), *_cells(pair)] for pair in found.nodes]
     rows += [["", "", "", ""], *([f"phase {pair.name}", *_cells(pair)] for pair in found.phases)]
     rows += [["run and save", *_cells(found.totals["run"])], ["whole", *_cells(found.totals["whole"])]]
-    lines = columns(rows, right=(1, 2, 3))
+    lines = fitted(rows, width, flexible="node", right=(1, 2, 3))
     devices = [pair.name for pair in found.nodes if pair.device]
     return [*lines, "", "The seconds of nodes are those of the device."] if devices else lines
 

@@ -15,9 +15,10 @@ from typing import Any
 from ...compiler.frontend.recipe_source import LARGEST_RECORD
 from ...contract.errors import UnreadableFile
 from ...contract.json_reader import read_json
-from ...contract.text_tables import columns, count, seconds
+from ...contract.text_tables import count, seconds
 from ...runtime.context import RECORD
 from ...runtime.output_folder import JOURNAL, LOCK
+from ..fitted_tables import fitted
 from ..tables import each
 
 DEEPEST = 6
@@ -199,8 +200,14 @@ def _with_differing(runs: list[RunEntry]) -> list[RunEntry]:
     ]
 
 
-def run_list_text(runs: Sequence[RunEntry], base: Path) -> str:
-    """The table of runs: when, folder, workflow, status, seconds, device, what differs, outputs."""
+def run_list_text(runs: Sequence[RunEntry], base: Path, width: int | None = None) -> str:
+    """The table of runs: when, folder, workflow, status, seconds, device, what differs, outputs.
+
+    Args:
+        runs: The runs.
+        base: Folders are relative to it.
+        width: Columns of the terminal; None for the whole table.
+    """
     rows = [("when", "folder", "workflow", "status", "seconds", "device", "differs", "outputs")]
     for run in runs:
         differs = " ".join(f"{name}={_short(value)}" for name, value in run.differing.items())
@@ -216,7 +223,8 @@ def run_list_text(runs: Sequence[RunEntry], base: Path) -> str:
                 ", ".join(run.outputs) or (_short(run.error) if run.error else "-"),
             )
         )
-    return "\n".join(columns(rows, right=[4]))
+    dropped = ("device", "outputs", "differs", "workflow", "when")
+    return "\n".join(fitted(rows, width, flexible="outputs", drop=dropped, right=[4]))
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
@@ -13,19 +14,20 @@ from ...runtime.context import RECORD
 from .run_record import RecordedRun, RunRecord
 
 
-def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser) -> str:
+def repeat_command(record: RunRecord, exec_parser: argparse.ArgumentParser, plain: Mapping[str, Any]) -> str:
     """The words of `sgd exec` that make the run again, quoted for a shell.
 
     Args:
         record: The record.
         exec_parser: The parser of `sgd exec`: only options that it knows, and whose value is not its default, are
             named.
+        plain: The record as plain data, whose recipe names the node libraries.
     """
     words = ["sgd", "exec", _file(record)]
     words += [f"{name}={_value(value)}" for name, value in record.inputs.items()]
     for path, value in record.set.items():
         words += ["--set", f"{path}={_value(value)}"]
-    return shlex.join([*words, *_options(record, exec_parser)])
+    return shlex.join([*words, *_libraries(plain), *_options(record, exec_parser)])
 
 
 def recipe_command(run: RecordedRun, exec_parser: argparse.ArgumentParser) -> str | None:
@@ -44,7 +46,15 @@ def recipe_command(run: RecordedRun, exec_parser: argparse.ArgumentParser) -> st
     known = kept if isinstance(kept, dict) else {}
     words = ["sgd", "exec", str(run.folder / RECORD)]
     words += [f"{name}={_value(value)}" for name, value in run.record.inputs.items() if known.get(name, ...) != value]
-    return shlex.join([*words, *_options(run.record, exec_parser)])
+    return shlex.join([*words, *_libraries(run.plain), *_options(run.record, exec_parser)])
+
+
+def _libraries(record: Mapping[str, Any]) -> list[str]:
+    """`--library` for each file of nodes; a recipe has their names without folders."""
+    recipe = record.get("recipe")
+    found = recipe.get("libraries") if isinstance(recipe, Mapping) else None
+    files = [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    return [word for each in files if "sha256" in each for word in ("--library", str(each.get("name")))]
 
 
 def _options(record: RunRecord, exec_parser: argparse.ArgumentParser) -> list[str]:

@@ -82,7 +82,7 @@ def _head(run: RecordedRun, around: Around) -> Markup:
         numbers=numbers,
         inputs=inputs,
         settings=[(path, _text(value)) for path, value in record.set.items()],
-        command=repeat_command(record, around.exec_parser),
+        command=repeat_command(record, around.exec_parser, run.plain),
         recipe=recipe_command(run, around.exec_parser),
         folder=run.name,
     )

@@ -86,6 +86,8 @@ class ChosenCalls:
     def __init__(self, pattern: str, steps: Steps | None) -> None:
         self.pattern, self.steps = pattern, steps
         self._turns: list[tuple[str, int]] = []
+        self._last = -1
+        self._chose_turn = False
         self._known: dict[str, bool] = {}
 
     @property
@@ -98,9 +100,17 @@ class ChosenCalls:
 
     def turn_started(self, loop: LoopInfo, index: int) -> None:
         self._turns[-1] = (loop.id, index)
+        self._last = max(self._last, index)
+        self._chose_turn = self._chose_turn or self.turn_is_chosen()
 
     def loop_finished(self) -> None:
         self._turns.pop()
+
+    def problem(self) -> str:
+        """A warning after a run whose turns were all left out by the steps; empty if there is nothing to say."""
+        if self.steps is None or self._chose_turn or self._last < 0:
+            return ""
+        return f"--profile-steps chooses no turn: the loops have turns from 0 to {self._last}"
 
     def turn_is_chosen(self) -> bool:
         """Whether the turn of the innermost loop is chosen; true outside of loops."""

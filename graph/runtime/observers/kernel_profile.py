@@ -139,6 +139,8 @@ class KernelProfile(Observer):
             self.say("the run ended before the kernels of the last window were added up: they are left out")
         elif status == "done" and not self.windows and not self._refused:
             self.say("no kernels were measured: no call that ran is chosen by --profile-nodes and --profile-steps")
+        elif status == "done" and (problem := self.chosen.problem()):
+            self.say(problem)
 
     def loop_started(self, loop: LoopInfo, turns: int) -> None:
         self.chosen.loop_started(loop)

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -52,10 +52,11 @@ class NvtxRanges(Observer):
     Args:
         chosen: The calls to profile.
         ranges: Receives the ranges.
+        say: Takes the text of a warning.
     """
 
-    def __init__(self, chosen: ChosenCalls, ranges: Ranges) -> None:
-        self.chosen, self.ranges = chosen, ranges
+    def __init__(self, chosen: ChosenCalls, ranges: Ranges, say: Callable[[str], None] = lambda _: None) -> None:
+        self.chosen, self.ranges, self.say = chosen, ranges, say
         self.first = _Opening(self)
         self._depth = 0
         self._turns: list[bool] = []
@@ -70,6 +71,10 @@ class NvtxRanges(Observer):
             while self._depth:
                 self._pop()
             self._capture(False)
+
+    def run_finished(self, status: str, error: BaseException | None) -> None:
+        if status == "done" and (problem := self.chosen.problem()):
+            self.say(problem)
 
     def _push(self, name: str) -> None:
         self.ranges.push(name)

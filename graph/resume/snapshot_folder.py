@@ -24,7 +24,7 @@ from . import snapshot_file
 from .snapshot_file import Damaged, Snapshot
 
 FOLDER, BEGUN = ".resume", "started.json"
-VERSION = 1
+VERSION = 2
 NAME = re.compile(r"snapshot-(\d{6,})(?:-(\d+)of(\d+))?\.safetensors")
 KEPT = 2
 """Complete snapshots that are kept: the last one, and one for the case that the disk loses it."""

@@ -13,6 +13,7 @@ from ..contract.errors import UnreadableFile
 from ..language.recipe import Recipe, differences, recipe_of
 from ..resume.snapshot_file import Snapshot
 from ..resume.snapshot_reading import missing_files
+from ..store.fingerprints import codes_of
 from .file_hashes import remembered_sha256, sha256_of
 
 
@@ -30,6 +31,17 @@ def changes(started: Mapping[str, Any], now: Recipe, place: str) -> list[str]:
     if "recipe" not in started:
         raise UnreadableFile(f"{place} has no recipe")
     return differences(recipe_of(started["recipe"], place), now)
+
+
+def code_of_plan(plan: Plan) -> dict[str, str]:
+    """The hashes of the Python code of the node types of a plan, by package or file."""
+    return codes_of(call.type for call in plan.calls())
+
+
+def changed_code(started: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """The packages and files whose Python code is not as it was, in words. For the arguments see `code_of_plan`."""
+    names = dict.fromkeys((*started, *now))
+    return [f"the Python code of {name} has changed" for name in names if started.get(name) != now.get(name)]
 
 
 def states_of_plan(plan: Plan) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from .context import Context
 from .ranks.placed_steps import PlacedSteps
 from .ranks.rank_positions import RankPositions
 from .record import Recorder, clean
-from .resume_checks import states_of_plan
+from .resume_checks import code_of_plan, states_of_plan
 
 EVERY = 30.0
 """Seconds from one snapshot to the next."""
@@ -203,6 +203,7 @@ def started(snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh) -> d
         "metadata": context.used.in_files,
         "overlap": snapshots.overlap,
         "recipe": recipe.json(),
+        "code": code_of_plan(plan),
         "reads": states_of_plan(plan),
     }
 

@@ -33,12 +33,27 @@ def digest(*parts: Any) -> str:
 
 def code_of(type: NodeType) -> str:
     """A hash of the Python code of the package of a node type, or of its file if it stands in no package."""
+    return _code(_place(type)[1])
+
+
+def codes_of(types: Iterable[NodeType]) -> dict[str, str]:
+    """The hashes of `code_of`, by the name of the package, such as `sgd.nodes`, or of the file."""
+    found: dict[str, list[str]] = {}
+    for name, path in sorted({_place(type) for type in types}):
+        found.setdefault(name, []).append(_code(path))
+    return {name: " ".join(sorted(hashes)) for name, hashes in found.items()}
+
+
+def _place(type: NodeType) -> tuple[str, Path]:
+    """The name and the folder of the package of a node type, or the name and the path of its file."""
     function = inspect.unwrap(type.function)
     names = function.__module__.split(".")
     root = ".".join(names[: 2 if names[0] == "sgd" else 1])
     found = getattr(sys.modules.get(root), "__file__", None)
-    package = found is not None and Path(found).name == "__init__.py"
-    return _code(Path(found).parent if found is not None and package else Path(function.__code__.co_filename))
+    if found is not None and Path(found).name == "__init__.py":
+        return root, Path(found).parent
+    file = Path(function.__code__.co_filename)
+    return file.name, file
 
 
 @cache

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sgd.graph.cli.main import main
 from sgd.graph.contract.array_storage import StoredArray
 from sgd.graph.resume.snapshot_file import Snapshot
 from sgd.graph.resume.snapshot_folder import SnapshotFolder
+from sgd.graph.runtime.resume_checks import changed_code
+from sgd.graph.store.fingerprints import codes_of, forget_code
 
 NODES = """
 import time
@@ -253,6 +256,31 @@ def test_another_version_of_a_package_is_refused(cut: Any, capsys: pytest.Captur
     assert "sgd: 0.0.9 then, " in capsys.readouterr().err
 
 
+def test_other_code_of_a_node_is_refused(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Path("run/.resume/started.json")
+    started = json.loads(begun.read_text())
+    assert list(started["code"]) == ["nodes.py"]
+    started["code"] |= dict.fromkeys(started["code"], "0" * 64)
+    begun.write_text(json.dumps(started))
+    assert resumed(*LIBRARY) == 2
+    assert "the Python code of nodes.py has changed" in capsys.readouterr().err
+
+
+def test_the_code_of_a_package_is_that_of_all_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "slow_pack"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "nodes.py").write_text(NODES)
+    (package / "helper.py").write_text("FACTOR = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    types = [import_module("slow_pack.nodes").add.node, import_module("sgd.nodes.schedule").make.node]
+    before = codes_of(types)
+    assert set(before) == {"slow_pack", "sgd.nodes"}
+    (package / "helper.py").write_text("FACTOR = 2")
+    forget_code()
+    assert changed_code(before, codes_of(types)) == ["the Python code of slow_pack has changed"]
+
+
 def test_a_library_must_be_given_again(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert resumed() == 2
     assert "the run was started with --library nodes.py" in capsys.readouterr().err
@@ -270,8 +298,8 @@ def test_a_broken_start_is_an_error_in_words(cut: Any, capsys: pytest.CaptureFix
     begun = Path("run/.resume/started.json")
     for text, reason in (
         ("{", "started.json:1"),
-        ('{"resume": 2}', "version 2"),
-        ('{"resume": 1}', "damaged"),
+        ('{"resume": 1}', "version 1"),
+        ('{"resume": 2}', "damaged"),
         ("[]", "how"),
     ):
         begun.write_text(text)

@@ -272,12 +272,12 @@ def _resumed(
         NodeError: If a file, a package or the device is another than that of the run.
     """
     from ...resume.snapshot_reading import Resumed, resumed_at
-    from ...runtime.resume_checks import changed_files, changed_reads, changes
+    from ...runtime.resume_checks import changed_code, changed_files, changed_reads, changes, code_of_plan
     from ...runtime.used_files import UsedFiles
 
     now = UsedFiles(plan, device, options, False, say).recipe()
     assert now is not None, "the plan of a file has a recipe"
-    reasons = changes(started, now, str(folder.path / BEGUN))
+    reasons = changes(started, now, str(folder.path / BEGUN)) + changed_code(started["code"], code_of_plan(plan))
     found, used = Resumed(), None
     for path, snapshot in folder.snapshots() if not reasons else ():
         if isinstance(snapshot, str):

@@ -108,7 +108,7 @@ def read(path: Path) -> Snapshot:
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         if isinstance(error, Damaged):
             raise
-        raise Damaged(f"{path} is damaged: {type(error).__name__}") from error
+        raise Damaged(f"{path} is damaged: its header cannot be read") from error
 
 
 def _digest(text: str, entries: Mapping[str, Any], arrays: Sequence[Any]) -> str:

@@ -27,11 +27,13 @@ class Resumed:
         snapshot: The snapshot; None if no turn was over, so that the run begins again.
         place: Where it goes on, in words.
         lost: The loop that begins again though turns of it were over: its path, their number, and the reason.
+        warnings: Why later snapshots were not used, for the record.
     """
 
     snapshot: Snapshot | None = None
     place: str = "no turn had finished, so it begins at its first node"
     lost: tuple[str, int, str] | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def record(self) -> Mapping[str, Any]:

@@ -109,6 +109,8 @@ class RunSnapshots:
             self.context.used.take_over(resumed.used)
         files = resumed.files(self.context.out)
         self.context.written += files
+        for warning in resumed.warnings:
+            recorder.warned(None, warning)
         if resumed.lost is not None:
             loop, turn, reason = resumed.lost
             self.context.warn(f"{loop} begins again, though {turn} of its turns were over: {reason}")

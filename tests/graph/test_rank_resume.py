@@ -88,7 +88,7 @@ def test_a_killed_rank_and_a_resume(here: Path) -> None:
     assert "go on with: sgd resume out --library" in told
     mended()
     told = sgd("resume", "out")
-    assert len(re.findall("lacks the part of rank 1; the run goes on from an earlier one", told)) == 1
+    assert len(re.findall("lacks the part of rank 1; the run goes on from an earlier place", told)) == 1
     record = json.loads(Path("out/run.json").read_text())
     turn = sum(1 for step in record["steps"] if step.get("resumed"))
     assert 0 <= turn <= 4

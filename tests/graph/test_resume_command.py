@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from sgd.graph.cli.main import main
 from sgd.graph.contract.array_storage import StoredArray
-from sgd.graph.resume.snapshot_file import Snapshot
+from sgd.graph.resume.snapshot_file import Damaged, Snapshot, read
 from sgd.graph.resume.snapshot_folder import SnapshotFolder
 from sgd.graph.runtime.resume_checks import changed_code
 from sgd.graph.store.fingerprints import codes_of, forget_code
@@ -207,9 +207,34 @@ def test_a_damaged_snapshot_is_told_and_the_one_before_is_used(
     data[len(data) // 2] ^= 1
     last.write_bytes({"short": data[: len(data) // 2], "bit": data, "empty": b""}[damage])
     assert resumed(*LIBRARY) == 0
-    assert f"warning: {Path('run').absolute()}/.resume/{last.name} is " in capsys.readouterr().err
+    told = next(line for line in capsys.readouterr().err.splitlines() if last.name in line)
+    reason = {"short": "cut off", "bit": "damaged: its h", "empty": "cut off"}[damage]
+    assert told.startswith(f"warning: {Path('run').absolute()}/.resume/{last.name} is {reason}")
+    assert json.loads(Path("run/run.json").read_text())["warnings"] == [told.removeprefix("warning: ")]
     assert Path("run/out.txt").read_text() == EXPECTED
     assert calls("sum.add")[1] < 4 if before else calls("sum.add") == (6, 0)
+
+
+def test_a_damaged_header_is_told_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "s.safetensors"
+    for header in (b"{}      ", b"no json "):
+        path.write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(Damaged, match=r"is damaged: its header cannot be read$"):
+            read(path)
+
+
+def test_a_touched_file_is_no_reason_beside_another(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = Path("run/.resume/started.json")
+    started = json.loads(begun.read_text())
+    for state in started["reads"]:  # no hash of it was remembered when the run began
+        state["sha256"] = None
+    begun.write_text(json.dumps(started))
+    os.utime("seven.txt")
+    CHANGES["workflow"][0]()
+    assert resumed(*LIBRARY) == 2
+    err = capsys.readouterr().err
+    assert "w.yaml has changed" in err
+    assert "seven.txt" not in err
 
 
 def test_without_a_whole_snapshot_it_begins_at_its_first_node(cut: Any) -> None:

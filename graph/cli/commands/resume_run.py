@@ -27,16 +27,13 @@ from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import entered, run_other_rank
 from ..ranks.rank_options import asked_of, rank_options
 from ..ranks.started_run import run_in_ranks
+from ..resumed_place import OVER, resumed_from
 from ..terminal import say, show
 from ..told_ends import tell_end, tell_interrupt
 from ..told_expectations import tell_expectations
 
 if TYPE_CHECKING:
-    from ...compiler.plan import Plan
-    from ...resume.snapshot_reading import Resumed
     from ...runtime.observers.progress import Progress
-
-OVER = "`sgd exec` with another --out, or with --overwrite, starts over"
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -201,7 +198,7 @@ def _go_on(
     ranks = RunRanks(plan, place, mesh, device, clock, profile) if place is not None and mesh.size > 1 else None
     if ranks is not None and ranks.place.rank:
         return run_other_rank(folder.out, plan, ranks, given | {"device": device}, clock)
-    resumed = _resumed(plan, started, folder, given, device)
+    resumed = resumed_from(plan, started, folder, given, device)
     if mesh.size > 1 and ranks is None:
         if progress is not None:
             progress.stop()
@@ -261,40 +258,3 @@ def _asked(arguments: Namespace, started: dict[str, Any]) -> Asked:
     count = asked.processes or (asked.mesh or before).size
     mesh = asked.mesh or (before if count == before.size else Mesh() if count == 1 else None)
     return Asked(count, mesh)
-
-
-def _resumed(
-    plan: Plan, started: dict[str, Any], folder: SnapshotFolder, options: dict[str, Any], device: str
-) -> Resumed:
-    """The newest snapshot that is whole.
-
-    Raises:
-        NodeError: If a file, a package or the device is another than that of the run.
-    """
-    from ...resume.snapshot_reading import Resumed, resumed_at
-    from ...runtime.resume_checks import changed_code, changed_files, changed_reads, changes, code_of_plan
-    from ...runtime.used_files import UsedFiles
-
-    now = UsedFiles(plan, device, options, False, say).recipe()
-    assert now is not None, "the plan of a file has a recipe"
-    reasons = changes(started, now, str(folder.path / BEGUN)) + changed_code(started["code"], code_of_plan(plan))
-    found, used = Resumed(), None
-    for path, snapshot in folder.snapshots() if not reasons else ():
-        if isinstance(snapshot, str):
-            if not told_elsewhere():
-                say(f"warning: {snapshot}; the run goes on from an earlier one")
-            continue
-        try:
-            found = resumed_at(snapshot, plan)
-        except ValueError as error:
-            reasons.append(f"{path.name}: {error}")
-        else:
-            reasons += changed_files(snapshot, folder.out)
-            used = snapshot
-        break
-    reasons += [reason for reason in changed_reads(started["reads"], used) if reason not in reasons]
-    if reasons:
-        shown = "".join(f"\n  {reason}" for reason in reasons)
-        message = f"the run in {folder.out} cannot go on, since its result would be another:{shown}"
-        raise NodeError(message, help=f"put back what has changed, or start over: {OVER}")
-    return found

@@ -85,6 +85,16 @@ def store_for_run(arguments: Namespace, plan: Plan, profile: Profiling) -> Path 
     return None
 
 
+def store_again(named: str | None, profile: Profiling) -> Path | None:
+    """The store of a run that goes on; None, with a warning, if it cannot be one any more.
+
+    Args:
+        named: The folder of the store that the run had; None if it had none.
+        profile: The measurements of the rest. Those of every node have no store.
+    """
+    return None if named is None or profile.needs_every_node else _usable(Path(named))
+
+
 def _measured(plan: Plan) -> str | None:
     """What a workflow measures, so that its runs have no store; None if it measures nothing."""
     limited = plan.expected is not None and plan.expected.measures

@@ -46,6 +46,16 @@ class Resumed:
         return self.snapshot.content["choices"] if self.snapshot is not None else {}
 
     @property
+    def is_inside(self) -> bool:
+        """Whether it goes on inside of a loop, and not at its first node."""
+        return self.snapshot is not None and bool(self.snapshot.content["levels"])
+
+    @property
+    def keys(self) -> str | None:
+        """The hash of the keys of its stored results; None if it had no store, or its processes had several."""
+        return self.snapshot.content.get("keys") if self.snapshot is not None else None
+
+    @property
     def used(self) -> Sequence[Mapping[str, Any]]:
         """The files that the run had used, as `UsedFiles.places` gives them."""
         return self.snapshot.content["used"] if self.snapshot is not None else []

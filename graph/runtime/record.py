@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 from ..compiler.plan import Plan
 from ..contract.events import CallInfo, Observer, PlanInfo
 from ..contract.machine_limits import MachineLimits
 from ..contract.node import Run
-from ..contract.ports import Port
 from ..contract.record_version import RECORD_VERSION
-from .arguments import facts_of
+from ..store.keys import Place
 from .clock import COMPILE, IMPORT, KERNELS, LOAD, Clock
 from .limits_file import stored_or_none
 from .node_rows import node_rows, other_rows
@@ -25,16 +23,9 @@ from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
 from .overlap.overlapped_time import OverlappedTime
+from .plain_record import clean, plain_output
+from .record_marks import Begun, Mark
 from .run_environment import environment
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A moment of a run: the number of turns, events by kind and warnings up to then."""
-
-    turns: int
-    events: Mapping[str, int]
-    warnings: int
 
 
 @dataclass
@@ -46,6 +37,8 @@ class Recorder(Observer):
         measured: Whether time, memory and work of each node are measured.
         overlapped: The work of second threads; None without one.
         overlap_device: Their device, if it is another than that of the run; else empty.
+        begun: The items under way that the store will have, by path and turns.
+        begun_before: Those that were under way where the run goes on, with the seconds that they had taken.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -55,6 +48,8 @@ class Recorder(Observer):
     warnings: list[str] = field(default_factory=list)
     overlapped: OverlappedTime | None = None
     overlap_device: str = ""
+    begun: dict[Place, Begun] = field(default_factory=dict)
+    begun_before: dict[Place, tuple[float, Mark]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.timeline.kept = self.measured
@@ -84,16 +79,25 @@ class Recorder(Observer):
         Another thread may call the function while the run goes on.
         """
         calls = {id: row.calls + row.resumed_calls for id, row in self.profile.rows.items()}
-        turns, events = len(self.turns.turns), {kind: len(entries) for kind, entries in self.events.items()}
+        now, here = perf_counter(), self.mark()
+        begun = [[*place, now - each.started, asdict(each.mark)] for place, each in self.begun.items()]
 
         def plain() -> dict[str, Any]:
             rows = {id: self.profile.rows[id] for id in calls}
             known = {
-                id: {"calls": calls[id], "effect": row.effect, "detail": dict(row.detail), "outputs": row.outputs}
+                id: {
+                    "calls": calls[id],
+                    **{name: getattr(row, name) for name in ("effect", "outputs", "reused", "saved_seconds")},
+                    "detail": dict(row.detail),
+                }
                 for id, row in rows.items()
             }
-            past = {kind: self.events[kind][:count] for kind, count in events.items()}
-            found: dict[str, Any] = clean({"rows": known, "steps": self.turns.turns[:turns], "events": past})
+            past = {kind: self.events[kind][:count] for kind, count in here.events.items()}
+            warnings = self.warnings[: here.warnings]
+            found: dict[str, Any] = clean(
+                {"rows": known, "steps": self.turns.turns[: here.turns], "events": past}
+                | {"warnings": warnings, "begun": begun}
+            )
             return found
 
         return plain
@@ -106,7 +110,7 @@ class Recorder(Observer):
             finished: Paths of calls that ended after that, and are not called again.
         """
         for id, known in before.get("rows", {}).items():
-            facts = {name: known[name] for name in ("effect", "detail", "outputs")}
+            facts = {name: known[name] for name in ("effect", "detail", "outputs", "reused", "saved_seconds")}
             self.profile.rows[id] = Row(resumed_calls=known["calls"], **facts)
         for id in finished:
             self.profile.rows.setdefault(id, Row(effect=True)).resumed_calls += 1
@@ -114,6 +118,14 @@ class Recorder(Observer):
         self.turns.turns += [turn | {"resumed": True} for turn in past]
         for kind, entries in before.get("events", {}).items():
             self.events[kind] = [entry | {"resumed": True} for entry in entries]
+        self.warnings[:0] = before.get("warnings", ())  # before those of this process, so that marks hold
+        for id, turns, seconds, mark in before.get("begun", ()):
+            self.begun_before[id, tuple(turns)] = seconds, Mark(**mark)
+
+    def begin(self, place: Place, started: float) -> None:
+        """An item for the store begins, or goes on. `started`: now, as `perf_counter` gives it."""
+        seconds, mark = self.begun_before.pop(place, (0.0, self.mark()))
+        self.begun[place] = Begun(started - seconds, mark)
 
     def mark(self) -> Mark:
         """This moment, for `told_since`."""
@@ -134,13 +146,13 @@ class Recorder(Observer):
                 for each, row in rows.items()
             },
             "steps": [
-                {**turn, "loop": turn["loop"].removeprefix(id)}
+                {**_first(turn), "loop": turn["loop"].removeprefix(id)}
                 for turn in self.turns.turns[mark.turns :]
                 if turn["loop"].startswith(id)
             ],
             "events": {
                 kind: [
-                    {**e, "node": e["node"].removeprefix(id)}
+                    {**_first(e), "node": e["node"].removeprefix(id)}
                     for e in entries[mark.events.get(kind, 0) :]
                     if e.get("node", "").startswith(id)
                 ]
@@ -276,27 +288,6 @@ def _own(detail: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in detail.items() if name != "loaded"}
 
 
-def plain_output(value: Any, run: Run) -> Any:
-    """A workflow output in the record: files as paths below the output folder, other values as their facts."""
-    if isinstance(value, list | tuple):
-        return [plain_output(v, run) for v in value]
-    facts = facts_of(value)
-    path = value if isinstance(value, Path) else facts.get("path")
-    if path is not None:
-        out = getattr(run, "out", None)
-        root = out.resolve() if out is not None else None
-        return str(Path(path).relative_to(root)) if root is not None and Path(path).is_relative_to(root) else str(path)
-    return {"type": type(value).__name__, **facts} if isinstance(value, Port) else value
-
-
-def clean(value: Any) -> Any:
-    """The value as JSON: paths and numbers that are not finite become text."""
-    if isinstance(value, Mapping):
-        return {str(k): clean(v) for k, v in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(clean, value), key=repr)
-    if isinstance(value, list | tuple):
-        return [clean(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+def _first(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry as it was before a run was resumed."""
+    return {name: value for name, value in entry.items() if name != "resumed"}

@@ -113,7 +113,8 @@ def run(
                 if tight:
                     context.warn(tight)
                     overlaps = ()
-            kept = RunSnapshots(snapshots, plan, context, recorder, ranks.mesh if ranks is not None else Mesh())
+            mesh = ranks.mesh if ranks is not None else Mesh()
+            kept = RunSnapshots(snapshots, plan, context, recorder, mesh, kept_results)
             worker = Worker(plan, context, observer, clock, folder, watch, kept, recorder, kept_results, ranks)
             worker.overlaps, worker.overlap_device = overlaps, other
             interrupted = worker.wait()

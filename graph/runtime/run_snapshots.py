@@ -19,10 +19,12 @@ from ..resume.keeper import Facts, Keeper
 from ..resume.position import Positions, Start
 from ..resume.snapshot_folder import SnapshotFolder
 from ..resume.snapshot_reading import Resumed
+from ..store.entries import FolderStore, Store
 from .context import Context
+from .plain_record import clean
 from .ranks.placed_steps import PlacedSteps
 from .ranks.rank_positions import RankPositions
-from .record import Recorder, clean
+from .record import Recorder
 from .resume_checks import code_of_plan, states_of_plan
 
 EVERY = 30.0
@@ -69,6 +71,7 @@ class RunSnapshots:
         context: The run.
         recorder: The recorder of the run.
         mesh: How the processes of the run are arranged, of which this is rank 0.
+        store: The store of the run.
 
     Attributes:
         keeper: Hears of positions; None without snapshots.
@@ -76,11 +79,18 @@ class RunSnapshots:
     """
 
     def __init__(
-        self, snapshots: Snapshots | None, plan: Plan, context: Context, recorder: Recorder, mesh: Mesh
+        self,
+        snapshots: Snapshots | None,
+        plan: Plan,
+        context: Context,
+        recorder: Recorder,
+        mesh: Mesh,
+        store: Store | None = None,
     ) -> None:
         self.plan, self.context, self.folder, self.mesh = plan, context, SnapshotFolder(context.out), mesh
         self.resumed = snapshots.resumed if snapshots is not None else None
         self.keeper: Keeper | None = None
+        self._keys: str | None = None
         self.resumable = self.resumed is not None
         files: Sequence[Path] = ()
         if self.resumed is not None:
@@ -90,7 +100,7 @@ class RunSnapshots:
                 self.folder.remove()
                 if snapshots is None or plan.recipe is None:
                     return
-                self.folder.begin(started(snapshots, plan, context, mesh))
+                self.folder.begin(started(snapshots, plan, context, mesh, store))
                 self.resumable = True
         except OSError as error:
             context.warn(f"the run cannot be resumed: {self.folder.path}: {error.strerror or error}")
@@ -109,12 +119,35 @@ class RunSnapshots:
             self.context.used.take_over(resumed.used)
         files = resumed.files(self.context.out)
         self.context.written += files
+        earlier = resumed.record.get("warnings", ())
+        self.context.mute([*earlier, *(warning.partition(": ")[2] for warning in earlier)])
         for warning in resumed.warnings:
             recorder.warned(None, warning)
         if resumed.lost is not None:
             loop, turn, reason = resumed.lost
             self.context.warn(f"{loop} begins again, though {turn} of its turns were over: {reason}")
         return files
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether the run begins at its first node."""
+        return self.resumed is None or not self.resumed.is_inside
+
+    @property
+    def lost(self) -> str | None:
+        """The path of the loop that begins again though turns of it were over; None if none does."""
+        lost = self.resumed.lost if self.resumed is not None else None
+        return lost[0] if lost is not None else None
+
+    def has_keys(self, keys: str) -> bool:
+        """Whether these keys of stored results are those of every process of the run up to here.
+
+        Args:
+            keys: The hash of the keys of this process. The next snapshots have it.
+        """
+        same = self.begins_anew or (self.resumed is not None and self.resumed.keys == keys)
+        self._keys = keys if same else None
+        return same
 
     def start(self) -> Start | None:
         """The place where the run goes on. The packages of the node libraries are imported.
@@ -144,7 +177,7 @@ class RunSnapshots:
     def _more(self) -> dict[str, Any]:
         used = self.context.used
         places = used.places() if used is not None else []
-        return {"choices": dict(self.context.choices), "used": places, "mesh": asdict(self.mesh)}
+        return {"choices": dict(self.context.choices), "used": places, "mesh": asdict(self.mesh), "keys": self._keys}
 
     def close(self, failed: bool) -> None:
         """Write the last position of a run that is not done. A run that failed before there was one leaves nothing."""
@@ -183,7 +216,9 @@ def close_soon(keeper: Keeper) -> bool:
     return not thread.is_alive()
 
 
-def started(snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh) -> dict[str, Any]:
+def started(
+    snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh, store: Store | None = None
+) -> dict[str, Any]:
     """How a run was started, as plain data: everything that `sgd resume` needs to compile the same plan."""
     assert plan.recipe is not None
     assert context.used is not None
@@ -204,6 +239,7 @@ def started(snapshots: Snapshots, plan: Plan, context: Context, mesh: Mesh) -> d
         "parallel": asdict(mesh),
         "metadata": context.used.in_files,
         "overlap": snapshots.overlap,
+        "store": str(store.folder) if isinstance(store, FolderStore) else None,
         "recipe": recipe.json(),
         "code": code_of_plan(plan),
         "reads": states_of_plan(plan),

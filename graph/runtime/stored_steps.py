@@ -50,6 +50,8 @@ class StoredSteps(ReusedSteps):
         processes: The processes of the run, of which this is rank 0.
         elsewhere: Paths of the calls that run in other processes too.
         at_files: Makes a block in which files are hashed, read or written.
+        reads: Whether results come from the store. A run that goes on in the middle only keeps new ones.
+        again: A loop that begins again in a run that goes on. Its result is not kept.
     """
 
     def __init__(
@@ -62,15 +64,17 @@ class StoredSteps(ReusedSteps):
         processes: Processes = ONE_PROCESS,
         elsewhere: Collection[str] = (),
         at_files: Callable[[], AbstractContextManager[None]] = nullcontext,
+        reads: bool = True,
+        again: str | None = None,
     ) -> None:
         self.store, self.plan, self.recorder, self.storages, self.at_files = store, plan, recorder, storages, at_files
         packages = {call.type.function.__module__.partition(".")[0] for call in plan.calls()}
         load = load_from(store, storages, packages & set(sys.modules), context.warn)
         with at_files():
             self.keys = plan_keys(plan, context.device, context.options, processes.mesh)
-            decision = decide(self.keys, load)
+            decision = decide(self.keys, load if reads else _none)
         super().__init__(reuse_of(self.keys, decision, elsewhere), context, processes)
-        self._began: dict[Place, tuple[float, Any]] = {}
+        self.again = again
         self._rate = RATE
         self._there: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
@@ -99,14 +103,14 @@ class StoredSteps(ReusedSteps):
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
         item = self._item(step, environment)
-        if item is not None and item.key is not None:
-            self._began[item.place] = perf_counter(), self.recorder.mark()
+        if item is not None and item.key is not None and not self._begins_again(item):
+            self.recorder.begin(item.place, perf_counter())
 
     def ran(self, step: CallStep | LoopStep, environment: Environment) -> None:
         item = self._item(step, environment)
-        if item is None or item.key is None or item.place not in self._began:
+        begun = self.recorder.begun.pop(item.place, None) if item is not None else None
+        if item is None or item.key is None or begun is None:
             return
-        started, mark = self._began.pop(item.place)
         node = step.call if isinstance(step, CallStep) else step.loop
         refs = {port: Ref(node.id, port) for port in output_ports(node)}
         values = {port: environment[ref] for port, ref in refs.items() if ref in environment}
@@ -118,18 +122,22 @@ class StoredSteps(ReusedSteps):
             "workflow": self.plan.name,
             "made": time.time(),
             "used": self._used(item),
-            **self.recorder.told_since(mark, node.id, item.calls),
+            **self.recorder.told_since(begun.mark, node.id, item.calls),
         }
         try:
             entry = encoded(values, self.storages, facts)
         except (Unstorable, NotFinite):
             return
-        seconds = perf_counter() - started  # on a GPU the copy has waited for the values
+        seconds = perf_counter() - begun.started  # on a GPU the copy has waited for the values
         size = sum(len(array.data) for _, array in entry.arrays)
         if seconds <= COST + size / self._rate:
             return
         entry = type(entry)({**entry.content, "seconds": seconds}, entry.arrays)
         self._write(item.key, entry, seconds, size)
+
+    def _begins_again(self, item: Item) -> bool:
+        """Whether a loop in the item, or the item itself, begins again in a run that goes on."""
+        return self.again is not None and f"{self.again}.".startswith(f"{item.place[0]}.")
 
     def _tell(self, id: str, told: Mapping[str, Any]) -> None:
         """Take over what a stored result told, and the files that it used."""
@@ -169,6 +177,10 @@ class StoredSteps(ReusedSteps):
     def _item(self, step: CallStep | LoopStep, environment: Environment) -> Item | None:
         place = self.place(step.call if isinstance(step, CallStep) else step.loop, environment)
         return self.keys.items[place] if place is not None else None
+
+
+def _none(_: Item) -> None:
+    """No result of an item: all items run."""
 
 
 def store_of(store: Store | Path | str | None) -> Store | None:

@@ -77,7 +77,7 @@ class Worker:
             self.clock.adopt()
             self.clock.enter(START)  # until the executor serves, or the main thread adopts the clock
             with ExitStack() as stack:
-                may_reuse = self.store is not None and self.kept.resumed is None
+                may_reuse = self.store is not None and self.kept.begins_anew
                 with self.clock.during(IMPORT):
                     stack.enter_context(around_run(self.plan, self.context, packages=not may_reuse))
                 stack.enter_context(self.watch.around_steps())
@@ -105,9 +105,13 @@ class Worker:
         if self.store is None:
             return None
         known = (self.store, self.plan, self.context, self.recorder, self.kept.storages())
+        reads, again = self.kept.begins_anew, self.kept.lost
         if placed is None or self.ranks is None:
-            return StoredSteps(*known)
-        return StoredSteps(*known, placed.processes, placed.needed, self.ranks.at_files)
+            stored = StoredSteps(*known, reads=reads, again=again)
+        else:
+            ranks = (placed.processes, placed.needed, self.ranks.at_files)
+            stored = StoredSteps(*known, *ranks, reads=reads, again=again)
+        return stored if self.kept.has_keys(stored.keys.hash) else None
 
     def _executor(self, placed: PlacedSteps | None, stored: StoredSteps | None) -> Executor:
         start, positions = self.kept.start(), self.kept.positions(placed)

@@ -84,6 +84,11 @@ class Keys:
     around: dict[str, tuple[str, ...]] = field(default_factory=dict)
     outputs: frozenset[Place] = frozenset()
 
+    @property
+    def hash(self) -> str:
+        """A hash of everything that decides the results of the plan."""
+        return digest(*([*place, item.key] for place, item in self.items.items()))
+
 
 Bindings = dict[Ref | Var | Index, Content]
 

@@ -22,7 +22,8 @@ from sgd.graph.runtime.clock import ROWS
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.node_rows import node_rows
 from sgd.graph.runtime.observers.profile import Row
-from sgd.graph.runtime.record import Recorder, clean, environment, plain_output
+from sgd.graph.runtime.plain_record import clean, plain_output
+from sgd.graph.runtime.record import Recorder, environment
 from sgd.graph.runtime.record_file import RecordFile
 from sgd.graph.runtime.run import run
 

@@ -20,7 +20,10 @@ from sgd.graph.cli.main import main
 from sgd.graph.contract.array_storage import StoredArray
 from sgd.graph.resume.snapshot_file import Damaged, Snapshot, read
 from sgd.graph.resume.snapshot_folder import SnapshotFolder
+from sgd.graph.runtime import stored_steps
 from sgd.graph.runtime.resume_checks import changed_code
+from sgd.graph.store import keys
+from sgd.graph.store.entries import FolderStore
 from sgd.graph.store.fingerprints import codes_of, forget_code
 
 NODES = """
@@ -55,6 +58,7 @@ def add(number: Number, state: Sum, run: Run, *, index: str, at: int = -1) -> Nu
         time.sleep(0.01)
     if at >= 0 and not run.planning and not Path("go").exists():
         time.sleep(0.2)  # the thread that writes snapshots begins beside the first turn, not after the last
+    run.event("sum", turn=int(index))
     state.sum += number.value
     return Number(state.sum)
 
@@ -106,10 +110,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def ended(folder: Path, number: int) -> tuple[int, str]:
-    """Ends a run in its turn 4 with a signal, when there are two snapshots. Gives its exit code and stderr."""
+def ended(folder: Path, number: int, *more: str) -> tuple[int, str]:
+    """Ends a run in its turn 4 with a signal, when there are two snapshots. Gives its exit code and stderr.
+
+    more: Further words of its command line.
+    """
     words = [sys.executable, "-c", HASTY, "exec", "w.yaml", "at=4", "file=seven.txt", "--out", "run", "--quiet"]
-    words += [*LIBRARY, "--snapshot-every", "0"]
+    words += [*LIBRARY, "--snapshot-every", "0", *more]
 
     def hear() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -304,6 +311,58 @@ def test_the_code_of_a_package_is_that_of_all_its_files(tmp_path: Path, monkeypa
     (package / "helper.py").write_text("FACTOR = 2")
     forget_code()
     assert changed_code(before, codes_of(types)) == ["the Python code of slow_pack has changed"]
+
+
+def entries(store: str) -> dict[str, Any]:
+    """The stored results of loops and `times`, by key, without times."""
+    found = {}
+    for file in Path(store).glob("*.safetensors"):
+        content = dict(read(file).content)
+        content["steps"] = [{n: v for n, v in each.items() if "seconds" not in n} for each in content["steps"]]
+        for each in content["steps"]:
+            each.pop("start", None)
+        content["used"] = [{**each, "sha256": None} for each in content["used"]]  # perhaps hashed later
+        found[file.stem] = {name: value for name, value in content.items() if name not in ("made", "seconds")}
+    return {key: each for key, each in found.items() if each["type"] != "slow.read"}
+
+
+EXEC = ("exec", "w.yaml", "file=seven.txt", "--quiet", *LIBRARY)
+
+
+@pytest.fixture
+def keen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every result is kept, even if writing it takes longer than making it."""
+    monkeypatch.setattr(stored_steps, "COST", -1)
+    monkeypatch.setattr(FolderStore, "drop", lambda *_: None)
+
+
+def test_the_store_has_what_an_uninterrupted_run_would_store(here: Path, keen: None) -> None:
+    assert main([*EXEC, "--out", "before", "--store", "cut"]) == 0
+    before = entries("cut")
+    ended(here, signal.SIGINT, "--store", "cut")
+    assert entries("cut") == before
+    assert resumed(*LIBRARY) == 0
+    record = json.loads(Path("run/run.json").read_text())
+    row = next(row for row in record["nodes"] if row["name"] == "read")
+    assert (row["calls"], row["reused"], row["saved_seconds"] >= 0) == (0, True, True)
+    assert main([*EXEC, "at=4", "--out", "whole", "--store", "whole"]) == 0
+    whole = entries("whole")
+    assert sorted(each["type"] for each in whole.values()) == ["loop", "slow.times"]
+    assert {key: each for key, each in entries("cut").items() if key not in before} == whole
+    assert main([*EXEC, "at=4", "--out", "last", "--store", "cut"]) == 0
+    record = json.loads(Path("last/run.json").read_text())
+    row = next(row for row in record["nodes"] if row["name"] == "sum")
+    assert row["reused"] is True
+    assert row["saved_seconds"] > 0.8  # most of it before the interrupt
+    assert [each["turn"] for each in record["sums"]] == list(range(6))
+    assert Path("last/out.txt").read_text() == EXPECTED
+
+
+def test_results_of_two_machines_are_not_stored(here: Path, keen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(here, signal.SIGINT, "--store", "cut")
+    monkeypatch.setattr(keys, "machine", lambda _: "another processor")
+    assert resumed(*LIBRARY) == 0
+    assert entries("cut") == {}
 
 
 def test_a_library_must_be_given_again(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from ..ranks.other_rank import entered, run_other_rank
 from ..ranks.rank_options import asked_of, rank_options
 from ..ranks.started_run import run_in_ranks
 from ..resumed_place import OVER, resumed_from
+from ..store_option import store_again
 from ..terminal import say, show
 from ..told_ends import tell_end, tell_interrupt
 from ..told_expectations import tell_expectations
@@ -219,6 +220,7 @@ def _go_on(
                 metadata=started["metadata"],
                 profile=profile,
                 snapshots=Snapshots(arguments.snapshot_every, resumed=resumed),
+                store=store_again(started["store"], profile),
                 ranks=ranks,
                 overlap=_overlap(started, device),
             )

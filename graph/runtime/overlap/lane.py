@@ -21,7 +21,8 @@ from ..failure import Interrupted
 from ..import_times import watched
 from ..library_contexts import around_run
 from ..observers.profile import Row
-from ..record import Mark, Recorder
+from ..record import Recorder
+from ..record_marks import Mark
 from ..stored_steps import StoredSteps
 from .handover import Handover
 from .other_device import OtherDevice

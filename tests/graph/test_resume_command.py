@@ -22,6 +22,7 @@ from sgd.graph.resume.snapshot_file import Damaged, Snapshot, read
 from sgd.graph.resume.snapshot_folder import SnapshotFolder
 from sgd.graph.runtime import stored_steps
 from sgd.graph.runtime.resume_checks import changed_code
+from sgd.graph.runtime.run_snapshots import RunSnapshots
 from sgd.graph.store import keys
 from sgd.graph.store.entries import FolderStore
 from sgd.graph.store.fingerprints import codes_of, forget_code
@@ -363,6 +364,13 @@ def test_results_of_two_machines_are_not_stored(here: Path, keen: None, monkeypa
     monkeypatch.setattr(keys, "machine", lambda _: "another processor")
     assert resumed(*LIBRARY) == 0
     assert entries("cut") == {}
+
+
+def test_a_loop_that_begins_again_is_not_stored(here: Path, keen: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended(here, signal.SIGINT, "--store", "cut")
+    monkeypatch.setattr(RunSnapshots, "lost", "sum")
+    assert resumed(*LIBRARY) == 0
+    assert [each["type"] for each in entries("cut").values()] == ["slow.times"]
 
 
 def test_a_library_must_be_given_again(cut: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,8 +23,8 @@ from .observers.timeline import Timeline, Turns
 from .observers.unmeasured import Unmeasured
 from .observers.work_count import WorkCount, counts_of
 from .overlap.overlapped_time import OverlappedTime
-from .plain_record import clean, plain_output
 from .record_marks import Begun, Mark
+from .record_values import clean, plain_output
 from .run_environment import environment
 
 

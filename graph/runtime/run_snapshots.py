@@ -21,10 +21,10 @@ from ..resume.snapshot_folder import SnapshotFolder
 from ..resume.snapshot_reading import Resumed
 from ..store.entries import FolderStore, Store
 from .context import Context
-from .plain_record import clean
 from .ranks.placed_steps import PlacedSteps
 from .ranks.rank_positions import RankPositions
 from .record import Recorder
+from .record_values import clean
 from .resume_checks import code_of_plan, states_of_plan
 
 EVERY = 30.0

@@ -17,7 +17,7 @@ from ..contract.recipe_run import INPUT_FILES
 from ..contract.workflow_folders import bundled_name
 from ..language.recipe import LONGEST, Recipe, UsedFile
 from .file_hashes import Stopped, sha256_of
-from .plain_record import clean
+from .record_values import clean
 from .run_environment import environment
 
 THREADS = 2

@@ -22,9 +22,9 @@ from sgd.graph.runtime.clock import ROWS
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.node_rows import node_rows
 from sgd.graph.runtime.observers.profile import Row
-from sgd.graph.runtime.plain_record import clean, plain_output
 from sgd.graph.runtime.record import Recorder, environment
 from sgd.graph.runtime.record_file import RecordFile
+from sgd.graph.runtime.record_values import clean, plain_output
 from sgd.graph.runtime.run import run
 
 SCHEMA = Draft202012Validator(json.loads((Path(__file__).parents[2] / "docs" / "run.schema.json").read_text()))

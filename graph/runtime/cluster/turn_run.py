@@ -14,10 +14,10 @@ from ...contract.output_files import unwritable
 from ..clock import Clock
 from ..context import RECORD, Context
 from ..output_folder import OutputFolder
-from ..plain_record import clean
 from ..prepared_folder import prepare_folder
 from ..record import Recorder
 from ..record_file import RecordFile
+from ..record_values import clean
 from ..run_result import Result
 from .dealing import Dealer
 from .job_result import JobResult

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from ...contract.errors import NodeError
 from ...contract.output_files import temporary_path
 from ...contract.text_tables import shortened
-from ..plain_record import clean
+from ..record_values import clean
 
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 

@@ -9,7 +9,7 @@ from typing import Any
 from ...contract.events import CallInfo, Observer
 from ...contract.processes import Mesh, Processes
 from ...contract.rank_start import Board
-from ..plain_record import clean
+from ..record_values import clean
 
 Heard = Callable[[str, Mapping[str, Any]], None]
 """Receives the kind and the data of an event of another rank."""

@@ -12,7 +12,7 @@ from helpers.gate_pipelines import FAMILIES, STEPS
 from helpers.ours import Pair
 from jsonschema import Draft202012Validator
 from sgd.graph.contract.node import Here
-from sgd.graph.runtime.plain_record import clean
+from sgd.graph.runtime.record_values import clean
 from sgd.nodes.cache.decisions_table import report, summary
 from sgd.nodes.cache.methods.cache_dit_options import library
 from sgd.nodes.cache.methods.dbcache import dbcache

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import sgd
 import torch
-from sgd.graph.runtime.plain_record import clean
+from sgd.graph.runtime.record_values import clean
 from sgd.nodes.cache.decisions_table import report
 
 SCHEMA = jsonschema.Draft202012Validator(

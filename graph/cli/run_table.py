@@ -49,7 +49,7 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     peak = record["peak_bytes"]
     total += f", peak {count(peak, 'B', 1024)}" if peak else ""
     notes = [total]
-    saved = sum(row.get("saved_seconds", 0.0) for row in rows.values())
+    saved = sum(row.get("saved_seconds", 0.0) for name, row in rows.items() if "." not in name)  # the others are in it
     if saved:
         notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
     beside = record.get("overlapped_seconds")

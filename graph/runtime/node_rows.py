@@ -35,7 +35,7 @@ def node_rows(
     for name, type in plan.names.items():
         row = rows.get(name)
         inside = {id: r for id, r in rows.items() if id.startswith(f"{name}.")}
-        members = {name: row} if row is not None else inside
+        members = inside | ({name: row} if row is not None else {})
         total = sum(r.seconds for r in members.values())
         device = [r.device_seconds for r in members.values() if r.device_seconds is not None]
         peaks = [r.peak_bytes for r in members.values() if r.peak_bytes is not None]

@@ -113,7 +113,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         file.write_text(text)
         calls.clear()
         plan = compile(file, values, set, library)
-        done = run(plan, out=tmp_path / f"out{count}", store=store, **more)
+        done = run(plan, **{"out": tmp_path / f"out{count}", "store": store, **more})
         assert done.status == "done", done.error
         return done, list(calls)
 

@@ -127,7 +127,7 @@ class _LastFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         package = sys.modules.get(self.package)
         if type(package) is _Deferred and fullname.startswith(f"{self.package}."):
-            _execute(package)  # Python asks the finders that are added now next
+            _execute(package)  # it may add finders, which Python asks next
         return None
 
 

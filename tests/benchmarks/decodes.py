@@ -78,7 +78,7 @@ LEAST_TURNS, MOST_TURNS = 3, 7
 
 
 def without_tf32(call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The result of a call whose convolutions in float32 keep all digits."""
+    """The result of a call, in which float32 convolutions do not use TF32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

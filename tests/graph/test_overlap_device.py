@@ -1,4 +1,4 @@
-"""`--overlap-device`: the tail of a turn on another device. The devices are doubles: values say where they are."""
+"""`--overlap-device`: the tail of a turn on another device. The devices are stand-ins: values say where they are."""
 
 from __future__ import annotations
 

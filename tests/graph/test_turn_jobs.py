@@ -1,4 +1,4 @@
-"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the record of all. No cluster runs."""
+"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the joined record. No cluster runs."""
 
 from __future__ import annotations
 

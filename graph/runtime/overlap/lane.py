@@ -28,7 +28,7 @@ from .other_device import OtherDevice
 from .overlapped_time import Effect, OverlappedTime, Times
 
 WAITING = "(overlap)"
-"""Name in the clock of the time in which the run's thread waits for the second one. Rows count it as node time."""
+"""Name in the clock of waits for the second thread. The rows of that thread's nodes contain this time."""
 
 
 class Effects(Observer):

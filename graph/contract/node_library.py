@@ -43,8 +43,7 @@ class PlanMeter(Protocol):
     def take(self) -> Mapping[str, Any]:
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
-        If it is known, `sent_bytes`: bytes that go to other processes; and `dtype`: the name of the dtype of most
-        operations.
+        Also, if known, `sent_bytes` (bytes that go to other processes) and `dtype` (its name, for most operations).
         """
 
 

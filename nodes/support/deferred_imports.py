@@ -75,7 +75,7 @@ class _Finder(MetaPathFinder):
         return spec
 
     def home(self, name: str, path: Sequence[str] | None) -> str | None:
-        """Where an attribute is found without executing the module: at its home, or a module of the package."""
+        """The place of an attribute that needs no execution of the module: its home, or a module of the package."""
         if name not in self.homes and ALL in self.inside and path is not None and not name.startswith("__"):
             module = f"{self.name}.{name}"
             return module if PathFinder.find_spec(module, path) is not None else None

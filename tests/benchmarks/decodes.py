@@ -50,7 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wan2.1": {"base_dim": 8},
     "wan2.2": {"base_dim": 8, "decoder_base_dim": 16},
 }
-"""What makes the VAE of a model small, with the same latents."""
+"""Settings that make the VAE of a model small, with the same latents."""
 
 
 def vae_of(name: str, device: str, small: bool) -> Any:

@@ -83,7 +83,7 @@ class DoesNotFit(NodeError):
 
 
 class UnfitNetwork(OneProblem):
-    """The file with the weights of the network of LPIPS cannot be used."""
+    """The file with the network of LPIPS cannot be used."""
 
 
 class UnreadableFile(NodeError):

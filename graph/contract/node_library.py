@@ -256,7 +256,7 @@ class NodeLibrary:
             before: The reference.
             after: The file that is compared with it.
             progress: Called with the number of frames that are compared, after each frame.
-            network: The file with the weights of the network of LPIPS; None without LPIPS.
+            network: The file with the network of LPIPS; None without LPIPS.
 
         Raises:
             NodeError: If one of the files cannot be read.

@@ -65,7 +65,7 @@ def command(arguments: Namespace) -> int:
     limits = Limits(arguments.fail_over, arguments.min_psnr)
     network = None if arguments.lpips is None else Path(arguments.lpips)
     if network is not None and not network.is_file():
-        help = "name a file with the weights of AlexNet, VGG16 or SqueezeNet 1.1"
+        help = "name a file of AlexNet, VGG16 or SqueezeNet 1.1, as torchvision saves it"
         return wrong(f"--lpips: there is no file {network}", help)
     try:
         library = load_library(arguments)

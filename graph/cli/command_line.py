@@ -97,7 +97,7 @@ def checked(
 
 
 def told_elsewhere() -> bool:
-    """Whether another process tells the user of warnings about the workflow: this one is one of several."""
+    """Whether another process prints the warnings about the workflow, since this one is one of several."""
     place = rank_place()
     return place is not None and (place.starter is not None or place.rank > 0)
 

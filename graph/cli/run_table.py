@@ -55,7 +55,7 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     beside = record.get("overlapped_seconds")
     if beside is not None:
         where = f" on {record['overlap_device']}" if record.get("overlap_device") else ""
-        ran = f"ran in a second thread{where} while others did"
+        ran = f"ran in a second thread{where} while other nodes ran"
         notes.append(f"overlapped: {seconds(max(beside, 0.0))} s of nodes {ran}")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")

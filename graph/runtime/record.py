@@ -45,7 +45,7 @@ class Recorder(Observer):
         clock: The clock of the run.
         measured: Whether time, memory and work of each node are measured.
         overlapped: The work of second threads; None without one.
-        overlap_device: Their device, if it is another than that of the run; else empty.
+        overlap_device: The device of second threads; empty if it is that of the run.
     """
 
     clock: Clock = field(default_factory=Clock)
@@ -152,7 +152,7 @@ class Recorder(Observer):
         return found
 
     def beside(self, plan: Plan, run: Run, clock: Clock, *, same_device: bool = True) -> Recorder:
-        """A recorder of the calls of a second thread. Their rows stand among these, and `insert` takes the rest."""
+        """A recorder for the calls of a second thread. It shares the rows of nodes; `insert` takes the rest."""
         other = Recorder(clock, self.measured, self.timeline)
         other.profile = self.profile.beside(clock, same_device)
         other.turns = Turns(clock, self.timeline, other.profile.device)
@@ -160,7 +160,7 @@ class Recorder(Observer):
         return other
 
     def insert(self, other: Recorder, mark: Mark) -> None:
-        """Move the entries of another recorder to the moment of a mark."""
+        """Move the entries of another recorder to the place of a mark."""
         self.turns.turns[mark.turns : mark.turns] = other.turns.turns
         self.warnings[mark.warnings : mark.warnings] = other.warnings
         for kind, entries in other.events.items():
@@ -193,7 +193,7 @@ class Recorder(Observer):
         self.events.setdefault(kind, []).append({**node, **data})
 
     def heard(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """An event of another process; `entry` is as in the record."""
+        """Record an event of another process; `entry` has the form of the record."""
         self.events.setdefault(kind, []).append(dict(entry))
 
     def warned(self, call: CallInfo | None, message: str) -> None:

@@ -49,7 +49,7 @@ class StoredSteps(ReusedSteps):
         storages: The storages of arrays of the loaded libraries.
         processes: The processes of the run, of which this is rank 0.
         elsewhere: Paths of the calls that run in other processes too.
-        at_files: Makes a block in which files are hashed, read or written.
+        at_files: Gives a context for a block in which files are hashed, read or written.
     """
 
     def __init__(

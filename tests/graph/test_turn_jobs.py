@@ -1,4 +1,4 @@
-"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the record of all. No cluster runs."""
+"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the joined record. No cluster runs."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ NODES = "nodes:\n  mix: {for: {l: [1, 2]}, body: {g: {uses: toy.grey, with: {lev
         (
             "nodes:\n  n: {uses: toy.list, with: {count: 2}}\n"
             "  b: {for: {l: $n}, body: {c: {uses: toy.half, with: {level: $l}}}, yield: {c: $c}}\noutputs: {b: $b}",
-            "loop `b` goes over `$n`, whose length is known only while it runs",
+            "loop `b` goes over `$n`, whose length is known only during the run",
         ),
     ],
 )  # fmt: skip

@@ -87,7 +87,7 @@ def compare_runs(
         after: The second run.
         libraries: Node libraries, which compare pixels.
         progress: Receives the number of compared frames of an output.
-        network: The file of the network of LPIPS; None if it is not asked for.
+        network: The file with the network of LPIPS; None without LPIPS.
 
     Raises:
         UnfitNetwork: If `network` cannot be read, or is of no known kind.

@@ -185,7 +185,7 @@ class Profile(Observer):
         loaded[part] = loaded.get(part, 0.0) + own
         start = self._part - self.clock.started
         self.timeline.add(Entry(holder.node, "load", start, perf_counter() - self._part, part=part))
-        if self._cuda is not None and self._cuda.current_device() == self._card:  # else it is for another device
+        if self._cuda is not None and self._cuda.current_device() == self._card:  # another device has no curve
             self.memory.add(perf_counter(), self._cuda.memory_allocated())
 
     def part_releasing(self, holder: HolderInfo, part: str) -> None:

@@ -163,7 +163,8 @@ class Tuning:
         """Say how many runs there will be. How long they take is said after the next one."""
         clips, plans = len(self.others), min(most_tried(steps) * (1 + len(self.further)), steps - 1)
         if not self.prompts.seeds:
-            self.workflow.say(f"warning: all clips have one seed, since the workflow has no free input `{SEED}`")
+            help = f"an input `{SEED}` without a value on the command line gives each its own"
+            self.workflow.say(f"warning: all clips have one seed; {help}")
         self.workflow.say(
             f"tuning {steps} steps: {len(missing)} runs to measure velocities, {len(left)} to see how errors grow, "
             f"{clips} that compute every step, then up to {plans} plans with {clips} clips each"
@@ -231,7 +232,7 @@ class Tuning:
 
 
 def told(fidelity: Fidelity) -> str:
-    """The fidelity of a plan, for people."""
+    """The fidelity of a plan in words."""
     return f"{fidelity.worst:.1f} dB in the worst clip, bound {fidelity.bound:.1f}, median {fidelity.median:.1f}"
 
 

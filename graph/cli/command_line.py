@@ -22,6 +22,8 @@ from .terminal import flush, say
 if TYPE_CHECKING:
     from ..runtime.run_result import Result
 
+RECIPE_PATHS = "paths in a recipe are relative to the current folder: run this where the workflow ran"
+
 
 def say_failure(error: BaseException | None, arguments: Namespace) -> None:
     """Print the error of a run or a plan, and its calls if the command line asks for them."""
@@ -91,9 +93,16 @@ def checked(
     result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
     if result.diagnostics and (result.errors or not (running and told_elsewhere())):
         say(render(result.diagnostics, result.sources))
+    if result.found is not None and _refuses_a_value(result):
+        say(f"help: {RECIPE_PATHS}")
     if told is not None:
         told(result)
     return WRONG if result.errors else (result, library)
+
+
+def _refuses_a_value(result: Checked) -> bool:
+    """Whether a value in the file is wrong. The values of a recipe were right where it ran, except for paths."""
+    return any(error.code == "bad-value" and error.span is not None for error in result.errors)
 
 
 def told_elsewhere() -> bool:

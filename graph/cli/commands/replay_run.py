@@ -17,7 +17,7 @@ from ...contract.diagnostics import render
 from ...contract.errors import LibraryError, NodeError, Problems
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
-from ..command_line import added_options, interrupted, load_library, say_failure, wrong
+from ..command_line import RECIPE_PATHS, added_options, interrupted, load_library, say_failure, wrong
 from ..common_arguments import device, library_files, output_folder, result_as_json
 from ..terminal import say, show
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ...compiler.frontend.recipe_source import Found
     from ...language.registry import Library
     from ..replayed_outputs import Replayed
-
-HERE = "paths in a recipe are relative to the current folder: run this where the workflow ran"
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -84,7 +82,7 @@ def command(arguments: Namespace) -> int:
     if result.diagnostics:
         say(render(result.diagnostics, result.sources))
     if result.errors:
-        say(f"help: {HERE}")
+        say(f"help: {RECIPE_PATHS}")
         return WRONG
     try:
         return _again(found, plan_of(result, library), library, options, arguments)

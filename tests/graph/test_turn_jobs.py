@@ -25,7 +25,7 @@ from sgd.graph.runtime.cluster import ray_cluster
 from sgd.graph.runtime.cluster.job_result import JobResult
 from sgd.graph.runtime.cluster.turn_run import TurnRun
 from sgd.graph.runtime.cluster.turn_work import OpenTurns, TurnWork, texts_of
-from sgd.graph.runtime.cluster.worker_process import LOCK, PREFIX, remove_left
+from sgd.graph.runtime.cluster.worker_process import LOCK, PREFIX, WorkerProcess, remove_left
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.output_folder import OutputFolder
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
@@ -151,6 +151,12 @@ def test_a_worker_that_cannot_do_the_work_says_why(checked_file, library, tmp_pa
     work = work_of(checked_file(TEXT), library, **changed)
     with pytest.raises(NodeError, match=message), work.opened(tmp_path):
         pass
+
+
+def test_a_worker_tells_what_helps(checked_file, library, tmp_path: Path) -> None:
+    worker = WorkerProcess(1, work_of(checked_file(TEXT), library, libraries=("/nowhere/toys.py",)), str(tmp_path))
+    assert worker.start().problem == "--library /nowhere/toys.py is not on this machine; put it there, at the same path"
+    worker.end()
 
 
 def test_other_versions_are_told(checked_file, library, tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ class WorkerProcess:
         try:
             self.open = self.stack.enter_context(self.work.opened(kept))
         except SgdError as error:
-            return Started(platform.node(), str(error))
+            help = getattr(error, "help", None)
+            return Started(platform.node(), f"{error}; {help}" if help else str(error))
         return Started(platform.node(), warnings=self.open.warnings)
 
     def run(self, job: int) -> JobResult:

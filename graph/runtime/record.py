@@ -185,7 +185,9 @@ class Recorder(Observer):
             self.turns.turns.append(kept | {"loop": id + turn["loop"], "reused": True})
         for kind, entries in told["events"].items():
             for entry in entries:
-                self.events.setdefault(kind, []).append(entry | {"node": id + entry["node"], "reused": True})
+                # An entry may have a number of its own in `reused`.
+                flag = "reused" if entry.get("reused", True) is True else "stored"
+                self.events.setdefault(kind, []).append(entry | {"node": id + entry["node"], flag: True})
         self.warnings += [id + warning for warning in told["warnings"]]
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from sgd.graph.cli.report.charts import MOST_POINTS, Chart, Series, chart
 from sgd.graph.cli.report.repeat_command import recipe_command, repeat_command
 from sgd.graph.cli.report.run_record import RecordedRun, RunRecord
 from sgd.graph.cli.report.run_report import exec_parser
+from sgd.graph.cli.run_table import run_table
 
 VOID = {"meta", "link", "img", "br", "input"}
 
@@ -165,6 +166,18 @@ def test_a_record_without_times_says_so(sgd) -> None:
     (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
     assert sgd("run")[0] == 0
     assert "the run measured no times of nodes (--profile off)" in outline(Path("run/report.html")).text
+
+
+def test_a_node_that_an_interrupt_ended_is_said_to_have_run(sgd) -> None:
+    given = record(status="interrupted", outputs={})
+    row = next(row for row in given["nodes"] if row["name"] == "text")
+    row |= {"calls": 0, "interrupted": True, "seconds": 2.5}
+    (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
+    assert sgd("run")[0] == 0
+    page = outline(Path("run/report.html")).text
+    assert "did not run" not in page
+    assert page.count("interrupted") - page.count("was interrupted") >= 2, "in the table, and beside the graph"
+    assert re.search(r"^text +\S+ +interrupted +2.50", run_table(given), re.M)
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])

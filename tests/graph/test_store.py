@@ -51,6 +51,16 @@ def test_a_second_run_runs_effects_alone(tmp_path: Path, started: Run) -> None:
     assert stat.S_IMODE(store.stat().st_mode) == 0o700
 
 
+def test_stored_events_keep_their_own_numbers(tmp_path: Path, started: Run) -> None:
+    text = CHAIN.replace("slow.double", "slow.decide")
+    for number in (1, 2, 3):
+        found, calls = started(text, tmp_path / "store")
+        assert ("decide" in calls) is (number == 1)
+        stored = {} if number == 1 else {"stored": True}
+        assert found.record["gate_totals"] == [{"node": "two", "computed": 3, "reused": 2, **stored}]
+        assert found.record["gates"][0].get("reused") is (None if number == 1 else True)
+
+
 def test_a_changed_effect_runs_alone_and_a_changed_node_with_those_after_it(tmp_path: Path, started: Run) -> None:
     started(CHAIN, tmp_path / "store")
     assert started(CHAIN, tmp_path / "store", None, {"file.mark": "x"})[1] == ["save"]

@@ -52,6 +52,15 @@ def double(a: Number) -> Number:
     return Number(2 * a.value)
 
 
+@node("slow.decide")
+def decide(run: Run, a: Number) -> Number:
+    """A number, with the events of a gate."""
+    CALLS.append("decide")
+    run.event("gate", computed=True)
+    run.event("gate_total", computed=3, reused=2)
+    return a
+
+
 @node("slow.save", effect=True)
 def save(run: Run, a: Number, path: OutPath, mark: str = "") -> None:
     """Write a number."""

@@ -68,6 +68,7 @@ class NodeRow(BaseModel):
     bytes: float | None = None
     ceiling: Ceiling | None = None
     reused: bool = False
+    interrupted: bool = False
     resumed_calls: int = 0
     detail: dict[str, Any] = Field(default_factory=dict)
     outputs: list[dict[str, Any]] = Field(default_factory=list)

@@ -16,6 +16,7 @@ from ..contract.errors import LibraryError, NodeError
 from ..contract.rank_start import rank_place
 from ..language.literals import Given
 from ..language.registry import Library, installed
+from .history.killed_run import error_without_record
 from .ranks.rank_options import asked_of
 from .terminal import flush, say
 
@@ -89,6 +90,8 @@ def checked(
         asked = asked_of(arguments)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
+    if killed := error_without_record(arguments.file):
+        return wrong(str(killed), killed.help)
     known = added_options(arguments, library) if running else None
     result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
     if result.diagnostics and (result.errors or not (running and told_elsewhere())):

@@ -50,6 +50,10 @@ class SnapshotFolder:
             return stat.S_ISDIR(os.lstat(self.path).st_mode)
         return False
 
+    def has_begun(self) -> bool:
+        """Whether the folder says how a run was started, so that the run may go on."""
+        return self.exists() and (self.path / BEGUN).exists()
+
     def begin(self, started: dict[str, Any]) -> None:
         """Replace the folder by that of a new run.
 

@@ -222,6 +222,11 @@ def test_a_run_that_is_not_there(sgd) -> None:
     Path("empty").mkdir()
     assert "empty has no run.json" in sgd("empty")[2]
     assert "missing does not exist" in sgd("missing")[2]
+    folder = write_run(Path("run"))
+    code, _, err = sgd(str(folder / "sheet.png"))
+    assert (code, "UTF-8" in err) == (2, False)
+    assert "run/sheet.png is not the record of a run" in err
+    assert "name the folder of its run: run" in err
     assert sgd("x" * 5000)[0] == 2
 
 

@@ -116,7 +116,7 @@ def _require_run(out: Path, folder: SnapshotFolder) -> None:
     """Raise a NodeError with the reason if there is nothing to go on with."""
     if not out.is_dir():
         raise NodeError(f"{out} is not a folder", help="name the output folder of a run")
-    if folder.exists() and (folder.path / BEGUN).exists():
+    if folder.has_begun():
         return
     status = None
     if (out / "run.json").is_file():

@@ -96,6 +96,7 @@ class StepRow(BaseModel):
     start: float | None = None
     step: int | None = None
     sigma: float | None = None
+    reused: bool = False
 
 
 class Stretch(BaseModel):

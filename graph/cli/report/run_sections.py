@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ...contract.node import NodeType
 from ...contract.node_library import NodeLibrary
 from ...contract.text_tables import count, seconds, shortened
+from ..run_table import ceiling
 from ..tables import facts, shape, tree
 from . import lane_section, process_section, step_section
 from .charts import Chart, Series, chart
@@ -126,10 +127,7 @@ def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
 
 
 def _ceiling(row: NodeRow) -> str:
-    if row.ceiling is None:
-        return ""
-    what = " ".join(word for word in (row.ceiling.dtype, row.ceiling.kind) if word)
-    return f"{row.ceiling.fraction:.0%} of {what}"
+    return "" if row.ceiling is None else ceiling(row.ceiling.model_dump())
 
 
 def _time(record: RunRecord) -> Section | None:

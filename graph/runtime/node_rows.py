@@ -48,7 +48,7 @@ def node_rows(
         resumed = sum(r.resumed_calls for r in members.values())
         reused = any(r.reused for r in members.values())
         interrupted = any(r.interrupted for r in members.values())
-        comparable = limits is not None and not saves and not interrupted
+        compared = limits if not saves and not interrupted else None
         saved = sum(r.saved_seconds or 0.0 for r in members.values())
         found.append(
             {
@@ -67,7 +67,7 @@ def node_rows(
                 "flops": work.total if work is not None else None,
                 "bytes": work.bytes if work is not None else None,
                 **({"uncounted": True} if any(map(counts.put_off, members)) else {}),
-                "ceiling": limits.ceiling(work, spent) if comparable else None,
+                "ceiling": compared.ceiling(work, spent) if compared is not None else None,
                 "detail": detail,
                 "outputs": row.outputs if row is not None else [],
             }

@@ -36,20 +36,13 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
         row = rows[name]
         extra = [seconds(row["device_seconds"])] if device else []
         idle = "interrupted" if row.get("interrupted") else "reused" if row.get("reused") else "-"
+        calls = str(row["calls"] or idle)
         same = row["detail"].get("same_as")
         details = {k: seconds(v) for k, v in row["detail"].items()} if not row["type"] else row["detail"]
         said = "; ".join(text for text in (shape(row["outputs"]), facts(details)) if text)
         output = f"same as {same}" if same else said
         peak = count(row["peak_bytes"], "B", 1024)
-        cells = [
-            indent(name),
-            row["type"],
-            str(row["calls"] or idle),
-            seconds(row["seconds"]),
-            *extra,
-            f"{row['share']:.0%}",
-            peak,
-        ]
+        cells = [indent(name), row["type"], calls, seconds(row["seconds"]), *extra, f"{row['share']:.0%}", peak]
         lines.append([*cells, *([ceiling(row.get("ceiling"))] if limits else []), output])
     text = fitted(lines, width, flexible="output", drop=DROPPED, right=range(2, 6 + device))
     phases = ", ".join(f"{name} {seconds(value)}" for name, value in record["phases"].items())

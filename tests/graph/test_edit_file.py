@@ -164,6 +164,21 @@ TUNED = {"table": "./t.json", "psnr": 38}
             "gate:\n    uses: cache.none\n",
             'gate:\n    uses: cache.tuned\n    with: {table: "./t.json", psnr: 38}\n',
         ),
+        (
+            "gate:\n    uses: cache.fora\n    with:  # 1\n      # 2\n      every: 3  # 3\n\n      # 4 # ä\n"
+            "      name: 'a # b'  # 5\n      about: |  # 6\n        no # comment\n      list: [1,  # 7\n"
+            "        2]  # 8\n",
+            "gate:\n    uses: cache.tuned\n    with:  # 1\n      # 2\n      # 3\n      # 4 # ä\n      # 5\n      # 6\n"
+            '      # 7\n      {table: "./t.json", psnr: 38}  # 8\n',
+        ),
+        (
+            "gate: {uses: cache.fora, with: {every: 3,  # 1\n      # 2\n      name: a#b,# 3\n    most: 4}}  # 4\n",
+            'gate: {uses: cache.tuned, with: {table: "./t.json", psnr: 38  # 1\n      # 2\n      # 3\n    }}  # 4\n',
+        ),
+        (
+            "gate:\n    uses: cache.fora\n    with: {\n      # 1\n      every: 3\n    }  # 2\n",
+            'gate:\n    uses: cache.tuned\n    with: {table: "./t.json", psnr: 38  # 1\n    }  # 2\n',
+        ),
     ],
 )
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])

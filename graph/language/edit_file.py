@@ -247,7 +247,8 @@ class _Edit:
             NodeError: If an anchor or an alias stands there.
         """
         if self.text[self.at(span.line, span.column)] in "&*":
-            raise NodeError(f"line {span.line} has an anchor or an alias, and an edit would change several places")
+            message = f"line {span.line} has an anchor or an alias, and an edit would change several places"
+            raise NodeError(message, help="write the value out at each of these places, without `&` and `*`")
 
     def last_line(self, value: Value) -> int:
         """The last line of a value, counted from 1. A block ends with its last entry, before comments."""

@@ -140,8 +140,9 @@ def test_line_breaks_of_windows_stay() -> None:
     ],
 )
 def test_edits_that_cannot_be_written_are_refused(text: str, edit: str, message: str) -> None:
-    with pytest.raises(NodeError, match=message):
+    with pytest.raises(NodeError, match=message) as error:
         edited(f"sgd: 1\n{text}", [SetParameter(edit, "q", 1)])
+    assert error.value.help
 
 
 TUNED = {"table": "./t.json", "psnr": 38}

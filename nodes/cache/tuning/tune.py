@@ -209,7 +209,7 @@ class Tuning:
         if lost is not None:
             self.workflow.say(f"warning: {lost}")
         self.workflow.save(table.model_dump(), self.table)
-        self.workflow.edit([self.edit()])
+        self.replace_gate()
         if self.file_of_runs.others:
             self.workflow.save(self.file_of_runs.content(None), self.file_of_runs.path)
         else:
@@ -217,6 +217,16 @@ class Tuning:
         schedule = table.schedule(first.steps)
         assert schedule is not None, "it was just made"
         return schedule
+
+    def replace_gate(self) -> None:
+        """Write the gate into the file, and name the inputs that lose their effect."""
+        inputs = self.workflow.inputs_of(self.gate)
+        self.workflow.edit([self.edit()])
+        for name in inputs:
+            self.workflow.say(
+                f"warning: the input `{name}` is not read any more and has no effect: "
+                f"remove it from {self.file}, or leave it there"
+            )
 
     def report(self, schedule: TunedSchedule, steps: int) -> None:
         plan = schedule.cheapest(self.psnr)

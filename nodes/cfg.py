@@ -125,8 +125,10 @@ def _describe(facts: CfgSplitFacts) -> BranchesFacts:
     guided = family is not None and scale is not None and scale > family.neutral_scale
     nonlinear = nonlinear_guidance(facts.guider, facts.rescale, family.normalises) if family and guided else None
     running = 1 if _unguided(facts) else 2 if guided else None
+    start, stop = facts.start, facts.stop
+    window = (start, stop) if guided and start is not None and stop is not None else None
     prompts, batched = facts.conditioning.prompts, facts.batched is True
-    return BranchesFacts(facts.conditioning.family, prompts, nonlinear, running, batched)
+    return BranchesFacts(facts.conditioning.family, prompts, nonlinear, running, batched, window)
 
 
 def _check(facts: CfgSplitFacts) -> Iterator[Diagnostic]:

@@ -135,6 +135,8 @@ class BranchesFacts(Facts):
             this is not known.
         running: The most branches that run at a step; None if it is not known.
         batched: Whether the workflow asks for both branches in one call.
+        window: The fractions of the steps after which guidance starts and stops; None if no step is guided, or if this
+            is not known.
     """
 
     family: str | None = None
@@ -142,6 +144,7 @@ class BranchesFacts(Facts):
     nonlinear: str | None = None
     running: int | None = None
     batched: bool = False
+    window: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -263,11 +263,21 @@ class Branches(Port):
         """The steps of `count` at which a branch runs."""
         if branch == "positive":
             return range(count)
-        # The interval is rounded as in diffusers' guiders (`_is_cfg_enabled`).
-        return range(int(self.start * count), int(self.stop * count)) if self.guided else range(0)
+        return guided_steps(self.start, self.stop, count) if self.guided else range(0)
 
     def facts(self) -> dict[str, Any]:
         return {"scale": self.scale, "guider": self.guider, "start": self.start, "stop": self.stop}
+
+
+def guided_steps(start: float, stop: float, count: int) -> range:
+    """The steps of `count` at which guidance is on, rounded as in diffusers' guiders (`_is_cfg_enabled`).
+
+    Args:
+        start: Fraction of the steps after which guidance starts.
+        stop: Fraction of the steps after which guidance stops.
+        count: Number of steps.
+    """
+    return range(int(start * count), int(stop * count))
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,14 @@ from ..contract.errors import LibraryError, NodeError
 from ..contract.rank_start import rank_place
 from ..language.literals import Given
 from ..language.registry import Library, installed
+from .history.killed_run import error_without_record
 from .ranks.rank_options import asked_of
 from .terminal import flush, say
 
 if TYPE_CHECKING:
     from ..runtime.run_result import Result
+
+RECIPE_PATHS = "paths in a recipe are relative to the current folder: run this where the workflow ran"
 
 
 def say_failure(error: BaseException | None, arguments: Namespace) -> None:
@@ -87,17 +90,26 @@ def checked(
         asked = asked_of(arguments)
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
+    if killed := error_without_record(arguments.file):
+        return wrong(str(killed), killed.help)
     known = added_options(arguments, library) if running else None
     result = check(arguments.file, inputs, settings, library, complete, options=known, asked=asked)
     if result.diagnostics and (result.errors or not (running and told_elsewhere())):
         say(render(result.diagnostics, result.sources))
+    if result.found is not None and _refuses_a_value(result):
+        say(f"help: {RECIPE_PATHS}")
     if told is not None:
         told(result)
     return WRONG if result.errors else (result, library)
 
 
+def _refuses_a_value(result: Checked) -> bool:
+    """Whether a value in the file is wrong. The values of a recipe were right where it ran, except for paths."""
+    return any(error.code == "bad-value" and error.span is not None for error in result.errors)
+
+
 def told_elsewhere() -> bool:
-    """Whether another process tells the user of warnings about the workflow: this one is one of several."""
+    """Whether another process prints the warnings about the workflow, since this one is one of several."""
     place = rank_place()
     return place is not None and (place.starter is not None or place.rank > 0)
 

@@ -13,6 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..compiler.checks.input_values import inputs_of_one
 from ..compiler.compile import check, plan_of
 from ..compiler.ir import Ref
 from ..compiler.passes.fold import safe_name
@@ -109,6 +110,10 @@ class CommandWorkflow:
         if not found:
             return None
         return found.pop()
+
+    def inputs_of(self, node: str) -> Collection[str]:
+        graph = check(self.file, self.values, self.settings, self.library, fold_inputs=False).graph
+        return () if graph is None else inputs_of_one(graph, node)
 
     def edit(self, edits: Iterable[FileEdit], write: bool = True) -> Path:
         path = Path(self.file)

@@ -158,7 +158,7 @@ def _shade(share: float) -> str:
 
 def times_of(record: Mapping[str, Any]) -> dict[str, float]:
     """Seconds per node from a run's record."""
-    return {row["name"]: float(row["seconds"]) for row in record["nodes"] if row["calls"]}
+    return {row["name"]: float(row["seconds"]) for row in record["nodes"] if row["calls"] or row.get("interrupted")}
 
 
 FORMATS = {"text": text, "mermaid": mermaid, "dot": dot}

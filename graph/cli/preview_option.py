@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..compiler.checks.descriptions import placed
+from ..compiler.checks.descriptions import makers, placed
 from ..compiler.ir import Call
 from ..compiler.known_arguments import facts_of
 from ..compiler.passes.prune import live
@@ -71,7 +71,7 @@ def _problems(checked: Checked, previews: Sequence[Previews]) -> list[Diagnostic
     graph = checked.graph
     assert graph is not None
     running = live(graph)
-    made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
+    made = makers(graph)
     found = []
     for call, _ in graph.walk():
         if not isinstance(call, Call) or call.id not in running or call.type.facts is None:

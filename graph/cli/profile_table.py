@@ -24,7 +24,7 @@ def table_of(record: Mapping[str, Any], width: int | None = None) -> str:
 
 def unmeasured_table(record: Mapping[str, Any], width: int | None = None) -> str:
     """A row for each node, without its time and memory."""
-    rows = {row["name"]: row for row in record["nodes"]}
+    rows = {row["name"]: row for row in record["nodes"] if row["type"]}
     lines = [["node", "type", "calls", "output"]]
     for name in tree(rows):
         row = rows[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
@@ -29,6 +30,7 @@ class Replayed:
         verdict: The result of the comparison, in words.
         equal: Whether the bytes, the pixels or the values are equal.
         likeness: How alike the pixels are; None if they were not compared.
+        both: Whether there was something to compare on both sides.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Replayed:
     verdict: str
     equal: bool
     likeness: Likeness | None = None
+    both: bool = True
 
     def json(self) -> dict[str, Any]:
         """The comparison as plain data."""
@@ -79,7 +82,7 @@ def replayed_run(
         then, now = old.get(key), made.get(key)
         if key not in old or key not in made:
             text = "was not there" if key not in old else "was not made again"
-            found.append(Replayed(key, str(then or ""), str(now or ""), text, False))
+            found.append(Replayed(key, str(then or ""), str(now or ""), text, False, both=False))
         elif isinstance(then, Path) and isinstance(now, Path):
             found.append(replayed_file(key, then, now, libraries))
         else:
@@ -101,16 +104,16 @@ def replayed_clip(before: Path, after: Result, libraries: Sequence[NodeLibrary])
             return [replayed_file(choice[0].name, before, choice[0], libraries)]
     names = ", ".join(path.name for path in after.written) or "none"
     text = f"no file of the replay has its name, or alone its suffix ({names})"
-    return [Replayed(before.name, str(before), "", text, False)]
+    return [Replayed(before.name, str(before), "", text, False, both=False)]
 
 
 def replayed_file(name: str, before: Path, after: Path, libraries: Sequence[NodeLibrary]) -> Replayed:
     """Compare two files: their bytes, then their pixels."""
     then, now = str(before), str(after)
     if not before.is_file():
-        return Replayed(name, then, now, "is no longer there", False)
+        return Replayed(name, then, now, "is no longer there", False, both=False)
     if not after.is_file():
-        return Replayed(name, then, now, "was not made again", False)
+        return Replayed(name, then, now, "was not made again", False, both=False)
     if _equal_bytes(before, after):
         return Replayed(name, then, now, "bit-equal", True)
     try:
@@ -123,6 +126,22 @@ def replayed_file(name: str, before: Path, after: Path, libraries: Sequence[Node
     if alike.equal:
         return Replayed(name, then, now, "equal pixels; the bytes of the files differ", True, alike)
     return Replayed(name, then, now, alike.text(), False, alike)
+
+
+def has_no_recipes(before: Mapping[str, Any], folder: Path, libraries: Sequence[NodeLibrary]) -> bool:
+    """Whether the files that a run gave could carry its recipe, and none does: it had `--no-metadata`.
+
+    Args:
+        before: The record of the run.
+        folder: Its folder.
+        libraries: Libraries that may read recipes.
+    """
+    files = [value for _, value in _outputs(before, folder) if isinstance(value, Path) and value.is_file()]
+    texts = []
+    for file in files:
+        with suppress(NodeError):  # a damaged file is compared all the same
+            texts += [text for library in libraries if (text := library.recipe_text(file)) is not None]
+    return bool(texts) and not any(texts)
 
 
 def _equal_bytes(before: Path, after: Path) -> bool:

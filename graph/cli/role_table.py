@@ -1,4 +1,4 @@
-"""The part of `sgd plan` about several processes: what each rank computes, holds and sends."""
+"""The part of `sgd plan` about several processes: operations, memory and sent bytes of each rank."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHOSEN = {
     "file": "from `run` of the file",
     "command line": "from --parallel",
 }
-"""Who chose an arrangement, as `parallel_from` of the estimate and in words."""
+"""The origins of an arrangement: as `parallel_from` of the estimate, and in words."""
 
 
 def role_lines(estimate: Mapping[str, Any], width: int | None = None) -> Iterator[str]:

@@ -35,7 +35,8 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     for name in tree(rows):
         row = rows[name]
         extra = [seconds(row["device_seconds"])] if device else []
-        calls = str(row["calls"]) if row["calls"] else "reused" if row.get("reused") else "-"
+        idle = "interrupted" if row.get("interrupted") else "reused" if row.get("reused") else "-"
+        calls = str(row["calls"] or idle)
         same = row["detail"].get("same_as")
         details = {k: seconds(v) for k, v in row["detail"].items()} if not row["type"] else row["detail"]
         said = "; ".join(text for text in (shape(row["outputs"]), facts(details)) if text)
@@ -49,13 +50,13 @@ def run_table(record: Mapping[str, Any], width: int | None = None) -> str:
     peak = record["peak_bytes"]
     total += f", peak {count(peak, 'B', 1024)}" if peak else ""
     notes = [total]
-    saved = sum(row.get("saved_seconds", 0.0) for row in rows.values())
+    saved = sum(row.get("saved_seconds", 0.0) for name, row in rows.items() if "." not in name)  # the others are in it
     if saved:
         notes.append(f"reused: results that the store had; making them took {seconds(saved)} s")
     beside = record.get("overlapped_seconds")
     if beside is not None:
         where = f" on {record['overlap_device']}" if record.get("overlap_device") else ""
-        ran = f"ran in a second thread{where} while others did"
+        ran = f"ran in a second thread{where} while other nodes ran"
         notes.append(f"overlapped: {seconds(max(beside, 0.0))} s of nodes {ran}")
     if device:
         notes.append("seconds: the host's, which a node also spends waiting for the GPU; device s: the GPU's own")

@@ -102,7 +102,7 @@ def check(
         options: Options of the run that will follow. The files that it will read are checked too. None if nothing will
             run, as for a plan.
         text: The text to check in place of the file's. Paths in it are relative to the folder of `file`.
-        held: The texts of all files that `text` uses, by path: none of them is read from this disk then.
+        held: The texts of all files that `text` uses, by path, so that none of them is read from this disk.
         asked: The processes that the command line asks for; None for a command that runs in one process.
     """
     result = Checked()

@@ -1,8 +1,8 @@
 """The calls of a plan that can run beside the next turn of a loop over a list (`sgd exec --overlap`).
 
-Turns of a mapping loop need nothing of each other. The part of a turn that ends with its last carrying loop is the
-head. Calls that come after it are the tail: those at the end of the body, or the next loop over the results. The tail
-of one turn can run while the head of the next one does.
+Turns of a mapping loop need nothing of each other. The head of a turn is its part up to its last loop with `carry`.
+The tail is the calls after the head: the rest of the body, or else the next loop over the results. The tail of one
+turn can run while the head of the next turn runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Overlap:
         tail: The last calls of its body; or one step, the loop that goes over its results.
         acquires: Components that the tail needs, and that the plan acquires after the loop.
         own: The acquisitions of the plan that only calls of the tail need.
-        common: Those that these and other calls need, for the calls of the tail.
+        common: The acquisitions that both the tail and other calls need, with only the calls of the tail as readers.
     """
 
     loop: LoopStep
@@ -52,7 +52,7 @@ class Overlap:
 
 
 def overlaps_of(plan: Plan) -> tuple[tuple[Overlap, ...], list[str]]:
-    """The loops of a plan whose tails can run beside their heads, and why others cannot, in words."""
+    """The loops of a plan whose tails can run beside their heads, and the reasons why others cannot, in words."""
     found: list[Overlap] = []
     reasons: list[str] = []
     for number, step in enumerate(plan.steps):
@@ -69,7 +69,7 @@ def overlaps_of(plan: Plan) -> tuple[tuple[Overlap, ...], list[str]]:
 
 
 def _overlap(plan: Plan, number: int, step: LoopStep) -> Overlap | str:
-    """The overlap of a loop, or why there is none."""
+    """The overlap of a loop, or the reason why there is none."""
     last = max(n for n, each in enumerate(step.body) if isinstance(each, LoopStep) and _carries((each,)))
     tail = step.body[last + 1 :]
     if any(isinstance(each, CallStep) for each in tail):
@@ -88,7 +88,7 @@ def _overlap(plan: Plan, number: int, step: LoopStep) -> Overlap | str:
 
 
 def _follower(plan: Plan, number: int, step: LoopStep) -> int | str:
-    """The number of the first step that is a loop over the results of a loop, or why there is none."""
+    """The number of the first step that loops over the results of a loop, or the reason why there is none."""
     for after, each in enumerate(plan.steps[number + 1 :], number + 1):
         if isinstance(each, LoopStep) and any(_is_of(arg.source, step.loop) for arg in each.loop.over.values()):
             if not each.loop.mapping or _carries(each.body):
@@ -98,7 +98,7 @@ def _follower(plan: Plan, number: int, step: LoopStep) -> int | str:
 
 
 def _body_problem(overlap: Overlap) -> str:
-    """Why the last steps of a body cannot run beside the next turn; empty if they can."""
+    """The reason why the last steps of a body cannot run beside the next turn; empty if they can."""
     other = next((each for each in overlap.tail if not isinstance(each, CallStep)), None)
     if isinstance(other, LoopStep):
         return f"{other.loop.id} is a loop behind the last loop with `carry`"
@@ -112,7 +112,7 @@ def _body_problem(overlap: Overlap) -> str:
 
 
 def _follower_problem(step: LoopStep, follower: LoopStep, between: Sequence[Step]) -> str:
-    """Why a loop over the results cannot run beside the loop that makes them; empty if it can."""
+    """The reason why a loop over the results cannot run beside the loop that makes them; empty if it can."""
     id = follower.loop.id
     if any(isinstance(each, Acquire | Release) for each in _inside(follower.body)):
         return f"each turn of {id} loads components of its own"
@@ -127,14 +127,14 @@ def _follower_problem(step: LoopStep, follower: LoopStep, between: Sequence[Step
 
 
 def _call_problem(overlap: Overlap) -> str:
-    """Why calls keep an overlap from being as if there was none; empty if they do not."""
+    """The reason why calls would give other results with an overlap than without; empty if there is none."""
     state = next((call for call in overlap.calls if call.type.states), None)
     if state is not None:
         return f"{state.id} ({state.type.name}) keeps a state"
     for call in overlap.head:
         for name, arg in call.args.items():
             if call.type.inputs[name].path == "read" and not isinstance(arg.source, Const):
-                return f"{call.id} reads another file in each turn, and the recipe in a file names those read before it"
+                return f"{call.id} reads another file in each turn, so a recipe could name files of later turns"
     return ""
 
 

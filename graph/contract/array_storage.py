@@ -34,15 +34,15 @@ class ArrayStorage(Protocol):
         """Whether every number of an array that it holds is finite. May wait for the device."""
 
     def moment(self) -> Any:
-        """A mark of the work that the device has been given up to now; None if there is no device to wait for."""
+        """A mark after the work that was given to the device so far; None if there is no device to wait for."""
 
     def stored(self, value: Any, moment: Any = None) -> StoredArray:
         """The array as bytes, on the host. May wait for the device.
 
         Args:
             value: The array.
-            moment: A mark of a moment at which the work that makes the array had been given. The copy waits for no
-                later work, which may never end where it waits for another process.
+            moment: A result of `moment`, after the work that makes the array was given to the device. The copy does not
+                wait for later work, which may itself wait for another process forever.
         """
 
     def restored(self, stored: StoredArray) -> Any:

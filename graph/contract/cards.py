@@ -10,7 +10,7 @@ from .suggestions import did_you_mean
 
 MIB = 1 << 20
 
-UNITS = {"MiB": MIB, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9, "M": MIB, "G": 1 << 30}
+UNITS = {"KiB": 1 << 10, "MiB": MIB, "GiB": 1 << 30, "MB": 10**6, "GB": 10**9, "M": MIB, "G": 1 << 30}
 """Bytes of the units of `--memory`."""
 
 

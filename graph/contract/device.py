@@ -25,29 +25,29 @@ def card_number(name: str) -> int | None:
 
 @contextmanager
 def one_card(name: str) -> Iterator[None]:
-    """Leave this process no other GPU than that of a name such as `cuda:1`, inside `with`.
+    """Inside `with`, let this process see only the GPU of a name such as `cuda:1`. Other names change nothing.
 
-    Nothing may have used a GPU before. `choose` tells if there is no such GPU. Other names change nothing.
+    The process must not have used a GPU before. `choose` raises an error if there is no such GPU.
     """
     number, before = card_number(name), os.environ.get(VISIBLE)
     if number is None:
         yield
         return
     os.environ[VISIBLE] = _nth(before, number)
-    _unlimited.append(before)
+    _visible_before.append(before)
     try:
         yield
     finally:
-        _unlimited.pop()
+        _visible_before.pop()
         _set_visible(before)
 
 
-_unlimited: list[str | None] = []
+_visible_before: list[str | None] = []
 """The GPUs that this process could see before `one_card`."""
 
 
 def _nth(visible: str | None, number: int) -> str:
-    """The GPU with a number among those of `VISIBLE`; empty if there is none."""
+    """The entry of a GPU in `VISIBLE`, by its number in that list; empty if there is none."""
     if visible is None:
         return str(number)
     names = [name.strip() for name in visible.split(",")]
@@ -70,12 +70,12 @@ def _require_card(name: str, number: int) -> None:
     import torch
 
     help = f"set {VISIBLE}={number} where the process starts, and leave the number out"
-    if not _unlimited or (torch.cuda.is_initialized() and torch.cuda.device_count() != 1):
+    if not _visible_before or (torch.cuda.is_initialized() and torch.cuda.device_count() != 1):
         raise NodeError(f"--device {name}: this process uses its GPUs already", help=help)
     if torch.version.cuda is None or torch.cuda.device_count():
         return
     one = os.environ.get(VISIBLE)
-    _set_visible(_unlimited[-1])
+    _set_visible(_visible_before[-1])
     try:
         count = torch.cuda.device_count()
     finally:
@@ -114,20 +114,21 @@ def choose(name: str, libraries: Collection[NodeLibrary]) -> str:
 
 
 def require_second_card(name: str, head: str) -> None:
-    """Check that a GPU is there beside the one that a run uses.
+    """Check that there is another GPU beside that of the run.
 
     Args:
         name: Its name with a number, such as `cuda:1`.
         head: The device of the run.
 
     Raises:
-        NodeError: If it is not there, or if it is the device of the run.
+        NodeError: If there is none of that name, or it is the device of the run.
     """
     number, option = card_number(name), f"--overlap-device {name}"
     if number is None:
         raise NodeError(f"{option}: {name} is no GPU with a number", help="write `--overlap-device cuda:1`")
     if not head.startswith("cuda"):
-        raise NodeError(f"{option}: the run is on the device {head}, and both must be GPUs", help="leave it out")
+        message = f"{option}: the run is on the device {head}, and both must be GPUs"
+        raise NodeError(message, help="leave it out, or run on a GPU")
     import torch
 
     count = torch.cuda.device_count()

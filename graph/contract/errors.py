@@ -83,7 +83,7 @@ class DoesNotFit(NodeError):
 
 
 class UnfitNetwork(OneProblem):
-    """The file of the network of a comparison cannot be used."""
+    """The file with the network of LPIPS cannot be used."""
 
 
 class UnreadableFile(NodeError):

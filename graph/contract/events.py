@@ -88,7 +88,7 @@ class Observer:
         """A component is in memory."""
 
     def part_prefetched(self, holder: HolderInfo, part: str, began: float, ended: float) -> None:
-        """Another thread has prefetched a component, between two times of `perf_counter`. Reported some time later."""
+        """Another thread has prefetched a component. Reported later; `began` and `ended` are of `perf_counter`."""
 
     def part_releasing(self, holder: HolderInfo, part: str) -> None:
         """A component is about to be released."""
@@ -126,13 +126,13 @@ class Observer:
 
 @runtime_checkable
 class Beside(Protocol):
-    """An observer that has another one for the events of a second thread (`sgd exec --overlap`).
+    """An observer with a second observer for the events of the second thread (`sgd exec --overlap`).
 
-    An observer without this method receives the events of both threads.
+    An observer without `beside` receives the events of both threads itself.
     """
 
     def beside(self) -> Observer:
-        """The observer of the events of a second thread."""
+        """The observer for the events of the second thread."""
 
 
 class Observers(Observer):

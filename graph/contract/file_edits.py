@@ -45,7 +45,7 @@ class InsertNode:
 
 @dataclass(frozen=True)
 class ReplaceNode:
-    """Write another node under the name of one. Its name, its place and the comments around it stay.
+    """Write another node under the name of one. Its name, its place and all comments stay.
 
     Attributes:
         node: The node's path in the file.

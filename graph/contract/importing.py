@@ -1,4 +1,4 @@
-"""The first import of packages that node libraries need, such as torch: what is set before, and what waits."""
+"""Prepare the first import of the packages that node libraries need, such as torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class HasImports(kernel_caches.HasCaches, Protocol):
 
 @contextmanager
 def importing(libraries: Collection[HasImports]) -> Iterator[None]:
-    """Surrounds the first import of packages of some libraries.
+    """Surround the first import of the packages of some libraries.
 
     Caches of kernels get their places. In the process of the command, libraries prepare their imports, and Python's
-    garbage collector waits. In a program, imports and the collector are the program's own.
+    garbage collector waits. A program that calls `sgd.run` keeps its own imports and collector.
     """
     kernel_caches.prepare(libraries)
     if not installed():

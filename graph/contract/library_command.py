@@ -139,6 +139,16 @@ class WorkflowFile(Protocol):
             NodeError: If calls of this type are wired to different nodes.
         """
 
+    def inputs_of(self, node: str) -> Collection[str]:
+        """Names of the inputs that a node of the file reads and no other does, in file order.
+
+        Args:
+            node: The node's path.
+
+        Returns:
+            The names; none if the workflow has errors.
+        """
+
     def edit(self, edits: Iterable[FileEdit], write: bool = True) -> Path:
         """Write edits into the file, in one step, and return its path. All other bytes of the file stay.
 

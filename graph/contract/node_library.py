@@ -43,8 +43,7 @@ class PlanMeter(Protocol):
     def take(self) -> Mapping[str, Any]:
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
-        If it is known, `sent_bytes`: bytes that go to other processes; and `dtype`: the name of the dtype of most
-        operations.
+        Also, if known, `sent_bytes` (bytes that go to other processes) and `dtype` (its name, for most operations).
         """
 
 
@@ -79,20 +78,20 @@ class NodeLibrary:
     example_file: str = ""
 
     def prepare_imports(self) -> None:
-        """Called in the process of the `sgd` command, before packages that the library needs are imported."""
+        """Called in the process of the `sgd` command, before it imports packages that the library needs."""
 
     def around_run(self, run: Run) -> AbstractContextManager[None]:
         """Surrounds a run, or the trace of a plan (`run.planning`), in the thread that runs the nodes."""
         return nullcontext()
 
     def second_stream(self, run: Run) -> SecondStream:
-        """Orders the device's work of the two threads of a run with `--overlap`."""
+        """An object that orders the device's work of the two threads of a run with `--overlap`."""
         from .second_stream import SecondStream
 
         return SecondStream()
 
     def second_device(self, run: Run, device: str) -> SecondDevice:
-        """Brings values to another device and back, in a run with `--overlap-device`.
+        """An object that moves values to another device and back in a run with `--overlap-device`.
 
         Args:
             run: The run, for its own device.
@@ -124,7 +123,7 @@ class NodeLibrary:
         raise NotImplementedError
 
     def plan_ranks(self, mesh: Mesh) -> PlannedRanks:
-        """The ranks of a run that is planned, for the trace of each."""
+        """The ranks of a planned run, so that each can be traced."""
         raise NotImplementedError
 
     def import_packages(self, run: Run) -> None:
@@ -140,8 +139,8 @@ class NodeLibrary:
         A check receives the events of the executor from `node_started` to `loop_finished`, and `run_finished` after
         the last step. It raises `WrongValue` to end the run. Other observers cannot end a run.
 
-        With `--overlap`, each thread has checks of its own. Those of the run's own thread hear of the calls of the
-        other one before these run, without arguments and outputs.
+        With `--overlap`, each thread has checks of its own. The checks of the run's own thread hear of the calls of
+        the second thread before these run, without arguments and outputs.
         """
         return ()
 
@@ -257,7 +256,7 @@ class NodeLibrary:
             before: The reference.
             after: The file that is compared with it.
             progress: Called with the number of frames that are compared, after each frame.
-            network: The file of the network of LPIPS; None if it is not asked for.
+            network: The file with the network of LPIPS; None without LPIPS.
 
         Raises:
             NodeError: If one of the files cannot be read.

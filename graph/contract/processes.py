@@ -177,7 +177,7 @@ class Processes:
         return value
 
     def any_of(self, flags: Sequence[bool]) -> tuple[bool, ...]:
-        """For each flag, whether it is true on any rank. No rank goes on before all have come here."""
+        """For each flag, whether it is true on any rank. Each rank waits here until all ranks have come."""
         return tuple(flags)
 
     def exchanged(self, sent: int, waited: float = 0.0) -> None:

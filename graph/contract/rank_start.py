@@ -80,7 +80,7 @@ class StartedRanks(Protocol):
 
 
 class PlannedRanks(Protocol):
-    """The ranks of a run that is planned: one process traces them one after the other, rank 0 first."""
+    """The ranks of a planned run: one process traces them one after the other, rank 0 first."""
 
     def processes(self, rank: int) -> Processes:
         """The processes as one rank sees them. Nothing is sent; the meter of the plan counts the bytes."""

@@ -1,4 +1,4 @@
-"""The order of the device's work of two threads of one run (`sgd exec --overlap`)."""
+"""Order the work that two threads of one run give to a device (`sgd exec --overlap`)."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ class SecondStream:
     """
 
     def beside(self) -> AbstractContextManager[None]:
-        """Surrounds the calls of the second thread: their work on the device need not wait for that of the first."""
+        """Surround the calls of the second thread, so that their work does not wait for that of the first thread."""
         return nullcontext()
 
     def given(self) -> Any:
-        """A mark after everything that this thread has given to the device so far."""
+        """A mark after all work that this thread has given to the device so far."""
         return None
 
     def taken(self, mark: Any, values: Sequence[Any]) -> None:
-        """Let later work of this thread come after a mark of the other one.
+        """Make later work of this thread on the device wait for a mark of the other thread.
 
         Args:
             mark: The result of `given` in the other thread.
-            values: Values of the other thread that this one uses. Their memory is free only when its work is done.
+            values: Values of the other thread that this one uses. Their memory is reused only after this thread's work.
         """
 
 
 class SecondDevice(SecondStream):
     """Orders the work of two threads on two devices, and brings values from one to the other (`--overlap-device`).
 
-    The base class brings values over as they are, which is right where they lie on no device. The parts of a value are
-    then acquired with a run whose `device` is the second one.
+    The base class returns values as they are, which suits values that lie on no device. Parts of values for the second
+    thread are acquired with a `Run` whose `device` is the second device.
     """
 
     def around(self) -> AbstractContextManager[None]:
-        """Surrounds work of the first thread for the second device, such as loading parts of a value."""
+        """Surround work of the first thread for the second device, such as loading parts of a value."""
         return nullcontext()
 
     def there(self, value: Any) -> Any:
         """A value of the first device for the second thread, equal to it.
 
-        A value whose parts are acquired becomes one whose parts are acquired on the second device, apart from those of
-        the first: both may be in memory at once. Values of other libraries stay as they are.
+        A value with parts to acquire, such as a model, becomes one that acquires its parts on the second device. The
+        parts of both may be in memory at once. Values of other libraries stay as they are.
         """
         return value
 

@@ -61,20 +61,20 @@ class State:
 
     @classmethod
     def is_divided(cls, snapshot: Any, mesh: Mesh) -> bool:
-        """Whether the processes of a run have parts of such a snapshot.
+        """Whether each process of a run has only a part of such a snapshot.
 
-        It is asked of nodes that the processes compute together. If false in all, the snapshot of rank 0 is that of
-        all. It may be false in some: in processes that have nothing to keep yet.
+        Asked for nodes that the processes compute together. The snapshot of rank 0 stands for all if every process
+        answers False. A process that has nothing to keep yet may answer False although others answer True.
         """
         return False
 
     @classmethod
     def merged(cls, parts: Sequence[Any], mesh: Mesh) -> Any:
-        """The snapshot that one process would have taken, from those of all ranks. Required with `is_divided`.
+        """Join the snapshots of all ranks into the one that a single process would have taken. Goes with `is_divided`.
 
         Args:
             parts: The snapshot of each rank, in order. None for a rank other than 0 where `is_divided` is false.
-            mesh: How these ranks were arranged. Those that `restore` it may be arranged in another way.
+            mesh: How these ranks were arranged. The ranks that restore the snapshot may be arranged in another way.
         """
         raise NotImplementedError
 
@@ -101,7 +101,7 @@ class Run(RecipeRun):
         ranges: Whether an observer listens to ranges.
         session: What libraries keep between runs of this process; None if nothing is kept.
         processes: The processes that compute this run together.
-        waits: Whether this process has nothing to do but to load, since it waits for a node that another one runs.
+        waits: Whether this process is free to load, since it waits for a node that another process runs.
     """
 
     device: str = "cpu"
@@ -151,9 +151,9 @@ class Run(RecipeRun):
         """
 
     def at_hand(self) -> Iterable[Any]:
-        """The values that the run holds while it loads a component: those that later nodes read. Else none.
+        """The values that later nodes read, while the run loads a component; empty at other times.
 
-        For choices that depend on the sizes of the work.
+        A loader can choose by their sizes.
         """
         return ()
 

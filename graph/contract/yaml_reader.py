@@ -17,13 +17,11 @@ from .diagnostics import Diagnostic, Related
 from .errors import Problems
 from .plain_values import MAX_TEXT, number_problem, text_problem
 from .source_spans import BREAK, Source, Span
+from .wide_characters import WIDE, wide_colon, wide_colon_problem
 
 MAX_BYTES = MAX_TEXT
 MAX_DEPTH = 50
 MAX_VALUES = 50_000
-
-WIDE = dict(zip("：，｛｝［］＂“”＃", ':,{}[]"""#', strict=True))
-"""Characters that some keyboards write for those of YAML."""
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -174,6 +172,10 @@ class _Reader:
                 self.problems.append(Diagnostic("yaml-syntax", "a key must be a plain name", key.span))
                 continue
             name = key.data if isinstance(key.data, str) else self.text(key.span)
+            joined = wide_colon(self.text(key.span)) if value.data is None else None
+            if joined is not None:  # `{width： 96}` is a key without a value
+                self.problems.append(wide_colon_problem(joined[0], key.span))
+                name, value = joined[0], Value(scalar(joined[1]), key.span)
             if name == "<<":
                 help = "write the keys out, or give the whole value an anchor and an alias"
                 message = "merge keys (<<) are not part of YAML 1.2"

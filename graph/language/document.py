@@ -16,8 +16,10 @@ from ..contract.diagnostics import Diagnostic
 from ..contract.errors import Problems
 from ..contract.source_spans import Source, Span
 from ..contract.suggestions import did_you_mean, plain_letters, suggest
-from ..contract.yaml_reader import WIDE, Value, parse
+from ..contract.wide_characters import WIDE, wide_colon, wide_colon_problem
+from ..contract.yaml_reader import Value, parse
 from .document_parts import ExpectPart, FilePart, InputPart, LoopPart, NodePart, Part, PsnrPart, RunPart
+from .misplaced_with import gathered_file, gathered_nodes
 
 VERSION = 1
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -90,6 +92,7 @@ def document(source: Source) -> Document:
         message = f"language version {_shown(version)} is not known to this sgd, which reads version {VERSION}"
         help = "write `sgd: 1`, or install the sgd that the file was written for"
         raise Problems([*result.problems, Diagnostic("version", message, version.span, help=help)])
+    root = gathered_file(root, result.problems)
     file = _part(FilePart, root, "the file", result.problems)
     if isinstance(file, FilePart) and file.name is not None:
         result.name = file.name.data
@@ -162,6 +165,7 @@ def _is_free_name(name: str, span: Span, kind: str, problems: list[Diagnostic]) 
 
 def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
     result: dict[str, Entry] = {}
+    value = gathered_nodes(value, problems) if value is not None and value.is_map else None
     for name, entry in _entries(value).items():
         assert value is not None
         key = value.keys[name]
@@ -188,7 +192,7 @@ def _body(value: Value | None, problems: list[Diagnostic]) -> dict[str, Entry]:
 def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnostic]) -> Part | None:
     """Validate one mapping; None if it is too broken to use. Unknown keys are reported and left out."""
     if not value.is_map:
-        problems.append(Diagnostic("bad-value", f"{subject} must be a mapping", value.span))
+        problems.append(_joined(value) or Diagnostic("bad-value", f"{subject} must be a mapping", value.span))
         return None
     known = {f.alias or n for n, f in model.model_fields.items() if n != "span"}
     if model is NodePart and (stray := _stray(value, known)):
@@ -210,8 +214,14 @@ def _part(model: type[Part], value: Value, subject: str, problems: list[Diagnost
                 entry = value.data[key]
                 message = f"`{key}` of {subject} {issue['msg']}"
                 empty = "the key has no value: write one, or leave the key out" if entry.data is None else None
-                problems.append(Diagnostic("bad-value", message, entry.span, help=empty))
+                problems.append(_joined(entry) or Diagnostic("bad-value", message, entry.span, help=empty))
         return None
+
+
+def _joined(value: Value) -> Diagnostic | None:
+    """The problem of the text `name： value` where something else is due; None for any other value."""
+    found = wide_colon(value.data) if isinstance(value.data, str) else None
+    return wide_colon_problem(found[0], value.span) if found is not None else None
 
 
 PSNR = "`psnr` is `{min: 40, output: name, reference: ./file.mp4}`, with the least PSNR in dB"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from ..contract.file_edits import FileEdit, InsertNode, PlainValue, ReplaceNode,
 from ..contract.source_spans import BREAK, Source, Span
 from ..contract.yaml_reader import Value, parse, scalar
 from .literals import REFERENCE
+
+COMMENT = re.compile("#[^\r\n\x85\u2028\u2029]*")  # to the end of the line, where no scalar is
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,37 @@ class _Edit:
             self.add_key(entry, "with", values)
             return
         self.plain(given.span)
-        start = self.at(given.span.line, given.span.column)
-        self.changes[start, self.end(given)] = values
+        start, end = self.at(given.span.line, given.span.column), self.end(given)
+        self.changes[start, end] = self.with_comments(values, given, start, end)
+
+    def with_comments(self, new: str, old: Value, start: int, end: int) -> str:
+        """New text in { } for a mapping, with the comments among its entries: before a block, else at the end."""
+        comments = self.comments(old, start, end)
+        if not comments:
+            return new
+        if self.text[start] != "{":
+            indent = " " * (old.span.column - 1)
+            return "".join(f"{comment}{self.newline}{indent}" for comment in comments.values()) + new
+        (_, first), *others = comments.items()
+        lines = [f"{new[:-1]}  {first}", *(self.indent(at) + comment for at, comment in others), self.indent(end) + "}"]
+        return self.newline.join(lines)
+
+    def comments(self, value: Value, start: int, end: int) -> dict[int, str]:
+        """The comments between two indices of the text, by their index. `value` has all scalars that stand there."""
+        text = self.text
+        inner = list(_each(value))
+        scalars = [each.span for each in inner if not (each.is_map or each.is_list)]
+        for span in (*scalars, *(key for each in inner for key in each.keys.values())):
+            first, last = self.at(span.line, span.column), self.at(span.end_line, span.end_column)
+            if text.startswith(("|", ">"), first) and (line_end := BREAK.search(text, first, last)):
+                first = line_end.end()  # a comment may stand behind the sign of a block of text
+            text = text[:first] + "x" * (last - first) + text[last:]
+        return {match.start(): match[0] for match in COMMENT.finditer(text, start, end)}
+
+    def indent(self, at: int) -> str:
+        """The whitespace that begins the line of an index."""
+        line = self.text[self.starts[bisect_right(self.starts, at) - 1] :]
+        return line[: len(line) - len(line.lstrip(" \t"))]
 
     def end(self, value: Value) -> int:
         """The index in the text after a value. A block ends with its last entry, before comments and line breaks."""
@@ -171,8 +203,8 @@ class _Edit:
         values = {edit.parameter: f"${name}", **edit.values}
         inner = ", ".join(f"{n}: {_scalar(v)}" for n, v in values.items())
         node = f"{new}: {{uses: {edit.uses}, with: {{{inner}}}}}"
-        for value in _strings(around):
-            match = re.fullmatch(rf"\${name}(\.\w+)?", value.data, re.ASCII)
+        for value in _each(around):
+            match = re.fullmatch(rf"\${name}(\.\w+)?", value.data, re.ASCII) if isinstance(value.data, str) else None
             if match is not None and value.data in self.written(value.span):
                 self.replace(value.span, self.written(value.span).replace(value.data, f"${new}"))
         entry = level.data[name]
@@ -215,7 +247,8 @@ class _Edit:
             NodeError: If an anchor or an alias stands there.
         """
         if self.text[self.at(span.line, span.column)] in "&*":
-            raise NodeError(f"line {span.line} has an anchor or an alias, and an edit would change several places")
+            message = f"line {span.line} has an anchor or an alias, and an edit would change several places"
+            raise NodeError(message, help="write the value out at each of these places, without `&` and `*`")
 
     def last_line(self, value: Value) -> int:
         """The last line of a value, counted from 1. A block ends with its last entry, before comments."""
@@ -226,26 +259,17 @@ class _Edit:
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, with a number if the file has the name already. No two names of a file may be equal."""
-        taken = set(_keys(self.root))
+        taken = {name for value in _each(self.root) for name in value.keys}
         numbers = (f"{wanted}_{n}" for n in range(2, len(taken) + 3))
         return next(name for name in (wanted, *numbers) if name not in taken)
 
 
-def _strings(value: Value) -> Iterator[Value]:
-    """The strings in a value."""
+def _each(value: Value) -> Iterator[Value]:
+    """A value, and all values in it."""
+    yield value
     if value.is_map or value.is_list:
         for inner in value.data.values() if value.is_map else value.data:
-            yield from _strings(inner)
-    elif isinstance(value.data, str):
-        yield value
-
-
-def _keys(value: Value) -> Iterator[str]:
-    if value.is_map or value.is_list:
-        for inner in value.data.values() if value.is_map else value.data:
-            yield from _keys(inner)
-    if value.is_map:
-        yield from value.keys
+            yield from _each(inner)
 
 
 def _data(value: Any) -> str:

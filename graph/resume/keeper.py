@@ -1,8 +1,8 @@
 """Keeper: holds the last position of a run, and writes it from time to time, in a thread beside the run.
 
-Where each of several ranks has a part of the states, every rank has a keeper. They write a position if all of them have
-reached it and rank 0 finds that it is time, and where the run ends: then each writes the last one that all have
-reached, which one of them may not know yet, so that it writes the one before too.
+Every rank has a keeper if several ranks have parts of the states. The ranks write a position together when all have
+reached it and rank 0 finds that a snapshot is due. At the end of the run, each rank writes the last position that all
+have reached. A rank may not know yet whether that is its latest one, so it writes its latest two.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def reached(self, position: Position, number: int | None = None) -> None:
-        """The run is between two turns. `number`: that of the snapshot; the next one if not given."""
+        """The run is between two turns. `number`: the number of the snapshot; the next one if not given."""
         self._set(self._kept(position, number))
 
     def offer(self, position: Position, number: int, ranks: int) -> None:
@@ -87,7 +87,7 @@ class Keeper:
         self._offered = self._kept(position, number, ranks)
 
     def take(self, agreed: bool) -> None:
-        """All ranks have reached the position that was offered. `agreed`: they all write it."""
+        """All ranks have reached the position that was offered. `agreed`: all ranks write it now."""
         assert self._offered is not None
         kept = replace(self._offered, agreed=agreed)
         with self._changed:
@@ -96,7 +96,7 @@ class Keeper:
         self._offered = None
 
     def withdraw(self, last: bool = False) -> None:
-        """The position that was offered is none. `last`: the one before need not be written by this rank either."""
+        """Drop the position that was offered. `last`: drop the one before too, which this rank need not write."""
         self._offered = None
         if last:
             self._last = self._written = None
@@ -107,7 +107,7 @@ class Keeper:
         return monotonic() >= self._due and self._agreed is None and not self._writing.locked()
 
     def _kept(self, position: Position, number: int | None, ranks: int = 1) -> Kept:
-        # A device may wait for ranks that have gone, in work that comes after the position.
+        # Work after the position may wait for ranks that have ended. A snapshot must not wait for that work.
         moments = tuple(storage.moment() for storage in self.storages()) if number is not None else ()
         return Kept(position, self.facts.record(), tuple(self._files), number=number, ranks=ranks, moments=moments)
 
@@ -176,7 +176,7 @@ class Keeper:
             self._due = monotonic() + max(self.every, seconds / SHARE)
 
     def close(self, done: bool) -> None:
-        """End the thread. Rank 0 removes the folder of a run that is done. Write the last position of every other.
+        """End the thread. Rank 0 removes the folder if the run is done; otherwise, write the last position.
 
         Raises:
             OSError: If the folder cannot be removed.

@@ -28,8 +28,8 @@ class Kept:
         lost: The loop, the turn and the reason, if the run went on to places that cannot be kept.
         number: The number of its file; None for the next one.
         ranks: The number of ranks that each write a part of the snapshot; 1 if this one is whole.
-        agreed: All ranks write their parts of it, whether or not the run ends here.
-        moments: For each storage of arrays, the mark of the moment of the position; empty if none is needed.
+        agreed: Whether all ranks have agreed to write their parts of it.
+        moments: For each storage of arrays, its mark of the device's work up to the position; empty if none is needed.
     """
 
     position: Position

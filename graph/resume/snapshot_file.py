@@ -34,7 +34,7 @@ class Snapshot:
     Attributes:
         content: The JSON value.
         arrays: The arrays, each with the number of its storage.
-        parts: The states of ranks 1, 2, …, if several processes have parts of the states.
+        parts: The snapshots of ranks 1, 2, … if several processes have parts of the states.
     """
 
     content: Mapping[str, Any]

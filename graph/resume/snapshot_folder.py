@@ -1,7 +1,7 @@
 """The folder `.resume` of a run that is not done: how the run was started, and its last two snapshots.
 
-Where several processes have parts of the states, a snapshot is a file of each rank: `snapshot-000007-1of2.safetensors`
-is that of rank 1.
+A snapshot has one file for each rank if several processes have parts of the states. `snapshot-000007-1of2.safetensors`
+is the file of rank 1.
 """
 
 from __future__ import annotations
@@ -50,6 +50,10 @@ class SnapshotFolder:
             return stat.S_ISDIR(os.lstat(self.path).st_mode)
         return False
 
+    def has_begun(self) -> bool:
+        """Whether the folder says how a run was started, so that the run may go on."""
+        return self.exists() and (self.path / BEGUN).exists()
+
     def begin(self, started: dict[str, Any]) -> None:
         """Replace the folder by that of a new run.
 
@@ -82,7 +86,7 @@ class SnapshotFolder:
     def add(self, snapshot: Snapshot, number: int | None = None, rank: int = 0, ranks: int = 1) -> Path:
         """Write a snapshot, or the part of a rank. Rank 0 then removes those that are not needed any more.
 
-        The last two stay, and the last one that is whole, which may be older: a rank that is killed writes no part.
+        The last two stay. So does the last complete one, which may be older: a rank that is killed writes no part.
 
         Args:
             snapshot: The snapshot, or the part.

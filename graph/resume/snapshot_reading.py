@@ -143,7 +143,7 @@ def _start(snapshot: Snapshot, plan: Plan, storages: Sequence[ArrayStorage], out
 
 
 def _place(content: Mapping[str, Any]) -> list[Any]:
-    """The turns of the loops under way."""
+    """The loops under way and their turns."""
     return [[level["loop"], level["turn"]] for level in content["levels"]]
 
 
@@ -153,7 +153,7 @@ def _states_of(content: Mapping[str, Any], decoder: Decoder) -> list[dict[StateK
 
 
 def _whole(ranks: Sequence[Mapping[StateKey, Any]], calls: Mapping[str, Call], mesh: Mesh) -> dict[StateKey, Any]:
-    """The snapshots of one process, from those of rank 0 and of the others, which have those of divided states."""
+    """Join the state snapshots of all ranks into those of one process. Ranks other than 0 have only divided states."""
     whole = dict(ranks[0])
     for key in dict.fromkeys(key for rank in ranks[1:] for key in rank):
         id, name = key

@@ -124,7 +124,7 @@ def in_words(value: Any) -> str:
 
 
 def place_of(call: Call | None, parameter: str) -> str:
-    """Where the value of a parameter of a call comes from, in brackets; empty if it is not known."""
+    """The origin of the value of a parameter of a call, in brackets; empty if it is not known."""
     arg = call.args.get(parameter) if call is not None else None
     if arg is None:
         return ""

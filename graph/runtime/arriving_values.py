@@ -1,4 +1,4 @@
-"""The values of a loop variable that another thread makes while the loop runs."""
+"""The values of a loop variable while another thread still makes them."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Components:
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
         self.prefetched: dict[tuple[Ref, str], tuple[float, float]] = {}
-        """When the thread began with a part and when it ended; times of `perf_counter`."""
+        """Start and end of the prefetch of each part, as times of `perf_counter`."""
         self.ended = False
 
     def acquire(self, step: Acquire, environment: Environment) -> None:
@@ -113,7 +113,7 @@ class Components:
         Args:
             steps: The next steps.
             environment: Values.
-            waits: This process waits for another one before it needs the components.
+            waits: Whether this process waits for another one before it needs the components.
         """
         if self.run.planning or isinstance(steps[0], Acquire) or (self.thread is not None and self.thread.is_alive()):
             return

@@ -44,7 +44,7 @@ class Context(Run):
         written: The files of nodes that have succeeded.
         unfinished: The files of the node at work.
         kept_files: The files that each call wrote the last time.
-        environment: The values of the run, while a component is loaded; else empty.
+        environment: The values of the run while a component is loaded; empty at other times.
     """
 
     def __init__(
@@ -181,21 +181,21 @@ class Context(Run):
             self._forget()
 
     def beside(self, observer: Observers, device: str) -> Context:
-        """A context of the same run for the calls of a second thread, whose observer and device may be others."""
+        """A context of the same run for the calls of a second thread, with its own observer and device."""
         other = self.on(device)
         other.call, other.observer, other.ranges = None, observer, observer.has_listener("range_started")
         other.unfinished, other.kept_files, other._temporary, other._of_threads = {}, {}, [], {}
         return other
 
     def on(self, device: str) -> Context:
-        """A context of the same run for components that are loaded to another device."""
+        """A context of the same run for loading components onto another device."""
         other = copy.copy(self)
         other.device = device
         return other
 
     @contextmanager
     def as_other(self, other: Context) -> Iterator[None]:
-        """Inside `with`, reports of this thread, such as those of components, are of the other context's call."""
+        """Inside `with`, reports of this thread, such as those of components, count for the call of `other`."""
         self._of_threads[threading.get_ident()] = other
         try:
             yield

@@ -57,8 +57,8 @@ def estimate(
         `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs,
         and `least_seconds`: the time of the FLOPs at the rate that was measured for their dtype, None without it),
         `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
-        does not fit. In several processes these are those of rank 0, except that `peak_bytes` is the most of a GPU, or
-        the sum of all processes on a CPU; and there are `parallel`, the mesh, and `roles`: see `RoleCosts`.
+        does not fit. In several processes the numbers are those of rank 0, except that `peak_bytes` is the highest peak
+        of any GPU, or the sum of all processes on a CPU. Then `parallel` is the mesh, and `roles` are `RoleCosts`.
 
     Raises:
         NodeFailed: If a node cannot do its work, before any weight is loaded.
@@ -116,7 +116,7 @@ def _traced(plan: Plan, options: Mapping[str, Any], processes: Processes | None 
 
 
 def _costs(role: Role, counter: Counter) -> RoleCosts:
-    """The costs of each rank of a role, of which one was traced."""
+    """The costs of each rank of a role, from the trace of one rank."""
     steps = dict[str, LoopBytes]()
     for loop in [loop for loop in counter.turns if loop in counter.sent]:
         sent, turns = counter.sent_in(loop), counter.calls(loop)

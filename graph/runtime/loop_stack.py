@@ -57,7 +57,7 @@ class LoopStack:
         return loop
 
     def _forget_start(self) -> None:
-        """Keep no values of the place where the run began, once it is there."""
+        """Free the values of the place where the run began once it is there."""
         if not self._levels:
             self.start = None
 

@@ -72,7 +72,7 @@ class LoopUnderWay:
         return tuple(Ref(id, port) for id, item in items for port in output_ports(item))
 
     def remaining(self, most: int | None) -> Iterator[int]:
-        """The numbers of the turns that are left, as soon as their values are there. `most`: of all turns, at most."""
+        """The numbers of the turns that are left, each once its values are there. `most`: the most turns in all."""
         for index in range(self.turn, self.total if most is None else min(self.total, most)):
             for values in self.over.values():
                 if isinstance(values, Arriving):
@@ -87,7 +87,7 @@ class LoopUnderWay:
                 variables[name] = environment.get(key)
             else:
                 variables[name] = environment[key] = values[index]
-        for *_, values in self.variables:  # some of which may be one list that arrives
+        for *_, values in self.variables:  # several variables may share one `Arriving` list
             values[index] = None  # so that the body's last reader is the value's last reader
         environment[self.index] = index
         self.inside = False

@@ -35,7 +35,7 @@ def node_rows(
     for name, type in plan.names.items():
         row = rows.get(name)
         inside = {id: r for id, r in rows.items() if id.startswith(f"{name}.")}
-        members = {name: row} if row is not None else inside
+        members = inside | ({name: row} if row is not None else {})
         total = sum(r.seconds for r in members.values())
         device = [r.device_seconds for r in members.values() if r.device_seconds is not None]
         peaks = [r.peak_bytes for r in members.values() if r.peak_bytes is not None]
@@ -47,6 +47,8 @@ def node_rows(
         saves = row is not None and row.effect
         resumed = sum(r.resumed_calls for r in members.values())
         reused = any(r.reused for r in members.values())
+        interrupted = any(r.interrupted for r in members.values())
+        compared = limits if not saves and not interrupted else None
         saved = sum(r.saved_seconds or 0.0 for r in members.values())
         found.append(
             {
@@ -54,6 +56,7 @@ def node_rows(
                 "type": type,
                 "calls": sum(r.calls for r in members.values()),
                 **({"resumed_calls": resumed} if resumed else {}),
+                **({"interrupted": True} if interrupted else {}),
                 **({"reused": True} if reused else {}),
                 **({"saved_seconds": saved} if saved else {}),
                 **({"overlapped": True} if any(r.overlapped for r in members.values()) else {}),
@@ -64,7 +67,7 @@ def node_rows(
                 "flops": work.total if work is not None else None,
                 "bytes": work.bytes if work is not None else None,
                 **({"uncounted": True} if any(map(counts.put_off, members)) else {}),
-                "ceiling": limits.ceiling(work, spent) if limits is not None and not saves else None,
+                "ceiling": compared.ceiling(work, spent) if compared is not None else None,
                 "detail": detail,
                 "outputs": row.outputs if row is not None else [],
             }

@@ -1,4 +1,4 @@
-"""What a plan costs, counted while its nodes run on meta tensors for a few turns of each loop."""
+"""The costs of a plan, counted while its nodes run on meta tensors for a few turns of each loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Counter(Observer):
         self.peak = 0
         self.shares: dict[str, list[float]] = {}
         self.sent: dict[str, list[int]] = {}
-        """Bytes that each call sent, and under the names of loops those that their turns sent beside the calls."""
+        """Bytes that each call sent. The name of a loop has the bytes that its turns sent outside of calls."""
         self.last = ""
 
     def loop_started(self, loop: LoopInfo, turns: int) -> None:
@@ -51,7 +51,7 @@ class Counter(Observer):
         self._between()
 
     def _between(self) -> None:
-        """Take over what was counted since the last call: it belongs to that call, whose values were sent then."""
+        """Count the costs since the last call for that call: its values were sent after it."""
         taken = self.take()
         self.peak = max(self.peak, taken["peak_bytes"])
         if self.last:
@@ -108,7 +108,7 @@ class Counter(Observer):
         return self._over_turns(id, self.rows[id]["flops"]) if id in self.rows else 0
 
     def sent_bytes(self, id: str) -> int:
-        """Bytes that a call sends over all iterations; for a loop, those that its turns send beside the calls."""
+        """Bytes that a call sends over all iterations; for a loop, those that its turns send outside of calls."""
         return self._over_turns(id, self.sent.get(id, []))
 
     def sent_in(self, loop: str) -> int:

@@ -10,6 +10,7 @@ from ..compiler.passes.fold import safe_name
 from ..compiler.plan import Plan
 from ..contract.errors import NodeError
 from ..contract.events import Observer
+from ..contract.store_mark import in_store
 from .context import RECORD, Context
 from .output_folder import OutputFolder
 
@@ -52,6 +53,8 @@ def prepare_folder(plan: Plan, out: Path | None, overwrite: bool) -> OutputFolde
     """
     while True:
         path = out or default_folder(plan.name)
+        if in_store(path.absolute()):
+            raise NodeError(f"the output folder {path} lies in a store", help="name another folder with --out")
         try:
             folder = OutputFolder(path, new=out is None)
             break

@@ -90,7 +90,7 @@ class Profiling:
             raise NodeError(f"--profile-nodes {pattern!r} chooses no node of this workflow", help=help)
 
     def require_startable(self, plan: Plan, device: str, overwrite: bool) -> None:
-        """Check the options before other processes are started, of which one will write the files.
+        """Check the options before other processes are started. One of them will write the files.
 
         Raises:
             NodeError: See `require_possible`; or if a file exists or cannot be written.
@@ -215,7 +215,7 @@ class Watch:
             yield
 
     def notes(self) -> dict[str, Callable[[], str]]:
-        """On a rank other than 0: texts for rank 0, by the names that `hear` knows."""
+        """On a rank other than 0: the measurements for `hear` of rank 0, as texts by name."""
         found: dict[str, Callable[[], str]] = {}
         if self.trace is not None and isinstance(self.trace.file, TextParts):
             found["trace"] = self.trace.file.text
@@ -224,10 +224,10 @@ class Watch:
         return found
 
     def hear(self, noted: Callable[[str], Mapping[int, str | None]], say: Callable[[str], None]) -> None:
-        """On rank 0, at the end of the run: take over what other ranks have measured.
+        """On rank 0, at the end of the run: take over the measurements of other ranks.
 
         Args:
-            noted: Gives the text of a name by rank; None for a rank that told none.
+            noted: Gives the texts of a name by rank; None for a rank that sent none.
             say: Takes the text of a warning.
         """
         for name, option in (("trace", self.trace), ("kernels", self.kernels)):
@@ -242,7 +242,7 @@ class Watch:
                 self._others = [row for text in texts.values() if text for row in json.loads(text)]
 
     def _kernels(self) -> list[dict[str, Any]]:
-        """The kernels of all ranks that are known, those of each rank with its number."""
+        """The known kernels of all ranks, each with the number of its rank."""
         assert self.kernels is not None
         if self.rank is None:
             return self.kernels.listed()

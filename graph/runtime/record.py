@@ -36,7 +36,7 @@ class Recorder(Observer):
         clock: The clock of the run.
         measured: Whether time, memory and work of each node are measured.
         overlapped: The work of second threads; None without one.
-        overlap_device: Their device, if it is another than that of the run; else empty.
+        overlap_device: The device of second threads; empty if it is that of the run.
         begun: The items under way that the store will have, by path and turns.
         begun_before: Those that were under way where the run goes on, with the seconds that they had taken.
     """
@@ -164,7 +164,7 @@ class Recorder(Observer):
         return found
 
     def beside(self, plan: Plan, run: Run, clock: Clock, *, same_device: bool = True) -> Recorder:
-        """A recorder of the calls of a second thread. Their rows stand among these, and `insert` takes the rest."""
+        """A recorder for the calls of a second thread. It shares the rows of nodes; `insert` takes the rest."""
         other = Recorder(clock, self.measured, self.timeline)
         other.profile = self.profile.beside(clock, same_device)
         other.turns = Turns(clock, self.timeline, other.profile.device)
@@ -172,7 +172,7 @@ class Recorder(Observer):
         return other
 
     def insert(self, other: Recorder, mark: Mark) -> None:
-        """Move the entries of another recorder to the moment of a mark."""
+        """Move the entries of another recorder to the place of a mark."""
         self.turns.turns[mark.turns : mark.turns] = other.turns.turns
         self.warnings[mark.warnings : mark.warnings] = other.warnings
         for kind, entries in other.events.items():
@@ -197,7 +197,9 @@ class Recorder(Observer):
             self.turns.turns.append(kept | {"loop": id + turn["loop"], "reused": True})
         for kind, entries in told["events"].items():
             for entry in entries:
-                self.events.setdefault(kind, []).append(entry | {"node": id + entry["node"], "reused": True})
+                # An entry may have a number of its own in `reused`.
+                flag = "reused" if entry.get("reused", True) is True else "stored"
+                self.events.setdefault(kind, []).append(entry | {"node": id + entry["node"], flag: True})
         self.warnings += [id + warning for warning in told["warnings"]]
 
     def event(self, call: CallInfo | None, kind: str, data: Mapping[str, Any]) -> None:
@@ -205,7 +207,7 @@ class Recorder(Observer):
         self.events.setdefault(kind, []).append({**node, **data})
 
     def heard(self, kind: str, entry: Mapping[str, Any]) -> None:
-        """An event of another process; `entry` is as in the record."""
+        """Record an event of another process; `entry` has the form of the record."""
         self.events.setdefault(kind, []).append(dict(entry))
 
     def warned(self, call: CallInfo | None, message: str) -> None:

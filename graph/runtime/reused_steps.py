@@ -1,4 +1,4 @@
-"""Steps whose results come from the store of rank 0, in the walk of each process of a run."""
+"""Leave out steps whose results come from the store of rank 0, in each process of a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .step_wrap import StepWrap
 
 
 class ReusedSteps(StepWrap):
-    """Leaves out the steps whose results come from the store, and those that nobody needs then.
+    """Leaves out the steps whose results come from the store, and those that no other step needs then.
 
     Args:
-        reuse: What happens to each item.
+        reuse: The decision for each item.
         context: The run.
-        processes: The processes of the run. All of them walk alike, and receive the results that they need.
+        processes: The processes of the run. All walk the same steps, and receive the results that they need.
     """
 
     def __init__(self, reuse: Reuse, context: Context, processes: Processes = ONE_PROCESS) -> None:
@@ -69,7 +69,7 @@ class ReusedSteps(StepWrap):
         return {}
 
     def place(self, node: Call | Loop, environment: Environment) -> Place | None:
-        """The place of an item; None if the call or loop is none."""
+        """The place of the item of a call or loop; None if it is no item."""
         turns = self._turns(node.id, environment)
         return (node.id, turns) if turns is not None and (node.id, turns) in self.reuse.lengths else None
 
@@ -82,7 +82,7 @@ class ReusedSteps(StepWrap):
         return turns is None or self.reuse.decision.runs_one(step.readers, turns)
 
     def _skip_inside(self, place: Place) -> None:
-        """The items of a loop that does not run are over."""
+        """Mark the items inside a loop that does not run as done."""
         if self.reuse.lengths[place]:
             id, turns = place
             depth = len(turns)

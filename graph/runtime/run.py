@@ -67,9 +67,9 @@ def run(
         store: A folder of stored results, or a store: results come from it, and new ones go into it. None for no store.
             A run that measures kernels, traces values or has limits of time or memory cannot have one.
         ranks: The other processes of the run, if this is rank 0 of several.
-        overlap: Run the end of each turn of a loop over a list beside the next turn: a clip is decoded and written
-            while the next one is made. The results are the same. If a GPU has too little memory for both, there is a
-            warning, and the run goes on without it. The name of another GPU, such as `cuda:1`, runs it there.
+        overlap: True runs the end of each turn of a loop over a list beside the next turn: a clip is decoded and
+            written while the next one is made. The results are the same. The run warns and goes on without overlap if
+            a GPU has too little memory for both. The name of another GPU, such as `cuda:1`, runs the ends there.
 
     Raises:
         NodeError: If the profile or the overlap is not possible, the device of the overlap is not there or is that of

@@ -30,7 +30,7 @@ from .resume_checks import code_of_plan, states_of_plan
 EVERY = 30.0
 """Seconds from one snapshot to the next."""
 CLOSE_SECONDS = 3.0
-"""How long a run in several processes may write its last position, which must end within five seconds."""
+"""Seconds in which a run of several processes may write its last position. The run must end within five."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Snapshots:
         source: The file whose workflow runs, where that is not the file of the plan: a record, a picture or a clip.
         libraries: The files of `--library`.
         resumed: Where the run goes on; None for a new run.
-        overlap: Whether the run has a second thread (`--overlap`), which it has again when it is resumed; or the name
-            of the device of that thread.
+        overlap: Whether the run has a second thread (`--overlap`), or the name of the device of that thread. A resumed
+            run has the same.
     """
 
     every: float = EVERY
@@ -70,7 +70,7 @@ class RunSnapshots:
         plan: The plan.
         context: The run.
         recorder: The recorder of the run.
-        mesh: How the processes of the run are arranged, of which this is rank 0.
+        mesh: How the processes of the run are arranged. This is rank 0.
         store: The store of the run.
 
     Attributes:
@@ -186,7 +186,7 @@ class RunSnapshots:
         if self.mesh.size == 1:
             self.keeper.close(done=False)
         elif not close_soon(self.keeper):
-            self.context.warn("the last turn could not be written in time; the run goes on from an earlier one")
+            self.context.warn("the last turn could not be written in time; `sgd resume` goes on from an earlier one")
         if failed and not self.folder.has_snapshots():
             self.remove()
 
@@ -205,10 +205,10 @@ def storages_of(plan: Plan, context: Context) -> list[ArrayStorage]:
 
 
 def close_soon(keeper: Keeper) -> bool:
-    """Write the last position on one of several ranks, whose device may wait for a rank that has gone.
+    """Write the last position on one of several ranks. Its device may wait forever for a rank that has ended.
 
     Returns:
-        Whether it is written; if not, a thread is still at it.
+        Whether it was written in `CLOSE_SECONDS`; if not, a thread still tries.
     """
     thread = threading.Thread(target=keeper.close, args=(False,), name="sgd last snapshot", daemon=True)
     thread.start()

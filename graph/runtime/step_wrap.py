@@ -37,7 +37,7 @@ class StepWrap:
         return True
 
     def ended(self) -> None:
-        """No step runs any more: the run is over, or it failed."""
+        """Called when no step runs any more: the run is over, or it failed."""
 
 
 class StepWraps(StepWrap):

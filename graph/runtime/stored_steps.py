@@ -49,7 +49,7 @@ class StoredSteps(ReusedSteps):
         storages: The storages of arrays of the loaded libraries.
         processes: The processes of the run, of which this is rank 0.
         elsewhere: Paths of the calls that run in other processes too.
-        at_files: Makes a block in which files are hashed, read or written.
+        at_files: Gives a context for a block in which files are hashed, read or written.
         reads: Whether results come from the store. A run that goes on in the middle only keeps new ones.
         again: A loop that begins again in a run that goes on. Its result is not kept.
     """

@@ -1,4 +1,4 @@
-"""Files that nodes write: whether they were written, and how they go again."""
+"""Files that nodes write: find out whether one was changed, and remove it."""
 
 from __future__ import annotations
 

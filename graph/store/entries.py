@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from ..contract import file_locks
 from ..contract.errors import NodeError
 from ..contract.output_files import TEMPORARY
-from ..contract.store_mark import MARK
+from ..contract.store_mark import MARK, in_store
 from ..contract.user_cache import user_cache
 from ..resume.snapshot_file import LONGEST, Damaged, Snapshot, read, write
 
@@ -125,6 +125,8 @@ class FolderStore:
             raise NodeError(f"{folder} cannot be a store: {error.strerror or error}", help=HELP) from error
         if known.st_uid != os.geteuid() or known.st_mode & 0o022:
             raise NodeError(f"{folder} cannot be a store: other users may write in it", help=HELP)
+        if in_store(self.folder.parent):
+            raise NodeError(f"{folder} cannot be a store: it lies in another one", help=HELP)
         if others:
             raise NodeError(f"{folder} cannot be a store: it holds other files, such as {min(others)}", help=HELP)
         with suppress(OSError):  # a folder that can only be read

@@ -46,12 +46,12 @@ class Decision:
 
 @dataclass(frozen=True)
 class Reuse:
-    """What each process of a run must know about results that come from the store.
+    """The facts about stored results that each process of a run must know.
 
     Attributes:
         around: For each call and loop that has items, the loops around it.
-        lengths: The items, with the numbers of turns of loops that are taken apart.
-        decision: What happens to each item. Only the process that has the store has the results.
+        lengths: For each item, the number of turns of a loop that is stored turn by turn; see `Item.length`.
+        decision: The decision for each item. Only the process with the store has the results.
         sent: Stored results that other processes need.
     """
 
@@ -66,7 +66,7 @@ class Reuse:
 
 
 def reuse_of(keys: Keys, decision: Decision, elsewhere: Collection[str] = ()) -> Reuse:
-    """What a decision means for the processes of a run.
+    """The facts for the processes of a run that follow from a decision.
 
     Args:
         keys: The keys of the plan.

@@ -35,7 +35,7 @@ def likeness(
         before: The reference.
         after: The file to compare with it.
         progress: Called with the number of compared frames, after each.
-        weights: The file of the weights of LPIPS's network; None if it is not asked for.
+        weights: The file with the weights of the network of LPIPS; None without LPIPS.
 
     Raises:
         NodeError: If a file cannot be read.

@@ -1,4 +1,4 @@
-"""The second thread of a run on a GPU of its own: streams on both GPUs, tensors that go over, and models there."""
+"""The second thread of a run on a GPU of its own: streams on both GPUs, copies of tensors, and models on each."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .model import Model
 
 
 class SecondModels:
-    """Models of one device and their equals on another one. Components are loaded on each.
+    """Pairs of equal models on two devices. Each loads its own components.
 
     Args:
-        run: The run, whose session may have such components.
+        run: The run. Its session may have components on the other device already.
         device: The other device.
     """
 
@@ -50,7 +50,7 @@ class SecondModels:
 
 
 def copier(start: torch.device, end: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """A function that copies a tensor to another device, without waiting. Tensors that are elsewhere stay as they are.
+    """A function that copies tensors from one device to another without waiting. It returns other tensors as they are.
 
     The copy comes after the work of this thread's stream on the one device, and before that of its stream on the other.
     """
@@ -58,7 +58,7 @@ def copier(start: torch.device, end: torch.device) -> Callable[[torch.Tensor], t
 
 
 class SecondCard(SecondDevice):
-    """A stream on each of two GPUs for the second thread, which works on the second one and copies from and to both.
+    """Streams on two GPUs for the second thread, which works on the second GPU and copies in both directions.
 
     Args:
         run: The run, on the first GPU.
@@ -82,7 +82,7 @@ class SecondCard(SecondDevice):
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        # A thread has one stream for each GPU. The second GPU is the one of this thread.
+        # A thread has a current stream for each GPU. The second GPU becomes the current one, since it is entered last.
         with torch.cuda.stream(self._streams[0]), torch.cuda.stream(self._streams[1]):
             yield
 
@@ -107,4 +107,4 @@ class SecondCard(SecondDevice):
         for value in values:
             for _, tensor, _ in tensors_of(value):
                 if tensor.device in streams:
-                    tensor.record_stream(streams[tensor.device])  # else its memory may be taken again too early
+                    tensor.record_stream(streams[tensor.device])  # else its memory could be reused too early

@@ -82,7 +82,7 @@ def _all_to_all(
 
 
 def _needs_operator(tensor: torch.Tensor) -> bool:
-    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or for its shapes alone."""
+    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or if only shapes are known."""
     return tensor.is_meta or torch.compiler.is_compiling()
 
 

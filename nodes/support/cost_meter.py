@@ -137,7 +137,7 @@ def meter(run: Run) -> Iterator[Meter]:
 
 
 def sends(size: int) -> bool:
-    """Count bytes that go to other processes, if this thread traces a plan: nothing is sent then. Else False."""
+    """Whether this thread traces a plan. Then nothing is sent, and the bytes to other processes are counted."""
     counter = _METER.get()
     if counter is None:
         return False

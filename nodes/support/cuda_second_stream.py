@@ -1,4 +1,4 @@
-"""Two threads of one run on one GPU: the second has a stream of its own, and events order both."""
+"""Two threads of one run on one GPU: the second has a stream of its own, and CUDA events order their work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class CudaSecondStream(SecondStream):
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):  # both belong to a thread
+        # Each thread has its own current device and stream.
+        with torch.cuda.device(self._stream.device), torch.cuda.stream(self._stream):
             yield
 
     def given(self) -> torch.cuda.Event:
@@ -38,4 +39,4 @@ class CudaSecondStream(SecondStream):
         for value in values:
             for _, tensor, _ in tensors_of(value):
                 if tensor.is_cuda:
-                    tensor.record_stream(stream)  # else its memory may be taken again too early
+                    tensor.record_stream(stream)  # else its memory could be reused too early

@@ -75,7 +75,7 @@ class _Finder(MetaPathFinder):
         return spec
 
     def home(self, name: str, path: Sequence[str] | None) -> str | None:
-        """Where an attribute is found without executing the module: at its home, or a module of the package."""
+        """The place of an attribute that needs no execution of the module: its home, or a module of the package."""
         if name not in self.homes and ALL in self.inside and path is not None and not name.startswith("__"):
             module = f"{self.name}.{name}"
             return module if PathFinder.find_spec(module, path) is not None else None
@@ -127,7 +127,7 @@ class _LastFinder(MetaPathFinder):
     ) -> ModuleSpec | None:
         package = sys.modules.get(self.package)
         if type(package) is _Deferred and fullname.startswith(f"{self.package}."):
-            _execute(package)  # Python asks the finders that are added now next
+            _execute(package)  # it may add finders, which Python asks next
         return None
 
 

@@ -1,4 +1,4 @@
-"""The start of a GPU beside the import of packages: its context, and the library of matrix products."""
+"""Start a GPU beside the import of packages: the context of the process, and the library of matrix products."""
 
 from __future__ import annotations
 

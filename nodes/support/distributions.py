@@ -1,4 +1,4 @@
-"""The map from packages to their distributions, which Python makes from the lists of files of all that is installed."""
+"""Put off the map from packages to their distributions. Python makes it from the file lists of all distributions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Distributions(Mapping[str, list[str]]):
 
 @contextmanager
 def made_when_asked() -> Iterator[None]:
-    """Packages that are imported inside `with` get a map that is made later. diffusers seldom asks it for anything."""
+    """Give packages that are imported inside `with` a map that is made on its first use. diffusers seldom uses it."""
     own = metadata.packages_distributions
     metadata.packages_distributions = lambda: Distributions(own)
     try:

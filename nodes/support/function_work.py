@@ -35,9 +35,9 @@ PLAIN = frozenset((int, float, bool, complex, str, NoneType, EllipsisType))
 OF_TORCH = frozenset((torch.Size, torch.dtype, torch.device, torch.layout, torch.memory_format))
 TENSORS = frozenset((torch.Tensor, torch.nn.Parameter))
 LEAST_NEW = 20
-"""Functions that each count learns at least, so that the next one gets further: they take half a millisecond."""
+"""The least number of functions that each count learns, so that the next gets further. It takes half a millisecond."""
 WITHOUT_NAME = 3
-"""How many times the limit is for a function that has no name to be known by: the next count would end at it again."""
+"""Factor on the limit at a function without a key: it cannot be remembered, so each count would end at it again."""
 TRIALS = 10
 COLD = 3
 """Counting an operation between those of a model takes about so many times as long as in a row of small ones, since

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class Move:
-    """Makes a value from another one, by a function for its tensors and one for values whose parts are acquired.
+    """Makes a value from another one, with a function for tensors and one for holders: values whose parts are acquired.
 
     A value in which nothing is replaced stays the same object. Others are copies, down to what was replaced.
 
     Args:
-        tensor: Gives the tensor that stands for a tensor.
-        holder: Gives the value that stands for one whose parts are acquired (`Port`).
+        tensor: Gives the tensor in place of a tensor.
+        holder: Gives the value in place of a holder (`Port`).
     """
 
     def __init__(self, tensor: Callable[[torch.Tensor], torch.Tensor], holder: Callable[[Any], Any]) -> None:
@@ -53,7 +53,7 @@ class Move:
         return value
 
     def _fields(self, value: Any, known: dict[int, Any], depth: int) -> Any:
-        """A value of a port or a dataclass. What it has computed of its fields is left out of the copy."""
+        """A value of a port or a dataclass. The copy leaves out cached values that were computed of the fields."""
         own = [each.name for each in fields(value)] if is_dataclass(value) else list(vars(value))
         before = {name: getattr(value, name) for name in own if hasattr(value, name)}
         after = {name: self._moved(entry, known, depth) for name, entry in before.items()}

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al. 2018): how far apart two frames are by the features of a trained network, by the package lpips.
+"""LPIPS (Zhang et al. 2018), by the package lpips: the distance of two frames by the features of a trained network.
 
-The package holds the weights of the linear layers on top. Those of the network are a file that the user names, as
-torchvision saves them: nothing is downloaded.
+The package holds the weights of the linear layers on top. The user names a file with the weights of the network, as
+torchvision saves them. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ else:
     torch = lazy("torch")
 
 SMALLEST = 32
-"""Pixels of width and height below which the last features of a network have no place."""
+"""The least width and height in pixels for the last layers of the networks."""
 
 NETWORKS = {"vgg": "features.28.weight", "squeeze": "features.12.squeeze.weight", "alex": "features.10.weight"}
-"""The last weight of each network; the first that a file has tells the network."""
+"""The last weight of each network, by which a file is recognised."""
 
 
 def unavailable() -> str | None:
@@ -79,13 +79,14 @@ def _network(weights: Path, _: object, device: torch.device) -> Any:
             f"{weights} holds no weights of AlexNet, SqueezeNet 1.1 or VGG16",
             help="name a file with the weights of torchvision, such as alexnet-owt-7be5be79.pth",
         )
-    with warnings.catch_warnings(action="ignore"):  # torchvision's, of the names that the package uses
+    with warnings.catch_warnings(action="ignore"):  # torchvision's: the package uses old names
         network = lpips.LPIPS(net=name, pnet_rand=True, verbose=False)  # `pnet_rand`: it downloads no weights
     own = {}
     for key, value in network.net.state_dict().items():
         theirs = f"features.{key.split('.', 1)[1]}"  # the package cuts the layers into slices, and keeps their numbers
         if theirs not in found or found[theirs].shape != value.shape:
-            raise NodeError(f"{weights}: {theirs} is missing, or has another shape than in the network {name}")
+            help = "name a file with the weights of torchvision, unchanged"
+            raise NodeError(f"{weights}: {theirs} is missing, or has another shape than in {name}", help=help)
         own[key] = found[theirs]
     network.net.load_state_dict(own)
     return network.to(device).eval().requires_grad_(False)

@@ -1,7 +1,7 @@
 """The answers of `torch.fx.experimental.symbolic_shapes` for plain numbers, while that module is not executed.
 
 Torch asks it about every size of an operator on the meta device, also about plain ones. It imports sympy, and only a
-compiler has sizes of symbols. For these, and for anything else, the module is executed and asked.
+compiler has symbolic sizes. The module is executed and asked for those, and for anything else.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ DOCUMENTED = (
     *("ClassAttrs", "ClassDocstring", "ImageProcessorArgs", "ModelArgs", "ModelOutputArgs"),
     *("auto_class_docstring", "get_args_doc_from_source", "parse_docstring", "set_min_indent"),
 )
-"""What `transformers.utils` takes from that module, beside its decorator."""
+"""The names that `transformers.utils` imports from that module, beside its decorator."""
 
 MARKS = ("allow_in_graph", "assume_constant_result")
 """Decorators of the compiler that note a function or a class."""
@@ -129,7 +129,7 @@ def prepare_imports() -> None:
 
 
 def _tell_source(name: str) -> None:
-    """Tell `inspect` the file of a module. It would look at the files of all modules, with each link on the way."""
+    """Tell `inspect` the file of a module, so that it does not resolve the paths of all modules to find it."""
     package, *inner = name.split(".")
     spec = find_spec(package) if package not in sys.modules else None
     if spec is not None and spec.origin is not None:

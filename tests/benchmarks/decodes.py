@@ -50,7 +50,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "wan2.1": {"base_dim": 8},
     "wan2.2": {"base_dim": 8, "decoder_base_dim": 16},
 }
-"""What makes the VAE of a model small, with the same latents."""
+"""Settings that make the VAE of a model small, with the same latents."""
 
 
 def vae_of(name: str, device: str, small: bool) -> Any:
@@ -78,7 +78,7 @@ LEAST_TURNS, MOST_TURNS = 3, 7
 
 
 def without_tf32(call: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """The result of a call whose convolutions in float32 keep all digits."""
+    """The result of a call, in which float32 convolutions do not use TF32."""
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

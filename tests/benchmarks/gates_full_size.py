@@ -2,9 +2,9 @@
 
     python tests/benchmarks/gates_full_size.py [--model flux|hunyuan|wan] [--steps N] [--out FILE]
 
-With random weights no decision means anything, so that the decisions are fixed: the same static mask for both. Loops
-are unguided and take turns, after one of each that does not count; times are those of whole loops, waited for once. The
-rows `exact` and `cache-dit, compiled` have the same attention. `speed.py` has these two in its table.
+Decisions mean nothing with random weights, so they are fixed: the same static mask for both. Loops are unguided and
+take turns, after one of each that does not count. Times are those of whole loops, with one wait for the GPU at the end.
+The rows `exact` and `cache-dit, compiled` have the same attention. `speed.py` has these two in its table.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Loops:
         return lambda: sample(model, self.plan, self.step.start, self.branches, gate=gate)[-1].tensor
 
     def scm(self, model: Model, *, apart: bool = False) -> Callable[[], torch.Tensor]:
-        """A loop with `cache.scm`; `apart`: that decides for each list of blocks, as cache-dit does."""
+        """A loop with `cache.scm`. `apart`: decide for each list of blocks, as cache-dit does."""
         separate = apart and len(model.family.blocks.lists) > 1
         stacks: Literal["separate", "together"] = "separate" if separate else "together"
         return self.ours(model, scm(Here("gate"), mask=self.mask, front_blocks=1, stacks=stacks))

@@ -1,7 +1,7 @@
 """Compare tuned gates with all others in one sweep: `python tests/benchmarks/gates_sweep.py FOLDER [WORD…]`.
 
 It runs the command of docs/gate-table.md, "In one command", in FOLDER, with further words for `sgd sweep`. Clips are
-not written, so that the package for them is not needed. FOLDER/gates/sweep.html is the page.
+not written, so the package that writes them is not needed. FOLDER/gates/sweep.html is the page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The machine of a measurement, and what all measurements do on it: time calls, find their peak, compare tensors."""
+"""The machine of a measurement, and tools of all measurements: time calls, find their peak, compare tensors."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def wait(device: str) -> None:
 
 
 def waited(call: Callable[[], Any], device: str) -> float:
-    """Seconds of a call, waited for."""
+    """Seconds of a call, until the device has done its work."""
     wait(device)
     began = time.perf_counter()
     call()
@@ -106,7 +106,7 @@ def waited(call: Callable[[], Any], device: str) -> float:
 
 
 def calls(call: Callable[[], Any], device: str, repeats: int) -> tuple[list[float], str]:
-    """Seconds of each of some calls in a row, and `state` during them. Before several, one does not count."""
+    """Seconds of each of some calls in a row, and `state` during them. An extra call comes before several."""
     if repeats > 1:
         call()
     wait(device)

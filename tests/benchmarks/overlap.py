@@ -6,10 +6,10 @@
 The workflow is `wan2_1_t2v` over a list of prompts: three loops, which encode the prompts, denoise, and decode and
 write. All runs are in one process that keeps weights and compiled blocks, after one run that is not counted. For each
 number of steps, a run without overlap and one with it make a pair; with `--overlap-device`, a third run decodes on
-another GPU (`apart`). `span` is the time from the first step to the last
-byte. `bound` is the denoising of the run without overlap (device time of its turns), and one decode with its file. A
-row of FILE is written after each run, and a row that is there is not made again, so that the script can be cut off and
-started again. Where PyAV is missing, clips are written as raw bytes. `--tiny` takes the bundled model, on any device.
+another GPU (`apart`). `span` is the time from the first step to the last byte. `bound` is the time of denoising in the
+run without overlap (device time of its turns), plus one decode with its file. A row of FILE is written after each run,
+and the same command goes on after the last row. Where PyAV is missing, clips are written as raw bytes. `--tiny` takes
+the bundled model, on any device.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 Each work runs under torchrun with a process for each GPU (`parallel_rank.py`): random weights of full size, `speed:
 exact`, no cache gate. The ways take turns in one process. Then diffusers' transformer computes the same step with
 compiled blocks and its own context parallelism (`parallel_peer.py`), on one card and on all, for families that have a
-plan for it. The file of results is written after each part, and what it holds is not run again. `--tiny` runs tiny
-models on the CPU, in two processes.
+plan for it. The file of results is written after each part; the same command goes on after the last one. `--tiny` runs
+tiny models on the CPU, in two processes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BEGAN = time.perf_counter()
 
 @dataclass(frozen=True)
 class Work:
-    """A family, whose name is that of `steps.py`.
+    """The work of a family. Families have the names of `steps.py`.
 
     Attributes:
         branches: Both branches of guidance run, so that ranks can have one each.

@@ -1,7 +1,7 @@
 """Steps and decodes of one clip on all ranks together, and on each alone, in turns; `parallel.py` starts it.
 
 Random weights of full size, blocks rebuilt (`speed: exact`); with `--compiled` also diffusers' blocks, compiled. Each
-way is warm before it is timed, its result is finite, and that of all ranks together is compared with that of one.
+way is called before it is timed. Its result must be finite. The result of all ranks is compared with that of one rank.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Callable[..., None]) -> dict[str, Any]:
-    """Times and errors of ways to compute the same, the first of which is one process."""
+    """Times and errors of ways to compute the same. The first way is one process."""
     rows: dict[str, Any] = {}
     wanted = None
     for way, call in calls.items():

@@ -1,7 +1,7 @@
 """The start of a process, for `speed.py`: `sgd exec` with random weights, again and again.
 
-The first process fills the caches of files and kernels, and does not count. diffusers has no such command: beside it
-stands a process that imports its pipeline and its text encoder, and loads and encodes nothing.
+The first process fills the caches of files and kernels, and does not count. diffusers has no such command, so the row
+compares with a process that imports its pipeline and its text encoder, and loads and encodes nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def measure(
         device: `cuda` or `cpu`.
         small: Whether one process after the first is enough.
         seconds: Not used: there are three processes.
-        missed: Not used: this is no work of kernels.
+        missed: Not used: kernels of a start are not listed.
     """
     package, words = Path(sgd.__file__).parents[1], WORDS[device]
 

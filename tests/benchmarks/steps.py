@@ -62,7 +62,7 @@ def ways(step: Step, device: str) -> dict[str, Model]:
 
 
 def fp8(device: str) -> Quantize:
-    """The transform of `fast`; on a CPU for all layers, which no CPU multiplies faster."""
+    """The transform of `fast`. On a CPU it takes all layers, although none is faster there."""
     return Quantize("transformer", "fp8", paying=device == "cuda")
 
 

@@ -5,7 +5,7 @@ measured nor chosen with in the table; each has a seed. In a round, two runs wit
 the same clip in a random order. Times are of the denoise loop, in seconds of the processor on one thread; the share is
 that of the mean of the two, within a round. PSNR is that of the decoded frames against those without a gate.
 
-RESULTS is a JSON file. It gets each round when it is done, and the same command makes those that it lacks.
+RESULTS is a JSON file. Each round is written when it is done, and the same command makes the missing ones.
 """
 
 from __future__ import annotations

@@ -34,6 +34,14 @@ def test_a_copy_in_an_empty_folder_is_the_same_workflow(name: str, tmp_path: Pat
     assert calls(copy.graph) == calls(original.graph)
 
 
+def test_the_command_to_try_has_the_inputs_without_a_default(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    tried = {"quickstart": "", "wan2_2_t2v_a14b": " prompt=…"}
+    for name, inputs in tried.items():
+        assert main.main(["init", name, "--out", f"{name}.yaml"]) == 0
+        assert capsys.readouterr().err == f"wrote {name}.yaml; try `sgd exec {name}.yaml{inputs}`\n"
+
+
 def test_a_copy_keeps_comments_and_layout(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main.main(["init", "quickstart", "--out", "mine.yaml"]) == 0

@@ -172,6 +172,7 @@ def test_graph_with_the_times_of_a_run(sgd):
     Path("run.json").write_text(json.dumps({"nodes": [{"name": "n", "calls": 1, "seconds": 2.0}]}))
     for format in ("text", "mermaid", "dot"):
         assert "2" in sgd("graph", "good.yaml", "--format", format, "--profile", "run.json").out
+        assert "2" in sgd("graph", "good.yaml", "--format", format, "--profile", ".").out
 
 
 def test_graph_with_the_times_of_another_workflow(sgd):

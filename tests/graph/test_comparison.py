@@ -17,6 +17,7 @@ from sgd.graph.cli import main
 from sgd.graph.cli.comparison.changed_facts import changes
 from sgd.graph.cli.comparison.compared_run import compared_run as read_run
 from sgd.graph.cli.comparison.comparison import compare_runs
+from sgd.graph.cli.comparison.comparison_page import comparison_page
 from sgd.graph.cli.comparison.comparison_text import comparison_text
 from sgd.graph.cli.comparison.limits import Limits, broken, decibel, percentage
 from sgd.graph.cli.comparison.node_times import change
@@ -232,9 +233,14 @@ def test_fail_over_names_large_nodes(runs):
 def test_a_run_that_did_not_do_all_itself_has_no_times_to_compare(runs, fact):
     whole = [{"name": name, "type": "t", "calls": 1, "seconds": 1.0, "device_seconds": None} for name in NODES]
     nodes = [row | fact if row["name"] in ("loop", "loop.velocity") else row for row in whole]
-    [line] = broken(runs(nodes=nodes), Limits(slower=0.5))
+    found = runs(nodes=nodes)
+    [line] = broken(found, Limits(slower=0.5))
     assert "the second run" in line
     assert line.partition(" loop")[2].startswith(".velocity;")
+    said = line.removeprefix("times cannot be compared: ")
+    assert found.json()["time_notes"] == [said]
+    assert f"Times cannot be compared: {said}." in comparison_text(found, None)
+    assert said in comparison_page(found, Limits(), [], Path())[0]
 
 
 def test_faster_is_no_failure(runs):

@@ -140,8 +140,9 @@ def test_line_breaks_of_windows_stay() -> None:
     ],
 )
 def test_edits_that_cannot_be_written_are_refused(text: str, edit: str, message: str) -> None:
-    with pytest.raises(NodeError, match=message):
+    with pytest.raises(NodeError, match=message) as error:
         edited(f"sgd: 1\n{text}", [SetParameter(edit, "q", 1)])
+    assert error.value.help
 
 
 TUNED = {"table": "./t.json", "psnr": 38}
@@ -163,6 +164,21 @@ TUNED = {"table": "./t.json", "psnr": 38}
         (
             "gate:\n    uses: cache.none\n",
             'gate:\n    uses: cache.tuned\n    with: {table: "./t.json", psnr: 38}\n',
+        ),
+        (
+            "gate:\n    uses: cache.fora\n    with:  # 1\n      # 2\n      every: 3  # 3\n\n      # 4 # ä\n"
+            "      name: 'a # b'  # 5\n      about: |  # 6\n        no # comment\n      list: [1,  # 7\n"
+            "        2]  # 8\n",
+            "gate:\n    uses: cache.tuned\n    with:  # 1\n      # 2\n      # 3\n      # 4 # ä\n      # 5\n      # 6\n"
+            '      # 7\n      {table: "./t.json", psnr: 38}  # 8\n',
+        ),
+        (
+            "gate: {uses: cache.fora, with: {every: 3,  # 1\n      # 2\n      name: a#b,# 3\n    most: 4}}  # 4\n",
+            'gate: {uses: cache.tuned, with: {table: "./t.json", psnr: 38  # 1\n      # 2\n      # 3\n    }}  # 4\n',
+        ),
+        (
+            "gate:\n    uses: cache.fora\n    with: {\n      # 1\n      every: 3\n    }  # 2\n",
+            'gate:\n    uses: cache.tuned\n    with: {table: "./t.json", psnr: 38  # 1\n    }  # 2\n',
         ),
     ],
 )

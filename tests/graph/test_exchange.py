@@ -96,6 +96,13 @@ def test_a_node_in_a_loop_of_a_composite_is_exchanged() -> None:
     assert call(fine, "denoise.loop.next").given == "--set denoise.loop.next.uses=schedule.step"
 
 
+def test_a_problem_of_an_exchanged_node_names_the_new_type() -> None:
+    (problem,) = exchanged("quickstart", "gate.uses=cache.teacache").errors
+    assert [each.message for each in problem.related] == [
+        "made here (cache.teacache, by --set gate.uses=cache.teacache)"
+    ]
+
+
 def test_a_port_that_the_new_type_lacks_is_an_error_at_its_reader(tmp_path: Path) -> None:
     file = tmp_path / "w.yaml"
     file.write_text(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sgd.graph.cli.bundled_copy import portable_copy
 from sgd.graph.cli.main import main
 from sgd.graph.compiler.compile import check, compile
 from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.errors import Problems
+from sgd.graph.contract.workflow_folders import bundled_workflows
 
 FILE = """sgd: 1
 inputs:
@@ -59,6 +61,7 @@ def test_the_file_without_mistakes_has_no_problem(tmp_path: Path) -> None:
         ("latents: $denoise", "latents: $denoise.velocity", "read what the loop yields, `$denoise.latents`"),
         ("latents: $denoise", "latents: $next", "`next` is inside loop `denoise`: read `$denoise.latents`"),
         ("latents: $denoise", "latents: $guided", "read what the loop yields, `$denoise.latents`"),
+        ("latents: $denoise", "latents: $denoise.next.latents", "read what the loop yields, `$denoise.latents`"),
         # Letters that look like ASCII.
         ("steps: $steps", "ｓteps: $steps", "did you mean `steps`, in ASCII letters?"),
         ("model: $model, latents: $denoise", "model: $modèl, latents: $denoise", "write `$model`, in ASCII letters"),
@@ -85,6 +88,84 @@ def test_parameters_beside_uses_are_one_problem(tmp_path: Path) -> None:
     old = "{uses: latents.noise, with: {model: $model, width: 96,"
     (found,) = problems(tmp_path, old, "{uses: latents.noise, width: 96, with: {model: $model,")
     assert found.help == "parameters stand below `with`: write `with: {width: …}`"
+
+
+GATE = """sgd: 1
+nodes:
+  gate:
+    uses: cache.fora
+    with:
+      every: 2
+outputs: {gate: $gate}
+"""
+
+
+def problems_of_gate(tmp_path: Path, old: str, new: str) -> list[Diagnostic]:
+    assert GATE.count(old) == 1
+    file = tmp_path / "gate.yaml"
+    file.write_text(GATE.replace(old, new), encoding="utf-8")
+    return check(file).errors
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "help"),
+    [
+        ("    with:\n      every", "  with:\n    every", "begin its line with 4 spaces, as that of `uses`"),
+        ("    with:\n      every", "with:\n  every", "begin its line with 4 spaces, as that of `uses`"),
+        ("    with:\n      every: 2", "with:\n  every: 2\n  other: {uses: cache.none}", "begin its line with 4 spaces"),
+        (
+            "\n    uses: cache.fora\n    with",
+            " {uses: cache.fora}\n  with",
+            "write `with: {…}` inside the braces of `gate`",
+        ),
+    ],
+)
+def test_a_block_with_outside_its_node_is_one_problem(old: str, new: str, help: str, tmp_path: Path) -> None:
+    (found,) = problems_of_gate(tmp_path, old, new)
+    assert found.message == "the block `with` belongs under node `gate`"
+    assert (found.help or "").startswith(help)
+
+
+def test_a_block_with_after_a_node_that_has_one_is_no_second_block(tmp_path: Path) -> None:
+    found = problems_of_gate(tmp_path, "outputs", "  with:\n    every: 3\noutputs")
+    assert {d.message for d in found} == {"node `with` has no key `every`", "node `with` needs a key `uses`"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ("every: 2", "every： 2", "every"),
+        ("    uses: cache.fora\n    with:\n      every: 2\n", "    uses： cache.fora\n", "uses"),
+        ("with:\n      every: 2", "with: {every： 2}", "every"),
+        ("with:\n      every: 2", "with: {every：2}", "every"),
+        ("\n    uses: cache.fora\n    with:\n      every: 2\n", " {uses： cache.fora, with: {every: 2}}\n", "uses"),
+    ],
+)
+def test_a_full_width_colon_is_one_problem(old: str, new: str, name: str, tmp_path: Path) -> None:
+    (found,) = problems_of_gate(tmp_path, old, new)
+    assert found.message == f"`：` after `{name}` is a full-width colon, which YAML reads as text"
+    assert found.help == "write `:` for `：`, and a space after it"
+
+
+def test_a_full_width_colon_in_quotes_is_text(tmp_path: Path) -> None:
+    assert problems_of_gate(tmp_path, "    with", '    about: "note： text"\n    with') == []
+
+
+@pytest.mark.parametrize("wrong", ["cfg_denois.yaml", "cfg_denoise.yml", "cfg_denois"])
+def test_a_file_in_a_folder_of_a_library_is_near_one_beside_it(wrong: str, tmp_path: Path) -> None:
+    (found,) = problems_of_gate(tmp_path, "uses: cache.fora", f"uses: sgd:parts/{wrong}")
+    assert found.help == "did you mean `sgd:parts/cfg_denoise`?"
+
+
+def test_the_path_of_a_node_in_a_used_file_is_no_reference(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    quickstart = portable_copy(bundled_workflows() / "quickstart.yaml")
+    file.write_text(quickstart.replace("latents: $denoise}", "latents: $denoise.loop.next}"), encoding="utf-8")
+    (found,) = check(file).errors
+    assert found.message.startswith("`$denoise.loop.next` is not a reference")
+    assert found.help is not None
+    assert "`loop.next` is a node of sgd:parts/cfg_denoise.yaml: read an output of the file" in found.help
+    assert "`$denoise.latents`" in found.help
 
 
 def test_a_misspelt_key_of_a_node_is_still_that(tmp_path: Path) -> None:

@@ -57,6 +57,11 @@ def test_columns_go_in_the_stated_order() -> None:
     assert gone == ["ceiling", *(name for name in DROPPED if name != "ceiling")]
 
 
+def test_the_first_edit_states_the_order() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "first-edit.md").read_text(encoding="utf-8")
+    assert ", ".join(f"`{name}`" for name in DROPPED) in text
+
+
 def test_a_table_without_a_width_is_whole() -> None:
     assert run_table(RECORD) == run_table(RECORD, 500)
     assert "…" not in run_table(RECORD)

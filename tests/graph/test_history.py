@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from helpers import keeping
 from sgd.graph.cli import main
 from sgd.graph.cli.commands import list_runs
@@ -63,6 +64,13 @@ def test_a_replay_is_bit_equal(sgd):
     assert (code, out.splitlines()[0].split()[1:]) == (0, ["a.keep", "bit-equal"])
     found = json.loads(sgd("replay", "one", "--json", "--quiet", "--out", "j")[1])
     assert (found["equal"], found["differences"], found["folder"]) == (True, [], "j")
+
+
+def test_a_replay_of_a_run_without_metadata_has_none(sgd):
+    exec(sgd, "one", "--no-metadata")
+    code, out, _ = sgd("replay", "one", "--quiet", "--out", "again")
+    assert (code, out.splitlines()[0].split()[1:]) == (0, ["a.keep", "bit-equal"])
+    assert Path("one/a.keep").read_bytes() == Path("again/a.keep").read_bytes()
 
 
 def test_a_replay_says_what_differs_and_how_near_it_is(sgd):
@@ -119,6 +127,8 @@ def test_a_replay_of_something_else_is_an_error(sgd, tmp_path):
     Path("one/a.keep").unlink()
     code, out, _ = sgd("replay", "one", "--quiet", "--out", "two")
     assert (code, "is no longer there" in out) == (1, True)
+    assert "another processor" not in out
+    assert out.splitlines()[-2] == "not equal"
     Path("data.txt").unlink()
     code, _, err = sgd("replay", "one", "--quiet", "--out", "three")
     assert code in (1, 2)
@@ -199,6 +209,24 @@ def test_each_state_is_told(tmp_path):
     }  # fmt: skip
     assert not under_way(tmp_path / "done")
     assert not (tmp_path / "done" / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["report"], ["exec"], ["check"], ["replay"], ["diff", "w.yaml"], ["graph", "w.yaml", "--profile"]]
+)
+def test_a_killed_run_is_said_to_be_killed(sgd, words):
+    folder = killed(Path("outputs/killed"))
+    code, _, err = sgd(*words, str(folder))
+    assert code == 2
+    assert "the run in outputs/killed was killed, and left no run.json" in err
+    assert "--out outputs/killed --overwrite" in err
+    (folder / ".resume").mkdir()
+    (folder / ".resume/started.json").write_text("{}")
+    code, _, err = sgd(*words, str(folder))
+    assert code == 2
+    assert "`sgd resume outputs/killed` goes on with it" in err
+    with FileLock(folder / LOCK):
+        assert "outputs/killed is under way" in sgd(*words, str(folder))[2]
 
 
 def test_the_gallery_is_a_page_of_plain_text_and_relative_links(sgd):

@@ -1,4 +1,4 @@
-"""`--overlap-device`: the tail of a turn on another device. The devices are doubles: values say where they are."""
+"""`--overlap-device`: the tail of a turn on another device. The devices are stand-ins: values say where they are."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_a_component_of_both_that_cannot_be_on_both_is_an_error(tmp_path: Path) 
     plan = replace(plan_of(with_common_part("body")), libraries=(NodeLibrary(),))
     result = run(plan, out=tmp_path, overlap=SECOND)
     assert result.status == "failed"
-    assert "decoder of box is read on both devices, and can be on one" in str(result.error)
+    assert "decoder of box is read on both devices, but can be on only one" in str(result.error)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -335,7 +335,7 @@ def test_too_little_memory_on_the_second_device_is_a_warning(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("name", "head_device", "message", "help"),
     [
-        ("cuda:1", "cpu", "the run is on the device cpu, and both must be GPUs", "leave it out"),
+        ("cuda:1", "cpu", "the run is on the device cpu, and both must be GPUs", "leave it out, or run on a GPU"),
         ("cpu", "cuda", "cpu is no GPU with a number", "write `--overlap-device cuda:1`"),
         ("cuda:2", "cuda", "there is no such GPU; torch finds 2", "choose cuda:1; `sgd doctor` lists them"),
         ("cuda:0", "cuda", "the run itself is on that GPU", "name another GPU"),
@@ -378,7 +378,7 @@ def test_the_command_refuses_or_says_where_it_ran(
     words = ["exec", str(tmp_path / "many.yaml"), "--library", str(library), "--store", "off"]
     words += ["--overlap-device", SECOND, "--out"]
     assert main([*words, str(tmp_path / "yes"), "--device", "cpu"]) == 0
-    assert f"s of nodes ran in a second thread on {SECOND} while others did" in capsys.readouterr().out
+    assert f"s of nodes ran in a second thread on {SECOND} while other nodes ran" in capsys.readouterr().out
     record = json.loads((tmp_path / "yes" / "run.json").read_text())
     assert record["overlap_device"] == SECOND
     no = str(tmp_path / "no")

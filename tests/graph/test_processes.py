@@ -346,4 +346,5 @@ def test_a_plan_for_more_processes_than_cards_warns(
 ) -> None:
     monkeypatch.setattr(show_plan, "cards", lambda device: 1)
     assert plan_of_toys(tmp_path, "--processes", "2", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["warnings"] == ["2 processes need 2 GPUs, and there are 1"]
+    message = "2 processes need 2 GPUs, and this machine has 1: give --processes 1"
+    assert json.loads(capsys.readouterr().out)["warnings"] == [message]

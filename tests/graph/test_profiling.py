@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,7 @@ def test_off_measures_nothing_and_says_so(command: Any) -> None:
     assert code == 0
     assert "nodes were not measured (--profile off)" in out
     assert "seconds" not in out
+    assert not re.search(r"\d\.\d{5}|^\(other\)", out, re.M), "times outside nodes"
     record = json.loads(Path("out/run.json").read_text())
     SCHEMA.validate(record)
     assert record["options"]["profile"] == "off"

@@ -37,7 +37,7 @@ outputs: {file: $file}
 """
 ARGUMENTS = ["--library", rank_toys.__file__, "--quiet"]
 SUMS = 1 + 0 + 1 + 3 + 6 + 10 + 15
-"""What `toy.shared` adds in all turns, whatever the number of ranks. `toy.together` adds the ranks' numbers besides."""
+"""The sum that `toy.shared` adds in all turns, on any number of ranks. `toy.together` adds the ranks' numbers too."""
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from helpers import keeping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from PIL import Image
 from sgd.graph.cli import main
 from sgd.graph.compiler.compile import check, compile
 from sgd.graph.contract.errors import Problems, UnreadableFile
@@ -170,6 +171,20 @@ def test_paths_are_relative_to_the_current_folder(tmp_path, monkeypatch, library
 
 def of(*files: dict, **more) -> str:
     return json.dumps({"recipe": 1, "files": list(files), **more})
+
+
+def test_a_missing_picture_of_a_recipe_is_looked_for_in_the_current_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    nodes = "a: {uses: image.load, with: {path: $p}}, s: {uses: image.save, with: {frames: $a, path: s.png}}"
+    text = f"sgd: 1\ninputs: {{p: {{type: path}}}}\nnodes: {{{nodes}}}\noutputs: {{s: $s}}\n"
+    Path("r.json").write_text(of({"name": "w.yaml", "text": text}, inputs={"p": "in.png"}))
+    assert main.main(["exec", "r.json"]) == 2
+    said = capsys.readouterr().err
+    assert "there is no file in.png" in said
+    assert "help: paths in a recipe are relative to the current folder: run this where the workflow ran" in said
+    Image.new("RGB", (32, 32)).save("in.png")
+    assert main.main(["exec", "r.json", "q=1"]) == 2
+    assert "paths in a recipe" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("uses", ["./secret.yaml", "../secret.yaml", "{here}/secret.yaml", "sgd:../secret.yaml"])

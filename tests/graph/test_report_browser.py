@@ -100,7 +100,7 @@ def test_a_node_shows_its_facts_by_mouse_and_keyboard(page: browsers.Page, repor
     page.open(report)
     shown = "return [...document.querySelectorAll('.side .facts:not([hidden]) h3')].map(e => e.textContent)"
     assert page.run(shown) == ["work.loop.predict"], "the slowest node"
-    assert "61% of bfloat16 matrix" in page.find(".side").text
+    assert "61% of bfloat16 rate" in page.find(".side").text
     assert page.run("return document.querySelectorAll('.box').length") == len(NODES)
     page.find('.box[data-path="text"]').click()
     assert page.run(shown) == ["text"]

@@ -21,6 +21,7 @@ from sgd.graph.cli.report.charts import MOST_POINTS, Chart, Series, chart
 from sgd.graph.cli.report.repeat_command import recipe_command, repeat_command
 from sgd.graph.cli.report.run_record import RecordedRun, RunRecord
 from sgd.graph.cli.report.run_report import exec_parser
+from sgd.graph.cli.run_table import run_table
 
 VOID = {"meta", "link", "img", "br", "input"}
 
@@ -126,7 +127,7 @@ def test_every_section_has_what_the_record_holds(sgd) -> None:
     page = outline(Path("run/report.html"))
     names = ["graph", "time", "nodes", "steps", "gates", "memory", "kernels", "warnings", "environment"]
     assert [id for id in page.ids if id.startswith("s1-")] == [f"s1-{name}" for name in names]
-    for text in ("a red circle", "900 MiB", "61% of bfloat16 matrix", "gemm_5<float, 128>", "decoded in tiles"):
+    for text in ("a red circle", "900 MiB", "61% of bfloat16 rate", "gemm_5<float, 128>", "decoded in tiles"):
         assert text in page.text
     assert "25.5" in page.text
     assert "not installed" in page.text
@@ -165,6 +166,40 @@ def test_a_record_without_times_says_so(sgd) -> None:
     (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
     assert sgd("run")[0] == 0
     assert "the run measured no times of nodes (--profile off)" in outline(Path("run/report.html")).text
+
+
+@pytest.mark.parametrize(("reused", "said"), [(0, None), (4, "of 4 turns "), (STEPS, "")])
+def test_times_of_stored_turns_are_said_to_be_of_another_run(sgd, reused: int, said: str | None) -> None:
+    steps = [step | ({"reused": True} if step["turn"] < reused else {}) for step in record()["steps"]]
+    write_run(Path("run"), steps=steps)
+    sgd("run")
+    text = outline(Path("run/report.html")).text
+    assert ("the run that made the stored result" in text) is (said is not None)
+    if said is not None:
+        assert f"; times {said}are those of the run that made the stored result" in text
+
+
+def test_ceilings_have_the_words_of_the_terminal(sgd) -> None:
+    given = record()
+    kinds = [("matrix", "float32", 0.04), ("copy", None, 0.5), ("disk", None, 0.004)]
+    for row, (kind, dtype, fraction) in zip(given["nodes"], kinds, strict=False):
+        row["ceiling"] = {"kind": kind, "dtype": dtype, "fraction": fraction}
+    (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
+    sgd("run")
+    text = outline(Path("run/report.html")).text
+    assert all(words in text for words in ("4% of float32 rate", "50% of memory rate", "<1% of disk rate"))
+
+
+def test_a_node_that_an_interrupt_ended_is_said_to_have_run(sgd) -> None:
+    given = record(status="interrupted", outputs={})
+    row = next(row for row in given["nodes"] if row["name"] == "text")
+    row |= {"calls": 0, "interrupted": True, "seconds": 2.5}
+    (write_run(Path("run")) / "run.json").write_text(json.dumps(given))
+    assert sgd("run")[0] == 0
+    page = outline(Path("run/report.html")).text
+    assert "did not run" not in page
+    assert page.count("interrupted") - page.count("was interrupted") >= 2, "in the table, and beside the graph"
+    assert re.search(r"^text +\S+ +interrupted +2.50", run_table(given), re.M)
 
 
 @pytest.mark.parametrize("status", ["failed", "interrupted"])
@@ -209,6 +244,11 @@ def test_a_run_that_is_not_there(sgd) -> None:
     Path("empty").mkdir()
     assert "empty has no run.json" in sgd("empty")[2]
     assert "missing does not exist" in sgd("missing")[2]
+    folder = write_run(Path("run"))
+    code, _, err = sgd(str(folder / "sheet.png"))
+    assert (code, "UTF-8" in err) == (2, False)
+    assert "run/sheet.png is not the record of a run" in err
+    assert "name the folder of its run: run" in err
     assert sgd("x" * 5000)[0] == 2
 
 
@@ -216,11 +256,12 @@ def test_files_outside_the_folder_are_not_read(sgd) -> None:
     Path("secret.png").write_bytes(b"secret")
     write_run(Path("run"), outputs={"a": "../secret.png", "b": str(Path("secret.png").resolve()), "c": "gone.mp4"})
     (Path("run") / "link.png").symlink_to(Path("secret.png").resolve())
-    sgd("run")
+    err = sgd("run")[2]
     page = outline(Path("run/report.html"))
     assert page.tags.count("img") == 0
     assert page.text.count("not in the folder of the run") == 1, "one file, named twice"
     assert "no longer there" in page.text
+    assert f"warning: {Path('run/gone.mp4').resolve()} is no longer there" in err
     assert "c2VjcmV0" not in Path("run/report.html").read_text()
     write_run(Path("run"), outputs={"a": "link.png"})
     sgd("run")

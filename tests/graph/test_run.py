@@ -267,6 +267,11 @@ def test_a_node_that_outlives_an_interrupt_is_heard_of_no_more(tmp_path: Path, m
     assert observer.heard == ["a", "interrupted"]
     assert record_in(tmp_path) == record
     assert record["status"] == "interrupted"
+    row = next(row for row in record["nodes"] if row["name"] == "b")
+    assert (row["calls"], row["interrupted"]) == (0, True)
+    assert row["seconds"] > 0.2, "the wait for its end counts"
+    assert abs(record["unaccounted_seconds"]) < 0.02 * record["seconds"] + 0.01
+    assert [entry["name"] for entry in record["timeline"] if entry["kind"] == "node"] == ["a", "b"]
 
 
 def test_memory_that_does_not_suffice_is_told_from_other_failures() -> None:

@@ -10,13 +10,17 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.slow_nodes import CHAIN, LOOP, Run, started
 from jsonschema import Draft202012Validator
+from sgd.graph.cli.run_table import run_table
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.runtime import stored_steps
+from sgd.graph.runtime.node_rows import node_rows
+from sgd.graph.runtime.observers.profile import Row
 from sgd.graph.runtime.profiling import Profiling
 from sgd.graph.runtime.run_result import Result
 from sgd.graph.store import entries
@@ -45,6 +49,16 @@ def test_a_second_run_runs_effects_alone(tmp_path: Path, started: Run) -> None:
     assert second.record["warnings"] == first.record["warnings"] == ["one: it is slow"]
     ROWS.validate(second.record["nodes"])
     assert stat.S_IMODE(store.stat().st_mode) == 0o700
+
+
+def test_stored_events_keep_their_own_numbers(tmp_path: Path, started: Run) -> None:
+    text = CHAIN.replace("slow.double", "slow.decide")
+    for number in (1, 2, 3):
+        found, calls = started(text, tmp_path / "store")
+        assert ("decide" in calls) is (number == 1)
+        stored = {} if number == 1 else {"stored": True}
+        assert found.record["gate_totals"] == [{"node": "two", "computed": 3, "reused": 2, **stored}]
+        assert found.record["gates"][0].get("reused") is (None if number == 1 else True)
 
 
 def test_a_changed_effect_runs_alone_and_a_changed_node_with_those_after_it(tmp_path: Path, started: Run) -> None:
@@ -150,6 +164,15 @@ def test_a_folder_in_which_others_write_is_no_store(tmp_path: Path) -> None:
         FolderStore(tmp_path / "open")
 
 
+def test_nothing_else_lies_in_a_store(tmp_path: Path, started: Run) -> None:
+    store = tmp_path / "store"
+    FolderStore(store)
+    with pytest.raises(NodeError, match="it lies in another one"):
+        FolderStore(store / "other")
+    with pytest.raises(NodeError, match="lies in a store"):
+        started(CHAIN, None, out=store / "out")
+
+
 def test_measurements_of_every_node_refuse_a_store(tmp_path: Path, started: Run) -> None:
     with pytest.raises(NodeError, match="reused"):
         started(CHAIN, tmp_path / "store", profile=Profiling(trace=tmp_path / "t.json"))
@@ -177,3 +200,18 @@ def test_the_command_lists_verifies_and_clears(tmp_path: Path, started: Run) -> 
     assert sgd("--prune", "5")[0] == 2
     assert sgd("--clear")[0] == 0
     assert not list((tmp_path / "store").glob("*.safetensors"))
+
+
+def test_a_loop_that_ran_in_part_has_the_time_of_what_ran() -> None:
+    names = {"many": "loop", "many.loop": "loop", "many.loop.step": "slow.step", "many.split": "slow.split"}
+    reused, ran, hoisted = Row(), Row(), Row()
+    reused.reused, reused.saved_seconds = True, 4.0
+    ran.calls, ran.seconds, ran.reused = 3, 0.5, True
+    hoisted.reused, hoisted.saved_seconds = True, 1.0
+    measured = {"many.loop": reused, "many.loop.step": ran, "many.split": hoisted}
+    found = {row["name"]: row for row in node_rows(SimpleNamespace(names=names, calls=list), measured, 1.0)}  # type: ignore[arg-type]
+    assert [found[name]["calls"] for name in names] == [3, 3, 3, 0]
+    assert [found[name]["seconds"] for name in names] == [0.5, 0.5, 0.5, 0.0]
+    assert [found[name].get("saved_seconds") for name in names] == [5.0, 4.0, None, 1.0]
+    record = {"nodes": list(found.values()), "status": "done", "seconds": 1.0, "phases": {}, "peak_bytes": None}
+    assert "making them took 5.00 s" in run_table(record)

@@ -24,6 +24,7 @@ from sgd.graph.cli.sweep.sweep_file import is_sweep, read_sweep
 from sgd.graph.cli.sweep.variations import MOST_COMBINATIONS, fixed, variations
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.file_edits import ReplaceNode
+from sgd.graph.contract.interrupts import descendants
 from sgd.graph.contract.source_spans import Source
 from sgd.graph.contract.yaml_reader import parse
 from sgd.graph.language.edit_file import edited
@@ -431,6 +432,24 @@ def test_an_interrupt_keeps_what_is_done_and_a_second_command_goes_on(paint, job
     assert len(list(paint.glob("out/*/grey.png"))) == 4
     assert all(path.stat().st_mtime_ns == before for path, before in done.items())
     assert not list(paint.glob("out/.sgd*"))
+
+
+def test_the_processes_of_a_sweep_end_with_the_command(paint):
+    process = command(paint, "--vary", "level=10,20", "--vary", "seconds=600", "--jobs", "2", "--device", "cpu")
+    workers: list[int] = []
+    deadline = time.monotonic() + 120
+    while len(workers) < 2 and time.monotonic() < deadline:
+        workers = [
+            each for each in descendants(process.pid) if b"spawn_main" in Path(f"/proc/{each}/cmdline").read_bytes()
+        ]
+        time.sleep(0.05)
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{each}").exists() for each in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(workers) == 2
+    assert [each for each in workers if Path(f"/proc/{each}").exists()] == []
 
 
 def test_resume_goes_on_from_another_folder(sweep, paint, monkeypatch, capsys):

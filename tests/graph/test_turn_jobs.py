@@ -1,4 +1,4 @@
-"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the record of all. No cluster runs."""
+"""Turns of mapping loops as jobs: which workflows have them, the work of a job, the joined record. No cluster runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from sgd.graph.runtime.cluster import ray_cluster
 from sgd.graph.runtime.cluster.job_result import JobResult
 from sgd.graph.runtime.cluster.turn_run import TurnRun
 from sgd.graph.runtime.cluster.turn_work import OpenTurns, TurnWork, texts_of
-from sgd.graph.runtime.cluster.worker_process import LOCK, PREFIX, remove_left
+from sgd.graph.runtime.cluster.worker_process import LOCK, PREFIX, WorkerProcess, remove_left
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.output_folder import OutputFolder
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
@@ -153,6 +153,12 @@ def test_a_worker_that_cannot_do_the_work_says_why(checked_file, library, tmp_pa
         pass
 
 
+def test_a_worker_tells_what_helps(checked_file, library, tmp_path: Path) -> None:
+    worker = WorkerProcess(1, work_of(checked_file(TEXT), library, libraries=("/nowhere/toys.py",)), str(tmp_path))
+    assert worker.start().problem == "--library /nowhere/toys.py is not on this machine; put it there, at the same path"
+    worker.end()
+
+
 def test_other_versions_are_told(checked_file, library, tmp_path: Path) -> None:
     work = work_of(checked_file(TEXT), library, versions={"sgd": "0.0.1", "torch": None})
     with work.opened(tmp_path) as ready:
@@ -199,7 +205,7 @@ NODES = "nodes:\n  mix: {for: {l: [1, 2]}, body: {g: {uses: toy.grey, with: {lev
         (
             "nodes:\n  n: {uses: toy.list, with: {count: 2}}\n"
             "  b: {for: {l: $n}, body: {c: {uses: toy.half, with: {level: $l}}}, yield: {c: $c}}\noutputs: {b: $b}",
-            "loop `b` goes over `$n`, whose length is known only while it runs",
+            "loop `b` goes over `$n`, whose length is known only during the run",
         ),
     ],
 )  # fmt: skip

@@ -52,6 +52,15 @@ def double(a: Number) -> Number:
     return Number(2 * a.value)
 
 
+@node("slow.decide")
+def decide(run: Run, a: Number) -> Number:
+    """A number, with the events of a gate."""
+    CALLS.append("decide")
+    run.event("gate", computed=True)
+    run.event("gate_total", computed=3, reused=2)
+    return a
+
+
 @node("slow.save", effect=True)
 def save(run: Run, a: Number, path: OutPath, mark: str = "") -> None:
     """Write a number."""
@@ -113,7 +122,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         file.write_text(text)
         calls.clear()
         plan = compile(file, values, set, library)
-        done = run(plan, out=tmp_path / f"out{count}", store=store, **more)
+        done = run(plan, **{"out": tmp_path / f"out{count}", "store": store, **more})
         assert done.status == "done", done.error
         return done, list(calls)
 

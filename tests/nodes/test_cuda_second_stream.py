@@ -1,4 +1,4 @@
-"""Two threads on one GPU: each sees the values of the other one, and no memory is taken again too early."""
+"""Two threads on one GPU: each sees the values of the other one, and no memory is reused too early."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""LPIPS. The package lpips and torchvision are no part of the tests' packages: a double of their size stands for them,
-and the last test runs where they are installed.
+"""LPIPS. The tests do not need the packages lpips and torchvision: a stand-in of the same shapes takes their place. The
+last test runs only where they are installed.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""`--ray`: options, and `sgd exec --ray`. The cluster, its workers and jobs belong to `graph/runtime/cluster/`."""
+"""The options of `--ray`, and `sgd exec --ray`. `graph/runtime/cluster/` has the cluster, its workers and jobs."""

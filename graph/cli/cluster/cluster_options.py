@@ -1,4 +1,4 @@
-"""`--ray` and `--ray-address`."""
+"""The options `--ray` and `--ray-address`: their definition, and the options that they exclude."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cluster_options(to: ArgumentParser, jobs: str) -> None:
 
 
 def require_possible(arguments: Namespace) -> bool:
-    """Whether a command line asks for a cluster, and may do so.
+    """Whether a command line asks for a cluster. Raises if its other options do not allow that.
 
     Raises:
         NodeError: If it has another option that cannot be combined with `--ray`, or `--ray-address` without `--ray`;
@@ -40,7 +40,7 @@ def require_possible(arguments: Namespace) -> bool:
     if arguments.ray_address == "":
         raise NodeError("--ray-address is empty", help="name a cluster, or leave it out to start one here")
     if rank_place() is not None:
-        raise NodeError("--ray cannot run under torchrun", help="start it once, by `sgd`")
+        raise NodeError("--ray cannot run under torchrun", help="run `sgd` once, without torchrun")
     refused = _refused(arguments) if arguments.command == "exec" else "--jobs" if arguments.jobs > 1 else None
     if refused is None and card_number(arguments.device) is not None:
         refused = f"--device {arguments.device}"
@@ -55,7 +55,7 @@ def require_possible(arguments: Namespace) -> bool:
 
 
 def _refused(arguments: Namespace) -> str | None:
-    """The first option of `sgd exec` that jobs on workers cannot have; None if there is none."""
+    """The first option on the command line of `sgd exec` that excludes `--ray`; None if there is none."""
     found = {
         "--processes": arguments.processes is not None,
         "--parallel": arguments.parallel is not None,

@@ -1,4 +1,4 @@
-"""`sgd exec --ray`: the turns of a workflow's mapping loops as jobs on a Ray cluster, told as they end."""
+"""`sgd exec --ray`: run the turns of a workflow's mapping loops as jobs on a Ray cluster, and print each end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def run_on_cluster(arguments: Namespace, progress: Progress | None) -> int:
     if progress is not None:
         progress.phase(f"checking {arguments.file}")
     with watched(clock), clock.during(COMPILE):
-        # The files that it reads must be on the machines of the workers, which check that.
+        # The files that the workflow reads need not be here, only on the machines of the workers, which check that.
         found = checked(arguments, complete=True, running=arguments.ray_address is None)
         if isinstance(found, int):
             return found

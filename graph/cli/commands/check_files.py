@@ -14,6 +14,7 @@ from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
+from ..history.killed_run import error_without_record
 from ..ranks.rank_options import asked_of, rank_options
 from ..terminal import say
 
@@ -36,6 +37,11 @@ def command(arguments: Namespace) -> int:
         return wrong(str(error), getattr(error, "help", None))
     found: list[Diagnostic] = []
     for file in arguments.files:
+        if killed := error_without_record(file):
+            found.append(Diagnostic("composite-not-found", str(killed), help=killed.help))
+            if not arguments.json:
+                say(render(found[-1:], {}))
+            continue
         result = check(file, library=library, options={}, asked=asked)
         found += result.diagnostics
         if result.diagnostics and not arguments.json:

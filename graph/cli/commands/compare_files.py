@@ -17,6 +17,7 @@ from ...contract.node_library import NodeLibrary
 from ...language.registry import Library
 from ..command_line import load_library, wrong
 from ..common_arguments import library_files
+from ..history.killed_run import error_without_record
 from ..store_option import forecast_for, forecast_lines, store_option
 from ..terminal import say, show, stdout_width
 
@@ -43,6 +44,8 @@ def command(arguments: Namespace) -> int:
     except LibraryError as error:
         return wrong(str(error))
     names = (arguments.before, arguments.after)
+    if killed := next(filter(None, map(error_without_record, names)), None):
+        return wrong(str(killed), killed.help)
     kinds = [kind_of_side(name) for name in names]
     if "workflow" in kinds:  # the workflow of a run, a picture or a clip is in its recipe
         return _workflows(names, library, arguments, with_values=kinds != ["workflow", "workflow"])

@@ -11,8 +11,10 @@ from ...contract.constants import DONE, LARGEST_RECORD
 from ...contract.errors import NodeError, UnreadableFile
 from ...contract.json_reader import read_json
 from ...contract.node_library import NodeLibrary
+from ...runtime.context import RECORD
 from ..command_line import checked, wrong
 from ..common_arguments import workflow
+from ..history.killed_run import error_without_record
 from ..page_files import target_of, write_page
 from ..terminal import say, show
 
@@ -28,7 +30,7 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     )
     to.add_argument("--out", metavar="FILE", help="write the drawing to a file instead of stdout")
     to.add_argument("--overwrite", action="store_true", help="replace a file of --out that exists")
-    to.add_argument("--profile", metavar="RUN.JSON", help="show the times of a run")
+    to.add_argument("--profile", metavar="RUN", help="show the times of a run: its folder, or its run.json")
 
 
 def _compare_names(record: Any, name: str, file: str) -> None:
@@ -49,7 +51,10 @@ def command(arguments: Namespace) -> int:
     times = None
     if arguments.profile:
         try:
-            record = read_json(Path(arguments.profile), most=LARGEST_RECORD)
+            ran = Path(arguments.profile)
+            if killed := error_without_record(arguments.profile):
+                return wrong(f"--profile: {killed}", killed.help)
+            record = read_json(ran / RECORD if ran.is_dir() else ran, most=LARGEST_RECORD)
             times = times_of(record)
         except UnreadableFile as error:
             return wrong(f"--profile {arguments.profile}: not the record of a run: {error}", error.help)

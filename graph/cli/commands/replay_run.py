@@ -17,16 +17,15 @@ from ...contract.diagnostics import render
 from ...contract.errors import LibraryError, NodeError, Problems
 from ...contract.interrupts import held, pending
 from ...contract.node_library import NodeLibrary
-from ..command_line import added_options, interrupted, load_library, say_failure, wrong
+from ..command_line import RECIPE_PATHS, added_options, interrupted, load_library, say_failure, wrong
 from ..common_arguments import device, library_files, output_folder, result_as_json
+from ..history.killed_run import error_without_record
 from ..terminal import say, show
 
 if TYPE_CHECKING:
     from ...compiler.frontend.recipe_source import Found
     from ...language.registry import Library
     from ..replayed_outputs import Replayed
-
-HERE = "paths in a recipe are relative to the current folder: run this where the workflow ran"
 
 
 def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
@@ -72,6 +71,8 @@ def command(arguments: Namespace) -> int:
     except LibraryError as error:
         return wrong(str(error), error.help)
     if found is None:
+        if killed := error_without_record(arguments.run):
+            return wrong(str(killed), killed.help)
         return wrong(f"{arguments.run} is no run", "name the folder of a run, its run.json, or a picture or clip of it")
     status = (found.record or {}).get("status", "done")
     if status != "done":
@@ -84,7 +85,7 @@ def command(arguments: Namespace) -> int:
     if result.diagnostics:
         say(render(result.diagnostics, result.sources))
     if result.errors:
-        say(f"help: {HERE}")
+        say(f"help: {RECIPE_PATHS}")
         return WRONG
     try:
         return _again(found, plan_of(result, library), library, options, arguments)
@@ -102,11 +103,13 @@ def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], a
     from ...runtime.failure import does_not_fit
     from ...runtime.observers.progress import Progress
     from ...runtime.run import run
-    from ..replayed_outputs import replayed_clip, replayed_run
+    from ..replayed_outputs import has_no_recipes, replayed_clip, replayed_run
 
     # A run on the CPU is repeated there, also where there is a GPU.
     wanted = "cpu" if arguments.device == "auto" and found.recipe.device == "cpu" else arguments.device
     device = choose(wanted, plan.libraries)
+    libraries = list(library.libraries.values())
+    plain = found.record is not None and has_no_recipes(found.record, found.path.parent, libraries)
     with held():
         with redirect_stdout(sys.stderr):  # text that nodes print is not part of the result
             done = run(
@@ -115,6 +118,7 @@ def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], a
                 device=device,
                 options={**options, "device": device},
                 overwrite=arguments.overwrite,
+                metadata=not plain,
                 observers=[] if arguments.quiet else [Progress()],
             )
         if done.status == "interrupted" or pending():
@@ -123,7 +127,6 @@ def _again(found: Found, plan: Any, library: Library, options: dict[str, Any], a
     if done.status == "failed":
         say_failure(done.error, arguments)
         return DOES_NOT_FIT if does_not_fit(done.error, plan.loaded) else FAILED
-    libraries = list(library.libraries.values())
     if found.record is not None:
         outputs = replayed_run(found.record, found.path.parent, done, libraries)
     else:
@@ -162,7 +165,7 @@ def _tell(outputs: Sequence[Replayed], changes: Sequence[str], enough: bool) -> 
         show(f"differs: {change}")
     if all(each.equal for each in outputs):
         show("equal: the run was made again" + (", though not everything is as it was" if changes else ""))
-    elif not changes:
+    elif not changes and any(each.both and not each.equal for each in outputs):
         show("nothing that the recipe names differs; another processor, driver or number of threads can change bits")
     if enough and not all(each.equal for each in outputs):
         show("near enough: every output is within --min-psnr")

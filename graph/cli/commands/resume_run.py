@@ -114,7 +114,7 @@ def _require_run(out: Path, folder: SnapshotFolder) -> None:
     """Raise a NodeError with the reason if there is nothing to go on with."""
     if not out.is_dir():
         raise NodeError(f"{out} is not a folder", help="name the output folder of a run")
-    if folder.exists() and (folder.path / BEGUN).exists():
+    if folder.has_begun():
         return
     status = None
     if (out / "run.json").is_file():
@@ -203,7 +203,7 @@ def _go_on(
     if mesh.size > 1 and ranks is None:
         if progress is not None:
             progress.stop()
-        with chdir(arguments.started_in):  # the words of the command line are relative to it
+        with chdir(arguments.started_in):  # paths on the command line are relative to it
             return run_in_ranks(arguments, plan, mesh, device=device, out=folder.out, overwrite=True, named=True)
     if progress is not None:
         progress.phase(f"going on {resumed.place}")
@@ -240,7 +240,7 @@ def _go_on(
 
 
 def _overlap(started: dict[str, Any], device: str) -> bool | str:
-    """The overlap of the run. If the GPU of its second thread is gone, both threads share the other one."""
+    """The overlap of the run. Both threads share one GPU if that of the second thread is gone."""
     from ...contract.device import require_second_card
 
     overlap: bool | str = started.get("overlap", False)
@@ -254,7 +254,7 @@ def _overlap(started: dict[str, Any], device: str) -> bool | str:
 
 
 def _asked(arguments: Namespace, started: dict[str, Any]) -> Asked:
-    """The processes that go on: those of the command line or the launcher, else as many as before."""
+    """The number and arrangement of the processes: from the command line or the launcher, else those of before."""
     asked, before = asked_of(arguments), mesh_of(started.get("parallel", {}))
     assert asked is not None, "this command takes the options"
     count = asked.processes or (asked.mesh or before).size

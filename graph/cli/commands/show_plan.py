@@ -104,18 +104,19 @@ def command(arguments: Namespace) -> int:
 
 
 def _chosen_by(result: Checked, arguments: Namespace) -> str:
-    """Who chose the arrangement of the processes: a key of `role_table.CHOSEN`."""
+    """The origin of the arrangement of the processes: a key of `role_table.CHOSEN`."""
     if arguments.parallel is not None:
         return "command line"
     return "file" if result.document is not None and result.document.parallel is not None else "choice"
 
 
 def _too_few_cards(on: Machine, mesh: Mesh) -> list[str]:
-    """A warning if this machine has fewer GPUs than processes, so that `sgd exec` would refuse them."""
+    """A warning if this machine has fewer GPUs than the run has processes, which `sgd exec` refuses."""
     found = cards(on.device) if on.is_here else None
     if found is None or found >= mesh.size:
         return []
-    return [f"{mesh.size} processes need {mesh.size} GPUs, and there are {found}"]
+    least = max(found, 1)
+    return [f"{mesh.size} processes need {mesh.size} GPUs, and this machine has {found}: give --processes {least}"]
 
 
 def _edits(

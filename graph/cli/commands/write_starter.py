@@ -14,9 +14,11 @@ from ...contract.errors import NodeError
 from ...contract.interrupts import held
 from ...contract.node_library import NodeLibrary
 from ...contract.output_files import replace_text
+from ...contract.source_spans import Source
 from ...contract.suggestions import did_you_mean
 from ...contract.workflow_folders import bundled_workflows
 from ...contract.yaml_reader import parse, read
+from ...language.document import document
 from ...language.registry import Library, installed
 from ..bundled_copy import portable_copy
 from ..command_line import say_failure, wrong
@@ -80,8 +82,9 @@ def command(arguments: Namespace) -> int:
             replace_text(path, text)
     except OSError as error:
         return wrong(f"cannot write {path}: {error.strerror}")
+    needed = "".join(f" {name}=…" for name in required_inputs(Source(str(path), path, text)))
     say(
-        f"wrote {path}; try `sgd exec {path}`"
+        f"wrote {path}; try `sgd exec {path}{needed}`"
         if is_bundled
         else f"wrote {path}; try `sgd check {path}` and `sgd plan {path}`"
     )
@@ -100,6 +103,12 @@ def _fitted(path: Path, text: str, size: int, library: Library) -> str | int:
         return FAILED
     except NodeError as error:
         return wrong(str(error), error.help)
+
+
+def required_inputs(workflow: Source) -> list[str]:
+    """The names of a workflow's inputs that have no default."""
+    inputs = document(workflow).inputs
+    return [name for name, (_, part) in inputs.items() if part is not None and part.default is None]
 
 
 def names() -> list[str]:

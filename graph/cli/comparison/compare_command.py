@@ -40,7 +40,7 @@ def add_arguments(to: ArgumentParser) -> None:
     to.add_argument(
         "--lpips",
         metavar="FILE",
-        help="with --compare: LPIPS too, by the network in this file, such as AlexNet (needs the package lpips)",
+        help="with --compare: also LPIPS, with the network in this file, such as AlexNet (needs the package lpips)",
     )
 
 
@@ -65,7 +65,8 @@ def command(arguments: Namespace) -> int:
     limits = Limits(arguments.fail_over, arguments.min_psnr)
     network = None if arguments.lpips is None else Path(arguments.lpips)
     if network is not None and not network.is_file():
-        return wrong(f"--lpips: there is no file {network}", "name the file of the network of LPIPS")
+        help = "name a file of AlexNet, VGG16 or SqueezeNet 1.1, as torchvision saves it"
+        return wrong(f"--lpips: there is no file {network}", help)
     try:
         library = load_library(arguments)
         out = arguments.out
@@ -86,7 +87,7 @@ def command(arguments: Namespace) -> int:
 
 
 def compared(names: Sequence[str], libraries: Iterable[NodeLibrary], network: Path | None = None) -> Comparison:
-    """Read two runs and compare them. `network`: the file of the network of LPIPS; None if it is not asked for.
+    """Read two runs and compare them. `network`: the file with the network of LPIPS; None without LPIPS.
 
     Raises:
         UnreadableFile: If one is not a run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,15 @@ class ComparedRun:
     def run_seconds(self) -> float:
         """Seconds of running nodes and saving files: without imports, compilation and loading, which caches change."""
         return self.record.phases.get("run", 0.0) + self.record.phases.get("save", 0.0)
+
+    def not_its_own(self) -> Iterator[str]:
+        """How the run did not do all its work itself, with the nodes that this holds for: `reused text, noise`."""
+        rows = [("reused", [row.name for row in self.record.nodes if row.reused])]
+        rows.append(("went on after calls of", [row.name for row in self.record.nodes if row.resumed_calls]))
+        for how, names in rows:
+            leaves = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+            if leaves:
+                yield f"{how} {', '.join(leaves)}"
 
 
 def compared_run(name: str) -> ComparedRun:

@@ -44,6 +44,16 @@ class Comparison:
     totals: Mapping[str, TimePair]
     outputs: tuple[OutputPair, ...]
 
+    @property
+    def time_notes(self) -> list[str]:
+        """Why times cannot be compared: a run did not do all its work itself; empty if both did."""
+        sides = (("first", self.before), ("second", self.after))
+        return [
+            f"the {side} run {part}; run it whole, with --store off"
+            for side, run in sides
+            for part in run.not_its_own()
+        ]
+
     def json(self) -> dict[str, Any]:
         """The comparison as plain data, for `sgd diff --json`."""
 
@@ -69,6 +79,7 @@ class Comparison:
             "nodes": times(self.nodes),
             "phases": times(self.phases),
             "totals": times(self.totals.values()),
+            "time_notes": self.time_notes,
             "outputs": [each.json() for each in self.outputs],
         }
 
@@ -87,7 +98,7 @@ def compare_runs(
         after: The second run.
         libraries: Node libraries, which compare pixels.
         progress: Receives the number of compared frames of an output.
-        network: The file of the network of LPIPS; None if it is not asked for.
+        network: The file with the network of LPIPS; None without LPIPS.
 
     Raises:
         UnfitNetwork: If `network` cannot be read, or is of no known kind.

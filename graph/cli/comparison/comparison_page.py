@@ -164,6 +164,7 @@ def _times(found: Comparison) -> Section:
     body += piece("subheading", title="Phases")
     body += table("Seconds of each phase in both runs", [Column("phase"), *columns[1:4]], phases, sortable=False)
     about = "Seconds on the device, where both runs have them." if device else "Seconds."
+    about += "".join(f" Times cannot be compared: {note}." for note in found.time_notes)
     return Section("times", "Times", body, about)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...contract.text_tables import count, seconds
-from ..fitted_tables import fitted
+from ..fitted_tables import fitted, wrapped
 from ..tables import indent
 from .changed_facts import Change, ChangedFiles
 from .compared_run import ComparedRun
@@ -73,7 +73,9 @@ def _times(found: Comparison, width: int | None) -> list[str]:
     rows += [["run and save", *_cells(found.totals["run"])], ["whole", *_cells(found.totals["whole"])]]
     lines = fitted(rows, width, flexible="node", right=(1, 2, 3))
     devices = [pair.name for pair in found.nodes if pair.device]
-    return [*lines, "", "The seconds of nodes are those of the device."] if devices else lines
+    notes = ["The seconds of nodes are those of the device."] if devices else []
+    notes += [f"Times cannot be compared: {note}." for note in found.time_notes]
+    return [*lines, *([""] if notes else []), *(line for note in notes for line in wrapped(note, width, ""))]
 
 
 def _cells(pair: TimePair) -> list[str]:

@@ -13,7 +13,6 @@ from ...contract.text_tables import seconds
 from .node_times import NodePair, TimePair, change
 
 if TYPE_CHECKING:
-    from ..report.run_record import RunRecord
     from .comparison import Comparison
 
 SHARE = 0.1
@@ -70,10 +69,9 @@ def _slower(found: Comparison, limit: float) -> Iterator[str]:
     if unfinished:
         yield f"times cannot be compared: {' and '.join(unfinished)}"
         return
-    for side, each in (("first", found.before), ("second", found.after)):
-        for how, names in _parts(each.record):
-            yield f"times cannot be compared: the {side} run {how} {', '.join(names)}; run it whole, with --store off"
-            return
+    for note in found.time_notes:
+        yield f"times cannot be compared: {note}"
+        return
     run = found.totals["run"]
     if run.before is None or run.before <= 0:
         yield "times cannot be compared: the first run has no time of running nodes"
@@ -83,16 +81,6 @@ def _slower(found: Comparison, limit: float) -> Iterator[str]:
     for pair in found.nodes:
         if pair.leaf and _large(pair, run.before) and _over(pair, limit):
             yield _sentence(pair.name, pair, limit)
-
-
-def _parts(record: RunRecord) -> Iterator[tuple[str, list[str]]]:
-    """How a run did not do all its work itself, with the nodes that this holds for."""
-    rows = [("reused", [row.name for row in record.nodes if row.reused])]
-    rows.append(("went on after calls of", [row.name for row in record.nodes if row.resumed_calls]))
-    for how, names in rows:
-        leaves = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-        if leaves:
-            yield how, leaves
 
 
 def _large(pair: NodePair, whole: float) -> bool:

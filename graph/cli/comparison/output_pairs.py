@@ -80,7 +80,7 @@ def output_pairs(
         libraries: Node libraries, which compare pixels.
         progress: Receives the number of compared frames of an output.
         only: The name of one output; None for all.
-        network: The file of the network of LPIPS; None if it is not asked for.
+        network: The file with the network of LPIPS; None without LPIPS.
 
     Raises:
         UnfitNetwork: If `network` cannot be read, or is of no known kind.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def entered() -> RankPlace | None:
-    """The place of this process among several, with its card taken; None if it stands alone.
+    """The place of this process among several; None if it is alone. From now on it uses only the GPU of its rank.
 
     A rank other than 0 writes to its log from now on.
     """

@@ -76,6 +76,7 @@ class Media:
             if not file.is_relative_to(root):
                 return MediaFile(name, path, note="not in the folder of the run")
             if not file.is_file():
+                self.notes.append(f"{file} is no longer there")
                 return MediaFile(name, path, note="no longer there")
             size = file.stat().st_size
             link = _address(file, self.beside)

@@ -14,7 +14,7 @@ from .run_record import ProcessRow, RunRecord
 from .sortable_table import Cell, Column, table
 
 MOST_COLUMNS = 16
-"""Ranks that have a column in the table of nodes."""
+"""The most ranks that get a column in the table of nodes."""
 
 
 def section(record: RunRecord) -> Section | None:

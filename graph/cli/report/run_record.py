@@ -20,6 +20,7 @@ from ...contract.processes import Mesh
 from ...contract.record_version import check_version
 from ...contract.text_tables import shortened
 from ...runtime.context import RECORD
+from ..history.killed_run import error_without_record
 
 HELP = "name the folder of a run, or its run.json"
 
@@ -68,6 +69,7 @@ class NodeRow(BaseModel):
     bytes: float | None = None
     ceiling: Ceiling | None = None
     reused: bool = False
+    interrupted: bool = False
     resumed_calls: int = 0
     detail: dict[str, Any] = Field(default_factory=dict)
     outputs: list[dict[str, Any]] = Field(default_factory=list)
@@ -94,6 +96,7 @@ class StepRow(BaseModel):
     start: float | None = None
     step: int | None = None
     sigma: float | None = None
+    reused: bool = False
 
 
 class Stretch(BaseModel):
@@ -213,14 +216,20 @@ def read_run(run: str) -> RecordedRun:
         if path.is_dir():
             path = path / RECORD
             if not path.exists():
-                raise UnreadableFile(f"{shortened(run)} has no {RECORD}", help=HELP)
+                raise error_without_record(run) or UnreadableFile(f"{shortened(run)} has no {RECORD}", help=HELP)
         elif not path.exists():
             raise UnreadableFile(f"{shortened(run)} does not exist", help=HELP)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UnreadableFile(f"cannot read {shortened(run)}: {reason}", help=HELP) from error
     name = shortened(path)
-    plain = read_json(path, name, most=LARGEST_RECORD)
+    try:
+        plain = read_json(path, name, most=LARGEST_RECORD)
+    except UnreadableFile:
+        if path.suffix == ".json":
+            raise
+        beside = f"name the folder of its run: {shortened(path.parent)}" if (path.parent / RECORD).is_file() else HELP
+        raise UnreadableFile(f"{name} is not the record of a run", help=beside) from None
     if not isinstance(plain, dict) or not {"sgd", "record", "status", "nodes"} <= plain.keys():
         raise UnreadableFile(f"{name} is not the record of a run", help=HELP)
     check_version(plain, name)

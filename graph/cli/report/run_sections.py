@@ -14,6 +14,7 @@ from markupsafe import Markup
 from ...contract.node import NodeType
 from ...contract.node_library import NodeLibrary
 from ...contract.text_tables import count, seconds, shortened
+from ..run_table import ceiling
 from ..tables import facts, shape, tree
 from . import lane_section, process_section, step_section
 from .charts import Chart, Series, chart
@@ -110,6 +111,7 @@ def _graph(record: RunRecord, types: Mapping[str, NodeType], id: str) -> Section
 def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
     """The facts of a node, for the panel beside the drawing."""
     rows = [("share of the run", f"{row.share:.1%}"), ("calls", str(row.calls))]
+    rows += [("interrupted", "in a call that is not counted")] if row.interrupted else []
     rows += [("device seconds", seconds(row.device_seconds))] if row.device_seconds is not None else []
     rows += [("peak memory", count(row.peak_bytes, "B", 1024))] if row.peak_bytes else []
     rows += [("operations", count(row.flops, "FLOP"))] if row.flops else []
@@ -121,14 +123,11 @@ def _facts(row: NodeRow, type: NodeType | None) -> NodeFacts:
         rows.append((f"output {output.get('port', '')}", described))
     rows += [(name, _text(value)) for name, value in row.detail.items() if isinstance(value, str | int | float)]
     idle = "merged" if "same_as" in row.detail else "reused" if row.reused else "did not run"
-    return NodeFacts(type.summary if type is not None else "", rows, row.seconds, row.calls, idle)
+    return NodeFacts(type.summary if type is not None else "", rows, row.seconds, row.calls + row.interrupted, idle)
 
 
 def _ceiling(row: NodeRow) -> str:
-    if row.ceiling is None:
-        return ""
-    what = " ".join(word for word in (row.ceiling.dtype, row.ceiling.kind) if word)
-    return f"{row.ceiling.fraction:.0%} of {what}"
+    return "" if row.ceiling is None else ceiling(row.ceiling.model_dump())
 
 
 def _time(record: RunRecord) -> Section | None:
@@ -167,13 +166,14 @@ def _nodes(record: RunRecord) -> Section | None:
     lines = []
     for name in tree(rows):
         row = rows[name]
+        idle = "interrupted" if row.interrupted else "reused" if row.reused else "–"
         same = row.detail.get("same_as")
         said = f"same as {same}" if same else "; ".join(t for t in (_shape(row), facts(_short(row.detail))) if t)
         share = row.share if isfinite(row.share) else 0.0
         lines.append(
             {
                 "node": Cell(name.rsplit(".", 1)[-1], depth=min(name.count("."), 6), more=row.type, mono=True),
-                "calls": Cell(("reused" if row.reused else "–") if not row.calls else str(row.calls), row.calls),
+                "calls": Cell(str(row.calls or idle), row.calls),
                 "seconds": Cell(seconds(row.seconds), row.seconds),
                 "device s": Cell(seconds(row.device_seconds), row.device_seconds),
                 "share": Cell(f"{share:.1%}", share, bar=min(max(share, 0.0), 1.0)),

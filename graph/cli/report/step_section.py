@@ -31,12 +31,22 @@ def section(record: RunRecord) -> Section | None:
         about = f"Seconds of each turn of {name}."
         counted = f"{len(turns)} turns" if len(turns) != 1 else "1 turn"
         each = f", {seconds(sum(whole) / len(whole))} s each" if len(turns) != 1 else ""
-        body += piece("subheading", text=name, more=f"{counted}, {seconds(sum(whole))} s{each}")
+        more = f"{counted}, {seconds(sum(whole))} s{each}{_whose(turns)}"
+        body += piece("subheading", text=name, more=more)
         body += chart(Chart(about, "turn", list(range(len(turns))), series, unit="seconds", height=170))
         body += _table(name, turns)
     left = len(loops) - MOST_LOOPS
     body += piece("note", text=f"{left} more loops are left out.") if left > 0 else Markup()
     return Section("steps", "Steps", body)
+
+
+def _whose(turns: Sequence[StepRow]) -> str:
+    """The run that took the time, if it was another one."""
+    reused = sum(turn.reused for turn in turns)
+    if not reused:
+        return ""
+    some = "" if reused == len(turns) else f"of {reused} turns "
+    return f"; times {some}are those of the run that made the stored result"
 
 
 def _table(name: str, turns: Sequence[StepRow]) -> Markup:

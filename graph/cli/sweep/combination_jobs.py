@@ -37,7 +37,7 @@ def run_as_jobs(
     reuse: bool,
     library: Library,
 ) -> list[Outcome]:
-    """Run combinations on the workers of a cluster. After an interrupt, those under way are given up.
+    """Run combinations on the workers of a cluster. An interrupt gives up those under way.
 
     Args:
         sweep: The sweep.
@@ -83,7 +83,7 @@ def _place(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     owned = OutputFolder(folder)
     try:
-        context = Context(folder, Observer(), overwrite=True, folder=owned)  # what an earlier attempt left
+        context = Context(folder, Observer(), overwrite=True, folder=owned)  # an earlier attempt may have left files
         for path, content in files.items():
             if path != RECORD:
                 context.write_beside(path, content)
@@ -100,7 +100,7 @@ class SweepWork:
     """The runs of a sweep, as they travel to the workers.
 
     Attributes:
-        sweep: The sweep, with the device of the workers and the versions of the packages of the sweep.
+        sweep: The sweep, with the device of the workers and the versions of the packages on the machine that deals.
         reuse: Whether the runs of one worker share results.
     """
 
@@ -115,7 +115,7 @@ class SweepWork:
             raise NodeError(f"the folder {sweep.base} is not on this machine", help="start the sweep on a shared disk")
         with chdir(sweep.base):
             if hash_of(sweep.file) != sweep.sha256:
-                raise NodeError(f"{sweep.file} is another file on this machine", help="copy it there")
+                raise NodeError(f"{sweep.file} differs on this machine", help="copy the sweep's file there")
             library = installed(tuple(map(Path, sweep.libraries)))
             warnings = tuple(version_differences(sweep.versions, library))
             with session():

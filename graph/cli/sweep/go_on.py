@@ -119,9 +119,9 @@ DIFFERENT = {
     "options": "it has other options",
     "output": "it has another --output",
     "metadata": "only one of both has --no-metadata",
-    "jobs": "it has another --jobs, and so other times",
+    "jobs": "it has another --jobs, so times differ",
     "store": "it has another --store",
-    "ray": "only one of both has --ray, and so other times",
+    "ray": "only one of both has --ray, so times differ",
 }
 """How two sweeps differ, by the attribute that does."""
 

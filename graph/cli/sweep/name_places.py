@@ -1,4 +1,4 @@
-"""Places for the names of points in a drawing, so that no name lies on another one, on a point or on a line."""
+"""Choose places for the names of points in a drawing, so that no name covers another one, a point or a line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RADIUS, GAP = 8.0, 12.0
 SHIFTS = sorted((LINE * step for step in range(-8, 9)), key=abs)
 """Heights that are tried, as distances from the point."""
 COVERED, OUTSIDE = 1000.0, 5000.0
-"""What a name costs that covers something, or that does not fit, beside its distance in pixels."""
+"""Costs of a name for each thing that it covers, and for leaving the drawing. Its distance in pixels is added."""
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -33,7 +33,8 @@ def name_places(
     """A place for the name of each point, in their order.
 
     Args:
-        points: Across, down, the other end of a line up or down (None without one), and the name; empty without one.
+        points: For each point: x, y, the y of the other end of its vertical line (None without a line), and its name
+            (empty without a name).
         area: Left, top, right and bottom of the drawing.
     """
     taken: list[Box] = []

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import suppress
@@ -20,6 +22,8 @@ from .combinations import Combination
 from .sweep_file import Sweep
 
 POLL_SECONDS = 0.1
+LOOK_SECONDS = 0.5
+"""How often a process looks whether the one that started it is there."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 _worker: dict[str, Any] = {}
@@ -42,7 +46,8 @@ def run_in_processes(
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
     added = {name: threads for name in THREADS if name not in os.environ}
     os.environ.update(added)
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (sweep, folder.absolute(), store, os.getcwd()))
+    given = (sweep, folder.absolute(), store, os.getcwd(), os.getpid())
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin, given)
     try:
         futures: dict[Future[Outcome], Combination] = {pool.submit(_run, each.number): each for each in todo}
         left = set(futures)
@@ -71,9 +76,17 @@ def _outcome(future: Future[Outcome], combination: Combination) -> Outcome:
         return Outcome(combination.number, "failed", error=f"its process ended: {str(error) or type(error).__name__}")
 
 
-def _begin(sweep: Sweep, folder: Path, store: Path | None, here: str) -> None:
+def _end_with(starter: int) -> None:
+    """End this process when the one that started it has gone."""
+    while os.getppid() == starter:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
+def _begin(sweep: Sweep, folder: Path, store: Path | None, here: str, starter: int) -> None:
     """Prepare a process: the sweep, the node types. Interrupts are the first process's business."""
     signal(SIGINT, SIG_IGN)
+    threading.Thread(target=_end_with, args=(starter,), name="sgd sweep", daemon=True).start()
     os.chdir(here)
     library = installed(tuple(Path(file) for file in sweep.libraries))
     _worker.update(sweep=sweep, library=library, folder=folder, store=store, warm=True)

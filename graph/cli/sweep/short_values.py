@@ -1,4 +1,4 @@
-"""Short texts of whole nodes, `{uses: cache.tuned, table: …, psnr: 38}`: `cache.tuned psnr: 38`.
+"""Short texts for whole nodes: `cache.tuned psnr: 38` for `{uses: cache.tuned, table: …, psnr: 38}`.
 
 Parameters that all nodes of a type have in common are left out, so that the rest tells the nodes apart.
 """
@@ -12,7 +12,7 @@ import yaml
 
 
 def short_values(values: Iterable[str]) -> dict[str, str]:
-    """A short text for each value; other values than whole nodes stay.
+    """A short text for each value. Values that are no whole nodes stay as they are.
 
     Args:
         values: The values of one name, as the command line has them.

@@ -9,7 +9,6 @@ from typing import Any
 import networkx as nx
 
 from ...contract.diagnostics import Diagnostic, Related
-from ...contract.source_spans import Span
 from ..ir import Arg, Call, Const, Format, Graph, Loop, Ref, Var, dependencies
 from ..known_arguments import facts_of, known_facts, known_value
 from ..passes.fold import locate
@@ -29,7 +28,7 @@ def facts(graph: Graph) -> tuple[list[Diagnostic], Mapping[Ref, Any]]:
     found: list[Diagnostic] = []
     needed = live(graph)
     loops = {item.id: item for item, _ in graph.walk() if isinstance(item, Loop)}
-    made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
+    made = makers(graph)
 
     def level(graph: Graph) -> None:
         for id in nx.topological_sort(dependencies(graph)):
@@ -92,8 +91,18 @@ def listed_paths(call: Call, loops: Mapping[str, Loop]) -> Iterator[tuple[str, C
             yield name, replace(call, args={**call.args, name: replace(arg, source=path, span=over.span)})
 
 
-def placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnostic:
-    """The problem of a parameter, at the parameter's place in the file."""
+def makers(graph: Graph) -> dict[str, Related]:
+    """The place of each item by id, as a note for those that read it. It names the type that `--set` gave a node."""
+    found = {}
+    for item, _ in graph.walk():
+        if item.span is not None:
+            exchange = f" ({item.type.name}, by {item.given})" if isinstance(item, Call) and item.given else ""
+            found[item.id] = Related(f"made here{exchange}", item.span)
+    return found
+
+
+def placed(problem: Diagnostic, call: Call, made: Mapping[str, Related]) -> Diagnostic:
+    """The problem of a parameter, at the parameter's place in the file. `made`: see `makers`."""
     arg = call.args.get(problem.parameter or "")
     if arg is None:
         return replace(problem, place=call.span)
@@ -101,8 +110,8 @@ def placed(problem: Diagnostic, call: Call, made: Mapping[str, Span]) -> Diagnos
     return replace(problem, message=problem.message + given, place=arg.span or call.span, related=_made_here(arg, made))
 
 
-def _made_here(arg: Arg, made: Mapping[str, Span]) -> tuple[Related, ...]:
+def _made_here(arg: Arg, made: Mapping[str, Related]) -> tuple[Related, ...]:
     """The place of the node whose output an edge reads, often in another file than the reading node."""
     if not isinstance(arg.source, Ref) or arg.span is None or arg.source.node not in made:
         return ()
-    return (Related("made here", made[arg.source.node]),)
+    return (made[arg.source.node],)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Set
 
 from ...contract.diagnostics import Diagnostic
 from ...contract.suggestions import did_you_mean
 from ...language.literals import Given, normalise
 from ..frontend.declarations import input_problem
-from ..ir import Const, Declared, Graph, Input, leaves, used_by_graph
+from ..ir import Const, Declared, Graph, Input, Source, leaves, used, used_by_graph
 
 
 def input_values(
@@ -48,9 +49,24 @@ def input_values(
 
 def unread_inputs(graph: Graph, dropped: Set[str]) -> Iterable[Diagnostic]:
     """Warnings for inputs that nothing reads. `dropped`: inputs that only parameters without a use read."""
-    read = {leaf.name for leaf in used_by_graph(graph) if isinstance(leaf, Input)}
-    read |= {x.name for c in graph.constraints for x in leaves(c.arg.source) if isinstance(x, Input)}
+    read = Counter(_names(used_by_graph(graph))) + _in_constraints(graph)
     for name, declared in graph.inputs.items():
         if name not in read and name not in dropped:
             message = f"input `{name}` is not used"
             yield Diagnostic("unused-node", message, declared.span, severity="warning")
+
+
+def inputs_of_one(graph: Graph, node: str) -> list[str]:
+    """Names of the inputs that one call reads and nothing else, in file order. `graph` is as the file is written."""
+    own = Counter(leaf for call in graph.calls() if call.id == node for leaf in _names(used(call)))
+    others = Counter(_names(used_by_graph(graph))) + _in_constraints(graph) - own
+    return [name for name in graph.inputs if name in own and name not in others]
+
+
+def _in_constraints(graph: Graph) -> Counter[str]:
+    return Counter(name for c in graph.constraints for name in _names(leaves(c.arg.source)))
+
+
+def _names(sources: Iterable[Source]) -> Iterator[str]:
+    """The names of the inputs among sources."""
+    return (source.name for source in sources if isinstance(source, Input))

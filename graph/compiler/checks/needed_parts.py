@@ -13,7 +13,7 @@ from ..ir import Call, Graph, Ref
 from ..known_arguments import facts_of
 from ..passes.parts import components
 from ..passes.prune import prune
-from .descriptions import placed
+from .descriptions import makers, placed
 
 
 def needed_parts(graph: Graph, known: Mapping[Ref, Any], options: Mapping[str, Any]) -> Iterator[Diagnostic]:
@@ -29,7 +29,7 @@ def needed_parts(graph: Graph, known: Mapping[Ref, Any], options: Mapping[str, A
     for parts in components(graph, known).values():
         for holder, part in parts:
             wanted.setdefault(holder.node, set()).add(part)
-    made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
+    made = makers(graph)
     for item, _ in graph.walk():
         if isinstance(item, Call) and item.id in wanted and item.type.check_parts is not None:
             found = item.type.check_parts(facts_of(item, known), frozenset(wanted[item.id]), options)

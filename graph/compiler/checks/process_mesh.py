@@ -13,7 +13,7 @@ from ...language.document import Document
 from ..ir import Call, Graph, Ref
 from ..known_arguments import facts_of
 from ..passes.prune import live, reached
-from .descriptions import placed
+from .descriptions import makers, placed
 
 CODE = "unsupported"
 
@@ -93,7 +93,7 @@ def _calls(graph: Graph) -> list[Call]:
 
 
 def _problems(graph: Graph, known: Mapping[Ref, Any], mesh: Mesh) -> Iterator[Diagnostic]:
-    made = {item.id: item.span for item, _ in graph.walk() if item.span is not None}
+    made = makers(graph)
     for call in _calls(graph):
         if call.type.check_mesh is not None:
             found = call.type.check_mesh(facts_of(call, known), mesh)

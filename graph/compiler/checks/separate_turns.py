@@ -1,4 +1,4 @@
-"""separate_turns: whether the turns of a workflow's mapping loops can be computed apart, each as a job of its own."""
+"""separate_turns: split a workflow into jobs. A job is one turn of each mapping loop, and depends on no other job."""
 
 from __future__ import annotations
 
@@ -45,12 +45,13 @@ def separate_turns(graph: Graph) -> tuple[SeparateTurns | None, list[Diagnostic]
     lengths = {f"`{name}` of `{id}`": count for id, loop in loops.items() for name, count in _counts(loop)}
     if len(set(lengths.values())) > 1:
         named = ", ".join(f"{list} has {count}" for list, count in lengths.items())
-        message = f"the lists of the loops differ in length, so turn n of each makes no job: {named}"
+        message = f"the loops go over lists of different lengths, so their turns cannot be paired into jobs: {named}"
         span = next(loop.span for loop in loops.values())
         return None, [Diagnostic(CODE, message, span, help="give them lists of one length")]
     count = next(iter(lengths.values()))
     if not count:
-        return None, [Diagnostic(CODE, "there is nothing to loop over, so there is no job", help="give a list a value")]
+        message = "the lists of the loops are empty, so there is no job"
+        return None, [Diagnostic(CODE, message, help="give each list at least one entry")]
     return SeparateTurns(frozenset(loops), count), []
 
 
@@ -64,12 +65,12 @@ def _counts(loop: Loop) -> Iterator[tuple[str, int]]:
 
 
 def _lengths(loops: Mapping[str, Loop]) -> Iterator[Diagnostic]:
-    """Loops over a value that a node makes, whose length only the run knows."""
+    """Loops over a list that a node makes: its length is known only during the run."""
     for id, loop in loops.items():
         for name, arg in loop.over.items():
             known = isinstance(arg.source, Const | Items)
             if not known and not (isinstance(arg.source, Ref) and arg.source.node in loops):
-                message = f"loop `{id}` goes over `{arg.text or name}`, whose length is known only while it runs"
+                message = f"loop `{id}` goes over `{arg.text or name}`, whose length is known only during the run"
                 yield Diagnostic(CODE, message, arg.span or loop.span, help="go over a list of the file or of an input")
 
 
@@ -80,7 +81,7 @@ def _readers(items: Mapping[str, Item], loops: Mapping[str, Loop], needed: set[s
             if any(isinstance(leaf, Ref) and leaf.node in loops for leaf in used(item)):
                 yield _all_turns(id, item.span)
             elif has_effect(item):
-                message = f"`{id}` stands in no mapping loop and writes a file, which every job would write"
+                message = f"`{id}` stands in no mapping loop and writes a file, which every job would write again"
                 yield Diagnostic(CODE, message, item.span, help="move it into a loop, or run without --ray")
             continue
         for inner in loops[id].body.items.values():
@@ -97,7 +98,7 @@ def _readers(items: Mapping[str, Item], loops: Mapping[str, Loop], needed: set[s
 
 
 def _read(loop: Loop) -> Iterable[Arg]:
-    """What a loop yields, and the lists that it puts together of references."""
+    """The results of a loop, and the lists of references that it goes over."""
     yield from loop.body.outputs.values()
     yield from (arg for arg in loop.over.values() if isinstance(arg.source, Items))
 

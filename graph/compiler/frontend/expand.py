@@ -178,5 +178,6 @@ def _similar(uses: str, path: Path) -> str | None:
     """A help line with a similar file name of the folder, as a workflow writes it."""
     nearby = [p.name for p in sorted(path.parent.glob("*.y*ml"))[:200]]
     if kind_of(uses) == "library":
-        return did_you_mean(path.stem, [Path(n).stem for n in nearby], f"`{uses.partition(':')[0]}:{{}}`")
+        written = uses.removesuffix(path.suffix)
+        return did_you_mean(path.stem, [Path(n).stem for n in nearby], f"`{written.removesuffix(path.stem)}{{}}`")
     return did_you_mean(path.name, nearby, f"`{uses.removesuffix(path.name)}{{}}`")

@@ -110,7 +110,7 @@ class Names:
         try:
             parts = split(value.data)
         except ValueError as error:
-            self.report("bad-value", str(error), value.span)
+            self.report("bad-value", str(error), value.span, help=_longer_path(value.data, scope))
             return BROKEN
         if isinstance(parts, str):
             return Const(parts, folder)
@@ -222,14 +222,24 @@ class Names:
         return found[0]
 
 
+def _longer_path(text: str, scope: Scope) -> str | None:
+    """The help for `$loop.inner.node`, a path as tables show it; None if there is no such loop or composite."""
+    name, _, path = text.removeprefix("$").partition(".")
+    found = scope.find(name)
+    return _inside(name, path, found[0]) if found is not None and isinstance(found[0], Outlet) else None
+
+
 def _inside(name: str, port: str, target: Outlet) -> str | None:
-    """The help for a node of a loop or a composite that is read from outside; None if there is no such node."""
-    if port not in target.inside or not target.ports:
+    """The help for a node of a loop or a composite that is read from outside; None if there is no such node.
+
+    `port` is the node's name, or its path in the loop or composite.
+    """
+    if port.partition(".")[0] not in target.inside or not target.ports:
         return None
     read = _read(name, target.ports)
     if target.kind != "loop":
         return f"`{port}` is a node of {target.kind}: read an output of the file, {read}"
-    if target.carries:
+    if target.carries or "." in port:
         return f"`{port}` is inside loop `{name}`: read what the loop yields, {read}"
     return f"`{port}` is inside loop `{name}`: add `{port}: ${port}` to its `yield`, or read {read}"
 

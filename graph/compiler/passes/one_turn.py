@@ -1,4 +1,4 @@
-"""one_turn: the graph of one job, in which every mapping loop at the top has one turn, with the number that it had."""
+"""one_turn: the graph of one job. Every mapping loop at the top has one turn, which keeps its number."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Jobs on the workers of a Ray cluster: connecting, dealing jobs, the worker, one turn of a workflow as a job.
+"""Run jobs on the workers of a Ray cluster: connect, deal the jobs, run them in worker processes, join their records.
 
-Ray is imported here alone, and only when a command line asks for it. A job returns its files; the process that deals
+Only this package imports Ray, and only when a command line asks for it. A job returns its files; the process that deals
 the jobs writes them.
 """

@@ -1,7 +1,7 @@
-"""Deal jobs to workers: each gets its next job when it has ended one. Workers may die, leave and join meanwhile.
+"""Deal jobs to workers: a worker gets its next job when it has ended one. Workers may die, leave and join meanwhile.
 
-A job whose worker dies goes to another worker, and nothing else is computed again: the results of other jobs are here
-already. So each result is told once.
+A job whose worker dies goes to another worker. Nothing else is computed again, since the results of ended jobs are
+here already. So each result is reported once.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ HIRE_SECONDS = 1.0
 MOST_ATTEMPTS = 3
 """A job fails if its worker has died this often."""
 REST_SECONDS = 1.0
-"""A worker that has rested longer is asked whether it is still there, before it gets a job that would be lost."""
+"""A worker that has been idle for longer must answer before it gets a job: it may be gone."""
 FAREWELL_SECONDS = 5.0
-"""How long workers have to free everything at the end."""
+"""Seconds that idle workers have at the end to free their resources."""
 
 
 @dataclass(eq=False)
 class HiredWorker:
-    """A worker.
+    """A worker, as the dealer knows it.
 
     Attributes:
         number: Its number, from 1.
-        actor: Its actor.
+        actor: The Ray actor that runs it.
         started: Where it runs; None before it has started.
         jobs: How many jobs it has ended.
         seconds: How long these took.
@@ -54,15 +54,15 @@ class HiredWorker:
 
 @dataclass
 class Dealer:
-    """Deals jobs.
+    """Deals jobs to the workers of a cluster, one at a time to each.
 
     Args:
         cluster: The cluster.
-        work: The work.
-        gpu: Whether a worker has a GPU of its own; otherwise it has a core.
+        work: The jobs, as they travel to the workers.
+        gpu: Whether each worker has a GPU; otherwise each has a core.
         told: Receives each result, once.
-        say: Receives everything that people should know about workers, as lines.
-        named: The name of a job for people.
+        say: Receives lines about the workers for the user.
+        named: Gives the name of a job in these lines.
 
     Attributes:
         workers: All workers that have started, in the order of their numbers.
@@ -83,7 +83,7 @@ class Dealer:
         self._busy: dict[Any, tuple[HiredWorker, int]] = {}
         self._idle: list[HiredWorker] = []
         self._waking: dict[Any, HiredWorker] = {}
-        self._refused: list[HiredWorker] = []  # they keep their place: another worker there would be refused too
+        self._refused: list[HiredWorker] = []  # they keep their GPU or core: another worker there fails too
         self._problem = ""
         self._hired = 0
         self._died = 0  # workers in a row that died before they had started
@@ -118,7 +118,8 @@ class Dealer:
         slots = self.cluster.count(kind)
         able = len(self._starting) + len(self._busy) + len(self._idle) + len(self._waking)
         if not able and (self._died >= MOST_ATTEMPTS or 0 < slots <= len(self._refused)):
-            raise NodeError(f"no worker can take part: {self._problem}")
+            help = "solve this on the machines of the cluster, or run without --ray"
+            raise NodeError(f"no worker can take part: {self._problem}", help=help)
         if not slots and not able:
             self._say_once(f"warning: the cluster has no {kind}; {len(self._queue)} jobs wait until one joins")
         wanted = min(slots - len(self._refused), len(self._queue) + len(self._busy))
@@ -159,7 +160,7 @@ class Dealer:
         except errors.RayTaskError as error:
             found = Started("", _reason(error))
         except errors.RayError as error:
-            self._died, self._problem = self._died + 1, f"its process died at the start: {_reason(error)}"
+            self._died, self._problem = self._died + 1, f"a worker process died at the start: {_reason(error)}"
             self._kill(hired)
             if self._died == MOST_ATTEMPTS:
                 self._say_once(f"warning: no more workers are started, since {self._died} died at the start")
@@ -193,7 +194,7 @@ class Dealer:
         errors = self.cluster.ray.exceptions
         try:
             result: JobResult = self.cluster.ray.get(reference)
-        except errors.RayTaskError as error:  # not of a node, which the result would tell
+        except errors.RayTaskError as error:  # an error outside of nodes: the result tells those of nodes
             result = JobResult(job, "failed", error=_reason(error), worker=hired.number)
         except errors.RayError:
             hired.left = True
@@ -217,7 +218,7 @@ class Dealer:
         self.told(replace(result, attempts=self._attempts[result.job]))
 
     def _dismiss(self) -> None:
-        """End all workers: at once after an interrupt, and those at work or starting."""
+        """End all workers. Idle ones may free their resources first, except after an interrupt."""
         idle = [] if interrupts.pending() else self._idle
         farewells = [hired.actor.end.remote() for hired in idle]
         if farewells:

@@ -1,4 +1,4 @@
-"""The result of a job, and of the start of a worker. Both travel through Ray as plain data."""
+"""The work of a worker, and the results of its jobs and of its start. They travel through Ray as plain data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JobResult:
         trace: The calls that led to the error; empty if there is none.
         record: The record of its run; None without one.
         files: The content of the files that it wrote, by their path in its output folder.
-        worker: The number of the worker that ran it; 0 if its workers died.
+        worker: The number of the worker that ended it; 0 if all its workers died.
         attempts: How many workers have begun it.
     """
 
@@ -38,12 +38,12 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Started:
-    """A worker that has started, or the reason why it cannot take part.
+    """The result of the start of a worker.
 
     Attributes:
         host: The name of its machine.
         problem: Why it cannot take part; empty if it can.
-        warnings: Everything that may make its results differ from those of another worker.
+        warnings: Differences to the other machines that may change its results, in words.
     """
 
     host: str
@@ -52,7 +52,7 @@ class Started:
 
 
 class OpenWork(Protocol):
-    """Work that a worker is ready for: it runs one job after the other, and keeps what libraries loaded.
+    """The work in a worker that is ready: it runs one job after the other, and keeps loaded components between jobs.
 
     Attributes:
         warnings: See `Started`.

@@ -1,4 +1,4 @@
-"""The record of a run whose jobs ran on several workers: the sums of theirs, a row for each job and each worker."""
+"""The record of a run whose jobs ran on several workers: sums over the jobs, and a row for each job and worker."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .dealing import HiredWorker
 from .job_result import JobResult
 
 ADDED = ("calls", "seconds", "device_seconds", "flops", "bytes")
-"""Numbers of a row that add up over jobs. One that is not known for a job that called the node is not known at all."""
+"""Numbers of a row that are summed over jobs. `flops` and `bytes` are null if a job that called the node lacks them."""
 KNOWN = ("steps", "timeline", "memory", "nodes", "warnings", "edges", "outputs")
-"""Lists of the record that are no events of nodes."""
+"""Lists of the record that hold no events of nodes."""
 
 
 def outputs_of(plan: Plan, turns: SeparateTurns, results: Mapping[int, JobResult]) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def outputs_of(plan: Plan, turns: SeparateTurns, results: Mapping[int, JobResult
 
 
 def joined_record(record: dict[str, Any], turns: SeparateTurns, results: Mapping[int, JobResult]) -> dict[str, Any]:
-    """Put what the jobs recorded into the record of the run.
+    """Put the records of the jobs into the record of the run.
 
     Args:
         record: The record of the run, in which no node has run.
@@ -132,7 +132,7 @@ def _added(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _turn(step: Mapping[str, Any], job: int, turns: SeparateTurns) -> dict[str, Any]:
-    """A turn, without the time since the start of its own job."""
+    """A turn, without its start, which counts from the start of its own job."""
     found = {name: value for name, value in step.items() if name != "start"} | {"job": job}
     return found | {"turn": job} if step["loop"] in turns.loops else found
 

@@ -24,15 +24,15 @@ LOCAL, AUTO = "local", "auto"
 THREADS = "OMP_NUM_THREADS"
 CONNECT_SECONDS = 5.0
 LONGEST_FOLDER = 22
-"""Bytes of a folder below which the sockets of Ray have a possible path."""
+"""The most bytes of a path below which Ray can put its sockets, whose paths have at most 107 bytes."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connection.
+    """A connection to a Ray cluster.
 
     Attributes:
-        ray: The package.
+        ray: The module `ray`.
         scratch: The folder for temporary files of workers; None where workers may be on other machines.
     """
 
@@ -51,8 +51,8 @@ class Cluster:
     def share(self, gpu: bool) -> dict[str, Any]:
         """The share of a machine that a worker has, as options of its actor: a GPU, or a core.
 
-        Ray gives a worker with a GPU one thread for the processor. Here it gets its part of the cores, unless the user
-        chose a number.
+        Ray lets a worker with a GPU use one CPU thread. Here it gets its part of the cores, unless the user has set
+        `OMP_NUM_THREADS`.
         """
         if not gpu:
             return {"num_cpus": 1}
@@ -85,7 +85,7 @@ def require_ray() -> None:
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Cluster]:
-    """Connect to a cluster. Of its messages, errors alone are shown.
+    """Connect to a cluster. Only errors of its messages are shown.
 
     Args:
         address: `host:port`, `auto` for the cluster of this machine, or None to start a cluster on this machine, which
@@ -116,7 +116,8 @@ def connected(address: str | None) -> Iterator[Cluster]:
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             reason = shortened(" ".join(str(error).split()) or type(error).__name__, 300)
             if scratch is not None:
-                raise NodeError(f"Ray does not start on this machine: {reason}") from error
+                help = "start a cluster with `ray start --head`, and add --ray-address auto"
+                raise NodeError(f"Ray does not start on this machine: {reason}", help=help) from error
             raise _no_answer(address, reason) from error
         finally:
             if interrupts.installed():
@@ -132,7 +133,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
 
 
 def _new_folder() -> str:
-    """A new folder for temporary files, with a short path: sockets in it have at most 107 bytes."""
+    """A new folder for temporary files, with a path that is short enough for sockets in it."""
     base = tempfile.gettempdir()
     return tempfile.mkdtemp(prefix="sgd-ray-", dir=base if len(os.fsencode(base)) <= LONGEST_FOLDER else "/tmp")
 
@@ -150,5 +151,5 @@ def _require_answer(address: str) -> None:
 
 
 def _no_answer(address: str | None, reason: str) -> NodeError:
-    help = "`ray status` on a machine of the cluster shows it; without --ray-address, one is started on this machine"
+    help = "run `ray status` on a machine of the cluster, or leave out --ray-address to start a cluster here"
     return NodeError(f"no Ray cluster answers at {address}: {reason}", help=help)

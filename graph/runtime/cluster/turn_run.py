@@ -1,4 +1,4 @@
-"""Run a workflow whose mapping loops' turns are dealt to workers: its folder, the files of its jobs, its record."""
+"""Run the turns of a workflow's mapping loops on workers: make the folder, write the files of jobs and the record."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_turns(
         out: The output folder; None for a new one.
         overwrite: Replace files that exist.
         clock: The clock of this process.
-        told: Hears of each job that has ended.
+        told: Receives the result of each job that has ended.
         say: Receives lines about the workers.
 
     Raises:
@@ -73,7 +73,7 @@ def run_turns(
 
 @dataclass
 class TurnRun:
-    """The jobs of a run, and what is known of them."""
+    """The jobs of a run and their results so far."""
 
     plan: Plan
     work: TurnWork
@@ -82,7 +82,7 @@ class TurnRun:
     results: dict[int, JobResult] = field(default_factory=dict)
 
     def deal(self, dealer: Dealer) -> NodeError | None:
-        """Deal all jobs. Returns the error for which some have not begun.
+        """Deal all jobs. Returns the error that kept some from beginning; None if there was none.
 
         Raises:
             NodeError: If no job has ended, and no worker can take part.

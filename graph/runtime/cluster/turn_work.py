@@ -31,14 +31,14 @@ from .worker_process import files_below
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of a workflow, so that a worker needs no file of it: that of the workflow, and those that it uses."""
+    """The text of a workflow and those of the files that it uses, so that a worker needs none of these files."""
 
     first: str
     used: Mapping[Path, str] = field(default_factory=dict)
 
 
 def texts_of(checked: Checked) -> Texts | None:
-    """The texts of a checked workflow; None if each worker has it: a bundled one, or one in a file that a run wrote."""
+    """The texts of a checked workflow; None if each worker has it: a bundled one, or one in a file of a run."""
     document, files = checked.document, checked.files
     if document is None or document.path is None or checked.found is not None or bundled_name(document.path):
         return None
@@ -61,7 +61,7 @@ class TurnWork:
         device: `cpu` or `cuda`.
         metadata: Whether outputs carry their recipe.
         turns: The jobs.
-        plan: The fingerprint of the plan of all jobs.
+        plan: The fingerprint of the plan of the whole run.
         versions: The versions of the packages that compute.
         texts: The texts of the workflow; None if each worker reads it from its own disk.
     """
@@ -92,9 +92,9 @@ class TurnWork:
             if checked.errors:
                 raise NodeError(render(checked.errors, checked.sources).strip())
             plan = plan_of(checked, library)
-            choose(self.device, plan.libraries)  # before torch is imported
+            choose(self.device, plan.libraries)  # it prepares the import of torch
             if fingerprint(plan, Mesh()) != self.plan:
-                raise NodeError("it makes another plan of the workflow", help="install the same version of sgd")
+                raise NodeError("it makes another plan of the workflow: install the same version of sgd there")
             with session():
                 yield OpenTurns(self, checked, library, tuple(version_differences(self.versions, library)))
 

@@ -1,4 +1,4 @@
-"""How the packages of a worker differ from those of the machine that deals the jobs."""
+"""Compare the packages of a worker with those of the machine that deals the jobs."""
 
 from __future__ import annotations
 

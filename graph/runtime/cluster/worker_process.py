@@ -16,7 +16,7 @@ from .job_result import JobResult, OpenWork, Started, Work
 
 PREFIX, LOCK = "sgd-worker-", "lock"
 YOUNG_SECONDS = 60.0
-"""A worker has locked its folder long before this time is over."""
+"""The age from which a folder without a lock is left over: a new worker locks its folder sooner."""
 
 
 class WorkerProcess:
@@ -44,7 +44,8 @@ class WorkerProcess:
         try:
             self.open = self.stack.enter_context(self.work.opened(kept))
         except SgdError as error:
-            return Started(platform.node(), str(error))
+            help = getattr(error, "help", None)
+            return Started(platform.node(), f"{error}; {help}" if help else str(error))
         return Started(platform.node(), warnings=self.open.warnings)
 
     def run(self, job: int) -> JobResult:
@@ -54,7 +55,7 @@ class WorkerProcess:
             return replace(self.open.run(job, Path(folder)), worker=self.number)
 
     def wake(self) -> None:
-        """Return at once: this worker is still there."""
+        """Return at once, which shows that this worker is still there."""
 
     def end(self) -> None:
         """Free everything. The process ends then."""
@@ -64,7 +65,7 @@ class WorkerProcess:
 def remove_left(base: Path) -> None:
     """Remove the folders of workers that were killed. A worker that lives holds the lock in its own."""
     for folder in base.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # another user's
+        with suppress(OSError):  # a folder of another user
             if time.time() - folder.stat().st_mtime > YOUNG_SECONDS:
                 with alone(folder / LOCK) as free:
                     if free:

@@ -1,4 +1,4 @@
-"""Peak memory of calls on a GPU, of which two threads may run one each. torch keeps one peak for the whole device."""
+"""Peak memory of calls on a GPU while two threads may each run one. torch keeps one peak for the whole device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class DevicePeaks:
-    """The most bytes that torch had allocated while a call was at work, those of the other thread's call among them.
+    """The most bytes that torch had allocated during a call, including those of the other thread's call.
 
     Args:
         cuda: `torch.cuda`.
@@ -19,14 +19,14 @@ class DevicePeaks:
         self._lock = threading.Lock()
 
     def begin(self, id: str) -> None:
-        """A call begins."""
+        """Begin to measure a call."""
         with self._lock:
             self._note()
             self._cuda.reset_peak_memory_stats()
             self._open[id] = 0
 
     def end(self, id: str) -> int:
-        """A call ends. Returns its peak in bytes."""
+        """End the measurement of a call. Returns its peak in bytes."""
         with self._lock:
             self._note()
             return self._open.pop(id, 0)

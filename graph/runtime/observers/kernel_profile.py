@@ -246,7 +246,7 @@ class KernelProfile(Observer):
 
 
 def longest_first(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The key that sorts rows of the record, the longest first."""
+    """A sort key that puts the rows of the longest kernels first."""
     return -(row["device_seconds"] or 0.0), -row["seconds"], row["node"], row["name"]
 
 

@@ -58,7 +58,7 @@ class PreviewFiles(Observer):
         self._run: Context | None = None
 
     def beside(self) -> Observer:
-        """A second thread runs calls that make no previews."""
+        """An observer that does nothing: the calls of a second thread make no previews."""
         return Observer()
 
     def run_started(self, plan: PlanInfo, run: Run) -> None:

@@ -26,7 +26,8 @@ class Row:
 
     `resumed_calls` counts the calls before the run was resumed; nothing else does. `reused` says that a result came
     from the store, and `saved_seconds` how long it took to make it there; None for a call inside of a stored loop.
-    `overlapped` says that the calls were made in a second thread (`sgd exec --overlap`).
+    `overlapped` says that the calls were made in a second thread (`sgd exec --overlap`). `interrupted` says that the
+    run ended in a call, whose time counts; `calls` does not count it.
     """
 
     calls: int = 0
@@ -40,6 +41,7 @@ class Row:
     saved_seconds: float | None = None
     resumed_calls: int = 0
     overlapped: bool = False
+    interrupted: bool = False
 
     def add_device(self, seconds: float) -> None:
         self.device_seconds = (self.device_seconds or 0.0) + seconds
@@ -63,7 +65,8 @@ class Profile(Observer):
         self.memory = Curve()
         self.peak_bytes: int | None = None
         self._memory: Memory | None = None
-        self._running, self._started, self._before = "", 0.0, 0.0
+        self._running: CallInfo | None = None
+        self._started = self._before = 0.0
         self._began: Any = None
         self._part = 0.0
         self._turns: list[int] = []
@@ -97,6 +100,8 @@ class Profile(Observer):
             self._memory = Memory(self.memory.add)
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
+        if status == "interrupted" and self._running is not None:
+            self._interrupted(self._running)
         if self._memory is not None:
             self._memory.close()
             self.peak_bytes = self._memory.highest or None
@@ -121,7 +126,7 @@ class Profile(Observer):
             self._began = self.device.mark()
         self._before = self.clock.seconds_of(call.id)
         self.clock.switch(call.id)
-        self._running, self._started = call.id, perf_counter()
+        self._running, self._started = call, perf_counter()
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
         own, over = self._ended(call), perf_counter()
@@ -143,7 +148,7 @@ class Profile(Observer):
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
         row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
-        if self._running == call.id:
+        if self._running is call:
             row.calls += 1
             row.seconds += self._ended(call)
             if self._peaks is not None:
@@ -152,9 +157,18 @@ class Profile(Observer):
             self.timeline.add(Entry(call.id, "node", start, perf_counter() - self._started))
         self.clock.switch()
 
+    def _interrupted(self, call: CallInfo) -> None:
+        """End a call that outlives an interrupt. Its thread has lost the clock, so that its time stands still."""
+        self._running = None
+        row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
+        row.interrupted = True
+        row.seconds += self.clock.seconds_of(call.id) - self._before
+        start = self._started - self.clock.started
+        self.timeline.add(Entry(call.id, "node", start, perf_counter() - self._started))
+
     def _ended(self, call: CallInfo) -> float:
         """End a call. Returns its own seconds, without imports and compiling."""
-        self._running = ""
+        self._running = None
         self.clock.switch()
         return self.clock.seconds_of(call.id) - self._before
 
@@ -185,7 +199,7 @@ class Profile(Observer):
         loaded[part] = loaded.get(part, 0.0) + own
         start = self._part - self.clock.started
         self.timeline.add(Entry(holder.node, "load", start, perf_counter() - self._part, part=part))
-        if self._cuda is not None and self._cuda.current_device() == self._card:  # else it is for another device
+        if self._cuda is not None and self._cuda.current_device() == self._card:  # another device has no curve
             self.memory.add(perf_counter(), self._cuda.memory_allocated())
 
     def part_releasing(self, holder: HolderInfo, part: str) -> None:

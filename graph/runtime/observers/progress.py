@@ -130,7 +130,7 @@ class Progress(Observer):
             self._display.loops.pop(loop.id, None)
 
     def beside(self) -> Observer:
-        """Shows the loops of a second thread, and its warnings; the activity is that of the run's own."""
+        """An observer that shows the loops and warnings of a second thread, but not its current activity."""
         return _Beside(self)
 
     def _show(self, activity: Activity) -> None:

@@ -20,7 +20,7 @@ from .kernel_events import Kernel
 from .trace_file import GrowingFile, TextParts, as_json, finish
 
 PROCESSES = 2
-"""Numbers of processes in a trace for each rank: 1 and 2 for the process of rank 0 and its GPU, and so on."""
+"""Process numbers of each rank in a trace: 1 and 2 are rank 0 and its GPU, 3 and 4 are rank 1 and its GPU."""
 NODES, STEPS, LOADING, FIRST_FREE = 1, 2, 3, 4
 SAMPLE_SECONDS = 0.05
 MOST_KERNELS = 1_000_000
@@ -31,8 +31,8 @@ class Trace(Observer):
     """Writes each event of a run into a file as it happens.
 
     Args:
-        file: The file; text in memory for a rank other than 0, which rank 0 puts into its file (`complete`).
-        started: Start of this process in seconds since the epoch: time 0 of the trace, but see `count_from`.
+        file: The file. A rank other than 0 keeps text in memory, which rank 0 adds to its file (`complete`).
+        started: Start of this process in seconds since the epoch. It is time 0, unless `count_from` sets another.
         say: Takes the text of a warning.
         rank: The number of this process among several; None for one alone.
     """
@@ -63,7 +63,7 @@ class Trace(Observer):
         self._zero += zero - self._started
 
     def beside(self) -> Observer:
-        """Writes the calls and turns of a second thread into lanes of their own."""
+        """An observer that writes the calls and turns of a second thread into lanes of their own."""
         other = copy.copy(self)
         other._nodes, other._turns = [], []
         other._node_lane = self._lane(self.process, "overlapped nodes")
@@ -229,7 +229,7 @@ class Trace(Observer):
             self.complete()
 
     def complete(self, others: Sequence[str] = (), say: Callable[[str], None] | None = None) -> None:
-        """Complete the file, of a run in several processes with the events of other ranks.
+        """Complete the file. In a run of several processes, add the events of the other ranks first.
 
         Args:
             others: The text of each other rank's trace.

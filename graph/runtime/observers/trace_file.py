@@ -101,7 +101,7 @@ class TextParts:
         self._parts.append(text)
 
     def text(self) -> str:
-        """All of it. A lone surrogate becomes its escape, which is JSON too."""
+        """The whole text. A lone surrogate becomes an escape sequence, so that the text is valid JSON."""
         return "".join(list(self._parts)).encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -21,13 +21,15 @@ class Unmeasured(Profile):
         pass
 
     def run_finished(self, status: str, error: BaseException | None) -> None:
-        pass
+        if status == "interrupted" and self._running is not None:
+            row = self.rows.setdefault(self._running.id, Row(effect=self._running.type.effect))
+            row.interrupted = True
 
     def node_started(self, call: CallInfo, arguments: Mapping[str, Any]) -> None:
-        self._running = call.id
+        self._running = call
 
     def node_finished(self, call: CallInfo, seconds: float, outputs: Mapping[str, Any]) -> None:
-        self._running = ""
+        self._running = None
         row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
         if not row.calls:
             row.outputs = [described(port, value) for port, value in outputs.items()]
@@ -35,9 +37,9 @@ class Unmeasured(Profile):
 
     def node_failed(self, call: CallInfo, error: BaseException) -> None:
         row = self.rows.setdefault(call.id, Row(effect=call.type.effect))
-        if self._running == call.id:
+        if self._running is call:
             row.calls += 1
-            self._running = ""
+            self._running = None
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:

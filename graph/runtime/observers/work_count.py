@@ -10,7 +10,7 @@ more is not counted; a later call, or a later run, goes on where its count was g
 is not known: `put_off` says so.
 
 A process counts the calls of a plan in its first run only: `Counts` keeps them for the next runs of that plan. The
-counts are also remembered between processes (`kept_work`), by names that say all that decides the work.
+counts are also remembered between processes (`kept_work`), by names that contain everything that decides the work.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ OTHERS = 0.005
 LEAST_SECONDS = 0.001
 """Counting may cost this in any run."""
 MOST_NEEDED = 0.004
-"""Seconds, the most that a count that was given up waits for: with what it knows by then, it gets further."""
+"""Seconds. A count that was given up waits until it may take this long, at most; it goes on from what it knows."""
 PARTS = "parts of "
 """Before the name of a call: the name of what is known of its parts."""
 TRIES = 8
@@ -152,7 +152,7 @@ class WorkCount(Observer):
             allowed = self._allowed()
             if allowed <= found.needs:
                 found.put_off = True
-                self.counts.needs[found.key] = found.needs / 2  # a node that runs early is never allowed much
+                self.counts.needs[found.key] = found.needs / 2  # else a node that runs early would never be counted
                 return
             found.tries -= 1
             self._open, began = found.meter, thread_time()

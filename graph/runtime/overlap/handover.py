@@ -1,4 +1,4 @@
-"""Turns that go from the thread of a run to its second thread, which works on one at a time."""
+"""Hand turns over from the thread of a run to its second thread, which works on one at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Handover:
 
     Attributes:
         error: The error that ended the second thread; None if there was none.
-        over: Nothing more is given.
+        over: Whether no more turns are given.
     """
 
     def __init__(self, first: int) -> None:
@@ -65,13 +65,13 @@ class Handover:
             return self._given.pop(turn, None)
 
     def finish(self) -> None:
-        """In the second thread: the turn that it took is finished."""
+        """In the second thread: report that the turn that it took is finished."""
         with self._changed:
             self._finished += 1
             self._changed.notify_all()
 
     def end(self, error: BaseException | None) -> None:
-        """The second thread ends."""
+        """In the second thread: report its end."""
         with self._changed:
             self.error, self._ended = error, True
             self._changed.notify_all()

@@ -29,14 +29,14 @@ from .other_device import OtherDevice
 from .overlapped_time import Effect, OverlappedTime, Times
 
 WAITING = "(overlap)"
-"""Owner of the time in which the thread of the run waits for the second one. The nodes of that one have it."""
+"""Name in the clock of waits for the second thread. The rows of that thread's nodes contain this time."""
 
 
 class Effects(Observer):
-    """The effects of a second thread: their times, and those that a run that is resumed need not call.
+    """Notes the effects of a second thread: their times, and the finished ones, which a resumed run need not call.
 
     Args:
-        rows: The measurements of calls; those of a call are there before this hears of its end.
+        rows: The measurements of calls. Those of a call are there before this observer hears of its end.
     """
 
     def __init__(self, rows: Mapping[str, Row]) -> None:
@@ -79,7 +79,7 @@ class Lane(ABC):
         other: The device of the tails; None if it is that of the run.
 
     Attributes:
-        mark: The moment of the record after which its entries stand.
+        mark: The place in the record for its new entries; None if there are none.
     """
 
     def __init__(
@@ -150,11 +150,11 @@ class Lane(ABC):
         """In the thread of the run: take the results of the tails that are finished."""
 
     def marks(self) -> list[Any]:
-        """A mark of each library after the device's work of this thread so far."""
+        """For each library, a mark after the work that this thread has given to the device so far."""
         return [stream.given() for stream in self.streams]
 
     def after(self, marks: Sequence[Any], values: Sequence[Any]) -> None:
-        """Let the device's work of this thread come after that of the other one, whose values it uses."""
+        """Make later device work of this thread wait for marks of the other thread, whose values it uses."""
         for stream, mark in zip(self.streams, marks, strict=True):
             stream.taken(mark, values)
 
@@ -188,7 +188,7 @@ class Lane(ABC):
             self.taken_back()
 
     def note(self) -> None:
-        """Put the entries of the record that are new at their place."""
+        """Insert the new entries into the record at their place."""
         if self.mark is not None:
             self.recorder.insert(self.own, self.mark)
             self.mark = None
@@ -199,14 +199,14 @@ class Lane(ABC):
             raise self.handover.error
 
     def tell_effects(self) -> None:
-        """Tell of the effects that are finished, for a run that is resumed."""
+        """Report the finished effects to snapshots, so that a resumed run does not call them again."""
         if self.main.loops.positions is not None:
             for effect in self.effects.finished:
                 self.main.loops.positions.effect_finished(effect)
         self.effects.finished.clear()
 
     def end(self) -> None:
-        """Wait for the tail that is under way, and end the thread. Its times count."""
+        """Wait for the tail that is under way, end the thread, and add its times to those of the run."""
         if self.handover.over:
             return
         self.handover.close()
@@ -224,7 +224,7 @@ class Lane(ABC):
         time.add(sum(row.seconds for row in mine), waited, self.effects.called, self.waits)
 
     def _tell(self) -> None:
-        """Tell what the second thread does while the run waits for it."""
+        """Show the call of the second thread while the run waits for it."""
         call = self.context.call
         if call is not None:
             self.main.observer.progress(call, 0, 0, "")

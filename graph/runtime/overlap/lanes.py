@@ -1,4 +1,4 @@
-"""The two kinds of tails: the last calls of the loop's body, and the turns of the loop over its results."""
+"""The second thread for both kinds of tail: the last calls of a loop's body, and the loop over its results."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class FollowerLane(Lane):
         self.given = self.loop.turn
 
     def _arrive(self, turn: int) -> None:
-        if turn > self._arrived:  # another variable of the loop may have waited already
+        if turn > self._arrived:  # a wait for another variable of the loop may have taken it already
             self.after(*self.handover.take(turn))
             there = self.there({port: values[turn] for port, values in self.arriving.items()})
             for port, value in there.items():
@@ -140,7 +140,7 @@ class FollowerLane(Lane):
 
 
 class _Finishing(StepWrap):
-    """Says that a turn of the follower is finished."""
+    """Reports to the lane that a turn of the follower is finished."""
 
     def __init__(self, lane: FollowerLane) -> None:
         self.lane = lane

@@ -1,4 +1,4 @@
-"""The device of a second thread that is another than that of the run: its components, and values on their way there."""
+"""The second thread's own device (`--overlap-device`): its components, and moves of values there and back."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OtherDevice:
         device: The other device, such as `cuda:1`.
 
     Attributes:
-        links: For each library of the plan, how its values go there and back.
+        links: For each library of the plan, the object that moves its values there and back.
     """
 
     def __init__(self, main: Executor, device: str) -> None:
@@ -61,8 +61,8 @@ class OtherDevice:
             there = self._through(value)
             if there is value and step in overlap.common:
                 maker = self.main.maker(step.holder)
-                message = f"--overlap-device: {step.part} of {maker.id} is read on both devices, and can be on one"
-                error = NodeError(message, help="write `--overlap`, which runs both on one device")
+                message = f"--overlap-device: {step.part} of {maker.id} is read on both devices, but can be on only one"
+                error = NodeError(message, help="write `--overlap`, which uses one device")
                 raise NodeFailed(maker, {"component": step.part}, error)
             self.components.acquire(step, {**environment, step.holder: there})
         self._held[step] = {overlap.loop.loop.id}

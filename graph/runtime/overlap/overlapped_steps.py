@@ -1,4 +1,4 @@
-"""Around the steps of a run: gives the tails of loops to second threads, and takes their results."""
+"""Wraps the steps of a run: gives the tails of loops to second threads, and takes their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class OverlappedSteps(StepWrap):
 
     Args:
         overlaps: The loops and their tails.
-        executor: The executor, which takes this around its steps.
+        executor: The executor. This object puts itself around its steps.
         recorder: The recorder of the run.
         stored: The store around the steps; None without one.
         device: The device of the tails; None for that of the run.
@@ -46,7 +46,7 @@ class OverlappedSteps(StepWrap):
         self.there = {each: overlap for overlap in overlaps for each in overlap.own} if device is not None else {}
         """Components that are on the other device alone."""
         self.left_out: set[tuple[Ref, str]] = set()
-        """Those of them that the plan would have on the device of the run now."""
+        """Those of them that the plan alone would have on the device of the run now."""
         recorder.overlap_device = device or ""
 
     def began(self, step: CallStep | LoopStep, environment: Environment) -> None:
@@ -60,7 +60,7 @@ class OverlappedSteps(StepWrap):
                     self.other.acquire(overlap, acquire, environment)
             return
         for acquire in overlap.acquires:
-            if acquire in self.early:  # for the tails of another loop, which come later too
+            if acquire in self.early:  # acquired for the tails of another loop
                 continue
             self.early.add(acquire)
             if not self.inner.replaces(acquire, environment):
@@ -82,7 +82,7 @@ class OverlappedSteps(StepWrap):
         return self._leaves_out(step)
 
     def _finish_follower(self, step: LoopStep, environment: Environment) -> bool:
-        """Take the results of a loop that ran beside another one. False if it did not."""
+        """Take the results of a loop that ran beside another one. Returns False if the loop did not."""
         overlap = self.followers.get(step.loop.id)
         before = overlap.loop.loop.id if overlap is not None else ""
         lane = self.lanes.get(before)
@@ -95,7 +95,7 @@ class OverlappedSteps(StepWrap):
         return True
 
     def _leaves_out(self, step: Acquire | Release) -> bool:
-        """Whether a component is on the other device instead."""
+        """Whether the step is for a component that is on the other device instead."""
         key = step.holder, step.part
         if isinstance(step, Release):
             there = key in self.left_out
@@ -146,7 +146,7 @@ class OverlappedSteps(StepWrap):
         lane.give(environment)
 
     def _check(self, overlap: Overlap) -> None:
-        """Let the checks of values hear of the tail's calls, before which they may wait for their results."""
+        """Report the tail's calls to the value checks, which may wait for earlier results before them."""
         checks = self.executor.checks
         for call in overlap.calls:
             try:
@@ -156,7 +156,7 @@ class OverlappedSteps(StepWrap):
                 raise self.executor.failed(call, {}, error) from error
 
     def settled(self) -> bool:
-        """Whether no tail of a turn that is over is left: those of a loop over the results are run again."""
+        """Whether the tails of all past turns are done. A resumed run repeats those of a loop over the results."""
         for lane in self.lanes.values():
             if isinstance(lane, BodyLane):
                 if not lane.handover.idle:
@@ -165,7 +165,7 @@ class OverlappedSteps(StepWrap):
         return True
 
     def ended(self) -> None:
-        """End the threads of a run that failed. A tail under way comes to its end, and its error comes first."""
+        """End the threads of a run that failed. A tail under way runs to its end, and its error is raised first."""
         lanes, self.lanes = list(self.lanes.values()), {}
         for lane in lanes:
             lane.end()

@@ -1,4 +1,4 @@
-"""How much longer a run would have taken without its second thread."""
+"""Computes how much longer a run would have taken without its second thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class OverlappedTime:
     """The time of calls in second threads in which the run did not wait for them.
 
     Attributes:
-        seconds: All of it: the run would have taken longer by this. Below 0 if the run waited for more than calls.
+        seconds: All of it: the run would have been longer by this. Below 0 if the run waited for other things too.
         saving: The part of it in calls with effects.
     """
 

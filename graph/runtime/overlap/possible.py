@@ -16,7 +16,7 @@ from ..failure import NodeFailed
 from ..profiling import Profiling
 
 HEADROOM = 1.1
-"""Factor on the bytes of a plan, which leave out the workspace of kernels. It is that of tiling."""
+"""Factor on the bytes of a plan, which leave out the workspace of kernels. Tiling has the same factor."""
 
 
 def overlaps_for(
@@ -29,7 +29,7 @@ def overlaps_for(
         profiling: The measurements of the run.
         ranks: Whether it is one of several processes.
         device: The device of the run.
-        other: The device of the tails, if it is another.
+        other: The device of the tails; None if it is that of the run.
 
     Raises:
         NodeError: If nothing can overlap, or the other device is not there.
@@ -58,8 +58,8 @@ def misfit(
 ) -> str:
     """A warning if the device has too little memory for a head and a tail at once; empty if both fit.
 
-    With another device for the tails, they must fit there. The heads need no more of theirs than without overlap. On a
-    CPU nothing is counted.
+    Tails on another device must fit there; heads then need no more memory than without overlap. Nothing is checked on a
+    CPU.
     """
     if not device.startswith("cuda"):
         return ""
@@ -67,7 +67,7 @@ def misfit(
     try:
         found = estimate(plan, options={**options, "device": device}, device=device, memory_bytes=has)
     except NodeFailed:
-        return ""  # the run says so
+        return ""  # the run reports this error itself
     if other is not None:
         needs = max(bytes_apart(found, plan, overlap) for overlap in overlaps)
     else:

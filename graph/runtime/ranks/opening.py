@@ -1,4 +1,4 @@
-"""What rank 0 alone knows before the first step: where a run goes on, what the store has, and where snapshots go."""
+"""The facts that rank 0 sends to the others before the first step: start, stored results, and folder of snapshots."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .rank_positions import RankPositions
 
 @dataclass(frozen=True)
 class Opening:
-    """What rank 0 tells the others before the first step.
+    """The facts that rank 0 sends to the other ranks before the first step.
 
     Attributes:
         start: Where the run begins; None for its first step.
         reuse: The results that come from the store; None without one.
-        choices: The choices of the run that goes on.
+        choices: The choices that the resumed run made before.
         folder: The folder of the run, if snapshots are written there; None if there are none.
         last: The number of the last snapshot.
     """
@@ -39,7 +39,7 @@ class Opening:
     last: int = 0
 
     def for_others(self) -> Opening:
-        """Without stored results, and without finished calls with effects, which other ranks do not run."""
+        """The facts without stored results and without finished effects, which other ranks do not run."""
         start = replace(self.start, effects={}) if self.start is not None else None
         return replace(self, start=start, reuse=self.reuse.for_others() if self.reuse is not None else None)
 
@@ -50,9 +50,9 @@ class OtherRank:
 
     Attributes:
         start: Where its run begins.
-        wrap: Stands around its steps.
+        wrap: The code around its steps.
         keeper: Writes its parts of snapshots; None if there are none.
-        positions: Hears of positions.
+        positions: Receives positions; None if there are no snapshots.
     """
 
     start: Start | None
@@ -62,7 +62,7 @@ class OtherRank:
 
 
 def opened(plan: Plan, context: Context, placed: PlacedSteps) -> OtherRank:
-    """Hear what rank 0 tells, on another rank."""
+    """On a rank other than 0: receive the facts of rank 0, and prepare the run."""
     processes = placed.processes
     told: Opening = processes.broadcast(Opening())
     context.earlier_choices = told.choices

@@ -29,8 +29,8 @@ class PlacedSteps(StepWrap):
         tell: Called on all ranks after each turn of a loop that they compute together, and after the loop.
 
     Attributes:
-        needed: The calls that `split` calls need, and these.
-        once: Those of them that run once.
+        needed: The `split` calls and the calls that they need.
+        once: Those of `needed` that only rank 0 runs.
         shared_loops: The loops that the ranks compute together.
     """
 

@@ -31,7 +31,7 @@ class RankEvents(Observer):
         self._new.append((kind, {**node, **data}))
 
     def tell(self, processes: Processes, heard: Heard | None) -> None:
-        """Tell rank 0 the events since the last time. All ranks call this at one place. `heard`: that of rank 0."""
+        """Send rank 0 the events since the last call. All ranks call this together. `heard`: given on rank 0."""
         for leader in leaders(processes.mesh):
             told = self._taken() if processes.rank == leader else []
             for kind, entry in processes.broadcast(told, source=leader):

@@ -75,7 +75,7 @@ class RankPosition(Observer):
 
     @contextmanager
     def at_files(self) -> Iterator[None]:
-        """A block between nodes in which files are hashed, read or written."""
+        """Mark a block between nodes in which files are hashed, read or written."""
         self._count += 1
         self._at_files = True
         try:

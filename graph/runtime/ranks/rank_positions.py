@@ -13,17 +13,17 @@ from ...resume.position import FinishedEffect, Position, StateKey
 
 
 class RankPositions:
-    """Hears where the executor of this rank is.
+    """Receives the positions of this rank's executor.
 
-    A place is one between two turns of a loop that the ranks compute together. Values and most states are equal on all
-    ranks, so that rank 0 alone keeps them. The other ranks keep those states of which each rank has a part.
+    The ranks keep positions between two turns of a loop that they compute together. Values and most states are equal on
+    all ranks, so only rank 0 keeps them. The other ranks keep only states of which each rank has a part.
 
     Args:
         keeper: Writes positions.
         plan: The plan.
         processes: The processes.
         shared: The loops that the ranks compute together.
-        number: The number of the last snapshot that was written before.
+        number: The number of the last snapshot before this run; 0 if there is none.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RankPositions:
             keeper.withdraw()
             innermost = position.levels[-1]
             self._lost(innermost.loop, innermost.turn, "another process cannot keep a state")
-        elif self._has_parts and lacks_parts:  # at the next place, all ranks write a part
+        elif self._has_parts and lacks_parts:  # all ranks write a part at the next position
             keeper.withdraw()
         elif has_parts:
             keeper.take(agreed=due)
@@ -96,7 +96,7 @@ class RankPositions:
 
 
 def _part(position: Position, divided: Mapping[StateKey, bool]) -> Position:
-    """The position without all that rank 0 keeps."""
+    """The position with divided states alone: rank 0 keeps the rest."""
 
     def own(states: Mapping[StateKey, Any]) -> dict[StateKey, Any]:
         return {key: snapshot for key, snapshot in states.items() if divided.get(key)}

@@ -88,7 +88,7 @@ def run_rank(
                     positions=other.positions,
                     start=other.start,
                 )
-                del other  # with the values where the run goes on
+                del other  # it holds the values of the resumed position
                 executor.execute()
         except BaseException as error:
             found.append(error)

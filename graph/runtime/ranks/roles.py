@@ -1,4 +1,4 @@
-"""The roles of ranks in a plan: ranks that do the same work are one role, of which one rank is traced."""
+"""The roles of ranks in a plan. Ranks that do the same work have one role, and one rank of it is traced."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from ...contract.processes import Mesh
 
 MOST_TRACED = 8
-"""Up to so many processes, each rank is traced. Above, ranks that differ by a token, a row or a head are one role."""
+"""The most processes for which each rank is traced. In more, ranks that differ by a token, row or head share a role."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LoopBytes:
 
 @dataclass(frozen=True)
 class RoleCosts:
-    """What each rank of a role computes, holds and sends.
+    """Operations, memory and sent bytes of each rank of a role.
 
     Attributes:
         ranks: The ranks, in order.
@@ -58,7 +58,7 @@ class RoleCosts:
 
 
 def roles_of(mesh: Mesh) -> tuple[Role, ...]:
-    """The roles of a mesh: rank 0, which also runs what runs once; the others of its branch; those of the other."""
+    """The roles of a mesh: rank 0, which also runs nodes that run once; the rest of its branch; the other branch."""
     found = []
     for branch in range(mesh.branches):
         ranks = tuple(range(branch * mesh.sequence, (branch + 1) * mesh.sequence))
@@ -70,7 +70,7 @@ def roles_of(mesh: Mesh) -> tuple[Role, ...]:
 
 
 def without_repeats(costs: Iterable[RoleCosts]) -> list[RoleCosts]:
-    """The costs, in which neighbours that cost the same are one role."""
+    """The costs after joining neighbouring roles with equal costs."""
     found: list[RoleCosts] = []
     for each in costs:
         if found and found[-1].equals(each):

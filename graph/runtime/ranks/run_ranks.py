@@ -74,7 +74,7 @@ class RunRanks:
     Attributes:
         observers: Follow the events of the run.
         fault: The first fault of any rank, once this one has heard of it.
-        notes: Functions whose texts rank 0 gets at the end, by name (`noted`).
+        notes: Functions that give texts for rank 0 at the end of the run, by name (`noted`).
         began: When rank 0 started, in seconds since the epoch; known once this rank has joined.
 
     Raises:
@@ -167,7 +167,7 @@ class RunRanks:
                 self._beat(joined, over=True)
 
     def told(self) -> list[dict[str, Any]]:
-        """On rank 0, after `finish`: a row for each rank, as far as it is known. The last events are heard before."""
+        """On rank 0, after `finish`: a row for each rank, as far as it is known. Passes on the last events first."""
         joined = self.joined
         beats: dict[int, Beat | None] = dict.fromkeys(range(self.place.size))
         until = time.monotonic() + LAST_SECONDS
@@ -184,7 +184,7 @@ class RunRanks:
         return [(beat or Beat()).row(rank) for rank, beat in beats.items()]
 
     def at_files(self) -> AbstractContextManager[None]:
-        """A block in which this rank reads or writes files, so that the others may wait for it longer."""
+        """Mark a block in which this rank reads or writes files, so that the others wait for it longer."""
         return self._position.at_files()
 
     def noted(self, name: str) -> dict[int, str | None]:

@@ -164,13 +164,14 @@ def problem(path: str | Path | None, reader: Callable[[str | Path], object] = re
 M = TypeVar("M", bound=BaseModel)
 
 
-def read_table(path: str | Path, key: str, model: type[M]) -> M:
+def read_table(path: str | Path, key: str, model: type[M], help: str = AGAIN) -> M:
     """Read a table of one kind from its file.
 
     Args:
         path: The file.
         key: The entry that holds the version, and tells this kind of table from others.
         model: The content.
+        help: How to make another table.
 
     Raises:
         NodeError: If there is no such file, or the file does not hold a table of this kind and version.
@@ -178,36 +179,36 @@ def read_table(path: str | Path, key: str, model: type[M]) -> M:
     try:
         found = Path(path).stat()
         if stat.S_ISDIR(found.st_mode):
-            raise unusable(f"cannot read the table {shown(path)}: it is a folder")
+            raise unusable(f"cannot read the table {shown(path)}: it is a folder", help)
         if not stat.S_ISREG(found.st_mode):
             # A device or a pipe may never end.
-            raise unusable(f"{shown(path)} is not a table: the path is not a regular file")
+            raise unusable(f"{shown(path)} is not a table: the path is not a regular file", help)
         if found.st_size > LARGEST:
-            raise unusable(f"{shown(path)} is not a table: {found.st_size} bytes")
-        made: M = _read(str(path), found.st_mtime_ns, found.st_size, key, model)
+            raise unusable(f"{shown(path)} is not a table: {found.st_size} bytes", help)
+        made: M = _read(str(path), found.st_mtime_ns, found.st_size, key, model, help)
         return made
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise unusable(f"cannot read the table {shown(path)}: {reason}") from error
+        raise unusable(f"cannot read the table {shown(path)}: {reason}", help) from error
 
 
 @lru_cache(maxsize=16)
-def _read(path: str, changed: int, size: int, key: str, model: type[Any]) -> Any:
+def _read(path: str, changed: int, size: int, key: str, model: type[Any], help: str) -> Any:
     try:
         content = read_json(Path(path), shown(path), LARGEST)
     except UnreadableFile as error:
-        raise unusable(f"{shown(path)} is not a table: it is not JSON: {error}") from error
+        raise unusable(f"{shown(path)} is not a table: it is not JSON: {error}", help) from error
     version = content.get(key) if isinstance(content, dict) else None
     if version is None:
-        raise unusable(f"{shown(path)} is not a table: the file has no `{key}`")
+        raise unusable(f"{shown(path)} is not a table: the file has no `{key}`", help)
     if version != VERSION:
-        raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}")
+        raise unusable(f"{shown(path)} is a table of version {version!s:.20}, and this sgd reads {VERSION}", help)
     try:
         return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise unusable(f"{shown(path)} is a damaged table: {where}: {first['msg']}") from error
+        raise unusable(f"{shown(path)} is a damaged table: {where}: {first['msg']}", help) from error
 
 
 def digest(config: Mapping[str, Any]) -> str:

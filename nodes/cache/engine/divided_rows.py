@@ -1,4 +1,4 @@
-"""Kept rows of a sequence that several processes compute: whole ones from all parts, and the part of one process."""
+"""Kept rows of a sequence that several processes share: join the parts of a row, and cut the part of one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class WholeRows:
-    """Puts rows together. Part r of p has the tokens r, r + p, r + 2 p, …
+    """Joins the parts of rows. Part r of p has the tokens r, r + p, r + 2 p, …
 
     Args:
         cut: The streams that are cut; others are equal in all processes.
@@ -26,7 +26,7 @@ class WholeRows:
     _homes: dict[tuple[int, ...], Together] = field(default_factory=dict)
 
     def of(self, rows: Sequence[RowSnapshot]) -> RowSnapshot:
-        """A row, from its parts in the order of the processes."""
+        """Join one row from its parts, in the order of the processes."""
         first = rows[0]
         hidden, text, compared = first.hidden, first.text, first.compared
         if "hidden" in self.cut:
@@ -41,7 +41,7 @@ class WholeRows:
         if len(rows) < len(parts):
             raise ValueError("a process has no part of a row that others have")
         length = None if rows[0].length is None else sum(row.length or 0 for row in rows)
-        if len({(row.at, len(row.shared)) for row in rows}) > 1:  # some processes keep it alone
+        if len({(row.at, len(row.shared)) for row in rows}) > 1:  # not alike in all processes
             return KeptRow(Together(_interleaved([row.shared[row.at : row.at + 1] for row in rows])), 0, length)
         key = tuple(id(row.home) for row in rows)
         if key not in self._homes:
@@ -50,7 +50,7 @@ class WholeRows:
 
 
 def _interleaved(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The tokens of all parts, [n, tokens, ...]."""
+    """The tokens of all parts in their order in the sequence, [n, tokens, ...]."""
     first, count = parts[0], len(parts)
     whole = first.new_empty(len(first), sum(part.shape[1] for part in parts), *first.shape[2:])
     for number, part in enumerate(parts):
@@ -60,7 +60,7 @@ def _interleaved(parts: Sequence[torch.Tensor]) -> torch.Tensor:
 
 @dataclass
 class OwnPart:
-    """Cuts whole rows.
+    """Cuts the part of this process from whole rows.
 
     Args:
         parts: The parts of the sequence; None if one process computes it, so that rows stay whole.
@@ -81,7 +81,7 @@ class OwnPart:
             before, made = self._homes.get(id(kept.home), (None, None))
             if before is None or made is None:
                 made = Together(parts.cut(kept.shared, 1))
-                self._homes[id(kept.home)] = kept.home, made  # the first lives on, so that no other has its identity
+                self._homes[id(kept.home)] = kept.home, made  # holding the first keeps its id unique
             return KeptRow(made, kept.at, None if kept.length is None else parts.own(kept.length))
 
         hidden, text, compared = row.hidden, row.text, row.compared

@@ -28,7 +28,7 @@ class EngineSnapshot:
         indices: The steps at which each branch runs.
         branch_caches: The memory of each branch: for each clip, one for each stack.
         dtype: Name of the dtype of the model's output; None if no step of the whole model was computed yet.
-        cut: The streams, `hidden` and `text`, of which these tensors have this process's part of the tokens alone.
+        cut: The streams (`hidden`, `text`) of which these tensors hold only this process's part of the tokens.
     """
 
     transformer: ClassVar[None] = None
@@ -93,7 +93,7 @@ def of_branches(kept: EngineSnapshot, names: Sequence[str]) -> EngineSnapshot:
 
 
 def whole(ranks: Sequence[EngineSnapshot | None], mesh: Mesh) -> EngineSnapshot:
-    """The memory of one process, from that of all ranks in order; None for a rank whose branch has not run."""
+    """Join the memories of all ranks, in order, into that of one process. None stands for a rank that has not run."""
     indices: dict[str, tuple[int, ...]] = {}
     caches: dict[str, Sequence[Sequence[RowSnapshot]]] = {}
     for first in range(0, mesh.size, mesh.sequence):

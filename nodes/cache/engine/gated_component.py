@@ -25,7 +25,7 @@ class Parts(Protocol):
         """How many of the first `count` tokens are in the part of this process."""
 
     def cut(self, tensor: torch.Tensor, dim: int) -> torch.Tensor:
-        """The part of a whole tensor along its dimension of tokens that is that of this process."""
+        """This process's part of a whole tensor. `dim`: the dimension of tokens."""
 
     def relative_change(self, before: torch.Tensor, now: torch.Tensor) -> torch.Tensor:
         """The relative change of the tokens of all parts, from those of this process; equal in all processes."""

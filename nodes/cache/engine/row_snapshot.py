@@ -18,7 +18,7 @@ DECIDER = ("seen", "history", "run", "reused", "measured", "accumulated", "ratio
 
 @dataclass(frozen=True)
 class RowSnapshot:
-    """A `RowCache` after a step: the state of its parts."""
+    """The state of the parts of a `RowCache` after a step."""
 
     taken: Mapping[int, Decision]
     latest: int

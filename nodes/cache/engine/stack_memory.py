@@ -32,7 +32,7 @@ class StackMemory:
         index: The step.
         lengths: The rows' numbers of tokens without padding; None until a call tells them.
         own_lengths: The same of this process's part of the sequence.
-        tokens: The number of tokens of all parts together, which `CutStack` tells.
+        tokens: The number of tokens of all parts together; `CutStack` sets it.
     """
 
     def __init__(self, signal: Signal, keeps_text: bool, parts: Parts | None = None) -> None:

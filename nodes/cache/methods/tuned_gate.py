@@ -28,7 +28,7 @@ def tuned(*, table: Path, psnr: Annotated[float, Field(gt=0, le=100)]) -> Gate:
     Args:
         table: The table that `sgd tune` wrote.
         psnr: PSNR in dB that the decoded clip keeps against the run that computes every step, above 0 and at most 100.
-            It was measured on the prompts and seeds that `sgd tune` chose with; others should be of their kind.
+            It was measured on prompts and seeds of `sgd tune`; use prompts of the same kind.
 
     Returns:
         The description of the gate.

@@ -13,7 +13,7 @@ def choose_plan(plans: Mapping[int, StepPlan], psnr: float, kept: Callable[[Step
     Args:
         plans: A plan for each number of computed steps.
         psnr: The PSNR in dB.
-        kept: Runs clips with a plan, and gives the PSNR that it keeps. It is called for few plans.
+        kept: Runs clips with a plan, and gives the PSNR that it keeps. This is slow, so it is called for few plans.
 
     Returns:
         The plan; None if no plan that was tried keeps the PSNR, but the one that computes every step.

@@ -9,12 +9,20 @@ from contextvars import ContextVar
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ...value_facts import BranchesFacts, ModelFacts, ScheduleFacts
+from ...values import guided_steps
 from ..loop_turn import Turn
 
 EULER = "FlowMatchEulerDiscreteScheduler"
 """The scheduler whose step adds a multiple of the velocity: a velocity can hold a correction of earlier ones."""
 
 HELP = "set `guider: cfg` without `rescale`, or choose another gate"
+
+PARTLY_GUIDED = Diagnostic(
+    "unsupported",
+    "a tuned gate needs linear guidance: some steps are guided and others are not (`start`, `stop`)",
+    "gate",
+    help="leave `start` and `stop` of cfg.split out, or choose another gate",
+)
 
 SHARED_STEPS = Diagnostic(
     "unsupported",
@@ -74,6 +82,8 @@ def known_problems(model: ModelFacts, step: ScheduleFacts, branches: BranchesFac
         yield SHARED_STEPS
     if branches.nonlinear is not None:
         yield unsupported(branches.nonlinear)
+    elif branches.window and step.steps and 0 < len(guided_steps(*branches.window, step.steps)) < step.steps:
+        yield PARTLY_GUIDED
     if step.scheduler not in (None, EULER):
         yield other_scheduler(step.scheduler)
 
@@ -94,7 +104,7 @@ def require_tunable(turn: Turn) -> None:
         return
     rescale = branches.options.get("guidance_rescale")
     reason = nonlinear_guidance(branches.guider, rescale, turn.model.family.normalises)
-    if reason is None and len({branches.active_at(index, step.count) for index in turn.window}) > 1:
-        reason = "some steps are guided and others are not (`start`, `stop`)"
     if reason is not None:
         raise NodeError(unsupported(reason))
+    if len({branches.active_at(index, step.count) for index in turn.window}) > 1:
+        raise NodeError(PARTLY_GUIDED)

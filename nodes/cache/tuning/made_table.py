@@ -90,14 +90,14 @@ def with_others(table: TunedTable, path: Path) -> tuple[TunedTable, str | None]:
         plans = [*own.plans, *(plan for plan in same.plans if plan.mask not in masks)]
         own = own.model_copy(update={"plans": sorted(plans, key=lambda plan: plan.mask.count("1"))})
     elif same is not None:
-        lost = f"the plans of {path} for {len(own.timesteps)} steps are replaced: they were of other clips or timesteps"
+        lost = f"the plans of {path} for {len(own.timesteps)} steps are replaced: they had other clips or timesteps"
     others = [schedule for schedule in old.schedules if len(schedule.timesteps) != len(own.timesteps)]
     schedules = sorted([own, *others], key=lambda found: len(found.timesteps))
     return table.model_copy(update={"schedules": schedules}), lost
 
 
 def _clips(schedule: TunedSchedule) -> tuple[object, ...]:
-    """The facts that tell whether plans were tried on the same clips."""
+    """The facts that are equal for plans that were tried on the same clips."""
     return schedule.measured, schedule.chosen, schedule.seeds, schedule.timesteps
 
 

@@ -11,12 +11,10 @@ from ..calibration.filled_gate import Use, same_model, same_timesteps
 from ..calibration.table import unusable
 from ..gate import Gate, Mask
 from .step_plan import StepPlan
-from .tuned_table import read
+from .tuned_table import AGAIN, read
 
 UNCOVERED = "uncovered"
 """Option of a gate whose table has no plan for the number of steps: the reason, for the warning."""
-
-AGAIN = "make a table for this model and schedule with `sgd tune`"
 
 
 def planned(gate: Gate, use: Use) -> Gate:

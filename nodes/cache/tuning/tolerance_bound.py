@@ -15,7 +15,7 @@ from statistics import NormalDist, mean, stdev
 import numpy as np
 
 SHARE, CONFIDENCE = 0.999, 0.95
-"""The share of clips that keeps the bound, and how sure that is."""
+"""The share of clips that keeps the bound, and the confidence in that."""
 
 
 def lower_bound(values: Sequence[float]) -> float:
@@ -31,8 +31,9 @@ def lower_bound(values: Sequence[float]) -> float:
 def factor(count: int, share: float, confidence: float) -> float:
     """The factor k for a sample of `count` values, 2 or more.
 
-    With u the deviation of the sample as a share of the true one, `confidence` is the chance that a normal deviate is
-    below √count · (k u - z), where z is the quantile of `share`. It is the quantile of a noncentral t distribution.
+    Let u be the deviation of the sample divided by the true one, and z the quantile of `share`. Then `confidence` is
+    the chance that a normal deviate is below √count · (k u - z). So √count · k is a quantile of a noncentral t
+    distribution.
     """
     free, z, root = count - 1, NormalDist().inv_cdf(share), math.sqrt(count)
     u = (np.arange(4000) + 0.5) / 4000 * (1.0 + 9.0 / math.sqrt(free))

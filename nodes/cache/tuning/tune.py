@@ -163,7 +163,8 @@ class Tuning:
         """Say how many runs there will be. How long they take is said after the next one."""
         clips, plans = len(self.others), min(most_tried(steps) * (1 + len(self.further)), steps - 1)
         if not self.prompts.seeds:
-            self.workflow.say(f"warning: all clips have one seed, since the workflow has no free input `{SEED}`")
+            help = f"an input `{SEED}` without a value on the command line gives each its own"
+            self.workflow.say(f"warning: all clips have one seed; {help}")
         self.workflow.say(
             f"tuning {steps} steps: {len(missing)} runs to measure velocities, {len(left)} to see how errors grow, "
             f"{clips} that compute every step, then up to {plans} plans with {clips} clips each"
@@ -208,7 +209,7 @@ class Tuning:
         if lost is not None:
             self.workflow.say(f"warning: {lost}")
         self.workflow.save(table.model_dump(), self.table)
-        self.workflow.edit([self.edit()])
+        self.replace_gate()
         if self.file_of_runs.others:
             self.workflow.save(self.file_of_runs.content(None), self.file_of_runs.path)
         else:
@@ -216,6 +217,16 @@ class Tuning:
         schedule = table.schedule(first.steps)
         assert schedule is not None, "it was just made"
         return schedule
+
+    def replace_gate(self) -> None:
+        """Write the gate into the file, and name the inputs that lose their effect."""
+        inputs = self.workflow.inputs_of(self.gate)
+        self.workflow.edit([self.edit()])
+        for name in inputs:
+            self.workflow.say(
+                f"warning: the input `{name}` is not read any more and has no effect: "
+                f"remove it from {self.file}, or leave it there"
+            )
 
     def report(self, schedule: TunedSchedule, steps: int) -> None:
         plan = schedule.cheapest(self.psnr)
@@ -231,7 +242,7 @@ class Tuning:
 
 
 def told(fidelity: Fidelity) -> str:
-    """The fidelity of a plan, for people."""
+    """The fidelity of a plan in words."""
     return f"{fidelity.worst:.1f} dB in the worst clip, bound {fidelity.bound:.1f}, median {fidelity.median:.1f}"
 
 

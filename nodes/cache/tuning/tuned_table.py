@@ -16,6 +16,7 @@ from .step_plan import StepPlan
 
 KIND = "tuned"
 KEY = "sgd_tuned"
+AGAIN = "make a table for this model and schedule with `sgd tune`"
 
 Weights = list[FiniteFloat]
 
@@ -127,4 +128,4 @@ def read(path: str | Path) -> TunedTable:
     Raises:
         NodeError: If there is no such file, or the file does not hold a table of this version.
     """
-    return read_table(path, KEY, TunedTable)
+    return read_table(path, KEY, TunedTable, AGAIN)

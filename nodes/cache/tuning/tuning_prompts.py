@@ -1,4 +1,4 @@
-"""The prompts and seeds of `sgd tune`: a quarter of the prompts is measured, and the rest chooses. Torch-free."""
+"""The prompts and seeds of `sgd tune`: a quarter of the prompts is measured, the rest chooses a plan. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..calibration.calibrate import own_texts, read_prompts, takes_several
 from ..calibration.table import put_aside
 
 FEW = 4
-"""The fewest prompts to measure, and the fewest others to choose with."""
+"""The fewest prompts to measure, and the fewest others on which plans are tried."""
 
 MOST_MEASURED = 16
-"""The most prompts to measure: further ones choose, which makes the tolerance bound less wide."""
+"""The most prompts to measure. Plans are tried on further ones, which makes the tolerance bound tighter."""
 
 SEED = "seed"
 """The input that gets another seed for each clip."""
@@ -30,7 +30,7 @@ class TuningPrompts:
         measured: The prompts whose velocities are measured.
         chosen: The others, on which plans are tried.
         values: For each prompt, the values of inputs.
-        seeds: Whether each clip has a seed of its own: the place of its prompt, from 0 on.
+        seeds: Whether each clip has a seed of its own: the number of its prompt, from 0.
     """
 
     measured: Sequence[str]
@@ -47,7 +47,7 @@ def tuning_prompts(arguments: Namespace, workflow: WorkflowFile) -> TuningPrompt
     """
     name = arguments.input
     if arguments.prompts is not None and name in workflow.given:
-        raise NodeError(f"{name} is given twice: by --prompts and by {name}=…")
+        raise NodeError(f"{name} is given twice: by --prompts and by {name}=…", help="leave one of them out")
     several = takes_several(workflow, name)
     if arguments.prompts is not None:
         texts = read_prompts(arguments.prompts)
@@ -70,7 +70,7 @@ def tuning_prompts(arguments: Namespace, workflow: WorkflowFile) -> TuningPrompt
 
 
 def takes_seed(workflow: WorkflowFile) -> bool:
-    """Whether the workflow has an input for the seed, to which the command line gives no value."""
+    """Whether the workflow has an input `seed` that the command line gives no value."""
     with put_aside():
         declared = (workflow.input_types() or {}).get(SEED)
     return declared is not None and declared.kind == "int" and SEED not in workflow.given

@@ -130,7 +130,7 @@ KERNELS: Mapping[str, Kernel] = {
 }
 """The kernels of this module by their names in diffusers' registry."""
 OF_OPERATORS = ("_sgd_flash_3", "_sgd_flash_3_fp8")
-"""Kernels that are operators of torch: outside a graph, another operator around them only takes time."""
+"""Kernels that are torch operators already. Outside a graph, a second operator around them only costs time."""
 
 
 def name(backend: str) -> Any:

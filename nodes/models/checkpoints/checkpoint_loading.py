@@ -52,7 +52,7 @@ def read_early(
     run: Run,
     stop: Callable[[], bool],
 ) -> Tensors | None:
-    """The parameters of a component, read by another thread than that of the plan: for `early` of `read`.
+    """Read the parameters of a component in another thread than that of the plan, for `early` of `read`.
 
     On a GPU they are copied in a stream of their own. `stop` is asked before each parameter.
 
@@ -131,7 +131,7 @@ def _layout(module: torch.nn.Module, config: Mapping[str, Any]) -> ComponentLayo
 
 
 def _compute(device: str, run: Run) -> str:
-    """Where quantised weights of a component on `device` are computed."""
+    """The device that computes the quantised weights of a component on `device`."""
     return run.device if run.device.startswith("cuda") else device
 
 

@@ -118,7 +118,7 @@ class _WanDecode(_WanWork):
         times, scale = self._decoder(z).factors
         scale *= vae.config.patch_size or 1
         size = batch, 1 + (count - 1) * times, height * scale, width * scale, 3
-        if has_strips():  # they are gathered on their devices
+        if has_strips():  # strips are gathered on their devices
             out = torch.empty(size, device=z.device)
         else:
             out = cost_meter.on_host(lambda: torch.empty(size, device="meta" if z.is_meta else "cpu"))

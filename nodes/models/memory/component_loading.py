@@ -137,12 +137,12 @@ class ComponentLoader:
         return module
 
     def read_early(self, part: str, run: Run, stop: Callable[[], bool]) -> Tensors | None:
-        """Read the tensors of a component to the device, from another thread than that of the plan.
+        """Read the tensors of a component onto the device, in another thread than that of the plan.
 
         Args:
             part: Name in the repository.
             run: The run.
-            stop: Whether nobody needs them any more.
+            stop: Tells whether the tensors are not needed any more.
 
         Returns:
             Tensors for `make`; None if `stop` was true, or only the loader of a library can read the component.

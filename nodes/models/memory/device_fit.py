@@ -15,8 +15,8 @@ WORKING_ROOM = 0.9
 """A component whose weights take more than this share of the free memory is offloaded. The number is a guess."""
 
 WORK_SHARE = 0.25
-"""Memory that encoders take to work, as a share of their weights. The number is a guess on the safe side: T5-XXL has
-9.5 GB of weights, and its largest tensor of 512 tokens and two prompts has 0.13 GB."""
+"""Memory for the activations of encoders, as a share of their weights. The number is a guess on the safe side: T5-XXL
+has 9.5 GB of weights, and its largest tensor of 512 tokens and two prompts has 0.13 GB."""
 
 ENCODERS = ("text_encoder", "image_encoder")
 """Starts of the names of components beside which the next component is brought to the device."""
@@ -25,9 +25,9 @@ ENCODERS = ("text_encoder", "image_encoder")
 def fits_early(loader: ComponentLoader, part: str, held: Iterable[str], run: Run) -> bool:
     """Whether a component may be on the device before its first reader: beside an encoder, with room for both.
 
-    In a plan, no component comes to the device between an encoder and the component that is prefetched beside it. So it
-    fits if it fits into the memory that is free now, without the memory in which the encoders work.
-    A component may also come while another process encodes for this one.
+    In a plan, no component comes to the device between an encoder and the component that is prefetched beside it. So
+    the free memory decides, less that for the activations of the encoders. A component may also come while another
+    process encodes for this one.
 
     Args:
         loader: Knows the sizes of components.

@@ -32,7 +32,7 @@ class Keeper(Protocol):
         """Whether there is room for a new component of this size beside the idle ones."""
 
     def drop_oldest(self, device: str) -> bool:
-        """Drop the component that is idle on a device for the longest time. False if there is none."""
+        """Drop the component that has been idle on a device for the longest time. Returns False if there is none."""
 
     def shared(self, made: Any, run: Run) -> Any:
         """The components that an earlier run left for the same model on the same device, or `made` itself."""

@@ -48,7 +48,7 @@ class KeptWeights:
             found = made
         self._all[key] = now, found
         found.keep_in(self)
-        found.early.clear()  # a run that failed did not take them
+        found.early.clear()  # a failed run may have left some
         return found
 
     def has_room(self, size: int, run: Run) -> bool:
@@ -63,7 +63,7 @@ class KeptWeights:
                 return
 
     def drop_oldest(self, device: str | None = None) -> bool:
-        """Drop the component that is idle on a device for the longest time. False if there is none. None: on any."""
+        """Drop the component that has been idle for the longest time, on a device or on any. False if there is none."""
         idle = [
             (turn, weights, place)
             for _, weights in self._all.values()
@@ -77,7 +77,7 @@ class KeptWeights:
         return True
 
     def free(self) -> None:
-        """Drop all idle components, and what was read for components that no run has acquired."""
+        """Drop all idle components, and tensors that were read early for components that no run has acquired."""
         for _, weights in self._all.values():
             weights.early.clear()
         while self.drop_oldest():

@@ -48,7 +48,7 @@ class Weights(ComponentLoader):
     Attributes:
         idle: Components that a session keeps without a holder.
         views: Copies of components that transformed values of the model have in place of a component.
-        early: Tensors of components that are on the device before the component is acquired.
+        early: Tensors of components that came to the device before the component is acquired.
     """
 
     def __post_init__(self) -> None:
@@ -271,9 +271,9 @@ class Weights(ComponentLoader):
             setattr(module.get_submodule(path), last, again[name])
 
     def on(self, device: str, run: Run) -> Weights:
-        """The components of the same files on another device, apart from these: nothing of them is shared.
+        """The components of the same files for another device. They share nothing with these.
 
-        In a session, those that an earlier run left there are in memory.
+        In a session, they include the components that an earlier run left on that device.
         """
         other = replace(self, device=device)
         if self._keeper is not None:

@@ -1,4 +1,4 @@
-"""The processes of a run while it is planned: one process traces one rank after the other, and nothing is sent."""
+"""The processes of a planned run: one process traces one rank after the other, and nothing is sent."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TracedRanks:
 
 
 class _TracedRank(Processes):
-    """One rank. It receives the values that rank 0 saw in its trace; all ranks exchange values in one order."""
+    """One rank. It receives the values of the trace of rank 0, since all ranks exchange values in the same order."""
 
     def __init__(self, ranks: TracedRanks, rank: int) -> None:
         self.rank, self.mesh, self._ranks, self._next = rank, ranks.mesh, ranks, 0

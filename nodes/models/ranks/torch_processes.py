@@ -94,7 +94,7 @@ class TorchProcesses(Processes):
         import torch.distributed as dist
 
         found = torch.tensor(list(flags), dtype=torch.uint8)  # on the CPU: the host waits, and no device
-        with self._exchange(0):  # bytes of tensors alone count
+        with self._exchange(0):  # only bytes of tensors count
             dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return tuple(map(bool, found.tolist()))
 

@@ -156,7 +156,7 @@ class TwoStreams:
 
 
 class JointBlock:
-    """The forward of a block of a joint sequence: what the families share. Each family has its call.
+    """The forward of a block of a joint sequence, as far as families share it. Each family has its own `__call__`.
 
     Args:
         block: The block of diffusers.

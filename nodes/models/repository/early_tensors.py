@@ -60,7 +60,7 @@ def read(
 
 @contextmanager
 def own_stream(device: str) -> Iterator[None]:
-    """On a GPU, what this thread does inside `with` goes into a stream of its own, and is done at the end."""
+    """On a GPU, put the work of this thread inside `with` into a stream of its own, and wait for it at the end."""
     import torch
 
     if not device.startswith("cuda"):
@@ -73,7 +73,7 @@ def own_stream(device: str) -> Iterator[None]:
 
 
 def taken_over(tensors: Tensors) -> Tensors:
-    """The same tensors, for this thread's stream: their memory is free only when the work of that stream is done."""
+    """The same tensors, for use in this thread's stream: their memory is reused only after its work."""
     import torch
 
     for tensor in tensors.values():

@@ -1,4 +1,4 @@
-"""Copies of tensors from host memory to a GPU through pinned buffers.
+"""Copy tensors from host memory to a GPU through pinned buffers.
 
 A GPU reads pinned memory by itself, at the full rate of the bus, while the processor goes on. Weight files are mapped
 into memory that is not pinned. So their bytes go into one pinned buffer while the GPU reads the other.
@@ -22,10 +22,10 @@ class Event(Protocol):
     """A moment in the work of a GPU, as `torch.cuda.Event`."""
 
     def record(self) -> None:
-        """Note the work that was given to the GPU so far."""
+        """Mark the work that was given to the GPU so far."""
 
     def synchronize(self) -> None:
-        """Wait until the GPU has done the work that was noted last."""
+        """Wait until the GPU has done the work that was marked last."""
 
 
 @dataclass
@@ -37,12 +37,12 @@ class Buffer:
 
 
 def send(target: torch.Tensor, content: torch.Tensor) -> None:
-    """Have the GPU copy from pinned memory, and return at once."""
+    """Start a copy from pinned memory to the GPU, and return at once."""
     target.copy_(content, non_blocking=True)
 
 
 class Staging:
-    """Buffers in turns. One thread uses them, in one stream.
+    """Copies through buffers in turns. One thread uses it, in one stream.
 
     Args:
         device: Where tensors go.

@@ -21,8 +21,8 @@ LEAST_ROWS = 32
 """`torch._int_mm` takes more than 16 rows on a GPU; fewer are filled up to this number."""
 
 FEW_ROWS = 128
-"""Up to so many rows a bias is added after the product. cuBLASLt has no product with a bias for some shapes with fewer
-(measured on an H200 with torch 2.11: up to 42 rows of 12,288 or 15,360 inputs and 3,072 outputs)."""
+"""The most rows for which a bias is added after the matrix product. cuBLASLt has no product with a bias for some shapes
+with few rows (measured on an H200 with torch 2.11: up to 42 rows of 12,288 or 15,360 inputs and 3,072 outputs)."""
 
 NEAR = 0.05
 """Largest relative difference from the product of the same numbers as floats, for a product that works."""

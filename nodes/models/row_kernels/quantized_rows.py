@@ -49,7 +49,7 @@ class QuantizedRows:
         return QuantizedRows(values, scales, self.format, self.dtype)
 
     def filled(self, count: int) -> QuantizedRows:
-        """[rows, D] with rows of zeros after its own, [count, D]."""
+        """These rows, [rows, D], padded with rows of zeros to [count, D]."""
         lacking = (0, 0, 0, count - len(self.values))
         numbers = F.pad(self.values.view(torch.int8), lacking).view(self.values.dtype)
         return QuantizedRows(numbers, F.pad(self.scales, lacking), self.format, self.dtype)

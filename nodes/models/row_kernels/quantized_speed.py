@@ -15,10 +15,10 @@ from .quantized_rows import quantized
 from .rows import quantized as quantized_in_rows
 
 ROWS = 4096
-"""Rows where those of the run are not known: about as many as the tokens of an image of 1024 x 1024."""
+"""Rows to time if those of the run are not known: about as many as the tokens of an image of 1024 x 1024."""
 
 MOST_ROWS = 32768
-"""More rows take more memory and time, and change the ratio no more."""
+"""The most rows to time. More take more memory and time, and do not change the ratio."""
 
 GAIN = 1.05
 """Least speed-up that counts."""
@@ -27,7 +27,7 @@ CALLS = 8
 
 
 def pays(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
-    """Whether a weight is multiplied faster in fp8; False without such a product.
+    """Whether a weight is multiplied faster in fp8; False if the device has no such product.
 
     Args:
         shape: Outputs and inputs of the weight.

@@ -1,4 +1,4 @@
-"""How many rows the linear layers of a transformer get in a run, from the latents and prompts that it has made."""
+"""Count the rows that linear layers of a transformer get in a run, from its latents and prompts."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RowCounts:
 def row_counts(run: Run, config: Mapping[str, Any]) -> RowCounts | None:
     """The rows of a transformer with this configuration; None if the run has made no latents.
 
-    Of several latents and prompts, the largest count.
+    Several latents or prompts give the largest count.
     """
     values = list(_flat(run.at_hand()))
     sizes = [each.tensor.shape for each in values if isinstance(each, Latents)]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from sgd.graph.cli import main
 from sgd.graph.contract.workflow_folders import bundled_workflows
+from sgd.nodes.cache.tuning.tune import Tuning
 
 MODELS = bundled_workflows() / "models"
 TEXT = """sgd: 1
@@ -100,6 +101,21 @@ def test_a_workflow_without_a_gate_says_how_to_add_one(file, capsys):
     file.write_text(TEXT.replace(", gate: $gate", ""))
     assert tune("--psnr", "40") == 2
     assert "add a node `gate: {uses: cache.none}`" in capsys.readouterr().err
+
+
+def test_inputs_that_lose_their_effect_are_named(file, capsys, monkeypatch):
+    monkeypatch.setattr(Tuning, "run", lambda tuning: tuning.replace_gate() or 0)
+    gate = "{uses: cache.fora, with: {every: $every, warmup_steps: $both}}"
+    inputs = "\n  every: {type: int, default: 3}\n  both: {type: int, default: 6}\nnodes:"
+    written = TEXT.replace("\nnodes:", inputs).replace("{uses: cache.none}", gate).replace("steps: 6", "steps: $both")
+    file.write_text(written)
+    assert tune("--psnr", "35") == 0
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "not read any more" in line]
+    assert told.startswith("warning: the input `every` is not read any more and has no effect: ")
+    assert told.endswith("remove it from small.yaml, or leave it there")
+    assert "cache.tuned" in file.read_text()
+    assert tune("--psnr", "36") == 0
+    assert "not read any more" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.workflow_folders import bundled_workflows
 from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.gate import Gate, Mask
+from sgd.nodes.cache.gate_tables import table_problem
 from sgd.nodes.cache.methods.tuned_gate import tuned
 from sgd.nodes.cache.table_use import of_model
 from sgd.nodes.cache.tuning.step_plan import StepPlan
@@ -218,3 +219,13 @@ def test_a_damaged_table_is_an_error(model, setting, tmp_path, damage, message):
     path.write_text(json.dumps({**json.loads(path.read_text()), **damage}))
     with pytest.raises(NodeError, match=message):
         denoise(model, setting, tuned("gate", table=path, psnr=40))
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "{}", '{"sgd_tuned": 2}', '{"sgd_tuned": 1}'])
+def test_a_table_that_cannot_be_read_is_made_by_tune(tmp_path, content):
+    path = tmp_path / "table.json"
+    if content is not None:
+        path.write_text(content)
+    found = table_problem("tuned", path)
+    assert found is not None
+    assert found.help == "make a table for this model and schedule with `sgd tune`"

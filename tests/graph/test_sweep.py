@@ -472,6 +472,7 @@ CHANGES = {
     "a read file": (lambda: Path("two.txt").write_text("3"), "two.txt has changed"),
     "a library": (lambda: Path("paint.py").write_text(NODES + "\n"), "paint.py has changed"),
     "a version": (lambda: version_in("out/sweep.json", "0.0.9"), "sgd was 0.0.9, and is "),
+    "code": (lambda: code_in("out/sweep.json", "sgd.nodes"), "the Python code of sgd.nodes has changed"),
 }
 PART = """\
 sgd: 1
@@ -497,6 +498,12 @@ def read(level: int, file: Path) -> int:
 def version_in(file, version):
     plain = json.loads(Path(file).read_text())
     plain["versions"]["sgd"] = version
+    Path(file).write_text(json.dumps(plain))
+
+
+def code_in(file, package):
+    plain = json.loads(Path(file).read_text())
+    plain["code"][package] += "0"
     Path(file).write_text(json.dumps(plain))
 
 

@@ -21,8 +21,8 @@ from ...contract.text_tables import seconds
 from ...language.registry import Library
 from ...runtime.output_folder import OutputFolder
 from ...runtime.prepared_folder import default_folder
-from ...runtime.resume_checks import changed_states, file_states
-from ...store.fingerprints import packages_of
+from ...runtime.resume_checks import changed_code, changed_states, file_states
+from ...store.fingerprints import codes_of, packages_of
 from ..comparison.compare_command import Counting
 from ..page_files import page_beside, write_page
 from ..store_option import store_folder
@@ -62,7 +62,8 @@ def begin(sweep: Sweep, out: Path | None, library: Library, shown: Shown) -> int
         before = read_sweep(out)
         if (differing := _difference(before, sweep)) is not None:
             raise NodeError(f"{out} holds another sweep: {differing}", help="choose another --out")
-        return go_on(replace(sweep, files=before.files, versions=before.versions), out, library, shown)
+        known = replace(sweep, files=before.files, versions=before.versions, code=before.code)
+        return go_on(known, out, library, shown)
     folder = out or default_folder(f"{sweep.name}-sweep")
     if out is not None and out.is_dir() and any(out.iterdir()):
         raise NodeError(f"{out} is not empty, and holds no sweep", help="choose another --out")
@@ -103,6 +104,7 @@ def _require_unchanged(sweep: Sweep, folder: Path, library: Library) -> None:
     for name, version in sweep.versions.items():
         if now.get(name) != version:
             reasons.append(f"{name} was {version or 'not installed'}, and is {now.get(name) or 'not installed'}")
+    reasons += changed_code(sweep.code, codes_of(library.nodes.values()))
     if reasons:
         shown = "".join(f"\n  {reason}" for reason in reasons)
         raise NodeError(f"the sweep in {folder} cannot go on, since its runs would differ:{shown}", help=APART)
@@ -170,7 +172,8 @@ def _with_files(sweep: Sweep, checked: CheckedPlans, library: Library) -> Sweep:
     read = (path for plan in checked.plans.values() for path in read_paths(plan.calls(), plan.loaded))
     libraries = (Path(each).absolute() for each in sweep.libraries)
     states = file_states(dict.fromkeys([*sorted(checked.files), *libraries, *read]))
-    return replace(sweep, files=tuple(states), versions=packages_of(library.libraries.values()))
+    versions, code = packages_of(library.libraries.values()), codes_of(library.nodes.values())
+    return replace(sweep, files=tuple(states), versions=versions, code=code)
 
 
 def _store(sweep: Sweep, folder: Path) -> Path | None:

@@ -47,6 +47,7 @@ class Sweep:
         store: The value of `--store`; None if it was not given.
         files: The files that its workflow uses and reads, as they were when it began.
         versions: The versions of the packages that computed then.
+        code: The hashes of the Python code of its node types then, by package or file.
         ray: Whether its runs are dealt to the workers of a Ray cluster.
         ray_address: The cluster; None for one that is started on this machine.
     """
@@ -67,6 +68,7 @@ class Sweep:
     store: str | None = None
     files: tuple[Mapping[str, Any], ...] = ()
     versions: Mapping[str, str | None] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
     ray: bool = False
     ray_address: str | None = None
 

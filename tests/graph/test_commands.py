@@ -175,6 +175,18 @@ def test_graph_with_the_times_of_a_run(sgd):
         assert "2" in sgd("graph", "good.yaml", "--format", format, "--profile", ".").out
 
 
+def test_check_takes_values_of_inputs(sgd):
+    assert sgd("check", "good.yaml", "v=3").code == 0
+    found = sgd("check", "good.yaml", "v=three")
+    assert found.code == 2
+    assert "bad-value" in found.err
+    assert "did you mean" in sgd("check", "good.yaml", "vv=3").err
+    assert sgd("check", "v=3").code == 2
+    assert sgd("check", "good.yaml", "v=3", "v=4").code == 2
+    Path("a=b.yaml").write_text(Path("good.yaml").read_text())
+    assert sgd("check", "a=b.yaml").code == 0
+
+
 def test_graph_with_the_times_of_another_workflow(sgd):
     rows = [{"name": "n", "calls": 1, "seconds": 2.0}]
     for name, warned in (("good", False), ("other", True)):

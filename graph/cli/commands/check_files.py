@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from ...compiler.compile import check
 from ...contract.collector import collector_paused
@@ -12,7 +13,7 @@ from ...contract.constants import DONE, WRONG
 from ...contract.diagnostics import Diagnostic, render
 from ...contract.errors import LibraryError, NodeError
 from ...contract.node_library import NodeLibrary
-from ..command_line import load_library, wrong
+from ..command_line import given, load_library, wrong
 from ..common_arguments import library_files
 from ..history.killed_run import error_without_record
 from ..ranks.rank_options import asked_of, rank_options
@@ -21,10 +22,20 @@ from ..terminal import say
 
 def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
     """Add the arguments of `sgd check`."""
-    to.add_argument("files", nargs="+", metavar="FILE", help="workflow files, or names of bundled workflows")
+    to.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="workflow files, or names of bundled workflows; after them values of inputs, name=value, for all files",
+    )
     to.add_argument("--json", action="store_true", help="print the diagnostics as a JSON list on stdout")
     library_files(to)
     rank_options(to)
+
+
+def _is_value(word: str) -> bool:
+    """Whether a word is the value of an input, and no file."""
+    return word.partition("=")[0].isidentifier() and "=" in word and not Path(word).exists()
 
 
 @collector_paused()
@@ -33,16 +44,20 @@ def command(arguments: Namespace) -> int:
     try:
         library = load_library(arguments)
         asked = asked_of(arguments)
+        files = [word for word in arguments.files if not _is_value(word)]
+        inputs = given([word for word in arguments.files if _is_value(word)], "name=value")
+        if not files:
+            raise NodeError("no file is named", help="write `sgd check FILE name=value`")
     except (LibraryError, NodeError) as error:
         return wrong(str(error), getattr(error, "help", None))
     found: list[Diagnostic] = []
-    for file in arguments.files:
+    for file in files:
         if killed := error_without_record(file):
             found.append(Diagnostic("composite-not-found", str(killed), help=killed.help))
             if not arguments.json:
                 say(render(found[-1:], {}))
             continue
-        result = check(file, library=library, options={}, asked=asked)
+        result = check(file, inputs, library=library, options={}, asked=asked)
         found += result.diagnostics
         if result.diagnostics and not arguments.json:
             say(render(result.diagnostics, result.sources))

@@ -161,6 +161,7 @@ def test_a_page_is_read_in_order() -> None:
     [
         ("sgd exec wan2_1_t2v prompt=x", "hub"),
         ("sgd exec quickstart --device cuda", "GPU"),
+        ("sgd exec many_prompts --overlap-device cuda:1", "GPU"),
         ("sgd exec quickstart", None),
         ("sgd plan wan2_1_t2v prompt=x", None),
     ],

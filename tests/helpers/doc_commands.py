@@ -104,7 +104,7 @@ def _words(line: str) -> Iterator[tuple[str, ...]]:
 
 def needs(command: Command) -> str | None:
     """The resource that a command needs and a test does not have: `GPU` or `hub`; None if the command can run."""
-    if "cuda" in command.words:
+    if any(word.partition(":")[0] == "cuda" for word in command.words):
         return "GPU"
     if command.words[1] in ("exec", "calibrate"):
         bundled = ROOT / "workflows" / f"{command.words[2]}.yaml"

@@ -38,7 +38,7 @@ def _compare_names(record: Any, name: str, file: str) -> None:
     workflow = record.get("workflow")
     ran = workflow.get("name") if isinstance(workflow, dict) else None
     if ran not in (None, name):
-        say(f"warning: {file} is the record of {ran}, and this workflow is {name}: other nodes have other times")
+        say(f"warning: {file} is the record of {ran}, not of {name}: only nodes of equal names show times")
 
 
 def command(arguments: Namespace) -> int:

@@ -201,9 +201,10 @@ class _WanEncode(_WanWork):
         # In float16 twice as many frames take the memory that diffusers takes.
         chunk = 2 * GROUP if encoder.dtype is not vae.dtype else GROUP
         found = torch.stack([encoder(clip, chunk) for clip in video])
-        if encoder.dtype is not vae.dtype and not x.is_meta and not bool(torch.isfinite(found).all()):
+        if encoder.dtype is not vae.dtype and not x.is_meta and not everywhere(torch.isfinite(found).all()):
             self.overflowed("encoding", "the clip is encoded again")
-            return self.own(x)  # type: ignore[no-any-return]
+            encoder = WanEncoder(vae.encoder, vae.dtype)
+            found = torch.stack([encoder(clip) for clip in video])
         return vae.quant_conv(found.to(vae.dtype))  # type: ignore[no-any-return]
 
 

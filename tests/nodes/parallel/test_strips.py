@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import tiny_flux, tiny_qwen_image
+from helpers.margins import with_margins
 from helpers.ranks import on_ranks
 from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
 from helpers.transformer_cases import random, relative
@@ -143,6 +144,12 @@ def test_two_strips():
 @pytest.mark.slow
 def test_three_strips_of_every_vae():
     check(3)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_strips_of_frames_with_margins(monkeypatch, count):
+    with_margins(monkeypatch, {8, 16})
+    check(count, ("wan 2.1",))
 
 
 class Told(Processes):

@@ -159,7 +159,6 @@ class RecordedForward:
         else:
             self.inputs.take(given)
         if looked_into(self.run):
-            self.measured = None
             return given.passed_to(forward)
         self.graphs.settle()  # a full queue would stop the host, and make it look slow
         memory, began, start = self.graphs.allocated(), self.graphs.mark(), perf_counter()
@@ -190,7 +189,7 @@ class RecordedForward:
 
     def _verdict(self, steps: int) -> int:
         """Whether the measured forward pays for a capture, as far as this process knows."""
-        if steps < LEAST_STEPS:
+        if steps < LEAST_STEPS or self.run in _refused:
             return NO
         if self.measured is None:
             return AGAIN

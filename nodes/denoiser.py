@@ -27,6 +27,7 @@ from .families.base import DenoiserInput, Family
 from .models.model import Model
 from .models.ranks.branch_exchange import exchanged, own_branches
 from .models.ranks.supported import mesh_problems
+from .models.rebuilt.forward_launch import launched
 from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
 from .parallel import sequences
 from .size_limits import require_size, size_problems
@@ -198,7 +199,8 @@ def predict(
             telling(transformer, BranchCall(rows, len(names), prompt, shared)),
         ):
             if opened is None:
-                return call(transformer, given)
+                once = launched(cut, transformer, prompt, run, lambda: turn.steps_left(names))
+                return model.family.predict(model, once, given)
             made = opened.engine.evaluate(names, opened.index, given, call)
         opened.report(names)
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,3 +56,9 @@ class Turn:
     def index(self) -> int:
         """The number of this step among the steps of the component, from 0."""
         return self.window.index(self.step.index)
+
+    def steps_left(self, branches: Sequence[str]) -> int:
+        """Steps, this one included, at which the model computes these branches."""
+        count, now = self.step.count, self.step.index
+        steps = [self.branches.active_steps(branch, count) for branch in branches]
+        return sum(index >= now and all(index in each for each in steps) for index in self.window)

@@ -6,7 +6,9 @@ bytes: every dtype works on every backend of torch.distributed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
 from time import perf_counter
@@ -20,6 +22,22 @@ from ..support import cost_meter
 
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its new name is that of later torches."""
+
+Exchanges = list[tuple[Processes, int]]
+"""Exchanges in their order: the run's processes, and the bytes that this one sends."""
+
+_CAPTURED: ContextVar[Exchanges | None] = ContextVar("captured_exchanges", default=None)
+
+
+@contextmanager
+def capturing() -> Iterator[Exchanges]:
+    """Exchanges inside `with` are part of a capture. Yields a list of them; no run is told about them."""
+    found: Exchanges = []
+    token = _CAPTURED.set(found)
+    try:
+        yield found
+    finally:
+        _CAPTURED.reset(token)
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,11 @@ class Members:
             return
         began = perf_counter()
         collective(*arguments, **named, group=self.handle)
-        self.processes.exchanged(sent, perf_counter() - began)
+        captured = _CAPTURED.get()
+        if captured is not None:
+            captured.append((self.processes, sent))
+        else:
+            self.processes.exchanged(sent, perf_counter() - began)
 
 
 GROUPS: dict[str, Members] = {}
@@ -96,6 +118,15 @@ def first_number(processes: Processes, axis: Axis, number: int) -> int:
     held = torch.tensor([number])
     GROUPS[members(processes, axis)].exchange(8, dist.broadcast, held, group_src=0)
     return int(held.item())
+
+
+def largest(processes: Processes, axis: Axis, numbers: Sequence[int]) -> list[int]:
+    """For each number, the largest that a process along an axis has. The host waits for all of them."""
+    if processes.group(axis).size == 1:
+        return list(numbers)
+    held = torch.tensor(list(numbers))
+    GROUPS[members(processes, axis)].exchange(0, dist.all_reduce, held, op=dist.ReduceOp.MAX)
+    return [int(number) for number in held.tolist()]
 
 
 def tokens_to_heads(

@@ -82,23 +82,25 @@ def started(script: str, words: list[str], count: int, seconds: float) -> dict[s
 
 def rows(results: dict[str, Any]) -> Iterator[str]:
     """A Markdown table: medians, and how many times faster than one card."""
-    yield "| work | ranks | one card, s | all cards, s | times faster | target | GB sent a rank | error |"
+    yield "| work | ranks | one card, s | all cards, s | times faster | target | GB a rank sent in a step | error |"
     yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
     for name, work in WORKS.items():
         ours = results.get(f"{name} sgd", {})
         for part, found in ours.items():
             if not isinstance(found, dict) or "one" not in found:
                 continue
-            way = next(key for key in found if key not in ("one", "sent"))
-            if "seconds" not in found[way] or "seconds" not in found["one"]:
-                yield f"| {name}, {part} | {ours['ranks']} | {found} | | | | | |"
-                continue
-            one, both = (statistics.median(found[key]["seconds"]) for key in ("one", way))
-            target = work.decode if part == "decode" else work.target
-            yield (
-                f"| {name}, {part} | {ours['ranks']} | {one:.4f} | {both:.4f} | {one / both:.2f} | {target or '–'} | "
-                f"{found.get('sent', 0) / 1e9:.2f} | {found[way]['error']:.1e} |"
-            )
+            for way in found:
+                if way in ("one", "sent"):
+                    continue
+                if "seconds" not in found[way] or "seconds" not in found["one"]:
+                    yield f"| {name}, {part}, {way} | {ours['ranks']} | {found} | | | | | |"
+                    continue
+                one, both = (statistics.median(found[key]["seconds"]) for key in ("one", way))
+                target = work.decode if part == "decode" else work.target
+                yield (
+                    f"| {name}, {part}, {way} | {ours['ranks']} | {one:.4f} | {both:.4f} | {one / both:.2f} | "
+                    f"{target or '–'} | {found.get('sent', 0) / 1e9:.2f} | {found[way]['error']:.1e} |"
+                )
         if "failed" in ours:
             yield f"| {name} | | {ours['failed']} | | | | | |"
         peers = [results.get(f"{name} diffusers {count}", {}) for count in (1, results.get("cards", 2))]
@@ -116,6 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("parallel.json"))
     parser.add_argument("--host-profile", action="store_true", help="also keep where the host spends a step")
     parser.add_argument("--compiled", action="store_true", help="also steps with compiled blocks")
+    parser.add_argument("--graph", action="store_true", help="also steps that are launched as one CUDA graph")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, without diffusers beside them")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
@@ -123,6 +126,7 @@ def main() -> None:
     if count < 2:
         sys.exit("this needs two GPUs; --tiny runs on a CPU")
     given = {"--tiny": arguments.tiny, "--host-profile": arguments.host_profile, "--compiled": arguments.compiled}
+    given["--graph"] = arguments.graph
     extra = [word for word, wanted in given.items() if wanted]
 
     def measure(key: str, script: str, words: list[str], ranks: int, least: int) -> None:

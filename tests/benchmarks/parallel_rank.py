@@ -2,6 +2,9 @@
 
 Random weights of full size, blocks rebuilt (`speed: exact`); with `--compiled` also diffusers' blocks, compiled. Each
 way is called before it is timed. Its result must be finite. The result of all ranks is compared with that of one rank.
+
+A timed step is a later step of a loop: each way keeps its state, with the values of prompts, from its first call to its
+last. Kernels are launched one by one, and with `--graph` also as one CUDA graph, whatever is faster.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ import argparse
 import cProfile
 import io
 import json
+import math
 import os
 import pstats
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +37,14 @@ from sgd.nodes.models.attention.attention_target import Target
 from sgd.nodes.models.model import Model
 from sgd.nodes.models.ranks.joining import client
 from sgd.nodes.models.ranks.torch_processes import TorchProcesses
+from sgd.nodes.models.rebuilt import recorded_forward
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder
 from sgd.nodes.values import Latents
 
 TURNS = 3
 REPEATS = 3
+WARM = 4
+"""Calls of a way before it is timed: the third is captured as a graph."""
 LINK_MIB = (1, 28, 256)
 BEGAN = time.time()
 
@@ -68,7 +74,8 @@ def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Call
     for way, call in calls.items():
         try:
             began = time.perf_counter()
-            call()
+            for _ in range(WARM - 1):
+                call()
             made = call().float().cpu()
             wait(device)
             assert torch.isfinite(made).all(), "not finite"
@@ -86,6 +93,45 @@ def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Call
     for way, row in rows.items():
         say(way, {**row, "seconds": statistics.median(row["seconds"])})
     return rows
+
+
+class Loop:
+    """A way to compute a step: later steps of one loop, with its state.
+
+    Args:
+        step: The step.
+        model: The model.
+        processes: The processes; None for this one alone.
+        graph: Whether its forward is recorded as a CUDA graph; if not, it never is.
+    """
+
+    def __init__(self, step: Any, model: Model, processes: TorchProcesses | None, graph: bool = False) -> None:
+        self.step, self.model, self.graph = step, model, graph
+        self.run, self.state = DirectRun(), GateState()
+        self.run.device = step.model.device
+        if processes is not None:
+            self.run.processes = processes
+
+    def __call__(self) -> torch.Tensor:
+        recorded_forward.HOST_SHARE = 0.0 if self.graph else math.inf
+        step = self.step
+        made = denoiser.predict(self.model, step.start, step.at, step.branches, self.state, self.run)
+        return torch.cat([value.float() for value in made.branches.values()])
+
+
+def steps(loops: dict[str, Loop], device: str, say: Callable[..., None]) -> dict[str, Any]:
+    """`measure` of loops, which end then."""
+    try:
+        found = measure(dict(loops), device, say)
+        for way, loop in loops.items():
+            details = {key: str(value) for key, value in loop.run.details.items() if key.startswith("launch")}
+            if way in found and details:
+                found[way]["details"] = details
+                say(way, details, *loop.run.warnings)
+        return found
+    finally:
+        for loop in loops.values():
+            loop.state.end()
 
 
 def link(device: str) -> dict[str, float]:
@@ -124,6 +170,7 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--parts", default="step,decode")
     parser.add_argument("--host-profile", action="store_true")
+    parser.add_argument("--graph", action="store_true", help="also steps that are launched as one CUDA graph")
     parser.add_argument("--compiled", action="store_true", help="also steps of all ranks with compiled blocks")
     arguments = parser.parse_args()
     rank, device = int(os.environ["RANK"]), "cpu" if arguments.tiny else "cuda"
@@ -156,31 +203,26 @@ def main() -> None:
             alone, together = DirectRun(), DirectRun()
             alone.device = together.device = device
             together.processes = processes
-
-            def predicted(run: DirectRun = together, used: Model = model) -> torch.Tensor:
-                state = GateState()
-                try:
-                    made = denoiser.predict(used, step.start, step.at, step.branches, state, run)
-                finally:
-                    state.end()
-                return torch.cat([value.float() for value in made.branches.values()])
-
             if "step" not in arguments.parts:
                 continue
             model.acquire("transformer", together)
             say("step", arrangement)
-            calls = {"one": partial(predicted, alone), arrangement: predicted}
+            loops = {"one": Loop(step, model, None), arrangement: Loop(step, model, processes)}
             before = processes.sent
-            predicted()
-            results[f"step {arrangement}"] = measure(calls, device, say)
-            results[f"step {arrangement}"]["sent"] = processes.sent - before
+            loops[arrangement]()
+            sent = processes.sent - before
+            if arguments.graph:
+                for way in list(loops):
+                    loops[f"{way}, one graph"] = Loop(step, model, None if way == "one" else processes, True)
+            results[f"step {arrangement}"] = {**steps(loops, device, say), "sent": sent}
             if arguments.host_profile:
-                lines = host_profile(predicted, device)
-                results[f"host {arrangement}"] = lines
+                loops[arrangement]()  # its state is new: a step after the first
+                results[f"host {arrangement}"] = host_profile(loops[arrangement], device)
+                loops[arrangement].state.end()
             if arguments.compiled:
                 compiled.acquire("transformer", together)
-                calls[arrangement] = partial(predicted, together, compiled)
-                results[f"step {arrangement}, compiled"] = measure(calls, device, say)
+                both = {"one": Loop(step, model, None), arrangement: Loop(step, compiled, processes)}
+                results[f"step {arrangement}, compiled"] = steps(both, device, say)
                 compiled.release("transformer")
             model.release("transformer")
         if "decode" in arguments.parts:

@@ -19,17 +19,26 @@ class Values:
 
     Args:
         uses: How often each value is asked for; the last time, it is dropped. None keeps all values.
+
+    Attributes:
+        complete: Whether no value may be made now: a capture computes nothing.
     """
 
     def __init__(self, uses: int | None = None) -> None:
-        self.uses = uses
+        self.uses, self.complete = uses, False
         self._made: dict[Hashable, tuple[Any, int]] = {}
 
     def __len__(self) -> int:
         return len(self._made)
 
     def of(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of a key."""
+        """The value of a key.
+
+        Raises:
+            RuntimeError: If it is not there, and no value may be made.
+        """
+        if self.complete and key not in self._made:
+            raise RuntimeError("a value that depends on the prompt alone is not there yet")
         found, uses = self._made[key] if key in self._made else (make(), 0)
         self._made[key] = found, uses + 1
         if uses + 1 == self.uses:
@@ -98,11 +107,11 @@ def telling(transformer: Any, call: BranchCall) -> Iterator[None]:
     if once is None:
         yield
         return
-    once.call = call
+    before, once.call = once.call, call
     try:
         yield
     finally:
-        once.call = None
+        once.call = before
 
 
 def is_rebuilt(transformer: Any) -> bool:

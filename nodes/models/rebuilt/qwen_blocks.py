@@ -87,7 +87,9 @@ class QwenBlock(JointBlock):
         x = once.last[1] if once.last is not None and once.last[0][1] is hidden and once.last[0][0] is text else None
         x = layout.pack(text, hidden) if x is None else x
         x = self.packed(x, layout, once.of("row", temb, lambda: temb[:1]), positions)
-        made = layout.unpack(x, once.of(f"padding of {layout}", image_table, lambda: _padding(layout, text)))
+        name, count = f"padding of {layout}", len(text)
+        padding = once.of(name, image_table, lambda: once.kept(name, count, lambda: _padding(layout, text)))
+        made = layout.unpack(x, padding)
         once.last = made, x
         return made
 

@@ -19,19 +19,25 @@ TEXT_LENGTH = 512
 def few_timesteps(once: Once, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call Wan 2.2 TI2V's transformer, which takes one timestep for each token, with one or two timesteps.
 
-    All tokens of a clip have one timestep, except that those of a given first frame have another. Reading this from the
-    device waits for the step before, which costs less than a thousandth of a step.
+    All tokens of a clip have one timestep, except that those of a given first frame have another. This is read from the
+    device, which waits for it, at the first step of a loop.
     """
     timestep = kwargs.get("timestep")  # [B, S], or [B]
     if isinstance(timestep, torch.Tensor) and timestep.ndim == 2 and timestep.shape[1] > 1:
         if timestep.is_meta:
             return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
-        changes = (timestep[:, 1:] != timestep[:, :-1]).sum(0).nonzero().flatten().tolist()
+        changes = once.kept("changes of the timestep", len(timestep), lambda: _changes(timestep))
         if not changes:
             return call(*args, **{**kwargs, "timestep": timestep[:, 0]})
         if len(changes) == 1:
             once.first_rows = changes[0] + 1
     return call(*args, **kwargs)
+
+
+def _changes(timestep: torch.Tensor) -> list[int]:
+    """The tokens after which the timestep changes in any row of [B, S]."""
+    found: list[int] = (timestep[:, 1:] != timestep[:, :-1]).sum(0).nonzero().flatten().tolist()
+    return found
 
 
 class WanBlock:

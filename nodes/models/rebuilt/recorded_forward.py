@@ -1,0 +1,277 @@
+"""The forward of a rebuilt transformer as one CUDA graph, where the host is slower than the GPU.
+
+In one run of a loop, for one branch of guidance:
+
+1. The first forward runs as ever. It compiles kernels, times attention backends and makes the values of the prompt.
+2. The second is measured: the seconds of the host until it returns, and those of the GPU.
+3. At the third the host's share decides. If the host was busy nearly all the time, this forward is captured as a CUDA
+   graph, and the graph launches it and all later ones. If not, nothing more is measured.
+
+All processes of a sequence decide together: the graph holds their exchanges. A forward with other shapes or numbers,
+or one that somebody looks into (a profiler, a count of operations), runs as ever.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_map
+
+from ....graph.contract.node import Run
+from ...parallel.collectives import Exchanges, capturing, largest
+from ...support import device_memory
+from .cuda_graph import CaptureFailed, CudaGraphs, Graph
+from .forward_inputs import Inputs
+from .loop_values import Values, telling
+
+HOST_SHARE = 0.8
+"""The least share of the GPU's seconds that the host takes where it counts as the slower one. The GPU's seconds contain
+its waits for the host, so the share is near 1 there.
+"""
+
+LEAST_STEPS = 5
+"""The least number of steps from the capture on: a capture takes about as long as two steps."""
+
+MARGIN = 1.5
+"""Factor on the memory of a forward, which the graph needs once more. It is a guess for fragmentation."""
+
+AHEAD = 2
+"""Forwards that the host may be ahead of the GPU. Without a limit it would launch all steps of a loop at once: times of
+steps would be wrong, and an interrupt would come late.
+"""
+
+AGAIN, NO, YES = 0, 1, 2
+
+_refused: weakref.WeakKeyDictionary[Run, str] = weakref.WeakKeyDictionary()
+"""The runs in which a capture failed, with the reason. They do not try it again."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One forward whose kernels were launched one by one.
+
+    Attributes:
+        host: Seconds until it returned.
+        began: The GPU's event before it.
+        ended: The GPU's event after it.
+        memory: The most bytes that it needed beside what was there before; or more, if memory was not measured for
+            this call alone.
+    """
+
+    host: float
+    began: Any
+    ended: Any
+    memory: int
+
+    def seconds(self) -> float:
+        """The GPU's seconds, with its waits for the host. Waits until they are over."""
+        self.ended.synchronize()
+        return float(self.began.elapsed_time(self.ended)) / 1000
+
+
+@dataclass
+class Recording:
+    """A captured forward.
+
+    Attributes:
+        graph: The graph.
+        inputs: Tensors that it reads.
+        exchanges: What it sends to other processes.
+        flying: Events before and after the latest launches.
+        timed: Whether the time of a launch was told.
+    """
+
+    graph: Graph
+    inputs: Inputs
+    exchanges: Exchanges
+    flying: deque[tuple[Any, Any]] = field(default_factory=deque)
+    timed: bool = False
+
+    def replay(self, graphs: CudaGraphs, given: Inputs) -> Any:
+        """The forward of other inputs of the same shapes. Its result stays as it is when the graph runs again."""
+        self.inputs.take(given)
+        began = graphs.mark()
+        self.graph.replay()
+        self.flying.append((began, graphs.mark()))
+        for processes, sent in self.exchanges:
+            processes.exchanged(sent)
+        return tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, self.graph.made)
+
+    def wait(self) -> float | None:
+        """Wait until the host is no longer too far ahead. The seconds of the launch that ended by it, once."""
+        if len(self.flying) < AHEAD:
+            return None
+        began, ended = self.flying.popleft()
+        ended.synchronize()
+        if self.timed:
+            return None
+        self.timed = True
+        return float(began.elapsed_time(ended)) / 1000
+
+
+class RecordedForward:
+    """The forward of one branch in one run of a loop. The values of its prompts hold it, and are dropped with it.
+
+    Args:
+        prompt: These values: a graph reads their memory.
+        run: Receives details, and a warning if a capture fails.
+    """
+
+    def __init__(self, prompt: Values, run: Run) -> None:
+        self._prompt = weakref.ref(prompt)
+        self.run, self.graphs = run, CudaGraphs()
+        self.key: Hashable = None
+        self.inputs: Inputs | None = None
+        self.measured: Measured | None = None
+        self.recording: Recording | None = None
+        self.before = 0.0
+        self.over = False
+
+    def call(self, launched: Launched, *args: Any, **kwargs: Any) -> Any:
+        """The forward of a transformer."""
+        forward = launched.transformer
+        if self.over and self.recording is None:
+            return forward(*args, **kwargs)
+        given = Inputs.of(args, kwargs)
+        key = given.key()
+        if self.recording is not None:
+            if key != self.key or looked_into(self.run):
+                return forward(*args, **kwargs)
+            return self._replayed(self.recording, given)
+        if key != self.key:
+            self.key, self.inputs, self.measured = key, None, None
+            return forward(*args, **kwargs)
+        if self.inputs is None:  # the second call
+            self.over = launched.steps() <= LEAST_STEPS or not given.on_one_device or self.run in _refused
+            return forward(*args, **kwargs) if self.over else self._measure(forward, given)
+        return self._decide(launched, given)
+
+    def _measure(self, forward: Any, given: Inputs) -> Any:
+        """A forward whose kernels are launched one by one, from the tensors that the graph will read."""
+        if self.inputs is None:
+            self.inputs = given.copied()
+        else:
+            self.inputs.take(given)
+        if looked_into(self.run):
+            return given.passed_to(forward)
+        self.graphs.settle()  # a full queue would stop the host, and make it look slow
+        memory, began, start = self.graphs.allocated(), self.graphs.mark(), perf_counter()
+        made = self.inputs.passed_to(forward)
+        host = perf_counter() - start
+        self.measured = Measured(host, began, self.graphs.mark(), max(self.graphs.peak() - memory, 0))
+        return made
+
+    def _decide(self, launched: Launched, given: Inputs) -> Any:
+        """The forward after a measured one: captured, or not."""
+        forward, own = launched.transformer, self._verdict(launched.steps())
+        processes, measured = self.run.processes, self.measured
+        needed = MARGIN * measured.memory if measured is not None else 0.0
+        lacking = self.graphs.free(self.run) < needed
+        unready = measured is None or looked_into(self.run)
+        if processes.group("sequence").rank:
+            own = AGAIN  # times differ, and the first process decides
+        verdict, lacks, waits = largest(processes, "sequence", [own, lacking, unready])
+        if verdict == YES and not lacks and not waits:
+            return self._record(launched, given)
+        if verdict == NO or lacks:
+            self._finish()
+            if verdict == YES:
+                size = device_memory.size(needed)
+                self.run.detail(launch=f"kernel by kernel: a CUDA graph needs up to {size} of free memory")
+            return given.passed_to(forward)
+        return self._measure(forward, given)
+
+    def _verdict(self, steps: int) -> int:
+        """Whether the measured forward pays for a capture, as far as this process knows."""
+        if steps < LEAST_STEPS or self.run in _refused:
+            return NO
+        if self.measured is None:
+            return AGAIN
+        self.before = self.measured.seconds()
+        return YES if self.measured.host >= HOST_SHARE * self.before else NO
+
+    def _record(self, launched: Launched, given: Inputs) -> Any:
+        """Capture the forward, in all processes of the sequence, and launch it."""
+        assert self.inputs is not None
+        assert self.measured is not None
+        host, reason = self.measured.host, ""
+        recording: Recording | None = None
+        try:
+            recording = self._captured(launched, self.inputs)
+        except CaptureFailed as failed:
+            reason = str(failed)
+        (broken,) = largest(self.run.processes, "sequence", [recording is None])
+        self._finish()
+        if broken:
+            del recording
+            self._refuse(reason or "another process could not capture it")
+            return given.passed_to(launched.transformer)
+        self.recording = recording
+        assert recording is not None
+        said = f"the host took {host:.3g} s of {self.before:.3g} s to launch the kernels one by one"
+        self.run.detail(launch=f"one CUDA graph: {said}")
+        return self._replayed(recording, given)
+
+    def _captured(self, launched: Launched, inputs: Inputs) -> Recording:
+        prompt, call = self._prompt(), launched.view.once.call
+        assert prompt is not None, "it holds this object"
+        dtype = next(tensor.dtype for tensor in inputs.tensors if tensor.is_floating_point())
+        # Values that the branches of a step share are made anew in each step, at other addresses.
+        with telling(launched.view, replace(call, step=None)), capturing() as exchanges:
+            prompt.complete = True
+            try:
+                graph = self.graphs.capture(lambda: inputs.passed_to(launched.transformer), dtype)
+            finally:
+                prompt.complete = False
+        return Recording(graph, inputs, exchanges)
+
+    def _replayed(self, recording: Recording, given: Inputs) -> Any:
+        seconds = recording.wait()
+        if seconds is not None:
+            self.run.detail(launch_seconds={"one by one": round(self.before, 5), "one graph": round(seconds, 5)})
+        return recording.replay(self.graphs, given)
+
+    def _finish(self) -> None:
+        """Measure no more."""
+        self.over, self.inputs, self.measured = True, None, None
+
+    def _refuse(self, reason: str) -> None:
+        _refused[self.run] = reason
+        self.run.detail(launch=f"kernel by kernel: the capture of a CUDA graph failed: {reason}")
+        self.run.warn(f"the transformer cannot be launched as one CUDA graph ({reason}); the run goes on without")
+
+
+class Launched:
+    """A transformer whose forward may be recorded: the same attributes, and a call.
+
+    Args:
+        transformer: Computes a forward: the view, or the part of it for this process.
+        view: The view with the rebuilt blocks.
+        recorded: What is known of this branch's forward. It outlasts the step.
+        steps: Gives the number of steps, this one included, at which the loop computes this branch.
+    """
+
+    def __init__(self, transformer: Any, view: Any, recorded: RecordedForward, steps: Callable[[], int]) -> None:
+        self.transformer, self.view, self.recorded, self.steps = transformer, view, recorded, steps
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.transformer, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.recorded.call(self, *args, **kwargs)
+
+
+def looked_into(run: Run) -> bool:
+    """Whether somebody looks at the operations of this forward: a graph hides them."""
+    return (
+        run.ranges
+        or torch.autograd._profiler_enabled()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
+    )

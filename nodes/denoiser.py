@@ -145,7 +145,7 @@ def predict(
     """Evaluate the transformer at one step, for each guidance branch that runs there.
 
     Rebuilt blocks (`model.optimize`) compute once in a loop what depends on the prompts alone, such as keys and values
-    of text, and once a step what both branches share.
+    of text, once for all steps what depends on the timesteps, and once a step what both branches share.
 
     Args:
         model: A loaded model; its transformer is used.

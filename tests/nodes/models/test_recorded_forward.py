@@ -76,13 +76,13 @@ class Loop:
         self.module, self.rows, self.run, self.steps = module, rows, run, steps
         self.values = Values()
 
-    def __call__(self, inputs: dict[str, Any]) -> torch.Tensor:
+    def __call__(self, inputs: dict[str, Any], shared: Values | None = None) -> torch.Tensor:
         self.steps -= 1
         left = self.steps + 1
         transformer = self.module
         if self.run is not None:
             transformer = launched(self.module, self.module, self.values, self.run, lambda: left)
-        with telling(self.module, BranchCall(self.rows, prompt=self.values)):
+        with telling(self.module, BranchCall(self.rows, prompt=self.values, step=shared)):
             return called(transformer, inputs)
 
 
@@ -132,6 +132,24 @@ def test_equals_kernels_launched_one_by_one(case, rows, dtype, log):
     for number, (a, b) in enumerate(zip(found, wanted, strict=True)):
         assert relative(a, b) <= BOUNDS[dtype], f"step {number}: a result outlasts later steps"
         assert number == 0 or relative(wanted[number], wanted[number - 1]) > 1e-3, "the steps differ"
+
+
+def test_a_graph_reads_nothing_that_branches_share_in_a_step(log):
+    """Wan's first block up to cross attention: made anew at each step, at another address."""
+    module, inputs = built("wan"), given_to("wan", 1)
+    texts = [inputs["encoder_hidden_states"], 2 * inputs["encoder_hidden_states"]]
+    plain, recorded = ([Loop(module, 1, run), Loop(module, 1, run)] for run in (None, cuda_run()))
+    held = []  # so that no address is used again
+    for number in range(7):
+        made = []
+        for branches in (plain, recorded):
+            held.append(Values(uses=2))
+            for branch, text in zip(branches, texts, strict=True):
+                step = changed(inputs, number) | {"encoder_hidden_states": text}
+                made.append(branch(step, held[-1] if branches is plain or number < 5 else None))
+        assert relative(made[2], made[0]) <= BOUNDS[torch.float32]
+        assert relative(made[3], made[1]) <= max(BOUNDS[torch.float32], 1e-6)
+    assert log.count("capture") == 2
 
 
 @pytest.mark.skipif(not ON_GPU, reason="there is no GPU")

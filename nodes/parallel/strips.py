@@ -1,4 +1,4 @@
-"""Decoding in strips of rows: each process decodes some rows of every frame.
+"""Decoding and encoding in strips of rows: each process has some rows of every frame.
 
 A convolution of three rows takes one row of each neighbour. Sums of group norms are those of all strips. The blocks of
 the smallest frames have attention over whole frames, and are computed on all rows.
@@ -7,7 +7,7 @@ the smallest frames have attention over whole frames, and are computed on all ro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from ..models.decoders.strip_rows import in_strips
 from ..models.model import Model
 from ..values import Size
 from .collectives import GROUPS, bytes_of, gather_parts, members, parts_of
+from .dealt_tiles import dealt_tiles, has_tiles, pixels_of_latent, replaced
 
 
 @dataclass(frozen=True)
@@ -197,43 +198,45 @@ OPERATIONS: dict[Any, Callable[..., torch.Tensor]] = {
 
 
 def decoded(run: Run, model: Model, latents: torch.Tensor) -> torch.Tensor:
-    """Decode latents of `latent_shape`, each process its rows, into the whole frames [B, F, H, W, 3]."""
-    strip = _strip(run, model, latents.shape[-2], "decoder")
+    """Decode latents of `latent_shape`, each process its rows or tiles, into the whole frames [B, F, H, W, 3]."""
+    vae, (rows, columns) = model.component("vae"), latents.shape[-2:]
+    scale = pixels_of_latent(vae)
+    if has_tiles(vae, scale * rows, scale * columns):
+        with _tiles(run, vae, "decoder"):
+            return model.family.decode(model, latents)
+    strip = _strip(run, rows)
     if strip is None:
         return model.family.decode(model, latents)
-    vae = model.component("vae")
     with on_strips(strip, vae.decoder, is_rebuilt(vae, "decoder")):
         frames = model.family.decode(model, strip.cut(latents, latents.ndim - 2))
     return strip.gathered(frames, 2)
 
 
 def encoded(run: Run, model: Model, frames: torch.Tensor) -> torch.Tensor:
-    """Encode frames [B, F, H, W, 3], each process its rows, into the whole latents of `latent_shape`."""
-    _, count, height, width, _ = frames.shape
+    """Encode frames [B, F, H, W, 3], each process its rows or tiles, into the whole latents of `latent_shape`."""
+    vae, (_, count, height, width, _) = model.component("vae"), frames.shape
+    if has_tiles(vae, height, width):
+        with _tiles(run, vae, "encoder"):
+            return model.family.encode(model, frames)
     configs = {part: model.config(part) for part in ("vae", "transformer")}
-    rows = model.family.latent_shape(Size(width, height, count), 1, configs)[-2]
-    strip = _strip(run, model, rows, "encoder")
+    strip = _strip(run, model.family.latent_shape(Size(width, height, count), 1, configs)[-2])
     if strip is None:
         return model.family.encode(model, frames)
-    with on_strips(strip, model.component("vae").encoder, False):
+    with on_strips(strip, vae.encoder, is_rebuilt(vae, "encoder")):
         latents = model.family.encode(model, strip.cut(frames, 2))
     return strip.gathered(latents, latents.ndim - 2)
 
 
-def _strip(run: Run, model: Model, rows: int, part: str) -> Strip | None:
+def _tiles(run: Run, vae: Any, part: str) -> AbstractContextManager[None]:
+    run.detail(strips=f"off: the tiles are dealt to {run.processes.size} processes")
+    return dealt_tiles(run.processes, vae, part)
+
+
+def _strip(run: Run, rows: int) -> Strip | None:
     """The own strip; None, with the reason, if each process works on whole frames."""
-    processes, vae = run.processes, model.component("vae")
-    reason = None
-    if processes.size == 1:
-        return None
-    if getattr(vae, "use_tiling", False):
-        reason = "it works tile by tile"
-    elif rows < processes.size:
-        reason = f"{rows} rows of latents are fewer than the processes"
-    elif part == "encoder" and is_rebuilt(vae, part):
-        reason = "the rebuilt encoder works on whole frames"
-    if reason is not None:
-        run.detail(strips=f"off, each process does all: {reason}")
+    processes = run.processes
+    if rows < processes.size:
+        run.detail(strips=f"off, each process does all: {rows} rows of latents are fewer than the processes")
         return None
     run.detail(strips=f"{processes.size} strips of rows")
     return Strip(processes, members(processes, "all"), parts_of(rows, processes.size))
@@ -246,7 +249,7 @@ def on_strips(strip: Strip, part: Any, rebuilt: bool) -> Iterator[None]:
     Args:
         strip: The own rows.
         part: diffusers' module; its `mid_block` is computed on all rows.
-        rebuilt: Whether sgd's own decoder stands in for it.
+        rebuilt: Whether sgd's own decoder or encoder stands in for it.
     """
     if rebuilt:
         with in_strips(strip):
@@ -260,12 +263,5 @@ def on_strips(strip: Strip, part: Any, rebuilt: bool) -> Iterator[None]:
         with rows.off():
             return strip.cut(own(strip.gathered(x, -2), *args, **kwargs), -2).contiguous()
 
-    replaced = "forward" in vars(middle)  # as by offloading; else the class has it
-    middle.forward = forward
-    try:
-        with rows:
-            yield
-    finally:
-        del middle.forward
-        if replaced:
-            middle.forward = own
+    with replaced(middle, "forward", forward), rows:
+        yield

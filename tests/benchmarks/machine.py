@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 import subprocess
@@ -76,6 +77,8 @@ def state() -> str:
 
 def _query(fields: str) -> str:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]  # nvidia-smi counts all cards
+    command += [f"--id={shown}"] if shown else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=500, help="start nothing that could end later than this")
     parser.add_argument("--out", type=Path, default=Path("parallel.json"))
     parser.add_argument("--host-profile", action="store_true", help="also keep where the host spends a step")
+    parser.add_argument("--kernels", action="store_true", help="also keep the kernels of a step")
     parser.add_argument("--compiled", action="store_true", help="also steps with compiled blocks")
     parser.add_argument("--graph", action="store_true", help="also steps that are launched as one CUDA graph")
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU, without diffusers beside them")
@@ -126,7 +127,7 @@ def main() -> None:
     if count < 2:
         sys.exit("this needs two GPUs; --tiny runs on a CPU")
     given = {"--tiny": arguments.tiny, "--host-profile": arguments.host_profile, "--compiled": arguments.compiled}
-    given["--graph"] = arguments.graph
+    given |= {"--graph": arguments.graph, "--kernels": arguments.kernels}
     extra = [word for word, wanted in given.items() if wanted]
 
     def measure(key: str, script: str, words: list[str], ranks: int, least: int) -> None:

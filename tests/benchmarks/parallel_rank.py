@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import torch.distributed as dist
+from benchmarks import kernel_times
 from benchmarks.machine import wait
 from benchmarks.step_works import WORKS, step_of
 from helpers.direct import DirectRun
@@ -173,6 +174,9 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models on the CPU")
     parser.add_argument("--parts", default="step,decode")
     parser.add_argument("--host-profile", action="store_true")
+    parser.add_argument(
+        "--kernels", action="store_true", help="list the kernels of rank 0, with all ranks and with one"
+    )
     parser.add_argument("--graph", action="store_true", help="also steps that are launched as one CUDA graph")
     parser.add_argument("--compiled", action="store_true", help="also steps of all ranks with compiled blocks")
     arguments = parser.parse_args()
@@ -223,6 +227,14 @@ def main() -> None:
                 loops[arrangement]()  # its state is new: a step after the first
                 results[f"host {arrangement}"] = host_profile(loops[arrangement], device)
                 loops[arrangement].state.end()
+            if arguments.kernels:
+                for way in ("one", arrangement):
+                    loops[way].state = GateState()
+                    seconds = statistics.median(results[f"step {arrangement}"][way]["seconds"])
+                    found = kernel_times.lines(kernel_times.kernels_of(loops[way]), seconds)
+                    results[f"kernels {way}"] = found
+                    say(way, *found[:14])
+                    loops[way].state.end()
             if arguments.compiled:
                 compiled.acquire("transformer", together)
                 both = {"one": Loop(step, model, None), arrangement: Loop(step, compiled, processes)}

@@ -50,7 +50,8 @@ TITLES = ("whole", "cpu", "first node", "text.encode", "first step", "(alone)", 
 
 def process(package: Path, words: list[str]) -> Times:
     """Run `sgd exec` of a package in a process of its own, and read its record and its trace."""
-    environment = {**os.environ, "PYTHONPATH": str(package)}
+    paths = [str(package), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         command = [sys.executable, "-m", "sgd", "exec", *words, "--quiet", "--out", f"{folder}/out"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from helpers import rank_toys
-from helpers.processes import started_by
+from helpers.processes import device_of, started_by
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def command(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
 
     def start(fault: str) -> subprocess.Popen[str]:
         words = [sys.executable, "-m", "sgd", "exec", "toys.yaml", "--library", rank_toys.__file__]
-        words += ["--device", "cpu", "--processes", "2", "--out", "out", f"fault={fault}"]
+        words += ["--device", device_of(2), "--processes", "2", "--out", "out", f"fault={fault}"]
         begun.append(
             subprocess.Popen(
                 ["env", "--default-signal=INT", *words],

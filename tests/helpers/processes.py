@@ -1,4 +1,4 @@
-"""Processes of this machine, from /proc."""
+"""Processes of this machine, from /proc, and the device of runs in several processes."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def started_by(starter: int) -> list[int]:
             if word in words and state != "Z":
                 found.append(int(folder.name))
     return found
+
+
+def device_of(count: int) -> str:
+    """The device of `sgd exec` in so many processes: GPUs, and NCCL between them, if this machine has enough."""
+    import torch
+
+    return "cuda" if torch.cuda.device_count() >= count else "cpu"

@@ -226,6 +226,14 @@ def test_a_plan_counts_the_chosen_way_and_no_attempt(wan_folder):
     assert run.details["tiled_peak_bytes"] < whole_peak + run.details["vae"]["bytes"]
 
 
+def test_a_plan_of_several_ranks_takes_the_choice_of_rank_0(wan_folder, monkeypatch):
+    """The parts of ranks take unequal memory."""
+    tiled = planned(wan_folder, None, "on", frames=1)[1:]
+    answers = iter([False, True])
+    monkeypatch.setattr(DirectRun, "agree", lambda run, value: next(answers))
+    assert planned(wan_folder, 64 * GIB, "auto", frames=1)[1:] == tiled
+
+
 @pytest.mark.slow
 def test_tiles_that_save_no_memory_are_not_used(wan_folder, wan_model, run, memory):
     """The tiles of this narrow VAE overlap, and take more memory than they save."""

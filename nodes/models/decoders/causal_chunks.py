@@ -14,10 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .dense_convolution import DenseWeight, convolve, dense_weight, wide
+from .convolution_choice import chosen
+from .dense_convolution import DenseWeight, convolve, wide
 from .frame_attention import attend
+from .margin_convolution import convolve_margins
 from .norm_operations import norm_silu
-from .strip_rows import all_rows
+from .strip_rows import all_rows, fill_margins
 
 
 class Pending(NamedTuple):
@@ -55,13 +57,13 @@ class Resnet:
     @staticmethod
     def of(name: str, block: Any, dtype: torch.dtype) -> Resnet:
         """Lay out the weights of diffusers' block."""
-        conv2 = dense_weight(block.conv2, dtype=dtype)
+        conv1, conv2 = chosen(block.conv1, dtype), chosen(block.conv2, dtype)
         shortcut, bias = None, conv2.bias
         if not isinstance(block.conv_shortcut, nn.Identity):
             conv = block.conv_shortcut
             shortcut, bias = conv.weight.detach().flatten(1).to(dtype), bias + wide(conv.bias.detach())
         norm1, norm2 = norm_weight(block.norm1), norm_weight(block.norm2)
-        return Resnet(name, norm1, dense_weight(block.conv1, dtype=dtype), norm2, conv2, shortcut, bias)
+        return Resnet(name, norm1, conv1, norm2, conv2, shortcut, bias)
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class CausalChunk:
     def resnet(self, resnet: Resnet, entered: Entered) -> Pending:
         """Apply a residual block."""
         inner = self.convolved(f"{resnet.name}.1", entered.taken(), resnet.conv1)
-        buffer = self.buffer(f"{resnet.name}.2", inner.shape, inner.device)
+        buffer = self.buffer(f"{resnet.name}.2", inner.shape, inner.device, margin=resnet.conv2.margin)
         norm_silu(inner, resnet.norm2, buffer[2:], bias=resnet.conv1.bias)
         del inner
         outer = self.convolved(f"{resnet.name}.2", buffer, resnet.conv2)
@@ -164,25 +166,38 @@ class CausalChunk:
 
     def entered(self, resnet: Resnet, pending: Pending) -> Entered:
         """Add what is pending, and make the input of a block's first convolution."""
-        buffer = self.buffer(f"{resnet.name}.1", pending.frames.shape, pending.frames.device)
-        norm_silu(pending.frames, resnet.norm1, buffer[2:], bias=pending.bias, residual=pending.residual, keep=True)
-        return Entered(pending.frames, buffer)
+        frames, margin = pending.frames, resnet.conv1.margin
+        buffer = self.buffer(f"{resnet.name}.1", frames.shape, frames.device, margin=margin)
+        norm_silu(frames, resnet.norm1, buffer[2:], bias=pending.bias, residual=pending.residual, keep=True)
+        return Entered(frames, buffer)
 
-    def buffer(self, key: str, shape: tuple[int, ...] | torch.Size, device: torch.device, frames: int = 2) -> Tensor:
-        """Memory for frames with earlier frames, or zeros, in front. The frames themselves are not set."""
-        count, *size = shape
+    def buffer(
+        self, key: str, shape: tuple[int, ...] | torch.Size, device: torch.device, frames: int = 2, margin: int = 0
+    ) -> Tensor:
+        """Memory for frames with earlier frames, or zeros, in front. The frames themselves are not set.
+
+        Args:
+            key: The name of the convolution.
+            shape: The shape of the frames, [T, H, W, C].
+            device: Their device.
+            frames: How many earlier frames.
+            margin: Positions around each frame, which are zeros in earlier frames.
+        """
+        count, height, width, channels = shape
+        size = height + 2 * margin, width + 2 * margin, channels
         made = torch.empty(count + frames, *size, dtype=self.dtype, device=device)
         before = self.history.get(key)
         if before is None:
             made[:frames].zero_()
         else:
-            made[:frames].copy_(before)
+            around = (size[0] - before.shape[1]) // 2  # not 0 after a chunk of another dtype
+            made[:frames].copy_(F.pad(before, (0, 0, around, around, around, around)) if around else before)
         return made
 
     def convolved(self, key: str, buffer: Tensor, conv: DenseWeight) -> Tensor:
-        """Convolve a buffer with a margin of zeros around each frame."""
+        """Convolve a buffer with a margin of zeros around each frame. The buffer has it if the weight wants one."""
         self.remember(key, buffer)
-        return convolve(buffer, conv.weight, 1)
+        return convolve_margins(fill_margins(buffer), conv) if conv.margin else convolve(buffer, conv.weight, 1)
 
     def remember(self, key: str, buffer: Tensor, frames: int = 2) -> None:
         """Keep the last frames of a buffer for the next chunk."""

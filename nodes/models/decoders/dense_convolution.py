@@ -25,10 +25,23 @@ PHASES = ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 @dataclass(frozen=True)
 class DenseWeight:
-    """The weight of a convolution, [K, C, kt, kh, kw], channels last, and its bias, [K], in float32 or float64."""
+    """The weight of a convolution.
+
+    Attributes:
+        weight: [K, C, kt, kh, kw], channels last.
+        bias: [K], in float32 or float64.
+        rows: The weight as the kernel of `margin_convolution` takes it: [K, 9 n], where n is 3 C, rounded up. None if
+            another function convolves.
+    """
 
     weight: Tensor
     bias: Tensor
+    rows: Tensor | None = None
+
+    @property
+    def margin(self) -> int:
+        """Positions around each frame of the input that hold zeros, or the rows of neighbours."""
+        return 0 if self.rows is None else 1
 
 
 def dense_weight(

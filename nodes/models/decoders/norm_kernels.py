@@ -142,7 +142,7 @@ def add(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor) -> None:
     _add[grid](x, second, bias, out, positions, channels, lanes, rows, residual is not None, num_warps=4)
 
 
-@triton.jit(do_not_specialize=["height", "width", "blocks", "skipped"])
+@triton.jit(do_not_specialize=["height", "width", "halo", "blocks", "skipped"])
 def _interleave_norm(  # type: ignore[no-untyped-def]
     phases,
     doubled,
@@ -152,6 +152,7 @@ def _interleave_norm(  # type: ignore[no-untyped-def]
     out,
     height,
     width,
+    halo,
     blocks,
     skipped,
     root,
@@ -164,12 +165,16 @@ def _interleave_norm(  # type: ignore[no-untyped-def]
 ):
     program = tl.program_id(0)
     line = program // blocks
-    column = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    row = line % height
-    time = line // height
+    place = (program % blocks) * COLUMNS + tl.arange(0, COLUMNS)
+    rows = height + 2 * halo
+    columns = width + 2 * halo
+    row = line % rows - halo
+    column = place - halo
+    time = line // rows
     channel = tl.arange(0, CHANNELS)
     known = channel < C
-    mask = (column < width)[:, None] & known[None, :]
+    limit = tl.where((row >= 0) & (row < height), width, 0)
+    mask = ((column >= 0) & (column < limit))[:, None] & known[None, :]
     phase = (row % 2) * 2 + column % 2
     source = (time * (height // 2 + 1) + (row + 1) // 2).to(tl.int64) * (width // 2 + 1) + (column + 1) // 2
     value = tl.load(phases + source[:, None] * (4 * C) + phase[:, None] * C + channel[None, :], mask=mask, other=0.0)
@@ -183,19 +188,21 @@ def _interleave_norm(  # type: ignore[no-untyped-def]
         from_ = (late // TIMES * (height // 2) + row // 2).to(tl.int64) * (width // 2) + column // 2
         value += tl.load(doubled + from_[:, None] * OWN + taken, mask=mask, other=0.0).to(tl.float32)
     stored = value.to(kept.dtype.element_ty)
-    target = (line.to(tl.int64) * width + column)[:, None] * C + channel[None, :]
-    tl.store(kept + target, stored, mask=mask)
+    own = ((time * height + row).to(tl.int64) * width + column)[:, None] * C + channel[None, :]
+    tl.store(kept + own, stored, mask=mask)
     value = _normed(tl.where(mask, stored.to(tl.float32), 0.0), weight, known, channel, root, LEAST, True)
-    tl.store(out + target, value.to(out.dtype.element_ty), mask=mask)
+    target = (line.to(tl.int64) * columns + place)[:, None] * C + channel[None, :]
+    tl.store(out + target, value.to(out.dtype.element_ty), mask=(place < columns)[:, None] & known[None, :])
 
 
 def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, doubled: Doubled | None) -> Tensor:
     """See `norm_operations.interleave_norm`."""
-    count, height, width, channels = out.shape
-    kept = phases.new_empty(out.shape)
-    lanes, tile = _tile(channels, width, ADD_ELEMENTS)
-    blocks = triton.cdiv(width, tile)
-    _interleave_norm[(count * height * blocks,)](
+    count, rows, columns, channels = out.shape
+    height, width = (2 * (size - 1) for size in phases.shape[1:3])
+    kept = phases.new_empty(count, height, width, channels)
+    lanes, tile = _tile(channels, columns, ADD_ELEMENTS)
+    blocks = triton.cdiv(columns, tile)
+    _interleave_norm[(count * rows * blocks,)](
         phases,
         phases if doubled is None else doubled.frames,
         bias,
@@ -204,6 +211,7 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
         out,
         height,
         width,
+        (rows - height) // 2,
         blocks,
         0 if doubled is None else doubled.skipped,
         channels**0.5,

@@ -51,8 +51,7 @@ def norm_silu(
         value = wide(x.copy_(value))
     value = _normed(value, weight)
     value = F.silu(value) if silu else value
-    halo = (out.shape[1] - x.shape[1]) // 2
-    out.copy_(F.pad(value, (0, 0, halo, halo, halo, halo)))
+    _put(value, out)
 
 
 def add(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor) -> None:
@@ -74,7 +73,8 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
         phases: [T, H + 1, W + 1, 4 C]; the phase of columns changes fastest.
         bias: [C], added to each phase.
         weight: The norm's, [C].
-        out: [T, 2 H, 2 W, C], dense; receives the normalised frames with SiLU.
+        out: Receives the normalised frames with SiLU, dense: [T, 2 H, 2 W, C], or [T, 2 H + 2, 2 W + 2, C] with zeros
+            around.
         doubled: Frames, [T', H, W, C'], that are added before the norm; see `Doubled`. Channel c of the result at phase
             p takes channel (c n + p) C' / (C n) of them, where n is the number of phases with those of time.
 
@@ -85,11 +85,12 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
         from . import norm_kernels
 
         return norm_kernels.interleave_norm(phases, bias, weight, out, doubled)
+    count, rows, columns, together = phases.shape
+    size = count, 2 * (rows - 1), 2 * (columns - 1), together // 4
     if phases.is_meta:
-        return phases.new_empty(out.shape)
-    count, rows, columns, _ = phases.shape
+        return phases.new_empty(size)
     split = phases.view(count, rows, columns, 2, 2, -1)
-    made = wide(phases.new_empty(out.shape))
+    made = wide(phases.new_empty(size))
     for row in (0, 1):
         for column in (0, 1):
             there = split[:, row : rows - 1 + row, column : columns - 1 + column, row, column]
@@ -97,7 +98,7 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
     if doubled is not None:
         made = made + wide(_spread(doubled, made.shape[-1]))
     kept = made.to(phases.dtype)
-    out.copy_(F.silu(_normed(wide(kept), weight)))
+    _put(F.silu(_normed(wide(kept), weight)), out)
     return kept
 
 
@@ -126,6 +127,12 @@ def _sum(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     if bias is not None:
         value = value + bias
     return value if residual is None else value + wide(residual)
+
+
+def _put(value: Tensor, out: Tensor) -> None:
+    """Write frames to the middle of larger ones, and zeros around."""
+    halo = (out.shape[1] - value.shape[1]) // 2
+    out.copy_(F.pad(value, (0, 0, halo, halo, halo, halo)))
 
 
 def _normed(value: Tensor, weight: Tensor) -> Tensor:

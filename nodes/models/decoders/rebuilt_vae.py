@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...support import cost_meter
+from .convolution_choice import refused
 from .hunyuan_video_decoder import HunyuanVideoDecoder
 from .leaving_frames import LeavingFrames
 from .strip_rows import everywhere, has_strips
@@ -50,6 +51,19 @@ def is_rebuilt(vae: Any, part: str) -> bool:
     )
 
 
+def refused_kernels(vae: Any, device: str) -> str | None:
+    """The convolutions of a rebuilt VAE that cuDNN computes though the card has a kernel, with the reasons; or None."""
+    if type(vae).__name__ != "AutoencoderKLWan":
+        return None
+    place = torch.device(device)
+    return refused(vae, place, _narrow(vae.dtype, place))
+
+
+def _narrow(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the work of Wan's VAE. A plan on the meta device is one for a GPU."""
+    return torch.float16 if dtype is torch.float32 and device.type in ("cuda", "meta") else dtype
+
+
 class _HunyuanVideo:
     """The `forward` of HunyuanVideo's decoder. diffusers calls it for each tile in time and space."""
 
@@ -74,9 +88,8 @@ class _WanWork:
         self.own = getattr(type(vae), name).__get__(vae)
 
     def dtype(self, given: Tensor) -> torch.dtype:
-        """The dtype of the work. A plan on the meta device is one for a GPU."""
-        vae_dtype: torch.dtype = self.vae.dtype
-        return torch.float16 if vae_dtype is torch.float32 and (given.is_cuda or given.is_meta) else vae_dtype
+        """The dtype of the work."""
+        return _narrow(self.vae.dtype, given.device)
 
     def overflowed(self, work: str, what: str) -> None:
         """Warn that values of float16 were not enough."""
@@ -201,9 +214,10 @@ class _WanEncode(_WanWork):
         # In float16 twice as many frames take the memory that diffusers takes.
         chunk = 2 * GROUP if encoder.dtype is not vae.dtype else GROUP
         found = torch.stack([encoder(clip, chunk) for clip in video])
-        if encoder.dtype is not vae.dtype and not x.is_meta and not bool(torch.isfinite(found).all()):
+        if encoder.dtype is not vae.dtype and not x.is_meta and not everywhere(torch.isfinite(found).all()):
             self.overflowed("encoding", "the clip is encoded again")
-            return self.own(x)  # type: ignore[no-any-return]
+            encoder = WanEncoder(vae.encoder, vae.dtype)
+            found = torch.stack([encoder(clip) for clip in video])
         return vae.quant_conv(found.to(vae.dtype))  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Strips: a rebuilt decoder that has some rows of every frame, while other processes have the rows above and below.
+"""Strips: a rebuilt decoder or encoder has some rows of every frame, and other processes those above and below.
 
 Outside `in_strips` all functions leave their arguments as they are.
 """
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .frame_values import Sums
@@ -43,7 +44,7 @@ _now: Neighbours | None = None
 
 @contextmanager
 def in_strips(neighbours: Neighbours) -> Iterator[None]:
-    """Let rebuilt decoders work on strips inside `with`. All strips do the same work at the same time."""
+    """Let rebuilt decoders and encoders work on strips inside `with`. All strips do the same work at the same time."""
     global _now
     before, _now = _now, neighbours
     try:
@@ -86,6 +87,19 @@ def everywhere(finite: Tensor) -> bool:
 def all_rows(x: Tensor, dim: int) -> Tensor:
     """The rows of all strips, in the order of the frame."""
     return x if _now is None else _now.gathered(x, dim)
+
+
+def for_halving(x: Tensor) -> Tensor:
+    """A strip [T, H, W, C] with a row below, that of the neighbour or zeros, and a column of zeros at the right.
+
+    Returns:
+        [T, H + 1, W + 1, C]: the input of a convolution of three taps that halves rows and columns.
+    """
+    padded = F.pad(x, (0, 0, 0, 1, 0, 1))
+    below = None if _now is None else _now.rows(x, 1, 0, 1)[1]
+    if below is not None:
+        padded[:, -1:, :-1] = below
+    return padded
 
 
 def surrounded(x: Tensor) -> Tensor | None:

@@ -130,7 +130,7 @@ class WanDecoder:
             yield made
 
     def _chunk(self, history: dict[str, Tensor], x: Tensor, first: bool, last: bool) -> Tensor:
-        """Decode consecutive latent frames [T, h, w, c]. The history may be of another dtype."""
+        """Decode consecutive latent frames [T, h, w, c]. The history may be of another dtype, with other margins."""
         padded = Chunk(self.dtype, history, first, last, self).decoded(x.to(self.dtype).contiguous())
         count, height, width, _ = padded.shape
         out = padded.new_empty(self.conv_out.channels, count - 2, height - 2, width - 2)
@@ -157,8 +157,7 @@ class Chunk(CausalChunk):
         given = [entered]
         del entered
         pending = self.resnets(decoder.stages[-1].resnets, given)
-        frames, height, width, channels = pending.frames.shape
-        padded = self.buffer("out", (frames, height + 2, width + 2, channels), x.device)
+        padded = self.buffer("out", pending.frames.shape, x.device, margin=1)
         norm_silu(pending.frames, decoder.norm_out, padded[2:], bias=pending.bias, residual=pending.residual)
         self.remember("out", padded)
         return fill_margins(padded)
@@ -184,7 +183,7 @@ class Chunk(CausalChunk):
         count, height, width, _ = frames.shape
         del frames
         size = count, 2 * height, 2 * width, len(stage.in_space.bias)
-        buffer = self.buffer(f"{after.name}.1", size, phases.device)
+        buffer = self.buffer(f"{after.name}.1", size, phases.device, margin=after.conv1.margin)
         kept = interleave_norm(phases, stage.in_space.bias, after.norm1, buffer[2:], doubled)
         return Entered(kept, buffer)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from .causal_chunks import CausalChunk, Middle, Pending, Resnet, norm_weight
 from .dense_convolution import DenseWeight, convolve, dense_weight, wide
 from .norm_operations import add, norm_silu
+from .strip_rows import for_halving
 
 GROUP = 4
 """Frames of one latent frame."""
@@ -207,7 +208,7 @@ class Chunk(CausalChunk):
         frames, bias, residual = given.pop()
         add(frames, bias, residual, frames)
         del residual
-        padded = F.pad(frames, (0, 0, 0, 1, 0, 1))
+        padded = for_halving(frames)
         del frames
         made = convolve(padded, stage.in_space.weight, stride=(1, 2))
         del padded

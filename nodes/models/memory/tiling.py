@@ -139,7 +139,7 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
     free = device_memory.free(work.run)
     frames = 3 * 4 * work.pixels  # bytes in float32; tiles do not reduce them
     # Counting the tiles of a clip with more bytes than the free memory could take hours.
-    if not work.can_tile or (free is not None and frames >= free):
+    if not work.can_tile or work.run.agree(free is not None and frames >= free):
         if tiling == "auto":
             work.run.detail(tiling="off")
         return _traced(work, False)
@@ -158,9 +158,10 @@ def _planned(work: VaeWork, tiling: Tiling) -> Any:
         attempt.undo()
         return attempt.above
 
-    if tiling == "auto" and _must_tile(work, whole, tiles):
+    if tiling == "auto" and work.run.agree(_must_tile(work, whole, tiles)):  # ranks may have other peaks
         made.clear()
-        attempts[0].undo()
+        for attempt in attempts:
+            attempt.undo()
         return _traced(work, True)
     if tiling != "auto" and free is not None:
         _advise(work, free, whole(), tiles, attempts[0])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from ...support.device_memory import exhausted
 from . import row_twins, rows
@@ -15,8 +18,6 @@ TOLERANCE = 2.0**-5
 def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
     """The reason why the kernels cannot be used; None if they work. A plan, on the meta device, expects that they do.
 
-    Triton needs a C compiler, a driver and a card that it knows. What is missing shows at the first call only.
-
     Args:
         device: The device of the run.
         dtype: Dtype of the rows.
@@ -27,11 +28,27 @@ def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
     generator = torch.Generator().manual_seed(0)
     x, scale, shift = (torch.randn(1, count, width, generator=generator) for count in (ROWS, 1, 1))
     x, scale, shift = (tensor.to(device, dtype) for tensor in (x, scale, shift))
-    try:
-        found = rows.norm(x, scale, shift).float()
+
+    def both() -> tuple[Tensor, Tensor]:
+        found = rows.norm(x, scale, shift)
         twin = row_twins.norm(x, scale, shift, kind="layer", eps=1e-6, plus_one=True)
-        assert isinstance(twin, torch.Tensor), "no format was given"
-        wanted = twin.float()
+        assert isinstance(found, Tensor), "no format was given"
+        assert isinstance(twin, Tensor), "no format was given"
+        return found, twin
+
+    return disagreement(both)
+
+
+def disagreement(both: Callable[[], tuple[Tensor, Tensor]]) -> str | None:
+    """The reason why a kernel cannot be used; None if its result is that of its twin.
+
+    Triton needs a C compiler, a driver and a card that it knows. What is missing shows at the first call only.
+
+    Args:
+        both: Calls the kernel and its twin, and gives their results.
+    """
+    try:
+        found, wanted = (each.float() for each in both())
         agrees = bool((found - wanted).abs().max() <= TOLERANCE * wanted.abs().max())
     except Exception as error:
         if exhausted(error):

@@ -131,12 +131,14 @@ class FastDecoder:
 
     def apply(self, module: Any, run: Run) -> None:
         if self.rebuilt:
-            from ..decoders.rebuilt_vae import rebuild
+            from ..decoders.rebuilt_vae import rebuild, refused_kernels
             from ..row_kernels import kernel_trial
 
             first = next(module.parameters())
             reason = kernel_trial.problem(run.device, first.dtype, first.shape[0]) or rebuild(module, run.warn)
             said = "rebuilt" if reason is None else f"eager: {reason}"
+            if reason is None and (refused := refused_kernels(module, run.device)) is not None:
+                said += f", but cuDNN computes convolutions of {refused}"
             run.detail(decode=said, **({"encode": said} if type(module).__name__ in ENCODERS else {}))
 
 

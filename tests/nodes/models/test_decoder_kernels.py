@@ -1,12 +1,11 @@
 """The Triton kernels of rebuilt decoders beside their twins in torch: on a GPU, or in Triton's interpreter on a CPU."""
 
-import importlib
 import importlib.util
-import sys
 from typing import Any
 
 import pytest
 import torch
+from helpers.interpreted import kernel_modules
 from sgd.nodes.models.decoders import frame_operations, norm_operations
 from sgd.nodes.models.decoders.frame_values import Affine, Doubled, Margin
 
@@ -26,16 +25,9 @@ channels = pytest.mark.parametrize("width", CHANNELS)
 @pytest.fixture
 def kernels(monkeypatch):
     """The modules of kernels: of frames, of norms, of taps, of sums."""
-    own = ("frame_kernels", "norm_kernels", "tap_kernels", "frame_sums_kernels")
-    names = [f"sgd.nodes.models.decoders.{name}" for name in own]
-    if not ON_GPU:
-        monkeypatch.setenv("TRITON_INTERPRET", "1")
-        for name in names:
-            monkeypatch.delitem(sys.modules, name, raising=False)
-    yield [importlib.import_module(name) for name in names]
-    if not ON_GPU:
-        for name in names:
-            del sys.modules[name]
+    names = "frame_kernels", "norm_kernels", "tap_kernels", "frame_sums_kernels"
+    with kernel_modules(monkeypatch, *names) as modules:
+        yield modules
 
 
 @pytest.fixture
@@ -154,8 +146,9 @@ def test_add_and_interleave_time(kernels, twins, dtype, width):
 
 @cases
 @channels
+@pytest.mark.parametrize("halo", [0, 1])
 @pytest.mark.parametrize("doubled", [None, (4, 2, 1, 0), (2, 1, 2, 0), (3, 2, 2, 1)], ids=str)
-def test_interleave_norm(kernels, twins, dtype, width, doubled):
+def test_interleave_norm(kernels, twins, dtype, width, halo, doubled):
     added = None
     count = 4
     if doubled is not None:
@@ -163,7 +156,8 @@ def test_interleave_norm(kernels, twins, dtype, width, doubled):
         added = Doubled(made(frames, 4, 6, wider * width, dtype=dtype), times, skipped)
         count = frames * times - skipped
     phases, bias, weight = made(count, 5, 7, 4 * width, dtype=dtype), made(width), made(width) + 2
-    found, wanted = (torch.empty(count, 8, 12, width, device=DEVICE, dtype=dtype) for _ in range(2))
+    size = count, 8 + 2 * halo, 12 + 2 * halo, width
+    found, wanted = (torch.empty(size, device=DEVICE, dtype=dtype) for _ in range(2))
     kept = kernels[1].interleave_norm(phases, bias, weight, found, added)
     same(kept, norm_operations.interleave_norm(phases, bias, weight, wanted, added), BOUNDS[dtype])
     same(found, wanted, BOUNDS[dtype])

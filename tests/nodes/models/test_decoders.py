@@ -151,7 +151,7 @@ def test_an_overflow_is_encoded_again_with_a_warning():
     vae.encoder.conv_in.weight.mul_(1e6)
     said: list[str] = []
     made, video = narrow(vae, said), torch.rand(1, 3, 5, 16, 24) * 2 - 1
-    assert torch.equal(made.encode(video).latent_dist.mode(), vae.encode(video).latent_dist.mode())
+    assert farthest(made.encode(video).latent_dist.mode(), vae.encode(video).latent_dist.mode()) < 1e-5
     assert said == ["encoding in float16 gave values that are not finite; the clip is encoded again in float32"]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.direct import DirectRun, model_of
 from sgd.nodes.models.attention import backends
+from sgd.nodes.models.decoders import convolution_choice, margin_tiles
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_load import load
@@ -161,6 +162,26 @@ def test_a_decoder_steps_down_too(wan_folder, broken_kernels):
     FastDecoder("vae").apply(vae, run)
     assert run.details["decode"] == f"eager: the kernels do not run on this machine: {NO_IMAGE}"
     assert "_decode" not in vars(vae)
+
+
+def test_convolutions_step_down_to_cudnn(wan_folder, monkeypatch):
+    def fail(*_: Any) -> Any:
+        raise RuntimeError(NO_IMAGE)
+
+    run = DirectRun()
+    vae = view(model_of(wan_folder, "vae").component("vae"))
+    run.device = "cuda:0"
+    monkeypatch.setattr(kernel_trial, "problem", lambda *_: None)
+    monkeypatch.setattr(convolution_choice, "_able", lambda number: True)
+    monkeypatch.setattr(convolution_choice, "_trial", fail)
+    convolution_choice._problem.cache_clear()
+    width = vae.decoder.conv_in.out_channels
+    monkeypatch.setitem(margin_tiles.TILES, (width, width), margin_tiles.TILES[96, 96])
+    FastDecoder("vae").apply(vae, run)
+    said = f"{width} to {width} channels: the kernels do not run on this machine: {NO_IMAGE}"
+    assert run.details["decode"] == f"rebuilt, but cuDNN computes convolutions of {said}"
+    assert "_decode" in vars(vae)
+    convolution_choice._problem.cache_clear()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The forward as one CUDA graph where two processes compute a sequence: they decide together. With a double."""
+"""The forward as one CUDA graph where two processes compute a sequence: they decide together, with a double."""
 
 from __future__ import annotations
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import tiny_flux, tiny_qwen_image
+from helpers.margins import with_margins
 from helpers.ranks import on_ranks
 from helpers.small_vaes import WAN_2_1, WAN_2_2, hunyuan_vae, wan_vae
 from helpers.transformer_cases import random, relative
 from sgd.graph.contract.node import Run
 from sgd.graph.contract.processes import Group, Mesh, Processes
 from sgd.nodes.models.decoders.rebuilt_vae import is_rebuilt, rebuild
+from sgd.nodes.models.decoders.wan_encoder import WanEncoder
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.ranks.planned_processes import TracedRanks
 from sgd.nodes.parallel.collectives import members, parts_of
@@ -43,6 +45,7 @@ def check(count, names=tuple(VAES)):
         assert rebuild(views[name], pytest.fail) is None
         assert is_rebuilt(views[name], "decoder")
         assert not is_rebuilt(vaes[name], "decoder")
+        assert is_rebuilt(views[name], "encoder") is name.startswith("wan")
 
     def work(join):
         processes = join(Mesh(ring=count))
@@ -61,11 +64,15 @@ def check(count, names=tuple(VAES)):
             with on_strips(strip, vae.decoder, rebuilt=True):
                 own = vae.decode(strip.cut(latents[name], -2)).sample
             found["rebuilt", name] = strip.gathered(own, -2)
+            if is_rebuilt(vae, "encoder"):
+                with on_strips(strip, vae.encoder, rebuilt=True):
+                    own = vae.encode(strip.cut(frames[name], -2)).latent_dist.mode()
+                found["rebuilt encoder", name] = strip.gathered(own, -2)
         return found, sent
 
     for rank, (made, sent) in enumerate(on_ranks(count, work)):
         assert {name: bytes_in_plan(VAES[name], count, rank) for name in names} == sent
-        wanted = {"decoded": decoded, "rebuilt": decoded, "encoded": encoded}
+        wanted = {"decoded": decoded, "rebuilt": decoded, "encoded": encoded, "rebuilt encoder": encoded}
         errors = {key: relative(each, wanted[key[0]][key[1]]) for key, each in made.items()}
         assert {key: error for key, error in errors.items() if not error < CLOSE} == {}
 
@@ -85,6 +92,51 @@ def bytes_in_plan(case, count, rank):
         return meter.take()["sent_bytes"]
 
 
+@pytest.mark.parametrize("count", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4))])
+@pytest.mark.parametrize("config", [WAN_2_1, WAN_2_2], ids=["2.1", "2.2"])
+def test_the_rebuilt_encoder_gives_the_latents_of_one_process(config, count):
+    """In float32, in chunks of several groups of frames, and again after an overflow of one rank's strip."""
+    vae = wan_vae(**config).float()
+    factor = config.get("scale_factor_spatial", 8)
+    video = random(2, 3, 9, ROWS * factor, 3 * factor)
+    said: list[str] = []
+    made, narrow = view(vae), view(vae)
+    for each in (made, narrow):
+        assert rebuild(each, said.append) is None
+    narrow._encode.made = Overflowing(vae.encoder)
+    wanted = made.encode(video).latent_dist.mode()
+
+    def work(join):
+        processes = join(Mesh(ring=count))
+        strip = Strip(processes, members(processes, "all"), parts_of(ROWS, count))
+        narrow._encode.made.rank = processes.rank
+        found = []
+        for each in (made, narrow):
+            with on_strips(strip, each.encoder, rebuilt=True):
+                found.append(strip.gathered(each.encode(strip.cut(video, -2)).latent_dist.mode(), -2))
+        return found, said
+
+    for found, warnings in on_ranks(count, work):
+        assert max(float((each - wanted).abs().max() / wanted.abs().max()) for each in found) < 3e-5
+        assert ["encoded again in float32" in text for text in warnings] == [True]
+
+
+class Overflowing(WanEncoder):
+    """An encoder that says it works in float16, and finds a number too large in the strip of rank 1."""
+
+    def __init__(self, encoder):
+        super().__init__(encoder, torch.float32)
+        self.dtype, self.rank = torch.float16, 0
+
+    def __call__(self, video, chunk=4):
+        self.dtype = torch.float32
+        made = super().__call__(video, chunk)
+        self.dtype = torch.float16
+        if self.rank == 1:
+            made[0, 0, 0, 0] = torch.inf
+        return made
+
+
 def test_two_strips():
     check(2, ("flux", "hunyuan-video", "wan 2.1"))
 
@@ -92,6 +144,12 @@ def test_two_strips():
 @pytest.mark.slow
 def test_three_strips_of_every_vae():
     check(3)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_strips_of_frames_with_margins(monkeypatch, count):
+    with_margins(monkeypatch, {8, 16})
+    check(count, ("wan 2.1",))
 
 
 class Told(Processes):
@@ -118,4 +176,7 @@ def test_a_plan_traces_a_strip(name):
         if rebuild(made, lambda warning: None) is None:
             with on_strips(strip, made.decoder, rebuilt=True):
                 assert strip.gathered(made.decode(strip.cut(latents, -2)).sample, -2).shape[-2] == frames.shape[-2]
+        if is_rebuilt(made, "encoder"):
+            with on_strips(strip, made.encoder, rebuilt=True):
+                assert strip.gathered(made.encode(strip.cut(frames, -2)).latent_dist.mode(), -2).shape == latents.shape
         assert meter.take()["sent_bytes"] > 0

@@ -1,0 +1,37 @@
+"""Modules of Triton kernels, to be run on a GPU if there is one, else in Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+
+
+@contextmanager
+def kernel_modules(monkeypatch, *names: str) -> Iterator[list[ModuleType]]:
+    """The modules of kernels of decoders, of these names. Inside `with`, they are the ones that imports find.
+
+    Triton's own functions are interpreted only if Triton was imported for it. So its modules are imported anew, but for
+    those in C, and the earlier ones come back at the end.
+    """
+    full = [f"sgd.nodes.models.decoders.{name}" for name in names]
+    if torch.cuda.is_available():
+        yield [importlib.import_module(name) for name in full]
+        return
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name in full or _of_triton(name)}
+    try:
+        yield [importlib.import_module(name) for name in full]
+    finally:
+        for name in list(sys.modules):
+            if name in full or _of_triton(name):
+                del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _of_triton(name: str) -> bool:
+    return name.split(".")[0] == "triton" and not name.startswith("triton._C")

@@ -28,7 +28,7 @@ from .models.model import Model
 from .models.ranks.branch_exchange import exchanged, own_branches
 from .models.ranks.supported import mesh_problems
 from .models.rebuilt.forward_launch import launched
-from .models.rebuilt.loop_values import BranchCall, Values, is_rebuilt, telling
+from .models.rebuilt.loop_values import BranchCall, LoopSteps, LoopValues, Values, is_rebuilt, telling
 from .parallel import sequences
 from .size_limits import require_size, size_problems
 from .support.block_ranges import block_ranges
@@ -183,8 +183,9 @@ def predict(
     cut = transformer if sequence is None else sequences.cut(transformer, model.family, sequence)
     opened = state.at_work(gate, turn)
 
-    sources = (conditioning.positive, conditioning.negative, image)
+    sources = (conditioning.positive, conditioning.negative, image, step.schedule)
     keeps = rebuilt and model.offload("transformer") is None  # offloading saves memory, which kept values take
+    times = _steps(model.family, step, latents.tensor, state.values, transformer) if keeps else None
     shared = Values(uses=len(own)) if len(own) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -192,11 +193,12 @@ def predict(
 
     def evaluate(names: Sequence[str], given: DenoiserInput) -> torch.Tensor:
         rows = len(given.latents)
-        prompt = state.values.of(transformer, names, sources, (rows, latents.size)) if keeps else None
+        shape = rows, latents.size, branches.embedded, latents.tensor.dtype
+        prompt = state.values.of(transformer, names, sources, shape) if keeps else None
         with (
             run.range("branch", "+".join(names)),
             block_ranges(run, transformer, model.family.blocks.lists),
-            telling(transformer, BranchCall(rows, len(names), prompt, shared)),
+            telling(transformer, BranchCall(rows, len(names), prompt, shared, times)),
         ):
             if opened is None:
                 once = launched(cut, transformer, prompt, run, lambda: turn.steps_left(names))
@@ -225,6 +227,22 @@ def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, ima
     )
     require(_check, facts)
     require_size(model.family, latents.size, {part: model.config(part) for part in ("vae", "transformer")})
+
+
+def _steps(family: Family, step: Step, latents: torch.Tensor, values: LoopValues, transformer: Any) -> LoopSteps | None:
+    """The steps of the schedule, for values that the transformer computes for all of them at once.
+
+    None for a step that does not belong to its schedule.
+    """
+    schedule = step.schedule
+    if not schedule or schedule[step.index] != step.timestep:
+        return None
+
+    def timesteps() -> torch.Tensor:
+        return family.timesteps(torch.tensor(schedule, device=latents.device, dtype=step.value.dtype), latents.dtype)
+
+    alone = values.of(transformer, (), (schedule,), latents.dtype)
+    return LoopSteps(step.index, len(schedule), timesteps, alone)
 
 
 def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> DenoiserInput:

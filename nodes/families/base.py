@@ -252,6 +252,15 @@ class Family(Protocol):
         """Latents in which the part that an image condition fixes is restored; by default unchanged."""
         return latents
 
+    def timesteps(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The transformer's argument for the scheduler's own timesteps; by default these, in the dtype of the latents.
+
+        Args:
+            values: Timesteps of one step or of many, of any shape. Each is computed alone.
+            dtype: The dtype of the latents.
+        """
+        return values.to(dtype)
+
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         """Call the transformer once.
 

@@ -91,6 +91,9 @@ class Flux(Family):
             *marked_end(clip, "CLIP (text_encoder)", prompt, clip.model_max_length, "T5 (text_encoder_2)"),
         ]
 
+    def timesteps(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return values.to(dtype) / 1000
+
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
         dtype, device = model.dtype("transformer"), latents.device
@@ -101,7 +104,7 @@ class Flux(Family):
         positions = torch.cartesian_prod(torch.zeros(1, dtype=rows.dtype, device=device), rows, columns)
         return transformer(
             hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
-            timestep=given.step.value.to(device).expand(latents.shape[0]).to(latents.dtype) / 1000,
+            timestep=self.timesteps(given.step.value.to(device), latents.dtype).expand(latents.shape[0]),
             guidance=_guidance(transformer, given.embedded, latents),
             pooled_projections=text["pooled"].to(dtype),  # [B, width]
             encoder_hidden_states=embeddings,

@@ -156,7 +156,7 @@ class HunyuanVideo(Family):
         with nullcontext() if (mask == 0).any() else unmasked(transformer):
             return transformer(
                 hidden_states=latents.to(dtype),  # [B, C, F, H, W]
-                timestep=given.step.value.to(device).expand(batch).to(latents.dtype),
+                timestep=self.timesteps(given.step.value.to(device), latents.dtype).expand(batch),
                 encoder_hidden_states=text["encoder_hidden_states"].to(dtype),  # [B, length, width]
                 encoder_attention_mask=mask.to(device, dtype),
                 pooled_projections=text["pooled_projections"].to(dtype),  # [B, width]

@@ -114,6 +114,9 @@ class QwenImage(Family):
         text = TEMPLATE.format(prompt)
         return templated_end(tokenizer, "Qwen2.5-VL (text_encoder)", text, end, TEMPLATE_LENGTH, max_length)
 
+    def timesteps(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        return values.to(dtype) / 1000
+
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
         dtype, device, batch = model.dtype("transformer"), latents.device, latents.shape[0]
@@ -128,7 +131,7 @@ class QwenImage(Family):
             raise NodeError(message, help="shorten the prompt, or make a smaller image")
         return transformer(
             hidden_states=latents.to(dtype),  # [B, tokens, 4 C]
-            timestep=given.step.value.to(device).expand(batch).to(latents.dtype) / 1000,
+            timestep=self.timesteps(given.step.value.to(device), latents.dtype).expand(batch),
             encoder_hidden_states=text["embeddings"][:, :longest].to(dtype),  # [B, length, width]
             encoder_hidden_states_mask=None if mask is None else mask.to(device),
             img_shapes=[[(1, height // images.PATCH, width // images.PATCH)]] * batch,

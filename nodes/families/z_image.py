@@ -97,12 +97,15 @@ class ZImage(Family):
         text, empty = (_in_template(tokenizer, content) for content in (prompt, "{}"))
         return templated_end(tokenizer, "Qwen3 (text_encoder)", text, empty.rpartition("{}")[2], 0, max_length)
 
+    def timesteps(self, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        # The transformer's time runs from 0 (noise) to 1, and its velocity points from noise to the image.
+        return (1000 - values) / 1000
+
     def predict(self, model: LoadedModel, transformer: Any, given: DenoiserInput) -> torch.Tensor:
         latents, text = given.latents, given.text
         dtype = model.dtype("transformer")
         hidden = latents.to(dtype).unsqueeze(2)  # [B, C, 1, H, W]: one frame
-        # The transformer's time runs from 0 (noise) to 1, and its velocity points from noise to the image.
-        time = (1000 - given.step.value.to(latents.device).expand(latents.shape[0])) / 1000
+        time = self.timesteps(given.step.value.to(latents.device), latents.dtype).expand(latents.shape[0])
         lengths = text["lengths"].tolist()
         prompts = [rows[:length] for rows, length in zip(text["embeddings"].to(dtype), lengths, strict=True)]
         made = transformer(list(hidden.unbind(0)), time, prompts, return_dict=False)[0]

@@ -8,10 +8,12 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn import Linear, Module
+from torch.nn import functional as F
 
 from ..row_kernels import products
 from ..row_kernels.quantized_products import QuantizedLinear
-from .loop_values import BranchCall, Values
+from .loop_values import BranchCall, LoopSteps, Values
+from .step_tables import Table
 
 T = TypeVar("T")
 
@@ -29,6 +31,10 @@ class RebuiltBlock(Protocol):
         """Layers with one input, whose weights may stand in one buffer."""
         ...
 
+    def modulation_bytes(self) -> int:
+        """Bytes of the block's modulation at one step for one row; 0 if it is not computed for all steps at once."""
+        ...
+
 
 class Once:
     """Values that all blocks of one forward share, computed by the first block that needs them.
@@ -41,12 +47,14 @@ class Once:
         call: What the caller told about the forward; None if it told nothing.
         rows: Rows of the forward's batch.
         last: The streams that the last block returned, and the buffer in which it computed them.
+        modulation_bytes: Bytes of the modulation of all blocks at one step for one row.
     """
 
     def __init__(self) -> None:
         self._made: dict[str, tuple[torch.Tensor, Any]] = {}
         self._calls: dict[Any, int] = {}
-        self.first_rows = self.rows = 0
+        self._tables: dict[int, tuple[torch.Tensor, Table]] = {}
+        self.first_rows = self.rows = self.modulation_bytes = 0
         self.cut = False
         self.call: BranchCall | None = None
         self.last: tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
@@ -63,6 +71,7 @@ class Once:
         """Drop all values, at the end of a forward."""
         self._made.clear()
         self._calls.clear()
+        self._tables.clear()
         self.first_rows, self.rows, self.last = 0, 0, None
 
     @property
@@ -70,6 +79,34 @@ class Once:
         """Values of the prompts of all rows; None if the caller keeps none, or asks for some of the rows only."""
         whole = self.call is not None and self.rows == self.call.rows
         return self.call.prompt if self.call is not None and whole else None
+
+    @property
+    def steps(self) -> LoopSteps | None:
+        """The steps of the loop; None if the caller told nothing about them."""
+        return self.call.steps if self.call is not None else None
+
+    def row(self, table: Table, rows: int) -> torch.Tensor:
+        """The part of a table for this step, [rows, …]. `table_of` knows it."""
+        assert self.steps is not None, "without steps there are no tables"
+        made = table.at(self.steps)
+        made = made if len(made) == rows else made.expand(rows, *made.shape[1:])
+        self._tables[id(made)] = made, table
+        return made
+
+    def table_of(self, tensor: torch.Tensor | None) -> Table | None:
+        """The table of which a tensor is the part for this step; None for every other tensor.
+
+        A gate that leaves out rows of a batch makes another tensor.
+        """
+        held = self._tables.get(id(tensor))
+        return None if held is None else held[1]
+
+    def first_row(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The first row of a tensor whose rows are equal. `table_of` knows it too."""
+        made, table = tensor[:1], self.table_of(tensor)
+        if table is not None:
+            self._tables[id(made)] = made, table
+        return made
 
     def kept(self, key: Any, rows: int, make: Callable[[], T]) -> T:
         """A value of the prompts of a block's batch, which has `rows` rows: kept from step to step, or made now.
@@ -141,22 +178,39 @@ def attend(
     return made.flatten(2).to(query.dtype)
 
 
-def modulation(temb: torch.Tensor, layers: Sequence[Linear], count: int) -> list[torch.Tensor]:
-    """Modulation vectors of one or two groups of rows.
+def modulation(once: Once, owner: Any, temb: torch.Tensor, layers: Sequence[Linear], count: int) -> list[torch.Tensor]:
+    """Modulation vectors of one or two groups of rows. If the embedding is part of a table, so are they.
 
     Args:
-        temb: The embedding of the timestep after its activation, [B, width].
+        once: Values of this forward.
+        owner: The block.
+        temb: The embedding of the timestep, [B, width].
         layers: One layer for each group.
         count: Number of vectors.
 
     Returns:
-        `count` vectors [B, groups, D].
+        `count` vectors [B or 1, groups, D].
     """
-    batch, width = temb.shape[0], layers[0].weight.shape[0]
-    out = torch.empty((len(layers), batch, width), device=temb.device, dtype=temb.dtype)
+    table = once.table_of(temb)
+    if table is None:
+        made = _side_by_side(once.of("silu", temb, lambda: F.silu(temb)), layers)
+    else:
+        key = owner, "modulation"
+        made = table.then(key, lambda whole: _side_by_side(F.silu(whole), layers), axis=1).at(once.steps)
+    return list(made.unflatten(-1, (count, -1)).permute(2, 1, 0, 3).unbind(0))
+
+
+def _side_by_side(x: torch.Tensor, layers: Sequence[Linear]) -> torch.Tensor:
+    """The results of layers for one input [..., width]: [layers, ..., outputs]."""
+    out = torch.empty((len(layers), *x.shape[:-1], len(layers[0].weight)), device=x.device, dtype=x.dtype)
     for number, layer in enumerate(layers):
-        products.product_(out[number], temb, layer.weight, layer.bias, False)
-    return list(out.unflatten(-1, (count, -1)).permute(2, 1, 0, 3).unbind(0))
+        products.product_(out[number].flatten(0, -2), x.flatten(0, -2), layer.weight, layer.bias, False)
+    return out
+
+
+def outputs(*layers: Linear) -> int:
+    """Bytes of one row of the layers' results."""
+    return sum(len(layer.weight) * layer.weight.element_size() for layer in layers)
 
 
 def norm_weights(modules: Sequence[Module]) -> torch.Tensor:

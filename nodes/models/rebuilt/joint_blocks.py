@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 from torch.nn import Linear, Module
-from torch.nn import functional as F
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Once, Positions, attend, known, modulation, norm_weights, rms_weight
+from .block_parts import Once, Positions, attend, known, modulation, norm_weights, outputs, rms_weight
 
 Streams = tuple[torch.Tensor, torch.Tensor]
 """The two streams as the blocks of diffusers return them, each [B, tokens, D]."""
@@ -114,6 +113,10 @@ class TwoStreams:
         """Layers with one input: see `RebuiltBlock.joins`."""
         return [part.qkv for part in self.layers]
 
+    def modulation_bytes(self) -> int:
+        """Bytes of the modulation of one row: see `RebuiltBlock.modulation_bytes`."""
+        return outputs(*(part.modulation for part in self.layers))
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -140,8 +143,8 @@ class TwoStreams:
             return [Part(0, first, layers[0]), Part(first, length, layers[1])]
 
         a, b = self.layers
-        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
-        shift, scale, gate, shift_2, scale_2, gate_2 = modulation(embedding, [a.modulation, b.modulation], 6)
+        vectors = modulation(self.once, self, temb, [a.modulation, b.modulation], 6)
+        shift, scale, gate, shift_2, scale_2, gate_2 = vectors
         normed = rows.norm(x, scale, shift, first=first, format=products.format_of(*a.qkv, *b.qkv))
         qkv = products.through(normed, both(a.qkv, b.qkv)).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)
@@ -175,6 +178,10 @@ class JointBlock:
         """Layers with one input: see `RebuiltBlock.joins`."""
         return self.streams.joins()
 
+    def modulation_bytes(self) -> int:
+        """Bytes of the modulation of one row: see `RebuiltBlock.modulation_bytes`."""
+        return self.streams.modulation_bytes()
+
 
 class OneStream:
     """A block with one set of layers, whose last layer reads attention and feed-forward side by side.
@@ -202,13 +209,16 @@ class OneStream:
         """Layers with one input: see `RebuiltBlock.joins`."""
         return [self.qkv]
 
+    def modulation_bytes(self) -> int:
+        """Bytes of the modulation of one row: see `RebuiltBlock.modulation_bytes`."""
+        return outputs(self.modulation_layer)
+
     def __call__(
         self, x: torch.Tensor, _: int, temb: torch.Tensor, positions: Positions, mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Compute the block; arguments and result as in `TwoStreams`. Both parts go through the same layers."""
         batch, length, _ = x.shape
-        embedding = self.once.of("temb", temb, lambda: F.silu(temb))
-        shift, scale, gate = modulation(embedding, [self.modulation_layer], 3)
+        shift, scale, gate = modulation(self.once, self, temb, [self.modulation_layer], 3)
         normed = rows.norm(x, scale, shift, format=products.format_of(*self.qkv, self.up))
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.heads, -1)
         weights = self.weights.on(x.device)

@@ -1,4 +1,4 @@
-"""Values of a rebuilt transformer that outlast one forward: those of a prompt, and those that branches share.
+"""Values of a rebuilt transformer that outlast one forward: of a prompt, of all steps, and those that branches share.
 
 `denoiser.predict` tells a forward what it is part of (`telling`). Its state holds the values (`LoopValues`) and drops
 them at the end of the loop. A view holds none, so that nothing goes from one run to another. Torch-free.
@@ -48,24 +48,46 @@ class Values:
 
 
 @dataclass(frozen=True)
+class LoopSteps:
+    """The steps of a loop, for values that a forward computes for all of them at once.
+
+    Attributes:
+        index: The number of this step, from 0.
+        count: The number of steps in the whole schedule, also if a run takes a part of them.
+        timesteps: Makes the transformer's argument for each step, a tensor [count] on the device.
+        alone: Values that depend on the timesteps alone.
+        place: `index` as a tensor [1] on the device, for a CUDA graph: the graph reads the number at each launch. None
+            if the kernels of this forward are launched for this step only.
+    """
+
+    index: int
+    count: int
+    timesteps: Callable[[], Any]
+    alone: Values
+    place: Any = None
+
+
+@dataclass(frozen=True)
 class BranchCall:
     """The part of a step that a forward computes.
 
     Attributes:
         rows: Rows of the batch. All have one timestep.
         branches: Guidance branches in the batch, one after the other, with equal latents.
-        prompt: Values that depend on the prompts of these rows, or on sizes alone; None if none are kept.
+        prompt: Values that depend on the prompts of these rows and all timesteps, or on sizes; None if none are kept.
         step: Values that depend on latents and timestep alone, for the other branches of the step; None without others.
+        steps: The steps of the loop; None computes what depends on the timestep for this step alone.
     """
 
     rows: int
     branches: int = 1
     prompt: Values | None = None
     step: Values | None = None
+    steps: LoopSteps | None = None
 
 
 class LoopValues:
-    """The values of prompts in one run of a loop, for the transformer in use."""
+    """The values of prompts and of timesteps in one run of a loop, for the transformer in use."""
 
     def __init__(self) -> None:
         self._transformer: Any = None
@@ -81,9 +103,9 @@ class LoopValues:
 
         Args:
             transformer: The view that computes.
-            branches: Names of the branches in the batch.
+            branches: Names of the branches in the batch; none for values that depend on no prompt.
             sources: The objects on which the values depend. Values of others are dropped.
-            shape: Number and size of the clips. Values of other ones are dropped.
+            shape: Number and size of the clips, and other plain values. Values of other ones are dropped.
         """
         if self._transformer is not transformer:
             self.clear()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
@@ -140,8 +139,8 @@ class PackedStreams:
         def both(*layers: tuple[Any, ...]) -> list[Part]:
             return [Part(0, count, layers[0]), Part(count, layout.rows, layers[1])]
 
-        embedding = streams.once.of("temb of one row", temb, lambda: F.silu(temb))
-        shift, scale, gate, shift_2, scale_2, gate_2 = modulation(embedding, [text.modulation, image.modulation], 6)
+        vectors = modulation(streams.once, streams, temb, [text.modulation, image.modulation], 6)
+        shift, scale, gate, shift_2, scale_2, gate_2 = vectors
         normed = rows.norm(x, scale, shift, first=count)
         places = layout.places()
         attended = self._attended(normed, places, positions)

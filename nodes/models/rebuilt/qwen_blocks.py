@@ -86,7 +86,7 @@ class QwenBlock(JointBlock):
         positions = once.of(f"positions of {layout}", image_table, lambda: _positions(layout, image_table, text_table))
         x = once.last[1] if once.last is not None and once.last[0][1] is hidden and once.last[0][0] is text else None
         x = layout.pack(text, hidden) if x is None else x
-        x = self.packed(x, layout, once.of("row", temb, lambda: temb[:1]), positions)
+        x = self.packed(x, layout, once.of("row", temb, lambda: once.first_row(temb)), positions)
         name, count = f"padding of {layout}", len(text)
         padding = once.of(name, image_table, lambda: once.kept(name, count, lambda: _padding(layout, text)))
         made = layout.unpack(x, padding)

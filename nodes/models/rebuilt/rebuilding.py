@@ -12,6 +12,7 @@ from .flux_blocks import FluxDouble, FluxSingle
 from .hunyuan_blocks import HunyuanDouble, HunyuanSingle
 from .kept_modules import keep_modules
 from .qwen_blocks import QwenBlock
+from .timed_modules import keep_tables
 from .wan_blocks import WanBlock, few_timesteps
 from .z_image_blocks import ZImageBlock
 
@@ -55,9 +56,11 @@ def rebuild(module: Any, *, join: bool) -> int:
             for layers in made.joins():
                 products.join(layers)
         block.forward = made
+        once.modulation_bytes += made.modulation_bytes()
         count += 1
     if count:
         keep_modules(module, once)
+        keep_tables(module, once)
         module.once = once  # for `loop_values.telling`
         around = AROUND.get(type(module).__name__)
 

@@ -28,7 +28,7 @@ from ...parallel.collectives import Exchanges, capturing, largest
 from ...support import device_memory
 from .cuda_graph import CaptureFailed, CudaGraphs, Graph
 from .forward_inputs import Inputs
-from .loop_values import Values, telling
+from .loop_values import BranchCall, LoopSteps, Values, telling
 
 HOST_SHARE = 0.8
 """The least share of the GPU's seconds that the host takes where it counts as the slower one. The GPU's seconds contain
@@ -86,6 +86,7 @@ class Recording:
         graph: The graph.
         inputs: Tensors that it reads.
         exchanges: What it sends to other processes.
+        steps: The steps of the loop, with the number that the graph reads; None if it reads no tables of steps.
         flying: Events before and after the latest launches.
         timed: Whether the time of a launch was told.
     """
@@ -93,12 +94,15 @@ class Recording:
     graph: Graph
     inputs: Inputs
     exchanges: Exchanges
+    steps: LoopSteps | None = None
     flying: deque[tuple[Any, Any]] = field(default_factory=deque)
     timed: bool = False
 
-    def replay(self, graphs: CudaGraphs, given: Inputs) -> Any:
+    def replay(self, graphs: CudaGraphs, given: Inputs, steps: LoopSteps | None) -> Any:
         """The forward of other inputs of the same shapes. Its result stays as it is when the graph runs again."""
         self.inputs.take(given)
+        if self.steps is not None and steps is not None:
+            self.steps.place.fill_(steps.index)
         began = graphs.mark()
         self.graph.replay()
         self.flying.append((began, graphs.mark()))
@@ -143,11 +147,11 @@ class RecordedForward:
         if self.over and self.recording is None:
             return forward(*args, **kwargs)
         given = Inputs.of(args, kwargs)
-        key = given.key()
+        key = given.key(), launched.loop is not None
         if self.recording is not None:
             if key != self.key or looked_into(self.run):
                 return forward(*args, **kwargs)
-            return self._replayed(self.recording, given)
+            return self._replayed(self.recording, launched, given)
         if key != self.key:
             self.key, self.inputs, self.measured = key, None, None
             return forward(*args, **kwargs)
@@ -221,26 +225,38 @@ class RecordedForward:
         assert recording is not None
         said = f"the host took {host:.3g} s of {self.before:.3g} s to launch the kernels one by one"
         self.run.detail(launch=f"one CUDA graph: {said}")
-        return self._replayed(recording, given)
+        return self._replayed(recording, launched, given)
 
     def _captured(self, launched: Launched, inputs: Inputs) -> Recording:
         prompt, call = self._prompt(), launched.view.once.call
         assert prompt is not None, "it holds this object"
         dtype = next(tensor.dtype for tensor in inputs.tensors if tensor.is_floating_point())
+        device, steps = inputs.tensors[0].device, call.steps
+        if steps is not None:  # the graph reads the number of the step, to take the step's part of a table
+            steps = replace(steps, place=torch.tensor([steps.index], device=device))
+        complete = [prompt] if steps is None else [prompt, steps.alone]
         # Values that the branches of a step share are made anew in each step, at other addresses.
-        with telling(launched.view, replace(call, step=None)), capturing() as exchanges:
-            prompt.complete = True
-            try:
-                graph = self.graphs.capture(lambda: inputs.passed_to(launched.transformer), dtype)
-            finally:
-                prompt.complete = False
-        return Recording(graph, inputs, exchanges)
+        told = replace(call, step=None, steps=steps)
 
-    def _replayed(self, recording: Recording, given: Inputs) -> Any:
+        def forward() -> Any:
+            with telling(launched.view, told):
+                return inputs.passed_to(launched.transformer)
+
+        with capturing() as exchanges:
+            for values in complete:
+                values.complete = True
+            try:
+                graph = self.graphs.capture(forward, dtype)
+            finally:
+                for values in complete:
+                    values.complete = False
+        return Recording(graph, inputs, exchanges, steps)
+
+    def _replayed(self, recording: Recording, launched: Launched, given: Inputs) -> Any:
         seconds = recording.wait()
         if seconds is not None:
             self.run.detail(launch_seconds={"one by one": round(self.before, 5), "one graph": round(seconds, 5)})
-        return recording.replay(self.graphs, given)
+        return recording.replay(self.graphs, given, launched.loop)
 
     def _finish(self) -> None:
         """Measure no more."""
@@ -264,6 +280,12 @@ class Launched:
 
     def __init__(self, transformer: Any, view: Any, recorded: RecordedForward, steps: Callable[[], int]) -> None:
         self.transformer, self.view, self.recorded, self.steps = transformer, view, recorded, steps
+
+    @property
+    def loop(self) -> LoopSteps | None:
+        """What the caller told about the steps of the loop."""
+        call: BranchCall | None = getattr(getattr(self.view, "once", None), "call", None)
+        return None if call is None else call.steps
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transformer, name)

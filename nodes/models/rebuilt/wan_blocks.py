@@ -66,6 +66,9 @@ class WanBlock:
     def joins(self) -> Sequence[Sequence[Linear]]:
         return [self.qkv, self.text_kv, *([self.image_kv] if self.image_kv is not None else [])]
 
+    def modulation_bytes(self) -> int:
+        return 0
+
     def __call__(
         self,
         hidden_states: torch.Tensor,

@@ -31,6 +31,10 @@ class ZImageBlock:
     def joins(self) -> Sequence[Sequence[Linear]]:
         return [self.qkv, self.up]
 
+    def modulation_bytes(self) -> int:
+        width = len(self.out.weight)
+        return 4 * width * torch.float32.itemsize if self.block.modulation else 0
+
     def __call__(
         self,
         x: torch.Tensor,
@@ -63,9 +67,19 @@ class ZImageBlock:
 
     def _vectors(self, adaln_input: torch.Tensor | None) -> list[torch.Tensor]:
         """Factors [B or 1, 1, D] of the two norms before a product and the two after one, in float32."""
-        weights = torch.stack([norm.weight for norm in self.norms]).float()  # [4, D]
-        if not self.block.modulation:
-            return list(weights[:, None, None].unbind(0))
-        made = self.block.adaLN_modulation(adaln_input).float().unflatten(-1, (4, -1))  # [B, 4, D]
-        factors = torch.stack([1 + made[:, 0], made[:, 1].tanh(), 1 + made[:, 2], made[:, 3].tanh()], dim=1)
-        return list((weights * factors).unsqueeze(2).unbind(1))
+        if not self.block.modulation or adaln_input is None:
+            return list(self._weights()[:, None, None].unbind(0))
+        table = self.once.table_of(adaln_input)
+        if table is None:
+            return list(self._factors(adaln_input).unbind(0))
+        return list(table.then((self, "modulation"), self._factors, axis=1).at(self.once.steps).unbind(0))
+
+    def _weights(self) -> torch.Tensor:
+        return torch.stack([norm.weight for norm in self.norms]).float()  # [4, D]
+
+    def _factors(self, adaln_input: torch.Tensor) -> torch.Tensor:
+        """The factors of modulation and norms for embeddings [..., width]: [4, ..., 1, D]."""
+        made = self.block.adaLN_modulation(adaln_input).float().unflatten(-1, (4, 1, -1))
+        scale, gate, scale_2, gate_2 = made.unbind(-3)  # [..., 1, D]
+        factors = torch.stack([1 + scale, gate.tanh(), 1 + scale_2, gate_2.tanh()])
+        return self._weights().view(4, *[1] * (factors.ndim - 2), -1) * factors

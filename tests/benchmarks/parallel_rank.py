@@ -4,7 +4,8 @@ Random weights of full size, blocks rebuilt (`speed: exact`); with `--compiled` 
 way is called before it is timed. Its result must be finite. The result of all ranks is compared with that of one rank.
 
 A timed step is a later step of a loop: each way keeps its state, with the values of prompts, from its first call to its
-last. Kernels are launched one by one, and with `--graph` also as one CUDA graph, whatever is faster.
+last. Kernels are launched one by one, and with `--graph` also as one CUDA graph, whatever is faster. Latents differ
+between the first calls, so that the compared result of a graph is that of new inputs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +110,16 @@ class Loop:
 
     def __init__(self, step: Any, model: Model, processes: TorchProcesses | None, graph: bool = False) -> None:
         self.step, self.model, self.graph = step, model, graph
-        self.run, self.state = DirectRun(), GateState()
+        self.run, self.state, self.calls = DirectRun(), GateState(), 0
         self.run.device = step.model.device
         if processes is not None:
             self.run.processes = processes
 
     def __call__(self) -> torch.Tensor:
         recorded_forward.HOST_SHARE = 0.0 if self.graph else math.inf
-        step = self.step
-        made = denoiser.predict(self.model, step.start, step.at, step.branches, self.state, self.run)
+        step, self.calls = self.step, min(self.calls + 1, WARM)
+        start = replace(step.start, tensor=step.start.tensor * (1 + self.calls / 10))
+        made = denoiser.predict(self.model, start, step.at, step.branches, self.state, self.run)
         return torch.cat([value.float() for value in made.branches.values()])
 
 
@@ -212,8 +215,9 @@ def main() -> None:
             model.acquire("transformer", together)
             say("step", arrangement)
             loops = {"one": Loop(step, model, None), arrangement: Loop(step, model, processes)}
-            before = processes.sent
-            loops[arrangement]()
+            first, before = Loop(step, model, processes), processes.sent
+            first()
+            first.state.end()
             sent = processes.sent - before
             if arguments.graph:
                 for way in list(loops):

@@ -88,4 +88,5 @@ def _trial(device: torch.device, dtype: torch.dtype, channels: tuple[int, int]) 
     dense = weight.to(device, dtype).contiguous(memory_format=torch.channels_last_3d)
     laid = laid_out(DenseWeight(dense, torch.zeros(made, device=device)))
     padded = padded.to(device, dtype)
-    return convolve_margins(padded, laid), convolve(padded, dense)
+    with torch.cuda.device(device):
+        return convolve_margins(padded, laid), convolve(padded, dense)

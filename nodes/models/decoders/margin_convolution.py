@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def laid_out(weight: DenseWeight) -> DenseWeight:
-    """The same weight, with rows for the kernel."""
+    """The same weight, with rows for the kernel: a view of it, or a copy if tiles need zeros at the end of each row."""
     count, channels = weight.weight.shape[:2]
-    rows = weight.weight.permute(0, 2, 3, 4, 1).reshape(count, 9, 3 * channels)
-    rows = F.pad(rows, (0, -3 * channels % TILES[channels, count].depth))
-    return replace(weight, rows=rows.reshape(count, -1))
+    rows = weight.weight.permute(0, 2, 3, 4, 1).view(count, 9, 3 * channels)
+    more = -3 * channels % TILES[channels, count].depth
+    return replace(weight, rows=(F.pad(rows, (0, more)) if more else rows).view(count, -1))
 
 
 def convolve_margins(padded: Tensor, weight: DenseWeight) -> Tensor:

@@ -92,7 +92,8 @@ def _captured(call: Callable[[], Any], dtype: torch.dtype) -> Graph:
         done = True
         return Graph(graph.replay, made)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        first = error.__context__ or error  # the end of the capture fails too
+        reason = " ".join(str(first).split())[:200] or type(first).__name__
     finally:
         torch.cuda.set_stream(before)  # a capture that fails at its end leaves its own stream
         if not done:

@@ -46,6 +46,9 @@ AHEAD = 2
 steps would be wrong, and an interrupt would come late.
 """
 
+TRIES = 4
+"""Decisions that may be put off, because somebody looked into a forward or it was not measured."""
+
 AGAIN, NO, YES = 0, 1, 2
 
 _refused: weakref.WeakKeyDictionary[Run, str] = weakref.WeakKeyDictionary()
@@ -135,6 +138,7 @@ class RecordedForward:
         self.measured: Measured | None = None
         self.recording: Recording | None = None
         self.before = 0.0
+        self.tries = 0
         self.over = False
 
     def call(self, launched: Launched, *args: Any, **kwargs: Any) -> Any:
@@ -183,9 +187,10 @@ class RecordedForward:
         verdict, lacks, waits = largest(processes, "sequence", [own, lacking, unready])
         if verdict == YES and not lacks and not waits:
             return self._record(launched, given)
-        if verdict == NO or lacks:
+        self.tries += 1
+        if verdict == NO or lacks or self.tries == TRIES:
             self._finish()
-            if verdict == YES:
+            if verdict == YES and lacks:
                 size = device_memory.size(needed)
                 self.run.detail(launch=f"kernel by kernel: a CUDA graph needs up to {size} of free memory")
             return given.passed_to(forward)

@@ -174,6 +174,13 @@ def test_a_plan_chooses_the_kernel_where_it_has_tiles(dtype, sizes, chooses):
     assert convolution_choice.chosen(nn.Conv3d(96, 96, 3), dtype).rows is None, "not on a CPU"
 
 
+@pytest.mark.parametrize(("channels", "copies"), [((96, 96), True), ((192, 384), False)])
+def test_weights_are_copied_where_rows_are_rounded_up(channels, copies):
+    weight = laid_out(dense_weight(nn.Conv3d(channels[0], channels[1], 3)))
+    assert weight.rows.shape == (channels[1], 9 * (320 if copies else 576))
+    assert copies == (weight.rows.data_ptr() != weight.weight.data_ptr())
+
+
 @pytest.mark.parametrize(
     ("card", "able"),
     [((9, 0, 228), True), ((10, 0, 228), True), ((8, 0, 164), False), ((12, 0, 100), False)],

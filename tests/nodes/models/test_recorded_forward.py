@@ -76,13 +76,13 @@ class Loop:
         self.module, self.rows, self.run, self.steps = module, rows, run, steps
         self.values = Values()
 
-    def __call__(self, inputs: dict[str, Any]) -> torch.Tensor:
+    def __call__(self, inputs: dict[str, Any], shared: Values | None = None) -> torch.Tensor:
         self.steps -= 1
         left = self.steps + 1
         transformer = self.module
         if self.run is not None:
             transformer = launched(self.module, self.module, self.values, self.run, lambda: left)
-        with telling(self.module, BranchCall(self.rows, prompt=self.values)):
+        with telling(self.module, BranchCall(self.rows, prompt=self.values, step=shared)):
             return called(transformer, inputs)
 
 
@@ -126,12 +126,33 @@ def test_equals_kernels_launched_one_by_one(case, rows, dtype, log):
         wanted.append(plain(step).clone())
         found.append(recorded(step))
     assert log.count("capture") == 1, run.warnings
-    assert run.details["launch"].startswith("one CUDA graph: the host took")
-    assert set(run.details["launch_seconds"]) == {"one by one", "one graph"}
-    assert not run.warnings
+    if ON_GPU and case == "qwen-image" and rows == 2:  # diffusers copies a number to the GPU for a mask
+        assert run.details["launch"].startswith("kernel by kernel: the capture of a CUDA graph failed")
+    else:
+        assert run.details["launch"].startswith("one CUDA graph: the host took")
+        assert set(run.details["launch_seconds"]) == {"one by one", "one graph"}
+        assert not run.warnings
     for number, (a, b) in enumerate(zip(found, wanted, strict=True)):
         assert relative(a, b) <= BOUNDS[dtype], f"step {number}: a result outlasts later steps"
         assert number == 0 or relative(wanted[number], wanted[number - 1]) > 1e-3, "the steps differ"
+
+
+def test_a_graph_reads_nothing_that_branches_share_in_a_step(log):
+    """Wan's first block up to cross attention: made anew at each step, at another address."""
+    module, inputs = built("wan"), given_to("wan", 1)
+    texts = [inputs["encoder_hidden_states"], 2 * inputs["encoder_hidden_states"]]
+    plain, recorded = ([Loop(module, 1, run), Loop(module, 1, run)] for run in (None, cuda_run()))
+    held = []  # so that no address is used again
+    for number in range(7):
+        made = []
+        for branches in (plain, recorded):
+            held.append(Values(uses=2))
+            for branch, text in zip(branches, texts, strict=True):
+                step = changed(inputs, number) | {"encoder_hidden_states": text}
+                made.append(branch(step, held[-1] if branches is plain or number < 5 else None))
+        assert relative(made[2], made[0]) <= BOUNDS[torch.float32]
+        assert relative(made[3], made[1]) <= max(BOUNDS[torch.float32], 1e-6)
+    assert log.count("capture") == 2
 
 
 @pytest.mark.skipif(not ON_GPU, reason="there is no GPU")
@@ -166,7 +187,9 @@ def test_no_memory_is_left_when_the_values_are_dropped(log):
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
         held.append((torch.cuda.memory_allocated(), torch.cuda.memory_reserved()))
-    assert held[0] == held[1]
+    (allocated, reserved), (allocated_again, reserved_again) = held
+    assert allocated_again == allocated
+    assert reserved_again <= reserved
 
 
 def test_other_shapes_are_computed_as_ever(log):
@@ -244,6 +267,26 @@ def test_not_while_somebody_looks_at_operations(obstacle, double, monkeypatch):
     assert (double.log.count("capture"), replays) == (1, 2)
     assert torch.equal(watched(), wanted)
     assert double.log.count("replay") == replays
+
+
+def test_who_looks_at_every_step_is_not_asked_for_ever(double, monkeypatch):
+    asked, original = [], recorded_forward.largest
+
+    def largest(*arguments: Any) -> list[int]:
+        asked.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(recorded_forward, "largest", largest)
+    run = cuda_run()
+    run.ranges = True
+    loop, inputs = Loop(built("flux"), 1, run), given_to("flux", 1)
+    for _ in range(9):
+        loop(inputs)
+    run.ranges = False
+    loop(inputs)
+    assert len(asked) == recorded_forward.TRIES
+    assert double.log == []
+    assert not run.details
 
 
 def test_not_where_the_gpu_is_the_slower_one(double):

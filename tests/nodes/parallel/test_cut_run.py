@@ -41,7 +41,8 @@ def test_the_latents_are_those_of_one_process(tmp_path, width, tiling, way):
     file = tmp_path / "workflow.yaml"
     file.write_text(WORKFLOW.format(folder=bundled_workflows(), width=width, tiling=tiling))
     device = device_of(2)
-    bound = 3e-5 if device == "cpu" else 3e-3  # convolutions on a GPU are in TF32
+    # Convolutions on a GPU are in TF32, and a decode and an encode have many.
+    bounds = {"clip.safetensors": 3e-3, "again.safetensors": 2e-2} if device == "cuda" else {}
     arrangement = ["--processes", "2", "--parallel", "ulysses=2", "--device", device]
     command = [sys.executable, "-m", "sgd", "exec", str(file), *arrangement, "--out", str(tmp_path / "two")]
     made = subprocess.run(command, capture_output=True, text=True, timeout=240)
@@ -50,7 +51,9 @@ def test_the_latents_are_those_of_one_process(tmp_path, width, tiling, way):
     for name in ("clip.safetensors", "again.safetensors"):
         one, two = (load_file(tmp_path / folder / name) for folder in ("one", "two"))
         for key, wanted in one.items():
-            assert torch.allclose(two[key], wanted, rtol=0, atol=bound * wanted.abs().max().item()), name
+            assert torch.allclose(two[key], wanted, rtol=0, atol=bounds.get(name, 3e-5) * wanted.abs().max().item()), (
+                name
+            )
     records = [json.loads((tmp_path / folder / "run.json").read_text()) for folder in ("one", "two")]
     steps = [[(total["branch"], total["steps"]) for total in record["gate_totals"]] for record in records]
     assert steps[0] == steps[1]

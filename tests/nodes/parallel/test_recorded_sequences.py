@@ -46,7 +46,7 @@ def loops(case: str, mesh: Mesh, ranks: list[dict[str, Any]], looked: int | None
         double = GraphDouble.fresh()
         for name, value in ranks[processes.rank].items():
             setattr(double, name, value)
-        recorded_forward.CudaGraphs = double  # type: ignore[misc]  # this process ends with the test
+        recorded_forward.CudaGraphs = double  # type: ignore[assignment,misc]  # this process ends with the test
         sequence = CutSequence(sequence_group(processes))
         found: dict[str, Any] = {}
         for way, device in (("plain", "cpu"), ("recorded", "cuda")):

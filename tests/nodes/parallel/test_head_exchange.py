@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from sgd.nodes.parallel import collectives
+from sgd.nodes.parallel import collectives, head_exchange
 
 
 class Exchange:
@@ -44,25 +44,41 @@ def in_ranks(monkeypatch: pytest.MonkeyPatch, ranks: int, call: Callable[[int, s
 @pytest.mark.parametrize("tokens", [(4, 3, 2), (3, 3, 3), (2, 2, 1), (1, 1, 1)])
 @pytest.mark.parametrize("heads", [(2, 2, 2), (2, 1, 1), (1, 1, 1)])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, batch):
+@pytest.mark.parametrize("width", [5, 8])
+@pytest.mark.parametrize("together", [True, False], ids=["side by side", "apart"])
+def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, batch, width, together):
     """The middle process of three may have a third of the tokens though the others do not.
 
-    Results are dense, as compiled graphs expect.
+    Results lie in memory as compiled graphs expect: as those of the operators on the meta device.
     """
-    three = torch.randn(3, batch, sum(tokens), sum(heads), 5)
+    shape = (batch, sum(tokens), 3, sum(heads), width)
+    three = torch.randn(shape).movedim(2, 0)
     by_token, by_head = three.split(tokens, dim=2), three.split(heads, dim=3)
 
     def to_heads(rank: int, group: str) -> torch.Tensor:
-        query, key, value = by_token[rank].unbind(0)
-        return collectives.tokens_to_heads(query, key, value, tokens, heads, rank, group)
+        own = by_token[rank] if together else by_token[rank].contiguous()
+        if tokens[rank] > 1 or together:
+            assert (head_exchange.neighbours(own.unbind(0)) is not None) == together
+        return head_exchange.tokens_to_heads(*own.unbind(0), tokens, heads, rank, group)
 
-    for found, wanted in zip(in_ranks(monkeypatch, 3, to_heads), by_head, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=0)
-        assert found.is_contiguous()
+    for rank, found in enumerate(in_ranks(monkeypatch, 3, to_heads)):
+        torch.testing.assert_close(found, by_head[rank], rtol=0, atol=0)
+        planned = head_exchange.tokens_to_heads(*by_token[rank].to("meta").unbind(0), tokens, heads, rank, "")
+        assert found.stride() == planned.stride()
 
     def to_tokens(rank: int, group: str) -> torch.Tensor:
-        return collectives.heads_to_tokens(by_head[rank][0], tokens, heads, rank, group)
+        return head_exchange.heads_to_tokens(by_head[rank][0], tokens, heads, rank, group)
 
     for found, wanted in zip(in_ranks(monkeypatch, 3, to_tokens), by_token, strict=True):
         torch.testing.assert_close(found, wanted[0], rtol=0, atol=0)
         assert found.is_contiguous()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_wide_copies_have_the_same_bits(dtype):
+    """Infinite values and values that are not numbers included."""
+    numbers = torch.tensor([float("nan"), float("inf"), -float("inf"), 1.0, -0.0, 2.0, 3.0, 4.0]).to(dtype)
+    source, target = numbers.expand(6, 4, 8).contiguous()[:, 1:3], torch.zeros(6, 3, 8, dtype=dtype)[:, 1:]
+    assert head_exchange._is_wide(source)
+    head_exchange.copy_wide(target, source)
+    assert torch.equal(target.contiguous().view(torch.uint8), source.contiguous().view(torch.uint8))

@@ -1,0 +1,221 @@
+"""Exchanges of heads for tokens, and back: an all-to-all around attention, with one copy on each side at most.
+
+Queries, keys and values of a token stand side by side in what is sent, so that the received tokens need no copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from ..support import cost_meter
+from .collectives import GROUPS, bytes_of
+
+WIDE = torch.complex128
+"""The dtype whose numbers have 16 bytes: copies of strided rows are up to three times as fast with it."""
+
+
+def _all_to_all(
+    sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    """Send `sizes` elements of a dense tensor to each process, and receive `received` elements of each, [n]."""
+    width = sent.element_size()
+    out = sent.new_empty(sum(received))
+    given = [[width * n for n in each] for each in (received, sizes)]
+    GROUPS[group].exchange(_to_others(sent, sizes, rank), dist.all_to_all_single, bytes_of(out), bytes_of(sent), *given)
+    return out
+
+
+def _needs_operator(tensor: torch.Tensor) -> bool:
+    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or if only shapes are known."""
+    return tensor.is_meta or torch.compiler.is_compiling()
+
+
+def _to_others(sent: torch.Tensor, sizes: Sequence[int], rank: int) -> int:
+    """The bytes that a process sends to others, of `sizes` elements to each. `sent`: a tensor of their dtype."""
+    return sent.element_size() * (sum(sizes) - sizes[rank])
+
+
+def tokens_to_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    """Give up other heads of the own tokens, and receive the own heads of all tokens.
+
+    Args:
+        query: [B, tokens[rank], sum(heads), D]; keys and values have the same shape.
+        key: See `query`.
+        value: See `query`.
+        tokens: Tokens of each process of the group.
+        heads: Heads that each process attends with.
+        rank: The number of this process in the group.
+        group: Name of the group.
+
+    Returns:
+        Queries, keys and values, [3, B, sum(tokens), heads[rank], D]; tokens are in the order of the processes. In
+        memory the three stand side by side for each token.
+    """
+    called = _tokens_operator if _needs_operator(query) else _tokens_to_heads
+    found: torch.Tensor = called(query, key, value, tokens, heads, rank, group)
+    return found
+
+
+def _tokens_to_heads(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    batch, own, _, width = query.shape
+    mine, sizes = heads[rank], _sizes_of_heads(query, heads)
+    three, first = neighbours((query, key, value)), 0
+    sent = query.new_empty(sum(sizes))
+    for part, count in zip(sent.split(sizes), heads, strict=True):
+        target = part.view(batch, own, 3, count, width)
+        if three is not None:
+            copy_wide(target, three[:, :, :, first : first + count])
+        else:
+            for number, each in enumerate((query, key, value)):
+                copy_wide(target[:, :, number], each[:, :, first : first + count])
+        first += count
+    received = [3 * batch * width * n * mine for n in tokens]
+    found = _all_to_all(sent, sizes, received, rank, group)
+    if batch == 1:  # the parts lie one after the other already
+        whole = found.view(1, sum(tokens), 3, mine, width)
+    else:
+        parts = zip(found.split(received), tokens, strict=True)
+        whole = torch.cat([part.view(batch, n, 3, mine, width) for part, n in parts], dim=1)
+    return whole.permute(2, 0, 1, 3, 4)
+
+
+def _sizes_of_heads(query: torch.Tensor, heads: Sequence[int]) -> list[int]:
+    """Elements of queries, keys and values that go to each process."""
+    return [3 * query.shape[0] * query.shape[3] * query.shape[1] * n for n in heads]
+
+
+_tokens_operator = torch.library.custom_op(
+    "sgd::tokens_to_heads",
+    _tokens_to_heads,
+    mutates_args=(),
+    schema="(Tensor query, Tensor key, Tensor value, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_tokens_operator.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    tokens: Sequence[int],
+    heads: Sequence[int],
+    rank: int,
+    group: str,
+) -> torch.Tensor:
+    batch, _, _, width = query.shape
+    return query.new_empty(batch, sum(tokens), 3, heads[rank], width).permute(2, 0, 1, 3, 4)
+
+
+def heads_to_tokens(
+    attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    """The reverse of `tokens_to_heads`, for one tensor.
+
+    Args:
+        attended: [B, sum(tokens), heads[rank], D].
+        tokens: Tokens of each process of the group.
+        heads: Heads of each.
+        rank: The number of this process in the group.
+        group: Name of the group.
+
+    Returns:
+        [B, tokens[rank], sum(heads), D].
+    """
+    called = _heads_operator if _needs_operator(attended) else _heads_to_tokens
+    found: torch.Tensor = called(attended, tokens, heads, rank, group)
+    return found
+
+
+def _heads_to_tokens(
+    attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str
+) -> torch.Tensor:
+    batch, _, _, width = attended.shape
+    own = tokens[rank]
+    if batch == 1:  # the tokens of each process lie one after the other already
+        sent = attended.contiguous()
+    else:
+        sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
+    sizes, received = _sizes_of_tokens(attended, tokens), [batch * width * own * n for n in heads]
+    found = _all_to_all(sent, sizes, received, rank, group)
+    made, first = attended.new_empty(batch, own, sum(heads), width), 0
+    for part, count in zip(found.split(received), heads, strict=True):
+        copy_wide(made[:, :, first : first + count], part.view(batch, own, count, width))
+        first += count
+    return made
+
+
+def _sizes_of_tokens(attended: torch.Tensor, tokens: Sequence[int]) -> list[int]:
+    """Elements of the result of attention that go to each process."""
+    return [attended.shape[0] * attended.shape[3] * n * attended.shape[2] for n in tokens]
+
+
+_heads_operator = torch.library.custom_op(
+    "sgd::heads_to_tokens",
+    _heads_to_tokens,
+    mutates_args=(),
+    schema="(Tensor attended, int[] tokens, int[] heads, int rank, str group) -> Tensor",
+)
+
+
+@_heads_operator.register_fake
+def _(attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str) -> torch.Tensor:
+    batch, _, _, width = attended.shape
+    return attended.new_empty(batch, tokens[rank], sum(heads), width)
+
+
+def neighbours(three: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Tensors [B, S, H, D] that stand side by side for each token, as one [B, S, n, H, D]; None if they do not."""
+    first = three[0]
+    batch, length, heads, width = first.shape
+    step = heads * width
+    store, strides = first.untyped_storage().data_ptr(), first.stride()
+    if first.is_meta or strides[2:] != (width, 1) or (length > 1 and strides[1] < len(three) * step):
+        return None
+    for number, each in enumerate(three):
+        place = first.storage_offset() + number * step
+        if each.untyped_storage().data_ptr() != store or each.stride() != strides or each.storage_offset() != place:
+            return None
+    return first.as_strided((batch, length, len(three), heads, width), (*strides[:2], step, width, 1))
+
+
+def copy_wide(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy rows [..., D] of the same shape and dtype, 16 bytes at a time where the rows allow it."""
+    if not (target.is_meta or source.is_meta) and all(_is_wide(each) for each in (target, source)):
+        target, source = target.view(WIDE), source.view(WIDE)
+    target.copy_(source)
+
+
+def _is_wide(rows: torch.Tensor) -> bool:
+    """Whether rows can be seen as numbers of 16 bytes."""
+    size = rows.element_size()
+    places = rows.shape[-1], rows.storage_offset(), *rows.stride()[:-1]
+    return rows.stride(-1) == 1 and not any(place * size % WIDE.itemsize for place in places)
+
+
+cost_meter.SENT |= {
+    torch.ops.sgd.tokens_to_heads: lambda query, key, value, tokens, heads, rank, group: _to_others(
+        query, _sizes_of_heads(query, heads), rank
+    ),
+    torch.ops.sgd.heads_to_tokens: lambda attended, tokens, heads, rank, group: _to_others(
+        attended, _sizes_of_tokens(attended, tokens), rank
+    ),
+}

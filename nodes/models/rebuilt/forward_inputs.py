@@ -39,6 +39,11 @@ class Inputs:
         return repr(self.form), self.places, repr(self.rest), shapes
 
     @property
+    def device(self) -> torch.device:
+        """The device of the first tensor."""
+        return self.tensors[0].device
+
+    @property
     def on_one_device(self) -> bool:
         """Whether all tensors are on one device: an argument on the host cannot be part of a graph."""
         return len({tensor.device for tensor in self.tensors}) == 1

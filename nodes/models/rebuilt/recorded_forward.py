@@ -29,6 +29,7 @@ from ...support import device_memory
 from .cuda_graph import CaptureFailed, CudaGraphs, Graph
 from .forward_inputs import Inputs
 from .loop_values import BranchCall, LoopSteps, Values, telling
+from .step_tables import placed
 
 HOST_SHARE = 0.8
 """The least share of the GPU's seconds that the host takes where it counts as the slower one. The GPU's seconds contain
@@ -147,7 +148,7 @@ class RecordedForward:
         if self.over and self.recording is None:
             return forward(*args, **kwargs)
         given = Inputs.of(args, kwargs)
-        key = given.key(), launched.loop is not None
+        key = given.key(), launched.told.steps is not None
         if self.recording is not None:
             if key != self.key or looked_into(self.run):
                 return forward(*args, **kwargs)
@@ -157,20 +158,20 @@ class RecordedForward:
             return forward(*args, **kwargs)
         if self.inputs is None:  # the second call
             self.over = launched.steps() <= LEAST_STEPS or not given.on_one_device or self.run in _refused
-            return forward(*args, **kwargs) if self.over else self._measure(forward, given)
+            return forward(*args, **kwargs) if self.over else self._measure(launched, given)
         return self._decide(launched, given)
 
-    def _measure(self, forward: Any, given: Inputs) -> Any:
-        """A forward whose kernels are launched one by one, from the tensors that the graph will read."""
+    def _measure(self, launched: Launched, given: Inputs) -> Any:
+        """A forward whose kernels are launched one by one: those of the graph, from the tensors that it will read."""
         if self.inputs is None:
             self.inputs = given.copied()
         else:
             self.inputs.take(given)
         if looked_into(self.run):
-            return given.passed_to(forward)
+            return given.passed_to(launched.transformer)
         self.graphs.settle()  # a full queue would stop the host, and make it look slow
         memory, began, start = self.graphs.allocated(), self.graphs.mark(), perf_counter()
-        made = self.inputs.passed_to(forward)
+        made = launched.called(self.inputs, steps=placed(launched.told.steps, given.device))
         host = perf_counter() - start
         self.measured = Measured(host, began, self.graphs.mark(), max(self.graphs.peak() - memory, 0))
         return made
@@ -194,7 +195,7 @@ class RecordedForward:
                 size = device_memory.size(needed)
                 self.run.detail(launch=f"kernel by kernel: a CUDA graph needs up to {size} of free memory")
             return given.passed_to(forward)
-        return self._measure(forward, given)
+        return self._measure(launched, given)
 
     def _verdict(self, steps: int) -> int:
         """Whether the measured forward pays for a capture, as far as this process knows."""
@@ -228,27 +229,18 @@ class RecordedForward:
         return self._replayed(recording, launched, given)
 
     def _captured(self, launched: Launched, inputs: Inputs) -> Recording:
-        prompt, call = self._prompt(), launched.view.once.call
+        prompt, steps = self._prompt(), placed(launched.told.steps, inputs.device)
         assert prompt is not None, "it holds this object"
         dtype = next(tensor.dtype for tensor in inputs.tensors if tensor.is_floating_point())
-        device, steps = inputs.tensors[0].device, call.steps
-        if steps is not None:  # the graph reads the number of the step, to take the step's part of a table
-            steps = replace(steps, place=torch.tensor([steps.index], device=device))
-        complete = [prompt] if steps is None else [prompt, steps.alone]
-        # Values that the branches of a step share are made anew in each step, at other addresses.
-        told = replace(call, step=None, steps=steps)
-
-        def forward() -> Any:
-            with telling(launched.view, told):
-                return inputs.passed_to(launched.transformer)
-
+        kept = [prompt] if steps is None else [prompt, steps.alone]
         with capturing() as exchanges:
-            for values in complete:
+            for values in kept:
                 values.complete = True
             try:
-                graph = self.graphs.capture(forward, dtype)
+                # Values that the branches of a step share are made anew in each step, at other addresses.
+                graph = self.graphs.capture(lambda: launched.called(inputs, step=None, steps=steps), dtype)
             finally:
-                for values in complete:
+                for values in kept:
                     values.complete = False
         return Recording(graph, inputs, exchanges, steps)
 
@@ -256,7 +248,7 @@ class RecordedForward:
         seconds = recording.wait()
         if seconds is not None:
             self.run.detail(launch_seconds={"one by one": round(self.before, 5), "one graph": round(seconds, 5)})
-        return recording.replay(self.graphs, given, launched.loop)
+        return recording.replay(self.graphs, given, launched.told.steps)
 
     def _finish(self) -> None:
         """Measure no more."""
@@ -282,10 +274,15 @@ class Launched:
         self.transformer, self.view, self.recorded, self.steps = transformer, view, recorded, steps
 
     @property
-    def loop(self) -> LoopSteps | None:
-        """What the caller told about the steps of the loop."""
-        call: BranchCall | None = getattr(getattr(self.view, "once", None), "call", None)
-        return None if call is None else call.steps
+    def told(self) -> BranchCall:
+        """What the caller told about this forward."""
+        call: BranchCall = self.view.once.call
+        return call
+
+    def called(self, inputs: Inputs, **told: Any) -> Any:
+        """The forward of some inputs, with other facts told about it than the caller's."""
+        with telling(self.view, replace(self.told, **told)):
+            return inputs.passed_to(self.transformer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.transformer, name)

@@ -9,7 +9,7 @@ so that such a run has equal bits.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -49,3 +49,8 @@ class Table:
         """
         name = self.name, key
         return self.held.of(name, lambda: Table(make(self.whole), self.held, name, axis))
+
+
+def placed(steps: LoopSteps | None, device: torch.device) -> LoopSteps | None:
+    """The steps of a loop for a CUDA graph, which reads this step's number from the device."""
+    return None if steps is None else replace(steps, place=torch.tensor([steps.index], device=device))

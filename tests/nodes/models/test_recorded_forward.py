@@ -207,6 +207,13 @@ def test_other_shapes_are_computed_as_ever(log):
     assert (log.count("capture"), log.count("replay")) == (1, replays)
 
 
+def told_nothing() -> Any:
+    """A view whose caller told nothing but the number of rows."""
+    made = torch.nn.Module()
+    made.once = type("Once", (), {"call": BranchCall(1)})()
+    return made
+
+
 def test_arguments_that_are_no_tensors_are_part_of_the_key(double, monkeypatch):
     monkeypatch.setattr(recorded_forward, "HOST_SHARE", 0.0)
     seen = []
@@ -215,9 +222,7 @@ def test_arguments_that_are_no_tensors_are_part_of_the_key(double, monkeypatch):
         seen.append(factor)
         return (x * (factor or 1),)
 
-    owner = torch.nn.Module()
-    owner.once = type("Once", (), {"call": BranchCall(1)})()
-    values, run, x = Values(), cuda_run(), torch.ones(2)
+    owner, values, run, x = told_nothing(), Values(), cuda_run(), torch.ones(2)
     for factor in (2, 2, 2, 2, 3, 2, None):
         made = launched(transformer, owner, values, run, lambda: 9)(x, factor=factor)[0]
         assert torch.equal(made, x * (factor or 1))
@@ -323,7 +328,7 @@ def test_not_with_an_argument_on_the_host(double, monkeypatch):
     monkeypatch.setattr(recorded_forward, "HOST_SHARE", 0.0)
     values, run = Values(), cuda_run()
     for _ in range(5):
-        launched(lambda x, y: (x,), None, values, run, lambda: 9)(torch.ones(1), torch.ones(1, device="meta"))
+        launched(lambda x, y: (x,), told_nothing(), values, run, lambda: 9)(torch.ones(1), torch.ones(1, device="meta"))
     assert double.log == []
 
 

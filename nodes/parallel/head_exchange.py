@@ -71,8 +71,8 @@ class _Parts:
         width = whole.element_size()
         lengths = [[width * n for n in each] for each in given]
 
-        def both(out: torch.Tensor, sent: torch.Tensor, *lengths: list[int], group: Any) -> None:
-            waiting = dist.all_to_all_single(out, sent, *lengths, group=group, async_op=True)
+        def both(out: torch.Tensor, sent: torch.Tensor, received: list[int], sizes: list[int], group: Any) -> None:
+            waiting = dist.all_to_all_single(out, sent, received, sizes, group=group, async_op=True)
             if self.stays:
                 own(parts[self.rank])
             waiting.wait()

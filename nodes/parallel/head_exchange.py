@@ -5,7 +5,9 @@ Queries, keys and values of a token stand side by side in what is sent, so that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,15 +19,69 @@ WIDE = torch.complex128
 """The dtype whose numbers have 16 bytes: copies of strided rows are up to three times as fast with it."""
 
 
-def _all_to_all(
-    sent: torch.Tensor, sizes: Sequence[int], received: Sequence[int], rank: int, group: str
-) -> torch.Tensor:
-    """Send `sizes` elements of a dense tensor to each process, and receive `received` elements of each, [n]."""
-    width = sent.element_size()
-    out = sent.new_empty(sum(received))
-    given = [[width * n for n in each] for each in (received, sizes)]
-    GROUPS[group].exchange(_to_others(sent, sizes, rank), dist.all_to_all_single, bytes_of(out), bytes_of(sent), *given)
-    return out
+@dataclass(frozen=True)
+class _Parts:
+    """What a process exchanges with all others at once.
+
+    The own part need not pass through the exchange where all that is received from others lies in one piece: if there
+    is no batch, and this process is the first or the last.
+
+    Attributes:
+        sizes: Elements for each process.
+        received: Elements from each process.
+        rank: The number of this process.
+        group: Name of the group.
+        stays: Whether the own part is copied directly.
+    """
+
+    sizes: Sequence[int]
+    received: Sequence[int]
+    rank: int
+    group: str
+    stays: bool
+
+    @property
+    def others(self) -> Sequence[int]:
+        """The numbers of the processes to which something is sent."""
+        return [rank for rank in range(len(self.sizes)) if not (self.stays and rank == self.rank)]
+
+    def empty(self, like: torch.Tensor) -> list[torch.Tensor]:
+        """Memory for what is sent, [n] for each of `others`, in one piece."""
+        sizes = [self.sizes[rank] for rank in self.others]
+        return list(like.new_empty(sum(sizes)).split(sizes))
+
+    def exchange(self, sent: Sequence[torch.Tensor], own: Callable[[torch.Tensor], None]) -> torch.Tensor:
+        """Send and receive.
+
+        Args:
+            sent: The filled memory of `empty`.
+            own: Writes the own part into its place, [received[rank]], while the others' parts are on their way.
+
+        Returns:
+            What was received, [sum(received)], in the order of the processes.
+        """
+        whole = sent[0].new_empty(sum(self.received))
+        parts, given = whole.split(list(self.received)), [list(self.received), list(self.sizes)]
+        out = whole
+        if self.stays:
+            first = len(parts[0]) if self.rank == 0 else 0
+            out = whole[first : first + len(whole) - len(parts[self.rank])]
+            for each in given:
+                each[self.rank] = 0
+        width = whole.element_size()
+        lengths = [[width * n for n in each] for each in given]
+
+        def both(out: torch.Tensor, sent: torch.Tensor, received: list[int], sizes: list[int], group: Any) -> None:
+            waiting = dist.all_to_all_single(out, sent, received, sizes, group=group, async_op=True)
+            if self.stays:
+                own(parts[self.rank])
+            waiting.wait()
+
+        flat = sent[0].as_strided((sum(map(len, sent)),), (1,))
+        GROUPS[self.group].exchange(
+            _to_others(whole, self.sizes, self.rank), both, bytes_of(out), bytes_of(flat), *lengths
+        )
+        return whole
 
 
 def _needs_operator(tensor: torch.Tensor) -> bool:
@@ -77,25 +133,34 @@ def _tokens_to_heads(
     group: str,
 ) -> torch.Tensor:
     batch, own, _, width = query.shape
-    mine, sizes = heads[rank], _sizes_of_heads(query, heads)
-    three, first = neighbours((query, key, value)), 0
-    sent = query.new_empty(sum(sizes))
-    for part, count in zip(sent.split(sizes), heads, strict=True):
-        target = part.view(batch, own, 3, count, width)
+    mine, three = heads[rank], neighbours((query, key, value))
+    received = [3 * batch * width * n * mine for n in tokens]
+    parts = _Parts(_sizes_of_heads(query, heads), received, rank, group, _stays(batch, rank, tokens))
+
+    def pack(target: torch.Tensor, rank: int) -> None:
+        first, count = sum(heads[:rank]), heads[rank]
+        target = target.view(batch, own, 3, count, width)
         if three is not None:
             copy_wide(target, three[:, :, :, first : first + count])
-        else:
-            for number, each in enumerate((query, key, value)):
-                copy_wide(target[:, :, number], each[:, :, first : first + count])
-        first += count
-    received = [3 * batch * width * n * mine for n in tokens]
-    found = _all_to_all(sent, sizes, received, rank, group)
+            return
+        for number, each in enumerate((query, key, value)):
+            copy_wide(target[:, :, number], each[:, :, first : first + count])
+
+    sent = parts.empty(query)
+    for target, other in zip(sent, parts.others, strict=True):
+        pack(target, other)
+    found = parts.exchange(sent, lambda target: pack(target, rank))
     if batch == 1:  # the parts lie one after the other already
         whole = found.view(1, sum(tokens), 3, mine, width)
     else:
-        parts = zip(found.split(received), tokens, strict=True)
-        whole = torch.cat([part.view(batch, n, 3, mine, width) for part, n in parts], dim=1)
+        split = zip(found.split(received), tokens, strict=True)
+        whole = torch.cat([part.view(batch, n, 3, mine, width) for part, n in split], dim=1)
     return whole.permute(2, 0, 1, 3, 4)
+
+
+def _stays(batch: int, rank: int, parts: Sequence[int]) -> bool:
+    """Whether the own part need not pass through the exchange; see `_Parts`."""
+    return batch == 1 and rank in (0, len(parts) - 1)
 
 
 def _sizes_of_heads(query: torch.Tensor, heads: Sequence[int]) -> list[int]:
@@ -150,16 +215,25 @@ def _heads_to_tokens(
 ) -> torch.Tensor:
     batch, _, _, width = attended.shape
     own = tokens[rank]
-    if batch == 1:  # the tokens of each process lie one after the other already
-        sent = attended.contiguous()
-    else:
-        sent = torch.cat([part.reshape(-1) for part in attended.split(list(tokens), dim=1)])
-    sizes, received = _sizes_of_tokens(attended, tokens), [batch * width * own * n for n in heads]
-    found = _all_to_all(sent, sizes, received, rank, group)
-    made, first = attended.new_empty(batch, own, sum(heads), width), 0
-    for part, count in zip(found.split(received), heads, strict=True):
+    received = [batch * width * own * n for n in heads]
+    parts = _Parts(_sizes_of_tokens(attended, tokens), received, rank, group, _stays(batch, rank, tokens))
+    made = attended.new_empty(batch, own, sum(heads), width)
+
+    def place(part: torch.Tensor, rank: int) -> None:
+        first, count = sum(heads[:rank]), heads[rank]
         copy_wide(made[:, :, first : first + count], part.view(batch, own, count, width))
-        first += count
+
+    given = attended.split(list(tokens), dim=1)
+    if batch == 1:  # the tokens of each process lie one after the other already
+        dense = attended.contiguous().view(-1).split(list(parts.sizes))
+        sent = [dense[other] for other in parts.others]
+    else:
+        sent = parts.empty(attended)
+        for target, other in zip(sent, parts.others, strict=True):
+            copy_wide(target.view(given[other].shape), given[other])
+    found = parts.exchange(sent, lambda _: place(given[rank].contiguous(), rank)).split(received)
+    for other in parts.others:
+        place(found[other], other)
     return made
 
 

@@ -22,7 +22,10 @@ class Exchange:
         exchange = self
 
         class Member:
-            def exchange(self, sent: int, collective: Any, out: Any, given: Any, receive: Any, send: Any) -> None:
+            def exchange(self, sent: int, collective: Any, *arguments: Any) -> None:
+                collective(*arguments, group=self)
+
+            def all_to_all(self, out: Any, given: Any, receive: Any, send: Any) -> None:
                 exchange.given[rank] = given.split(list(send))
                 exchange.barrier.wait()
                 parts = [exchange.given[other][rank] for other in range(len(send))]
@@ -33,8 +36,21 @@ class Exchange:
         return Member()
 
 
+class Done:
+    """An exchange that has ended."""
+
+    def wait(self) -> None:
+        pass
+
+
+def all_to_all_single(*arguments: Any, group: Any, async_op: bool) -> Done:
+    group.all_to_all(*arguments)
+    return Done()
+
+
 def in_ranks(monkeypatch: pytest.MonkeyPatch, ranks: int, call: Callable[[int, str], torch.Tensor]) -> list[Any]:
     exchange = Exchange(ranks)
+    monkeypatch.setattr(head_exchange.dist, "all_to_all_single", all_to_all_single)
     for rank in range(ranks):
         monkeypatch.setitem(collectives.GROUPS, f"rank {rank}", exchange.member(rank))
     with ThreadPoolExecutor(ranks) as pool:

@@ -75,11 +75,13 @@ def test_heads_and_tokens_of_parts_with_any_lengths(monkeypatch, tokens, heads, 
         own = by_token[rank] if together else by_token[rank].contiguous()
         if tokens[rank] > 1 or together:
             assert (head_exchange.neighbours(own.unbind(0)) is not None) == together
-        return head_exchange.tokens_to_heads(*own.unbind(0), tokens, heads, rank, group)
+        query, key, value = own.unbind(0)
+        return head_exchange.tokens_to_heads(query, key, value, tokens, heads, rank, group)
 
     for rank, found in enumerate(in_ranks(monkeypatch, 3, to_heads)):
         torch.testing.assert_close(found, by_head[rank], rtol=0, atol=0)
-        planned = head_exchange.tokens_to_heads(*by_token[rank].to("meta").unbind(0), tokens, heads, rank, "")
+        query, key, value = by_token[rank].to("meta").unbind(0)
+        planned = head_exchange.tokens_to_heads(query, key, value, tokens, heads, rank, "")
         assert found.stride() == planned.stride()
 
     def to_tokens(rank: int, group: str) -> torch.Tensor:

@@ -3,6 +3,10 @@
 On Hopper the sums of products of e4m3 have fewer bits than float32. Over many keys, a part that all values of a head
 have in common is then lost. So a constant is subtracted from the values and added to the result, which is exact for any
 constant, since the weights of the keys have the sum 1. SageAttention 2 (arXiv 2411.10958) does the same.
+
+The scale of queries and keys comes from the weights of their norms, if these are known (`head_norms`), and needs no
+pass over them. Such a scale is larger than one that is measured. e4m3 is a format of floats, so that only numbers near
+zero, below 2^-15 of the bound, lose bits by this.
 """
 
 from __future__ import annotations
@@ -11,11 +15,10 @@ from dataclasses import dataclass
 
 import torch
 
-from ..row_kernels import rows
+from ..row_kernels import heads
+from ..row_kernels.head_twins import largest
 from ..row_kernels.quantized_rows import LARGEST, LEAST
-
-EVERY = 8
-"""The mean is that of every eighth key; it need only be near."""
+from .head_norms import HeadNorms
 
 
 @dataclass(frozen=True)
@@ -41,18 +44,23 @@ class CentredHeads:
     means: torch.Tensor
 
 
-def centred_e4m3(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> CentredHeads:
-    """Quantise the operands of attention, [B, tokens, heads, width] each."""
-    means = value[:, ::EVERY].float().mean(dim=1)
-    query_largest, key_largest = _largest(query), _largest(key)
-    value_largest = _largest(value) + means.abs().amax(-1)  # a bound of the values minus their mean
-    query_scales, key_scales, value_scales = (
-        each.clamp_min(LEAST) / LARGEST["fp8"] for each in (query_largest, key_largest, value_largest)
-    )
+def centred_e4m3(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, norms: HeadNorms | None = None
+) -> CentredHeads:
+    """Quantise the operands of attention, [B, tokens, heads, width] each.
+
+    Args:
+        query: The queries. Elements of a head are contiguous, here and in the others.
+        key: The keys.
+        value: The values.
+        norms: The norms through which queries and keys went; None measures their largest magnitudes.
+    """
+    means, value_scales = heads.centre_and_scales(value)
+    query_scales, key_scales = _measured(query, key) if norms is None else _known(query, key, norms)
     return CentredHeads(
-        rows.quantized_heads(query, query_scales, None),
-        rows.quantized_heads(key, key_scales, None),
-        rows.quantized_heads(value, value_scales, means),
+        heads.quantized_heads(query, query_scales, None),
+        heads.quantized_heads(key, key_scales, None),
+        heads.quantized_heads(value, value_scales, means),
         query_scales,
         key_scales,
         value_scales,
@@ -60,7 +68,12 @@ def centred_e4m3(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) ->
     )
 
 
-def _largest(x: torch.Tensor) -> torch.Tensor:
-    """Largest value of each head of [B, tokens, heads, width]: [B, heads], float32."""
-    found: torch.Tensor = torch.linalg.vector_norm(x, ord=float("inf"), dim=(1, 3)).float()
-    return found
+def _measured(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Scales by which the largest magnitude of a head becomes the largest number of e4m3, [B, H] each."""
+    return [largest(x).clamp_min(LEAST) / LARGEST["fp8"] for x in tensors]
+
+
+def _known(query: torch.Tensor, key: torch.Tensor, norms: HeadNorms) -> list[torch.Tensor]:
+    """Scales by the bounds of the norms, the same for all heads: [B, H] each, without a copy."""
+    pairs = zip((query, key), norms.e4m3_scales, strict=True)
+    return [scale.expand(x.shape[0], x.shape[2]) for x, scale in pairs]

@@ -103,23 +103,25 @@ def flash_3_fp8(
 ) -> torch.Tensor:
     """FlashAttention 3 of the wheel `fa3-fwd` on e4m3. Arguments as in `sage_1`; bfloat16; width 64, 128 or 256.
 
-    `centred_e4m3` documents the numbers.
+    `centred_e4m3` documents the numbers. Queries and keys have scales from their norms, if the caller tells them.
     """
     import torch
 
+    from ..row_kernels.heads import add_means_
+    from . import head_norms
     from .centred_e4m3 import centred_e4m3
 
     import_module("fa3_fwd._C")  # registers the operator
     query, key, value = (_dense(tensor) for tensor in (query, key, value))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    made = centred_e4m3(query, key, value)
+    made = centred_e4m3(query, key, value, head_norms.known())
     # The order as in `flash_3`: the last three of the absent ones are the descaling factors, [B, H] each.
     found = torch.ops.fa3_fwd.fwd(
         made.query, made.key, made.value, *[None] * 17, made.query_scales, made.key_scales, made.value_scales,
         scale, causal, -1, -1, 0, 0.0, True, None, 1, None, 0,
     )  # fmt: skip
     result: torch.Tensor = found[0]
-    return result.to(query.dtype) + made.means[:, None].to(query.dtype)
+    return add_means_(result.to(query.dtype), made.means)
 
 
 KERNELS: Mapping[str, Kernel] = {

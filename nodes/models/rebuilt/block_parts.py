@@ -10,6 +10,7 @@ import torch
 from torch.nn import Linear, Module
 from torch.nn import functional as F
 
+from ..attention.head_norms import HeadNorms, knowing
 from ..row_kernels import products
 from ..row_kernels.quantized_products import QuantizedLinear
 from .loop_values import BranchCall, LoopSteps, Values
@@ -157,7 +158,13 @@ def together(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def attend(
-    attention: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None = None
+    attention: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    *,
+    norms: HeadNorms,
 ) -> torch.Tensor:
     """Attention through the backend of an attention module's processor.
 
@@ -165,6 +172,7 @@ def attend(
         attention: A module with a processor of diffusers.
         query: [B, S, H, D]; keys and values have a length of their own.
         mask: The mask that diffusers' processor gives to its dispatch.
+        norms: The norms through which queries and keys went.
 
     Returns:
         [B, S, H·D].
@@ -172,9 +180,10 @@ def attend(
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
     processor = attention.processor
-    made: torch.Tensor = dispatch_attention_fn(
-        query, key, value, attn_mask=mask, dropout_p=0.0, is_causal=False, backend=processor._attention_backend
-    )
+    with knowing(norms):
+        made: torch.Tensor = dispatch_attention_fn(
+            query, key, value, attn_mask=mask, dropout_p=0.0, is_causal=False, backend=processor._attention_backend
+        )
     return made.flatten(2).to(query.dtype)
 
 
@@ -213,7 +222,21 @@ def outputs(*layers: Linear) -> int:
     return sum(len(layer.weight) * layer.weight.element_size() for layer in layers)
 
 
-def norm_weights(modules: Sequence[Module]) -> torch.Tensor:
+class NormWeights:
+    """The norms of queries and keys, with one module for each group of rows; made at the first call on a device."""
+
+    def __init__(self, queries: Sequence[Module], keys: Sequence[Module]) -> None:
+        self.queries, self.keys = queries, keys
+        self.made: dict[torch.device, HeadNorms] = {}
+
+    def on(self, device: torch.device) -> HeadNorms:
+        """The norms on a device."""
+        if device not in self.made:
+            self.made[device] = HeadNorms(_stacked(self.queries).to(device), _stacked(self.keys).to(device))
+        return self.made[device]
+
+
+def _stacked(modules: Sequence[Module]) -> torch.Tensor:
     """Weights of one norm for each group of rows: [groups, D]."""
     weights: list[Any] = [module.weight for module in modules]
     return weights[0].detach()[None] if len(weights) == 1 else torch.stack(weights).detach()

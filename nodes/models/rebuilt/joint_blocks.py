@@ -16,7 +16,7 @@ from torch.nn import Linear, Module
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Once, Positions, attend, known, modulation, norm_weights, outputs, rms_weight
+from .block_parts import NormWeights, Once, Positions, attend, known, modulation, outputs, rms_weight
 
 Streams = tuple[torch.Tensor, torch.Tensor]
 """The two streams as the blocks of diffusers return them, each [B, tokens, D]."""
@@ -77,20 +77,6 @@ def text_layers(attention: Any, modulation: Linear, feed_forward: Any) -> Layers
     )
 
 
-class NormWeights:
-    """Norm weights of several streams in one tensor, made at the first call on a device."""
-
-    def __init__(self, queries: Sequence[Module], keys: Sequence[Module]) -> None:
-        self.modules, self.made = (queries, keys), {}  # type: ignore[var-annotated]
-
-    def on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-        if device not in self.made:
-            queries, keys = self.modules
-            self.made[device] = norm_weights(queries).to(device), norm_weights(keys).to(device)
-        found: tuple[torch.Tensor, torch.Tensor] = self.made[device]
-        return found
-
-
 class TwoStreams:
     """A block with two sets of layers.
 
@@ -147,10 +133,11 @@ class TwoStreams:
         shift, scale, gate, shift_2, scale_2, gate_2 = vectors
         normed = rows.norm(x, scale, shift, first=first, format=products.format_of(*a.qkv, *b.qkv))
         qkv = products.through(normed, both(a.qkv, b.qkv)).view(batch, length, 3, self.heads, -1)
-        weights = self.weights.on(x.device)
-        rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, first=first, start=positions.start)
+        norms = self.weights.on(x.device)
+        turn = positions.cos, positions.sin
+        rows.query_key_(qkv, norms.query, norms.key, *turn, eps=self.eps, first=first, start=positions.start)
         query, key, value = qkv.unbind(2)
-        attended = attend(self.attention, query, key, value, mask)
+        attended = attend(self.attention, query, key, value, mask, norms=norms)
         y = products.through(attended, both((a.out,), (b.out,)))
         format = products.format_of(a.up, b.up)
         x, normed = rows.add_norm(x, y, gate, scale_2, shift_2, first=first, format=format)
@@ -221,9 +208,10 @@ class OneStream:
         shift, scale, gate = modulation(self.once, self, temb, [self.modulation_layer], 3)
         normed = rows.norm(x, scale, shift, format=products.format_of(*self.qkv, self.up))
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.heads, -1)
-        weights = self.weights.on(x.device)
-        rows.query_key_(qkv, *weights, positions.cos, positions.sin, eps=self.eps, start=positions.start)
+        norms = self.weights.on(x.device)
+        turn = positions.cos, positions.sin
+        rows.query_key_(qkv, norms.query, norms.key, *turn, eps=self.eps, start=positions.start)
         query, key, value = qkv.unbind(2)
-        attended = attend(self.attention, query, key, value, mask)
+        attended = attend(self.attention, query, key, value, mask, norms=norms)
         y = products.beside_feed_forward(attended, normed, self.up, self.out)
         return rows.add(x, y, gate)

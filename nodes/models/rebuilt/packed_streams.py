@@ -15,8 +15,8 @@ import torch
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Positions, attend, modulation
-from .joint_blocks import NormWeights, TwoStreams
+from .block_parts import NormWeights, Positions, attend, modulation
+from .joint_blocks import TwoStreams
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,8 @@ class PackedStreams:
         made = []
         for place, table in zip(places, positions, strict=True):
             own = qkv[:, place.start : place.stop].unflatten(2, (3, streams.heads, -1))
-            weights = (self.turned if place.image_first else streams.weights).on(normed.device)
-            rows.query_key_(own, *weights, table.cos, table.sin, eps=streams.eps, first=place.first)
-            made.append(attend(streams.attention, *own.unbind(2)))
+            norms = (self.turned if place.image_first else streams.weights).on(normed.device)
+            turn = table.cos, table.sin
+            rows.query_key_(own, norms.query, norms.key, *turn, eps=streams.eps, first=place.first)
+            made.append(attend(streams.attention, *own.unbind(2), norms=norms))
         return made

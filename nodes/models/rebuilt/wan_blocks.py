@@ -10,7 +10,7 @@ from torch.nn import Linear
 
 from ..row_kernels import products, rows
 from ..row_kernels.products import Part
-from .block_parts import Once, attend, known, norm_weights, of_doubled, rms_weight
+from .block_parts import NormWeights, Once, attend, known, of_doubled, rms_weight
 
 TEXT_LENGTH = 512
 """Tokens of a prompt behind those of an image, as in `WanAttnProcessor`."""
@@ -54,6 +54,9 @@ class WanBlock:
         self.qkv = self.own_attention.to_q, self.own_attention.to_k, self.own_attention.to_v
         self.text_kv = self.cross.to_k, self.cross.to_v
         self.image_kv = (self.cross.add_k_proj, self.cross.add_v_proj) if self.cross.add_k_proj is not None else None
+        self.own_norms = NormWeights([self.own_attention.norm_q], [self.own_attention.norm_k])
+        self.text_norms = NormWeights([self.cross.norm_q], [self.cross.norm_k])
+        self.image_norms = NormWeights([self.cross.norm_q], [self.cross.norm_added_k]) if self.image_kv else None
         self.up, self.down = block.ffn.net[0].proj, block.ffn.net[2]
 
     def fits(self) -> bool:
@@ -138,9 +141,9 @@ class WanBlock:
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, own.heads, -1)
         cos, sin = rotary_emb  # [1, S, 1, D], each angle twice
         table = self.once.positions(cos, lambda: of_doubled(cos[0, :, 0], sin[0, :, 0]))
-        weights = norm_weights([own.norm_q]), norm_weights([own.norm_k])
-        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=own.norm_q.eps, across=True)
-        y = products.linear(attend(own, *qkv.unbind(2)), own.to_out[0])
+        norms = self.own_norms.on(hidden.device)
+        rows.query_key_(qkv, norms.query, norms.key, table.cos, table.sin, eps=own.norm_q.eps, across=True)
+        y = products.linear(attend(own, *qkv.unbind(2), norms=norms), own.to_out[0])
         return rows.add_norm(hidden, y, gate, *self._affine(), eps=block.norm2.eps, plus_one=False, first=first)
 
     def _modulation(self, temb: torch.Tensor, length: int) -> tuple[int, list[torch.Tensor] | None]:
@@ -156,17 +159,16 @@ class WanBlock:
 
     def _crossed(self, normed: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """Cross attention before its last layer, [B, S, D]."""
-        cross = self.cross
+        cross, norms = self.cross, self.text_norms.on(normed.device)
         query = products.linear(normed, cross.to_q)
-        query = rows.norm(
-            query, cross.norm_q.weight[None, None], None, kind="rms", eps=cross.norm_q.eps, plus_one=False
-        )
+        query = rows.norm(query, norms.query[None], None, kind="rms", eps=cross.norm_q.eps, plus_one=False)
         query = query.unflatten(2, (cross.heads, -1))
-        if self.image_kv is None:
-            return attend(cross, query, *self._of_prompt("text", context, self.text_kv, cross.norm_k))
+        if self.image_kv is None or self.image_norms is None:
+            return attend(cross, query, *self._of_prompt("text", context, self.text_kv, cross.norm_k), norms=norms)
         picture, text = context[:, :-TEXT_LENGTH], context[:, -TEXT_LENGTH:]
-        seen = attend(cross, query, *self._of_prompt("picture", picture, self.image_kv, cross.norm_added_k))
-        return attend(cross, query, *self._of_prompt("text", text, self.text_kv, cross.norm_k)) + seen
+        kept = self._of_prompt("picture", picture, self.image_kv, cross.norm_added_k)
+        seen = attend(cross, query, *kept, norms=self.image_norms.on(normed.device))
+        return attend(cross, query, *self._of_prompt("text", text, self.text_kv, cross.norm_k), norms=norms) + seen
 
     def _of_prompt(
         self, name: str, context: torch.Tensor, layers: Sequence[Linear], norm: Any

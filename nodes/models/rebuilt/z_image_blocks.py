@@ -9,7 +9,7 @@ import torch
 from torch.nn import Linear
 
 from ..row_kernels import products, rows
-from .block_parts import Once, attend, known, norm_weights, of_complex, rms_weight
+from .block_parts import NormWeights, Once, attend, known, of_complex, rms_weight
 
 
 class ZImageBlock:
@@ -20,6 +20,7 @@ class ZImageBlock:
         self.attention, feed = block.attention, block.feed_forward
         self.qkv = self.attention.to_q, self.attention.to_k, self.attention.to_v
         self.out, self.up, self.down = self.attention.to_out[0], (feed.w1, feed.w3), feed.w2
+        self.weights = NormWeights([self.attention.norm_q], [self.attention.norm_k])
         self.norms = block.attention_norm1, block.attention_norm2, block.ffn_norm1, block.ffn_norm2
 
     def fits(self) -> bool:
@@ -54,12 +55,12 @@ class ZImageBlock:
         format = products.format_of(*self.qkv)
         normed = rows.norm(x, scale, None, kind="rms", eps=in_1, plus_one=False, format=format)
         qkv = products.linear(normed, *self.qkv).view(batch, length, 3, self.attention.heads, -1)
-        weights = norm_weights([self.attention.norm_q]), norm_weights([self.attention.norm_k])
+        norms = self.weights.on(x.device)
         table = self.once.of("positions", freqs_cis, lambda: of_complex(freqs_cis))
-        rows.query_key_(qkv, *weights, table.cos, table.sin, eps=self.attention.norm_q.eps)
+        rows.query_key_(qkv, norms.query, norms.key, table.cos, table.sin, eps=self.attention.norm_q.eps)
         mask = attn_mask[:, None, None, :] if attn_mask is not None and attn_mask.ndim == 2 else attn_mask
         query, key, value = qkv.unbind(2)
-        y = products.linear(attend(self.attention, query, key, value, mask), self.out)
+        y = products.linear(attend(self.attention, query, key, value, mask, norms=norms), self.out)
         norm: dict[str, Any] = {"kind": "rms", "eps": in_2, "plus_one": False, "y_eps": out_1}
         x, normed = rows.add_norm(x, y, gate, scale_2, None, **norm, format=products.format_of(*self.up))
         y = products.linear(rows.silu_product(products.linear(normed, *self.up)), self.down)

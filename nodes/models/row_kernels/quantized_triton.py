@@ -40,25 +40,6 @@ def _quantize(  # type: ignore[no-untyped-def]
         tl.store(OUT + row * (M + N) + M + beside, (b * factor).to(OUT.dtype.element_ty), mask=beside < N)
 
 
-@triton.jit
-def _heads(  # type: ignore[no-untyped-def]
-    X, SCALES, MEANS, OUT, tokens, batch_stride, token_stride, head_stride,
-    H: tl.constexpr, HEADS: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, CENTRES: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    batch = row // tokens
-    place = row % tokens
-    head = tl.arange(0, HEADS)[:, None]
-    at = tl.arange(0, WIDTH)[None, :]
-    inside = (head < H) & (at < D)
-    scale = tl.load(SCALES + batch * H + head, mask=head < H, other=1.0)
-    from_ = X + batch * batch_stride + place * token_stride + head * head_stride + at
-    x = tl.load(from_, mask=inside, other=0.0).to(tl.float32)
-    if CENTRES:
-        x = x - tl.load(MEANS + (batch * H + head) * D + at, mask=inside, other=0.0)
-    tl.store(OUT + (row * H + head) * D + at, (x / scale).to(OUT.dtype.element_ty), mask=inside)
-
-
 def _flat(x: torch.Tensor) -> torch.Tensor:
     """The rows of a sequence one after the other, [rows, D]."""
     return x.reshape(-1, x.shape[-1])
@@ -78,21 +59,3 @@ def quantized_side_by_side(a: torch.Tensor | None, b: torch.Tensor | None, *, ge
         GELU=gelu, num_warps=8 if m + n > WIDE else 4,
     )  # fmt: skip
     return QuantizedRows(values, scales, "fp8", given.dtype)
-
-
-def quantized_heads(x: torch.Tensor, scales: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
-    """(x - mean) / scale in e4m3, contiguous.
-
-    Args:
-        x: [B, S, H, D] whose heads have contiguous elements.
-        scales: [B, H], float32.
-        means: [B, H, D], float32; None subtracts nothing.
-    """
-    batch, tokens, heads, width = x.shape
-    out = torch.empty(x.shape, device=x.device, dtype=torch.float8_e4m3fn)
-    _heads[(batch * tokens,)](
-        x, scales, scales if means is None else means, out, tokens, x.stride(0), x.stride(1), x.stride(2),
-        H=heads, HEADS=triton.next_power_of_2(heads), D=width, WIDTH=triton.next_power_of_2(width),
-        CENTRES=means is not None, num_warps=4,
-    )  # fmt: skip
-    return out

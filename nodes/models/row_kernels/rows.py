@@ -155,12 +155,3 @@ def quantized_side_by_side(
         made: QuantizedRows = _quantized_triton().quantized_side_by_side(a, b, gelu=gelu)
         return made
     return quantized_rows.quantized_side_by_side(a, b, format, gelu=gelu)
-
-
-def quantized_heads(x: torch.Tensor, scales: torch.Tensor, means: torch.Tensor | None) -> torch.Tensor:
-    """Heads [B, S, H, D] in e4m3: (x - mean) / scale, with scales [B, H] and means [B, H, D]."""
-    if writes_e4m3(x.device):
-        made: torch.Tensor = _quantized_triton().quantized_heads(x, scales, means)
-        return made
-    centred = x.float() if means is None else x.float() - means[:, None]
-    return quantized_rows.rounded(centred / scales[:, None, :, None], "fp8")

@@ -150,7 +150,8 @@ def test_parts_of_a_sequence_go_through_their_own_layers() -> None:
 
 CALLS = """
 import torch
-from sgd.nodes.models.row_kernels import quantized_rows, quantized_triton, row_triton, row_twins
+from sgd.nodes.models.row_kernels import head_triton, head_twins, quantized_rows, quantized_triton
+from sgd.nodes.models.row_kernels import row_triton, row_twins
 
 def random(*shape, dtype=torch.float32):
     return torch.randn(*shape, generator=generator, device=device).to(dtype)
@@ -205,12 +206,23 @@ for dtype, bound in bounds.items():
     options = {"kind": "layer", "eps": 1e-6, "plus_one": True, "first": 3, "format": "fp8"}
     found, wanted = (m.add_norm(x, y, None, one, None, **options) for m in (row_triton, row_twins))
     assert relative(found[0], wanted[0]) < bound and near(found[1], wanted[1]), ("norm in 8 bits", dtype)
-    heads, scales, means = random(2, 5, 3, 32, dtype=dtype), random(2, 3).abs() / 100 + 0.01, random(2, 3, 32)
-    for mean in (None, means):
-        found = quantized_triton.quantized_heads(heads, scales, mean)
-        centred = heads.float() if mean is None else heads.float() - mean[:, None]
-        wanted = quantized_rows.rounded(centred / scales[:, None, :, None], "fp8")
-        assert float((found.float() == wanted.float()).float().mean()) > least, ("heads", dtype)
+    for tokens, count, width in ((5, 3, 32), (300, 3, 24), (129, 2, 128)):
+        joint = random(2, tokens, 3, count, width, dtype=dtype) + 3 * random(count, width, dtype=dtype)
+        for heads in (joint[:, :, 2], joint.transpose(1, 3)[:, :, 1].transpose(1, 2)):
+            means, scales = head_triton.centre_and_scales(heads)
+            wanted = head_twins.centre_and_scales(heads)
+            assert relative(means, wanted[0]) < 1e-5 and relative(scales, wanted[1]) < 1e-5, ("centre", dtype)
+            one = torch.tensor(0.02, device=device).expand(2, count)
+            for given in ((scales, means), (scales, None), (one, None)):
+                found, wanted = (m.quantized_heads(heads, *given) for m in (head_triton, head_twins))
+                assert found.is_contiguous()
+                assert float((found.float() == wanted.float()).float().mean()) > least, ("heads", dtype)
+        found, wanted = (m.add_means_(joint[:, :, 0].clone(), means) for m in (head_triton, head_twins))
+        assert relative(found, wanted) < bound, ("add means", dtype)
+        inside, before = joint.clone(), joint.clone()
+        head_triton.add_means_(inside[:, :, 1], means)
+        assert torch.equal(inside[:, :, ::2], before[:, :, ::2]), "the rows beside stay"
+        assert relative(inside[:, :, 1], before[:, :, 1].float() + means[:, None]) < 2 * bound, ("in a buffer", dtype)
     pairs = random(5, 6000, dtype=dtype)
     assert relative(row_triton.silu_product(pairs), row_twins.silu_product(pairs)) < bound
 print("all agree")

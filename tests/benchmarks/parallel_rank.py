@@ -45,25 +45,24 @@ from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize
 from sgd.nodes.values import Latents
 
 TURNS = 3
-REPEATS = 3
+REPEATS = 4
 WARM = 4
 """Calls of a way before it is timed: the third is captured as a graph."""
 LINK_MIB = (1, 28, 256)
 BEGAN = time.time()
 
 
-def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[list[float], float]:
-    """Seconds of each of some calls in a row, and the median of the seconds until the host returns."""
-    found, host = [], []
+def timed(call: Callable[[], Any], device: str, repeats: int) -> tuple[float, float]:
+    """Mean seconds of some calls in a row, as a loop makes them, and median seconds until the host returns."""
+    dist.barrier()
+    wait(device)
+    began, host = time.perf_counter(), []
     for _ in range(repeats):
-        dist.barrier()
-        wait(device)
-        began = time.perf_counter()
+        start = time.perf_counter()
         call()
-        host.append(time.perf_counter() - began)
-        wait(device)
-        found.append(time.perf_counter() - began)
-    return found, statistics.median(host)
+        host.append(time.perf_counter() - start)
+    wait(device)
+    return (time.perf_counter() - began) / repeats, statistics.median(host)
 
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -91,7 +90,7 @@ def measure(calls: dict[str, Callable[[], torch.Tensor]], device: str, say: Call
     for _ in range(TURNS):
         for way, call in calls.items():
             seconds, host = timed(call, device, REPEATS)
-            rows[way]["seconds"] += seconds
+            rows[way]["seconds"].append(seconds)
             rows[way]["host"] = host
     for way, row in rows.items():
         say(way, {**row, "seconds": statistics.median(row["seconds"])})

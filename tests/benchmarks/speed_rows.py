@@ -51,7 +51,7 @@ def _rows() -> tuple[Row, ...]:
         Row("flux", "FLUX.1-dev 1024², a step", "step", "flux", {"exact": 0.120, "fast": 0.095}, 74.3e12,
             "SGLang 0.129", 80),
         Row("qwen", f"Qwen-Image 1024², {both}", "step", "qwen", {"exact": 0.228}, 137.9e12, "SGLang 0.248", 110),
-        Row("qwen-1328", f"Qwen-Image 1328², {both}", "step", "qwen-1328", {"exact": 0.32}, 190.4e12, "", 110),
+        Row("qwen-1328", f"Qwen-Image 1328², {both}", "step", "qwen-1328", {"exact": 0.32}, 258e12, "", 110),
         Row("z", "Z-Image-Turbo 1024², a step", "step", "z", {"exact": 0.087, "fast": 0.075}, 55.1e12,
             "SGLang 0.0826", 70),
         Row("wan", f"{wan}, {both}", "step", "wan", {"exact": 0.85}, 565e12, "diffusers compiled 1.05 (H200)", 80),

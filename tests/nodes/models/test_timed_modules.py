@@ -103,7 +103,9 @@ def test_on_a_gpu_a_graph_takes_the_part_of_each_step(case, rows, monkeypatch):
     run.device = "cuda"
     forwards = Forwards(case, torch.bfloat16, rows)
     plain, recorded = forwards(tables=True), forwards(tables=True, run=run)
-    assert run.details["launch"].startswith("one CUDA graph"), run.warnings
+    # diffusers copies a number to the GPU for the mask of Qwen-Image's prompts, which no graph can hold.
+    said = "kernel by kernel" if (case, rows) == ("qwen-image", 2) else "one CUDA graph"
+    assert run.details["launch"].startswith(said), run.warnings
     for a, b in zip(recorded, plain, strict=True):
         assert relative(a, b) < 1e-2
 

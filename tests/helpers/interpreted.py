@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import TypeVar
 
+import pytest
 import torch
+
+Test = TypeVar("Test", bound=Callable[..., None])
+
+
+def needs_triton(test: Test) -> Test:
+    """Mark a test that runs kernels, and skip it without Triton. `.ci/run` installs Triton for tests with this mark."""
+    skip = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+    return pytest.mark.triton(skip(test))
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from helpers.interpreted import kernel_modules
 from sgd.nodes.models.decoders import frame_operations, norm_operations
 from sgd.nodes.models.decoders.frame_values import Affine, Doubled, Margin
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+pytestmark = [
+    pytest.mark.triton,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.interpreted import kernel_modules
+from helpers.interpreted import kernel_modules, needs_triton
 from helpers.margins import with_margins
 from helpers.small_vaes import WAN_2_1, WAN_2_2, wan_vae
 from sgd.nodes.models.decoders import convolution_choice, margin_convolution
@@ -23,7 +23,6 @@ from torch import nn
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 needs_gpu = pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 # The interpreter truncates bfloat16; on a GPU products of float32 have the digits of TF32.
 BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 8e-3} if ON_GPU else {torch.float32: 1e-6, torch.float16: 1e-3}

@@ -5,7 +5,6 @@ Triton runs in its interpreter, in a process of its own, where the package is in
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
+from helpers.interpreted import needs_triton
 from sgd.nodes.models.row_kernels import products, row_twins
 from torch.nn import Linear
 from torch.nn import functional as F
@@ -22,7 +22,6 @@ from torch.nn import functional as F
 WIDTH = 48
 CLOSE = 1e-6
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 

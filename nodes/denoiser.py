@@ -144,8 +144,8 @@ def predict(
 ) -> Predictions:
     """Evaluate the transformer at one step, for each guidance branch that runs there.
 
-    Rebuilt blocks (`model.optimize`) compute once in a loop what depends on the prompts alone, such as keys and values
-    of text, once for all steps what depends on the timesteps, and once a step what both branches share.
+    Rebuilt blocks (`model.optimize`) compute some values once in a loop: those that depend on the prompts alone, such
+    as keys and values of text, and those of all timesteps. They compute once a step the values that branches share.
 
     Args:
         model: A loaded model; its transformer is used.

@@ -56,7 +56,7 @@ def has_tiles(vae: Any, height: int, width: int) -> bool:
 
 
 def pixels_of_latent(vae: Any) -> int:
-    """Rows, or columns, of pixels for each of latents."""
+    """Rows of pixels for each row of latents, and columns for each column."""
     found: int = getattr(vae, "spatial_compression_ratio", None) or 2 ** (len(vae.config.block_out_channels) - 1)
     return found
 
@@ -107,7 +107,7 @@ def dealt_tiles(processes: Processes, vae: Any, part: str) -> Iterator[None]:
 
 
 def _noted(vae: Any, module: Any, loop: Callable[[], Any]) -> list[list[Call]]:
-    """The calls of a module for each tile. A row of zeros stands in for each result until the tiles are blended."""
+    """The calls of a module for each tile. A tensor of zeros stands in for each result until the tiles are blended."""
     tiles: list[list[Call]] = []
     channels = getattr(getattr(vae, "quant_conv", None), "in_channels", 1)
     known: object = None

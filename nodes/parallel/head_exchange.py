@@ -1,6 +1,6 @@
 """Exchanges of heads for tokens, and back: an all-to-all around attention, with one copy on each side at most.
 
-Queries, keys and values of a token stand side by side in what is sent, so that the received tokens need no copy.
+In the sent memory, queries, keys and values of a token stand side by side, so that received tokens need no copy.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ WIDE = torch.complex128
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a process exchanges with all others at once.
+    """The elements that a process exchanges with all others at once.
 
-    The own part need not pass through the exchange where all that is received from others lies in one piece: if there
-    is no batch, and this process is the first or the last.
+    If the parts of all others lie in one piece, the own part need not pass through the exchange. This is so without a
+    batch, in the first and in the last process.
 
     Attributes:
         sizes: Elements for each process.
@@ -46,7 +46,7 @@ class _Parts:
         return [rank for rank in range(len(self.sizes)) if not (self.stays and rank == self.rank)]
 
     def empty(self, like: torch.Tensor) -> list[torch.Tensor]:
-        """Memory for what is sent, [n] for each of `others`, in one piece."""
+        """Memory for the elements to send, [n] for each of `others`, in one piece."""
         sizes = [self.sizes[rank] for rank in self.others]
         return list(like.new_empty(sum(sizes)).split(sizes))
 
@@ -58,7 +58,7 @@ class _Parts:
             own: Writes the own part into its place, [received[rank]], while the others' parts are on their way.
 
         Returns:
-            What was received, [sum(received)], in the order of the processes.
+            The received elements, [sum(received)], in the order of the processes.
         """
         whole = sent[0].new_empty(sum(self.received))
         parts, given = whole.split(list(self.received)), [list(self.received), list(self.sizes)]
@@ -85,7 +85,7 @@ class _Parts:
 
 
 def _needs_operator(tensor: torch.Tensor) -> bool:
-    """Whether an exchange must be an operator of torch, which takes longer: in a graph, or if only shapes are known."""
+    """Whether an exchange must be an operator of torch, which takes longer: under torch.compile, or on meta tensors."""
     return tensor.is_meta or torch.compiler.is_compiling()
 
 

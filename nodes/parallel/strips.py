@@ -194,7 +194,7 @@ OPERATIONS: dict[Any, Callable[..., torch.Tensor]] = {
     F.conv3d: _convolution(F.conv3d, 3),
     F.group_norm: _group_norm,
 }
-"""What stands in for functions of torch."""
+"""The functions of torch that act on rows, with the functions that replace them."""
 
 
 def decoded(run: Run, model: Model, latents: torch.Tensor) -> torch.Tensor:

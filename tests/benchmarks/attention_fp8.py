@@ -1,11 +1,12 @@
 """Attention in fp8 by its parts: `python tests/benchmarks/attention_fp8.py [--json FILE] [--device cpu]`.
 
 Queries, keys and values are views of one buffer, as in a rebuilt block of HunyuanVideo: 848x480, 65 frames, bfloat16.
-For each part: the median of `REPEATS` calls, and the time that its bytes need at `BYTES_A_SECOND`. The parts that need
-no attention kernel are compared with their twins first. For the whole: scales of queries and keys that are measured,
-scales of the norms, and bfloat16 beside them, with the relative error of some queries against float32.
+The script first compares the parts around attention with their twins. It prints for each part the median of `REPEATS`
+calls, and the time that its bytes need at `BYTES_A_SECOND`. Then it prints the time of whole calls in three ways: in
+bfloat16, and in fp8 with measured scales and with scales of the norms. An error is the relative error of some queries
+against float32.
 
-It takes less than 20 s. On a CPU, all sizes are small, the twins run, and times mean nothing.
+The script takes less than 20 s. On a CPU, all sizes are small, the twins run, and times mean nothing.
 """
 
 from __future__ import annotations

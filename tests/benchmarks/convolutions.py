@@ -1,9 +1,10 @@
 """Wan's convolutions on a GPU, checked and timed: `python tests/benchmarks/convolutions.py [--dtype bfloat16]`.
 
-For the sizes of a decode at 832×480, four latent frames at a time, cuDNN's convolution stands beside the Triton kernel
-over frames with margins, with several tiles. Errors are those of the last two frames, against float32. Times are the
-median of five calls after a warm-up. A tile that does not fit the card has its reason in the table. No new tile is
-tried after `--seconds`. `--tiny` tries the script on a CPU, with one tile each in Triton's interpreter.
+The script compares cuDNN's convolution with the Triton kernel over frames with margins, for several tiles. The sizes
+are those of a decode at 832×480, four latent frames at a time. Errors are those of the last two frames, against
+float32. Times are the median of five calls after a warm-up. If a tile does not fit the card, the table has the reason.
+After `--seconds`, no further tile is tried. `--tiny` tries the script on a CPU, with one tile for each size in Triton's
+interpreter.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Random weights of full size, blocks rebuilt (`speed: exact`); with `--compiled` 
 way is called before it is timed. Its result must be finite. The result of all ranks is compared with that of one rank.
 
 A timed step is a later step of a loop: each way keeps its state, with the values of prompts, from its first call to its
-last. Kernels are launched one by one, and with `--graph` also as one CUDA graph, whatever is faster. Latents differ
-between the first calls, so that the compared result of a graph is that of new inputs.
+last. Kernels are launched one by one. `--graph` adds steps that are launched as one CUDA graph, even where this is
+slower. Latents differ between the first calls, so that the compared result of a graph is that of new inputs.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """The norms through which the queries and keys of an attention call went. They bound each element without a pass.
 
 A row of n numbers has the length √n after a root-mean-square norm. No element of it then exceeds √n · the largest
-weight. A rotation by pairs keeps the length of each pair, so that the bound still holds. Neither does it change if
-processes exchange tokens or heads.
+weight. A rotation by pairs keeps the length of each pair, so that the bound still holds. An exchange of tokens or heads
+between processes does not change it either.
 
-A rebuilt block calls its backend through the dispatch of diffusers, which has no argument for this. So the block tells
-it by a context (`knowing`), and a backend asks with `known`.
+A rebuilt block calls its backend through the dispatch of diffusers, which has no argument for the norms. So the block
+sets a context variable (`knowing`), and a backend reads it (`known`).
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def flash_3_fp8(
 ) -> torch.Tensor:
     """FlashAttention 3 of the wheel `fa3-fwd` on e4m3. Arguments as in `sage_1`; bfloat16; width 64, 128 or 256.
 
-    `centred_e4m3` documents the numbers. Queries and keys have scales from their norms, if the caller tells them.
+    `centred_e4m3` documents the numbers. Queries and keys take scales from their norms, if the caller names these.
     """
     import torch
 

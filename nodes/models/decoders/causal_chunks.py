@@ -180,7 +180,7 @@ class CausalChunk:
             key: The name of the convolution.
             shape: The shape of the frames, [T, H, W, C].
             device: Their device.
-            frames: How many earlier frames.
+            frames: Number of earlier frames.
             margin: Positions around each frame, which are zeros in earlier frames.
         """
         count, height, width, channels = shape
@@ -195,7 +195,7 @@ class CausalChunk:
         return made
 
     def convolved(self, key: str, buffer: Tensor, conv: DenseWeight) -> Tensor:
-        """Convolve a buffer with a margin of zeros around each frame. The buffer has it if the weight wants one."""
+        """Convolve a buffer with zeros around each frame. If the weight wants a margin, the buffer has it."""
         self.remember(key, buffer)
         return convolve_margins(fill_margins(buffer), conv) if conv.margin else convolve(buffer, conv.weight, 1)
 

@@ -1,4 +1,4 @@
-"""Which convolutions the kernel of `margin_convolution` computes: on the cards that it fits, after a trial there."""
+"""The choice of the convolutions that the kernel of `margin_convolution` computes, by card and by a trial on it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRIAL = 5, 6, 9
 
 
 def chosen(conv: nn.Conv3d, dtype: torch.dtype) -> DenseWeight:
-    """The weight of a convolution, with rows for the kernel if that computes it. Others go to cuDNN, or a CPU.
+    """The weight of a convolution, with rows for the kernel if the kernel computes it. Without rows, torch convolves.
 
     A plan, on the meta device, expects that the kernel works.
     """

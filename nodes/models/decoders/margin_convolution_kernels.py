@@ -1,7 +1,7 @@
 """The Triton kernel of convolutions over frames with margins (`margin_convolution`), for GPUs that copy tiles by TMA.
 
 The positions of padded frames stand in one line, so that a tap is a distance along it. The three taps of a row are one
-tap of three times the channels: rows of the input's descriptor overlap. Sizes are not compiled in, but for channels.
+tap of three times the channels: rows of the input's descriptor overlap. Of the sizes, only channels are compiled in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How the kernel of `margin_convolution` divides its work, for the numbers of channels that it is used for."""
+"""Tiles: how the kernel of `margin_convolution` divides its work, for each pair of numbers of channels."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Once:
     Attributes:
         first_rows: Rows of a first frame, which have a timestep of their own; 0 if all rows have one timestep.
         cut: Whether the blocks have a part of the tokens, whose attentions all processes of a sequence compute.
-        call: What the caller told about the forward; None if it told nothing.
+        call: The facts that the caller told about the forward; None if it told nothing.
         rows: Rows of the forward's batch.
         last: The streams that the last block returned, and the buffer in which it computed them.
         modulation_bytes: Bytes of the modulation of all blocks at one step for one row.

@@ -55,11 +55,11 @@ class CudaGraphs:
         return int(torch.cuda.memory_allocated())
 
     def peak(self) -> int:
-        """The most bytes that torch had allocated since somebody began to measure."""
+        """The most bytes that torch had allocated since the measurement began."""
         return int(torch.cuda.max_memory_allocated())
 
     def free(self, run: Run) -> int:
-        """Bytes that are free for a graph, once torch gives back what it holds unused."""
+        """Bytes that are free for a graph, with those that torch has reserved and does not use."""
         return device_memory.free(run) or 0
 
     def capture(self, call: Callable[[], Any], dtype: torch.dtype) -> Graph:
@@ -73,7 +73,7 @@ class CudaGraphs:
             dtype: The dtype of its matrix products.
 
         Raises:
-            CaptureFailed: If the call raises an error, or does what no graph can hold.
+            CaptureFailed: If the call raises an error, or has an operation that no graph can hold.
         """
         # Another thread that waits for the whole device, or gives memory back to it, would break the capture.
         with exclusive():
@@ -110,7 +110,7 @@ def _make_workspaces(stream: torch.cuda.Stream, dtype: torch.dtype) -> None:
 
 
 def _abandon(graph: torch.cuda.CUDAGraph, pool: Any) -> None:
-    """Undo what a failed capture leaves in torch.
+    """Undo the effects of a failed capture on torch.
 
     A capture that CUDA ends with an error leaves torch's allocator in the capture, the pool in use, and the random
     generator of the device in a state in which it refuses to draw.

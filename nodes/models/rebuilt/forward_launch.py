@@ -1,8 +1,8 @@
 """How the kernels of a rebuilt transformer are launched: one by one, or in later steps all at once.
 
-A step of an image can take the host longer than the GPU, since the host launches a thousand kernels. A
-stand-in takes the place of the transformer in the family's call, so that the code before and after the forward stays as
-it is. Torch-free.
+A step of an image can take the host longer than the GPU, since the host launches a thousand kernels. A stand-in takes
+the place of the transformer in the family's call, so that the code before and after the forward stays as it is.
+Torch-free.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Recording:
     Attributes:
         graph: The graph.
         inputs: Tensors that it reads.
-        exchanges: What it sends to other processes.
+        exchanges: Its exchanges with other processes.
         steps: The steps of the loop, with the number that the graph reads; None if it reads no tables of steps.
         flying: Events before and after the latest launches.
         timed: Whether the time of a launch was told.
@@ -266,7 +266,7 @@ class Launched:
     Args:
         transformer: Computes a forward: the view, or the part of it for this process.
         view: The view with the rebuilt blocks.
-        recorded: What is known of this branch's forward. It outlasts the step.
+        recorded: The state of this branch's recording. It outlasts the step.
         steps: Gives the number of steps, this one included, at which the loop computes this branch.
     """
 
@@ -275,7 +275,7 @@ class Launched:
 
     @property
     def told(self) -> BranchCall:
-        """What the caller told about this forward."""
+        """The facts that the caller told about this forward."""
         call: BranchCall = self.view.once.call
         return call
 

@@ -1,7 +1,7 @@
 """Modules of a transformer whose result depends on timestep and prompt alone: computed for all steps of a loop at once.
 
 The module that embeds the timestep is called once for each step, at the first step of the loop, with the argument that
-this step will give. What other modules and the blocks compute from its result is one call for all steps.
+this step will give. Other modules and the blocks then compute from all results in one call.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
 def disagreement(both: Callable[[], tuple[Tensor, Tensor]]) -> str | None:
     """The reason why a kernel cannot be used; None if its result is that of its twin.
 
-    Triton needs a C compiler, a driver and a card that it knows. What is missing shows at the first call only.
+    Triton needs a C compiler, a driver and a card that it knows. A lack of one shows at the first call only.
 
     Args:
         both: Calls the kernel and its twin, and gives their results.

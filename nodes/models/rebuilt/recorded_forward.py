@@ -257,7 +257,7 @@ class RecordedForward:
     def _refuse(self, reason: str) -> None:
         _refused[self.run] = reason
         self.run.detail(launch=f"kernel by kernel: the capture of a CUDA graph failed: {reason}")
-        self.run.warn(f"the transformer cannot be launched as one CUDA graph ({reason}); the run goes on without")
+        self.run.warn(f"the transformer cannot be launched as one CUDA graph ({reason}); the run goes on without it")
 
 
 class Launched:

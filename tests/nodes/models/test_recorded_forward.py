@@ -357,7 +357,8 @@ def test_a_capture_that_fails(family, double, monkeypatch, tmp_path):
     assert double.log.count("capture") == 1
     assert "replay" not in double.log
     reason = "operation not permitted when stream is capturing"
-    assert run.warnings == [f"the transformer cannot be launched as one CUDA graph ({reason}); the run goes on without"]
+    said = f"the transformer cannot be launched as one CUDA graph ({reason}); the run goes on without it"
+    assert run.warnings == [said]
     assert run.details["launch"] == f"kernel by kernel: the capture of a CUDA graph failed: {reason}"
     double.failure = ""
     again = cuda_run()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +19,7 @@ from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.rebuilt import recorded_forward, timed_modules
+from sgd.nodes.models.rebuilt.step_tables import Table
 from sgd.nodes.models.rebuilt.timed_modules import TIMED, TimedForward
 from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.schedule import SchedulerState
@@ -280,3 +283,25 @@ def test_a_plan_counts_the_tables(pair):
     (plain_first, plain), (first, second) = operations
     assert first > plain_first
     assert second < plain
+
+
+def test_tables_are_gone_at_the_end_of_a_loop(pair, monkeypatch):
+    """At once, without a collection of garbage: they take as much memory as some layers."""
+    found: list[weakref.ref[Any]] = []
+    original = Table.__init__
+
+    def noted(self: Table, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        found.append(weakref.ref(self.whole))
+
+    monkeypatch.setattr(Table, "__init__", noted)
+    prepared = pair.prepare(steps=3)
+    latents = starts(pair, prepared)
+    gc.collect()
+    gc.disable()
+    try:
+        list(predictions(pair.rebuilt, prepared, latents))
+        assert found
+        assert [alive() for alive in found] == [None] * len(found)
+    finally:
+        gc.enable()

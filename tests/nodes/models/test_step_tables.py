@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,6 +25,7 @@ from sgd.nodes.models.rebuilt.timed_modules import TIMED, TimedForward
 from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.support import cost_meter
+from sgd.nodes.support.work_meter import OperationMeter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CLOSE = 1e-6
@@ -283,6 +285,19 @@ def test_a_plan_counts_the_tables(pair):
     (plain_first, plain), (first, second) = operations
     assert first > plain_first
     assert second < plain
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_counted_work_of_the_first_step_is_that_of_all_steps(pair, batched):
+    """A run multiplies what it counted in one call by the number of calls."""
+    prepared, meter, works = pair.prepare(steps=9, batched=batched), OperationMeter(), []
+    each = predictions(pair.rebuilt, prepared, starts(pair, prepared))
+    for _ in range(3):
+        meter.begin(math.inf, {})
+        next(each)
+        works.append(meter.end().work)
+    assert works[0].flops == works[1].flops == works[2].flops
+    assert works[0].bytes == pytest.approx(works[1].bytes, rel=0.03)  # some norms are laid out at the first call
 
 
 def test_tables_are_gone_at_the_end_of_a_loop(pair, monkeypatch):

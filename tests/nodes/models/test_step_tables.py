@@ -216,6 +216,21 @@ def test_a_step_with_another_timestep(pair):
     require_close(*pairs)
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_step_whose_schedule_is_shorter_than_its_index(pair, known):
+    """A node of another library may make such steps."""
+    plan, start, branches = pair.prepare(steps=3)
+    steps = [replace(step, schedule=step.schedule[:known]) for step in plan]
+    pairs = []
+    for model in (pair.rebuilt, pair.model):
+        gates = GateState()
+        with torch.no_grad():
+            found = [denoiser.predict(model, start, step, branches, gates, DirectRun()) for step in steps]
+        pairs.append([list(each.branches.values()) for each in found])
+        gates.end()
+    require_close(*pairs)
+
+
 def test_another_schedule_or_guidance_within_a_loop(pair):
     """Tables of the earlier ones are not used."""
     plan, start, branches = pair.prepare(steps=3)

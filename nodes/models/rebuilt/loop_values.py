@@ -48,6 +48,10 @@ class Values:
         made: T = found
         return made
 
+    def clear(self) -> None:
+        """Drop all values; the next forward makes them again."""
+        self._made.clear()
+
     def _new(self, make: Callable[[], T]) -> T:
         if self.uses is not None:
             return make()
@@ -142,6 +146,14 @@ def telling(transformer: Any, call: BranchCall) -> Iterator[None]:
         yield
     finally:
         once.call = before
+
+
+def forget(transformer: Any) -> None:
+    """Drop the values of prompts that the forward under way made: later ones compute with another attention."""
+    once = vars(transformer).get("once")
+    call: BranchCall | None = once.call if once is not None else None
+    if call is not None and call.prompt is not None:
+        call.prompt.clear()
 
 
 def is_rebuilt(transformer: Any) -> bool:

@@ -2,7 +2,8 @@
 
 In one run of a loop, for one branch of guidance:
 
-1. The first forward runs as ever. It compiles kernels, times attention backends and makes the values of the prompt.
+1. The first forward runs as ever. It compiles kernels, times attention backends and makes the values of the prompt. If
+   another backend than that of this forward is chosen, the next one is the first.
 2. The second is measured: the seconds of the host until it returns, and those of the GPU.
 3. At the third the host's share decides. If the host was busy nearly all the time, this forward is captured as a CUDA
    graph, and the graph launches it and all later ones. If not, nothing more is measured.

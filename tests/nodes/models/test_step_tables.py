@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from helpers.direct import DirectRun, model_of
 from helpers.gate_pipelines import FAMILIES
 from helpers.graph_double import GraphDouble
@@ -18,6 +19,7 @@ from helpers.ours import Pair
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
+from sgd.nodes.models.attention import tuning
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.rebuilt import recorded_forward, timed_modules
 from sgd.nodes.models.rebuilt.step_tables import Table
@@ -313,6 +315,29 @@ def test_the_counted_work_of_the_first_step_is_that_of_all_steps(pair, batched):
         works.append(meter.end().work)
     assert works[0].flops == works[1].flops == works[2].flops
     assert works[0].bytes == pytest.approx(works[1].bytes, rel=0.03)  # some norms are laid out at the first call
+
+
+def test_a_run_that_knows_the_fastest_attention_has_the_same_bits(pair, monkeypatch):
+    """As a resumed one does. The first call computes with another backend, and keeps nothing that attention made."""
+    candidates, names = ("native", "_native_math"), []
+
+    monkeypatch.setattr(tuning, "fastest", lambda *_: tuning.Choice(candidates[1], {}, 0.0))
+    registry = attention_dispatch._AttentionBackendRegistry
+    math = attention_dispatch.AttentionBackendName._NATIVE_MATH
+    native = registry._backends[attention_dispatch.AttentionBackendName.NATIVE]
+    monkeypatch.setitem(registry._backends, math, lambda *a, **k: names.append("math") or 1.01 * native(*a, **k))
+    run = DirectRun()
+    value = pair.model.transformed(Optimize("transformer", True, candidates))
+    value.acquire("transformer", run)
+    try:
+        prepared = pair.prepare(steps=4)
+        latents = starts(pair, prepared)
+        measured, known = (list(predictions(value, prepared, latents, first, run)) for first in (0, 1))
+    finally:
+        value.release("transformer")
+    assert names
+    for ours, theirs in zip(measured[1:], known, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def test_tables_are_gone_at_the_end_of_a_loop(pair, monkeypatch):

@@ -235,7 +235,7 @@ def _steps(family: Family, step: Step, latents: torch.Tensor, values: LoopValues
     None for a step that does not belong to its schedule.
     """
     schedule = step.schedule
-    if not schedule or schedule[step.index] != step.timestep:
+    if schedule[step.index : step.index + 1] != (step.timestep,):
         return None
 
     def timesteps() -> torch.Tensor:

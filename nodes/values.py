@@ -103,7 +103,8 @@ class Step(Port):
         count: Steps in the whole schedule.
         sigma: Noise level in [0, 1] before this step.
         timestep: Noise level on the training scale, 0 to `train_timesteps`.
-        value: The scheduler's own timestep, a 0-dimensional tensor on the device of the run.
+        value: The scheduler's own timestep, a 0-dimensional tensor on the device of the run. A node that changes it
+            changes `timestep` too: where both are those of `schedule`, a model may take the values of all steps there.
         train_timesteps: Length of the training scale.
         schedule: Timesteps of all steps of the schedule, on the training scale.
         scheduler: Name of the scheduler's class in diffusers; empty if it is not known.

@@ -9,7 +9,8 @@ from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..values import Size
 from . import images
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
+from .dynamic_shift import dynamic_shift
 from .prompt_ends import CutEnd, marked_end
 from .sequence_cut import Along, SequenceCut
 from .text_encoders import padded_tokens, pooled

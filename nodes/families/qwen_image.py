@@ -9,7 +9,8 @@ from ...graph.contract.errors import NodeError
 from ..support.lazy import lazy
 from ..values import Size
 from . import images
-from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit, dynamic_shift
+from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel, SizeLimit
+from .dynamic_shift import dynamic_shift
 from .prompt_ends import CutEnd, templated_end
 from .sequence_cut import Along, SequenceCut
 from .text_encoders import hidden_states, own_rows, padded_rows

@@ -15,6 +15,7 @@ from ....graph.contract.process_state import exclusive
 from ...support.work_meter import uncounted
 from ..memory.component_views import entrance
 from ..memory.latest_run import present
+from ..rebuilt.loop_values import forget
 from . import choice_files, kernels
 from .backend_timing import Shapes, measure_all, takes_masks
 from .choice_files import Case
@@ -108,6 +109,8 @@ class Tuner:
             found = self._agreed(fastest(self.candidates, largest, self.run))
         self.chosen[key] = found
         self.use(found.backend)
+        if found.backend != self.candidates[0]:
+            forget(self.view)  # a run that knows the choice, such as a resumed one, makes them with this backend
         self.run.chose(name, found.backend)
         self.tell(found, found.origin, found.seconds)
         return result

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from ...support.work_meter import uncounted
+
 T = TypeVar("T")
 
 
@@ -39,12 +41,22 @@ class Values:
         """
         if self.complete and key not in self._made:
             raise RuntimeError("a value that depends on the prompt alone is not there yet")
-        found, uses = self._made[key] if key in self._made else (make(), 0)
+        found, uses = self._made[key] if key in self._made else (self._new(make), 0)
         self._made[key] = found, uses + 1
         if uses + 1 == self.uses:
             del self._made[key]
         made: T = found
         return made
+
+    def clear(self) -> None:
+        """Drop all values; the next forward makes them again."""
+        self._made.clear()
+
+    def _new(self, make: Callable[[], T]) -> T:
+        if self.uses is not None:
+            return make()
+        with uncounted():  # the work of this call stands for all steps, and the others do not repeat this
+            return make()
 
 
 @dataclass(frozen=True)
@@ -134,6 +146,14 @@ def telling(transformer: Any, call: BranchCall) -> Iterator[None]:
         yield
     finally:
         once.call = before
+
+
+def forget(transformer: Any) -> None:
+    """Drop the values of prompts that the forward under way made: later ones compute with another attention."""
+    once = vars(transformer).get("once")
+    call: BranchCall | None = once.call if once is not None else None
+    if call is not None and call.prompt is not None:
+        call.prompt.clear()
 
 
 def is_rebuilt(transformer: Any) -> bool:

@@ -2,7 +2,8 @@
 
 In one run of a loop, for one branch of guidance:
 
-1. The first forward runs as ever. It compiles kernels, times attention backends and makes the values of the prompt.
+1. The first forward runs as ever. It compiles kernels, times attention backends and makes the values of the prompt. If
+   another backend than that of this forward is chosen, the next one is the first.
 2. The second is measured: the seconds of the host until it returns, and those of the GPU.
 3. At the third the host's share decides. If the host was busy nearly all the time, this forward is captured as a CUDA
    graph, and the graph launches it and all later ones. If not, nothing more is measured.
@@ -14,21 +15,20 @@ or one that somebody looks into (a profiler, a count of operations), runs as eve
 from __future__ import annotations
 
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map
 
 from ....graph.contract.node import Run
-from ...parallel.collectives import Exchanges, capturing, largest
+from ...parallel.collectives import capturing, largest
 from ...support import device_memory
-from .cuda_graph import CaptureFailed, CudaGraphs, Graph
+from .cuda_graph import CaptureFailed, CudaGraphs
 from .forward_inputs import Inputs
-from .loop_values import BranchCall, LoopSteps, Values, telling
+from .loop_values import BranchCall, Values, telling
+from .recording import Measured, Recording
 from .step_tables import placed
 
 HOST_SHARE = 0.8
@@ -42,11 +42,6 @@ LEAST_STEPS = 5
 MARGIN = 1.5
 """Factor on the memory of a forward, which the graph needs once more. It is a guess for fragmentation."""
 
-AHEAD = 2
-"""Forwards that the host may be ahead of the GPU. Without a limit it would launch all steps of a loop at once: times of
-steps would be wrong, and an interrupt would come late.
-"""
-
 TRIES = 4
 """Decisions that may be put off, because somebody looked into a forward or it was not measured."""
 
@@ -54,73 +49,6 @@ AGAIN, NO, YES = 0, 1, 2
 
 _refused: weakref.WeakKeyDictionary[Run, str] = weakref.WeakKeyDictionary()
 """The runs in which a capture failed, with the reason. They do not try it again."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One forward whose kernels were launched one by one.
-
-    Attributes:
-        host: Seconds until it returned.
-        began: The GPU's event before it.
-        ended: The GPU's event after it.
-        memory: The most bytes that it needed beside what was there before; or more, if memory was not measured for
-            this call alone.
-    """
-
-    host: float
-    began: Any
-    ended: Any
-    memory: int
-
-    def seconds(self) -> float:
-        """The GPU's seconds, with its waits for the host. Waits until they are over."""
-        self.ended.synchronize()
-        return float(self.began.elapsed_time(self.ended)) / 1000
-
-
-@dataclass
-class Recording:
-    """A captured forward.
-
-    Attributes:
-        graph: The graph.
-        inputs: Tensors that it reads.
-        exchanges: Its exchanges with other processes.
-        steps: The steps of the loop, with the number that the graph reads; None if it reads no tables of steps.
-        flying: Events before and after the latest launches.
-        timed: Whether the time of a launch was told.
-    """
-
-    graph: Graph
-    inputs: Inputs
-    exchanges: Exchanges
-    steps: LoopSteps | None = None
-    flying: deque[tuple[Any, Any]] = field(default_factory=deque)
-    timed: bool = False
-
-    def replay(self, graphs: CudaGraphs, given: Inputs, steps: LoopSteps | None) -> Any:
-        """The forward of other inputs of the same shapes. Its result stays as it is when the graph runs again."""
-        self.inputs.take(given)
-        if self.steps is not None and steps is not None:
-            self.steps.place.fill_(steps.index)
-        began = graphs.mark()
-        self.graph.replay()
-        self.flying.append((began, graphs.mark()))
-        for processes, sent in self.exchanges:
-            processes.exchanged(sent)
-        return tree_map(lambda value: value.clone() if isinstance(value, torch.Tensor) else value, self.graph.made)
-
-    def wait(self) -> float | None:
-        """Wait until the host is no longer too far ahead. The seconds of the launch that ended by it, once."""
-        if len(self.flying) < AHEAD:
-            return None
-        began, ended = self.flying.popleft()
-        ended.synchronize()
-        if self.timed:
-            return None
-        self.timed = True
-        return float(began.elapsed_time(ended)) / 1000
 
 
 class RecordedForward:

@@ -8,6 +8,7 @@ so that such a run has equal bits.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
@@ -22,13 +23,13 @@ class Table:
 
     Attributes:
         whole: The values of all steps. For one step they have one row for each row of the batch, or one for all rows.
-        held: Keeps it, and what is made from it.
+        held: Keeps it, and what is made from it. The reference is weak: nothing outlasts a loop.
         name: Its name there.
         axis: The dimension of the steps.
     """
 
     whole: torch.Tensor
-    held: Values
+    held: weakref.ref[Values]
     name: Hashable
     axis: int = 0
 
@@ -47,8 +48,9 @@ class Table:
             make: Takes and returns the values of all steps.
             axis: The dimension of the steps in the new table.
         """
-        name = self.name, key
-        return self.held.of(name, lambda: Table(make(self.whole), self.held, name, axis))
+        held, name = self.held(), (self.name, key)
+        assert held is not None, "a forward reads tables of its own loop"
+        return held.of(name, lambda: Table(make(self.whole), self.held, name, axis))
 
 
 def placed(steps: LoopSteps | None, device: torch.device) -> LoopSteps | None:

@@ -6,6 +6,7 @@ this step will give. Other modules and the blocks then compute from all results 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +128,7 @@ class TimedForward:
             return None
         results = zip(first, *(at(index) for index in range(1, steps.count)), strict=True)
         return tuple(
-            None if parts[0] is None else Table(torch.stack(parts), held, (key, number))
+            None if parts[0] is None else Table(torch.stack(parts), weakref.ref(held), (key, number))
             for number, parts in enumerate(results)
         )
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+import math
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from helpers.direct import DirectRun, model_of
 from helpers.gate_pipelines import FAMILIES
 from helpers.graph_double import GraphDouble
@@ -15,12 +19,15 @@ from helpers.ours import Pair
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.state import GateState
 from sgd.nodes.cfg import GuiderState
+from sgd.nodes.models.attention import tuning
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.rebuilt import recorded_forward, timed_modules
+from sgd.nodes.models.rebuilt.step_tables import Table
 from sgd.nodes.models.rebuilt.timed_modules import TIMED, TimedForward
 from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.schedule import SchedulerState
 from sgd.nodes.support import cost_meter
+from sgd.nodes.support.work_meter import OperationMeter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CLOSE = 1e-6
@@ -211,6 +218,21 @@ def test_a_step_with_another_timestep(pair):
     require_close(*pairs)
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_a_step_whose_schedule_is_shorter_than_its_index(pair, known):
+    """A node of another library may make such steps."""
+    plan, start, branches = pair.prepare(steps=3)
+    steps = [replace(step, schedule=step.schedule[:known]) for step in plan]
+    pairs = []
+    for model in (pair.rebuilt, pair.model):
+        gates = GateState()
+        with torch.no_grad():
+            found = [denoiser.predict(model, start, step, branches, gates, DirectRun()) for step in steps]
+        pairs.append([list(each.branches.values()) for each in found])
+        gates.end()
+    require_close(*pairs)
+
+
 def test_another_schedule_or_guidance_within_a_loop(pair):
     """Tables of the earlier ones are not used."""
     plan, start, branches = pair.prepare(steps=3)
@@ -280,3 +302,61 @@ def test_a_plan_counts_the_tables(pair):
     (plain_first, plain), (first, second) = operations
     assert first > plain_first
     assert second < plain
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_the_counted_work_of_the_first_step_is_that_of_all_steps(pair, batched):
+    """A run multiplies what it counted in one call by the number of calls."""
+    prepared, meter, works = pair.prepare(steps=9, batched=batched), OperationMeter(), []
+    each = predictions(pair.rebuilt, prepared, starts(pair, prepared))
+    for _ in range(3):
+        meter.begin(math.inf, {})
+        next(each)
+        works.append(meter.end().work)
+    assert works[0].flops == works[1].flops == works[2].flops
+    assert works[0].bytes == pytest.approx(works[1].bytes, rel=0.03)  # some norms are laid out at the first call
+
+
+def test_a_run_that_knows_the_fastest_attention_has_the_same_bits(pair, monkeypatch):
+    """As a resumed one does. The first call computes with another backend, and keeps nothing that attention made."""
+    candidates, names = ("native", "_native_math"), []
+
+    monkeypatch.setattr(tuning, "fastest", lambda *_: tuning.Choice(candidates[1], {}, 0.0))
+    registry = attention_dispatch._AttentionBackendRegistry
+    math = attention_dispatch.AttentionBackendName._NATIVE_MATH
+    native = registry._backends[attention_dispatch.AttentionBackendName.NATIVE]
+    monkeypatch.setitem(registry._backends, math, lambda *a, **k: names.append("math") or 1.01 * native(*a, **k))
+    run = DirectRun()
+    value = pair.model.transformed(Optimize("transformer", True, candidates))
+    value.acquire("transformer", run)
+    try:
+        prepared = pair.prepare(steps=4)
+        latents = starts(pair, prepared)
+        measured, known = (list(predictions(value, prepared, latents, first, run)) for first in (0, 1))
+    finally:
+        value.release("transformer")
+    assert names
+    for ours, theirs in zip(measured[1:], known, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_tables_are_gone_at_the_end_of_a_loop(pair, monkeypatch):
+    """At once, without a collection of garbage: they take as much memory as some layers."""
+    found: list[weakref.ref[Any]] = []
+    original = Table.__init__
+
+    def noted(self: Table, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        found.append(weakref.ref(self.whole))
+
+    monkeypatch.setattr(Table, "__init__", noted)
+    prepared = pair.prepare(steps=3)
+    latents = starts(pair, prepared)
+    gc.collect()
+    gc.disable()
+    try:
+        list(predictions(pair.rebuilt, prepared, latents))
+        assert found
+        assert [alive() for alive in found] == [None] * len(found)
+    finally:
+        gc.enable()

@@ -50,7 +50,7 @@ class Recording:
     Attributes:
         graph: The graph.
         inputs: Tensors that it reads.
-        exchanges: What it sends to other processes.
+        exchanges: Its exchanges with other processes.
         steps: The steps of the loop, with the number that the graph reads; None if it reads no tables of steps.
         flying: Events before and after the latest launches.
         timed: Whether the time of a launch was told.

@@ -79,11 +79,8 @@ def predictions(
     gates = GateState()
     for step in list(plan)[first:]:
         with torch.no_grad():
-            yield list(
-                denoiser.predict(
-                    model, latents[step.index], step, branches, gates, run or DirectRun()
-                ).branches.values()
-            )
+            made = denoiser.predict(model, latents[step.index], step, branches, gates, run or DirectRun())
+        yield list(made.branches.values())
     gates.end()
 
 

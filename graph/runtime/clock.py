@@ -95,10 +95,10 @@ class Clock:
         """Seconds since the start."""
         return perf_counter() - self.started
 
-    def adopt(self) -> None:
-        """Give the clock to this thread, without an owner. Time of the thread before is kept."""
-        self._charge()
-        self._stack.clear()
+    def adopt(self, owner: str | None = None) -> None:
+        """Give the clock to this thread. Time of the thread before is kept; from now on, time belongs to `owner`."""
+        now = self._charge()
+        self._stack = [] if owner is None else [(owner, now)]
         self._base = 0
         self._holder = get_ident()
 
@@ -107,14 +107,16 @@ class Clock:
         if self.mine:
             self._stack.append((owner, self._charge()))
 
-    def leave(self) -> None:
-        """End what `enter` began."""
-        if self.mine and self._stack:
-            now = self._charge()
-            owner, began = self._stack.pop()
-            self._base = min(self._base, len(self._stack))
-            if now - began > SHORT_SECONDS:
-                self.spans.append(Span(owner, began - self.started, now - began))
+    def leave(self) -> float:
+        """End what `enter` began. Returns the seconds since the start at that moment."""
+        if not (self.mine and self._stack):
+            return self.now()
+        now = self._charge()
+        owner, began = self._stack.pop()
+        self._base = min(self._base, len(self._stack))
+        if now - began > SHORT_SECONDS:
+            self.spans.append(Span(owner, began - self.started, now - began))
+        return now - self.started
 
     @contextmanager
     def during(self, owner: str) -> Iterator[None]:

@@ -77,14 +77,17 @@ def run(
             then.
     """
     clock = clock or Clock()
-    profiling = Profiling(profile) if isinstance(profile, str) else profile
-    if store is not None and profiling.needs_every_node:
-        raise NodeError("reused results cannot be profiled or traced", help="leave out the store")
-    if store is not None and plan.expected is not None and plan.expected.measures:
-        raise NodeError("reused results have no time and memory for the limits of `expect`", help="leave out the store")
-    kept_results = store_of(store)
-    other = overlap if isinstance(overlap, str) else None
-    overlaps = overlaps_for(plan, profiling, ranks is not None, device, other) if overlap else ()
+    with clock.during(START):
+        profiling = Profiling(profile) if isinstance(profile, str) else profile
+        if store is not None and profiling.needs_every_node:
+            raise NodeError("reused results cannot be profiled or traced", help="leave out the store")
+        if store is not None and plan.expected is not None and plan.expected.measures:
+            raise NodeError(
+                "reused results have no time and memory for the limits of `expect`", help="leave out the store"
+            )
+        kept_results = store_of(store)
+        other = overlap if isinstance(overlap, str) else None
+        overlaps = overlaps_for(plan, profiling, ranks is not None, device, other) if overlap else ()
     # A node may call this, and its thread waits here for that of the run.
     with (
         clock.during(START),

@@ -74,8 +74,7 @@ class Worker:
 
     def work(self) -> None:
         try:
-            self.clock.adopt()
-            self.clock.enter(START)  # until the executor serves, or the main thread adopts the clock
+            self.clock.adopt(START)  # until the executor serves, or the main thread adopts the clock
             with ExitStack() as stack:
                 may_reuse = self.store is not None and self.kept.begins_anew
                 with self.clock.during(IMPORT):
@@ -162,8 +161,7 @@ class Worker:
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:
         """Report the end to the observers, and write the record."""
-        self.clock.adopt()
-        self.clock.enter(END)
+        self.clock.adopt(END)
         stuck, error = not self.done.is_set(), self._cause(interrupted)
         if isinstance(error, Interrupted | KeyboardInterrupt):
             interrupted, error = True, None
@@ -206,8 +204,7 @@ class Worker:
                     record["expectations"] = self.judged(record)
                 self.clock.enter(RECORDING)
                 file.prepare({"expectations": record["expectations"]})
-            self.clock.leave()
-            times = self.watch.timed(recorder.times(self.plan, self.context.device, self.clock.now()))
+            times = self.watch.timed(recorder.times(self.plan, self.context.device, self.clock.leave()))
             record |= times
             file.write(times)
         except OSError as refused:

@@ -17,7 +17,7 @@ import torch
 
 from ..cache.engine.engine import BlockCall, Stack, exchanged
 from ..families.sequence_cut import Along
-from .collectives import parts_of
+from ..models.ranks.collectives import parts_of
 from .exchanged_attention import Exchange, exchanging
 from .sequence_group import SequenceGroup
 

@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from ...graph.contract.processes import Processes
+from ..models.ranks.collectives import GROUPS, bytes_of, members
 from ..support import cost_meter
-from .collectives import GROUPS, bytes_of, members
 
 METHODS = {"decoder": ("tiled_decode",), "encoder": ("_tiled_encode", "tiled_encode")}
 """The method with the loop over tiles, by the part that it calls; the first that a VAE has."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from .collectives import gather_parts, parts_of
+from ..models.ranks.collectives import gather_parts, parts_of
 from .head_exchange import heads_to_tokens, tokens_to_heads
 from .sequence_group import SequenceGroup
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from ..models.ranks.collectives import GROUPS, bytes_of
 from ..support import cost_meter
-from .collectives import GROUPS, bytes_of
 
 WIDE = torch.complex128
 """The dtype whose numbers have 16 bytes: copies of strided rows are up to three times as fast with it."""

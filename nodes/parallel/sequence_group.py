@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ...graph.contract.processes import Processes
-from .collectives import GROUPS, gather_parts, members, parts_of, stacked
+from ..models.ranks.collectives import GROUPS, gather_parts, members, parts_of, stacked
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from ...graph.contract.processes import Processes
 from ..models.decoders.rebuilt_vae import is_rebuilt
 from ..models.decoders.strip_rows import in_strips
 from ..models.model import Model
+from ..models.ranks.collectives import GROUPS, bytes_of, gather_parts, members, parts_of
 from ..values import Size
-from .collectives import GROUPS, bytes_of, gather_parts, members, parts_of
 from .dealt_tiles import dealt_tiles, has_tiles, pixels_of_latent, replaced
 
 

@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 from benchmarks.machine import calls, relative, require_near, this_machine
-from sgd.nodes.models.attention import head_norms, kernels
+from sgd.nodes.models.attention import kernels
 from sgd.nodes.models.attention.centred_e4m3 import centred_e4m3
-from sgd.nodes.models.attention.head_norms import HeadNorms
-from sgd.nodes.models.row_kernels import head_twins, heads, rows
+from sgd.nodes.models.row_kernels import head_norms, head_twins, heads, rows
+from sgd.nodes.models.row_kernels.head_norms import HeadNorms
 
 SHAPES = {"cuda": (1, 27030 + 56, 24, 128), "cpu": (1, 60, 2, 64)}
 """[batch, tokens, heads, width]; tokens of the image and of the prompt."""

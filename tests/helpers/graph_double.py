@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 from sgd.graph.contract.node import Run
+from sgd.nodes.models.ranks.collectives import capturing
 from sgd.nodes.models.rebuilt.cuda_graph import CaptureFailed, Graph
-from sgd.nodes.parallel.collectives import capturing
 from torch.utils._pytree import tree_leaves
 
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import torch
 
 from ..row_kernels import heads
+from ..row_kernels.head_norms import HeadNorms
 from ..row_kernels.head_twins import largest
 from ..row_kernels.quantized_rows import LARGEST, LEAST
-from .head_norms import HeadNorms
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,8 @@ def flash_3_fp8(
     """
     import torch
 
+    from ..row_kernels import head_norms
     from ..row_kernels.heads import add_means_
-    from . import head_norms
     from .centred_e4m3 import centred_e4m3
 
     import_module("fa3_fwd._C")  # registers the operator

@@ -120,7 +120,7 @@ class Tuner:
         processes = self.run.processes
         if processes.mesh.sequence == 1:
             return found
-        from ...parallel.collectives import first_number
+        from ..ranks.collectives import first_number
 
         number = first_number(processes, "sequence", self.candidates.index(found.backend))
         return replace(found, backend=self.candidates[number])

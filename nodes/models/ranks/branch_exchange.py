@@ -35,7 +35,7 @@ def exchanged(run: Run, running: Sequence[str], made: Sequence[torch.Tensor]) ->
     import torch
     import torch.distributed as dist
 
-    from ...parallel.collectives import GROUPS, bytes_of, members
+    from .collectives import GROUPS, bytes_of, members
 
     if len(made) == len(running) and run.processes.mesh.branches == 1:
         return tuple(made)

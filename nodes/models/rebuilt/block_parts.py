@@ -10,8 +10,8 @@ import torch
 from torch.nn import Linear, Module
 from torch.nn import functional as F
 
-from ..attention.head_norms import HeadNorms, knowing
 from ..row_kernels import products
+from ..row_kernels.head_norms import HeadNorms, knowing
 from ..row_kernels.quantized_products import QuantizedLinear
 from .loop_values import BranchCall, LoopSteps, Values
 from .step_tables import Table

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from ....graph.contract.node import Run
-from ...parallel.collectives import capturing, largest
 from ...support import device_memory
+from ..ranks.collectives import capturing, largest
 from .cuda_graph import CaptureFailed, CudaGraphs
 from .forward_inputs import Inputs
 from .loop_values import BranchCall, Values, telling

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from ...parallel.collectives import Exchanges
+from ..ranks.collectives import Exchanges
 from .cuda_graph import CudaGraphs, Graph
 from .forward_inputs import Inputs
 from .loop_values import LoopSteps

@@ -14,12 +14,12 @@ from helpers.ranks import on_ranks
 from helpers.transformer_cases import CASES, called, relative, shaken
 from sgd.graph.contract.processes import Mesh
 from sgd.nodes.families import by_name
-from sgd.nodes.models.attention import backend_table, backend_timing, backends, head_norms
+from sgd.nodes.models.attention import backend_table, backend_timing, backends
 from sgd.nodes.models.attention.centred_e4m3 import CentredHeads, centred_e4m3
-from sgd.nodes.models.attention.head_norms import HeadNorms
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.rebuilt.rebuilding import rebuild
-from sgd.nodes.models.row_kernels import rows
+from sgd.nodes.models.row_kernels import head_norms, rows
+from sgd.nodes.models.row_kernels.head_norms import HeadNorms
 from sgd.nodes.parallel.cut_blocks import CutSequence, CutTransformer
 from sgd.nodes.parallel.sequence_group import sequence_group
 

@@ -24,9 +24,9 @@ from sgd.graph.contract.node import Run
 from sgd.graph.contract.processes import Mesh
 from sgd.nodes.families import by_name
 from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.models.ranks.collectives import first_number
 from sgd.nodes.models.ranks.planned_processes import TracedRanks
 from sgd.nodes.models.rebuilt.rebuilding import rebuild
-from sgd.nodes.parallel.collectives import first_number
 from sgd.nodes.parallel.cut_blocks import CutSequence, CutTransformer
 from sgd.nodes.parallel.sequence_group import sequence_group
 from sgd.nodes.support import cost_meter

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from sgd.nodes.parallel import collectives, head_exchange
+from sgd.nodes.models.ranks import collectives
+from sgd.nodes.parallel import head_exchange
 
 
 class Exchange:

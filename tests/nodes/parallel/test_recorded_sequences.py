@@ -13,11 +13,11 @@ from helpers.transformer_cases import CASES, called, shaken, wider
 from sgd.graph.contract.processes import Mesh
 from sgd.nodes.families import by_name
 from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.models.ranks.collectives import largest
 from sgd.nodes.models.rebuilt import recorded_forward
 from sgd.nodes.models.rebuilt.forward_launch import launched
 from sgd.nodes.models.rebuilt.loop_values import BranchCall, Values, telling
 from sgd.nodes.models.rebuilt.rebuilding import rebuild
-from sgd.nodes.parallel.collectives import largest
 from sgd.nodes.parallel.cut_blocks import CutSequence, CutTransformer
 from sgd.nodes.parallel.sequence_group import sequence_group
 

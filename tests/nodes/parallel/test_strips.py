@@ -14,8 +14,8 @@ from sgd.graph.contract.processes import Group, Mesh, Processes
 from sgd.nodes.models.decoders.rebuilt_vae import is_rebuilt, rebuild
 from sgd.nodes.models.decoders.wan_encoder import WanEncoder
 from sgd.nodes.models.memory.component_views import view
+from sgd.nodes.models.ranks.collectives import members, parts_of
 from sgd.nodes.models.ranks.planned_processes import TracedRanks
-from sgd.nodes.parallel.collectives import members, parts_of
 from sgd.nodes.parallel.strips import Strip, on_strips
 from sgd.nodes.support import cost_meter
 

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ...graph.contract.processes import Axis, Processes
-from ..support import cost_meter
+from ....graph.contract.processes import Axis, Processes
+from ...support import cost_meter
 
 _all_gather: Callable[..., Any] = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 """Its new name is that of later torches."""

@@ -18,7 +18,7 @@ from functools import cached_property
 
 import torch
 
-from ..row_kernels.quantized_rows import LARGEST, LEAST
+from .quantized_rows import LARGEST, LEAST
 
 MARGIN = 1 + 2.0**-6
 """Factor on a bound, for the rounding of queries, keys and rotary tables to bfloat16: at most 2^-8 each."""

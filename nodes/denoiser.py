@@ -185,7 +185,7 @@ def predict(
 
     sources = (conditioning.positive, conditioning.negative, image, step.schedule)
     keeps = rebuilt and model.offload("transformer") is None  # offloading saves memory, which kept values take
-    times = _steps(model.family, step, latents.tensor, state.values, transformer) if keeps else None
+    times = _steps(model.family, step, latents.tensor, state.values, transformer, run) if keeps else None
     shared = Values(uses=len(own)) if len(own) > 1 and not together else None
 
     def call(transformer: Any, given: DenoiserInput) -> torch.Tensor:
@@ -229,7 +229,9 @@ def _require_fit(model: Model, latents: Latents, conditioning: Conditioning, ima
     require_size(model.family, latents.size, {part: model.config(part) for part in ("vae", "transformer")})
 
 
-def _steps(family: Family, step: Step, latents: torch.Tensor, values: LoopValues, transformer: Any) -> LoopSteps | None:
+def _steps(
+    family: Family, step: Step, latents: torch.Tensor, values: LoopValues, transformer: Any, run: Run
+) -> LoopSteps | None:
     """The steps of the schedule, for values that the transformer computes for all of them at once.
 
     None for a step that does not belong to its schedule.
@@ -241,8 +243,11 @@ def _steps(family: Family, step: Step, latents: torch.Tensor, values: LoopValues
     def timesteps() -> torch.Tensor:
         return family.timesteps(torch.tensor(schedule, device=latents.device, dtype=step.value.dtype), latents.dtype)
 
+    def left_out(reason: str) -> None:
+        run.detail(modulation=f"at each step: {reason}")
+
     alone = values.of(transformer, (), (schedule,), latents.dtype)
-    return LoopSteps(step.index, len(schedule), timesteps, alone)
+    return LoopSteps(step.index, len(schedule), timesteps, alone, left_out)
 
 
 def _joined(family: Family, given: DenoiserInput, texts: Sequence[Tensors]) -> DenoiserInput:

@@ -176,18 +176,11 @@ _tokens_operator = torch.library.custom_op(
 )
 
 
-@_tokens_operator.register_fake
-def _(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    tokens: Sequence[int],
-    heads: Sequence[int],
-    rank: int,
-    group: str,
-) -> torch.Tensor:
-    batch, _, _, width = query.shape
-    return query.new_empty(batch, sum(tokens), 3, heads[rank], width).permute(2, 0, 1, 3, 4)
+_tokens_operator.register_fake(
+    lambda query, key, value, tokens, heads, rank, group: query.new_empty(
+        len(query), sum(tokens), 3, heads[rank], query.shape[3]
+    ).permute(2, 0, 1, 3, 4)
+)
 
 
 def heads_to_tokens(
@@ -250,10 +243,11 @@ _heads_operator = torch.library.custom_op(
 )
 
 
-@_heads_operator.register_fake
-def _(attended: torch.Tensor, tokens: Sequence[int], heads: Sequence[int], rank: int, group: str) -> torch.Tensor:
-    batch, _, _, width = attended.shape
-    return attended.new_empty(batch, tokens[rank], sum(heads), width)
+_heads_operator.register_fake(
+    lambda attended, tokens, heads, rank, group: attended.new_empty(
+        len(attended), tokens[rank], sum(heads), attended.shape[3]
+    )
+)
 
 
 def neighbours(three: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -262,7 +256,7 @@ def neighbours(three: Sequence[torch.Tensor]) -> torch.Tensor | None:
     batch, length, heads, width = first.shape
     step = heads * width
     store, strides = first.untyped_storage().data_ptr(), first.stride()
-    if first.is_meta or strides[2:] != (width, 1) or (length > 1 and strides[1] < len(three) * step):
+    if strides[2:] != (width, 1) or (length > 1 and strides[1] < len(three) * step):
         return None
     for number, each in enumerate(three):
         place = first.storage_offset() + number * step
@@ -273,7 +267,7 @@ def neighbours(three: Sequence[torch.Tensor]) -> torch.Tensor | None:
 
 def copy_wide(target: torch.Tensor, source: torch.Tensor) -> None:
     """Copy rows [..., D] of the same shape and dtype, 16 bytes at a time where the rows allow it."""
-    if not (target.is_meta or source.is_meta) and all(_is_wide(each) for each in (target, source)):
+    if _is_wide(target) and _is_wide(source):
         target, source = target.view(WIDE), source.view(WIDE)
     target.copy_(source)
 

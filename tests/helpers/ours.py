@@ -11,6 +11,7 @@ import torch
 from sgd.nodes import cfg, latents, schedule, text
 from sgd.nodes.cache.gate import Gate
 from sgd.nodes.models.model import Model
+from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.values import Branches, Latents, Schedule
 
 from helpers import gate_pipelines
@@ -68,15 +69,28 @@ class Pair:
 
     def run(self, gate: Gate | None = None, *, run: DirectRun | None = None, **options: Any) -> list[torch.Tensor]:
         """Latents after every step."""
-        plan, start, branches = self.prepare(**options)
-        with torch.no_grad():
-            return [state.tensor for state in sample(self.model, plan, start, branches, gate=gate, run=run)]
+        return states(self.model, self.prepare(**options), gate=gate, run=run)
+
+    def rebuilt(self, *more: Any) -> Model:
+        """The model with its blocks rebuilt, and with other transforms; its transformer is in memory."""
+        value = self.model.transformed(Optimize("transformer", True, ()))
+        for transform in more:
+            value = value.transformed(transform)
+        value.acquire("transformer", DirectRun())
+        return value
 
     def outcome(self, gate: Gate, **options: Any) -> Outcome:
         """Latents, and decisions by branch or, for separate stacks, by (branch, number of the stack)."""
         run = DirectRun()
         states = self.run(gate, run=run, **options)
         return Outcome(states, decisions(run))
+
+
+def states(model: Model, prepared: tuple[Schedule, Latents, Branches], **options: Any) -> list[torch.Tensor]:
+    """Latents after every step of a run that `Pair.prepare` prepared; options as in `direct.sample`."""
+    plan, start, branches = prepared
+    with torch.no_grad():
+        return [state.tensor for state in sample(model, plan, start, branches, **options)]
 
 
 def decisions(run: DirectRun) -> dict[Any, Decisions]:

@@ -68,6 +68,7 @@ class LoopSteps:
         count: The number of steps in the whole schedule, also if a run takes a part of them.
         timesteps: Makes the transformer's argument for each step, a tensor [count] on the device.
         alone: Values that depend on the timesteps alone.
+        left_out: Receives the reason why values are computed at each step instead.
         place: `index` as a tensor [1] on the device, for a CUDA graph: the graph reads the number at each launch. None
             if the kernels of this forward are launched for this step only.
     """
@@ -76,6 +77,7 @@ class LoopSteps:
     count: int
     timesteps: Callable[[], Any]
     alone: Values
+    left_out: Callable[[str], None]
     place: Any = None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import Module
 
+from ...support import device_memory
 from .block_parts import Once
 from .loop_values import LoopSteps, Values
 from .step_tables import Table
@@ -108,6 +109,7 @@ class TimedForward:
     ) -> tuple[Table | None, ...] | None:
         """A table for each result of the module; None if they would be too large."""
         if steps.count > MOST_STEPS:
+            steps.left_out(f"{steps.count} steps are more than {MOST_STEPS}")
             return None
         if not self.timed.prompt:  # all rows have one timestep
             args = tuple(a[:1] if isinstance(a, torch.Tensor) else a for a in args)
@@ -125,6 +127,7 @@ class TimedForward:
         size = sum(part.nbytes for part in first if part is not None)
         size += rows * self.once.modulation_bytes * self.timed.modulates
         if size * steps.count > LARGEST:
+            steps.left_out(f"values of {steps.count} steps would take more than {device_memory.size(LARGEST)}")
             return None
         results = zip(first, *(at(index) for index in range(1, steps.count)), strict=True)
         return tuple(

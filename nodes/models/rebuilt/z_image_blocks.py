@@ -68,8 +68,9 @@ class ZImageBlock:
 
     def _vectors(self, adaln_input: torch.Tensor | None) -> list[torch.Tensor]:
         """Factors [B or 1, 1, D] of the two norms before a product and the two after one, in float32."""
-        if not self.block.modulation or adaln_input is None:
+        if not self.block.modulation:
             return list(self._weights()[:, None, None].unbind(0))
+        assert adaln_input is not None, "the transformer gives it to blocks with modulation"
         table = self.once.table_of(adaln_input)
         if table is None:
             return list(self._factors(adaln_input).unbind(0))

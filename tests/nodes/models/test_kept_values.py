@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.direct import DirectRun, sample
+from helpers.direct import DirectRun
 from helpers.gate_pipelines import FAMILIES
-from helpers.ours import Pair
+from helpers.ours import Pair, states
 from sgd.graph.contract.node import Here
 from sgd.nodes import cfg, denoiser, schedule
 from sgd.nodes.cache.methods.easycache import easycache
@@ -35,20 +35,6 @@ def pair(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def wan(tmp_path_factory):
     return Pair("wan", tmp_path_factory.mktemp("kept") / "wan", layers=2)
-
-
-def rebuilt(pair: Pair, *more: Any) -> Any:
-    value = pair.model.transformed(Optimize("transformer", True, ()))
-    for transform in more:
-        value = value.transformed(transform)
-    value.acquire("transformer", DirectRun())
-    return value
-
-
-def states(model: Any, prepared: Any, **options: Any) -> list[torch.Tensor]:
-    plan, start, branches = prepared
-    with torch.no_grad():
-        return [state.tensor for state in sample(model, plan, start, branches, **options)]
 
 
 def farthest(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> float:
@@ -78,7 +64,7 @@ def test_values_belong_to_a_transformer_branches_prompts_and_sizes():
 
 def test_runs_in_turn_make_what_each_makes_alone(pair):
     """Another prompt, another size and another number of clips, on one view."""
-    value = rebuilt(pair)
+    value = pair.rebuilt()
     prepared = [
         pair.prepare(steps=3),
         pair.prepare(steps=3, prompts=(OTHER,)),
@@ -97,7 +83,7 @@ def test_with_gates_that_leave_out_rows(pair, method):
         "taylorseer": lambda: taylorseer(HERE, front_blocks=1, threshold=0.2, warmup_steps=3),
         "easycache": lambda: easycache(HERE, threshold=FAMILIES[pair.family].mixed["easycache"]),
     }
-    value = rebuilt(pair)
+    value = pair.rebuilt()
     prepared = pair.prepare(steps=8, prompts=(OTHER, "red"), seed=[1, 2], batched=True)
     gate = makes[method]()
     assert farthest(states(value, prepared, gate=gate), states(pair.model, prepared, gate=gate)) < 1e-4
@@ -119,7 +105,7 @@ def steps(model: Any, prepared: Any, change: Any = None) -> list[torch.Tensor]:
 
 
 def test_a_prompt_that_changes_within_a_loop_is_taken(wan):
-    value = rebuilt(wan)
+    value = wan.rebuilt()
     *_, other = wan.prepare(steps=3, prompts=(OTHER,))
     prepared = wan.prepare(steps=3)
     assert farthest(steps(value, prepared, other), steps(wan.model, prepared, other)) < 1e-5
@@ -152,7 +138,7 @@ def products(monkeypatch):
 
 
 def test_keys_and_values_of_text_are_computed_once_a_prompt(wan, products):
-    value = rebuilt(wan)
+    value = wan.rebuilt()
     embedder = value.component("transformer").condition_embedder.text_embedder
     embedded = []
     handle = embedder.linear_1.register_forward_hook(lambda *_: embedded.append(1))
@@ -166,7 +152,7 @@ def test_keys_and_values_of_text_are_computed_once_a_prompt(wan, products):
 
 
 def test_offloading_keeps_nothing(wan, products):
-    value = rebuilt(wan, Offload("transformer", "blocks"))
+    value = wan.rebuilt(Offload("transformer", "blocks"))
     prepared = wan.prepare(steps=2)
     assert farthest(states(value, prepared), states(wan.model, prepared)) < 1e-5
     assert len(products) == 2 * 2 * 2
@@ -198,7 +184,7 @@ def test_two_experts(tmp_path):
 
 
 def test_nothing_outlives_the_loop(wan):
-    value = rebuilt(wan)
+    value = wan.rebuilt()
     plan, now, branches = wan.prepare(steps=1)
     gates = GateState()
     with torch.no_grad():

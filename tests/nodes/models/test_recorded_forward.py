@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.direct import DirectRun, sample
+from helpers.direct import DirectRun
 from helpers.gate_pipelines import FAMILIES
 from helpers.graph_double import GraphDouble
-from helpers.ours import Pair
+from helpers.ours import Pair, states
 from helpers.transformer_cases import CASES, called, on_device, relative, shaken, to, wider
 from sgd.graph.contract.node import Here
 from sgd.nodes.cache.loop_turn import Turn
@@ -24,7 +24,6 @@ from sgd.nodes.models.rebuilt.cuda_graph import CaptureFailed, CudaGraphs
 from sgd.nodes.models.rebuilt.forward_launch import launched
 from sgd.nodes.models.rebuilt.loop_values import BranchCall, Values, telling
 from sgd.nodes.models.rebuilt.rebuilding import rebuild
-from sgd.nodes.models.transforms.optimize_transform import Optimize
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
@@ -350,7 +349,7 @@ def test_a_capture_that_fails(family, double, monkeypatch, tmp_path):
     monkeypatch.setattr(recorded_forward, "HOST_SHARE", 0.0)
     double.failure = "operation not permitted when stream is capturing"
     pair = Pair(family, tmp_path, layers=2)
-    value, prepared, run = optimized(pair), pair.prepare(steps=8), cuda_run()
+    value, prepared, run = pair.rebuilt(), pair.prepare(steps=8), cuda_run()
     found = states(value, prepared, run=run)
     for a, b in zip(found, states(value, prepared), strict=True):
         assert torch.equal(a, b)
@@ -377,20 +376,6 @@ def test_no_value_of_the_prompt_is_made_in_a_capture():
     assert len(values) == 1
 
 
-def optimized(pair: Pair, *more: Any) -> Any:
-    value = pair.model.transformed(Optimize("transformer", True, ()))
-    for transform in more:
-        value = value.transformed(transform)
-    value.acquire("transformer", DirectRun())
-    return value
-
-
-def states(model: Any, prepared: Any, **options: Any) -> list[torch.Tensor]:
-    plan, start, branches = prepared
-    with torch.no_grad():
-        return [state.tensor for state in sample(model, plan, start, branches, **options)]
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def pair(request, tmp_path_factory):
     return Pair(request.param, tmp_path_factory.mktemp("recorded") / request.param, layers=2)
@@ -413,7 +398,7 @@ def forwards(monkeypatch):
 def test_loops_make_equal_latents_and_keep_nothing(pair, double, forwards, monkeypatch):
     """Two loops on one view, with other prompts."""
     monkeypatch.setattr(recorded_forward, "HOST_SHARE", 0.0)
-    value = optimized(pair)
+    value = pair.rebuilt()
     for prompts in (("a red square",), ("two blue squares meet",)):
         prepared, run = pair.prepare(steps=8, prompts=prompts), cuda_run()
         found, wanted = states(value, prepared, run=run), states(value, prepared)
@@ -431,11 +416,11 @@ def test_loops_make_equal_latents_and_keep_nothing(pair, double, forwards, monke
 def test_a_gate_or_offloading_excludes_it(pair, double, monkeypatch):
     monkeypatch.setattr(recorded_forward, "HOST_SHARE", 0.0)
     prepared = pair.prepare(steps=8)
-    value = optimized(pair)
+    value = pair.rebuilt()
     gate = scm(Here("gate"), mask="11010101")
     assert len(states(value, prepared, gate=gate, run=cuda_run())) == 8
     value.release("transformer")
-    moved = optimized(pair, Offload("transformer", "blocks"))
+    moved = pair.rebuilt(Offload("transformer", "blocks"))
     states(moved, prepared, run=cuda_run())
     moved.release("transformer")
     assert double.log == []

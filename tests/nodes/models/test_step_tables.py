@@ -40,23 +40,15 @@ EMBEDS = ("time_text_embed", "t_embedder", "context_embedder.token_refiner", "co
 class Both(Pair):
     """A pair with the model of rebuilt blocks beside diffusers'."""
 
-    rebuilt: Any
+    quick: Any
 
 
 @pytest.fixture(scope="module", params=WITH_TABLES)
 def pair(request, tmp_path_factory):
     made = Both(request.param, tmp_path_factory.mktemp("tables") / request.param, layers=2)
-    made.rebuilt = rebuilt(made)
+    made.quick = made.rebuilt()
     yield made
-    made.rebuilt.release("transformer")
-
-
-def rebuilt(pair: Pair, *more: Any) -> Any:
-    value = pair.model.transformed(Optimize("transformer", True, ()))
-    for transform in more:
-        value = value.transformed(transform)
-    value.acquire("transformer", DirectRun())
-    return value
+    made.quick.release("transformer")
 
 
 def starts(pair: Pair, prepared: Any) -> list[Any]:
@@ -95,13 +87,13 @@ def require_close(found: Any, wanted: Any) -> None:
 def test_equals_diffusers_forward_at_each_step(pair, rows, batched):
     prepared = pair.prepare(steps=5, batched=batched, **(TWO if rows == 2 else {}))
     latents = starts(pair, prepared)
-    require_close(predictions(pair.rebuilt, prepared, latents), predictions(pair.model, prepared, latents))
+    require_close(predictions(pair.quick, prepared, latents), predictions(pair.model, prepared, latents))
 
 
 def test_guidance_in_a_part_of_the_steps(pair):
     prepared = pair.prepare(steps=6, batched=True, start=0.2, stop=0.7, **TWO)
     latents = starts(pair, prepared)
-    require_close(predictions(pair.rebuilt, prepared, latents), predictions(pair.model, prepared, latents))
+    require_close(predictions(pair.quick, prepared, latents), predictions(pair.model, prepared, latents))
 
 
 class Reads(TorchDispatchMode):
@@ -127,7 +119,7 @@ class Reads(TorchDispatchMode):
 def test_later_steps_read_no_weights_of_modulation_and_of_timesteps(pair):
     prepared = pair.prepare(steps=4, **TWO)
     latents = starts(pair, prepared)
-    transformer, each = pair.rebuilt.component("transformer"), predictions(pair.rebuilt, prepared, latents)
+    transformer, each = pair.quick.component("transformer"), predictions(pair.quick, prepared, latents)
     with Reads(transformer) as first:
         next(each)
     expected = {name for name in first.names.values() if "refiner.0" not in name or "noise" in name or "token" in name}
@@ -155,17 +147,17 @@ def test_a_row_is_the_result_of_the_module_for_this_step(pair, monkeypatch):
 
     monkeypatch.setattr(TimedForward, "__call__", compared)
     prepared = pair.prepare(steps=4, **TWO)
-    list(predictions(pair.rebuilt, prepared, starts(pair, prepared)))
-    assert set(seen) == {t.name for t in TIMED[type(pair.rebuilt.component("transformer")).__name__]}
+    list(predictions(pair.quick, prepared, starts(pair, prepared)))
+    assert set(seen) == {t.name for t in TIMED[type(pair.quick.component("transformer")).__name__]}
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_loop_that_goes_on_has_the_same_bits(pair, batched):
     prepared = pair.prepare(steps=5, batched=batched, **TWO)
     latents = starts(pair, prepared)
-    whole = list(predictions(pair.rebuilt, prepared, latents))
+    whole = list(predictions(pair.quick, prepared, latents))
     for first in (2, 4):
-        for ours, theirs in zip(predictions(pair.rebuilt, prepared, latents, first), whole[first:], strict=True):
+        for ours, theirs in zip(predictions(pair.quick, prepared, latents, first), whole[first:], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
@@ -188,31 +180,38 @@ def made(monkeypatch):
 def test_tables_that_are_too_large_are_not_made(pair, limit, made, monkeypatch):
     monkeypatch.setattr(timed_modules, limit, 3)
     prepared = pair.prepare(steps=4)
-    latents = starts(pair, prepared)
-    require_close(predictions(pair.rebuilt, prepared, latents), predictions(pair.model, prepared, latents))
+    latents, run = starts(pair, prepared), DirectRun()
+    require_close(predictions(pair.quick, prepared, latents, run=run), predictions(pair.model, prepared, latents))
     assert made == []
+    reason = "would take more than 3 B" if limit == "LARGEST" else "4 steps are more than 3"
+    assert reason in run.details["modulation"]
 
 
 def test_offloading_makes_none(pair, made):
-    value, prepared = rebuilt(pair, Offload("transformer", "blocks")), pair.prepare(steps=3)
+    value, prepared = pair.rebuilt(Offload("transformer", "blocks")), pair.prepare(steps=3)
     latents = starts(pair, prepared)
     require_close(predictions(value, prepared, latents), predictions(pair.model, prepared, latents))
     assert made == []
     value.release("transformer")
 
 
+def require_equal_models(pair: Both, start: Any, given: Sequence[tuple[Any, Any]]) -> None:
+    """Steps of one loop with their branches, from the same latents, with rebuilt blocks and with diffusers'."""
+    pairs = []
+    for model in (pair.quick, pair.model):
+        gates = GateState()
+        with torch.no_grad():
+            found = [denoiser.predict(model, start, step, sides, gates, DirectRun()) for step, sides in given]
+        pairs.append([list(each.branches.values()) for each in found])
+        gates.end()
+    require_close(*pairs)
+
+
 def test_a_step_with_another_timestep(pair):
     plan, start, branches = pair.prepare(steps=3)
     odd = [replace(step, timestep=step.timestep - 20, value=step.value - 20) for step in plan]
     steps = [odd[0], plan.steps[0], odd[1], plan.steps[1], plan.steps[2]]
-    pairs = []
-    for model in (pair.rebuilt, pair.model):
-        gates = GateState()
-        with torch.no_grad():
-            found = [denoiser.predict(model, start, step, branches, gates, DirectRun()) for step in steps]
-        pairs.append([list(each.branches.values()) for each in found])
-        gates.end()
-    require_close(*pairs)
+    require_equal_models(pair, start, [(step, branches) for step in steps])
 
 
 @pytest.mark.parametrize("known", [0, 1])
@@ -220,14 +219,7 @@ def test_a_step_whose_schedule_is_shorter_than_its_index(pair, known):
     """A node of another library may make such steps."""
     plan, start, branches = pair.prepare(steps=3)
     steps = [replace(step, schedule=step.schedule[:known]) for step in plan]
-    pairs = []
-    for model in (pair.rebuilt, pair.model):
-        gates = GateState()
-        with torch.no_grad():
-            found = [denoiser.predict(model, start, step, branches, gates, DirectRun()) for step in steps]
-        pairs.append([list(each.branches.values()) for each in found])
-        gates.end()
-    require_close(*pairs)
+    require_equal_models(pair, start, [(step, branches) for step in steps])
 
 
 def test_another_schedule_or_guidance_within_a_loop(pair):
@@ -237,14 +229,7 @@ def test_another_schedule_or_guidance_within_a_loop(pair):
     given = [(plan.steps[0], branches), (other.steps[1], branches), (other.steps[2], branches)]
     if branches.embedded is not None:
         given += [(other.steps[3], replace(branches, embedded=1.5))]
-    pairs = []
-    for model in (pair.rebuilt, pair.model):
-        gates = GateState()
-        with torch.no_grad():
-            found = [denoiser.predict(model, start, step, sides, gates, DirectRun()) for step, sides in given]
-        pairs.append([list(each.branches.values()) for each in found])
-        gates.end()
-    require_close(*pairs)
+    require_equal_models(pair, start, given)
 
 
 def test_a_graph_takes_the_part_of_each_step(pair, monkeypatch):
@@ -254,9 +239,9 @@ def test_a_graph_takes_the_part_of_each_step(pair, monkeypatch):
     run.device = "cuda"
     prepared = pair.prepare(steps=9, scale=None)
     latents = starts(pair, prepared)
-    made = list(predictions(pair.rebuilt, prepared, latents, run=run))
+    made = list(predictions(pair.quick, prepared, latents, run=run))
     assert double.log.count("replay") == 7, run.warnings
-    for ours, theirs in zip(made, predictions(pair.rebuilt, prepared, latents), strict=True):
+    for ours, theirs in zip(made, predictions(pair.quick, prepared, latents), strict=True):
         assert torch.equal(ours[0], theirs[0])
     require_close(made, predictions(pair.model, prepared, latents))
 
@@ -305,7 +290,7 @@ def test_a_plan_counts_the_tables(pair):
 def test_the_counted_work_of_the_first_step_is_that_of_all_steps(pair, batched):
     """A run multiplies what it counted in one call by the number of calls."""
     prepared, meter, works = pair.prepare(steps=9, batched=batched), OperationMeter(), []
-    each = predictions(pair.rebuilt, prepared, starts(pair, prepared))
+    each = predictions(pair.quick, prepared, starts(pair, prepared))
     for _ in range(3):
         meter.begin(math.inf, {})
         next(each)
@@ -352,7 +337,7 @@ def test_tables_are_gone_at_the_end_of_a_loop(pair, monkeypatch):
     gc.collect()
     gc.disable()
     try:
-        list(predictions(pair.rebuilt, prepared, latents))
+        list(predictions(pair.quick, prepared, latents))
         assert found
         assert [alive() for alive in found] == [None] * len(found)
     finally:

@@ -42,7 +42,7 @@ class Forwards:
     def __call__(self, *, tables: bool, run: DirectRun | None = None) -> list[torch.Tensor]:
         prompt, alone, made, count = Values(), Values(), [], len(self.times)
         for index in range(count):
-            steps = LoopSteps(index, count, lambda: self.times, alone) if tables else None
+            steps = LoopSteps(index, count, lambda: self.times, alone, pytest.fail) if tables else None
             call = self.module
             if run is not None:
                 call = launched(self.module, self.module, prompt, run, lambda left=count - index: left)

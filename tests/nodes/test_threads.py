@@ -19,6 +19,7 @@ import sgd
 import torch
 from helpers import tiny
 from safetensors.torch import load_file
+from sgd.graph.contract import process_state
 from sgd.graph.contract.process_state import ProcessState, exclusive, shared
 from sgd.graph.language.registry import installed
 from sgd.graph.runtime.estimate import estimate
@@ -254,6 +255,26 @@ def test_each_thread_computes_with_its_own_attention(wan_folder: Path) -> None:
         assert all(torch.equal(first, turn) for turn in turns)
     assert all(torch.equal(expected, turn) for turn in default)
     assert set().union(*used.values()) == {"native"}
+
+
+def test_a_backend_set_again_by_other_code_still_computes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its choice of kernels is that of the process: another thread would compute with it."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    held: list[bool] = []
+
+    def attend(query: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        held.append(process_state._STATE._owner == threading.get_ident())
+        return query
+
+    module = tiny.wan_transformer()
+    processors.choose(module, "_native_math")
+    monkeypatch.setitem(_AttentionBackendRegistry._backends, AttentionBackendName._NATIVE_MATH, attend)
+    for _ in range(2):
+        processors.choose(module, "_native_math")
+    query = torch.zeros(1, 2, 1, 4)
+    _AttentionBackendRegistry._backends[AttentionBackendName._NATIVE_MATH](query, query, query)
+    assert held == [True]
 
 
 def test_blocks_that_quieten_a_logger_restore_it_in_any_order() -> None:

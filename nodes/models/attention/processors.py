@@ -14,6 +14,9 @@ from . import kernels
 FORCED = ("_native_cudnn", "_native_efficient", "_native_flash", "_native_math")
 """Backends of diffusers that set torch's choice of kernels, which is that of the process, during each call."""
 
+_ALONE: set[Callable[..., Any]] = set()
+"""The functions that `_call_alone` made."""
+
 
 def choose(module: Any, backend: str) -> None:
     """Set the attention backend of a view, by its name in diffusers or in `kernels`.
@@ -48,10 +51,10 @@ def choose(module: Any, backend: str) -> None:
         raise NodeError(f"{type(module).__name__} has no attention with a choice of backend")
 
 
-@functools.cache
 def _call_alone(backend: str) -> None:
     """Let no other thread compute while a backend of `FORCED` has torch's choice of kernels set.
 
+    Other code may have set diffusers' own function again since the last call, so each call looks for it.
     Compiled code holds the choice in its graph; a lock would break the graph.
     """
     import torch
@@ -60,6 +63,8 @@ def _call_alone(backend: str) -> None:
 
     member = AttentionBackendName(backend)
     attend: Callable[..., Any] = Registry._backends[member]
+    if attend in _ALONE:
+        return
 
     @functools.wraps(attend)
     def alone(*arguments: Any, **named: Any) -> Any:
@@ -69,6 +74,7 @@ def _call_alone(backend: str) -> None:
             return attend(*arguments, **named)
 
     Registry._backends[member] = alone
+    _ALONE.add(alone)
 
 
 def chosen(module: Any) -> set[str]:

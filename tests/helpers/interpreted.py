@@ -42,6 +42,11 @@ def kernel_modules(monkeypatch, *names: str) -> Iterator[list[ModuleType]]:
             if name in full or _of_triton(name):
                 del sys.modules[name]
         sys.modules.update(before)
+        package = importlib.import_module("sgd.nodes.models.decoders")
+        for name in names:  # `from . import name` asks the package first
+            vars(package).pop(name, None)
+            if (module := before.get(f"{package.__name__}.{name}")) is not None:
+                setattr(package, name, module)
 
 
 def _of_triton(name: str) -> bool:

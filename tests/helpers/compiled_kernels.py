@@ -24,6 +24,7 @@ class CompiledKernel:
         constants: Values that are compiled in, by name.
         warps: Warps of a program.
         shared: Bytes of shared memory of a program.
+        columns: Columns of tensor memory of a program, which some cards have.
         key: Triton's key in the memory of a process: types, alignment of pointers, constants and options.
         hash: Triton's key on disk: the source, the types, the card and the version of Triton too.
         launched: Whether the call would have launched it. A `warmup` of the caller does not.
@@ -36,6 +37,7 @@ class CompiledKernel:
     constants: Mapping[str, Any]
     warps: int
     shared: int
+    columns: int
     key: str
     hash: str
     launched: bool
@@ -110,11 +112,59 @@ def _described(function: Any, kernel: Any, capability: int, *, launched: bool) -
         constants={names[path[0]]: value for path, value in paths.items() if len(path) == 1},
         warps=kernel.metadata.num_warps,
         shared=kernel.metadata.shared,
+        columns=getattr(kernel.metadata, "tmem_size", None) or 0,
         key=next(key for key, each in kept.items() if each is kernel),
         hash=kernel.hash,
         launched=launched,
         parts=kernel.asm,
     )
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a kernel that was noted.
+
+    Attributes:
+        function: Triton's function.
+        arguments: Arguments by place.
+        options: Arguments by name, and Triton's options.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Values that are compiled in, by name."""
+        given = dict(zip(self.function.arg_names, self.arguments, strict=False)) | dict(self.options)
+        return {each.name: given[each.name] for each in self.function.params if each.is_constexpr}
+
+    def compile(self) -> None:
+        """Call the kernel again. Inside `compiling`, this compiles it."""
+        self.function.run(*self.arguments, grid=(1,), warmup=False, **self.options)
+
+
+@contextmanager
+def noting() -> Iterator[list[Call]]:
+    """Note calls of Triton kernels, which neither compile nor calculate.
+
+    Yields:
+        The calls so far.
+    """
+    from triton.runtime import jit
+
+    calls: list[Call] = []
+    own = jit.JITFunction.run
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        calls.append(Call(self, args, options))
+
+    jit.JITFunction.run = run
+    try:
+        yield calls
+    finally:
+        jit.JITFunction.run = own
 
 
 def distinct(kernels: list[CompiledKernel]) -> list[CompiledKernel]:

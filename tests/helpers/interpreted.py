@@ -33,6 +33,7 @@ def kernel_modules(monkeypatch, *names: str) -> Iterator[list[ModuleType]]:
     if torch.cuda.is_available():
         yield [importlib.import_module(name) for name in full]
         return
+    _remember_types()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name in full or _of_triton(name)}
     try:
@@ -47,6 +48,16 @@ def kernel_modules(monkeypatch, *names: str) -> Iterator[list[ModuleType]]:
             vars(package).pop(name, None)
             if (module := before.get(f"{package.__name__}.{name}")) is not None:
                 setattr(package, name, module)
+
+
+def _remember_types() -> None:
+    """Let Triton's part in C, which is imported once, take the types of arguments from the modules that come back.
+
+    It takes them at its first call. `compiled_kernels` needs them.
+    """
+    from triton.runtime.jit import mangle_type
+
+    mangle_type(0)
 
 
 def _of_triton(name: str) -> bool:

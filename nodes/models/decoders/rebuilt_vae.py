@@ -56,12 +56,17 @@ def refused_kernels(vae: Any, device: str) -> str | None:
     if type(vae).__name__ != "AutoencoderKLWan":
         return None
     place = torch.device(device)
-    return refused(vae, place, _narrow(vae.dtype, place))
+    return refused(vae, place, working_dtype(vae, place))
 
 
-def _narrow(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """The dtype of the work of Wan's VAE. A plan on the meta device is one for a GPU."""
-    return torch.float16 if dtype is torch.float32 and device.type in ("cuda", "meta") else dtype
+def working_dtype(vae: Any, device: torch.device) -> torch.dtype:
+    """The dtype in which a rebuilt VAE works. A plan on the meta device is one for a GPU.
+
+    Wan's VAE in float32 works in float16 on a GPU, which has as many digits as the TF32 of its convolutions there.
+    """
+    dtype: torch.dtype = vae.dtype
+    narrows = type(vae).__name__ == "AutoencoderKLWan" and device.type in ("cuda", "meta")
+    return torch.float16 if narrows and dtype is torch.float32 else dtype
 
 
 class _HunyuanVideo:
@@ -78,10 +83,7 @@ class _HunyuanVideo:
 
 
 class _WanWork:
-    """A method of Wan's VAE, rebuilt.
-
-    A VAE in float32 works in float16 on a GPU, which has as many digits as the TF32 of its convolutions there.
-    """
+    """A method of Wan's VAE, rebuilt."""
 
     def __init__(self, vae: Any, warn: Callable[[str], None], name: str) -> None:
         self.vae, self.warn = vae, warn
@@ -89,7 +91,7 @@ class _WanWork:
 
     def dtype(self, given: Tensor) -> torch.dtype:
         """The dtype of the work."""
-        return _narrow(self.vae.dtype, given.device)
+        return working_dtype(self.vae, given.device)
 
     def overflowed(self, work: str, what: str) -> None:
         """Warn that values of float16 were not enough."""

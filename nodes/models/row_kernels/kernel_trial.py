@@ -1,4 +1,7 @@
-"""Whether the row kernels work on a device: one of them is called on a few rows and compared with its twin."""
+"""Whether the row kernels work on a device: one of them is called on a few rows and compared with its twin.
+
+One stands for all: tests compile every kernel for each kind of cards.
+"""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ def _rebuild(module: Any, run: Run) -> str | None:
     from ..row_kernels import kernel_trial
 
     first = next(module.parameters())
-    reason = kernel_trial.problem(run.device, first.dtype, _width(module.config) or WIDE)
+    # The dtype of the rows. Wan's first parameter is one that stays in float32.
+    reason = kernel_trial.problem(run.device, module.dtype, _width(module.config) or WIDE)
     if reason is not None:
         return reason
     # Offloaded weights stay where they are: each moves to the device alone.
@@ -131,11 +132,10 @@ class FastDecoder:
 
     def apply(self, module: Any, run: Run) -> None:
         if self.rebuilt:
+            from ..decoders import decoder_trial
             from ..decoders.rebuilt_vae import rebuild, refused_kernels
-            from ..row_kernels import kernel_trial
 
-            first = next(module.parameters())
-            reason = kernel_trial.problem(run.device, first.dtype, first.shape[0]) or rebuild(module, run.warn)
+            reason = decoder_trial.problem(module, run.device) or rebuild(module, run.warn)
             said = "rebuilt" if reason is None else f"eager: {reason}"
             if reason is None and (refused := refused_kernels(module, run.device)) is not None:
                 said += f", but cuDNN computes convolutions of {refused}"

@@ -61,8 +61,8 @@ def launched() -> dict[tuple[bool, bool], dict[Kernel, dict[Any, Call]]]:
             continue
         with pytest.MonkeyPatch.context() as monkeypatch, noting() as calls:
             through_kernels(monkeypatch, card)
-            for _, call in full_size_calls(VAE_DTYPES):
-                call()
+            for _, work in full_size_calls(VAE_DTYPES):
+                work()
         kernels = found.setdefault(able(card), {})
         for call in sorted(calls, key=lambda call: sum(value is True for value in call.constants.values())):
             width = tuple((name, value) for name, value in call.constants.items() if name in WIDTHS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from helpers.direct import DirectRun, model_of
+from helpers.small_vaes import WAN_2_1, hunyuan_vae, wan_vae
 from sgd.nodes.models.attention import backends
-from sgd.nodes.models.decoders import convolution_choice, margin_tiles
+from sgd.nodes.models.decoders import convolution_choice, decoder_trial, margin_tiles
+from sgd.nodes.models.decoders.rebuilt_vae import working_dtype
 from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_load import load
@@ -156,7 +159,51 @@ def test_blocks_of_another_form_are_compiled(wan_folder, compiler, monkeypatch):
     assert run.details["step"] == "compiled blocks: its blocks differ from those that can be rebuilt"
 
 
-def test_a_decoder_steps_down_too(wan_folder, broken_kernels):
+def test_the_trial_is_in_the_dtype_of_the_rows(wan_folder, monkeypatch):
+    tried = []
+    monkeypatch.setattr(kernel_trial, "problem", lambda device, dtype, width: tried.append(dtype) or "none")
+    module = view(model_of(wan_folder, "transformer").component("transformer"))
+    for parameter in module.parameters():
+        parameter.data = parameter.data.bfloat16()
+    module.scale_shift_table.data = module.scale_shift_table.data.float()  # as diffusers loads it
+    replace(ALL, compiled=False).apply(module, DirectRun())
+    assert tried == [torch.bfloat16]
+    assert next(module.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("build", "operation"), [(wan_vae, "norm_silu"), (hunyuan_vae, "pad")])
+def test_a_decoder_tries_a_kernel_of_its_own(monkeypatch, build, operation):
+    vae = build(**WAN_2_1 if build is wan_vae else {}).to(torch.bfloat16)
+    called, own = [], getattr(decoder_trial, operation)
+
+    def counted(x: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        called.append(x.dtype)
+        return own(x, *rest, **options)
+
+    monkeypatch.setattr(decoder_trial, operation, counted)
+    assert decoder_trial.problem(vae, "meta") is None
+    assert called == []
+    assert decoder_trial.problem(vae, "cpu") is None
+    assert called == [torch.bfloat16] * 2, "the kernel and its twin"
+    factors = iter((1, 2))
+    monkeypatch.setattr(
+        decoder_trial, operation, lambda x, *rest, **options: counted(x * next(factors), *rest, **options)
+    )
+    assert decoder_trial.problem(vae, "cpu") == "the kernels give wrong results on this machine"
+
+
+def test_a_decoder_in_float32_is_tried_in_the_dtype_of_its_work():
+    vae = wan_vae(**WAN_2_1).float()
+    assert working_dtype(vae, torch.device("cuda")) == torch.float16
+    assert working_dtype(vae, torch.device("cpu")) == torch.float32
+    assert working_dtype(hunyuan_vae().float(), torch.device("cuda")) == torch.float32
+
+
+def test_a_decoder_steps_down_too(wan_folder, monkeypatch):
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(NO_IMAGE)
+
+    monkeypatch.setattr(decoder_trial, "norm_silu", fail)
     run = DirectRun()
     vae = view(model_of(wan_folder, "vae").component("vae"))
     FastDecoder("vae").apply(vae, run)
@@ -171,7 +218,7 @@ def test_convolutions_step_down_to_cudnn(wan_folder, monkeypatch):
     run = DirectRun()
     vae = view(model_of(wan_folder, "vae").component("vae"))
     run.device = "cuda:0"
-    monkeypatch.setattr(kernel_trial, "problem", lambda *_: None)
+    monkeypatch.setattr(decoder_trial, "problem", lambda *_: None)
     monkeypatch.setattr(convolution_choice, "_able", lambda number: True)
     monkeypatch.setattr(convolution_choice, "_trial", fail)
     convolution_choice._problem.cache_clear()

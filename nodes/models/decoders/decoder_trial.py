@@ -1,0 +1,55 @@
+"""Whether the kernels of a rebuilt decoder work on a device: one of them is called on a few frames, beside its twin.
+
+`convolution_choice` tries the kernel of convolutions in the same way.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..row_kernels.kernel_trial import disagreement
+from .frame_operations import pad
+from .frame_values import Affine, Margin
+from .norm_operations import norm_silu
+from .rebuilt_vae import working_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FRAMES = 2, 5, 40
+"""Frames, rows and columns of the trial. So many columns fill the tiles of decodes of full size."""
+
+
+def problem(vae: Any, device: str) -> str | None:
+    """The reason why the kernels cannot be used; None if they work. A plan, on the meta device, expects that they do.
+
+    Args:
+        vae: A VAE that `rebuilt_vae` knows; the trial has its dtype, and the width of its first layer.
+        device: The device of the run.
+    """
+    if device == "meta":
+        return None
+    place, width = torch.device(device), next(vae.parameters()).shape[0]
+    operation = _normed if type(vae).__name__ == "AutoencoderKLWan" else _padded
+    generator = torch.Generator().manual_seed(0)
+    x, *vectors = (torch.randn(*size, width, generator=generator) for size in (FRAMES, (), ()))
+    x = x.to(working_dtype(vae, place))
+
+    def on(device: torch.device) -> Tensor:
+        return operation(*(tensor.to(device) for tensor in (x, *vectors)))
+
+    return disagreement(lambda: (on(place).cpu(), on(torch.device("cpu"))))
+
+
+def _normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Between convolutions of Wan's decoder."""
+    out = torch.empty_like(x)
+    norm_silu(x, weight, out, bias=bias)
+    return out
+
+
+def _padded(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Between convolutions of HunyuanVideo's decoder."""
+    return pad(x, Margin(2, 1, 1), affine=Affine(scale, shift), silu=True)

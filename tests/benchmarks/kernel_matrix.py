@@ -44,7 +44,8 @@ def problems(card: Card) -> Iterator[str]:
         if (reason := card.refuses(kernel.shared, kernel.columns)) is not None:
             yield f"{card.name}: {kernel.name} {dict(kernel.constants)}: {reason}"
         if (stack := stack_bytes(kernel)) > 0:
-            print(f"  {kernel.name} {dict(kernel.constants)}, {kernel.warps} warps: {stack} bytes of stack")
+            first = next(iter(kernel.types.values()))
+            print(f"  {kernel.name} {first} {dict(kernel.constants)}, {kernel.warps} warps: {stack} bytes of stack")
     largest = max(kernel.shared for kernel in kernels) / 1024
     names = sorted({kernel.name for kernel in kernels})
     print(f"{card.name} ({card.major}.{card.minor}): {len(kernels)} kernels of {len(names)} functions in")

@@ -90,10 +90,13 @@ class Components:
                 self.run.warn(f"{part} was not released: {reason(error)}")
             self.observer.part_released(Ref(maker.id, step.holder.port), part)
 
-    def release_all(self) -> None:
-        """Release every component that is still held after an error or an interrupt. A session does not keep them.
+    def release_all(self, *, discard: bool = True) -> None:
+        """Release every component that is still held after an error or an interrupt.
 
         The thread that prefetches ends first, so that nothing of the run is left.
+
+        Args:
+            discard: Whether a session must not keep them, since a node may have left them half changed.
         """
         self.ended = True
         if self.thread is not None:
@@ -101,7 +104,7 @@ class Components:
         for parts in self.held.values():
             for holder, part in parts:
                 with suppress(Exception), shared():
-                    getattr(holder, "discard", holder.release)(part)
+                    (getattr(holder, "discard", holder.release) if discard else holder.release)(part)
         self.held.clear()
 
     def _ending(self) -> bool:

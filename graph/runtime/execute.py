@@ -77,18 +77,21 @@ class Executor:
             Interrupted: If `stop` was set.
         """
         environment: Environment = {}
-        states = self.loops.outer
+        states, whole = self.loops.outer, True
         try:
             self.loops.begin(environment)
             self.steps(self.plan.steps, environment, states)
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
+        except BaseException as error:
+            whole = isinstance(error, Interrupted)  # raised between two steps, so none was left half done
+            raise
         finally:
             try:
                 self.wrap.ended()
             finally:
                 self.end(states)
-                self.components.release_all()
+                self.components.release_all(discard=not whole)
                 # The traceback of an error refers to this frame; it must not keep every value of the run.
                 environment.clear()
 

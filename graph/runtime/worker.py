@@ -40,6 +40,8 @@ START, EXECUTOR, END, RECORDING, EXPECT = (
     f"{OTHER} {part}" for part in ("start", "executor", "end", "record", "expect")
 )
 GRACE_SECONDS = 0.25
+SESSION_GRACE_SECONDS = 10.0
+"""The time for a node to end after an interrupt in a session, which keeps what was loaded if it ends."""
 POLL_SECONDS = 0.05
 
 
@@ -154,9 +156,10 @@ class Worker:
             # The process ends soon. Until then this thread writes files beside one that may be in pure Python, and
             # would wait five milliseconds after each.
             sys.setswitchinterval(1e-4)
+        goes_on = self.context.session is not None and not interrupts.pending()
         # A second interrupt ends this wait too.
         with suppress(KeyboardInterrupt):
-            self.done.wait(GRACE_SECONDS)
+            self.done.wait(SESSION_GRACE_SECONDS if goes_on else GRACE_SECONDS)
         return True
 
     def finish(self, recorder: Recorder, interrupted: bool) -> Result:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
+import signal
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -13,6 +16,7 @@ import sgd
 import torch
 from safetensors.torch import load_file, save_file
 from sgd.graph.runtime import session as sessions
+from sgd.graph.runtime.worker import GRACE_SECONDS
 from sgd.nodes.models.memory import kept_weights
 from sgd.nodes.models.memory.weights import Weights
 from sgd.nodes.models.repository import reading
@@ -338,6 +342,35 @@ def test_a_changed_adapter_is_merged_again(wan_folder, tmp_path):
     assert found[0][0] == found[1][0]
     assert torch.equal(found[0][1], found[1][1])
     assert not torch.equal(found[1][1], found[2][1])
+
+
+def test_after_an_interrupt_the_models_stay(workflow, seen, monkeypatch):
+    """A step that is at work takes longer than a command would wait for it. The run waits for its end."""
+    from diffusers import WanTransformer3DModel
+
+    forward, slow = WanTransformer3DModel.forward, threading.Event()
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if slow.is_set():
+            slow.clear()
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(4 * GRACE_SECONDS)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(WanTransformer3DModel, "forward", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with sgd.session():
+            plain = latents(workflow())
+            assert seen.take() == PARTS
+            slow.set()
+            cut = workflow()
+            assert (cut.status, cut.stuck, slow.is_set()) == ("interrupted", False, False)
+            again = workflow()
+            assert seen.take() == []
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert torch.equal(latents(again), plain)
 
 
 def test_what_a_node_still_uses_after_an_interrupt_is_forgotten(wan_folder):

@@ -36,6 +36,12 @@ class Components:
         # This keeps the values, since their last reader may come before the last reader of their components.
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
+        self.wanted: list[tuple[Any, tuple[Ref, str], Context]] = []
+        """The parts that the thread has not begun with: holder, part, and the run for the prefetch."""
+        self.working = False
+        self.current: tuple[Ref, str] | None = None
+        self.lock = threading.Lock()
+        """Guards `wanted`, `working` and `current`, the part that the thread is at."""
         self.prefetched: dict[tuple[Ref, str], tuple[float, float]] = {}
         """Start and end of the prefetch of each part, as times of `perf_counter`."""
         self.ended = False
@@ -48,6 +54,8 @@ class Components:
         """
         maker = self.run.call = self.maker(step.holder)
         held = self.held[step.holder, step.part] = []
+        with self.lock:
+            self.wanted = [each for each in self.wanted if each[1] != (step.holder, step.part)]
         part = step.part
         self.run.environment = environment
         try:
@@ -113,14 +121,16 @@ class Components:
     def prefetch(self, steps: tuple[Step, ...], environment: Environment, waits: bool = False) -> None:
         """Prefetch the components that these steps need next, while the steps before them run.
 
+        A thread that is still at work goes on with these, and leaves out earlier ones that it has not begun.
+
         Args:
             steps: The next steps.
             environment: Values.
             waits: Whether this process waits for another one before it needs the components.
         """
-        if self.run.planning or isinstance(steps[0], Acquire) or (self.thread is not None and self.thread.is_alive()):
+        if self.run.planning or isinstance(steps[0], Acquire):
             return
-        wanted = []
+        wanted: list[tuple[Any, tuple[Ref, str], Context]] = []
         for step in steps:
             if isinstance(step, Acquire):
                 holder: Any = environment.get(step.holder)
@@ -130,14 +140,25 @@ class Components:
             elif wanted:
                 break
 
-        def work() -> None:
-            while wanted and not self._ending():
-                holder, key, run = wanted.pop(0)
-                began = perf_counter()
-                with suppress(Exception):  # `acquire` raises the error again and reports it
-                    holder.prefetch(key[1], run)
-                self.prefetched[key] = began, perf_counter()
-
-        if wanted:
-            self.thread = threading.Thread(target=work, name="sgd prefetch", daemon=True)
+        if not wanted:
+            return
+        with self.lock:
+            self.wanted = [each for each in wanted if each[1] != self.current]
+            starts, self.working = not self.working, True
+        if starts:
+            self.thread = threading.Thread(target=self._work, name="sgd prefetch", daemon=True)
             self.thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self.lock:
+                self.working = bool(self.wanted) and not self._ending()
+                if not self.working:
+                    self.current = None
+                    return
+                holder, key, run = self.wanted.pop(0)
+                self.current = key
+            began = perf_counter()
+            with suppress(Exception):  # `acquire` raises the error again and reports it
+                holder.prefetch(key[1], run)
+            self.prefetched[key] = began, perf_counter()

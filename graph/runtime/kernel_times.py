@@ -19,7 +19,10 @@ from .clock import KERNELS, Clock
 COMPILER = "torch._dynamo.callback"
 """The module of torch in which compilation is announced."""
 
-TRITON = (("triton.runtime.jit", "JITFunction", "_do_compile"), ("triton.runtime.autotuner", "Autotuner", "_bench"))
+COMPILES = "_do_compile"
+"""The method that compiles. While a run is watched, one thread at a time is in it, and none makes a kernel again."""
+
+TRITON = (("triton.runtime.jit", "JITFunction", COMPILES), ("triton.runtime.autotuner", "Autotuner", "_bench"))
 """Module, class and method: Triton compiles a kernel, or loads it from its cache; and times one form of it."""
 
 MODULES = frozenset((COMPILER, *(module for module, _, _ in TRITON)))
@@ -29,6 +32,7 @@ MODULES = frozenset((COMPILER, *(module for module, _, _ in TRITON)))
 _listening: list[KernelTimes] = []
 _originals: dict[tuple[str, str, str], tuple[type, Callable[..., Any]]] = {}
 _lock = RLock()
+_compiling = RLock()
 
 
 class KernelTimes:
@@ -77,13 +81,32 @@ def _wrap() -> None:
         original = getattr(owner, method, None)
         if place not in _originals and owner is not None and original is not None:
             _originals[place] = owner, original
-            setattr(owner, method, _timed(original))
+            setattr(owner, method, _timed(_once(original) if method == COMPILES else original))
 
 
 def _unwrap() -> None:
     for (_, _, method), (owner, original) in _originals.items():
         setattr(owner, method, original)
     _originals.clear()
+
+
+def _once(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile a kernel, or return the one that another thread has made while this one waited.
+
+    The thread that builds kernels in advance may be at work on the kernel that a node needs.
+    """
+
+    @functools.wraps(original)
+    def once(function: Any, *arguments: Any, **named: Any) -> Any:
+        with _compiling:
+            with suppress(Exception):  # other versions of Triton may keep their kernels elsewhere
+                key, _, device, *_ = arguments
+                made = function.device_caches[device][0].get(key)
+                if made is not None:
+                    return made
+            return original(function, *arguments, **named)
+
+    return once
 
 
 def _timed(original: Callable[..., Any]) -> Callable[..., Any]:

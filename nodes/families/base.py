@@ -191,6 +191,26 @@ class Family(Protocol):
         """Encode prompts with the family's text encoders into named tensors for `predict`, batch first."""
         ...
 
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor] | None:
+        """Tensors as `encode_text` gives them for prompts of different length, on the meta device; None if not known.
+
+        Kernels are built with them before a prompt is encoded.
+
+        Args:
+            transformer: The configuration of the transformer.
+            rows: Number of prompts.
+        """
+        return None
+
+    def image_on_meta(self, transformer: Mapping[str, Any], latents: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        """Tensors as `encode_image` gives them, on the meta device; None if the transformer needs no image.
+
+        Args:
+            transformer: The configuration of the transformer.
+            latents: Latents on the meta device.
+        """
+        return None
+
     def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Encoded prompts without the padding that the family's pipeline masks; by default unchanged."""
         return dict(text)

@@ -82,6 +82,12 @@ class Flux(Family):
             "pooled": pooled(model.component("text_encoder"), clip, prompts, clip.model_max_length, model.device),
         }
 
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+        return {
+            "embeddings": torch.empty(rows, self.max_length, transformer["joint_attention_dim"], device="meta"),
+            "pooled": torch.empty(rows, transformer["pooled_projection_dim"], device="meta"),
+        }
+
     def longest_prompt(self, configs: Configs) -> int | None:
         return 512  # FluxPipeline.check_inputs
 

@@ -117,6 +117,13 @@ class HunyuanVideo(Family):
             "pooled_projections": pooled(clip, clip_tokens, prompts, CLIP_LENGTH, device),
         }
 
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+        return {
+            "encoder_hidden_states": torch.empty(rows, self.max_length, transformer["text_embed_dim"], device="meta"),
+            MASK: torch.ones(rows, self.max_length),
+            "pooled_projections": torch.empty(rows, transformer["pooled_projection_dim"], device="meta"),
+        }
+
     def cut_padding(self, text: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Cut padding that all rows have; rows that are shorter than the longest stay padded and masked."""
         used = text[MASK].any(dim=0).nonzero()

@@ -106,6 +106,10 @@ class QwenImage(Family):
         rows = own_rows(made, tokens.attention_mask, model.device)
         return padded_rows([row[TEMPLATE_LENGTH:][:max_length] for row in rows], max_length)
 
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+        lengths, width = range(self.max_length, self.max_length - rows, -1), transformer["joint_attention_dim"]
+        return padded_rows([torch.empty(length, width, device="meta") for length in lengths], self.max_length)
+
     def longest_prompt(self, configs: Configs) -> int | None:
         return LONGEST
 

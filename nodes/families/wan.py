@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
+CLIP_TOKENS = 257
+"""Tokens of an image in the embedding of CLIP's encoder, as Wan 2.1 takes it."""
+
 
 class Wan(Family):
     """The Wan family; `Family` documents each member."""
@@ -84,6 +87,19 @@ class Wan(Family):
         rows = [row[:length] for row, length in zip(made, tokens.attention_mask.sum(dim=1).tolist(), strict=True)]
         whole = [torch.cat([row, row.new_zeros(max_length - len(row), row.shape[1])]) for row in rows]
         return {"encoder_hidden_states": torch.stack(whole).to(encoder.dtype)}
+
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+        return {"encoder_hidden_states": torch.empty(rows, self.max_length, transformer["text_dim"], device="meta")}
+
+    def image_on_meta(self, transformer: Mapping[str, Any], latents: torch.Tensor) -> dict[str, torch.Tensor] | None:
+        if not self.needs_image({"transformer": transformer}):
+            return None
+        more = transformer["in_channels"] - latents.shape[1]
+        tensors = {"latents": latents.new_empty(len(latents), more, *latents.shape[2:])}
+        if _reads_clip(transformer):
+            images = 1 if transformer.get("pos_embed_seq_len") is None else 2
+            tensors["embedding"] = latents.new_empty(len(latents), images * CLIP_TOKENS, transformer["image_dim"])
+        return tensors
 
     def cut_ends(self, model: LoadedModel, prompt: str, max_length: int) -> list[CutEnd]:
         tokenizer = model.component("tokenizer")

@@ -90,6 +90,10 @@ class ZImage(Family):
         _require_positions(model.config("transformer"), max(map(len, rows)))
         return padded_rows(rows, max_length)
 
+    def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor]:
+        lengths, width = range(self.max_length, self.max_length - rows, -1), transformer["cap_feat_dim"]
+        return padded_rows([torch.empty(length, width, device="meta") for length in lengths], self.max_length)
+
     def longest_prompt(self, configs: Configs) -> int | None:
         return _prompt_positions(configs["transformer"]) if "transformer" in configs else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -118,9 +119,15 @@ class Model(Port):
             raise
 
     def prefetch(self, part: str, run: Run) -> None:
-        """Read a component in advance, from another thread. `acquire` reports errors."""
-        if not self._lacks(part):
-            self.weights.prefetch(self.name(part), run, early=self.offload(part) is None)
+        """Read a component in advance, from another thread, and prepare its transforms. `acquire` reports errors."""
+        if self._lacks(part):
+            return
+        self.weights.prefetch(self.name(part), run, early=self.offload(part) is None)
+        for transform in self.recipe(part):
+            prepare = getattr(transform, "prepare", None)
+            if prepare is not None:
+                with suppress(Exception):
+                    prepare(self, part, run)
 
     def release(self, part: str) -> None:
         """Release a component. If this was the last holder, the component and its memory are dropped."""

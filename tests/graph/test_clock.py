@@ -323,6 +323,35 @@ def test_kernels_that_another_thread_builds_are_not_waited_for(triton):
     assert KERNELS not in clock.spent
 
 
+def test_a_kernel_that_another_thread_compiles_is_waited_for_and_not_compiled_again(triton, monkeypatch):
+    function, _ = triton
+    compiling, asked, made = threading.Event(), threading.Event(), []
+
+    def compile_(self, key, signature, device):
+        compiling.set()
+        asked.wait(5)
+        time.sleep(0.02)
+        made.append(key)
+        self.device_caches[device][0][key] = "kernel"
+        return "kernel"
+
+    monkeypatch.setattr(function, "_do_compile", compile_)
+    kernel = function()
+    kernel.device_caches = {0: ({},)}
+    clock = Clock()
+    with watched(clock):
+        clock.enter("node")
+        other = threading.Thread(target=kernel._do_compile, args=("key", {}, 0))
+        other.start()
+        assert compiling.wait(5)
+        asked.set()
+        assert kernel._do_compile("key", {}, 0) == "kernel"
+        clock.leave()
+        other.join()
+    assert made == ["key"]
+    assert 0.01 <= clock.spent[KERNELS] < 1
+
+
 def test_runs_at_once_share_the_hook_of_triton(triton):
     function, _ = triton
     before = function._do_compile

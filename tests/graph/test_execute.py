@@ -16,11 +16,12 @@ from helpers import machines
 from helpers.machines import LOG, Cell, Machine, arg, call, execute, graph, loop, numbers_of, plan_of
 from sgd.graph.compiler.compile import compile
 from sgd.graph.compiler.ir import Format, Graph, Index, Items, Ref, Var
-from sgd.graph.compiler.plan import after_effects
+from sgd.graph.compiler.plan import Acquire, CallStep, after_effects
 from sgd.graph.contract.errors import NodeError
 from sgd.graph.contract.events import CallInfo, Observer, Observers
 from sgd.graph.contract.node import State
 from sgd.graph.contract.source_spans import Span
+from sgd.graph.runtime.components import Components
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.execute import Executor
 from sgd.graph.runtime.failure import Interrupted, NodeFailed
@@ -433,6 +434,34 @@ def test_an_error_while_bringing_near_is_left_to_the_acquisition(monkeypatch: py
     assert executor.components.thread is not None
     executor.components.thread.join(5)
     assert uncaught == []
+
+
+def test_the_thread_that_is_still_at_work_goes_on_with_what_is_needed_next() -> None:
+    begun, free, seen = threading.Event(), threading.Event(), []
+
+    class Slow:
+        def prefetch(self, part: str, run: Context) -> None:
+            seen.append(part)
+            begun.set()
+            assert free.wait(5)
+
+    maker = call("m", "m.const", value=1)
+    components = Components(Context(Path("."), Observer()), Observer(), lambda ref: maker, threading.Event())
+    holder = Ref("m", "out")
+    needed = {part: Acquire(holder, part) for part in ("a", "b", "c", "d")}
+    before = CallStep(maker)
+    components.prefetch((before, needed["a"], needed["b"]), {holder: Slow()})
+    assert begun.wait(5)
+    components.prefetch((before, needed["a"], needed["c"], needed["d"]), {holder: Slow()})
+    with pytest.raises(NodeFailed):  # the run is at `d` now
+        components.acquire(needed["d"], {holder: Slow()})
+    free.set()
+    assert components.thread is not None
+    components.thread.join(5)
+    assert seen == ["a", "c"]
+    components.prefetch((before, needed["b"]), {holder: Slow()})
+    components.thread.join(5)
+    assert seen == ["a", "c", "b"]
 
 
 # planning

@@ -12,7 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+
+from ...support.kernel_launch import gathers
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +138,9 @@ OF_OPERATORS = ("_sgd_flash_3", "_sgd_flash_3_fp8")
 """Kernels that are torch operators already. Outside a graph, a second operator around them only costs time."""
 
 
+_registering = Lock()
+
+
 def name(backend: str) -> Any:
     """The member of diffusers' `AttentionBackendName` for a diffusers backend or one of `KERNELS`.
 
@@ -144,7 +150,8 @@ def name(backend: str) -> Any:
     from diffusers.models.attention_dispatch import AttentionBackendName
 
     if backend in KERNELS:
-        return _register(backend, KERNELS[backend])
+        with _registering:
+            return _register(backend, KERNELS[backend])
     return AttentionBackendName(backend)
 
 
@@ -167,7 +174,10 @@ def _register(backend: str, kernel: Kernel) -> Any:
     def shape(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None, causal: bool
     ) -> torch.Tensor:
-        return query.new_empty((*query.shape[:-1], value.shape[-1]))
+        made = query.new_empty((*query.shape[:-1], value.shape[-1]))
+        if kernel is flash_3_fp8 and gathers(query):
+            _kernels_around(query, key, value, made)
+        return made
 
     def attend(
         query: torch.Tensor,
@@ -191,6 +201,17 @@ def _register(backend: str, kernel: Kernel) -> Any:
     AttentionBackendName._value2member_map_[backend] = member
     _AttentionBackendRegistry.register(member)(attend)
     return member
+
+
+def _kernels_around(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, result: torch.Tensor) -> None:
+    """Call the kernels that `flash_3_fp8` calls before and after the wheel's own."""
+    from ..row_kernels import head_norms
+    from ..row_kernels.heads import add_means_
+    from .centred_e4m3 import centred_e4m3
+
+    for norms in (head_norms.known(), None):  # the timing of backends knows no norms
+        made = centred_e4m3(_dense(query), _dense(key), _dense(value), norms)
+        add_means_(result, made.means)
 
 
 def _dense(tensor: torch.Tensor) -> torch.Tensor:

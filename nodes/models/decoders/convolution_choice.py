@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ...support.kernel_launch import gathering_for
 from ..row_kernels.kernel_trial import disagreement
 from .dense_convolution import DenseWeight, convolve, dense_weight
 from .margin_convolution import convolve_margins, laid_out
@@ -32,6 +33,9 @@ def chosen(conv: nn.Conv3d, dtype: torch.dtype) -> DenseWeight:
     weight = dense_weight(conv, dtype=dtype)
     device = weight.weight.device
     if not _known(conv, dtype) or device.type not in ("cuda", "meta"):
+        return weight
+    built_for = gathering_for()
+    if device.type == "meta" and built_for is not None and not _able(_number(built_for)):
         return weight
     channels = conv.in_channels, conv.out_channels
     if device.type == "cuda" and (not _able(_number(device)) or _problem(_number(device), dtype, channels)):

@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
 from .frame_sums_kernels import programs_for
 from .frame_values import Affine, Margin, Sums
 
@@ -77,7 +78,9 @@ def pad(x: Tensor, margin: Margin, residual: Tensor | None, affine: Affine | Non
     lanes = max(triton.next_power_of_2(channels), 8)
     tile = max(1, min(PAD_ELEMENTS // lanes, triton.next_power_of_2(columns)))
     blocks = triton.cdiv(columns, tile)
-    _pad[(len(out) * rows * blocks,)](
+    launch(
+        _pad,
+        (len(out) * rows * blocks,),
         x,
         x if residual is None else residual,
         x if affine is None else affine.scale,
@@ -165,5 +168,5 @@ def interleave(phases: Tensor, bias: Tensor, in_time: bool) -> tuple[Tensor, Sum
     programs = programs_for(phases, tiles)
     partial = torch.empty(programs, 2, channels, device=phases.device, dtype=torch.float32)
     sizes = (height, width, rows, columns, blocks, tiles, programs)
-    _interleave[(programs,)](phases, bias, out, partial, *sizes, channels, lanes, tile, in_time, num_warps=8)
+    launch(_interleave, (programs,), phases, bias, out, partial, *sizes, channels, lanes, tile, in_time, num_warps=8)
     return out, Sums(partial, len(out) * height * width)

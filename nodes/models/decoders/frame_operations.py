@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from ...support.kernel_launch import gathers
 from . import frame_shapes
 from .dense_convolution import wide
 from .frame_values import Affine, Margin, Sums
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def on_kernels(x: Tensor) -> bool:
     """Whether the Triton kernels take this tensor."""
-    return x.is_cuda and x.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    return (x.is_cuda or gathers(x)) and x.dtype in (torch.bfloat16, torch.float16, torch.float32)
 
 
 def pad(

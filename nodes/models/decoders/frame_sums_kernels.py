@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
 from .frame_values import Affine, Sums
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ def _summed(x: Tensor, bias: Tensor | None, residual: Tensor | None, elements: i
     rows = max(elements // lanes, 1)
     programs = programs_for(x, triton.cdiv(positions, rows))
     partial = torch.empty(programs, 2, channels, device=x.device, dtype=torch.float32)
-    _sums[(programs,)](
+    launch(
+        _sums,
+        (programs,),
         x,
         x if residual is None else residual,
         x if bias is None else bias,
@@ -148,7 +151,9 @@ def group_norm(found: Sums, norm: nn.GroupNorm, bias: Tensor | None) -> Affine:
     programs, _, channels = found.partial.shape
     per_group = norm.num_channels // norm.num_groups
     scale, shift = torch.empty(2, channels, device=found.partial.device, dtype=torch.float32)
-    _group_norm[(norm.num_groups,)](
+    launch(
+        _group_norm,
+        (norm.num_groups,),
         found.partial,
         norm.weight,
         norm.bias,

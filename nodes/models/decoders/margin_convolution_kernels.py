@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ...support.kernel_launch import launch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -77,7 +79,9 @@ def convolve(padded: Tensor, rows: Tensor, tile: Tile) -> Tensor:
     )
     blocks = triton.cdiv(frames * (height + 2) * (width + 2), tile.positions)
     parts = triton.cdiv(wanted, tile.first + tile.second)
-    _convolve[(blocks * parts,)](
+    launch(
+        _convolve,
+        (blocks * parts,),
         TensorDescriptor(flat, *overlapping),
         first,
         second,

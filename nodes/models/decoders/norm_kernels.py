@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
 from .frame_values import SMALLEST, Doubled
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def norm_silu(
     rows, columns = out.shape[1:3]
     lanes, tile = _tile(channels, columns, NORM_ELEMENTS if residual is None else ADD_ELEMENTS)
     blocks = triton.cdiv(columns, tile)
-    _norm_silu[(count * rows * blocks,)](
+    launch(
+        _norm_silu,
+        (count * rows * blocks,),
         x,
         x if residual is None else residual,
         weight if bias is None else bias,
@@ -139,7 +142,7 @@ def add(x: Tensor, bias: Tensor, residual: Tensor | None, out: Tensor) -> None:
     lanes, rows = _tile(channels, positions, ADD_ELEMENTS)
     second = x if residual is None else residual
     grid = (triton.cdiv(positions, rows),)
-    _add[grid](x, second, bias, out, positions, channels, lanes, rows, residual is not None, num_warps=4)
+    launch(_add, grid, x, second, bias, out, positions, channels, lanes, rows, residual is not None, num_warps=4)
 
 
 @triton.jit(do_not_specialize=["height", "width", "halo", "blocks", "skipped"])
@@ -202,7 +205,9 @@ def interleave_norm(phases: Tensor, bias: Tensor, weight: Tensor, out: Tensor, d
     kept = phases.new_empty(count, height, width, channels)
     lanes, tile = _tile(channels, columns, ADD_ELEMENTS)
     blocks = triton.cdiv(columns, tile)
-    _interleave_norm[(count * rows * blocks,)](
+    launch(
+        _interleave_norm,
+        (count * rows * blocks,),
         phases,
         phases if doubled is None else doubled.frames,
         bias,
@@ -246,7 +251,7 @@ def interleave_time(halves: Tensor, bias: Tensor, out: Tensor) -> None:
     count, height, width, channels = out.shape
     lanes, rows = _tile(channels, height * width, ADD_ELEMENTS)
     grid = (triton.cdiv(height * width, rows), count)
-    _interleave_time[grid](halves, bias, out, height * width, channels, lanes, rows, num_warps=4)
+    launch(_interleave_time, grid, halves, bias, out, height * width, channels, lanes, rows, num_warps=4)
 
 
 def _tile(channels: int, places: int, elements: int) -> tuple[int, int]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -53,6 +55,15 @@ def sum_taps(products: Tensor, bias: Tensor, padded: tuple[int, int, int], out: 
     _, rows, columns = padded
     blocks = triton.cdiv(width, TAP_COLUMNS)
     sizes = (height, width, rows, columns, blocks, products.stride(0), out.stride(0))
-    _sum_taps[(count * height * blocks, channels)](
-        products, bias, out, *sizes, channels, TAP_COLUMNS, clamp, num_warps=4
+    launch(
+        _sum_taps,
+        (count * height * blocks, channels),
+        products,
+        bias,
+        out,
+        *sizes,
+        channels,
+        TAP_COLUMNS,
+        clamp,
+        num_warps=4,
     )

@@ -60,6 +60,10 @@ class ComponentLoader:
             self._configs[name] = self.repository.config(name)
         return self._configs[name]
 
+    def reconfigure(self, name: str, config: Mapping[str, Any]) -> None:
+        """Make a component with another configuration than that of its file."""
+        self._configs[name] = dict(config)
+
     def dtype_name(self, part: str) -> str:
         return self.dtypes.get(part, self.dtype)
 
@@ -81,12 +85,20 @@ class ComponentLoader:
             self._sizes[part] = (0, 0) if module is None else dummy.size(module)
         return self._sizes[part]
 
+    def class_of(self, part: str, run: Run) -> Any:
+        """Import the class of a component, which may take seconds. `run` receives warnings.
+
+        Raises:
+            NodeError: If there is no such component or class.
+        """
+        library, name = self.repository.entry(part)
+        return component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
+
     def on_meta(self, part: str) -> Any:
         """Build a component on the meta device, without holding it; None for a tokenizer or a scheduler."""
         from ...support import cost_meter
 
-        library, name = self.repository.entry(part)
-        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, Run())
+        cls = self.class_of(part, Run())
         if not is_module(cls):
             return None
         with cost_meter.building():
@@ -117,8 +129,7 @@ class ComponentLoader:
             return checkpoint_loading.read(self.repository, part, checkpoint, dtype, device, run, early)
         if self.kind == "real":
             return reading.read(self.repository, part, self.variant, self.torch_dtype(part), device, run, early)
-        library, name = self.repository.entry(part)
-        cls = component_class(self.repository.source, part, library, name, self.repository.folder / part, run)
+        cls = self.class_of(part, run)
         if not is_module(cls):
             return self._small(part, cls, run)
         from ...support import cost_meter

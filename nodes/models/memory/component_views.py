@@ -33,11 +33,13 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    The method `undo` of a transform, if there is one, is called when the view is dropped or could not be completed. The
-    method `before`, if there is one, returns the transform as it is when another one follows it in the model. A
-    transform that replaces weights has a method `apply_with`, which also takes the following transforms of its kind,
-    and the component if no other value reads it. The method may then free each of the component's weights that it
-    replaces. A transform whose attribute `planned` is true is applied in a plan too, on the meta device.
+    The method `prepare(model, part, run)` of a transform, if there is one, is called in another thread after that has
+    read the component's files in advance; its errors are ignored. The method `undo` of a transform, if there is one, is
+    called when the view is dropped or could not be completed. The method `before`, if there is one, returns the
+    transform as it is when another one follows it in the model. A transform that replaces weights has a method
+    `apply_with`, which also takes the following transforms of its kind, and the component if no other value reads it.
+    The method may then free each of the component's weights that it replaces. A transform whose attribute `planned` is
+    true is applied in a plan too, on the meta device.
     """
 
     @property

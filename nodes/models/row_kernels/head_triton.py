@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
+
 CHUNK = 128
 """Tokens of one program that adds up a head."""
 
@@ -105,7 +107,8 @@ def quantized_heads(x: torch.Tensor, scales: torch.Tensor, means: torch.Tensor |
     batch, tokens, heads, width = x.shape
     assert x.stride(3) == 1
     out = torch.empty(x.shape, device=x.device, dtype=torch.float8_e4m3fn)
-    _quantize[(batch * tokens,)](
+    launch(
+        _quantize, (batch * tokens,),
         x, scales, scales if means is None else means, out, tokens, x.stride(0), x.stride(1), x.stride(2),
         scales.stride(0), scales.stride(1),
         H=heads, HEADS=triton.next_power_of_2(heads), D=width, WIDTH=triton.next_power_of_2(width),
@@ -126,12 +129,25 @@ def centre_and_scales(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     largest = torch.empty((batch, chunks, heads), device=x.device)
     means = torch.empty((batch, heads, width), device=x.device)
     scales = torch.empty((batch, heads), device=x.device)
-    _parts[(heads, chunks, batch)](
+    launch(
+        _parts, (heads, chunks, batch),
         x, sums, largest, tokens, x.stride(0), x.stride(1), x.stride(2),
         H=heads, D=width, WIDTH=padded, CHUNK=CHUNK, STEP=STEP, num_warps=4,
     )  # fmt: skip
-    _whole[(heads, batch)](
-        sums, largest, means, scales, tokens, chunks, H=heads, D=width, WIDTH=padded, STEP=STEP, num_warps=4
+    launch(
+        _whole,
+        (heads, batch),
+        sums,
+        largest,
+        means,
+        scales,
+        tokens,
+        chunks,
+        H=heads,
+        D=width,
+        WIDTH=padded,
+        STEP=STEP,
+        num_warps=4,
     )
     return means, scales
 
@@ -142,5 +158,7 @@ def add_means_(x: torch.Tensor, means: torch.Tensor) -> torch.Tensor:
     assert x.stride()[2:] == (width, 1)
     assert means.is_contiguous()
     grid = triton.cdiv(heads * width, COLUMNS), triton.cdiv(tokens, ROWS), batch
-    _add[grid](x, means, tokens, x.stride(0), x.stride(1), N=heads * width, COLUMNS=COLUMNS, ROWS=ROWS, num_warps=4)
+    launch(
+        _add, grid, x, means, tokens, x.stride(0), x.stride(1), N=heads * width, COLUMNS=COLUMNS, ROWS=ROWS, num_warps=4
+    )
     return x

@@ -42,6 +42,12 @@ def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
     return disagreement(both)
 
 
+def gathered(dtype: torch.dtype, width: int) -> None:
+    """Let a thread that gathers launches know the kernel of the trial."""
+    x, scale, shift = (torch.empty(1, count, width, dtype=dtype, device="meta") for count in (ROWS, 1, 1))
+    rows.norm(x, scale, shift)
+
+
 def disagreement(both: Callable[[], tuple[Tensor, Tensor]]) -> str | None:
     """The reason why a kernel cannot be used; None if its result is that of its twin.
 

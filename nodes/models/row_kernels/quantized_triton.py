@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
 from .quantized_rows import QuantizedRows
 
 WIDE = 4096
@@ -54,7 +55,8 @@ def quantized_side_by_side(a: torch.Tensor | None, b: torch.Tensor | None, *, ge
     values = torch.empty((*given.shape[:-1], m + n), device=given.device, dtype=torch.float8_e4m3fn)
     scales = torch.empty((*given.shape[:-1], 1), device=given.device, dtype=torch.float32)
     arguments: Any = left, right, values, scales, left.stride(0), right.stride(0)
-    _quantize[(left.shape[0],)](
+    launch(
+        _quantize, (left.shape[0],),
         *arguments, M=m, N=n, BLOCK_M=triton.next_power_of_2(max(m, 16)), BLOCK_N=triton.next_power_of_2(max(n, 16)),
         GELU=gelu, num_warps=8 if m + n > WIDE else 4,
     )  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
+from ...support.kernel_launch import launch
 from .quantized_rows import Format, QuantizedRows
 from .row_twins import Kind
 
@@ -180,7 +181,8 @@ def _call(
     shift, shift_batch, shift_group = _vector(shift)
     given = x, y, total, made, gate, scale, shift, row_scales
     arguments: Any = [tensor if tensor is not None else x for tensor in given]
-    _norm[(batch * rows,)](
+    launch(
+        _norm, (batch * rows,),
         *arguments, rows, first, x.stride(0), y.stride(0) if y is not None else 0,
         gate_batch, gate_group, scale_batch, scale_group, shift_batch, shift_group, eps, y_eps or 0.0,
         D=width, BLOCK=triton.next_power_of_2(width), ADDS=y is not None, HAS_GATE=gate is not None,
@@ -265,7 +267,8 @@ def query_key_(
     groups = query_weight.shape[0]
     if cos is not None and sin is not None:
         cos, sin = cos.contiguous(), sin.contiguous()
-    _query_key[(batch * rows,)](
+    launch(
+        _query_key, (batch * rows,),
         qkv, query_weight, key_weight, cos if cos is not None else qkv, sin if sin is not None else qkv,
         rows, first, start, start + (cos.shape[1] if cos is not None else 0),
         query_weight.shape[1] if groups > 1 else 0, cos.stride(0) if cos is not None and cos.shape[0] > 1 else 0, eps,
@@ -279,7 +282,6 @@ def silu_product(pairs: torch.Tensor) -> torch.Tensor:
     pairs = pairs.contiguous()
     width = pairs.shape[-1] // 2
     made = torch.empty((*pairs.shape[:-1], width), device=pairs.device, dtype=pairs.dtype)
-    _silu_product[(pairs.numel() // (2 * width), triton.cdiv(width, SLICE))](
-        pairs, made, width, BLOCK=SLICE, num_warps=4
-    )
+    grid = pairs.numel() // (2 * width), triton.cdiv(width, SLICE)
+    launch(_silu_product, grid, pairs, made, width, BLOCK=SLICE, num_warps=4)
     return made

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ...support import kernel_launch
 from . import quantized_rows, row_shapes, row_twins
 from .quantized_rows import Format, QuantizedRows
 from .row_twins import Kind
@@ -29,14 +30,14 @@ def _triton() -> Any:
 
 def on_kernels(tensor: torch.Tensor) -> bool:
     """Whether a call with this tensor goes to Triton."""
-    return tensor.is_cuda and has_triton()
+    return (tensor.is_cuda or kernel_launch.gathers(tensor)) and has_triton()
 
 
 def _code(tensor: torch.Tensor, format: Format | None = None) -> Any:
     """The module that computes with this tensor, and makes a result in this format."""
-    if tensor.is_meta and format is None:
-        return row_shapes
-    return _triton() if _kernels_for(tensor, format) else row_twins
+    if _kernels_for(tensor, format):
+        return _triton()
+    return row_shapes if tensor.is_meta and format is None else row_twins
 
 
 def _kernels_for(x: torch.Tensor, format: Format | None) -> bool:
@@ -53,7 +54,8 @@ def _quantized_triton() -> Any:
 
 def writes_e4m3(device: torch.device) -> bool:
     """Whether the kernels write e4m3 on a device: Ada, Hopper, and newer."""
-    return device.type == "cuda" and has_triton() and _capability(device) >= (8, 9)
+    found = kernel_launch.gathering_for() if device.type == "meta" else device
+    return found is not None and found.type == "cuda" and has_triton() and _capability(found) >= (8, 9)
 
 
 @cache
@@ -129,7 +131,7 @@ def query_key_(
 ) -> None:
     """Normalised and rotated queries and keys, in place: `row_twins.query_key_`."""
     width = qkv.shape[-1]
-    odd = qkv.is_cuda and not (width >= 2 and math.log2(width).is_integer())
+    odd = on_kernels(qkv) and not (width >= 2 and math.log2(width).is_integer())
     code = row_twins if odd else _code(qkv)
     code.query_key_(qkv, query_weight, key_weight, cos, sin, eps=eps, across=across, first=first, start=start)
 

@@ -12,6 +12,7 @@ from . import compiler_check
 
 if TYPE_CHECKING:
     from ..memory.component_views import Transform
+    from ..model import Model
 
 WIDE = 1024
 """Least width of a transformer whose blocks are rebuilt. Below, a step is bound by the host's calls, not by the GPU."""
@@ -67,6 +68,15 @@ class Optimize:
             return replace(self, rebuilt=False, compiled=False)
         # Hooks of offloading would break the graphs of compiled blocks.
         return replace(self, compiled=False) if other.kind == "offload" else self
+
+    def prepare(self, model: Model, part: str, run: Run) -> None:
+        """Build the kernels of the rebuilt blocks in advance."""
+        if self.rebuilt:
+            from . import kernel_preparation
+
+            backends = {name for each in model.recipe(part) for name in getattr(each, "candidates", ())}
+            work = kernel_preparation.denoised(backends, _width(model.config(part)) or WIDE)
+            kernel_preparation.prepare(model, part, run, work)
 
     def apply(self, module: Any, run: Run) -> None:
         if self.candidates and not run.planning:
@@ -129,6 +139,13 @@ class FastDecoder:
     def before(self, other: Transform) -> FastDecoder:
         """The transform where another one follows it."""
         return replace(self, rebuilt=False) if other.kind == "offload" else self
+
+    def prepare(self, model: Model, part: str, run: Run) -> None:
+        """Build the kernels of the rebuilt decoder in advance."""
+        if self.rebuilt:
+            from . import kernel_preparation
+
+            kernel_preparation.prepare(model, part, run, kernel_preparation.decoded)
 
     def apply(self, module: Any, run: Run) -> None:
         if self.rebuilt:

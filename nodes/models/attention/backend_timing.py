@@ -13,6 +13,8 @@ from . import kernels
 if TYPE_CHECKING:
     import torch
 
+    from ..row_kernels.head_norms import HeadNorms
+
 REPEATS = 3
 CALLS = 4
 """Calls in one timing. As in a run, the CPU prepares the next call while the GPU still works."""
@@ -27,7 +29,8 @@ are 2^-7. A backend with a larger difference computes another function."""
 class Shapes:
     """The largest attention call of a forward pass: shapes of queries and keys, [B, tokens, heads, width].
 
-    `masked` is true if any attention call of the pass had a mask.
+    `masked` is true if any attention call of the pass had a mask. `norms` are those of the queries and keys, if the
+    caller names them.
     """
 
     query: tuple[int, ...]
@@ -35,25 +38,36 @@ class Shapes:
     masked: bool
     dtype: torch.dtype
     device: torch.device
+    norms: HeadNorms | None = None
 
 
 def measure_all(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | None], end: float) -> None:
-    """Measure the backends that lack a timing, as long as the time until `end` is likely to suffice."""
+    """Measure the backends that lack a timing, as long as the time until `end` is likely to suffice.
+
+    If memory does not suffice for a call of the first one, nothing is measured.
+    """
+    from ..row_kernels.head_norms import knowing
+
+    with knowing(shapes.norms):
+        try:
+            _measure(tried, shapes, timings, end)
+        except Exception as error:
+            if not exhausted(error):
+                raise
+
+
+def _measure(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | None], end: float) -> None:
     import torch
-
-    generator = torch.Generator(shapes.device).manual_seed(0)
-
-    def normal(size: tuple[int, ...]) -> torch.Tensor:
-        return torch.randn(size, generator=generator, dtype=shapes.dtype, device=shapes.device)
 
     whole = shapes.query[2]
     lacking = [backend for backend in tried if backend not in timings]
-    one = [normal((size[0], size[1], 1, size[3])) for size in (shapes.query, shapes.key, shapes.key)]
+    generator = torch.Generator(shapes.device).manual_seed(0)
+    one = _tensors(shapes, 1, generator)
     attend(tried[0], *one)
     single = _average(lambda: attend(tried[0], *one), shapes.device, 1)
     # Trials, agreement and the reference: about four calls for each backend.
     heads = max(1, min(whole, int((end - perf_counter()) / (4 * len(lacking)) / single)))
-    query, keys, values = (normal((*size[:2], heads, size[3])) for size in (shapes.query, shapes.key, shapes.key))
+    query, keys, values = _tensors(shapes, heads, generator)
     reference = attend(tried[0], query, keys, values)
     for number, backend in enumerate(lacking):
         if perf_counter() + 2 * single * heads > end:
@@ -69,6 +83,22 @@ def measure_all(tried: Sequence[str], shapes: Shapes, timings: dict[str, float |
         except Exception as error:
             if not exhausted(error):  # with less in memory it may work
                 timings[backend] = None  # `auto` chooses among the backends that work; the reported timings list them
+
+
+def _tensors(shapes: Shapes, heads: int, generator: torch.Generator) -> list[torch.Tensor]:
+    """Random queries, keys and values of some heads. If norms are named, queries and keys are within their bounds."""
+    import torch
+
+    made = [
+        torch.randn((*size[:2], heads, size[3]), generator=generator, dtype=shapes.dtype, device=shapes.device)
+        for size in (shapes.query, shapes.key, shapes.key)
+    ]
+    if shapes.norms is not None:
+        for number, weights in enumerate((shapes.norms.query, shapes.norms.key)):
+            largest = weights.float().abs().amax().clamp_max(1.0)  # longer rows would make attention sharper
+            normed = torch.nn.functional.rms_norm(made[number], made[number].shape[-1:])
+            made[number] = normed.mul_(largest.to(shapes.dtype))
+    return made
 
 
 def attend(backend: str, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
@@ -114,10 +144,14 @@ def _average(call: Callable[[], Any], device: torch.device, calls: int) -> float
 
 def tolerance(backend: str) -> float:
     """Largest allowed difference of a backend from SDPA, relative to SDPA's largest value."""
+    return FP8_TOLERANCE if in_fp8(backend) else TOLERANCE
+
+
+def in_fp8(backend: str) -> bool:
     from .backends import named
 
     found = named(backend)
-    return FP8_TOLERANCE if found is not None and found.precision == "fp8" else TOLERANCE
+    return found is not None and found.precision == "fp8"
 
 
 def takes_masks(backend: str) -> bool:

@@ -36,6 +36,7 @@ class Case:
         query: Shape of the queries, [B, tokens, heads, width].
         key: Shape of the keys.
         masked: Whether a call had a mask.
+        normed: Whether the call names the norms of queries and keys, and a candidate uses them.
         candidates: Names of the backends, in diffusers or in `kernels`; the first is the reference.
         versions: Versions of torch and of the backends' packages, each as `package version`.
     """
@@ -45,6 +46,7 @@ class Case:
     query: tuple[int, ...]
     key: tuple[int, ...]
     masked: bool
+    normed: bool
     candidates: tuple[str, ...]
     versions: tuple[str, ...]
 
@@ -112,7 +114,7 @@ def planned(dtype: str, candidates: Iterable[str], card: str | None) -> str:
         card: Name of this machine's GPU; None if torch finds none.
     """
     known = tuple(candidates)
-    case = Case(card or "", dtype, (), (), False, known, versions(known))
+    case = Case(card or "", dtype, (), (), False, False, known, versions(known))
     remembered = count(case) if card is not None else 0
     if not remembered:
         return "measured at the first call"

@@ -17,7 +17,7 @@ from ..memory.component_views import entrance
 from ..memory.latest_run import present
 from ..rebuilt.loop_values import forget
 from . import choice_files, kernels
-from .backend_timing import Shapes, measure_all, takes_masks
+from .backend_timing import Shapes, in_fp8, measure_all, takes_masks
 from .choice_files import Case
 from .processors import choose
 
@@ -154,6 +154,8 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
     import torch
     from torch.overrides import TorchFunctionMode
 
+    from ..row_kernels import head_norms
+
     found: list[Shapes] = []
 
     class Watch(TorchFunctionMode):
@@ -163,14 +165,15 @@ def watching() -> Iterator[Callable[[], Shapes | None]]:
                 given = dict(zip(("query", "key", "value", "attn_mask"), args, strict=False)) | kwargs
                 query, key = (given[name].transpose(1, 2) for name in ("query", "key"))
                 masked = given.get("attn_mask") is not None
-                found.append(Shapes(tuple(query.shape), tuple(key.shape), masked, query.dtype, query.device))
+                shapes = tuple(query.shape), tuple(key.shape)
+                found.append(Shapes(*shapes, masked, query.dtype, query.device, head_norms.known()))
             return func(*args, **kwargs)
 
     def largest() -> Shapes | None:
         if not found:
             return None
         most = max(found, key=lambda s: s.query[0] * s.query[1] * s.key[1] * s.query[2])
-        return Shapes(most.query, most.key, any(s.masked for s in found), most.dtype, most.device)
+        return replace(most, masked=any(s.masked for s in found))
 
     with Watch():
         yield largest
@@ -182,8 +185,8 @@ def case_of(candidates: Sequence[str], shapes: Shapes) -> Case:
 
     card = torch.cuda.get_device_name(shapes.device) if shapes.device.type == "cuda" else shapes.device.type
     dtype = str(shapes.dtype).removeprefix("torch.")
-    known = tuple(candidates)
-    return Case(card, dtype, shapes.query, shapes.key, shapes.masked, known, choice_files.versions(known))
+    known, normed = tuple(candidates), shapes.norms is not None
+    return Case(card, dtype, shapes.query, shapes.key, shapes.masked, normed, known, choice_files.versions(known))
 
 
 def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
@@ -201,6 +204,8 @@ def fastest(candidates: Sequence[str], shapes: Shapes, run: Run) -> Choice:
     """
     import torch
 
+    if not any(map(in_fp8, candidates)):
+        shapes = replace(shapes, norms=None)  # the others do not use them
     kernels.name(candidates[0])  # imports what calls the backends, before time is measured
     payer = present(run)
     tried = [b for b in candidates if b == candidates[0] or not shapes.masked or takes_masks(b)]

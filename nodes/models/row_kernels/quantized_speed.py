@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from ...support.device_memory import exhausted
 from . import quantized_products
 from .quantized_rows import quantized
 from .rows import quantized as quantized_in_rows
@@ -20,6 +21,9 @@ ROWS = 4096
 MOST_ROWS = 32768
 """The most rows to time. More take more memory and time, and do not change the ratio."""
 
+FEWEST_ROWS = 1024
+"""Rows that are timed at least, where the run has as many: with fewer, the time of a launch decides."""
+
 GAIN = 1.05
 """Least speed-up that counts."""
 
@@ -29,12 +33,22 @@ CALLS = 8
 def pays(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
     """Whether a weight is multiplied faster in fp8; False if the device has no such product.
 
+    If memory is short, fewer rows are timed, and with less memory than `FEWEST_ROWS` need, the weight stays as it is.
+
     Args:
         shape: Outputs and inputs of the weight.
         rows: Rows of its input.
         device: The device.
     """
-    return rows > 0 and _pays(shape, min(rows, MOST_ROWS), device)
+    count = min(rows, MOST_ROWS)
+    while count > 0:
+        try:
+            return _pays(shape, count, device)
+        except Exception as error:
+            if not exhausted(error):
+                raise
+        count = count // 2 if count > FEWEST_ROWS else 0
+    return False
 
 
 @cache

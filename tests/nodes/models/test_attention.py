@@ -7,6 +7,7 @@ two kernels of torch.
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from sgd.nodes.models.attention import backend_timing, backends, kernels, packag
 from sgd.nodes.models.attention.backend_table import BACKENDS, FLASH_3_FP8, FLASH_3_WHEEL, MASKS, SAGE_1, SAGE_KERNELS
 from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
+from sgd.nodes.models.row_kernels import head_norms
+from sgd.nodes.models.row_kernels.head_norms import HeadNorms
 from sgd.nodes.models.transforms.attention_transform import Attention
 
 GPU_ONLY = [name for name, backend in BACKENDS.items() if backend.capability is not None]
@@ -466,6 +469,39 @@ def test_auto_leaves_out_backends_that_disagree(monkeypatch, empty_memory):
     )
     found = tuning.fastest(("native", "off", "near"), shapes(), DirectRun())
     assert (found.backend, found.timings, found.left) == ("near", {"native": 2e-3, "near": 1e-3}, ())
+
+
+def test_attention_in_fp8_is_timed_with_the_norms_of_the_call(monkeypatch, empty_memory):
+    """A block names its norms, and the backend takes scales from them. Queries and keys of the timing fit these."""
+    fp8, seen, weights = "_sgd_flash_3_fp8", [], torch.full((2, 8), 0.1)
+    weights[1, 3] = 0.4
+    norms = HeadNorms(weights, 2 * weights)
+
+    def attend(backend, query, key, value):
+        if backend == fp8:
+            seen.append(head_norms.known())
+            for tensor, scale in zip((query, key), norms.e4m3_scales, strict=True):
+                assert 0.2 < float(tensor.abs().max() / (448 * scale)) <= 1
+        return query
+
+    timed(monkeypatch, [2e-3, 1e-3, 2e-3, 1e-3])
+    monkeypatch.setattr(backend_timing, "attend", attend)
+    with tuning.watching() as largest, head_norms.knowing(norms):
+        torch.nn.functional.scaled_dot_product_attention(*torch.randn(3, 1, 2, 64, 8))
+    call = largest()
+    assert call.norms is norms
+    assert tuning.fastest(("native", fp8), call, DirectRun()).backend == fp8
+    assert set(map(id, seen)) == {id(norms)}
+    assert tuning.fastest(("native", fp8), replace(call, norms=None), DirectRun()).seconds > 0, "its own choice"
+
+
+def test_timing_without_memory_keeps_the_first_backend(monkeypatch, empty_memory):
+    def attend(backend, query, key, value):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(backend_timing, "attend", attend)
+    found = tuning.fastest(CANDIDATES, shapes(), DirectRun())
+    assert (found.backend, found.timings, found.left) == ("native", {}, ("_native_math",))
 
 
 def test_auto_leaves_out_backends_that_fail_or_take_no_mask(monkeypatch, empty_memory):

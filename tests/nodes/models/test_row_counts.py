@@ -109,3 +109,18 @@ def test_a_run_shows_its_values_while_it_loads_a_component(tmp_path: Path, monke
     sgd.run(sgd.compile("quickstart", inputs={"steps": 1}, set=small), out=tmp_path / "out")
     assert {"Latents", "Branches"} <= seen["transformer"]
     assert not list(runs[-1].at_hand())
+
+
+@pytest.mark.parametrize(("most", "timed"), [(9000, [16384, 8192]), (0, [16384, 8192, 4096, 2048, 1024])])
+def test_rows_that_do_not_fit_the_memory_are_not_timed(monkeypatch, most, timed):
+    seen: list[int] = []
+
+    def measured(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
+        seen.append(rows)
+        if rows > most:
+            raise torch.OutOfMemoryError("no memory")
+        return True
+
+    monkeypatch.setattr(quantized_speed, "_pays", measured)
+    assert quantized_speed.pays((8, 8), 16384, torch.device("cpu")) is (most > 0)
+    assert seen == timed

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,8 +32,7 @@ def problem(vae: Any, device: str) -> str | None:
     """
     if device == "meta":
         return None
-    place, width = torch.device(device), next(vae.parameters()).shape[0]
-    operation = _normed if type(vae).__name__ == "AutoencoderKLWan" else _padded
+    place, width, operation = torch.device(device), _width(vae), _operation(vae)
     generator = torch.Generator().manual_seed(0)
     x, *vectors = (torch.randn(*size, width, generator=generator) for size in (FRAMES, (), ()))
     x = x.to(working_dtype(vae, place))
@@ -41,6 +41,23 @@ def problem(vae: Any, device: str) -> str | None:
         return operation(*(tensor.to(device) for tensor in (x, *vectors)))
 
     return disagreement(lambda: (on(place).cpu(), on(torch.device("cpu"))))
+
+
+def gathered(vae: Any) -> None:
+    """Let a thread that gathers launches know the kernel of the trial. `vae` is on the meta device."""
+    meta, width = torch.device("meta"), _width(vae)
+    x = torch.empty(*FRAMES, width, dtype=working_dtype(vae, meta), device=meta)
+    vectors = (torch.empty(width, dtype=torch.float32, device=meta) for _ in range(2))
+    _operation(vae)(x, *vectors)
+
+
+def _width(vae: Any) -> int:
+    """The width of the first layer."""
+    return int(next(vae.parameters()).shape[0])
+
+
+def _operation(vae: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    return _normed if type(vae).__name__ == "AutoencoderKLWan" else _padded
 
 
 def _normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from ..model import Model
 from ..rebuilt.loop_values import BranchCall, Values, telling
 from ..row_kernels import kernel_trial
 from ..row_kernels.rows import has_triton
+from . import built_kernels
+from .transform_checks import class_name
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +65,10 @@ def prepare(model: Model, part: str, run: Run, work: Callable[[Model, Any], None
     key = model.weights.repository.source, name, model.dtype(part), kept, device
     if key in _prepared:
         return
+    note = built_kernels.note_of(class_name(model, name), model.config(part), str(model.dtype(part)), kept, device)
+    if note is not None and note.exists():
+        _prepared.add(key)
+        return
     # Imports take a while. So they come first: threads that must be alone wait for the end of a share.
     import triton  # noqa: F401
 
@@ -78,6 +84,8 @@ def prepare(model: Model, part: str, run: Run, work: Callable[[Model, Any], None
     kernel_launch.build(launches, device, run.ending)
     if not run.ending():
         _prepared.add(key)
+        if note is not None:
+            built_kernels.write(note)
 
 
 def _twin(model: Model, part: str, transforms: tuple[Transform, ...]) -> Model:
@@ -98,7 +106,7 @@ def denoised(attention: Collection[str], width: int) -> Callable[[Model, Any], N
     """
 
     def work(model: Model, transformer: Any) -> None:
-        kernel_trial.gathered(next(transformer.parameters()).dtype, width)
+        kernel_trial.gathered(transformer.dtype, width)
         given, both = (_input(model, transformer.config, rows) for rows in (1, 2))
         if given is None or both is None:
             return
@@ -118,8 +126,9 @@ def denoised(attention: Collection[str], width: int) -> Callable[[Model, Any], N
 
 def decoded(model: Model, vae: Any) -> None:
     """The work of a VAE: a clip of a few frames."""
-    first = next(vae.parameters())
-    kernel_trial.gathered(first.dtype, first.shape[0])
+    from ..decoders import decoder_trial
+
+    decoder_trial.gathered(vae)
     for clip in (CLIP, *((width, CLIP[1], 1) for width in WIDTHS)):
         size, latents = _latents(model, clip)
         model.family.decode(model, model.family.unpack(latents, size, _configs(model)))

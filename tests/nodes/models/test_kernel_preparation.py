@@ -23,6 +23,7 @@ from sgd.graph.contract.process_state import exclusive
 from sgd.nodes.families.base import DenoiserInput
 from sgd.nodes.models.decoders import (
     convolution_choice,
+    decoder_trial,
     frame_operations,
     margin_convolution,
     norm_operations,
@@ -97,6 +98,7 @@ def hopper(monkeypatch) -> None:
     monkeypatch.setattr(convolution_choice, "_able", lambda number: True)
     monkeypatch.setattr(convolution_choice, "_number", lambda device: 0)
     monkeypatch.setattr(kernel_preparation, "_prepared", set())
+    monkeypatch.delenv("TRITON_CACHE_DIR", raising=False)
 
 
 @contextmanager
@@ -161,7 +163,9 @@ def on_cpu(monkeypatch, model: Model, part: str) -> Model:
     monkeypatch.setattr(rows, "writes_e4m3", lambda device: True)
     monkeypatch.setattr(heads, "writes_e4m3", lambda device: True)
     monkeypatch.setattr(kernel_trial, "disagreement", lambda both: both() and None)
-    monkeypatch.setattr(rebuilt_vae, "_narrow", lambda dtype, device: torch.float16)
+    working_dtype = rebuilt_vae.working_dtype
+    for module in (rebuilt_vae, decoder_trial):
+        monkeypatch.setattr(module, "working_dtype", lambda vae, device: working_dtype(vae, torch.device("cuda")))
     monkeypatch.setattr(rebuilt_vae, "everywhere", lambda finite: True)
     monkeypatch.setattr(dummy, "dummy_module", module_without_values)
     monkeypatch.setattr(quantized_products, "product", quantized_product)
@@ -322,6 +326,26 @@ def test_nothing_is_built(place, hopper, monkeypatch):
     run.device, run.planning = "cpu" if place == "cpu" else "cuda", place == "plan"
     monkeypatch.setattr(run, "ending", lambda: place == "end")
     transform.prepare(loaded(WAN), "transformer", run)
+
+
+@needs_triton
+def test_a_later_process_finds_the_kernels_built(hopper, monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
+    exact, other = (Optimize("transformer", True, (name,)) for name in ("native", "_native_cudnn"))
+    counts = []
+    for model in (loaded(FLUX), loaded(FLUX), loaded(WAN), loaded(FLUX)):
+        transform = exact if len(counts) < 3 else other
+        kernel_preparation._prepared.clear()  # as in a process of its own
+        with named(monkeypatch) as made:
+            prepared(model.transformed(transform), "transformer")
+            counts.append(len(made))
+    assert counts[0] > 0
+    assert counts[1] == 0
+    assert counts[2] > 0, "other kernels"
+    assert counts[3] > 0, "another transform may need others"
+    assert len(list((tmp_path / "sgd-built").iterdir())) == 3
 
 
 def test_a_thread_that_gathers_leaves_the_launches_of_others():

@@ -217,13 +217,13 @@ class Worker:
         return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
 
     def _cause(self, interrupted: bool) -> BaseException | None:
-        """The error that ended the run: of this process, or of another rank; None if there was none."""
+        """The error that ended the run: of this process, of another rank, or a stall; None if there was none."""
         if self.ranks is None:
             return self.error
         if interrupted or interrupts.pending():  # other ranks may have ended first
             return self.error and Interrupted()
         if self.error is None or isinstance(self.error, Interrupted):
-            return self.ranks.failure() or self.error
+            return self.ranks.failure(computed=self.outputs is not None) or self.error
         self.error = self.ranks.judged(self.error, does_not_fit(self.error, self.plan.loaded))
         return self.error
 

@@ -109,7 +109,7 @@ def run_rank(
         if error is not None and not isinstance(error, Interrupted):
             error = ranks.judged(error, does_not_fit(error, plan.loaded))
         elif not done.is_set() or error is not None:
-            error = ranks.failure() or error
+            error = ranks.failure(computed=False) or error
         for keeper in keepers:
             if error is None:
                 keeper.close(done=True)

@@ -121,10 +121,16 @@ class RunRanks:
         self._heard = heard
         return PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
 
-    def failure(self) -> NodeError | None:
-        """The error of another rank that ends this one too; None if all is well."""
+    def failure(self, computed: bool) -> NodeError | None:
+        """The fault that ends this rank: of another rank, or a stall of its own; None if all is well.
+
+        Args:
+            computed: Whether this rank has computed its part, so that no stall of its own can end it.
+        """
         fault = self.fault
-        return fault.error() if fault is not None and fault.rank != self.place.rank else None
+        if fault is None or (computed and fault.rank == self.place.rank):
+            return None
+        return fault.error()
 
     def judged(self, error: BaseException, memory: bool) -> BaseException:
         """The error of the run for an error of this rank: its own, which the others hear of, or that of another rank.

@@ -38,6 +38,24 @@ outputs: {file: $file}
 """
 
 
+SLOW = """
+sgd: 1
+name: toys
+inputs:
+  fault: {enum: [none]}
+  on: {type: int}
+nodes:
+  start: {uses: toy.start, with: {value: 1.0}}
+  loop:
+    for: {turn: [0, 1]}
+    body:
+      together: {uses: toy.together, with: {number: $start, turn: $turn, fault: $fault, on: $on}}
+      slow: {uses: toy.wait, with: {number: $together, seconds: 4.5}}
+    yield: {slow: $slow}
+outputs: {slow: $loop}
+"""
+
+
 class Start(Protocol):
     """Starts a run with a fault on a rank, by `--processes` or by torchrun."""
 
@@ -137,6 +155,15 @@ def test_a_stall_of_rank_0_ends_the_run_with_a_record(command: Start, tmp_path: 
     assert re.match(message, record["error"])
     assert [row["rank"] for row in record["processes"]] == [0, 1]
     assert not list((tmp_path / "out").glob(".sgd.*"))
+
+
+def test_a_slow_node_of_rank_0_alone_is_no_stall(command: Start, tmp_path: Path) -> None:
+    """Rank 1 waits in the next turn for longer than the limit in nodes."""
+    (tmp_path / "toys.yaml").write_text(SLOW)
+    process = command("none")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
 
 
 def test_an_interrupt_ends_all_ranks(command: Start, tmp_path: Path) -> None:

@@ -74,6 +74,13 @@ def once(number: Number, run: Run) -> Number:
     return Number(number.value + 0.1 * run.processes.rank + 0.01 * run.processes.size)
 
 
+@node("toy.wait")
+def wait(number: Number, *, seconds: float) -> Number:
+    """The number, after some seconds without a word."""
+    time.sleep(seconds)
+    return number
+
+
 @dataclass(frozen=True, kw_only=True)
 class TogetherFacts(NodeFacts):
     """Facts of `toy.together`."""

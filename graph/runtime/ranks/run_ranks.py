@@ -119,7 +119,9 @@ class RunRanks:
                 help="give every rank the same file, values and libraries, and the same versions of packages",
             )
         self._heard = heard
-        return PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
+        placed = PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
+        self._position.first_only = placed.first_only
+        return placed
 
     def failure(self, computed: bool) -> NodeError | None:
         """The fault that ends this rank: of another rank, or a stall of its own; None if all is well.

@@ -184,7 +184,7 @@ class Worker:
         assert self.context.used is not None
         recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        folder, problem = self.folder.path, None
+        folder, problem, late = self.folder.path, None, list[str]()
         self.clock.leave()
         self.clock.enter(RECORDING)
         more: dict[str, Any] = {"started": _moment(self.clock.epoch)}
@@ -193,7 +193,9 @@ class Worker:
             self.ranks.finish()
             more["parallel"] = asdict(self.ranks.mesh)
             more["processes"] = self.ranks.told()
-            self.watch.hear(self.ranks.noted, lambda message: recorder.warned(None, message))
+            self.watch.hear(self.ranks.noted, late.append)
+            late += self.ranks.others_warnings(recorder.warnings)
+            recorder.warnings += late
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:
@@ -214,7 +216,7 @@ class Worker:
         if status == "done":
             self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
-        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
+        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable, late)
 
     def _cause(self, interrupted: bool) -> BaseException | None:
         """The error that ended the run: of this process, of another rank, or a stall; None if there was none."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from helpers import rank_toys
@@ -25,6 +26,7 @@ from sgd.graph.runtime.ranks.rank_beat import Beat
 from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
 from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
 from sgd.graph.runtime.ranks.rank_position import RankPosition
+from sgd.graph.runtime.ranks.rank_warnings import RankWarnings, others_warnings
 from sgd.graph.runtime.ranks.roles import roles_of
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
@@ -280,6 +282,20 @@ def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
     assert fault is not None
     assert fault.message == "rank 0 has said nothing for 39 s; it was in n0"
     assert fault.help == "SGD_STALL_SECONDS=60 allows more"
+
+
+def test_warnings_of_other_ranks_have_their_ranks() -> None:
+    board, call = Words(), cast(Any, SimpleNamespace(id="loop.together"))
+    ranks = [RankWarnings() for _ in range(3)]
+    for rank, warnings in enumerate(ranks):
+        warnings.warned(None, "all have one card")
+        warnings.post(board, rank)
+        for message in ("a toy is loose", "a toy squeaks")[:rank]:
+            warnings.warned(call, message)
+        warnings.post(board, rank)
+    told = ["rank 1, 2: loop.together: a toy is loose", "rank 2: loop.together: a toy squeaks"]
+    assert others_warnings(board, 3, ranks[0].messages) == told
+    assert others_warnings(board, 3, [*ranks[0].messages, *told]) == []
 
 
 class Two(Rank):

@@ -121,7 +121,8 @@ def test_a_fault_of_a_rank_ends_the_run(
     out, err = process.communicate(timeout=200)
     took = time.time() - float((tmp_path / "failed").read_text())
     assert process.returncode == code, err
-    assert re.match(f"error: {message}", err), err
+    warned = ["rank 1: loop.together: a toy is loose"] if fault in ("raise", "hang") else []
+    assert re.match("".join(f"warning: {text}\n" for text in warned) + f"error: {message}", err), err
     assert err.count("error: ") == 1
     assert out == ""
     assert took < seconds
@@ -129,13 +130,14 @@ def test_a_fault_of_a_rank_ends_the_run(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "failed"
     assert "rank 1" in record["error"]
+    assert record["warnings"] == warned
     assert [row["rank"] for row in record["processes"]] == [0, 1]
     assert not (tmp_path / "out" / "number.txt").exists()
     log = (tmp_path / "out" / "ranks" / "1.log").read_text()
     if fault == "raise":
         assert "ValueError: a toy broke" in log
     if fault == "hang":
-        assert re.match(f"error: {message}", log), log
+        assert re.match(f"warning: loop.together: a toy is loose\nerror: {message}", log), log
 
 
 @pytest.mark.parametrize("torchrun", [False, True])
@@ -176,7 +178,8 @@ def test_an_interrupt_ends_all_ranks(command: Start, tmp_path: Path) -> None:
     assert process.returncode == 3
     assert time.monotonic() - began < 5
     kept = "files kept: none; record: out/run.json"
-    assert err == f"interrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n"
+    warned = "warning: rank 1: loop.together: a toy is loose"
+    assert err == f"{warned}\ninterrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n"
     assert out == ""
     assert started_by(process.pid) == []
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"

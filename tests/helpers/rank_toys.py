@@ -102,6 +102,8 @@ def together(number: Number, run: Run, *, turn: int, fault: Fault = "none", on: 
     """Add the ranks of all processes to a number; fail on rank `on` in turn `at`."""
     processes = run.processes
     if processes.rank == on and turn == at and not os.environ.get("RANK_TOYS_MENDED"):
+        if fault in ("raise", "hang"):
+            run.warn("a toy is loose")
         _fail(fault)
     found = [processes.broadcast(float(rank), source=rank) for rank in range(processes.size)]
     return Number(number.value + sum(found) + 0.001 * (fault == "drift") * processes.rank)

@@ -37,6 +37,7 @@ def tell_end(done: Result, plan: Plan, options: Mapping[str, Any], device: str, 
     from .profile_table import kernel_table, table_of
     from .tables import each
 
+    _tell_warnings(done, arguments)
     if arguments.json:
         print(json.dumps(done.record, indent=1))
     if done.status == "failed":
@@ -68,6 +69,7 @@ def resume_command(folder: Path, plan: Plan, arguments: Namespace) -> str:
 
 def tell_interrupt(done: Result, plan: Plan, arguments: Namespace) -> int:
     """Tell in one line how an interrupt left a run."""
+    _tell_warnings(done, arguments)
     if arguments.json:
         print(json.dumps(done.record, indent=1))
     state = "interrupted" if done.status == "interrupted" else f"interrupted when the run had ended ({done.status})"
@@ -78,6 +80,12 @@ def tell_interrupt(done: Result, plan: Plan, arguments: Namespace) -> int:
         after = f"run the same command again{replace} to start over"
     say(f"{state}; {_kept(done)}; {after}")
     return interrupted(done)
+
+
+def _tell_warnings(done: Result, arguments: Namespace) -> None:
+    """Tell the warnings that the display of the run did not show."""
+    for warning in done.late_warnings if not arguments.quiet else ():
+        say(f"warning: {warning}")
 
 
 def _kept(done: Result) -> str:

@@ -131,7 +131,8 @@ def run(
                 except KeyboardInterrupt:
                     interrupted = True
         finally:
-            if worker is None or worker.leave() or interrupts.pending():  # after an interrupt, the process ends
+            # After an interrupt, and after a fault of one of several processes, this process ends.
+            if worker is None or worker.leave() or interrupts.pending() or ranks is not None:
                 folder.release()
 
 

@@ -21,6 +21,7 @@ class Result:
         stuck: True if the worker was still inside a node when the run ended. The folder stays locked until it leaves.
         record_problem: The reason why there is no `run.json`; None if there is one.
         resumable: Whether `sgd resume` can go on with the run.
+        late_warnings: Those warnings of the record that came after the end of the observers: of other processes.
     """
 
     status: str
@@ -32,3 +33,4 @@ class Result:
     written: list[Path] = field(default_factory=list)
     record_problem: str | None = None
     resumable: bool = False
+    late_warnings: list[str] = field(default_factory=list)

@@ -187,7 +187,7 @@ class Worker:
         assert self.context.used is not None
         recipe = self.context.used.finished(over=lambda: status != "done" or interrupted or interrupts.pending())
         outputs = self.outputs if self.outputs is not None and status == "done" else {}
-        folder, problem = self.folder.path, None
+        folder, problem, late = self.folder.path, None, list[str]()
         self.clock.leave()
         self.clock.enter(RECORDING)
         more: dict[str, Any] = {"started": _moment(self.clock.epoch)}
@@ -196,7 +196,9 @@ class Worker:
             self.ranks.finish()
             more["parallel"] = asdict(self.ranks.mesh)
             more["processes"] = self.ranks.told()
-            self.watch.hear(self.ranks.noted, lambda message: recorder.warned(None, message))
+            self.watch.hear(self.ranks.noted, late.append)
+            late += self.ranks.others_warnings(recorder.warnings)
+            recorder.warnings += late
         record = self.record(recorder, self.clock.now(), status, outputs, error) | more
         file = RecordFile(record, folder / RECORD, self.folder.noted(folder / RECORD))
         try:
@@ -217,16 +219,16 @@ class Worker:
         if status == "done":
             self.kept.remove()
         written = [path for path in self.context.written if path.exists()]
-        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable)
+        return Result(status, outputs, record, folder, error, stuck, written, problem, self.kept.resumable, late)
 
     def _cause(self, interrupted: bool) -> BaseException | None:
-        """The error that ended the run: of this process, or of another rank; None if there was none."""
+        """The error that ended the run: of this process, of another rank, or a stall; None if there was none."""
         if self.ranks is None:
             return self.error
         if interrupted or interrupts.pending():  # other ranks may have ended first
             return self.error and Interrupted()
         if self.error is None or isinstance(self.error, Interrupted):
-            return self.ranks.failure() or self.error
+            return self.ranks.failure(computed=self.outputs is not None) or self.error
         self.error = self.ranks.judged(self.error, does_not_fit(self.error, self.plan.loaded))
         return self.error
 

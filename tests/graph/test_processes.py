@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from helpers import rank_toys
@@ -18,11 +19,14 @@ from sgd.graph.contract.events import Observer
 from sgd.graph.contract.processes import Mesh, Place, Processes, mesh_of, read_mesh
 from sgd.graph.contract.rank_start import RankPlace, rank_place
 from sgd.graph.language.registry import Library, installed
+from sgd.graph.runtime.clock import Clock
 from sgd.graph.runtime.context import Context
 from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.ranks.rank_beat import Beat
 from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
 from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
+from sgd.graph.runtime.ranks.rank_position import RankPosition
+from sgd.graph.runtime.ranks.rank_warnings import RankWarnings, others_warnings
 from sgd.graph.runtime.ranks.roles import roles_of
 from sgd.graph.runtime.ranks.run_ranks import fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
@@ -216,6 +220,7 @@ def test_a_rank_that_holds_up_another_is_found(monkeypatch: pytest.MonkeyPatch) 
     fault = judge.stalled(32.0)
     assert fault is not None
     assert fault.message == "rank 0 does not go on: no progress for 31 s in n0"
+    assert fault.help == "SGD_STALL_SECONDS=60 allows more; a node that works for long can report `run.progress`"
 
 
 def test_slow_ranks_that_hold_up_nobody_go_on() -> None:
@@ -236,6 +241,23 @@ def test_loading_has_a_limit_of_its_own_and_a_rank_that_is_over_counts_no_more()
     assert judge.stalled(100.0) is None
 
 
+@pytest.mark.parametrize(("limit", "allowed"), [(30.0, {"start": 30.0, "after": 600.0}), (700.0, {"after": 700.0})])
+def test_a_node_of_rank_0_alone_has_the_limit_of_files(
+    tmp_path: Path, library: Library, limit: float, allowed: dict[str, float]
+) -> None:
+    text = TEXT.replace("after: {uses: toy.once, with: {", "after: {uses: toy.wait, with: {seconds: 0.0, ")
+    plan = plan_of(checked(tmp_path, library, text, processes=2), library)
+    placed = PlacedSteps(plan, Context(tmp_path, Observer()), Rank(0, Mesh(2)))
+    position = RankPosition(Clock(), limit)
+    position.first_only = placed.first_only
+    calls = {call.id: call for call in plan.calls()}
+    for name, seconds in allowed.items():
+        position.node_started(calls[name], {})
+        assert position.limit == seconds
+        position.node_finished(calls[name], 0.0, {})
+        assert position.limit == limit
+
+
 @pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan"])
 def test_a_limit_that_is_no_number_of_seconds_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGD_STALL_SECONDS", text)
@@ -252,12 +274,28 @@ def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
     fault = judge.stalled(40.0)
     assert fault is not None
     assert fault.rank == 1
+    assert fault.help == "SGD_STALL_SECONDS=60 allows more"
     judge = StallJudge(2, 0.0, limit=30.0)
     for second in (1.0, 20.0, 40.0):
         judge.see(beats((1, 7, False, 600.0), (int(second), int(second), False, 30.0)), second)
     fault = judge.stalled(40.0)
     assert fault is not None
-    assert fault.message == "rank 0 says nothing since 39 s; it was in n0"
+    assert fault.message == "rank 0 has said nothing for 39 s; it was in n0"
+    assert fault.help == "SGD_STALL_SECONDS=60 allows more"
+
+
+def test_warnings_of_other_ranks_have_their_ranks() -> None:
+    board, call = Words(), cast(Any, SimpleNamespace(id="loop.together"))
+    ranks = [RankWarnings() for _ in range(3)]
+    for rank, warnings in enumerate(ranks):
+        warnings.warned(None, "all have one card")
+        warnings.post(board, rank)
+        for message in ("a toy is loose", "a toy squeaks")[:rank]:
+            warnings.warned(call, message)
+        warnings.post(board, rank)
+    told = ["rank 1, 2: loop.together: a toy is loose", "rank 2: loop.together: a toy squeaks"]
+    assert others_warnings(board, 3, ranks[0].messages) == told
+    assert others_warnings(board, 3, [*ranks[0].messages, *told]) == []
 
 
 class Two(Rank):

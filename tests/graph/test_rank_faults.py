@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from helpers import rank_toys
@@ -23,28 +24,55 @@ sgd: 1
 name: toys
 inputs:
   fault: {enum: [none, raise, memory, exit, kill, stop, hang, drift]}
+  on: {type: int, default: 1}
 nodes:
   start: {uses: toy.start, with: {value: 1.0}}
   loop:
     for: {turn: [0, 1, 2, 3]}
     carry: {state: $start}
     body:
-      together: {uses: toy.together, with: {number: $state, turn: $turn, fault: $fault}}
+      together: {uses: toy.together, with: {number: $state, turn: $turn, fault: $fault, on: $on}}
     yield: {state: $together}
   file: {uses: toy.write, with: {number: $loop, path: number.txt}}
 outputs: {file: $file}
 """
 
 
+SLOW = """
+sgd: 1
+name: toys
+inputs:
+  fault: {enum: [none]}
+  on: {type: int}
+nodes:
+  start: {uses: toy.start, with: {value: 1.0}}
+  loop:
+    for: {turn: [0, 1]}
+    body:
+      together: {uses: toy.together, with: {number: $start, turn: $turn, fault: $fault, on: $on}}
+      slow: {uses: toy.wait, with: {number: $together, seconds: 4.5}}
+    yield: {slow: $slow}
+outputs: {slow: $loop}
+"""
+
+
+class Start(Protocol):
+    """Starts a run with a fault on a rank, by `--processes` or by torchrun."""
+
+    def __call__(self, fault: str, on: int = 1, torchrun: bool = False) -> subprocess.Popen[str]: ...
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
+def command(tmp_path: Path) -> Iterator[Start]:
     """Start a run in two processes with a fault, in a session that hears Ctrl-C."""
     (tmp_path / "toys.yaml").write_text(TEXT)
     begun: list[subprocess.Popen[str]] = []
 
-    def start(fault: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "sgd", "exec", "toys.yaml", "--library", rank_toys.__file__]
-        words += ["--device", device_of(2), "--processes", "2", "--out", "out", f"fault={fault}"]
+    def start(fault: str, on: int = 1, torchrun: bool = False) -> subprocess.Popen[str]:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2"] if torchrun else []
+        words = [sys.executable, *launcher, "-m", "sgd", "exec", "toys.yaml", "--library", rank_toys.__file__]
+        words += [] if torchrun else ["--processes", "2"]
+        words += ["--device", device_of(2), "--out", "out", f"fault={fault}", f"on={on}"]
         begun.append(
             subprocess.Popen(
                 ["env", "--default-signal=INT", *words],
@@ -87,13 +115,14 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     ],
 )
 def test_a_fault_of_a_rank_ends_the_run(
-    command: Callable[[str], subprocess.Popen[str]], tmp_path: Path, fault: str, code: int, message: str, seconds: float
+    command: Start, tmp_path: Path, fault: str, code: int, message: str, seconds: float
 ) -> None:
     process = command(fault)
     out, err = process.communicate(timeout=200)
     took = time.time() - float((tmp_path / "failed").read_text())
     assert process.returncode == code, err
-    assert re.match(f"error: {message}", err), err
+    warned = ["rank 1: loop.together: a toy is loose"] if fault in ("raise", "hang") else []
+    assert re.match("".join(f"warning: {text}\n" for text in warned) + f"error: {message}", err), err
     assert err.count("error: ") == 1
     assert out == ""
     assert took < seconds
@@ -101,13 +130,45 @@ def test_a_fault_of_a_rank_ends_the_run(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["status"] == "failed"
     assert "rank 1" in record["error"]
+    assert record["warnings"] == warned
     assert [row["rank"] for row in record["processes"]] == [0, 1]
     assert not (tmp_path / "out" / "number.txt").exists()
+    log = (tmp_path / "out" / "ranks" / "1.log").read_text()
     if fault == "raise":
-        assert "ValueError: a toy broke" in (tmp_path / "out" / "ranks" / "1.log").read_text()
+        assert "ValueError: a toy broke" in log
+    if fault == "hang":
+        assert re.match(f"warning: loop.together: a toy is loose\nerror: {message}", log), log
 
 
-def test_an_interrupt_ends_all_ranks(command: Callable[[str], subprocess.Popen[str]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("torchrun", [False, True])
+def test_a_stall_of_rank_0_ends_the_run_with_a_record(command: Start, tmp_path: Path, torchrun: bool) -> None:
+    process = command("hang", on=0, torchrun=torchrun)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 1
+    message = r"rank 0 does not go on: no progress for \d+ s in loop.together \(toy.together\) \(turn 3/4 of loop\)"
+    assert len(re.findall(f"^error: {message}$", err, re.MULTILINE)) == 1, err
+    assert f"go on with: sgd resume out --library {rank_toys.__file__}\n" in err
+    if not torchrun:  # the launcher prints a traceback of its own
+        assert "Traceback" not in err
+        assert err.count("error: ") == 1
+    assert "AssertionError" not in err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert re.match(message, record["error"])
+    assert [row["rank"] for row in record["processes"]] == [0, 1]
+    assert not list((tmp_path / "out").glob(".sgd.*"))
+
+
+def test_a_slow_node_of_rank_0_alone_is_no_stall(command: Start, tmp_path: Path) -> None:
+    """Rank 1 waits in the next turn for longer than the limit in nodes."""
+    (tmp_path / "toys.yaml").write_text(SLOW)
+    process = command("none")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "done"
+
+
+def test_an_interrupt_ends_all_ranks(command: Start, tmp_path: Path) -> None:
     process = command("hang")
     wait_for(tmp_path / "failed", process)
     assert len(started_by(process.pid)) == 2
@@ -117,15 +178,14 @@ def test_an_interrupt_ends_all_ranks(command: Callable[[str], subprocess.Popen[s
     assert process.returncode == 3
     assert time.monotonic() - began < 5
     kept = "files kept: none; record: out/run.json"
-    assert err == f"interrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n"
+    warned = "warning: rank 1: loop.together: a toy is loose"
+    assert err == f"{warned}\ninterrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n"
     assert out == ""
     assert started_by(process.pid) == []
     assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
 
 
-def test_ranks_end_with_the_process_that_started_them(
-    command: Callable[[str], subprocess.Popen[str]], tmp_path: Path
-) -> None:
+def test_ranks_end_with_the_process_that_started_them(command: Start, tmp_path: Path) -> None:
     process = command("hang")
     wait_for(tmp_path / "failed", process)
     process.kill()

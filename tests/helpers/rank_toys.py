@@ -74,6 +74,13 @@ def once(number: Number, run: Run) -> Number:
     return Number(number.value + 0.1 * run.processes.rank + 0.01 * run.processes.size)
 
 
+@node("toy.wait")
+def wait(number: Number, *, seconds: float) -> Number:
+    """The number, after some seconds without a word."""
+    time.sleep(seconds)
+    return number
+
+
 @dataclass(frozen=True, kw_only=True)
 class TogetherFacts(NodeFacts):
     """Facts of `toy.together`."""
@@ -95,6 +102,8 @@ def together(number: Number, run: Run, *, turn: int, fault: Fault = "none", on: 
     """Add the ranks of all processes to a number; fail on rank `on` in turn `at`."""
     processes = run.processes
     if processes.rank == on and turn == at and not os.environ.get("RANK_TOYS_MENDED"):
+        if fault in ("raise", "hang"):
+            run.warn("a toy is loose")
         _fail(fault)
     found = [processes.broadcast(float(rank), source=rank) for rank in range(processes.size)]
     return Number(number.value + sum(found) + 0.001 * (fault == "drift") * processes.rank)

@@ -31,6 +31,7 @@ class PlacedSteps(StepWrap):
     Attributes:
         needed: The `split` calls and the calls that they need.
         once: Those of `needed` that only rank 0 runs.
+        first_only: The calls that only rank 0 runs, since no other rank needs them.
         shared_loops: The loops that the ranks compute together.
     """
 
@@ -44,8 +45,8 @@ class PlacedSteps(StepWrap):
         split = {call.id for call in calls if call.type.processes == "split"}
         self.needed = needed_for(plan, split)
         self.once = frozenset(call.id for call in calls if call.type.processes == "once") & self.needed
-        self._first_only = frozenset(call.id for call in calls) - self.needed
-        self._alone = self._first_only | self.once
+        self.first_only = frozenset(call.id for call in calls) - self.needed
+        self._alone = self.first_only | self.once
         around = [around for step, around in plan.walk() if isinstance(step, CallStep) and step.call.id in split]
         self.shared_loops = {loop.id for loops in around for loop in loops}
         self._held: set[tuple[Ref, str]] = set()
@@ -53,7 +54,7 @@ class PlacedSteps(StepWrap):
     @property
     def skipped(self) -> Collection[str]:
         """Calls that this rank leaves out."""
-        return frozenset() if self.first else self._first_only
+        return frozenset() if self.first else self.first_only
 
     def replaces(self, step: Step, environment: Environment) -> bool:
         if isinstance(step, Acquire):

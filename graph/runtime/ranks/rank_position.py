@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import Any
@@ -25,11 +25,14 @@ class RankPosition(Observer):
 
     Attributes:
         node: The path and type of the node at work; empty before the first.
+        first_only: The calls that the other ranks leave out (`PlacedSteps.first_only`). They may take long on rank 0,
+            as in a run of one process.
     """
 
     def __init__(self, clock: Clock, limit: float) -> None:
         self.clock = clock
         self.node = ""
+        self.first_only: Collection[str] = ()
         self._limit = limit
         self._call: CallInfo | None = None
         self._began = 0.0
@@ -55,7 +58,11 @@ class RankPosition(Observer):
 
     @property
     def limit(self) -> float:
-        """How long the rank may take here without going on, in seconds."""
+        """How long the rank may take here without going on, in seconds: the limit in nodes, or a longer one."""
+        return max(self._limit, self._longer())
+
+    def _longer(self) -> float:
+        """The limit of what is at work, in seconds; 0 if it has none of its own."""
         with suppress(IndexError):  # the thread of the run changes the clock meanwhile
             if self.clock.owner == KERNELS:
                 return KERNEL_SECONDS
@@ -65,13 +72,13 @@ class RankPosition(Observer):
             return LOAD_SECONDS
         call = self._call
         if call is None:
-            return self._limit
-        if call.type.effect or call.type.processes == "once":
+            return 0.0
+        if call.type.effect or call.type.processes == "once" or call.id in self.first_only:
             return FILE_SECONDS
         if call.type.processes == "split":
             longest = self._longest.get(call.id)
-            return KERNEL_SECONDS if longest is None else max(self._limit, LONGER * longest)
-        return self._limit
+            return KERNEL_SECONDS if longest is None else LONGER * longest
+        return 0.0
 
     @contextmanager
     def at_files(self) -> Iterator[None]:

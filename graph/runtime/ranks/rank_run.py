@@ -11,7 +11,6 @@ from typing import Any
 
 from ...compiler.plan import Plan
 from ...contract import interrupts
-from ...contract.events import Observer
 from ...contract.process_state import released
 from ...resume.keeper import Keeper
 from ..clock import IMPORT, Clock
@@ -31,16 +30,6 @@ FAREWELL_SECONDS = 3.0
 """How long a rank that failed waits for rank 0 to tell of it. Launchers stop all ranks when one has ended."""
 
 
-class Warnings(Observer):
-    """Keeps the warnings of a rank, for its log."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def warned(self, call: Any, message: str) -> None:
-        self.messages.append(f"{call.id}: {message}" if call is not None else message)
-
-
 def run_rank(
     plan: Plan, ranks: RunRanks, out: Path, options: Mapping[str, Any], clock: Clock
 ) -> tuple[BaseException | None, bool, list[str]]:
@@ -56,10 +45,9 @@ def run_rank(
     Returns:
         The error that ended the run, None if there was none; whether there was an interrupt; warnings.
     """
-    warnings = Warnings()
     watch = Watch(plan, ranks.profile, ranks.device, False, clock, ranks.place.rank)
     ranks.notes |= watch.notes()
-    observer = watch.observers([], [*ranks.observers, warnings])
+    observer = watch.observers([], ranks.observers)
     context = Context(out, observer, ranks.device, options)
     found: list[BaseException] = []
     keepers: list[Keeper] = []
@@ -105,11 +93,11 @@ def run_rank(
             interrupts.reported()
             for keeper in keepers:
                 close_soon(keeper)
-            return None, True, warnings.messages
+            return None, True, ranks.warnings.messages
         if error is not None and not isinstance(error, Interrupted):
             error = ranks.judged(error, does_not_fit(error, plan.loaded))
         elif not done.is_set() or error is not None:
-            error = ranks.failure() or error
+            error = ranks.failure(computed=False) or error
         for keeper in keepers:
             if error is None:
                 keeper.close(done=True)
@@ -119,7 +107,7 @@ def run_rank(
         ranks.finish()
         if error is not None:
             _let_first_tell(ranks)
-        return error, False, warnings.messages
+        return error, False, ranks.warnings.messages
 
 
 def _let_first_tell(ranks: RunRanks) -> None:

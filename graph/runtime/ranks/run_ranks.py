@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from .rank_beat import EVERY_SECONDS, Beat, read_beat
 from .rank_events import Heard, RankEvents, hear_last, leaders
 from .rank_fault import Fault, posted
 from .rank_position import RankPosition
+from .rank_warnings import RankWarnings, others_warnings
 from .stall import StallJudge, stall_seconds
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class RunRanks:
     Attributes:
         observers: Follow the events of the run.
         fault: The first fault of any rank, once this one has heard of it.
+        warnings: The warnings of this rank.
         notes: Functions that give texts for rank 0 at the end of the run, by name (`noted`).
         began: When rank 0 started, in seconds since the epoch; known once this rank has joined.
 
@@ -90,7 +92,8 @@ class RunRanks:
         self.library = rank_library(plan)
         self._position = RankPosition(clock, stall_seconds())
         self._events = RankEvents()
-        self.observers: tuple[Observer, ...] = (self._position, self._events)
+        self.warnings = RankWarnings()
+        self.observers: tuple[Observer, ...] = (self._position, self._events, self.warnings)
         self.fault: Fault | None = None
         self.joined: JoinedRanks | None = None
         self._heard: Heard | None = None
@@ -119,12 +122,20 @@ class RunRanks:
                 help="give every rank the same file, values and libraries, and the same versions of packages",
             )
         self._heard = heard
-        return PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
+        placed = PlacedSteps(self.plan, context, processes, lambda: self._events.tell(processes, heard))
+        self._position.first_only = placed.first_only
+        return placed
 
-    def failure(self) -> NodeError | None:
-        """The error of another rank that ends this one too; None if all is well."""
+    def failure(self, computed: bool) -> NodeError | None:
+        """The fault that ends this rank: of another rank, or a stall of its own; None if all is well.
+
+        Args:
+            computed: Whether this rank has computed its part, so that no stall of its own can end it.
+        """
         fault = self.fault
-        return fault.error() if fault is not None and fault.rank != self.place.rank else None
+        if fault is None or (computed and fault.rank == self.place.rank):
+            return None
+        return fault.error()
 
     def judged(self, error: BaseException, memory: bool) -> BaseException:
         """The error of the run for an error of this rank: its own, which the others hear of, or that of another rank.
@@ -146,6 +157,7 @@ class RunRanks:
                     return found.error()
             help = (error.help or "") if isinstance(error, NodeError) else ""
             message = f"rank {rank}: {str(error) or type(error).__name__}"
+            self.warnings.post(joined.board, rank)  # rank 0 may not wait after the fault
             first = Fault(rank, message, help, memory).post(joined.board)
         except OSError:
             return self._alone().error() if joined.is_lost(cause) else error
@@ -160,6 +172,7 @@ class RunRanks:
         joined, rank = self.joined, self.place.rank
         if joined is not None:
             with suppress(OSError):
+                self.warnings.post(joined.board, rank)
                 for name, text in self.notes.items():
                     joined.board.post(_note(name, rank), text())
                 if rank in leaders(self.mesh):
@@ -197,8 +210,19 @@ class RunRanks:
                 found[rank] = joined.board.read(_note(name, rank))
         return found
 
+    def others_warnings(self, known: Collection[str]) -> list[str]:
+        """On rank 0, after `told`: the warnings that only other ranks gave, each with its ranks.
+
+        Args:
+            known: The warnings of the record so far.
+        """
+        if self.joined is not None:
+            with suppress(OSError):
+                return others_warnings(self.joined.board, self.place.size, known)
+        return []
+
     def _watch(self) -> None:
-        """Post beats, and look for faults, until the run is over."""
+        """Post beats and warnings, and look for faults, until the run is over."""
         joined = self.joined
         assert joined is not None
         judge = StallJudge(self.place.size, time.monotonic())
@@ -210,6 +234,7 @@ class RunRanks:
                     told, place = now, here
                     self._beat(joined)
                     self._judge(joined, judge, now)
+                self.warnings.post(joined.board, self.place.rank)
                 self.fault = self.fault or posted(joined.board)
                 self._over.wait(POLL_SECONDS)
         except OSError:

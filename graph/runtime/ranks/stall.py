@@ -44,6 +44,11 @@ def stall_seconds() -> float:
     return given
 
 
+def _more(limit: float) -> str:
+    """How to allow more than a limit in seconds."""
+    return f"{VARIABLE}={2 * limit:g} allows more"
+
+
 @dataclass
 class _Seen:
     """A rank as the judge sees it. `spoke` and `moved`: when its last beat came, and when its count last grew."""
@@ -95,8 +100,10 @@ class StallJudge:
         at_work = {r: s for r, s in self._seen.items() if s.beat is None or not s.beat.over}
         for rank, seen in at_work.items():
             silent = now - seen.spoke
-            if silent > (START_SECONDS if seen.beat is None else self.limit):
-                return Fault(rank, f"rank {rank} says nothing since {silent:.0f} s; it was {self.place(rank)}")
+            limit = max(START_SECONDS, self.limit) if seen.beat is None else self.limit
+            if silent > limit:
+                message = f"rank {rank} has said nothing for {silent:.0f} s; it was {self.place(rank)}"
+                return Fault(rank, message, _more(limit))
         idle = {rank: now - seen.moved for rank, seen in at_work.items() if seen.beat is not None}
         waiting = [r for r in idle if self._beat(r).waits]
         late = [r for r in idle if idle[r] > self._beat(r).limit]
@@ -107,7 +114,10 @@ class StallJudge:
             rank = min(late, key=lambda r: self._beat(r).count)
         else:
             return None
-        return Fault(rank, f"rank {rank} does not go on: no progress for {idle[rank]:.0f} s {self.place(rank)}")
+        message = f"rank {rank} does not go on: no progress for {idle[rank]:.0f} s {self.place(rank)}"
+        beat = self._beat(rank)
+        report = "; a node that works for long can report `run.progress`" if beat.node and not beat.waits else ""
+        return Fault(rank, message, _more(beat.limit) + report)
 
     def _beat(self, rank: int) -> Beat:
         beat = self._seen[rank].beat

@@ -21,7 +21,7 @@ class Target:
         config: The component's configuration; empty if unknown.
         class_name: The component's class; empty if unknown.
         dtype: Name of the component's dtype; None if unknown.
-        device: Device of the run, `cpu` or `cuda`; None if unknown.
+        device: Device of the run, such as `cpu`, `cuda` or `cuda:1`; None if unknown.
     """
 
     role: str

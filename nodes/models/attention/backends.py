@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
+from ....graph.contract.device import card_number
 from ....graph.contract.diagnostics import Diagnostic
 from . import packages
 from .backend_table import (
@@ -67,7 +68,7 @@ def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic |
 
     Args:
         backend: The backend.
-        device: Device of the run, `cpu` or `cuda`; None for the GPU if there is one.
+        device: Device of the run, such as `cpu`, `cuda` or `cuda:1`; None for the GPU if there is one.
     """
     if backend.capability is None:
         return None
@@ -85,7 +86,7 @@ def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic |
         if broken is not None:
             return broken
     least = f"an NVIDIA GPU of compute capability {_capability_range(backend)}"
-    found = None if device == "cpu" else gpu()
+    found = capability(device)
     if found is None:
         where = "the run is on the CPU" if device == "cpu" else "this machine has no GPU"
         return problem("unavailable", f"{backend.name} needs {least}, and {where}", instead)
@@ -152,9 +153,22 @@ def notes() -> dict[str, str]:
     return found
 
 
-@cache
+def capability(device: str | None) -> Capability | None:
+    """Compute capability of a device, such as `cuda:1`; None for a CPU. Names without a number are as in `gpu`."""
+    if device == "cpu":
+        return None
+    number = card_number(device) if device is not None else None
+    return gpu() if number is None else _of_card(number)
+
+
 def gpu() -> Capability | None:
-    """Compute capability of the first GPU, from NVIDIA's driver; None without a GPU or with a CPU build of torch.
+    """Compute capability of the first GPU; None without a GPU or with a CPU build of torch."""
+    return _of_card(0)
+
+
+@cache
+def _of_card(number: int) -> Capability | None:
+    """Compute capability of one of the GPUs that this process sees, from NVIDIA's driver.
 
     Importing torch would take seconds.
     """
@@ -164,7 +178,7 @@ def gpu() -> Capability | None:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         # 75 and 76: CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR of cuda.h
-        answers = [driver.cuInit(0), driver.cuDeviceGet(ctypes.byref(device), 0)]
+        answers = [driver.cuInit(0), driver.cuDeviceGet(ctypes.byref(device), number)]
         for value, attribute in ((major, 75), (minor, 76)):
             answers.append(driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device))
     except (OSError, AttributeError):

@@ -22,6 +22,7 @@ from sgd.nodes.models.attention.processors import choose, chosen
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.row_kernels import head_norms
 from sgd.nodes.models.row_kernels.head_norms import HeadNorms
+from sgd.nodes.models.transforms import quantize_choice
 from sgd.nodes.models.transforms.attention_transform import Attention
 
 GPU_ONLY = [name for name, backend in BACKENDS.items() if backend.capability is not None]
@@ -185,6 +186,44 @@ def test_the_compute_capability_decides(monkeypatch, backend, capability, works)
     assert [p.code for p in found] == ([] if works else ["unavailable"])
     if not works:
         assert f"{capability[0]}.{capability[1]}" in found[0].message
+
+
+class Driver:
+    """NVIDIA's driver of a machine with an RTX 3090 and an H100."""
+
+    cards = ((8, 6), (9, 0))
+
+    def cuInit(self, flags):
+        return 0
+
+    def cuDeviceGet(self, device, number):
+        device._obj.value = number
+        return 0 if number < len(self.cards) else 101
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        if device.value >= len(self.cards):
+            return 101
+        value._obj.value = self.cards[device.value][attribute - 75]
+        return 0
+
+
+def test_the_card_of_the_run_decides(monkeypatch):
+    machine(monkeypatch, (8, 6), torch="2.11.0+cu130")
+    monkeypatch.setattr(backends.ctypes, "CDLL", lambda name: Driver())
+    backends._of_card.cache_clear()
+    try:
+        assert [backends.capability(name) for name in ("cpu", "cuda:0", "cuda:1", "cuda:2")] == [
+            None,
+            (8, 6),
+            (9, 0),
+            None,
+        ]
+        found = [backends.machine_problem(BACKENDS["flash3"], name) for name in ("cuda", "cuda:0", "cuda:1")]
+        assert [problem and problem.message.endswith("and this GPU has 8.6") for problem in found] == [True, True, None]
+        assert quantize_choice.no_product("fp8", "cuda:1", "bfloat16") is None
+        assert "compute capability 8.6" in (quantize_choice.no_product("fp8", "cuda:0", "bfloat16") or "")
+    finally:
+        backends._of_card.cache_clear()
 
 
 def test_the_package_version_decides(monkeypatch):

@@ -154,6 +154,23 @@ def test_a_view_is_kept_and_reports_to_each_run(workflow, monkeypatch):
     assert calls == ["native"] * 2
 
 
+def test_the_layers_that_stay_are_told_beside_the_components_that_are_kept(wan_folder, tmp_path):
+    file = tmp_path / "kept.yaml"
+    file.write_text(
+        FILE.replace("model.attention, with: {model: $model, backend: sdpa}", "model.quantize, with: {model: $model}")
+    )
+    with sgd.session():
+        results = [
+            sgd.run(sgd.compile(file, inputs={"source": str(wan_folder)}), out=tmp_path / f"{turn}", device="cpu")
+            for turn in range(2)
+        ]
+    first, second = (row(each, "quick")["detail"] for each in results)
+    assert first["stays"] == second["stays"]
+    assert first["stays"].startswith("attn1, attn2: published as sensitive")
+    assert "kept" not in first
+    assert sorted(second["kept"].split(", ")) == PARTS
+
+
 def test_a_choice_of_attention_is_kept_and_told(wan_folder, monkeypatch, tmp_path):
     from helpers.direct import DirectRun, model_of
     from sgd.nodes.models.attention import tuning

@@ -58,7 +58,7 @@ def details(model: Model, name: str, format: Format, run: Run) -> dict[str, obje
         "quantized": f"{len(selection.quantized)} layers, {device_memory.size(before)} to {device_memory.size(after)}",
     }
     if selection.text():
-        found["kept"] = selection.text()
+        found["stays"] = selection.text()
     if not selection.quantized:
         run.warn(f"no layer of {name} can be quantised: {selection.text()}")
     return found

@@ -274,7 +274,7 @@ def test_fast_on_a_gpu_quantises_and_tries_attention_in_fp8(hopper):
     assert run.details["quantize"] == "fp8 by torch._scaled_mm"
     assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3, flash3 (fp8)"
     assert transform(value).candidates[-1] == "_sgd_flash_3_fp8"
-    assert "modulation" in run.details["kept"]
+    assert "modulation" in run.details["stays"]
 
 
 def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
@@ -282,7 +282,7 @@ def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
     value = optimize(run, load(run, WAN), level="fast")
     assert run.details["attention_fp8"] == "not used: published as sensitive for this family"
     assert transform(value).candidates == ("native", "_native_cudnn", "_sgd_flash_3")
-    assert run.details["kept"] == "attn1, attn2: published as sensitive"
+    assert run.details["stays"] == "attn1, attn2: published as sensitive"
     run = planned()
     value = optimize(run, quantize(run, load(run, FLUX), format="int8"), level="fast")
     assert run.details["quantize"] == "as model.quantize before"

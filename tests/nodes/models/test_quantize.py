@@ -231,7 +231,7 @@ def test_the_details_name_layers_bytes_and_the_product(model):
     run = DirectRun()
     quantize(run, model)
     assert run.details["quantize"] == "fp8, multiplied as float32: the run is on a CPU"
-    assert run.details["kept"].startswith("norm1, norm1_context, norm: modulation")
+    assert run.details["stays"].startswith("norm1, norm1_context, norm: modulation")
     assert run.details["quantized"].split()[1] == "layers,"
     run = DirectRun()
     quantize(run, model, format="int8")

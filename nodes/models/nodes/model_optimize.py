@@ -139,7 +139,7 @@ def _quantized(model: Model, name: str, class_name: str, device: str, run: Run) 
     if reason is not None:
         run.detail(quantize=f"not used: {reason}")
         return model
-    run.detail(**quantize_choice.details(model, name, "fp8", run))
+    run.detail(**quantize_choice.details(model, name, "fp8", run, timed=True))
     return model.transformed(Quantize(name, "fp8", paying=True), run)
 
 

@@ -19,7 +19,7 @@ from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_offload import offload
 from sgd.nodes.models.nodes.model_optimize import optimize
 from sgd.nodes.models.nodes.model_quantize import quantize
-from sgd.nodes.models.transforms import optimize_transform, quantize_choice
+from sgd.nodes.models.transforms import optimize_transform, quantize_choice, sensitive_layers
 from sgd.nodes.models.transforms.attention_transform import Attention
 from sgd.nodes.models.transforms.compile_transform import Compile
 from sgd.nodes.models.transforms.lora_transform import Lora
@@ -325,6 +325,9 @@ def test_fast_on_a_gpu_quantises_and_tries_attention_in_fp8(hopper):
     assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3, flash3 (fp8)"
     assert transform(value).candidates[-1] == "_sgd_flash_3_fp8"
     assert "modulation" in run.details["stays"]
+    count = len(sensitive_layers.select(value.weights.on_meta("transformer")).quantized)
+    assert run.details["quantized"].startswith(f"up to {count} layers, ")
+    assert run.details["quantized"].endswith("; a run times them")
 
 
 def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):

@@ -277,6 +277,9 @@ def test_a_level_that_times_products_leaves_out_what_is_not_faster():
         assert not names(small)
         assert run.details["not_faster"].endswith("stay as they are: fp8 is not faster here")
     assert run.details["quantized_layers"] == len(names(small))
+    run = run_on()
+    Quantize("transformer", "fp8").apply(view(module), run)
+    assert not run.details, "the node has told the number of layers"
 
 
 def test_a_plan_counts_the_bytes_of_quantised_weights():

@@ -174,6 +174,18 @@ class Run(RecipeRun):
     def detail(self, **values: Any) -> None:
         """Add facts about this call to the plan and the record."""
 
+    def current(self) -> object:
+        """The call that is at work, for `on_behalf`; None outside of a run."""
+        return None
+
+    def on_behalf(self, call: object) -> AbstractContextManager[None]:
+        """Inside `with`, details and warnings count for an earlier call of this run.
+
+        Args:
+            call: The call, from `current`. None changes nothing.
+        """
+        return nullcontext()
+
     def event(self, kind: str, **data: Any) -> None:
         """Report an event of this kind to the observers."""
 

@@ -281,6 +281,20 @@ class Context(Run):
         here = self._here()
         here.observer.detail(here.call, values)
 
+    def current(self) -> Call | None:
+        return self._here().call
+
+    @contextmanager
+    def on_behalf(self, call: object) -> Iterator[None]:
+        here = self._here()
+        before = here.call
+        if isinstance(call, Call):
+            here.call = call
+        try:
+            yield
+        finally:
+            here.call = before
+
     def event(self, kind: str, **data: Any) -> None:
         here = self._here()
         here.observer.event(here.call, kind, data)

@@ -9,9 +9,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...graph.contract.errors import NodeError
-from ...graph.contract.node import Run
+from ...graph.contract.node import NO_RUN, Run
 from ...graph.contract.ports import Port
-from .memory.component_views import ORDER, Recipe, Transform, before, misplaced
+from .memory.component_views import ORDER, Makers, Recipe, Transform, apply, before, misplaced, replaced
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +38,7 @@ class Model(Port):
         names: Names in the repository by role, for roles whose name differs: `{"transformer": "transformer_2"}`.
         transforms: Transforms of components, in the order in which they are applied.
         steps: Indices of the steps of the schedule at which this value is in use; None for all.
+        makers: The calls that made transforms, by component and kind.
     """
 
     partial: ClassVar[bool] = True
@@ -47,6 +48,7 @@ class Model(Port):
     names: Mapping[str, str] = field(default_factory=dict)
     transforms: tuple[Transform, ...] = ()
     steps: tuple[int, ...] | None = None
+    makers: Mapping[str, Makers] = field(default_factory=dict)
 
     def name(self, role: str) -> str:
         """Name in the repository of the component that plays a role, such as `transformer`."""
@@ -81,18 +83,28 @@ class Model(Port):
         found: list[Any] = [t for t in self.transforms if t.component == name and t.kind == "offload"]
         return found[0] if found else self.weights.chosen(name)
 
-    def transformed(self, transform: Transform) -> Model:
+    def transformed(self, transform: Transform, run: Run = NO_RUN) -> Model:
         """The value with one more transform.
+
+        Args:
+            transform: It.
+            run: The run of the node that makes it. It receives details of choices that a transform replaces.
 
         Raises:
             NodeError: If the transform cannot follow the transforms that its component already has.
         """
-        kinds = [t.kind for t in self.transforms if t.component == transform.component]
-        problem = misplaced(transform.kind, kinds)
+        name = transform.component
+        own = [t for t in self.transforms if t.component == name]
+        problem = misplaced(transform.kind, [t.kind for t in own])
         if problem is not None:
             raise NodeError(problem)
-        earlier = (before(t, transform) if t.component == transform.component else t for t in self.transforms)
-        return replace(self, transforms=(*earlier, transform))
+        for other in own:
+            run.detail(**replaced(other, transform))
+            if other.kind == "offload":  # it may come first
+                run.detail(**replaced(transform, other))
+        earlier = (before(t, transform) if t.component == name else t for t in self.transforms)
+        makers = {**self.makers, name: {**self.makers.get(name, {}), transform.kind: run.current()}}
+        return replace(self, transforms=(*earlier, transform), makers=makers)
 
     def during(self, steps: Iterable[int]) -> Model:
         """The value, in use at these steps of the schedule only (of those that it had)."""
@@ -105,18 +117,29 @@ class Model(Port):
         if self._lacks(part):
             return
         name = self.name(part)
+        makers = self.makers.get(name, {})
         planned = self._smaller(name) if self.weights.kind == "meta" else ()
-        self.weights.acquire(name, run, self.offload(part), partial(planned[0].apply, run=run) if planned else None)
+        smaller = partial(apply, planned, run=run, makers=makers) if planned else None
+        self.weights.acquire(name, run, self.offload(part), smaller)
         placed, recipe = self.offload(part), self.recipe(part)
         try:
+            self._tell_chosen(name, run)
             if not (recipe and self.weights.views.holds(name, recipe)):
                 self.weights.complete(name, run, placed)
             if recipe:
                 component, spare = self.weights.component(name, placed), self.weights.spare(name, placed)
-                self.weights.views.acquire(name, recipe, component, run, spare=spare)
+                self.weights.views.acquire(name, recipe, component, run, spare=spare, makers=makers)
         except BaseException:
             self.weights.release(name, placed)
             raise
+
+    def _tell_chosen(self, name: str, run: Run) -> None:
+        """Add details of choices that offloading replaces because the component did not fit on the device."""
+        placed = self.weights.chosen(name)
+        for transform in self.transforms:
+            if placed is not None and transform.component == name:
+                with run.on_behalf(self.makers.get(name, {}).get(transform.kind)):
+                    run.detail(**replaced(transform, placed))
 
     def prefetch(self, part: str, run: Run) -> None:
         """Read a component in advance, from another thread, and prepare its transforms. `acquire` reports errors."""

@@ -20,6 +20,7 @@ from sgd.graph.runtime.worker import GRACE_SECONDS
 from sgd.nodes.models.memory import kept_weights
 from sgd.nodes.models.memory.weights import Weights
 from sgd.nodes.models.repository import reading
+from sgd.nodes.models.transforms.quantize_transform import Quantize
 
 FILE = """
 sgd: 1
@@ -152,6 +153,48 @@ def test_a_view_is_kept_and_reports_to_each_run(workflow, monkeypatch):
     assert "transformer" in details[1]["loaded"]
     workflow()
     assert calls == ["native"] * 2
+
+
+def test_the_layers_that_stay_are_told_beside_the_components_that_are_kept(wan_folder, tmp_path):
+    file = tmp_path / "kept.yaml"
+    file.write_text(
+        FILE.replace("model.attention, with: {model: $model, backend: sdpa}", "model.quantize, with: {model: $model}")
+    )
+    with sgd.session():
+        results = [
+            sgd.run(sgd.compile(file, inputs={"source": str(wan_folder)}), out=tmp_path / f"{turn}", device="cpu")
+            for turn in range(2)
+        ]
+    first, second = (row(each, "quick")["detail"] for each in results)
+    assert first["stays"] == second["stays"]
+    assert first["stays"].startswith("attn1, attn2: published as sensitive")
+    assert "kept" not in first
+    assert sorted(second["kept"].split(", ")) == PARTS
+
+
+def test_a_transform_reports_to_the_node_that_made_it(wan_folder, monkeypatch, tmp_path):
+    real = Quantize.apply_with
+
+    def reported(self: Any, others: Any, module: Any, run: Any, spare: Any = None) -> None:
+        run.detail(applied=self.format)
+        run.warn("applied")
+        real(self, others, module, run, spare)
+
+    monkeypatch.setattr(Quantize, "apply_with", reported)
+    later = "  later: {uses: model.attention, with: {model: $NAME, backend: sdpa}}\n  text:"
+    file = FILE.replace("model: $quick", "model: $later").replace("  text:", later, 1)
+    file = file.replace(
+        "model.attention, with: {model: $model, backend: sdpa}", "model.quantize, with: {model: $model}"
+    )
+    with sgd.session():
+        for name in ("quick", "small"):  # the second run takes the view of the first, with nodes of other names
+            path = tmp_path / f"{name}.yaml"
+            path.write_text(file.replace("quick:", f"{name}:").replace("$NAME", f"${name}"))
+            made = sgd.run(sgd.compile(path, inputs={"source": str(wan_folder)}), out=tmp_path / name, device="cpu")
+            assert row(made, name)["detail"]["applied"] == "fp8"
+            assert "applied" not in row(made, "later")["detail"]
+            assert "transformer" in row(made, "later")["detail"]
+            assert [each for each in made.record["warnings"] if "applied" in str(each)] == [f"{name}: applied"]
 
 
 def test_a_choice_of_attention_is_kept_and_told(wan_folder, monkeypatch, tmp_path):

@@ -17,6 +17,7 @@ from .wan_decoder import WanDecoder
 from .wan_encoder import GROUP, WanEncoder
 
 OVERFLOW = "{work} in float16 gave values that are not finite; {what} in {dtype}"
+NOT_FINITE = "the {given} have values that are not finite, and so have the {made}; the cause lies before this node"
 
 
 def rebuild(vae: nn.Module, warn: Callable[[str], None]) -> str | None:
@@ -97,6 +98,13 @@ class _WanWork:
         """Warn that values of float16 were not enough."""
         self.warn(OVERFLOW.format(work=work, what=what, dtype=str(self.vae.dtype).removeprefix("torch.")))
 
+    def unusable(self, values: Tensor, given: str, made: str) -> bool:
+        """Whether the values that were given are not finite, so that no dtype helps. Warns of it."""
+        if everywhere(torch.isfinite(values).all()):
+            return False
+        self.warn(NOT_FINITE.format(given=given, made=made))
+        return True
+
 
 class _WanDecode(_WanWork):
     """The method `_decode`."""
@@ -161,7 +169,7 @@ class _WanDecode(_WanWork):
     def _decoded(self, latents: Tensor, put: Callable[[int, Tensor], None]) -> None:
         """Decode one clip, [c, T, h, w]. Chunks that overflow are decoded again in the VAE's own dtype.
 
-        The device is asked once, after the last chunk. Only then are chunks looked at one by one.
+        The device is asked once, after the last chunk. Only then are the latents, and chunks one by one, looked at.
 
         Args:
             latents: The latents.
@@ -176,6 +184,8 @@ class _WanDecode(_WanWork):
             start += part.shape[1]
             del part
         if not finite or everywhere(torch.stack(finite).all()):
+            return
+        if self.unusable(latents, "latents", "frames"):
             return
         start = 0
         for part in decoder.chunks(latents, again=WanDecoder(self.vae.decoder, self.vae.dtype)):
@@ -216,7 +226,8 @@ class _WanEncode(_WanWork):
         # In float16 twice as many frames take the memory that diffusers takes.
         chunk = 2 * GROUP if encoder.dtype is not vae.dtype else GROUP
         found = torch.stack([encoder(clip, chunk) for clip in video])
-        if encoder.dtype is not vae.dtype and not x.is_meta and not everywhere(torch.isfinite(found).all()):
+        watches = encoder.dtype is not vae.dtype and not x.is_meta
+        if watches and not everywhere(torch.isfinite(found).all()) and not self.unusable(x, "frames", "latents"):
             self.overflowed("encoding", "the clip is encoded again")
             encoder = WanEncoder(vae.encoder, vae.dtype)
             found = torch.stack([encoder(clip) for clip in video])

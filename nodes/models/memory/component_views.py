@@ -11,9 +11,10 @@ import copy
 import functools
 import gc
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import chain, groupby
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ....graph.contract.diagnostics import Diagnostic
@@ -39,7 +40,8 @@ class Transform(Protocol):
     transform as it is when another one follows it in the model. A transform that replaces weights has a method
     `apply_with`, which also takes the following transforms of its kind, and the component if no other value reads it.
     The method may then free each of the component's weights that it replaces. A transform whose attribute `planned` is
-    true is applied in a plan too, on the meta device.
+    true is applied in a plan too, on the meta device. The method `replaced`, if there is one, returns the details of
+    choices that another transform replaces.
     """
 
     @property
@@ -92,6 +94,12 @@ def before(transform: Transform, other: Transform) -> Transform:
     return found
 
 
+def replaced(transform: Transform, other: Transform) -> Mapping[str, str]:
+    """The details of those choices of a transform that another one of its component replaces."""
+    found: Mapping[str, str] = transform.replaced(other) if hasattr(transform, "replaced") else {}
+    return found
+
+
 def view(module: torch.nn.Module) -> torch.nn.Module:
     """Copy a module tree. The copy shares the parameters and buffers."""
     shared = {id(tensor): tensor for tensor in chain(module.parameters(), module.buffers())}
@@ -135,25 +143,36 @@ class Held:
     Attributes:
         value: It.
         files: The files that it was made from, with their sizes and times, in a session.
-        run: The run that it reports to, in a session.
+        run: The run that a component reports to, in a session.
+        runs: The runs that a view reports to, in a session: one for each kind of its transforms.
         count: The number of its holders.
     """
 
     value: Any
     files: Stamp = ()
     run: LatestRun | None = None
+    runs: Mapping[str, LatestRun] = field(default_factory=dict)
     count: int = 1
 
 
-def _apply(recipe: Recipe, made: Any, run: Run, spare: Any) -> None:
+NO_RUNS: Mapping[str, LatestRun] = MappingProxyType({})
+
+Makers = Mapping[str, object]
+"""The calls that made the transforms of one component, by kind (`Run.current`). Reports of a transform are theirs."""
+
+
+def apply(
+    recipe: Recipe, made: Any, run: Run, makers: Makers, spare: Any = None, runs: Mapping[str, LatestRun] = NO_RUNS
+) -> None:
     """Apply the transforms of a view in order. Consecutive transforms of one kind are applied together."""
-    for _, same in groupby(recipe, key=lambda transform: transform.kind):
+    for kind, same in groupby(recipe, key=lambda transform: transform.kind):
         first: Any
         first, *others = same
-        if hasattr(first, "apply_with"):
-            first.apply_with(others, made, run, spare)
-        else:
-            first.apply(made, run)
+        with run.on_behalf(makers.get(kind)):
+            if hasattr(first, "apply_with"):
+                first.apply_with(others, made, runs.get(kind, run), spare)
+            else:
+                first.apply(made, runs.get(kind, run))
 
 
 def _undo(recipe: Recipe, made: Any) -> None:
@@ -188,7 +207,16 @@ class Views:
         held = self._held.get((part, recipe))
         return held is not None and (held.count > 0 or held.files == _stamp(recipe))
 
-    def acquire(self, part: str, recipe: Recipe, module: torch.nn.Module, run: Run, *, spare: bool = False) -> None:
+    def acquire(
+        self,
+        part: str,
+        recipe: Recipe,
+        module: torch.nn.Module,
+        run: Run,
+        *,
+        spare: bool = False,
+        makers: Makers = MappingProxyType({}),
+    ) -> None:
         """Make a view of a component that is in memory, or count one more holder of the view.
 
         Args:
@@ -197,6 +225,7 @@ class Views:
             module: The component.
             run: Receives details and warnings.
             spare: Whether no other value reads the component, so that weights which the view replaces may be freed.
+            makers: The calls to which reports of the transforms belong. Without one, they belong to the present call.
 
         Raises:
             NodeError: If a transform cannot be applied.
@@ -207,21 +236,23 @@ class Views:
             held = None
         if held is not None:
             held.count += 1
-            if held.count == 1 and held.run is not None:
-                held.run.begin(run)
+            if held.count == 1:
+                for kind, latest in held.runs.items():
+                    with run.on_behalf(makers.get(kind)):
+                        latest.begin(run)
             return
-        latest = LatestRun(run) if self.kept else None
+        runs = {transform.kind: LatestRun(run) for transform in recipe} if self.kept else {}
         made = view(module)
         try:
-            _apply(recipe, made, latest or run, module if spare else None)
+            apply(recipe, made, run, makers, module if spare else None, runs)
         except BaseException:
             _undo(recipe, made)
             del made
             gc.collect()  # entrances and hooks refer to their view, which would keep the weights in memory
             raise
-        if latest is not None:
+        for latest in runs.values():
             latest.made()
-        self._held[part, recipe] = Held(made.eval().requires_grad_(False), files, latest)
+        self._held[part, recipe] = Held(made.eval().requires_grad_(False), files, runs=runs)
 
     def release(self, part: str, recipe: Recipe) -> None:
         """Release a view. The last holder drops it, except in a session."""
@@ -229,8 +260,9 @@ class Views:
         held.count -= 1
         if held.count:
             return
-        if self.kept and held.run is not None:
-            held.run.rest()
+        if self.kept and held.runs:
+            for latest in held.runs.values():
+                latest.rest()
             return
         del held  # it would keep the view in memory until after `_drop`
         self._drop(part, recipe)

@@ -127,5 +127,5 @@ def attention(
             raise NodeError(reason)
     note_choice(run, found, dtype)
     if encoder:
-        return model.transformed(EncoderAttention(name, encoder_attention.IMPLEMENTATIONS[found[0].name]))
-    return model.transformed(Attention(name, tuple(b.library for b in found)))
+        return model.transformed(EncoderAttention(name, encoder_attention.IMPLEMENTATIONS[found[0].name]), run)
+    return model.transformed(Attention(name, tuple(b.library for b in found)), run)

@@ -102,4 +102,4 @@ def compile(
         raise NodeError(problem)
     name, _ = transform_checks.target(model, component)
     run.detail(compile=f"{region}, {mode}")
-    return model.transformed(Compile(name, region, mode, dynamic, copies=mode in GRAPHS))
+    return model.transformed(Compile(name, region, mode, dynamic, copies=mode in GRAPHS), run)

@@ -118,10 +118,10 @@ def offload(
     if reason is not None:
         raise NodeError(reason)
     made = Offload(name, granularity, blocks, stream, low_memory)
-    changed = model.transformed(made)
     if device_memory.target(run) == "cpu":
+        model.transformed(made)
         run.detail(offload="nothing: the run is on a CPU")
         run.warn(f"the run is on a CPU: {name} is already in host memory and is not offloaded")
         return model
     run.detail(offload=f"{name}: {made}")
-    return changed
+    return model.transformed(made, run)

@@ -91,7 +91,7 @@ def optimize(
     name, config = transform_checks.target(model, component)
     if level == "eager":
         run.detail(step="eager", attention="sdpa")
-        return model.transformed(Optimize(name, False, ()))
+        return model.transformed(Optimize(name, False, ()), run)
     device, class_name = quantize_choice.run_device(run), transform_checks.class_name(model, name)
     kernels = importlib.util.find_spec("triton") is not None
     reason = not_rebuilt(class_name, config, device, kernels)
@@ -111,7 +111,7 @@ def optimize(
     note_choice(run, found or [BACKENDS["sdpa"]], dtype)
     libraries = tuple(backend.library for backend in found) if len(found) > 1 else ()
     made = Optimize(name, reason is None, libraries, lacking is None)
-    return _with_decoder(model, device, kernels, run).transformed(made)
+    return _with_decoder(model, device, kernels, run).transformed(made, run)
 
 
 def _backends(target: Target, level: str, class_name: str, run: Run) -> list[Backend]:
@@ -139,8 +139,8 @@ def _quantized(model: Model, name: str, class_name: str, device: str, run: Run) 
     if reason is not None:
         run.detail(quantize=f"not used: {reason}")
         return model
-    run.detail(**quantize_choice.details(model, name, "fp8", run))
-    return model.transformed(Quantize(name, "fp8", paying=True))
+    run.detail(**quantize_choice.details(model, name, "fp8", run, timed=True))
+    return model.transformed(Quantize(name, "fp8", paying=True), run)
 
 
 def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
@@ -152,4 +152,6 @@ def _with_decoder(model: Model, device: str, kernels: bool, run: Run) -> Model:
     reason = no_fast_decoder(class_name, device, kernels)
     said = "rebuilt" if reason is None else f"eager: {reason}"
     run.detail(decode=said, **({"encode": said} if class_name in ENCODERS else {}))
-    return model if reason is not None else model.transformed(FastDecoder(vae))
+    if reason is not None:
+        return model
+    return model.transformed(FastDecoder(vae, encodes=class_name in ENCODERS), run)

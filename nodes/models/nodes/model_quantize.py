@@ -72,4 +72,4 @@ def quantize(
     """
     name, _ = transform_checks.target(model, component)
     run.detail(**quantize_choice.details(model, name, format, run))
-    return model.transformed(Quantize(name, format))
+    return model.transformed(Quantize(name, format), run)

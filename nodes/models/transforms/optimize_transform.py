@@ -69,6 +69,19 @@ class Optimize:
         # Hooks of offloading would break the graphs of compiled blocks.
         return replace(self, compiled=False) if other.kind == "offload" else self
 
+    def replaced(self, other: Transform) -> dict[str, str]:
+        """The details of the step where another transform replaces it: see `before`."""
+        changed = self.before(other)
+        if self.rebuilt and not changed.rebuilt:
+            ours = "rebuilt blocks"
+        elif self.compiled and not self.rebuilt and other.kind == "offload":
+            ours = COMPILED
+        else:
+            return {}
+        if other.kind == "compile":
+            return {"step": f"diffusers' own blocks, compiled, in place of {ours}"}
+        return {"step": f"eager, in place of {ours}: {self.component} is offloaded"}
+
     def prepare(self, model: Model, part: str, run: Run) -> None:
         """Build the kernels of the rebuilt blocks in advance."""
         if self.rebuilt:
@@ -128,6 +141,7 @@ class FastDecoder:
     Attributes:
         component: Name in the repository.
         rebuilt: Whether they are. An offloaded VAE keeps its own decoder and encoder, which move its weights.
+        encodes: Whether there is an encoder.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -135,10 +149,20 @@ class FastDecoder:
 
     component: str
     rebuilt: bool = True
+    encodes: bool = False
 
     def before(self, other: Transform) -> FastDecoder:
         """The transform where another one follows it."""
         return replace(self, rebuilt=False) if other.kind == "offload" else self
+
+    def replaced(self, other: Transform) -> dict[str, str]:
+        """The details of the decoder and encoder where another transform replaces them: see `before`."""
+        if not self.rebuilt or self.before(other).rebuilt:
+            return {}
+        return self._said("eager: the VAE is offloaded")
+
+    def _said(self, said: str) -> dict[str, str]:
+        return {"decode": said, "encode": said} if self.encodes else {"decode": said}
 
     def prepare(self, model: Model, part: str, run: Run) -> None:
         """Build the kernels of the rebuilt decoder in advance."""
@@ -156,7 +180,7 @@ class FastDecoder:
             said = "rebuilt" if reason is None else f"eager: {reason}"
             if reason is None and (refused := refused_kernels(module, run.device)) is not None:
                 said += f", but cuDNN computes convolutions of {refused}"
-            run.detail(decode=said, **({"encode": said} if type(module).__name__ in ENCODERS else {}))
+            run.detail(**self._said(said))
 
 
 def no_fast_decoder(class_name: str, device: str, kernels: bool) -> str | None:

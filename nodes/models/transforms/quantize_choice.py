@@ -39,8 +39,15 @@ def no_product(format: Format, device: str, dtype: str) -> str | None:
     return None
 
 
-def details(model: Model, name: str, format: Format, run: Run) -> dict[str, object]:
+def details(model: Model, name: str, format: Format, run: Run, timed: bool = False) -> dict[str, object]:
     """The details of the node that quantises a component.
+
+    Args:
+        model: The model.
+        name: Name of the component in the repository.
+        format: The format.
+        run: The run or plan.
+        timed: Whether a run times the layers, and quantises those that are faster.
 
     Raises:
         NodeError: If the class of the component has no table of layers.
@@ -53,12 +60,14 @@ def details(model: Model, name: str, format: Format, run: Run) -> dict[str, obje
     reason = no_product(format, run_device(run), dtype)
     operator = "torch._scaled_mm" if format == "fp8" else "torch._int_mm"
     before, after = bytes_saved(selection, 4 if dtype == "float32" else 2)
+    layers = f"up to {len(selection.quantized)} layers" if timed else f"{len(selection.quantized)} layers"
+    sizes = f"{device_memory.size(before)} to {device_memory.size(after)}"
     found: dict[str, object] = {
         "quantize": f"{format} by {operator}" if reason is None else f"{format}, multiplied as {dtype}: {reason}",
-        "quantized": f"{len(selection.quantized)} layers, {device_memory.size(before)} to {device_memory.size(after)}",
+        "quantized": f"{layers}, {sizes}" + ("; a run times them" if timed else ""),
     }
     if selection.text():
-        found["kept"] = selection.text()
+        found["stays"] = selection.text()
     if not selection.quantized:
         run.warn(f"no layer of {name} can be quantised: {selection.text()}")
     return found

@@ -50,6 +50,7 @@ class Quantize:
         chosen = sensitive_layers.select(module).quantized
         if self.paying and not next(module.parameters()).is_meta:  # a plan assumes that all are faster
             chosen = self._paying(chosen, module, run)
+            run.detail(quantized_layers=len(chosen))
         for path in chosen:
             outer, _, last = path.rpartition(".")
             old = module.get_submodule(path)
@@ -58,7 +59,6 @@ class Quantize:
                 with cost_meter.building():
                     empty = torch.empty_like(old.weight, device="meta")
                 spare.get_submodule(path).weight = torch.nn.Parameter(empty, requires_grad=False)
-        run.detail(quantized_layers=len(chosen))
 
     def _paying(self, chosen: tuple[str, ...], module: Any, run: Run) -> tuple[str, ...]:
         """The layers that are faster in 8 bits, timed with as many rows as they get in the run."""

@@ -122,6 +122,29 @@ def test_weights_that_overflow_are_decoded_again_with_a_warning():
     ]
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_values_that_are_given_and_not_finite_are_not_laid_to_float16(value, monkeypatch):
+    said: list[str] = []
+    made = narrow(wan_vae(**WAN_2_1).float(), said)
+    works: list[torch.dtype] = []
+    for work in (WanDecoder, WanEncoder):
+
+        def counted(self: Any, *given: Any, real: Any = work.__init__) -> None:
+            works.append(given[1])
+            real(self, *given)
+
+        monkeypatch.setattr(work, "__init__", counted)
+    latents, frames = torch.randn(1, 4, 3, 4, 5), torch.rand(1, 3, 5, 32, 40)
+    latents[:, :, 1, 2] = frames[:, :, 2] = value
+    assert not made.decode(latents).sample.isfinite().all()
+    assert not made.encode(frames).latent_dist.mode().isfinite().all()
+    assert said == [
+        "the latents have values that are not finite, and so have the frames; the cause lies before this node",
+        "the frames have values that are not finite, and so have the latents; the cause lies before this node",
+    ]
+    assert not works, "nothing is computed a second time"
+
+
 def test_only_chunks_that_overflow_are_decoded_again(monkeypatch):
     vae = wan_vae(**WAN_2_1).float()
     latents = torch.randn(1, 4, 7, 2, 3, generator=torch.Generator().manual_seed(1))

@@ -16,10 +16,12 @@ from sgd.nodes.models.nodes import model_optimize
 from sgd.nodes.models.nodes.model_attention import attention
 from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_load import load
+from sgd.nodes.models.nodes.model_offload import offload
 from sgd.nodes.models.nodes.model_optimize import optimize
 from sgd.nodes.models.nodes.model_quantize import quantize
-from sgd.nodes.models.transforms import optimize_transform, quantize_choice
+from sgd.nodes.models.transforms import optimize_transform, quantize_choice, sensitive_layers
 from sgd.nodes.models.transforms.attention_transform import Attention
+from sgd.nodes.models.transforms.compile_transform import Compile
 from sgd.nodes.models.transforms.lora_transform import Lora
 from sgd.nodes.models.transforms.optimize_transform import FastDecoder, Optimize, no_fast_decoder, not_rebuilt
 from sgd.nodes.models.transforms.quantize_transform import Quantize
@@ -113,6 +115,54 @@ def test_blocks_are_rebuilt_where_that_works_and_pays(class_name, config, device
     assert not_rebuilt(class_name, config, device, kernels) == reason
 
 
+REBUILT = {"step": "rebuilt blocks", "decode": "rebuilt", "encode": "rebuilt"}
+COMPILED = {"step": "diffusers' own blocks, compiled, in place of rebuilt blocks"}
+LEAF = {"step": "eager, in place of rebuilt blocks: transformer is offloaded"}
+OWN_VAE = dict.fromkeys(("decode", "encode"), "eager: the VAE is offloaded")
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "said"),
+    [
+        (compile, {}, COMPILED),
+        (offload, {"granularity": "leaf"}, LEAF),
+        (offload, {}, {}),
+        (offload, {"component": "vae"}, OWN_VAE),
+        (attention, {"backend": "sdpa"}, {}),
+    ],
+)
+def test_a_node_that_replaces_a_choice_says_so(hopper, change, options, said):
+    first, later = planned("cuda"), planned("cuda")
+    change(later, optimize(first, load(first, WAN)), **options)
+    assert {key: first.details[key] for key in REBUILT} == REBUILT, "nodes that read this value use it"
+    assert {key: later.details[key] for key in REBUILT if key in later.details} == said
+
+
+@pytest.mark.parametrize(("options", "said"), [({"granularity": "leaf"}, LEAF), ({"component": "vae"}, OWN_VAE)])
+def test_a_choice_after_offloading_is_told_as_it_is(hopper, options, said):
+    run = planned("cuda")
+    optimize(run, offload(run, load(run, WAN), **options))
+    assert {key: run.details[key] for key in REBUILT} == REBUILT | said
+
+
+def test_compiled_blocks_are_replaced_by_offloading_only():
+    made = Optimize("transformer", False, (), compiled=True)
+    assert made.replaced(Offload("transformer", "blocks")) == {
+        "step": "eager, in place of compiled blocks: transformer is offloaded"
+    }
+    assert not made.replaced(Compile("transformer", "blocks", "default", False))
+    assert not Optimize("transformer", False, ()).replaced(Offload("transformer", "leaf"))
+
+
+def test_a_vae_that_does_not_fit_is_told_to_keep_its_decoder():
+    run = planned("cuda")
+    value = load(run, WAN).transformed(FastDecoder("vae", encodes=True), run)
+    value.weights._chosen["vae"] = Offload("vae")
+    value.acquire("vae", run)
+    assert {key: run.details[key] for key in OWN_VAE} == OWN_VAE
+    value.release("vae")
+
+
 def test_a_later_node_replaces_a_choice(hopper):
     run = planned("cuda")
     made = optimize(run, load(run, WAN))
@@ -181,7 +231,7 @@ def decoder_of(value: Any) -> FastDecoder | None:
 def test_the_decoder_is_rebuilt_once_on_a_gpu(hopper, model):
     run = planned("cuda")
     value = optimize(run, model)
-    assert decoder_of(value) == FastDecoder("vae")
+    assert decoder_of(value) == FastDecoder("vae", encodes=True)
     assert run.details["decode"] == "rebuilt"
     assert decoder_of(optimize(planned("cuda"), model, level="eager")) is None
 
@@ -274,7 +324,10 @@ def test_fast_on_a_gpu_quantises_and_tries_attention_in_fp8(hopper):
     assert run.details["quantize"] == "fp8 by torch._scaled_mm"
     assert run.details["attention"] == "the fastest of sdpa, cudnn, flash3, flash3 (fp8)"
     assert transform(value).candidates[-1] == "_sgd_flash_3_fp8"
-    assert "modulation" in run.details["kept"]
+    assert "modulation" in run.details["stays"]
+    count = len(sensitive_layers.select(value.weights.on_meta("transformer")).quantized)
+    assert run.details["quantized"].startswith(f"up to {count} layers, ")
+    assert run.details["quantized"].endswith("; a run times them")
 
 
 def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
@@ -282,7 +335,7 @@ def test_fast_keeps_what_is_sensitive_and_what_is_quantised(hopper):
     value = optimize(run, load(run, WAN), level="fast")
     assert run.details["attention_fp8"] == "not used: published as sensitive for this family"
     assert transform(value).candidates == ("native", "_native_cudnn", "_sgd_flash_3")
-    assert run.details["kept"] == "attn1, attn2: published as sensitive"
+    assert run.details["stays"] == "attn1, attn2: published as sensitive"
     run = planned()
     value = optimize(run, quantize(run, load(run, FLUX), format="int8"), level="fast")
     assert run.details["quantize"] == "as model.quantize before"

@@ -231,7 +231,7 @@ def test_the_details_name_layers_bytes_and_the_product(model):
     run = DirectRun()
     quantize(run, model)
     assert run.details["quantize"] == "fp8, multiplied as float32: the run is on a CPU"
-    assert run.details["kept"].startswith("norm1, norm1_context, norm: modulation")
+    assert run.details["stays"].startswith("norm1, norm1_context, norm: modulation")
     assert run.details["quantized"].split()[1] == "layers,"
     run = DirectRun()
     quantize(run, model, format="int8")
@@ -277,6 +277,9 @@ def test_a_level_that_times_products_leaves_out_what_is_not_faster():
         assert not names(small)
         assert run.details["not_faster"].endswith("stay as they are: fp8 is not faster here")
     assert run.details["quantized_layers"] == len(names(small))
+    run = run_on()
+    Quantize("transformer", "fp8").apply(view(module), run)
+    assert not run.details, "the node has told the number of layers"
 
 
 def test_a_plan_counts_the_bytes_of_quantised_weights():

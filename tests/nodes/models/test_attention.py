@@ -528,6 +528,7 @@ def test_attention_in_fp8_is_timed_with_the_norms_of_the_call(monkeypatch, empty
     with tuning.watching() as largest, head_norms.knowing(norms):
         torch.nn.functional.scaled_dot_product_attention(*torch.randn(3, 1, 2, 64, 8))
     call = largest()
+    assert call is not None
     assert call.norms is norms
     assert tuning.fastest(("native", fp8), call, DirectRun()).backend == fp8
     assert set(map(id, seen)) == {id(norms)}

@@ -334,7 +334,7 @@ def test_a_later_process_finds_the_kernels_built(hopper, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a card")
     exact, other = (Optimize("transformer", True, (name,)) for name in ("native", "_native_cudnn"))
-    counts = []
+    counts: list[int] = []
     for model in (loaded(FLUX), loaded(FLUX), loaded(WAN), loaded(FLUX)):
         transform = exact if len(counts) < 3 else other
         kernel_preparation._prepared.clear()  # as in a process of its own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
 from sgd.graph.runtime.ranks.rank_position import RankPosition
 from sgd.graph.runtime.ranks.rank_warnings import RankWarnings, others_warnings
 from sgd.graph.runtime.ranks.roles import roles_of
-from sgd.graph.runtime.ranks.run_ranks import fingerprint
+from sgd.graph.runtime.ranks.run_ranks import RunRanks, fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
 
 TEXT = """
@@ -201,6 +202,25 @@ def test_a_rank_that_told_nothing_has_a_fault_from_its_exit_code() -> None:
     assert ended(1, -9, place).message == "rank 1 was killed by signal 9 (SIGKILL) in node 1"
     assert ended(2, 7, place).message == "rank 2 ended with exit code 7 in node 2"
     assert ended(0, 3, place).message == "rank 0 was interrupted in node 0"
+
+
+class Gone(Words):
+    """A board whose process has gone."""
+
+    def read(self, name: str) -> str | None:
+        raise OSError("Failed to recv, got 0 bytes")
+
+
+def test_ranks_that_could_not_join_name_the_process_that_has_gone(tmp_path: Path, library: Library) -> None:
+    plan = plan_of(checked(tmp_path, library, processes=2), library)
+    ranks = RunRanks(plan, RankPlace(0, 2, 0, starter=os.getpid()), Mesh(2), "cpu", Clock())
+    ranks.joined = cast(Any, SimpleNamespace(board=Gone(), is_lost=lambda error: isinstance(error, ConnectionError)))
+    error = NodeError("the other processes did not come: Failed to recv, got 0 bytes")
+    error.__cause__ = ConnectionError("Failed to recv, got 0 bytes")
+    gone = "the process that started the ranks has gone, so the run ends"
+    assert str(ranks.judged(error, memory=False)) == gone
+    with pytest.raises(NodeError, match=gone):  # its parent is another one
+        ranks.join(Context(tmp_path, Observer()))
 
 
 def beats(*given: tuple[int, int, bool, float]) -> dict[int, Beat]:

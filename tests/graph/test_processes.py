@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -316,6 +317,17 @@ def test_warnings_of_other_ranks_have_their_ranks() -> None:
     told = ["rank 1, 2: loop.together: a toy is loose", "rank 2: loop.together: a toy squeaks"]
     assert others_warnings(board, 3, ranks[0].messages) == told
     assert others_warnings(board, 3, [*ranks[0].messages, *told]) == []
+
+
+def test_the_rank_with_the_fewest_exchanges_is_behind() -> None:
+    """Rank 0 counts more events, such as those of files."""
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in (1, 20, 40):
+        ranks = {0: Beat(second, count=9, exchanges=4), 1: Beat(second, count=7, exchanges=5)}
+        judge.see({rank: replace(beat, waits=True, limit=30.0) for rank, beat in ranks.items()}, float(second))
+    fault = judge.stalled(40.0)
+    assert fault is not None
+    assert fault.rank == 0
 
 
 class Two(Rank):

@@ -263,10 +263,11 @@ class RunRanks:
 
     def _beat(self, joined: JoinedRanks, over: bool = False) -> None:
         self._serial += 1
-        position = self._position
+        position, exchanges = self._position, joined.collectives()
         Beat(
             serial=self._serial,
-            count=position.count() + joined.collectives(),
+            count=position.count() + exchanges,
+            exchanges=exchanges,
             node=position.node,
             turn=position.turn,
             limit=position.limit,

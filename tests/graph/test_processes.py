@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -28,7 +30,7 @@ from sgd.graph.runtime.ranks.rank_fault import Fault, ended, posted
 from sgd.graph.runtime.ranks.rank_position import RankPosition
 from sgd.graph.runtime.ranks.rank_warnings import RankWarnings, others_warnings
 from sgd.graph.runtime.ranks.roles import roles_of
-from sgd.graph.runtime.ranks.run_ranks import fingerprint
+from sgd.graph.runtime.ranks.run_ranks import RunRanks, fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
 
 TEXT = """
@@ -203,6 +205,25 @@ def test_a_rank_that_told_nothing_has_a_fault_from_its_exit_code() -> None:
     assert ended(0, 3, place).message == "rank 0 was interrupted in node 0"
 
 
+class Gone(Words):
+    """A board whose process has gone."""
+
+    def read(self, name: str) -> str | None:
+        raise OSError("Failed to recv, got 0 bytes")
+
+
+def test_ranks_that_could_not_join_name_the_process_that_has_gone(tmp_path: Path, library: Library) -> None:
+    plan = plan_of(checked(tmp_path, library, processes=2), library)
+    ranks = RunRanks(plan, RankPlace(0, 2, 0, starter=os.getpid()), Mesh(2), "cpu", Clock())
+    ranks.joined = cast(Any, SimpleNamespace(board=Gone(), is_lost=lambda error: isinstance(error, ConnectionError)))
+    error = NodeError("the other processes did not come: Failed to recv, got 0 bytes")
+    error.__cause__ = ConnectionError("Failed to recv, got 0 bytes")
+    gone = "the process that started the ranks has gone, so the run ends"
+    assert str(ranks.judged(error, memory=False)) == gone
+    with pytest.raises(NodeError, match=gone):  # its parent is another one
+        ranks.join(Context(tmp_path, Observer()))
+
+
 def beats(*given: tuple[int, int, bool, float]) -> dict[int, Beat]:
     """A beat of each rank: its serial, its count, whether it waits, its limit."""
     return {
@@ -296,6 +317,17 @@ def test_warnings_of_other_ranks_have_their_ranks() -> None:
     told = ["rank 1, 2: loop.together: a toy is loose", "rank 2: loop.together: a toy squeaks"]
     assert others_warnings(board, 3, ranks[0].messages) == told
     assert others_warnings(board, 3, [*ranks[0].messages, *told]) == []
+
+
+def test_the_rank_with_the_fewest_exchanges_is_behind() -> None:
+    """Rank 0 counts more events, such as those of files."""
+    judge = StallJudge(2, 0.0, limit=30.0)
+    for second in (1, 20, 40):
+        ranks = {0: Beat(second, count=9, exchanges=4), 1: Beat(second, count=7, exchanges=5)}
+        judge.see({rank: replace(beat, waits=True, limit=30.0) for rank, beat in ranks.items()}, float(second))
+    fault = judge.stalled(40.0)
+    assert fault is not None
+    assert fault.rank == 0
 
 
 class Two(Rank):

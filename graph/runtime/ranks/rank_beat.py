@@ -18,6 +18,8 @@ class Beat:
     Attributes:
         serial: Grows with every beat.
         count: Grows while the rank goes on: with nodes, turns, exchanges, bytes that are loaded.
+        exchanges: Grows with exchanges alone. Ranks take part in the same ones, so the smallest number is that of the
+            rank that is behind.
         node: The path and type of the node at work; empty before the first.
         turn: The turns under way, `3/20 of loop`; empty outside of loops.
         limit: How long the rank may take here without going on, in seconds.
@@ -32,6 +34,7 @@ class Beat:
 
     serial: int = 0
     count: int = 0
+    exchanges: int = 0
     node: str = ""
     turn: str = ""
     limit: float = 0.0

@@ -109,8 +109,10 @@ class RunRanks:
             heard: On rank 0, receives events of other ranks.
 
         Raises:
-            NodeError: If the others do not come, or have another plan.
+            NodeError: If the others do not come, or have another plan, or the process that started them has gone.
         """
+        if self._starter_has_gone():  # it held the board, and a connection to it would be tried for minutes
+            raise self._alone().error()
         self.joined = self.library.join_ranks(self.place, self.mesh, self.device)
         self._thread.start()
         context.processes = processes = self.joined.join()
@@ -147,7 +149,7 @@ class RunRanks:
         joined, rank = self.joined, self.place.rank
         if joined is None or isinstance(error, Interrupted | KeyboardInterrupt):
             return error
-        cause = error.__cause__ if isinstance(error, NodeFailed) and error.__cause__ is not None else error
+        cause = error.__cause__ if isinstance(error, NodeFailed | NodeError) and error.__cause__ is not None else error
         try:
             if joined.is_lost(cause):
                 until = time.monotonic() + PATIENCE_SECONDS
@@ -245,10 +247,13 @@ class RunRanks:
         starter = "the process that started the ranks" if self.place.starter is not None else "the launcher"
         return Fault(-1, f"{starter} has gone, so the run ends")
 
+    def _starter_has_gone(self) -> bool:
+        return self.place.starter is not None and os.getppid() != self.place.starter
+
     def _judge(self, joined: JoinedRanks, judge: StallJudge, now: float) -> None:
         """Look whether the run goes on, where the process that started it does not."""
         if self.place.starter is not None:
-            if os.getppid() != self.place.starter:
+            if self._starter_has_gone():
                 raise OSError("the process that started the ranks has gone")
         elif self.place.rank == 0:
             judge.read(joined.board, now)
@@ -258,10 +263,11 @@ class RunRanks:
 
     def _beat(self, joined: JoinedRanks, over: bool = False) -> None:
         self._serial += 1
-        position = self._position
+        position, exchanges = self._position, joined.collectives()
         Beat(
             serial=self._serial,
-            count=position.count() + joined.collectives(),
+            count=position.count() + exchanges,
+            exchanges=exchanges,
             node=position.node,
             turn=position.turn,
             limit=position.limit,

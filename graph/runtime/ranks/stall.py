@@ -111,7 +111,7 @@ class StallJudge:
         if busy and any(idle[r] > self.limit for r in waiting):
             rank = max(busy, key=lambda r: idle[r])
         elif late and len(waiting) == len(at_work) == len(late):
-            rank = min(late, key=lambda r: self._beat(r).count)
+            rank = min(late, key=lambda r: (self._beat(r).exchanges, self._beat(r).count))
         else:
             return None
         message = f"rank {rank} does not go on: no progress for {idle[rank]:.0f} s {self.place(rank)}"

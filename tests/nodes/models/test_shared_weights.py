@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import sgd
 import torch
 from helpers import tiny_flux
 from helpers.direct import DirectRun, model_of
 from helpers.transformer_cases import called, flux
+from sgd.graph.compiler.plan import Acquire
 from sgd.graph.contract.errors import NodeError
 from sgd.nodes.models.memory.offloading import Offload
 from sgd.nodes.models.memory.weights import Weights
@@ -33,6 +36,20 @@ class Marked:
         if self.fails:
             raise NodeError("cannot be done")
         module.marked = True
+
+
+@dataclass(frozen=True)
+class Added:
+    """Adapters of a file. Counts how often they are merged."""
+
+    kind: ClassVar[str] = "lora"
+    merged: ClassVar[list[Path]] = []
+
+    file: Path
+    component: str = "transformer"
+
+    def apply(self, module: Any, run: Any) -> None:
+        self.merged.append(self.file)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +113,26 @@ def test_a_reader_of_the_old_weights_gets_them(model, run, freeing):
     assert not any(isinstance(each, QuantizedLinear) for each in whole.modules())
 
 
+def test_adapters_are_merged_once_and_again_if_their_file_has_changed(model, run, tmp_path):
+    Added.merged.clear()
+    file = tmp_path / "a.safetensors"
+    file.write_text("a")
+    model.weights.views.kept = True  # as in a session
+    acquired(model)
+    small = quantize(run, model.transformed(Added(file)))
+    values = [small, small.transformed(Marked())]
+    for count, text in ((1, "a"), (1, None), (2, "other")):
+        if text is not None:
+            file.write_text(text)
+        for each in values:
+            acquired(each)
+        assert places(values[0]) == places(values[1])
+        assert len(Added.merged) == count
+        for each in values:
+            each.release("transformer")
+    assert len(model.weights.views) == 2
+
+
 def test_another_format_has_weights_of_its_own(model, run):
     values = [acquired(quantize(run, model, format=f).transformed(Marked())) for f in ("fp8", "int8")]
     assert set(places(values[0]).values()).isdisjoint(places(values[1]).values())
@@ -143,3 +180,48 @@ def test_results_are_those_of_weights_that_are_not_shared(model, run):
     alone = called(small.component("transformer"), flux(2))
     beside = acquired(small.transformed(Marked()))
     assert torch.equal(called(beside.component("transformer"), flux(2)), alone)
+
+
+FILE = """
+sgd: 1
+nodes:
+  model: {uses: model.load, with: {source: sgd:models/tiny-wan}}
+  q: {uses: model.quantize, with: {model: $model}}
+  opt: {uses: model.optimize, with: {model: $q}}
+  text: {uses: text.encode, with: {model: $model, prompt: a}}
+  noise: {uses: latents.noise, with: {model: $model, width: 32, height: 32, frames: 5, seed: 1}}
+  schedule: {uses: schedule.make, with: {model: $model, steps: 1}}
+  first: {uses: sgd:parts/cfg_denoise, with: {model: $opt, text: $text, latents: $noise, schedule: $schedule, scale: 1}}
+  last: {uses: sgd:parts/cfg_denoise, with: {model: VALUE, text: $text, latents: $first, schedule: $schedule, scale: 1}}
+outputs: {latents: $last}
+"""
+
+
+def holders(file: Any, value: str) -> set[str]:
+    file.write_text(FILE.replace("VALUE", value))
+    steps = sgd.compile(file).steps
+    return {step.holder.node for step in steps if isinstance(step, Acquire) and step.part == "transformer"}
+
+
+def test_only_values_that_are_read_hold_a_quantised_component(tmp_path):
+    file = tmp_path / "f.yaml"
+    assert holders(file, "$opt") == {"opt"}
+    assert holders(file, "$q") == {"opt", "q"}
+    assert holders(file, "$model") == {"opt", "model"}
+
+
+def test_a_run_makes_one_view_for_one_reader(tmp_path, monkeypatch):
+    made: list[str] = []
+    real = QuantizedLinear.of
+    monkeypatch.setattr(QuantizedLinear, "of", lambda *given: made.append("layer") or real(*given))
+    acquire = Weights.acquire
+    monkeypatch.setattr(Weights, "acquire", lambda self, part, *given: made.append(part) or acquire(self, part, *given))
+    file = tmp_path / "f.yaml"
+    found = {}
+    for value in ("$opt", "$q"):
+        made.clear()
+        file.write_text(FILE.replace("VALUE", value))
+        done = sgd.run(sgd.compile(file), out=tmp_path / value[1:], device="cpu")
+        found[value] = done.outputs["latents"].tensor, made.count("layer"), made.count("transformer")
+    assert [counts for _, *counts in found.values()] == [[16, 1], [16, 2]]
+    assert torch.equal(found["$opt"][0], found["$q"][0]), "on a CPU `model.optimize` changes nothing"

@@ -5,7 +5,7 @@ A node then does not compute a part that nothing reads, and only components that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -157,11 +157,13 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
     """Map each call to the components that must be in memory while the call runs.
 
     A component is a pair: the output that holds it, and the name of the part. Only port types with a method `acquire`
-    have components.
+    have components. An output whose part other outputs share holds the part too, so that it stays in memory from the
+    first to the last of them (`origins`). An `own` part that one output alone shares is held by that output alone.
     """
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)
     result: dict[str, set[tuple[Ref, str]]] = {}
+    sharing: dict[tuple[Ref, str], set[tuple[Ref, str]]] = {}
     for item in items.values():
         if not isinstance(item, Call):
             continue
@@ -171,10 +173,32 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
                 type = type.item
             if not hasattr(type.cls, "acquire"):
                 continue
-            found = makers(item.args[name], parts, items, renamed)
-            if found:
-                result.setdefault(item.id, set()).update(found, origins(found, items, renamed, descriptions))
-    return result
+            for component in makers(item.args[name], parts, items, renamed):
+                ends = origins({component}, items, renamed, descriptions)
+                result.setdefault(item.id, set()).update({component}, ends)
+                for end in ends:
+                    sharing.setdefault(end, set()).add(component)
+    needless = {end for end, through in sharing.items() if _held_by_its_reader(end, through, graph, descriptions)}
+    return {id: held - needless for id, held in result.items()}
+
+
+def _held_by_its_reader(
+    end: tuple[Ref, str], through: Set[tuple[Ref, str]], graph: Graph, descriptions: Mapping[Ref, Any]
+) -> bool:
+    """Whether one other output holds an `own` part for as long as the output that the part comes from.
+
+    Args:
+        end: The output that the part comes from, and the part.
+        through: All components through which calls read the part.
+        graph: The graph.
+        descriptions: Facts of outputs.
+    """
+    items = {item.id: (item, loops) for item, loops in graph.walk()}
+    (maker, around), part = items[end[0].node], end[1]
+    if len(through) > 1 or end in through or not isinstance(maker, Call) or part not in _own(maker, descriptions):
+        return False
+    [(reader, _)] = through
+    return items[reader.node][1] == around  # one that is deeper in loops holds the part for a turn only
 
 
 def origins(

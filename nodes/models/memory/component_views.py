@@ -2,7 +2,8 @@
 
 A view is a copy of the module tree that shares every parameter and buffer with the component. So a view takes
 milliseconds and no memory, and a change of a view does not affect other views. Only weights with merged adapters and
-quantised weights belong to the view alone.
+quantised weights differ from those of the component. All views with the same adapters and the same quantising share
+them: such a view is a copy of another view, the base, which has these transforms alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
@@ -72,6 +73,10 @@ A workflow has the transforms in this order too, except those in `ANYWHERE`.
 
 ANYWHERE = ("offload",)
 """Transforms that may come at any place in a workflow, because they change only where a component is."""
+
+
+WEIGHTS = ("lora", "quantize")
+"""Transforms that replace weights. They are the first of `ORDER`."""
 
 
 def misplaced(kind: str, before: list[str]) -> Diagnostic | None:
@@ -136,6 +141,34 @@ def entrance(module: torch.nn.Module) -> Entrance:
     return found
 
 
+class Key(NamedTuple):
+    """A view of a component.
+
+    Attributes:
+        part: Name of the component in the repository.
+        recipe: The transforms of the view.
+        placed: Offloading of the component; None for a component on the device. A base has no hooks of offloading.
+    """
+
+    part: str
+    recipe: Recipe
+    placed: Transform | None
+
+    @classmethod
+    def of(cls, part: str, recipe: Recipe) -> Key:
+        return cls(part, recipe, next((t for t in recipe if t.kind == "offload"), None))
+
+    def base(self) -> Key | None:
+        """The view with the new weights alone, which this one is a copy of; None for a copy of the component."""
+        weights = tuple(t for t in self.recipe if t.kind in WEIGHTS)
+        return self._replace(recipe=weights) if weights and weights != self.recipe else None
+
+    def own(self) -> Recipe:
+        """The transforms that the view has beyond its base."""
+        base = self.base()
+        return self.recipe if base is None else self.recipe[len(base.recipe) :]
+
+
 @dataclass
 class Held:
     """A component or a view in memory.
@@ -191,21 +224,29 @@ def _stamp(recipe: Recipe) -> Stamp:
 class Views:
     """The views in memory. A view is made at its first acquisition, and dropped at the release of its last holder.
 
+    A view holds its base.
+
     Attributes:
         kept: Whether a session keeps views without a holder, with what was compiled and chosen for them.
     """
 
     def __init__(self) -> None:
         self.kept = False
-        self._held: dict[tuple[str, Recipe], Held] = {}
+        self._held: dict[Key, Held] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
     def holds(self, part: str, recipe: Recipe) -> bool:
-        """Whether the view is in memory, and the files of its transforms have not changed if it has no holder."""
-        held = self._held.get((part, recipe))
-        return held is not None and (held.count > 0 or held.files == _stamp(recipe))
+        """Whether the new weights of a view are in memory, and their files have not changed if nobody holds them.
+
+        The view then needs no weights of the component but those that it shares. A view without new weights counts
+        itself.
+        """
+        key = Key.of(part, recipe)
+        key = key.base() or key
+        held = self._held.get(key)
+        return held is not None and (held.count > 0 or held.files == _stamp(key.recipe))
 
     def acquire(
         self,
@@ -230,10 +271,16 @@ class Views:
         Raises:
             NodeError: If a transform cannot be applied.
         """
-        held, files = self._held.get((part, recipe)), _stamp(recipe)
+        self._acquire(Key.of(part, recipe), module, run, spare, makers)
+
+    def _acquire(self, key: Key, module: torch.nn.Module, run: Run, spare: bool, makers: Makers) -> None:
+        held, files, base = self._held.get(key), _stamp(key.recipe), key.base()
         if held is not None and not held.count and held.files != files:
-            self._drop(part, recipe)
+            self._drop(key)
             held = None
+        if base is not None:
+            self._acquire(base, module, run, spare, makers)
+            module, spare = self._held[base].value, False
         if held is not None:
             held.count += 1
             if held.count == 1:
@@ -241,42 +288,47 @@ class Views:
                     with run.on_behalf(makers.get(kind)):
                         latest.begin(run)
             return
-        runs = {transform.kind: LatestRun(run) for transform in recipe} if self.kept else {}
+        runs = {transform.kind: LatestRun(run) for transform in key.own()} if self.kept else {}
         made = view(module)
         try:
-            apply(recipe, made, run, makers, module if spare else None, runs)
+            apply(key.own(), made, run, makers, module if spare else None, runs)
         except BaseException:
-            _undo(recipe, made)
+            _undo(key.own(), made)
             del made
             gc.collect()  # entrances and hooks refer to their view, which would keep the weights in memory
+            if base is not None:
+                self._release(base)
             raise
         for latest in runs.values():
             latest.made()
-        self._held[part, recipe] = Held(made.eval().requires_grad_(False), files, runs=runs)
+        self._held[key] = Held(made.eval().requires_grad_(False), files, runs=runs)
 
     def release(self, part: str, recipe: Recipe) -> None:
         """Release a view. The last holder drops it, except in a session."""
-        held = self._held[part, recipe]
+        self._release(Key.of(part, recipe))
+
+    def _release(self, key: Key) -> None:
+        held, base = self._held[key], key.base()
         held.count -= 1
-        if held.count:
-            return
-        if self.kept and held.runs:
+        if not held.count and self.kept and held.runs:
             for latest in held.runs.values():
                 latest.rest()
-            return
-        del held  # it would keep the view in memory until after `_drop`
-        self._drop(part, recipe)
+        elif not held.count:
+            del held  # it would keep the view in memory until after `_drop`
+            self._drop(key)
+        if base is not None:
+            self._release(base)
 
     def drop_idle(self, part: str) -> None:
         """Drop the views of a component that have no holder."""
-        for name, recipe in [key for key, held in self._held.items() if key[0] == part and not held.count]:
-            self._drop(name, recipe)
+        for key in [key for key, held in self._held.items() if key.part == part and not held.count]:
+            self._drop(key)
 
-    def _drop(self, part: str, recipe: Recipe) -> None:
-        held = self._held[part, recipe]
-        _undo(recipe, held.value)
+    def _drop(self, key: Key) -> None:
+        held = self._held[key]
+        _undo(key.own(), held.value)
         alive = weakref.ref(held.value)
-        del self._held[part, recipe], held
+        del self._held[key], held
         if alive() is not None:
             gc.collect()  # an entrance and its view refer to each other, which would keep the weights in memory
 
@@ -286,7 +338,7 @@ class Views:
         Raises:
             NodeError: If the view was not acquired.
         """
-        held = self._held.get((part, recipe))
+        held = self._held.get(Key.of(part, recipe))
         if held is None:
             raise NodeError(
                 f"this model value's {part} is not in memory: the node that uses it does not declare it with `Reads`"

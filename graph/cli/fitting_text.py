@@ -23,8 +23,11 @@ STEP = 1 << 30
 
 
 def with_floors(estimate: Mapping[str, Any], card: Card) -> dict[str, Any]:
-    """The estimate with the card's name, and for each node the least seconds: its FLOPs over the card's peak rate."""
-    found = {**estimate, "card": card.title}
+    """The estimate with the card's name and compute capability, and the least seconds of each node.
+
+    They are its FLOPs over the card's peak rate.
+    """
+    found = {**estimate, "card": card.title, "capability": "{}.{}".format(*card.capability)}
     if card.tflops is None:
         return found
     rate = card.tflops * 1e12

@@ -19,7 +19,9 @@ from sgd.nodes.models.nodes.model_compile import compile
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.models.nodes.model_optimize import optimize
 from sgd.nodes.models.nodes.model_quantize import quantize
+from sgd.nodes.models.transforms.optimize_transform import Optimize
 from sgd.nodes.models.transforms.quantize_transform import Quantize
+from sgd.nodes.support import cost_meter
 from torch import nn
 
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -34,6 +36,20 @@ CAPABILITIES = {
     (12, 0): {"rtx5080", "rtx5090"},
 }
 """The rows of NVIDIA's table of CUDA GPUs (https://developer.nvidia.com/cuda-gpus)."""
+
+
+QUANTIZED = """sgd: 1
+nodes:
+  model: {uses: model.load, with: {source: sgd:models/tiny-wan, dtype: bfloat16}}
+  small: {uses: model.quantize, with: {model: $model, format: FORMAT}}
+  text: {uses: text.encode, with: {model: $small, prompt: a red circle, max_length: 32}}
+  noise: {uses: latents.noise, with: {model: $small, width: 64, height: 64, frames: 5, seed: 0}}
+  schedule: {uses: schedule.make, with: {model: $small, steps: 2}}
+  denoise:
+    uses: sgd:parts/cfg_denoise
+    with: {model: $small, text: $text, latents: $noise, schedule: $schedule, scale: 4}
+outputs: {latents: $denoise}
+"""
 
 
 def planned() -> Any:
@@ -122,3 +138,66 @@ def test_the_plan_says_the_card_and_the_packages(capsys):
     assert json.loads(capsys.readouterr().out)["capability"] == "8.6"
     assert main(["plan", "quickstart", "--memory", "24GiB"]) == 0
     assert "planned for" not in capsys.readouterr().out
+
+
+RATES = {
+    "rtx3060": (None, None),
+    "rtx3090": (71, 284),
+    "rtx4070ti": (80.2, 320.7),
+    "rtx4080": (97.5, 389.9),
+    "rtx4090": (165.2, 660.6),
+    "rtx5080": (112.6, 450.2),
+    "rtx5090": (209.5, 838),
+    "a10": (125, 250),
+    "a100": (312, 624),
+    "a100-80": (312, 624),
+    "l4": (121, 242.5),
+    "l40s": (362.05, 733),
+    "h100": (989.4, 1978.9),
+    "h200": (989.4, 1979),
+    "b200": (2250, 4500),
+}
+"""Peaks in bfloat16 and in 8 bits, dense, of NVIDIA's whitepapers and data sheets. In 8 bits, cards compute twice as
+fast, and GeForce cards four times, since their products of floats that add up in float32 have half the rate."""
+
+
+def test_rates_are_those_that_nvidia_publishes():
+    assert {name: (card.tflops, card.eight_bit_tflops) for name, card in CARDS.items()} == RATES
+    for name, (rate, eight_bit) in RATES.items():
+        if rate is not None and eight_bit is not None:
+            assert eight_bit / rate == pytest.approx(4 if name.startswith("rtx") else 2, rel=0.025)
+
+
+def test_the_least_time_counts_products_in_8_bits_at_their_own_rate(tmp_path, capsys):
+    def predicted(format):
+        file = tmp_path / f"{format}.yaml"
+        text = QUANTIZED.replace("FORMAT", format)
+        if format == "none":
+            text = "".join(line for line in text.splitlines(True) if "quantize" not in line).replace("$small", "$model")
+        file.write_text(text, encoding="utf-8")
+        assert main(["plan", str(file), "--card", "h100", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return found, next(row for row in found["nodes"] if row["type"] == "denoiser.predict")
+
+    _, before = predicted("none")
+    assert before["eight_bit_flops"] == 0
+    assert before["least_seconds"] == pytest.approx(before["flops"] / 989.4e12)
+    for format in ("fp8", "int8"):
+        found, row = predicted(format)
+        assert row["flops"] == before["flops"]
+        assert 0 < row["eight_bit_flops"] < row["flops"], "attention and the embeddings stay as they are"
+        floats = row["flops"] - row["eight_bit_flops"]
+        assert row["least_seconds"] == pytest.approx(floats / 989.4e12 + row["eight_bit_flops"] / 1978.9e12)
+        assert found["least_seconds"] == pytest.approx(sum(each["least_seconds"] for each in found["nodes"]))
+
+
+def test_attention_that_may_be_in_fp8_counts_at_that_rate():
+    """The plan cannot know the backend that a run measures as the fastest."""
+    for candidates, share in (("native", "_sgd_flash_3"), 0), (("native", "_sgd_flash_3_fp8"), 1):
+        run = planned()
+        query = torch.empty(1, 2, 64, 16, device="meta", dtype=torch.bfloat16)
+        with cost_meter.runtime(run), cost_meter.meter(run) as meter:
+            Optimize("transformer", False, candidates).apply(None, run)
+            torch.nn.functional.scaled_dot_product_attention(query, query, query)
+            taken = meter.take()
+        assert taken.get("eight_bit_flops", 0) == share * taken["flops"]

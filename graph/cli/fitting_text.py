@@ -23,13 +23,21 @@ STEP = 1 << 30
 
 
 def with_floors(estimate: Mapping[str, Any], card: Card) -> dict[str, Any]:
-    """The estimate with the card's name, and for each node the least seconds: its FLOPs over the card's peak rate."""
-    found = {**estimate, "card": card.title}
-    if card.tflops is None:
+    """The estimate with the card's name and compute capability, and the least seconds of each node.
+
+    They are its FLOPs over the card's peak rates: operations in 8 bits have a rate of their own.
+    """
+    found = {**estimate, "card": card.title, "capability": "{}.{}".format(*card.capability)}
+    if card.tflops is None or card.eight_bit_tflops is None:
         return found
-    rate = card.tflops * 1e12
-    found["nodes"] = [{**row, "least_seconds": row["flops"] / rate} for row in estimate["nodes"]]
-    return {**found, "least_seconds": estimate["flops"] / rate}
+    rate, eight_bit_rate = card.tflops * 1e12, card.eight_bit_tflops * 1e12
+
+    def least(costs: Mapping[str, Any]) -> float:
+        narrow = costs["eight_bit_flops"]
+        return float((costs["flops"] - narrow) / rate + narrow / eight_bit_rate)
+
+    found["nodes"] = [{**row, "least_seconds": least(row)} for row in estimate["nodes"]]
+    return {**found, "least_seconds": least(estimate)}
 
 
 def edits_for_plan(

@@ -41,6 +41,15 @@ def add_arguments(to: ArgumentParser) -> None:
     to.add_argument("--card", metavar="NAME", help=f"plan for this card: {names}; --memory changes its memory")
 
 
+def named_card(arguments: Namespace) -> Card | None:
+    """The card of `--card`; None without it.
+
+    Raises:
+        NodeError: If no card has this name.
+    """
+    return card(arguments.card) if getattr(arguments, "card", None) is not None else None
+
+
 def machine(arguments: Namespace, libraries: Iterable[NodeLibrary]) -> Machine:
     """The machine that a command line names: this one, or one with the memory or the card of the options.
 
@@ -51,7 +60,7 @@ def machine(arguments: Namespace, libraries: Iterable[NodeLibrary]) -> Machine:
     """
     libraries = tuple(libraries)
     size = memory_size(arguments.memory) if arguments.memory is not None else None
-    known = card(arguments.card) if getattr(arguments, "card", None) is not None else None
+    known = named_card(arguments)
     if size is None and known is None:
         device = choose(arguments.device, libraries)
         return Machine(device, memory_bytes(device), is_here=True)

@@ -55,5 +55,10 @@ def plan_table(estimate: Mapping[str, Any], width: int | None = None) -> str:
     if several:
         text += ["", *role_lines(estimate, width)]
     text += ["", *wrapped(total, width, "  ")]
+    if estimate.get("card"):
+        basis = (
+            f"planned for compute capability {estimate['capability']}, with Triton and this machine's other packages"
+        )
+        text += wrapped(basis, width, "  ")
     text += [line for w in estimate["warnings"] for line in wrapped(f"warning: {w}", width, "  ")]
     return "\n".join(text)

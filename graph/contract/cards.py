@@ -1,8 +1,11 @@
-"""Graphics cards by name, for plans of another machine: their memory and the rate of their matrix units."""
+"""Graphics cards by name, for plans of another machine: their memory, their abilities and the rate of matrix units."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from .errors import NodeError
@@ -23,41 +26,71 @@ class Card:
         mib: Memory in MiB, as `nvidia-smi` reports it.
         tflops: Peak of dense matrix products in bfloat16 that add up in float32, in 10^12 FLOP per second; None if the
             maker gives no number.
-        source: The document that gives the rate.
+        eight_bit_tflops: Peak of dense matrix products of 8-bit numbers, the highest of those for fp8 and int8.
+        source: The document that gives the rates.
+        capability: Its compute capability, as in NVIDIA's table of CUDA GPUs (developer.nvidia.com/cuda-gpus).
     """
 
     title: str
     mib: int
     tflops: float | None
+    eight_bit_tflops: float | None
     source: str
+    capability: tuple[int, int]
 
     @property
     def memory_bytes(self) -> int:
         return self.mib * MIB
 
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes of shared memory of a multiprocessor."""
+        return SHARED_KIB[self.capability] << 10
+
+
+SHARED_KIB = {(8, 0): 164, (8, 6): 100, (8, 9): 100, (9, 0): 228, (10, 0): 228, (12, 0): 100}
+"""KiB of shared memory of a multiprocessor by compute capability (NVIDIA, CUDA C++ Programming Guide, "Technical
+Specifications per Compute Capability")."""
 
 _AMPERE = "NVIDIA Ampere GA102 whitepaper, appendix A"
 _ADA = "NVIDIA Ada GPU architecture whitepaper, appendix A"
 _BLACKWELL = "NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A"
 
 CARDS = {
-    "rtx3060": Card("GeForce RTX 3060", 12288, None, ""),
-    "rtx3090": Card("GeForce RTX 3090", 24576, 71, _AMPERE),
-    "rtx4070ti": Card("GeForce RTX 4070 Ti", 12282, 80.2, _ADA + " (there the RTX 4080 12GB)"),
-    "rtx4080": Card("GeForce RTX 4080", 16376, 97.5, _ADA),
-    "rtx4090": Card("GeForce RTX 4090", 24564, 165.2, _ADA),
-    "rtx5080": Card("GeForce RTX 5080", 16303, 112.6, _BLACKWELL),
-    "rtx5090": Card("GeForce RTX 5090", 32607, 209.5, _BLACKWELL),
-    "a10": Card("A10", 23028, 125, "NVIDIA A10 data sheet"),
-    "a100": Card("A100 40 GB", 40960, 312, "NVIDIA A100 data sheet"),
-    "a100-80": Card("A100 80 GB", 81920, 312, "NVIDIA A100 data sheet"),
-    "l4": Card("L4", 23034, 121, "NVIDIA L4 data sheet"),
-    "l40s": Card("L40S", 46068, 362.05, "NVIDIA L40S data sheet"),
-    "h100": Card("H100 80 GB SXM", 81559, 989.4, "NVIDIA H100 Tensor Core GPU architecture whitepaper"),
-    "h200": Card("H200", 143771, 989.4, "NVIDIA H200 data sheet (half of the rate with sparsity)"),
-    "b200": Card("B200", 183359, 2250, "NVIDIA DGX B200 data sheet (an eighth, without sparsity)"),
+    "rtx3060": Card("GeForce RTX 3060", 12288, None, None, "", (8, 6)),
+    "rtx3090": Card("GeForce RTX 3090", 24576, 71, 284, _AMPERE, (8, 6)),
+    "rtx4070ti": Card("GeForce RTX 4070 Ti", 12282, 80.2, 320.7, _ADA + " (there the RTX 4080 12GB)", (8, 9)),
+    "rtx4080": Card("GeForce RTX 4080", 16376, 97.5, 389.9, _ADA, (8, 9)),
+    "rtx4090": Card("GeForce RTX 4090", 24564, 165.2, 660.6, _ADA, (8, 9)),
+    "rtx5080": Card("GeForce RTX 5080", 16303, 112.6, 450.2, _BLACKWELL, (12, 0)),
+    "rtx5090": Card("GeForce RTX 5090", 32607, 209.5, 838, _BLACKWELL, (12, 0)),
+    "a10": Card("A10", 23028, 125, 250, "NVIDIA A10 data sheet", (8, 6)),
+    "a100": Card("A100 40 GB", 40960, 312, 624, "NVIDIA A100 data sheet", (8, 0)),
+    "a100-80": Card("A100 80 GB", 81920, 312, 624, "NVIDIA A100 data sheet", (8, 0)),
+    "l4": Card("L4", 23034, 121, 242.5, "NVIDIA L4 data sheet (half of the rates with sparsity)", (8, 9)),
+    "l40s": Card("L40S", 46068, 362.05, 733, "NVIDIA L40S data sheet", (8, 9)),
+    "h100": Card("H100 80 GB SXM", 81559, 989.4, 1978.9, "NVIDIA H100 Tensor Core GPU architecture whitepaper", (9, 0)),
+    "h200": Card("H200", 143771, 989.4, 1979, "NVIDIA H200 data sheet (half of the rates with sparsity)", (9, 0)),
+    "b200": Card("B200", 183359, 2250, 4500, "NVIDIA DGX B200 data sheet (an eighth, without sparsity)", (10, 0)),
 }
 """Cards by the name that `--card` takes."""
+
+_PLANNED: ContextVar[Card | None] = ContextVar("planned card", default=None)
+
+
+@contextmanager
+def planning_for(card: Card | None) -> Iterator[None]:
+    """Check and plan for a card inside `with`, as if Triton were installed there. None is the card of this machine."""
+    token = _PLANNED.set(card)
+    try:
+        yield
+    finally:
+        _PLANNED.reset(token)
+
+
+def planned_card() -> Card | None:
+    """The card for which this thread plans; None if it is that of this machine."""
+    return _PLANNED.get()
 
 
 def card(name: str) -> Card:

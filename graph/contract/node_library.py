@@ -43,7 +43,8 @@ class PlanMeter(Protocol):
     def take(self) -> Mapping[str, Any]:
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
-        Also, if known, `sent_bytes` (bytes that go to other processes) and `dtype` (its name, for most operations).
+        Also, if known, `sent_bytes` (bytes that go to other processes), `dtype` (its name, for most operations) and
+        `eight_bit_flops` (those of `flops` that a run may compute with numbers of 8 bits).
         """
 
 

@@ -55,7 +55,8 @@ def estimate(
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs,
-        and `least_seconds`: the time of the FLOPs at the rate that was measured for their dtype, None without it),
+        `eight_bit_flops`: the FLOPs that may be computed with numbers of 8 bits, and `least_seconds`: the time of the
+        others at the rate that was measured for the dtype of most, None without it),
         `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
         does not fit. In several processes the numbers are those of rank 0, except that `peak_bytes` is the highest peak
         of any GPU, or the sum of all processes on a CPU. Then `parallel` is the mesh, and `roles` are `RoleCosts`.
@@ -81,6 +82,7 @@ def estimate(
         "nodes": [_row(step.call, counter, limits) for step, _ in plan.walk() if isinstance(step, CallStep)],
         "components": [{"holder": holder, "part": part, **size} for (holder, part), size in counter.components.items()],
         "flops": sum(counter.flops(id) for id in counter.around),
+        "eight_bit_flops": sum(counter.eight_bit_flops(id) for id in counter.around),
         "peak_bytes": peak,
         "memory_bytes": memory_bytes,
         "fits": peak <= memory_bytes if memory_bytes else None,
@@ -131,6 +133,7 @@ def _row(call: Call, counter: Counter, limits: MachineLimits | None) -> dict[str
     row = counter.rows.get(call.id, {"peak_bytes": 0, "detail": {}, "outputs": []})
     ran = call.id in counter.around
     flops = counter.flops(call.id) if ran else 0
+    eight_bit_flops = counter.eight_bit_flops(call.id) if ran else 0
     rate = limits.matrix.get(row.get("dtype") or "") if limits is not None else None
     own = [size["parameters"] for (holder, _), size in counter.components.items() if holder == call.id]
     return {
@@ -140,7 +143,8 @@ def _row(call: Call, counter: Counter, limits: MachineLimits | None) -> dict[str
         "calls": counter.calls(call.id) if ran else 0,
         "parameters": sum(own),
         "flops": flops,
-        "least_seconds": flops / rate if rate else None,
+        "eight_bit_flops": eight_bit_flops,
+        "least_seconds": (flops - eight_bit_flops) / rate if rate else None,
         "peak_bytes": row["peak_bytes"],
         "components": [list(part) for part in row.get("components", ())],
         "detail": row["detail"],

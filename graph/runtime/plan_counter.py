@@ -66,6 +66,7 @@ class Counter(Observer):
         row = self.rows.setdefault(call.id, {"flops": [], "peak_bytes": 0, "detail": {}, "outputs": []})
         self.around[call.id] = list(self.loops)
         row["flops"].append(taken["flops"])
+        row.setdefault("eight_bit_flops", []).append(taken.get("eight_bit_flops", 0))
         self.sent.setdefault(call.id, []).append(taken.get("sent_bytes", 0))
         self.last = call.id
         row["dtype"] = taken.get("dtype") or row.get("dtype")
@@ -106,6 +107,10 @@ class Counter(Observer):
         other shares.
         """
         return self._over_turns(id, self.rows[id]["flops"]) if id in self.rows else 0
+
+    def eight_bit_flops(self, id: str) -> int:
+        """Those of `flops` that a run may compute with numbers of 8 bits."""
+        return self._over_turns(id, self.rows[id].get("eight_bit_flops", [])) if id in self.rows else 0
 
     def sent_bytes(self, id: str) -> int:
         """Bytes that a call sends over all iterations; for a loop, those that its turns send outside of calls."""

@@ -35,6 +35,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.flops = 0
+        self.eight_bit_flops = 0
+        self.eight_bit_attention = False
         self.sent = 0
         self.live = 0
         self.peak = 0
@@ -43,9 +45,11 @@ class Meter:
         self._finalizers: dict[int, weakref.finalize[..., Any]] = {}
         self.paused = 0
 
-    def note(self, flops: int, dtype: torch.dtype) -> None:
-        """Count floating-point operations on tensors of a dtype."""
+    def note(self, flops: int, dtype: torch.dtype, eight_bit: bool = False) -> None:
+        """Count floating-point operations on tensors of a dtype. `eight_bit`: a run may compute them in 8 bits."""
         self.flops += flops
+        if eight_bit or dtype.itemsize == 1:
+            self.eight_bit_flops += flops
         name = str(dtype).removeprefix("torch.")
         self._dtypes[name] = self._dtypes.get(name, 0) + flops
 
@@ -55,12 +59,15 @@ class Meter:
         Returns:
             `flops`: floating-point operations (a multiply-add counts as two); `peak_bytes`: the largest number of live
             bytes; `live_bytes`: the current number of live bytes; `sent_bytes`: bytes that go to other processes;
-            `dtype`: the dtype of most operations, or None.
+            `dtype`: the dtype of most operations, or None; `eight_bit_flops`: operations that a run computes, or may
+            compute, with numbers of 8 bits, if there are any.
         """
         most = max(self._dtypes, key=lambda name: self._dtypes[name], default=None)
         taken = {"flops": self.flops, "peak_bytes": self.peak, "live_bytes": self.live, "dtype": most}
         taken["sent_bytes"] = self.sent
-        self.flops, self.sent, self.peak = 0, 0, self.live
+        if self.eight_bit_flops:
+            taken["eight_bit_flops"] = self.eight_bit_flops
+        self.flops, self.eight_bit_flops, self.sent, self.peak = 0, 0, 0, self.live
         self._dtypes.clear()
         return taken
 
@@ -170,6 +177,7 @@ class Attempt:
     def __init__(self, counter: Meter) -> None:
         self._counter = counter
         self._flops, self._sent, self.live, self._peak = counter.flops, counter.sent, counter.live, counter.peak
+        self._eight_bit_flops = counter.eight_bit_flops
         self.above = 0
 
     def undo(self) -> None:
@@ -178,6 +186,7 @@ class Attempt:
         Call this method right after the work. Delete the results first, because they count as live bytes.
         """
         self._counter.flops, self._counter.sent, self._counter.peak = self._flops, self._sent, self._peak
+        self._counter.eight_bit_flops = self._eight_bit_flops
 
 
 @contextmanager
@@ -191,6 +200,13 @@ def attempt() -> Iterator[Attempt]:
     finally:
         made.above = counter.peak - made.live
         counter.peak = max(counter.peak, made._peak)
+
+
+def allow_eight_bit_attention() -> None:
+    """Tell the plan that this thread traces that its run may compute attention in 8 bits, from now on."""
+    counter = _METER.get()
+    if counter is not None:
+        counter.eight_bit_attention = True
 
 
 def live_bytes() -> int:
@@ -336,5 +352,5 @@ def attention_on_meta(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
         pairs = queries * key.shape[-2]
         for n in batch:
             pairs *= n
-        counter.note(2 * pairs * (width + value.shape[-1]), value.dtype)
+        counter.note(2 * pairs * (width + value.shape[-1]), value.dtype, counter.eight_bit_attention)
     return query.new_empty((*batch, queries, value.shape[-1]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...compiler.compile import compile_graph, plan_of
 from ...compiler.pass_list import PASSES
+from ...contract.cards import planning_for
 from ...contract.constants import DONE, FAILED
 from ...contract.device import cards
 from ...contract.errors import NodeError
@@ -18,6 +19,7 @@ from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
 from ..fitted_tables import wrapped
 from ..other_machine import add_arguments as other_machine
+from ..other_machine import named_card
 from ..ranks.rank_options import rank_options, require_all_cards
 from ..store_option import OFF, forecast_for, forecast_lines, store_option
 from ..terminal import show, stdout_width
@@ -46,6 +48,15 @@ def add_arguments(to: ArgumentParser, _: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd plan`."""
+    try:
+        known = named_card(arguments)
+    except NodeError as error:
+        return wrong(str(error), error.help)
+    with planning_for(known):
+        return _plan(arguments)
+
+
+def _plan(arguments: Namespace) -> int:
     from ...runtime.estimate import estimate
     from ...runtime.failure import NodeFailed
     from ...runtime.limits_file import stored_or_none

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ....graph.contract.cards import planned_card
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Run
 from . import backends, choice_files, encoder_attention
@@ -70,5 +71,6 @@ def note_choice(run: Run, found: Sequence[Backend], dtype: str) -> None:
     if run.planning and len(found) > 1:
         import torch
 
-        card = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+        here = planned_card() is None and torch.cuda.is_available()
+        card = torch.cuda.get_device_name() if here else None
         run.detail(attention_choice=choice_files.planned(dtype, [each.library for each in found], card))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Literal
 
+from ....graph.contract.cards import planned_card
 from ....graph.contract.device import card_number
 from ....graph.contract.diagnostics import Diagnostic
 from . import packages
@@ -72,7 +73,8 @@ def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic |
     """
     if backend.capability is None:
         return None
-    instead = "`sdpa` works everywhere"
+    if planned_card() is not None and (reason := _card_problem(backend, device)) is not None:
+        return reason  # no package would help there
     if backend.package is not None:
         installed = packages.installed(*backend.package)
         if installed is None:
@@ -85,13 +87,20 @@ def machine_problem(backend: Backend, device: str | None = None) -> Diagnostic |
         broken = _broken(backend)
         if broken is not None:
             return broken
+    return _card_problem(backend, device)
+
+
+def _card_problem(backend: Backend, device: str | None) -> Diagnostic | None:
+    """The reason why a device cannot use a backend, whatever is installed; None if it can."""
+    assert backend.capability is not None
+    instead = "`sdpa` works everywhere"
     least = f"an NVIDIA GPU of compute capability {_capability_range(backend)}"
     found = capability(device)
     if found is None:
         where = "the run is on the CPU" if device == "cpu" else "this machine has no GPU"
         return problem("unavailable", f"{backend.name} needs {least}, and {where}", instead)
     if found < backend.capability or (backend.only and found[0] not in backend.only):
-        why = f"{backend.name} needs {least}, and this GPU has {found[0]}.{found[1]}"
+        why = f"{backend.name} needs {least}, and {gpu_name()} has {found[0]}.{found[1]}"
         return problem("unavailable", why, instead)
     return None
 
@@ -162,8 +171,15 @@ def capability(device: str | None) -> Capability | None:
 
 
 def gpu() -> Capability | None:
-    """Compute capability of the first GPU; None without a GPU or with a CPU build of torch."""
-    return _of_card(0)
+    """Compute capability of the card of a plan, or else of the first GPU; None without one or with torch for CPUs."""
+    card = planned_card()
+    return _of_card(0) if card is None else card.capability
+
+
+def gpu_name() -> str:
+    """The GPU that `gpu` describes, for messages."""
+    card = planned_card()
+    return "this GPU" if card is None else f"the {card.title}"
 
 
 @cache

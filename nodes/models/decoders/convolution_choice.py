@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from ....graph.contract.cards import planned_card
 from ...support.kernel_launch import gathering_for
 from ..row_kernels.kernel_trial import disagreement
 from .dense_convolution import DenseWeight, convolve, dense_weight
@@ -28,7 +29,7 @@ TRIAL = 5, 6, 9
 def chosen(conv: nn.Conv3d, dtype: torch.dtype) -> DenseWeight:
     """The weight of a convolution, with rows for the kernel if the kernel computes it. Without rows, torch convolves.
 
-    A plan, on the meta device, expects that the kernel works.
+    A plan, on the meta device, expects that the kernel works, unless it is for a card that cannot run it.
     """
     weight = dense_weight(conv, dtype=dtype)
     device = weight.weight.device
@@ -36,6 +37,9 @@ def chosen(conv: nn.Conv3d, dtype: torch.dtype) -> DenseWeight:
         return weight
     built_for = gathering_for()
     if device.type == "meta" and built_for is not None and not _able(_number(built_for)):
+        return weight
+    planned = planned_card()
+    if planned is not None and not _has_room(planned.capability[0], planned.shared_bytes):
         return weight
     channels = conv.in_channels, conv.out_channels
     if device.type == "cuda" and (not _able(_number(device)) or _problem(_number(device), dtype, channels)):
@@ -73,9 +77,14 @@ def _able(number: int) -> bool:
     if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return False
     card = torch.cuda.get_device_properties(number)
-    if card.major < CAPABILITY or card.shared_memory_per_multiprocessor < max(tile.shared for tile in TILES.values()):
+    if not _has_room(card.major, card.shared_memory_per_multiprocessor):
         return False
     return importlib.util.find_spec("triton.tools.tensor_descriptor") is not None
+
+
+def _has_room(major: int, shared: int) -> bool:
+    """Whether a card copies tiles by TMA, and its shared memory per multiprocessor, in bytes, holds them."""
+    return major >= CAPABILITY and shared >= max(tile.shared for tile in TILES.values())
 
 
 @cache

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from ....graph.contract.cards import planned_card
 from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.node import Reads, Run, Shares, node
 from ...value_facts import ModelFacts
@@ -93,7 +94,7 @@ def optimize(
         run.detail(step="eager", attention="sdpa")
         return model.transformed(Optimize(name, False, ()), run)
     device, class_name = quantize_choice.run_device(run), transform_checks.class_name(model, name)
-    kernels = importlib.util.find_spec("triton") is not None
+    kernels = planned_card() is not None or importlib.util.find_spec("triton") is not None
     reason = not_rebuilt(class_name, config, device, kernels)
     dtype = str(model.weights.dtype_name(name))
     target = Target(component, config, class_name, dtype, device)

@@ -1,4 +1,7 @@
-"""Whether this machine has the compiler that torch.compile needs. Torch-free."""
+"""Whether this machine has the compiler that torch.compile needs. Torch-free.
+
+Plans for another card take Triton as installed.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import importlib.util
 import os
 import shutil
 
+from ....graph.contract.cards import planned_card
 from ....graph.contract.diagnostics import Diagnostic
 
 
 def lacking(on_gpu: bool) -> Diagnostic | None:
     """A diagnostic if torch.compile needs a compiler that this machine does not have; else None."""
     if on_gpu:
-        if importlib.util.find_spec("triton") is None:
+        if planned_card() is None and importlib.util.find_spec("triton") is None:
             message = "compiling for a GPU needs the package triton, which is not installed"
             return Diagnostic("unavailable", message, "model", help="pip install triton")
         return None

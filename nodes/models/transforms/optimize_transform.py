@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ....graph.contract.node import Run
+from ...support import cost_meter
+from ..attention.backend_table import FLASH_3_FP8
 from ..attention.processors import choose
 from . import compiler_check
 
@@ -92,6 +94,8 @@ class Optimize:
             kernel_preparation.prepare(model, part, run, work)
 
     def apply(self, module: Any, run: Run) -> None:
+        if FLASH_3_FP8.library in self.candidates and run.planning:
+            cost_meter.allow_eight_bit_attention()
         if self.candidates and not run.planning:
             choose(module, self.candidates[0])
         if len(self.candidates) > 1 and not run.planning:

@@ -6,7 +6,7 @@ from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.node import Run
 from ...support import device_memory
-from ..attention.backends import capability, gpu
+from ..attention.backends import capability, gpu, gpu_name
 from ..model import Model
 from . import sensitive_layers, transform_checks
 from .quantize_transform import Format, bytes_saved
@@ -35,7 +35,7 @@ def no_product(format: Format, device: str, dtype: str) -> str | None:
         return f"the dtype of the model is {dtype}, and `torch._scaled_mm` gives bfloat16"
     found = capability(device)
     if found is not None and found < SCALED:
-        return f"this GPU has compute capability {found[0]}.{found[1]}, and e4m3 needs 8.9"
+        return f"{gpu_name()} has compute capability {found[0]}.{found[1]}, and e4m3 needs 8.9"
     return None
 
 

@@ -153,6 +153,19 @@ def cards(device: str) -> int | None:
     return int(torch.cuda.device_count())
 
 
+CARDS = Path("/proc/driver/nvidia/gpus")
+"""A folder in which NVIDIA's driver for Linux has one folder for each GPU."""
+
+
+def shared_cards() -> int | None:
+    """The number of GPUs that the ranks of this host share; None if not known. Called before `take_card`."""
+    visible = os.environ.get(VISIBLE)
+    if visible is not None:
+        # One name may be a GPU that a launcher has chosen for this rank.
+        return len(visible.split(",")) if "," in visible else None
+    return sum(1 for _ in CARDS.iterdir()) if CARDS.is_dir() else None
+
+
 def take_card(place: RankPlace) -> None:
     """Leave this process the GPU with its number on this host. Called before torch is imported."""
     visible = os.environ.get(VISIBLE)

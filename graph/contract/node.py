@@ -178,10 +178,14 @@ def node(
     These functions import nothing heavy. `facts.py` describes their argument.
 
     Raises:
-        TypeError: If the signature is not valid for a node, or the class of facts does not match it.
+        TypeError: If the signature or the options are not valid for a node, or the class of facts does not match it.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+", name):
         raise TypeError(f"{name!r} is not a name for a node type: write group.verb in lower case")
+    if processes not in typing.get_args(Placement):
+        raise TypeError(f"{name}: processes={processes!r} is not one of {', '.join(typing.get_args(Placement))}")
+    if effect and processes != "every":
+        raise TypeError(f"{name}: a node with an effect runs in one process, so leave out processes={processes!r}")
 
     def make(function: Callable[P, R]) -> NodeFunction[P, R]:
         hints = typing.get_type_hints(function, include_extras=True)

@@ -93,7 +93,8 @@ def read_mesh(text: str) -> Mesh:
     for part in text.split(","):
         found = re.fullmatch(r"\s*(\w+)\s*=\s*(\d+)\s*", part, re.ASCII)
         if found is None:
-            raise NodeError(f"`{part}` is no axis with a size", help=HELP)
+            problem = f"`{part}` is no axis with a size" if part.strip() else "an axis is missing"
+            raise NodeError(problem, help=HELP)
         name, size = found[1], int(found[2])
         if name in sizes:
             raise NodeError(f"`{name}` stands twice", help=HELP)

@@ -26,12 +26,16 @@ class RankPlace:
         size: The number of processes.
         local: Its number among those on this host.
         starter: The number of the process of `sgd exec --processes` that started it; None under another launcher.
+        on_host: The number of processes on this host; None if the launcher does not say.
+        cards: The number of GPUs that they share; None if not known.
     """
 
     rank: int
     size: int
     local: int
     starter: int | None = None
+    on_host: int | None = None
+    cards: int | None = None
 
 
 def rank_place(environment: Mapping[str, str] = os.environ) -> RankPlace | None:
@@ -42,8 +46,9 @@ def rank_place(environment: Mapping[str, str] = os.environ) -> RankPlace | None:
         rank, size, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     except (KeyError, ValueError):
         return None
-    starter = environment.get(STARTER, "")
-    return RankPlace(rank, size, local, int(starter) if starter.isdigit() else None)
+    starter, on_host = (environment.get(name, "") for name in (STARTER, "LOCAL_WORLD_SIZE"))
+    known = (int(text) if text.isdigit() else None for text in (starter, on_host))
+    return RankPlace(rank, size, local, *known)
 
 
 class Board(Protocol):

@@ -14,10 +14,14 @@ import pytest
 from helpers import rank_toys
 from sgd.graph.cli.commands import show_plan
 from sgd.graph.cli.main import main
+from sgd.graph.cli.ranks.rank_options import require_all_cards
 from sgd.graph.compiler.checks.process_mesh import Asked
 from sgd.graph.compiler.compile import Checked, check, plan_of
+from sgd.graph.contract import device
+from sgd.graph.contract.diagnostics import Diagnostic
 from sgd.graph.contract.errors import DoesNotFit, NodeError
 from sgd.graph.contract.events import Observer
+from sgd.graph.contract.node import node
 from sgd.graph.contract.processes import Mesh, Place, Processes, mesh_of, read_mesh
 from sgd.graph.contract.rank_start import RankPlace, rank_place
 from sgd.graph.language.registry import Library, installed
@@ -32,6 +36,7 @@ from sgd.graph.runtime.ranks.rank_warnings import RankWarnings, others_warnings
 from sgd.graph.runtime.ranks.roles import roles_of
 from sgd.graph.runtime.ranks.run_ranks import RunRanks, fingerprint
 from sgd.graph.runtime.ranks.stall import StallJudge
+from sgd.nodes.models.ranks import starting
 
 TEXT = """
 sgd: 1
@@ -113,6 +118,8 @@ def test_a_mesh_is_branches_by_ulysses_by_ring() -> None:
     ("text", "message"),
     [
         ("branches", "`branches` is no axis with a size"),
+        ("", "an axis is missing"),
+        ("branches=2,", "an axis is missing"),
         ("rings=2", "`rings` is no axis: the axes are branches, ulysses, ring"),
         ("ulysses=0", "`ulysses` takes a whole number from 1, not 0"),
         ("branches=3", "`branches` is 1 or 2, not 3"),
@@ -124,10 +131,61 @@ def test_a_mesh_that_cannot_be_read(text: str, message: str) -> None:
         read_mesh(text)
 
 
+@pytest.mark.parametrize("options", [{"processes": "Once"}, {"processes": "split", "effect": True}])
+def test_a_node_cannot_be_placed_in_any_way(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=r"toy\.wrong: .*processes="):
+
+        @node("toy.wrong", **options)
+        def wrong(*, number: int) -> int:
+            return number
+
+
+def test_a_choice_goes_beyond_the_number_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the arrangements that a node accepts, the one with the fewest ranks along `ring`."""
+
+    def check_mesh(facts: Any, mesh: Mesh) -> list[Diagnostic]:
+        return [Diagnostic("unsupported", "too few heads")] if mesh.ulysses > 12 or mesh.branches > 2 else []
+
+    toys = installed((Path(rank_toys.__file__),))
+    monkeypatch.setitem(toys.nodes, "toy.together", replace(toys.nodes["toy.together"], check_mesh=check_mesh))
+    found = {count: checked(tmp_path, toys, processes=count).mesh for count in (24, 64, 7, 13, 26)}
+    assert found == {24: Mesh(2, 12), 64: Mesh(2, 8, 4), 7: Mesh(1, 7), 13: Mesh(1, 1, 13), 26: Mesh(2, 1, 13)}
+
+
+def test_a_host_with_fewer_cards_than_ranks_is_refused() -> None:
+    place = RankPlace(0, 4, 0, on_host=4, cards=2)
+    with pytest.raises(NodeError, match="4 processes on this host need 4 GPUs, and there are 2"):
+        require_all_cards("auto", 4, place)
+    require_all_cards("cpu", 4, place)
+    for enough in (replace(place, cards=4), replace(place, cards=None), replace(place, on_host=2)):
+        require_all_cards("cuda", 4, enough)
+
+
+def test_cards_that_ranks_share_are_those_that_they_may_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device, "CARDS", tmp_path)
+    for name in ("0000:01:00.0", "0000:02:00.0", "0000:03:00.0"):
+        (tmp_path / name).mkdir()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert device.shared_cards() == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert device.shared_cards() == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert device.shared_cards() is None, "a launcher may have chosen it for this rank"
+
+
+def test_ranks_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting, "_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [starting._environments(n, 1)[0]["OMP_NUM_THREADS"] for n in (1, 3, 16)] == ["8", "2", "1"]
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert starting._environments(3, 1)[2]["OMP_NUM_THREADS"] == "5"
+
+
 def test_the_place_of_a_rank_comes_from_the_launcher() -> None:
     given = {"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
     assert rank_place(given) == RankPlace(3, 4, 1, None)
     assert rank_place(given | {"SGD_STARTED_BY": "12"}) == RankPlace(3, 4, 1, 12)
+    assert rank_place(given | {"LOCAL_WORLD_SIZE": "2"}) == RankPlace(3, 4, 1, None, 2)
     assert rank_place({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}) is None
 
 
@@ -140,7 +198,9 @@ def test_the_command_line_wins_over_the_file_and_a_choice_is_made_without_both(
     assert checked(tmp_path, library, processes=4).mesh == Mesh(2, 2)
     assert checked(tmp_path, library, processes=3).mesh == Mesh(1, 3)
     assert checked(tmp_path, library, processes=1).mesh == Mesh()
-    assert messages(checked(tmp_path, library, file, processes=2)) == [
+    assert checked(tmp_path, library, file, processes=2).mesh == Mesh(2)
+    assert checked(tmp_path, library, file, processes=1).mesh == Mesh()
+    assert messages(checked(tmp_path, library, file, processes=2, mesh=Mesh(2, 2))) == [
         "error: branches=2,ulysses=2 is for 4 processes, not for 2"
     ]
     assert messages(checked(tmp_path, library, file)) == [

@@ -195,3 +195,19 @@ def test_ranks_end_with_the_process_that_started_them(command: Start, tmp_path: 
         time.sleep(0.05)
     assert started_by(process.pid) == []
     assert "error: the process that started the ranks has gone, so the run ends\n" in err
+
+
+def test_ranks_import_nothing_from_the_folder_of_a_workflow(tmp_path: Path) -> None:
+    """A folder that somebody gave away may hold any Python file, and `--` may stand before the workflow."""
+    (tmp_path / "toys.yaml").write_text(TEXT)
+    (tmp_path / "queue.py").write_text("raise SystemExit('a file of the current folder')")
+    words = [sys.executable, "-P", "-m", "sgd", "exec", "--library", rank_toys.__file__, "--device", "cpu"]
+    done = subprocess.run(
+        [*words, "--processes", "2", "--quiet", "--", "toys.yaml", "fault=none", "on=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.rglob("number.txt"))) == 1

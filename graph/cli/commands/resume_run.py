@@ -25,7 +25,7 @@ from ..command_line import added_options, load_library, told_elsewhere, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
 from ..profile_arguments import profile_options, profiling_of
 from ..ranks.other_rank import entered, run_other_rank
-from ..ranks.rank_options import asked_of, rank_options
+from ..ranks.rank_options import asked_of, rank_options, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..resumed_place import OVER, resumed_from
 from ..store_option import store_again
@@ -191,6 +191,7 @@ def _go_on(
     with clock.during(IMPORT):
         device = choose(started["device"], plan.libraries)
     mesh = checked.mesh
+    require_all_cards(started["device"], mesh.size, place)
     if mesh.size > 1:
         if started.get("overlap", False):
             raise NodeError("a run with --overlap goes on in one process", help="give `--processes 1`")

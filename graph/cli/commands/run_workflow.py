@@ -130,14 +130,16 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
         try:
-            require_all_cards(arguments.device, result.mesh.size)
+            require_all_cards(arguments.device, result.mesh.size, place)
             if result.mesh.size > 1 and place is None:
                 profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
         except NodeError as error:
             return wrong(str(error), error.help)
         refused = refused_option(arguments) if result.mesh.size > 1 else None
         if refused is not None:
-            return wrong(f"a run in several processes cannot have {refused}", "leave it out, or set one process")
+            return wrong(
+                f"a run in several processes cannot have {refused}", f"leave out {refused}, or give `--processes 1`"
+            )
         if result.mesh.size > 1 and place is None:
             if progress is not None:
                 progress.stop()

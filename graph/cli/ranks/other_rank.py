@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...contract.constants import DOES_NOT_FIT, DONE, FAILED, INTERRUPTED
-from ...contract.device import take_card
+from ...contract.device import shared_cards, take_card
 from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.clock import Clock
 from ...runtime.ranks.run_ranks import RunRanks
@@ -26,6 +27,7 @@ def entered() -> RankPlace | None:
     """
     place = rank_place()
     if place is not None:
+        place = replace(place, cards=shared_cards())
         take_card(place)
         if place.rank:
             _quiet(place)
@@ -33,13 +35,16 @@ def entered() -> RankPlace | None:
 
 
 def _quiet(place: RankPlace) -> None:
-    """Send everything that a rank other than 0 writes to its log; without one, as under torchrun, to nobody."""
+    """Send everything that a rank other than 0 writes to its log; without one, as under torchrun, to nobody.
+
+    The first rank of each further host keeps its errors: this host may lack a file that the others have.
+    """
     sys.stdout.flush()
     if place.starter is not None:
         os.dup2(2, 1)
         return
     nobody = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
+    for stream in (1,) if place.local == 0 else (1, 2):
         os.dup2(nobody, stream)
     os.close(nobody)
 

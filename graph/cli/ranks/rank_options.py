@@ -8,7 +8,7 @@ from ...compiler.checks.process_mesh import Asked
 from ...contract.device import card_number
 from ...contract.errors import NodeError
 from ...contract.processes import read_mesh
-from ...contract.rank_start import rank_place
+from ...contract.rank_start import RankPlace, rank_place
 
 COMMANDS = ("exec", "resume")
 """The commands that run in several processes."""
@@ -56,15 +56,24 @@ def refused_option(arguments: Namespace) -> str | None:
     return next((option for option, given in found.items() if given), None)
 
 
-def require_all_cards(device: str, size: int) -> None:
-    """Check that `--device` leaves several processes a GPU each.
+def require_all_cards(device: str, size: int, place: RankPlace | None = None) -> None:
+    """Check that several processes have a GPU each, if they use GPUs.
+
+    Args:
+        device: `--device`.
+        size: The number of processes.
+        place: The place of this process, if a launcher has started several.
 
     Raises:
-        NodeError: If it names one GPU.
+        NodeError: If the device is one GPU, or this host has fewer GPUs than processes.
     """
     if size > 1 and card_number(device) is not None:
         message = f"--device {device} is one GPU, and each of {size} processes takes one of its own"
         raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
+    if place is not None and device in ("auto", "cuda") and place.cards and (place.on_host or 1) > place.cards:
+        are = "is 1" if place.cards == 1 else f"are {place.cards}"
+        message = f"{place.on_host} processes on this host need {place.on_host} GPUs, and there {are}"
+        raise NodeError(message, help=f"start {place.cards} on a host (`torchrun --nproc-per-node`)")
 
 
 def _count(text: str) -> int:

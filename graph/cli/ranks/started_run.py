@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,8 +65,7 @@ def run_in_ranks(
         judge = StallJudge(mesh.size, time.monotonic())
         folder = prepare_folder(plan, out, overwrite)
         folder.release()  # rank 0 takes it
-        command = [sys.executable, "-m", "sgd", *arguments.command_line]
-        command += [] if named else ["--out", str(folder.path)]
+        command = _command(arguments.command_line, None if named else folder.path)
         with interrupts.held():
             started = library.start_ranks(command, mesh.size, folder.path / LOGS)
             try:
@@ -84,6 +83,19 @@ def run_in_ranks(
         return wrong(str(error), error.help)
     flush()
     return code
+
+
+def _command(words: Sequence[str], out: Path | None) -> list[str]:
+    """The command of a rank: that of this process, and the folder of the run if the user did not name it.
+
+    A rank imports no module from the current folder, unless this process does, as `python -m sgd` of a checkout.
+    """
+    first = sys.path[0] if sys.path else None
+    here = first is not None and not sys.flags.safe_path and Path(first or ".").resolve() == Path.cwd()
+    words, end = list(words), words.index("--") if "--" in words else len(words)
+    if out is not None:
+        words[end:end] = ["--out", str(out)]
+    return [sys.executable, *([] if here else ["-P"]), "-m", "sgd", *words]
 
 
 def _are(count: int) -> str:

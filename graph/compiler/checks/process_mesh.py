@@ -55,6 +55,8 @@ def process_mesh(
         message = f"this runs in one process; `run` of the file asks for {written}"
         help = "`sgd exec` runs in several processes"
         return [Diagnostic(CODE, message, span, severity="warning", help=help)], Mesh()
+    if asked.mesh is None and asked.processes is not None and written is not None and written.size != asked.processes:
+        written = None  # the command line wins over the file
     mesh = asked.mesh or written
     where = span if asked.mesh is None and mesh is not None else None
     count = asked.processes or (mesh.size if mesh is not None else 1)
@@ -70,20 +72,25 @@ def process_mesh(
     problems = list(_after_effects(graph))
     if mesh is not None:
         return [*problems, *_problems(graph, known, mesh)], mesh
-    first: list[Diagnostic] = []
+    reasons: list[Diagnostic] = []
     for mesh in _choices(count):
         found = list(_problems(graph, known, mesh))
         if not found:
             return problems, mesh
-        first += found
-    return [*problems, *first], Mesh()
+        if mesh.ring == 1:  # more reasons would repeat these
+            reasons += found
+    return [*problems, *reasons], Mesh()
 
 
 def _choices(count: int) -> Iterator[Mesh]:
-    """The arrangements that are tried where none is asked for, the best first."""
-    if count % 2 == 0:
-        yield Mesh(branches=2, ulysses=count // 2)
-    yield Mesh(ulysses=count)
+    """The arrangements that are tried where none is asked for, the best first.
+
+    Branches exchange least, and Ulysses less than `ring`, which has no limit by the number of heads.
+    """
+    for ring in range(1, count + 1):
+        for branches in (2, 1):
+            if count % (branches * ring) == 0:
+                yield Mesh(branches=branches, ulysses=count // (branches * ring), ring=ring)
 
 
 def _calls(graph: Graph) -> list[Call]:

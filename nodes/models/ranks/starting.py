@@ -21,7 +21,30 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing import LogsDest
 
 HOST = "127.0.0.1"
+THREADS = "OMP_NUM_THREADS"
+"""The variable with the number of threads of torch. Ranks share the cores, unless the user sets it."""
+
 POLL_SECONDS = 0.02
+
+
+def _environments(count: int, port: int) -> dict[int, dict[str, str]]:
+    """The variables of each rank. `port`: that of the store."""
+    shared = {
+        "TORCHELASTIC_RUN_ID": f"sgd-{os.getpid()}",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "MASTER_ADDR": HOST,
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(count),
+        "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        STARTER: str(os.getpid()),
+        THREADS: os.environ.get(THREADS) or str(max(_cores() // count, 1)),
+    }
+    return {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
@@ -68,16 +91,7 @@ class LocalRanks:
             logs.mkdir(parents=True, exist_ok=True)
             self._store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10))
             self.board = StoreBoard(self._store)
-            shared = {
-                "TORCHELASTIC_RUN_ID": f"sgd-{os.getpid()}",
-                "TORCHELASTIC_USE_AGENT_STORE": "True",
-                "MASTER_ADDR": HOST,
-                "MASTER_PORT": str(self._store.port),
-                "WORLD_SIZE": str(count),
-                "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
-                STARTER: str(os.getpid()),
-            }
-            environments = {rank: {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)}
+            environments = _environments(count, self._store.port)
             with _own_handlers():
                 started = start_processes(
                     name="sgd",

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...graph.contract.errors import NodeError
 from ...graph.contract.node import NO_RUN, Run
 from ...graph.contract.ports import Port
-from .memory.component_views import ORDER, Makers, Recipe, Transform, apply, before, misplaced, replaced
+from .memory.component_views import Makers, apply
+from .memory.transform_order import ORDER, Recipe, Transform, before, misplaced, replaced
 
 if TYPE_CHECKING:
     import torch

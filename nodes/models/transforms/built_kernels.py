@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..attention.packages import installed
-from ..memory.component_views import Transform
+from ..memory.transform_order import Transform
 
 if TYPE_CHECKING:
     import torch

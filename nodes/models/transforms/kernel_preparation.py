@@ -19,7 +19,7 @@ from ...support.lazy import lazy
 from ...values import Size, Step
 from ..attention import kernels, processors
 from ..attention.backend_table import FLASH_3_FP8
-from ..memory.component_views import Transform
+from ..memory.transform_order import Transform
 from ..model import Model
 from ..rebuilt.loop_values import BranchCall, Values, telling
 from ..row_kernels import kernel_trial

@@ -13,7 +13,7 @@ from ..attention.processors import choose
 from . import compiler_check
 
 if TYPE_CHECKING:
-    from ..memory.component_views import Transform
+    from ..memory.transform_order import Transform
     from ..model import Model
 
 WIDE = 1024

@@ -10,7 +10,7 @@ from ....graph.contract.diagnostics import Diagnostic
 from ....graph.contract.errors import NodeError
 from ....graph.contract.facts import NodeFacts
 from ...value_facts import ModelFacts, TransformKind
-from ..memory.component_views import misplaced
+from ..memory.transform_order import misplaced
 from ..model import Model
 
 Denoiser = Literal["transformer", "transformer_2"]

@@ -9,7 +9,8 @@ import pytest
 import torch
 from helpers.direct import DirectRun, model_of
 from sgd.graph.contract.errors import NodeError
-from sgd.nodes.models.memory.component_views import entrance, misplaced, view
+from sgd.nodes.models.memory.component_views import entrance, view
+from sgd.nodes.models.memory.transform_order import misplaced
 
 
 @dataclass(frozen=True)

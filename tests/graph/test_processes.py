@@ -458,6 +458,18 @@ def test_a_plan_shows_each_rank(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "total FLOP" not in told
 
 
+@pytest.mark.parametrize(
+    ("words", "origin"), [((), "file"), (("--processes", "4"), "file"), (("--processes", "3"), "choice")]
+)
+def test_a_plan_says_who_arranged_the_processes(
+    words: tuple[str, ...], origin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "toys.yaml").write_text(TEXT + "run: {parallel: {ulysses: 4}}\n")
+    options = ("--library", rank_toys.__file__, "--device", "cpu", "--json")
+    assert main(["plan", str(tmp_path / "toys.yaml"), *options, *words]) == 0
+    assert json.loads(capsys.readouterr().out)["parallel_from"] == origin
+
+
 def test_an_impossible_plan_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (("--parallel", "ring=2"), "error[unsupported]: a toy has no ring"),

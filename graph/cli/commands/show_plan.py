@@ -14,6 +14,7 @@ from ...contract.constants import DONE, FAILED
 from ...contract.device import cards
 from ...contract.errors import NodeError
 from ...contract.node_library import NodeLibrary
+from ...contract.processes import mesh_of
 from ...contract.suggestions import did_you_mean
 from ..command_line import checked, options, say_failure, wrong
 from ..common_arguments import device, result_as_json, workflow
@@ -118,7 +119,11 @@ def _chosen_by(result: Checked, arguments: Namespace) -> str:
     """The origin of the arrangement of the processes: a key of `role_table.CHOSEN`."""
     if arguments.parallel is not None:
         return "command line"
-    return "file" if result.document is not None and result.document.parallel is not None else "choice"
+    written = result.document.parallel if result.document is not None else None
+    if written is None:
+        return "choice"
+    asked = mesh_of({name: value.data for name, value in written.data.items()})
+    return "file" if asked == result.mesh else "choice"  # `--processes` wins over another number in the file
 
 
 def _too_few_cards(on: Machine, mesh: Mesh) -> list[str]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sgd.graph.cli import watched_files
+from helpers import rank_toys
+from sgd.graph.cli import watch, watched_files
 from sgd.graph.cli.main import main
 
 NODES = '''
@@ -46,6 +47,14 @@ name: w
 nodes:
   part: {uses: ./part.yaml, with: {path: data.txt}}
   file: {uses: w.save, with: {text: $part, path: n.txt, end: "."}}
+"""
+
+SPLIT = """sgd: 1
+run: {parallel: {ulysses: 2}}
+nodes:
+  start: {uses: toy.start, with: {value: 1.0}}
+  together: {uses: toy.together, with: {number: $start, turn: 0}}
+outputs: {number: $together}
 """
 
 PATIENCE = 60.0
@@ -167,3 +176,37 @@ def test_a_save_is_over_when_nothing_changes_any_more(tmp_path: Path, monkeypatc
 def test_a_run_and_json_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     assert main(["exec", "w.yaml", "--watch", "--json", "--library", "nodes.py"]) == 2
+
+
+@pytest.mark.parametrize(("words", "code"), [((), 2), (("--processes", "1"), 0)])
+def test_a_watch_does_not_wait_with_a_file_for_several_processes(
+    words: tuple[str, ...], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends at the first check, unless the command line asks for one process."""
+    (tmp_path / "toys.yaml").write_text(SPLIT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(watch, "wait", lambda *_: [])
+    options = ["--library", rank_toys.__file__, "--device", "cpu", "--quiet", "--store", "off"]
+    assert main(["exec", "toys.yaml", "--watch", *options, *words]) == code
+
+
+def test_a_save_that_asks_for_several_processes_does_not_end_a_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, saves = tmp_path / "toys.yaml", iter((SPLIT, SPLIT.replace("ulysses: 2", "ulysses: 1")))
+    file.write_text(SPLIT.replace("ulysses: 2", "ulysses: 1"))
+
+    def save(*_: object) -> list[Path]:
+        text = next(saves, None)
+        if text is None:
+            return []
+        file.write_text(text)
+        return [file]
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(watch, "wait", save)
+    options = ["--library", rank_toys.__file__, "--device", "cpu", "--quiet", "--store", "off"]
+    assert main(["exec", "toys.yaml", "--watch", *options]) == 0
+    told = capsys.readouterr().err
+    assert told.count("a run in several processes cannot have --watch") == 1
+    assert told.count("; Ctrl-C ends") == 3

@@ -56,13 +56,14 @@ def test_another_run_does_not_measure_again(folder):
 
 def test_the_budget_holds_where_one_call_takes_half_of_it(folder, slow, monkeypatch):
     monkeypatch.setattr(tuning, "BUDGET", 0.25)
-    took = []
-    for number in range(3):  # other work on the machine may delay one
+    tries = []
+    for number in range(5):  # other work on the machine may delay some
         monkeypatch.setenv("XDG_CACHE_HOME", str(folder / str(number)))
         began = perf_counter()
         found = tuning.fastest(CANDIDATES, LONG, DirectRun())
-        took.append(perf_counter() - began)
-    assert min(took) < 0.3
+        tries.append((perf_counter() - began, number, found))
+    took, _, found = min(tries)
+    assert took < 0.3
     assert (found.backend, found.left) == ("_native_efficient", ())
     assert 0.128 <= found.timings["native"] < 0.16, "all heads, though fewer were measured"
     assert found.origin == f"measured in {found.seconds:.2f} s"

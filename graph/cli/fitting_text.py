@@ -25,7 +25,7 @@ STEP = 1 << 30
 def with_floors(estimate: Mapping[str, Any], card: Card) -> dict[str, Any]:
     """The estimate with the card's name and compute capability, and the least seconds of each node.
 
-    They are its FLOPs over the card's peak rates: operations in 8 bits have a rate of their own.
+    The least seconds are the node's FLOPs divided by the card's peak rates. Operations in 8 bits have their own rate.
     """
     found = {**estimate, "card": card.title, "capability": "{}.{}".format(*card.capability)}
     if card.tflops is None or card.eight_bit_tflops is None:

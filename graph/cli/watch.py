@@ -88,7 +88,7 @@ def watch(arguments: Namespace, run: Callable[[Round], int]) -> int:
             if this.checked is not None and this.checked.found is not None:
                 return wrong(f"--watch: {arguments.file} is no workflow file", "`sgd init` writes its workflow as one")
             if this.is_first and this.checked is not None and not this.checked.errors and this.checked.mesh.size > 1:
-                return code  # the command and its file ask for several processes, and the run has refused that
+                return code  # the command or its file asks for several processes, and the run has refused that
             if this.record is not None:
                 say("\n".join(_reused(this.record)))
             changed = _wait(this, arguments.file)

@@ -1,4 +1,4 @@
-"""Graphics cards by name, for plans of another machine: their memory, their abilities and the rate of matrix units."""
+"""Graphics cards by name, for plans of another machine: memory, compute capability and rates of matrix products."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ class Card:
         mib: Memory in MiB, as `nvidia-smi` reports it.
         tflops: Peak of dense matrix products in bfloat16 that add up in float32, in 10^12 FLOP per second; None if the
             maker gives no number.
-        eight_bit_tflops: Peak of dense matrix products of 8-bit numbers, the highest of those for fp8 and int8.
+        eight_bit_tflops: Peak of dense matrix products of 8-bit numbers, the higher one of fp8 and int8; None if the
+            maker gives no number.
         source: The document that gives the rates.
         capability: Its compute capability, as in NVIDIA's table of CUDA GPUs (developer.nvidia.com/cuda-gpus).
     """
@@ -80,7 +81,7 @@ _PLANNED: ContextVar[Card | None] = ContextVar("planned card", default=None)
 
 @contextmanager
 def planning_for(card: Card | None) -> Iterator[None]:
-    """Check and plan for a card inside `with`, as if Triton were installed there. None is the card of this machine."""
+    """Check and plan for a card inside `with`, as if Triton were installed. None means the card of this machine."""
     token = _PLANNED.set(card)
     try:
         yield
@@ -89,7 +90,7 @@ def planning_for(card: Card | None) -> Iterator[None]:
 
 
 def planned_card() -> Card | None:
-    """The card for which this thread plans; None if it is that of this machine."""
+    """The card for which this thread plans; None for the card of this machine."""
     return _PLANNED.get()
 
 

@@ -158,7 +158,7 @@ CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 def shared_cards() -> int | None:
-    """The number of GPUs that the ranks of this host share; None if not known. Called before `take_card`."""
+    """The number of GPUs that the ranks of this host share; None if not known. Call it before `take_card`."""
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         # One name may be a GPU that a launcher has chosen for this rank.

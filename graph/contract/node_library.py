@@ -44,7 +44,7 @@ class PlanMeter(Protocol):
         """Numbers since the last call: `flops`, `peak_bytes` (most bytes alive at once), `live_bytes` (alive now).
 
         Also, if known, `sent_bytes` (bytes that go to other processes), `dtype` (its name, for most operations) and
-        `eight_bit_flops` (those of `flops` that a run may compute with numbers of 8 bits).
+        `eight_bit_flops` (the part of `flops` that a run may compute with numbers of 8 bits).
         """
 
 

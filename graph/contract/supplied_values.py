@@ -175,11 +175,11 @@ class Run(RecipeRun):
         """Add facts about this call to the plan and the record."""
 
     def current(self) -> object:
-        """The call that is at work, for `on_behalf`; None outside of a run."""
+        """The present call, for `on_behalf`; None outside of a run."""
         return None
 
     def on_behalf(self, call: object) -> AbstractContextManager[None]:
-        """Inside `with`, details and warnings count for an earlier call of this run.
+        """Inside `with`, details and warnings belong to an earlier call of this run.
 
         Args:
             call: The call, from `current`. None changes nothing.

@@ -37,11 +37,11 @@ class Components:
         self.held: dict[tuple[Ref, str], list[tuple[Any, str]]] = {}
         self.thread: threading.Thread | None = None
         self.wanted: list[tuple[Any, tuple[Ref, str], Context]] = []
-        """The parts that the thread has not begun with: holder, part, and the run for the prefetch."""
+        """The parts that the thread has not begun: holder, part, and the run for the prefetch."""
         self.working = False
         self.current: tuple[Ref, str] | None = None
         self.lock = threading.Lock()
-        """Guards `wanted`, `working` and `current`, the part that the thread is at."""
+        """Guards `wanted`, `working` and `current`, the part that the thread works on."""
         self.prefetched: dict[tuple[Ref, str], tuple[float, float]] = {}
         """Start and end of the prefetch of each part, as times of `perf_counter`."""
         self.ended = False
@@ -104,7 +104,7 @@ class Components:
         The thread that prefetches ends first, so that nothing of the run is left.
 
         Args:
-            discard: Whether a session must not keep them, since a node may have left them half changed.
+            discard: Whether a session must drop them, because a node may have left them half changed.
         """
         self.ended = True
         if self.thread is not None:
@@ -121,7 +121,8 @@ class Components:
     def prefetch(self, steps: tuple[Step, ...], environment: Environment, waits: bool = False) -> None:
         """Prefetch the components that these steps need next, while the steps before them run.
 
-        A thread that is still at work goes on with these, and leaves out earlier ones that it has not begun.
+        A thread that is still at work finishes its present component, and then takes these. It skips earlier ones that
+        it has not begun.
 
         Args:
             steps: The next steps.

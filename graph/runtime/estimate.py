@@ -55,7 +55,7 @@ def estimate(
 
     Returns:
         `nodes` in the order in which they run (calls, parameters and FLOPs over all iterations, peak bytes, outputs,
-        `eight_bit_flops`: the FLOPs that may be computed with numbers of 8 bits, and `least_seconds`: the time of the
+        `eight_bit_flops`: the FLOPs that a run may compute with numbers of 8 bits, and `least_seconds`: the time of the
         others at the rate that was measured for the dtype of most, None without it),
         `components`, `flops`, `peak_bytes`, `memory_bytes`, `fits`, `warnings`, and `help`: lines of advice if the plan
         does not fit. In several processes the numbers are those of rank 0, except that `peak_bytes` is the highest peak

@@ -84,7 +84,7 @@ class Executor:
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
         except BaseException as error:
-            whole = isinstance(error, Interrupted)  # raised between two steps, so none was left half done
+            whole = isinstance(error, Interrupted)  # raised between two steps, so no step is half done
             raise
         finally:
             try:

@@ -20,7 +20,7 @@ COMPILER = "torch._dynamo.callback"
 """The module of torch in which compilation is announced."""
 
 COMPILES = "_do_compile"
-"""The method that compiles. While a run is watched, one thread at a time is in it, and none makes a kernel again."""
+"""The method that compiles a kernel. While a run is watched, one thread at a time runs it. No kernel is made twice."""
 
 TRITON = (("triton.runtime.jit", "JITFunction", COMPILES), ("triton.runtime.autotuner", "Autotuner", "_bench"))
 """Module, class and method: Triton compiles a kernel, or loads it from its cache; and times one form of it."""

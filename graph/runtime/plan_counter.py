@@ -109,7 +109,7 @@ class Counter(Observer):
         return self._over_turns(id, self.rows[id]["flops"]) if id in self.rows else 0
 
     def eight_bit_flops(self, id: str) -> int:
-        """Those of `flops` that a run may compute with numbers of 8 bits."""
+        """The part of `flops` that a run may compute with numbers of 8 bits."""
         return self._over_turns(id, self.rows[id].get("eight_bit_flops", [])) if id in self.rows else 0
 
     def sent_bytes(self, id: str) -> int:

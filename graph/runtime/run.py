@@ -131,7 +131,7 @@ def run(
                 except KeyboardInterrupt:
                     interrupted = True
         finally:
-            # After an interrupt, and after a fault of one of several processes, this process ends.
+            # This process ends after an interrupt, and after a fault of one of several processes.
             if worker is None or worker.leave() or interrupts.pending() or ranks is not None:
                 folder.release()
 

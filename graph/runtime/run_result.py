@@ -21,7 +21,7 @@ class Result:
         stuck: True if the worker was still inside a node when the run ended. The folder stays locked until it leaves.
         record_problem: The reason why there is no `run.json`; None if there is one.
         resumable: Whether `sgd resume` can go on with the run.
-        late_warnings: Those warnings of the record that came after the end of the observers: of other processes.
+        late_warnings: Warnings of other processes, which came after the end of the observers. The record has them too.
     """
 
     status: str

@@ -41,7 +41,7 @@ START, EXECUTOR, END, RECORDING, EXPECT = (
 )
 GRACE_SECONDS = 0.25
 SESSION_GRACE_SECONDS = 10.0
-"""The time for a node to end after an interrupt in a session, which keeps what was loaded if it ends."""
+"""How long a session waits for its node after an interrupt. It keeps its models if the node ends in this time."""
 POLL_SECONDS = 0.05
 
 

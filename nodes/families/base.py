@@ -192,9 +192,10 @@ class Family(Protocol):
         ...
 
     def prompts_on_meta(self, transformer: Mapping[str, Any], rows: int) -> dict[str, torch.Tensor] | None:
-        """Tensors as `encode_text` gives them for prompts of different length, on the meta device; None if not known.
+        """Tensors as `encode_text` gives them for prompts of different length; None if not known.
 
-        Kernels are built with them before a prompt is encoded.
+        Kernels are built with them before a prompt is encoded. Embeddings are on the meta device. Lengths and masks
+        have values.
 
         Args:
             transformer: The configuration of the transformer.

@@ -88,8 +88,8 @@ class Model(Port):
         """The value with one more transform.
 
         Args:
-            transform: It.
-            run: The run of the node that makes it. It receives details of choices that a transform replaces.
+            transform: The transform.
+            run: The run of the node that makes the transform. It receives details of choices that are replaced.
 
         Raises:
             NodeError: If the transform cannot follow the transforms that its component already has.

@@ -203,7 +203,7 @@ def attempt() -> Iterator[Attempt]:
 
 
 def allow_eight_bit_attention() -> None:
-    """Tell the plan that this thread traces that its run may compute attention in 8 bits, from now on."""
+    """From now on, count attention as work that a run may compute in 8 bits, in the plan that this thread traces."""
     counter = _METER.get()
     if counter is not None:
         counter.eight_bit_attention = True

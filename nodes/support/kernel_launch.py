@@ -1,8 +1,8 @@
 """Launches of Triton kernels. A thread may gather them on the meta device, to build the kernels in advance.
 
-The code that prepares a launch decides which kernel it needs: types, alignment and constants. Code that works on the
-meta device while its thread gathers goes through the same lines, so that no signature is written twice. Nothing here
-imports torch or Triton.
+The arguments of a launch decide on the kernel: their types, alignment and constants. A thread that gathers launches
+runs the same code on the meta device, so the signature of a kernel is written only once. The module imports torch and
+Triton only inside functions.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def build(launches: Iterable[Launch], device: torch.device, stop: Callable[[], b
 
 
 def _build_launcher(kernel: Any) -> None:
-    """Let Triton compile the function in C that launches a kernel, where it has one for each, and keep it on disk.
+    """Let Triton compile the C function that launches a kernel, if it has one for each kernel, and keep it on disk.
 
     The kernel itself does not get it: another thread may be about to make the kernel ready for its first launch.
     """

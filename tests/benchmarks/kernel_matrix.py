@@ -1,9 +1,9 @@
-"""Compile every Triton kernel for every kind of cards at the full widths of all models, without a card.
+"""Compile every Triton kernel for each kind of card at the full widths of all models, without a card.
 
     python tests/benchmarks/kernel_matrix.py [--cards 80 120]
 
-For each card it prints the calls that failed, the kernels whose registers did not suffice, and the largest shared
-memory. It takes a minute for a card. Nothing is launched, so that it tells nothing about results or speed.
+For each card it prints the calls that failed, the kernels that need more registers than a thread has, and the most
+shared memory. It takes a minute for a card. Nothing is launched, so it tells nothing about results or speed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def problems(card: Card) -> Iterator[str]:
 
 
 def stack_bytes(kernel: CompiledKernel) -> int:
-    """Bytes of each thread's stack: registers that did not suffice."""
+    """Bytes of each thread's stack, which stands in for missing registers."""
     import triton
 
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -436,7 +436,7 @@ def test_an_error_while_bringing_near_is_left_to_the_acquisition(monkeypatch: py
     assert uncaught == []
 
 
-def test_the_thread_that_is_still_at_work_goes_on_with_what_is_needed_next() -> None:
+def test_a_prefetching_thread_that_is_still_at_work_takes_the_next_parts() -> None:
     begun, free, seen = threading.Event(), threading.Event(), []
 
     class Slow:

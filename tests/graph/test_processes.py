@@ -132,7 +132,7 @@ def test_a_mesh_that_cannot_be_read(text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("options", [{"processes": "Once"}, {"processes": "split", "effect": True}])
-def test_a_node_cannot_be_placed_in_any_way(options: dict[str, Any]) -> None:
+def test_a_node_with_a_wrong_placement_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(TypeError, match=r"toy\.wrong: .*processes="):
 
         @node("toy.wrong", **options)
@@ -140,8 +140,8 @@ def test_a_node_cannot_be_placed_in_any_way(options: dict[str, Any]) -> None:
             return number
 
 
-def test_a_choice_goes_beyond_the_number_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the arrangements that a node accepts, the one with the fewest ranks along `ring`."""
+def test_ring_takes_the_ranks_beyond_the_number_of_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sgd chooses the arrangement with the fewest ranks along `ring` among those that a node accepts."""
 
     def check_mesh(facts: Any, mesh: Mesh) -> list[Diagnostic]:
         return [Diagnostic("unsupported", "too few heads")] if mesh.ulysses > 12 or mesh.branches > 2 else []
@@ -301,7 +301,7 @@ def test_a_rank_that_holds_up_another_is_found(monkeypatch: pytest.MonkeyPatch) 
     fault = judge.stalled(32.0)
     assert fault is not None
     assert fault.message == "rank 0 does not go on: no progress for 31 s in n0"
-    assert fault.help == "SGD_STALL_SECONDS=60 allows more; a node that works for long can report `run.progress`"
+    assert fault.help == "SGD_STALL_SECONDS=60 allows more; a node that works for long can call `run.progress`"
 
 
 def test_slow_ranks_that_hold_up_nobody_go_on() -> None:
@@ -365,7 +365,7 @@ def test_ranks_that_all_wait_and_a_rank_that_is_silent_are_stalled() -> None:
     assert fault.help == "SGD_STALL_SECONDS=60 allows more"
 
 
-def test_warnings_of_other_ranks_have_their_ranks() -> None:
+def test_warnings_of_other_ranks_name_their_ranks() -> None:
     board, call = Words(), cast(Any, SimpleNamespace(id="loop.together"))
     ranks = [RankWarnings() for _ in range(3)]
     for rank, warnings in enumerate(ranks):
@@ -461,7 +461,7 @@ def test_a_plan_shows_each_rank(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("words", "origin"), [((), "file"), (("--processes", "4"), "file"), (("--processes", "3"), "choice")]
 )
-def test_a_plan_says_who_arranged_the_processes(
+def test_a_plan_names_the_origin_of_an_arrangement(
     words: tuple[str, ...], origin: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "toys.yaml").write_text(TEXT + "run: {parallel: {ulysses: 4}}\n")

@@ -198,7 +198,7 @@ def test_ranks_end_with_the_process_that_started_them(command: Start, tmp_path: 
 
 
 def test_ranks_import_nothing_from_the_folder_of_a_workflow(tmp_path: Path) -> None:
-    """A folder that somebody gave away may hold any Python file, and `--` may stand before the workflow."""
+    """A folder from somebody else may hold any Python file. `--` may stand before the workflow."""
     (tmp_path / "toys.yaml").write_text(TEXT)
     (tmp_path / "queue.py").write_text("raise SystemExit('a file of the current folder')")
     words = [sys.executable, "-P", "-m", "sgd", "exec", "--library", rank_toys.__file__, "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Triton kernels compiled for a card that this machine lacks: a launch compiles, and calculates nothing.
+"""Triton kernels, compiled for a card that is not there. A launch only compiles.
 
 Triton compiles for every NVIDIA card with its own programs. It asks its driver only for the name of the target.
 """
@@ -27,7 +27,7 @@ class CompiledKernel:
         columns: Columns of tensor memory of a program, which some cards have.
         key: Triton's key in the memory of a process: types, alignment of pointers, constants and options.
         hash: Triton's key on disk: the source, the types, the card and the version of Triton too.
-        launched: Whether the call would have launched it. A `warmup` of the caller does not.
+        launched: Whether the call would have launched it. A call with `warmup` would not.
         parts: What the compiler made, by stage: `ttir`, `ttgir`, `llir`, `ptx`, and `cubin` as bytes.
     """
 
@@ -76,7 +76,7 @@ def compiling(capability: int) -> Iterator[list[CompiledKernel]]:
 
     Args:
         capability: Compute capability without its dot, such as 86. Tensors may be on the CPU or on the meta device,
-            whose kernels are those of tensors that 16 bytes align.
+            where they count as aligned to 16 bytes.
 
     Yields:
         The kernels, one for each call so far. Calls of all threads count.
@@ -147,7 +147,7 @@ class Call:
 
 @contextmanager
 def noting() -> Iterator[list[Call]]:
-    """Note calls of Triton kernels, which neither compile nor calculate.
+    """Note calls of Triton kernels. The calls neither compile nor compute.
 
     Yields:
         The calls so far.

@@ -1,7 +1,7 @@
 """Calls of rebuilt transformers and VAEs at their full widths, with one block of each kind and without values.
 
-Tensors are on the meta device. `missing_cards.through_kernels` sends them to the Triton kernels, so that the product
-itself gives each kernel its options. With `compiled_kernels.compiling`, a call compiles what a card would launch.
+Tensors are on the meta device. `missing_cards.through_kernels` sends them to the Triton kernels, so sgd's own code
+gives each kernel its options. Inside `compiled_kernels.compiling`, a call compiles the kernels that a card launches.
 """
 
 from __future__ import annotations

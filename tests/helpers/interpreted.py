@@ -51,9 +51,9 @@ def kernel_modules(monkeypatch, *names: str) -> Iterator[list[ModuleType]]:
 
 
 def _remember_types() -> None:
-    """Let Triton's part in C, which is imported once, take the types of arguments from the modules that come back.
+    """Let Triton's C extension take the types of arguments from the modules that come back at the end.
 
-    It takes them at its first call. `compiled_kernels` needs them.
+    The extension is imported only once, and takes the types at its first call. `compiled_kernels` needs them.
     """
     from triton.runtime.jit import mangle_type
 

@@ -1,4 +1,4 @@
-"""Cards that are not there: their properties, and tensors that go to the kernels which the product has for them."""
+"""Properties of cards that are not there, and a way to send tensors to the kernels that sgd has for them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Card:
     """A kind of cards.
 
     Attributes:
-        name: Cards of this kind.
+        name: Names of cards of this kind.
         major: First number of the compute capability.
         minor: The second one.
         shared: KiB of shared memory of one multiprocessor.
@@ -47,7 +47,7 @@ class Card:
 
     @property
     def properties(self) -> Any:
-        """The properties that torch tells of such a card, as far as the product reads them."""
+        """The properties that torch tells of such a card, as far as sgd reads them."""
         return SimpleNamespace(
             major=self.major,
             minor=self.minor,
@@ -81,11 +81,11 @@ Programming Guide, chapter "Compute Capabilities"."""
 
 
 def through_kernels(monkeypatch: Any, card: Card) -> None:
-    """Send tensors without values to the kernels, as the product sends those of a card.
+    """Send tensors without values to the kernels, as sgd sends the tensors of a card.
 
     Args:
-        monkeypatch: That of the test.
-        card: The card. The product's own rules tell, from its properties, which kernels it has.
+        monkeypatch: The fixture of the test.
+        card: The card. sgd's own rules choose its kernels from its properties.
     """
     from sgd.nodes.models.row_kernels import row_triton
 

@@ -76,7 +76,7 @@ def once(number: Number, run: Run) -> Number:
 
 @node("toy.wait")
 def wait(number: Number, *, seconds: float) -> Number:
-    """The number, after some seconds without a word."""
+    """The number, after some seconds without progress."""
     time.sleep(seconds)
     return number
 

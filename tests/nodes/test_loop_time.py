@@ -81,7 +81,7 @@ def ours(plan: Any, folder: Path) -> float:
 
 @pytest.mark.slow
 def test_the_denoise_loop_takes_no_longer_than_that_of_diffusers(pipeline: Any, tmp_path: Path) -> None:
-    """In turns, the least time of a step of each: other work on the machine only adds to it."""
+    """Compares the least time of a step of each, in turns. Other work on the CPU only adds to it."""
     file = tmp_path / "timed.yaml"
     (tmp_path / "parts").symlink_to(Path(sgd.__file__).parent / "workflows" / "parts")
     file.write_text(FILE)

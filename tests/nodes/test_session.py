@@ -388,7 +388,7 @@ def test_a_changed_adapter_is_merged_again(wan_folder, tmp_path):
 
 
 def test_after_an_interrupt_the_models_stay(workflow, seen, monkeypatch):
-    """A step that is at work takes longer than a command would wait for it. The run waits for its end."""
+    """A step takes longer than `sgd exec` would wait for it. The run in a session waits for its end."""
     from diffusers import WanTransformer3DModel
 
     forward, slow = WanTransformer3DModel.forward, threading.Event()

@@ -37,7 +37,7 @@ def entered() -> RankPlace | None:
 def _quiet(place: RankPlace) -> None:
     """Send everything that a rank other than 0 writes to its log; without one, as under torchrun, to nobody.
 
-    The first rank of each further host keeps its errors: this host may lack a file that the others have.
+    The first rank of each other host still writes its errors, since its host may lack a file that the others have.
     """
     sys.stdout.flush()
     if place.starter is not None:

@@ -73,7 +73,7 @@ def require_all_cards(device: str, size: int, place: RankPlace | None = None) ->
     if place is not None and device in ("auto", "cuda") and place.cards and (place.on_host or 1) > place.cards:
         are = "is 1" if place.cards == 1 else f"are {place.cards}"
         message = f"{place.on_host} processes on this host need {place.on_host} GPUs, and there {are}"
-        raise NodeError(message, help=f"start {place.cards} on a host (`torchrun --nproc-per-node`)")
+        raise NodeError(message, help=f"start {place.cards} on each host (`torchrun --nproc-per-node`)")
 
 
 def _count(text: str) -> int:

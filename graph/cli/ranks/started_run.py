@@ -86,9 +86,9 @@ def run_in_ranks(
 
 
 def _command(words: Sequence[str], out: Path | None) -> list[str]:
-    """The command of a rank: that of this process, and the folder of the run if the user did not name it.
+    """The command of a rank: that of this process, with the folder of the run if the user did not name it.
 
-    A rank imports no module from the current folder, unless this process does, as `python -m sgd` of a checkout.
+    A rank imports modules from the current folder only if this process does, as `python -m sgd` in a checkout does.
     """
     first = sys.path[0] if sys.path else None
     here = first is not None and not sys.flags.safe_path and Path(first or ".").resolve() == Path.cwd()

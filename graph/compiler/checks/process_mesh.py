@@ -77,7 +77,7 @@ def process_mesh(
         found = list(_problems(graph, known, mesh))
         if not found:
             return problems, mesh
-        if mesh.ring == 1:  # more reasons would repeat these
+        if mesh.ring == 1:  # problems with `ring` would repeat these
             reasons += found
     return [*problems, *reasons], Mesh()
 
@@ -85,7 +85,7 @@ def process_mesh(
 def _choices(count: int) -> Iterator[Mesh]:
     """The arrangements that are tried where none is asked for, the best first.
 
-    Branches exchange least, and Ulysses less than `ring`, which has no limit by the number of heads.
+    Branches exchange the least data. Ulysses exchanges less than `ring`, but takes no more ranks than there are heads.
     """
     for ring in range(1, count + 1):
         for branches in (2, 1):

@@ -157,8 +157,9 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
     """Map each call to the components that must be in memory while the call runs.
 
     A component is a pair: the output that holds it, and the name of the part. Only port types with a method `acquire`
-    have components. An output whose part other outputs share holds the part too, so that it stays in memory from the
-    first to the last of them (`origins`). An `own` part that one output alone shares is held by that output alone.
+    have components. An output also holds a part that other outputs share with it, so that the part stays in memory from
+    its first reader to its last (`origins`). Only one other output holds an `own` part if calls read the part through
+    that output alone.
     """
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)
@@ -185,10 +186,10 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
 def _held_by_its_reader(
     end: tuple[Ref, str], through: Set[tuple[Ref, str]], graph: Graph, descriptions: Mapping[Ref, Any]
 ) -> bool:
-    """Whether one other output holds an `own` part for as long as the output that the part comes from.
+    """Whether another output alone can hold an `own` part, for as long as the output that the part comes from.
 
     Args:
-        end: The output that the part comes from, and the part.
+        end: The output that the part comes from, and the name of the part.
         through: All components through which calls read the part.
         graph: The graph.
         descriptions: Facts of outputs.

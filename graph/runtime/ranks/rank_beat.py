@@ -18,8 +18,8 @@ class Beat:
     Attributes:
         serial: Grows with every beat.
         count: Grows while the rank goes on: with nodes, turns, exchanges, bytes that are loaded.
-        exchanges: Grows with exchanges alone. Ranks take part in the same ones, so the smallest number is that of the
-            rank that is behind.
+        exchanges: Grows with exchanges alone. All ranks take part in the same exchanges, so the rank with the smallest
+            number is behind.
         node: The path and type of the node at work; empty before the first.
         turn: The turns under way, `3/20 of loop`; empty outside of loops.
         limit: How long the rank may take here without going on, in seconds.

@@ -25,8 +25,8 @@ class RankPosition(Observer):
 
     Attributes:
         node: The path and type of the node at work; empty before the first.
-        first_only: The calls that the other ranks leave out (`PlacedSteps.first_only`). They may take long on rank 0,
-            as in a run of one process.
+        first_only: The calls that the other ranks leave out (`PlacedSteps.first_only`). They have the limit of nodes
+            that write files.
     """
 
     def __init__(self, clock: Clock, limit: float) -> None:
@@ -58,11 +58,11 @@ class RankPosition(Observer):
 
     @property
     def limit(self) -> float:
-        """How long the rank may take here without going on, in seconds: the limit in nodes, or a longer one."""
+        """Seconds that the rank may take here without progress: the limit in nodes, or a longer one."""
         return max(self._limit, self._longer())
 
     def _longer(self) -> float:
-        """The limit of what is at work, in seconds; 0 if it has none of its own."""
+        """The limit of the present work, in seconds; 0 if it has none of its own."""
         with suppress(IndexError):  # the thread of the run changes the clock meanwhile
             if self.clock.owner == KERNELS:
                 return KERNEL_SECONDS

@@ -111,7 +111,7 @@ class RunRanks:
         Raises:
             NodeError: If the others do not come, or have another plan, or the process that started them has gone.
         """
-        if self._starter_has_gone():  # it held the board, and a connection to it would be tried for minutes
+        if self._starter_has_gone():  # it held the board; connecting to it would take minutes to fail
             raise self._alone().error()
         self.joined = self.library.join_ranks(self.place, self.mesh, self.device)
         self._thread.start()
@@ -129,7 +129,7 @@ class RunRanks:
         return placed
 
     def failure(self, computed: bool) -> NodeError | None:
-        """The fault that ends this rank: of another rank, or a stall of its own; None if all is well.
+        """The fault that ends this rank: that of another rank, or a stall of its own; None if there is none.
 
         Args:
             computed: Whether this rank has computed its part, so that no stall of its own can end it.

@@ -45,7 +45,7 @@ def stall_seconds() -> float:
 
 
 def _more(limit: float) -> str:
-    """How to allow more than a limit in seconds."""
+    """Advice that allows more than a limit in seconds."""
     return f"{VARIABLE}={2 * limit:g} allows more"
 
 
@@ -116,7 +116,7 @@ class StallJudge:
             return None
         message = f"rank {rank} does not go on: no progress for {idle[rank]:.0f} s {self.place(rank)}"
         beat = self._beat(rank)
-        report = "; a node that works for long can report `run.progress`" if beat.node and not beat.waits else ""
+        report = "; a node that works for long can call `run.progress`" if beat.node and not beat.waits else ""
         return Fault(rank, message, _more(beat.limit) + report)
 
     def _beat(self, rank: int) -> Beat:

@@ -44,7 +44,7 @@ class Shapes:
 def measure_all(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | None], end: float) -> None:
     """Measure the backends that lack a timing, as long as the time until `end` is likely to suffice.
 
-    If memory does not suffice for a call of the first one, nothing is measured.
+    Nothing is measured if memory does not suffice for a call of the first backend.
     """
     from ..row_kernels.head_norms import knowing
 
@@ -86,7 +86,7 @@ def _measure(tried: Sequence[str], shapes: Shapes, timings: dict[str, float | No
 
 
 def _tensors(shapes: Shapes, heads: int, generator: torch.Generator) -> list[torch.Tensor]:
-    """Random queries, keys and values of some heads. If norms are named, queries and keys are within their bounds."""
+    """Random queries, keys and values of some heads. Norms of `shapes` bound the queries and keys."""
     import torch
 
     made = [
@@ -95,7 +95,7 @@ def _tensors(shapes: Shapes, heads: int, generator: torch.Generator) -> list[tor
     ]
     if shapes.norms is not None:
         for number, weights in enumerate((shapes.norms.query, shapes.norms.key)):
-            largest = weights.float().abs().amax().clamp_max(1.0)  # longer rows would make attention sharper
+            largest = weights.float().abs().amax().clamp_max(1.0)  # longer rows would sharpen the attention
             normed = torch.nn.functional.rms_norm(made[number], made[number].shape[-1:])
             made[number] = normed.mul_(largest.to(shapes.dtype))
     return made
@@ -148,6 +148,7 @@ def tolerance(backend: str) -> float:
 
 
 def in_fp8(backend: str) -> bool:
+    """Whether a backend computes attention in fp8."""
     from .backends import named
 
     found = named(backend)

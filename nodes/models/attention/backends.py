@@ -163,7 +163,7 @@ def notes() -> dict[str, str]:
 
 
 def capability(device: str | None) -> Capability | None:
-    """Compute capability of a device, such as `cuda:1`; None for a CPU. Names without a number are as in `gpu`."""
+    """Compute capability of a device, such as `cuda:1`; None for a CPU. `cuda` and None mean the GPU of `gpu`."""
     if device == "cpu":
         return None
     number = card_number(device) if device is not None else None
@@ -171,7 +171,7 @@ def capability(device: str | None) -> Capability | None:
 
 
 def gpu() -> Capability | None:
-    """Compute capability of the card of a plan, or else of the first GPU; None without one or with torch for CPUs."""
+    """Compute capability of the card of a plan, or else of the first GPU; None without a GPU or with torch for CPUs."""
     card = planned_card()
     return _of_card(0) if card is None else card.capability
 

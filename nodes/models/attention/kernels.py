@@ -204,7 +204,7 @@ def _register(backend: str, kernel: Kernel) -> Any:
 
 
 def _kernels_around(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, result: torch.Tensor) -> None:
-    """Call the kernels that `flash_3_fp8` calls before and after the wheel's own."""
+    """Call the Triton kernels that `flash_3_fp8` calls before and after FlashAttention's own kernel."""
     from ..row_kernels import head_norms
     from ..row_kernels.heads import add_means_
     from .centred_e4m3 import centred_e4m3

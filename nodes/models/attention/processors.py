@@ -54,7 +54,7 @@ def choose(module: Any, backend: str) -> None:
 def _call_alone(backend: str) -> None:
     """Let no other thread compute while a backend of `FORCED` has torch's choice of kernels set.
 
-    Other code may have set diffusers' own function again since the last call, so each call looks for it.
+    Other code may have set diffusers' own function again since the last call, so each call checks the function.
     Compiled code holds the choice in its graph; a lock would break the graph.
     """
     import torch

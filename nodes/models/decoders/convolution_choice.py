@@ -29,7 +29,7 @@ TRIAL = 5, 6, 9
 def chosen(conv: nn.Conv3d, dtype: torch.dtype) -> DenseWeight:
     """The weight of a convolution, with rows for the kernel if the kernel computes it. Without rows, torch convolves.
 
-    A plan, on the meta device, expects that the kernel works, unless it is for a card that cannot run it.
+    A plan, on the meta device, expects that the kernel works, unless the plan is for a card that cannot run it.
     """
     weight = dense_weight(conv, dtype=dtype)
     device = weight.weight.device
@@ -83,7 +83,7 @@ def _able(number: int) -> bool:
 
 
 def _has_room(major: int, shared: int) -> bool:
-    """Whether a card copies tiles by TMA, and its shared memory per multiprocessor, in bytes, holds them."""
+    """Whether a card can copy tiles by TMA, and has room for them. `shared`: bytes of memory of a multiprocessor."""
     return major >= CAPABILITY and shared >= max(tile.shared for tile in TILES.values())
 
 

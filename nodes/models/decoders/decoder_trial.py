@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FRAMES = 2, 5, 40
-"""Frames, rows and columns of the trial. So many columns fill the tiles of decodes of full size."""
+"""Frames, rows and columns of the trial. 40 columns fill the tiles that a decode of full size has."""
 
 
 def problem(vae: Any, device: str) -> str | None:
     """The reason why the kernels cannot be used; None if they work. A plan, on the meta device, expects that they do.
 
     Args:
-        vae: A VAE that `rebuilt_vae` knows; the trial has its dtype, and the width of its first layer.
+        vae: A VAE that `rebuilt_vae` knows. The trial has the dtype of its work, and the width of its first layer.
         device: The device of the run.
     """
     if device == "meta":
@@ -44,7 +44,7 @@ def problem(vae: Any, device: str) -> str | None:
 
 
 def gathered(vae: Any) -> None:
-    """Let a thread that gathers launches know the kernel of the trial. `vae` is on the meta device."""
+    """Launch the kernel of the trial in a thread that gathers launches. `vae` is on the meta device."""
     meta, width = torch.device("meta"), _width(vae)
     x = torch.empty(*FRAMES, width, dtype=working_dtype(vae, meta), device=meta)
     vectors = (torch.empty(width, dtype=torch.float32, device=meta) for _ in range(2))
@@ -61,12 +61,12 @@ def _operation(vae: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
 
 
 def _normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Between convolutions of Wan's decoder."""
+    """The operation between two convolutions of Wan's decoder."""
     out = torch.empty_like(x)
     norm_silu(x, weight, out, bias=bias)
     return out
 
 
 def _padded(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Between convolutions of HunyuanVideo's decoder."""
+    """The operation between two convolutions of HunyuanVideo's decoder."""
     return pad(x, Margin(2, 1, 1), affine=Affine(scale, shift), silu=True)

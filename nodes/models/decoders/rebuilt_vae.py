@@ -63,7 +63,7 @@ def refused_kernels(vae: Any, device: str) -> str | None:
 def working_dtype(vae: Any, device: torch.device) -> torch.dtype:
     """The dtype in which a rebuilt VAE works. A plan on the meta device is one for a GPU.
 
-    Wan's VAE in float32 works in float16 on a GPU, which has as many digits as the TF32 of its convolutions there.
+    Wan's VAE in float32 works in float16 on a GPU. float16 has as many digits as the TF32 of its convolutions there.
     """
     dtype: torch.dtype = vae.dtype
     narrows = type(vae).__name__ == "AutoencoderKLWan" and device.type in ("cuda", "meta")
@@ -99,7 +99,7 @@ class _WanWork:
         self.warn(OVERFLOW.format(work=work, what=what, dtype=str(self.vae.dtype).removeprefix("torch.")))
 
     def unusable(self, values: Tensor, given: str, made: str) -> bool:
-        """Whether the values that were given are not finite, so that no dtype helps. Warns of it."""
+        """Whether some of the given values are not finite, so that no dtype helps. Warns of them."""
         if everywhere(torch.isfinite(values).all()):
             return False
         self.warn(NOT_FINITE.format(given=given, made=made))
@@ -169,7 +169,8 @@ class _WanDecode(_WanWork):
     def _decoded(self, latents: Tensor, put: Callable[[int, Tensor], None]) -> None:
         """Decode one clip, [c, T, h, w]. Chunks that overflow are decoded again in the VAE's own dtype.
 
-        The device is asked once, after the last chunk. Only then are the latents, and chunks one by one, looked at.
+        The host asks the device once, after the last chunk, for values that are not finite. It looks at the latents and
+        at single chunks only if there are any.
 
         Args:
             latents: The latents.

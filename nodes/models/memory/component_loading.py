@@ -61,7 +61,7 @@ class ComponentLoader:
         return self._configs[name]
 
     def reconfigure(self, name: str, config: Mapping[str, Any]) -> None:
-        """Make a component with another configuration than that of its file."""
+        """Replace the configuration of a component, which is that of its file otherwise."""
         self._configs[name] = dict(config)
 
     def dtype_name(self, part: str) -> str:
@@ -86,7 +86,7 @@ class ComponentLoader:
         return self._sizes[part]
 
     def class_of(self, part: str, run: Run) -> Any:
-        """Import the class of a component, which may take seconds. `run` receives warnings.
+        """The class of a component. Its import may take seconds. `run` receives warnings.
 
         Raises:
             NodeError: If there is no such component or class.

@@ -65,12 +65,12 @@ def entrance(module: torch.nn.Module) -> Entrance:
 
 
 class Key(NamedTuple):
-    """A view of a component.
+    """The key of a view of a component.
 
     Attributes:
         part: Name of the component in the repository.
         recipe: The transforms of the view.
-        placed: Offloading of the component; None for a component on the device. A base has no hooks of offloading.
+        placed: The offloading of the component; None for a component on the device. A base has no hooks of offloading.
     """
 
     part: str
@@ -82,7 +82,7 @@ class Key(NamedTuple):
         return cls(part, recipe, next((t for t in recipe if t.kind == "offload"), None))
 
     def base(self) -> Key | None:
-        """The view with the new weights alone, which this one is a copy of; None for a copy of the component."""
+        """The key of the base, which has the new weights alone; None for a copy of the component itself."""
         weights = tuple(t for t in self.recipe if t.kind in WEIGHTS)
         return self._replace(recipe=weights) if weights and weights != self.recipe else None
 
@@ -114,7 +114,7 @@ class Held:
 NO_RUNS: Mapping[str, LatestRun] = MappingProxyType({})
 
 Makers = Mapping[str, object]
-"""The calls that made the transforms of one component, by kind (`Run.current`). Reports of a transform are theirs."""
+"""The calls that made the transforms of one component, by kind (`Run.current`). They receive reports of a transform."""
 
 
 def apply(
@@ -161,10 +161,9 @@ class Views:
         return len(self._held)
 
     def holds(self, part: str, recipe: Recipe) -> bool:
-        """Whether the new weights of a view are in memory, and their files have not changed if nobody holds them.
+        """Whether the base of a view is in memory. Without a holder, the files of its transforms must not have changed.
 
-        The view then needs no weights of the component but those that it shares. A view without new weights counts
-        itself.
+        Then the view needs only those weights of the component that it shares. A view without a base stands for itself.
         """
         key = Key.of(part, recipe)
         key = key.base() or key

@@ -16,14 +16,17 @@ class Transform(Protocol):
         kind: Name of the change, one of `ORDER`.
         component: Name of the component in the repository.
 
-    The method `prepare(model, part, run)` of a transform, if there is one, is called in another thread after that has
-    read the component's files in advance; its errors are ignored. The method `undo` of a transform, if there is one, is
-    called when the view is dropped or could not be completed. The method `before`, if there is one, returns the
-    transform as it is when another one follows it in the model. A transform that replaces weights has a method
-    `apply_with`, which also takes the following transforms of its kind, and the component if no other value reads it.
-    The method may then free each of the component's weights that it replaces. A transform whose attribute `planned` is
-    true is applied in a plan too, on the meta device. The method `replaced`, if there is one, returns the details of
-    choices that another transform replaces.
+    A transform may also have these members:
+
+    - `prepare(model, part, run)` is called in the thread that reads the component's files in advance, after it has read
+      them. Its errors are ignored.
+    - `undo` is called when the view is dropped or could not be completed.
+    - `before` returns the transform as it is when another one follows it in the model.
+    - `replaced` returns the details of choices that another transform replaces.
+    - `apply_with` stands for `apply` in a transform that replaces weights. It also takes the following transforms of
+      its kind, and the component if no other value reads it. It may then free each weight that it replaces in the
+      component.
+    - `planned`, an attribute: if it is true, the transform is applied in a plan too, on the meta device.
     """
 
     @property
@@ -47,8 +50,8 @@ ORDER = ("lora", "quantize", "optimize", "attention", "offload", "compile")
 """The order in which transforms are applied.
 
 Adapters change weights before these are quantised. Both replace weights, which rebuilt blocks join. The hooks of
-offloading must find the new weights, and compiled code must contain all changes. A choice of
-attention after `optimize` replaces that of `optimize`.
+offloading must find the new weights, and compiled code must contain all changes. A choice of attention after `optimize`
+replaces that of `optimize`.
 A workflow has the transforms in this order too, except those in `ANYWHERE`.
 """
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 THREADS = "OMP_NUM_THREADS"
-"""The variable with the number of threads of torch. Ranks share the cores, unless the user sets it."""
+"""The variable for the number of torch's threads. Ranks share the cores, unless the user sets it."""
 
 POLL_SECONDS = 0.02
 
 
 def _environments(count: int, port: int) -> dict[int, dict[str, str]]:
-    """The variables of each rank. `port`: that of the store."""
+    """The environment variables of each rank. `port`: the port of the store."""
     shared = {
         "TORCHELASTIC_RUN_ID": f"sgd-{os.getpid()}",
         "TORCHELASTIC_USE_AGENT_STORE": "True",

@@ -1,6 +1,6 @@
 """Whether the row kernels work on a device: one of them is called on a few rows and compared with its twin.
 
-One stands for all: tests compile every kernel for each kind of cards.
+One kernel stands for all: tests compile the kernels for several kinds of cards.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def problem(device: str, dtype: torch.dtype, width: int) -> str | None:
 
 
 def gathered(dtype: torch.dtype, width: int) -> None:
-    """Let a thread that gathers launches know the kernel of the trial."""
+    """Launch the kernel of the trial in a thread that gathers launches."""
     x, scale, shift = (torch.empty(1, count, width, dtype=dtype, device="meta") for count in (ROWS, 1, 1))
     rows.norm(x, scale, shift)
 

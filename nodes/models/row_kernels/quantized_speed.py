@@ -22,7 +22,7 @@ MOST_ROWS = 32768
 """The most rows to time. More take more memory and time, and do not change the ratio."""
 
 FEWEST_ROWS = 1024
-"""Rows that are timed at least, where the run has as many: with fewer, the time of a launch decides."""
+"""More rows than these are halved if memory is short. With fewer rows, the time of a launch would decide."""
 
 GAIN = 1.05
 """Least speed-up that counts."""
@@ -33,7 +33,7 @@ CALLS = 8
 def pays(shape: tuple[int, int], rows: int, device: torch.device) -> bool:
     """Whether a weight is multiplied faster in fp8; False if the device has no such product.
 
-    If memory is short, fewer rows are timed, and with less memory than `FEWEST_ROWS` need, the weight stays as it is.
+    Fewer rows are timed if memory is short. The result is False if memory does not suffice for about `FEWEST_ROWS`.
 
     Args:
         shape: Outputs and inputs of the weight.

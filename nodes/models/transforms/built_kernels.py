@@ -1,7 +1,7 @@
-"""Notes in Triton's cache: for which components it holds the kernels. A later process then builds nothing in advance.
+"""Notes in Triton's cache that name the components whose kernels it holds. A later process then builds none in advance.
 
-The notes lie beside the kernels, so they go with them. A note that is out of date costs no more than the building of a
-kernel at its first launch.
+The notes lie beside the kernels, so both are removed together. A kernel is built at its first launch if a note is out
+of date, and nothing else is lost.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ FOLDER = "sgd-built"
 def note_of(
     class_name: str, config: Mapping[str, Any], dtype: str, transforms: tuple[Transform, ...], device: torch.device
 ) -> Path | None:
-    """The file that says that the kernels are built; None if the place of Triton's cache is not known.
+    """The path of the note for a component; None if the place of Triton's cache is not known.
 
     Args:
         class_name: The class of the component.
         config: Its configuration.
         dtype: Name of its dtype.
-        transforms: Those that decide which kernels it needs.
+        transforms: The transforms on which its kernels depend.
         device: The GPU.
     """
     import torch
@@ -51,7 +51,7 @@ def note_of(
 
 
 def write(note: Path) -> None:
-    """Make a note. A cache that cannot be written has none."""
+    """Make a note. Nothing happens if the cache cannot be written."""
     with suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
         note.touch()

@@ -1,6 +1,6 @@
 """Whether this machine has the compiler that torch.compile needs. Torch-free.
 
-Plans for another card take Triton as installed.
+A plan for another card takes Triton as installed.
 """
 
 from __future__ import annotations

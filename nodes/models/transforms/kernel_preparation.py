@@ -1,8 +1,8 @@
 """Builds the Triton kernels of rebuilt blocks and decoders, in the thread that reads components in advance.
 
-A small twin of the component on the meta device does the work of the component: a transformer has one block of each
-list. It takes the same transforms and the same code, up to the launches, which the thread gathers. Then it builds their
-kernels. The twin needs no memory and no device.
+A small twin of the component on the meta device does the work of the component. The twin of a transformer has one block
+of each list. The twin takes the same transforms and runs the same code, up to the launches of kernels. The thread
+gathers these launches, and then builds their kernels. The twin needs no memory and no device.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WIDTHS = 256, 1280
 rounded up to a power of two. 256 is the width of a tile."""
 
 SETTINGS = ("quantize", "optimize")
-"""Kinds of transforms that a twin takes."""
+"""Kinds of transforms that a twin takes from the model."""
 
 
 _prepared: set[tuple[Any, ...]] = set()
@@ -50,7 +50,7 @@ _prepared: set[tuple[Any, ...]] = set()
 
 
 def prepare(model: Model, part: str, run: Run, work: Callable[[Model, Any], None]) -> None:
-    """Build the kernels of a component. Nothing happens without a GPU, without Triton, and in a plan.
+    """Build the kernels of a component. Nothing happens without a GPU, without Triton, or in a plan.
 
     Args:
         model: The model; the component need not be in memory.
@@ -69,7 +69,7 @@ def prepare(model: Model, part: str, run: Run, work: Callable[[Model, Any], None
     if note is not None and note.exists():
         _prepared.add(key)
         return
-    # Imports take a while. So they come first: threads that must be alone wait for the end of a share.
+    # Imports take a while, so they come before `shared`: a thread that needs `exclusive` waits for its end.
     import triton  # noqa: F401
 
     model.weights.class_of(name, Run())

@@ -72,7 +72,7 @@ class Optimize:
         return replace(self, compiled=False) if other.kind == "offload" else self
 
     def replaced(self, other: Transform) -> dict[str, str]:
-        """The details of the step where another transform replaces it: see `before`."""
+        """The detail `step` if another transform replaces the choice (see `before`); else none."""
         changed = self.before(other)
         if self.rebuilt and not changed.rebuilt:
             ours = "rebuilt blocks"
@@ -144,8 +144,8 @@ class FastDecoder:
 
     Attributes:
         component: Name in the repository.
-        rebuilt: Whether they are. An offloaded VAE keeps its own decoder and encoder, which move its weights.
-        encodes: Whether there is an encoder.
+        rebuilt: Whether they are rebuilt. An offloaded VAE keeps its own decoder and encoder, which move its weights.
+        encodes: Whether the VAE's encoder is rebuilt too.
     """
 
     kind: ClassVar[str] = "optimize"
@@ -160,7 +160,7 @@ class FastDecoder:
         return replace(self, rebuilt=False) if other.kind == "offload" else self
 
     def replaced(self, other: Transform) -> dict[str, str]:
-        """The details of the decoder and encoder where another transform replaces them: see `before`."""
+        """The details `decode` and `encode` if another transform replaces the choice (see `before`); else none."""
         if not self.rebuilt or self.before(other).rebuilt:
             return {}
         return self._said("eager: the VAE is offloaded")

@@ -47,7 +47,7 @@ def details(model: Model, name: str, format: Format, run: Run, timed: bool = Fal
         name: Name of the component in the repository.
         format: The format.
         run: The run or plan.
-        timed: Whether a run times the layers, and quantises those that are faster.
+        timed: Whether a run times the layers, and quantises only those that become faster.
 
     Raises:
         NodeError: If the class of the component has no table of layers.

@@ -1,7 +1,8 @@
 """The Triton kernels, compiled for cards that are not there, at the widths of full-size models.
 
-The calls are those of rebuilt transformers and VAEs. Each kernel is compiled at each width once, in the call with the
-most options, and for at least three cards. `tests/benchmarks/kernel_matrix.py` compiles all calls for all cards.
+The calls are those of rebuilt transformers and VAEs. Each kernel is compiled at each width, in the call with the most
+options, and for at least three kinds of cards, if so many have it. `tests/benchmarks/kernel_matrix.py` compiles all
+calls for all cards.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ WIDTHS = "D", "C", "K", "M", "N", "STEPS"
 """Names of constants that are widths of models, or made from them: of rows, of heads, and numbers of channels."""
 
 LEAST_CARDS = 2
-"""Cards for which each kernel is compiled at least."""
+"""The least number of cards for which a kernel is compiled, if so many have it."""
 
 VAE_DTYPES = {
     "HunyuanVideo": (torch.float16,),
@@ -46,7 +47,7 @@ cards = pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 
 
 def able(card: Card) -> tuple[bool, bool]:
-    """Whether the product writes e4m3 on a card, and whether it convolves with its own kernel."""
+    """Whether sgd writes e4m3 on a card, and whether it convolves with its own kernel."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         through_kernels(monkeypatch, card)
         return rows.writes_e4m3(torch.device("cuda")), convolution_choice._able(card.capability)
@@ -54,7 +55,7 @@ def able(card: Card) -> tuple[bool, bool]:
 
 @pytest.fixture(scope="module")
 def launched() -> dict[tuple[bool, bool], dict[Kernel, dict[Any, Call]]]:
-    """What cards launch, by `able`: of each kernel, for each width, the call with the most options."""
+    """The calls that cards launch, by `able`: for each kernel and width, the call with the most options."""
     found: dict[tuple[bool, bool], dict[Kernel, dict[Any, Call]]] = {}
     for card in CARDS:
         if able(card) in found:
@@ -105,7 +106,7 @@ def test_a_card_starts_its_kernels(compiled, card):
 
 
 @cards
-def test_the_product_refuses_kernels_that_a_card_lacks(launched, compiled, card):
+def test_sgd_uses_only_kernels_that_a_card_has(launched, compiled, card):
     e4m3, convolves = able(card)
     assert e4m3 == (card.capability >= 89)
     assert any("*fp8e4nv" in kernel.types.values() for kernel in compiled[card]) == e4m3

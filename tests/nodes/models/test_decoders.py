@@ -123,7 +123,7 @@ def test_weights_that_overflow_are_decoded_again_with_a_warning():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_given_and_not_finite_are_not_laid_to_float16(value, monkeypatch):
+def test_inputs_that_are_not_finite_are_not_blamed_on_float16(value, monkeypatch):
     said: list[str] = []
     made = narrow(wan_vae(**WAN_2_1).float(), said)
     works: list[torch.dtype] = []

@@ -1,6 +1,6 @@
 """Kernels that are built in advance are those that the rebuilt blocks and decoders of full-size models launch.
 
-No GPU is needed: Triton's keys of kernels are compared, for real tensors at true widths, and products are left out.
+No GPU is needed. Tests compare Triton's keys of kernels, for tensors of full widths, and leave out matrix products.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "_scaled_dot", "_sca
 
 
 class NoProducts(TorchDispatchMode):
-    """Products and attention give tensors of the right shape with any values."""
+    """Matrix products and attention give tensors of the right shape with any values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -93,7 +93,7 @@ def module_without_values(cls: Any, config: Any, dtype: torch.dtype, device: str
 
 @pytest.fixture
 def hopper(monkeypatch) -> None:
-    """A run on `cuda` believes that there is a card of this capability."""
+    """A run on `cuda` takes the machine for one with a card of capability 9.0."""
     monkeypatch.setattr(rows, "_capability", lambda device: (HOPPER // 10, HOPPER % 10))
     monkeypatch.setattr(convolution_choice, "_able", lambda number: True)
     monkeypatch.setattr(convolution_choice, "_number", lambda device: 0)

@@ -154,7 +154,7 @@ def test_compiled_blocks_are_replaced_by_offloading_only():
     assert not Optimize("transformer", False, ()).replaced(Offload("transformer", "leaf"))
 
 
-def test_a_vae_that_does_not_fit_is_told_to_keep_its_decoder():
+def test_details_say_that_a_vae_that_does_not_fit_keeps_its_decoder():
     run = planned("cuda")
     value = load(run, WAN).transformed(FastDecoder("vae", encodes=True), run)
     value.weights._chosen["vae"] = Offload("vae")

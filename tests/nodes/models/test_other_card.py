@@ -1,4 +1,4 @@
-"""Plans for a card that this machine does not have (`--card`): that card decides, whatever is here."""
+"""Plans for a card that this machine does not have (`--card`): that card decides, not the GPU of this machine."""
 
 from __future__ import annotations
 

@@ -1,0 +1,34 @@
+"""Ranks that another launcher has started, such as torchrun: errors, commands, devices. Most need no launcher."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def in_rank(folder: Path, rank: int, *words: str, local: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run a command as one of four ranks of a launcher."""
+    place = {"RANK": str(rank), "WORLD_SIZE": "4", "LOCAL_RANK": str(local), "TORCHELASTIC_RUN_ID": "here"}
+    return subprocess.run(
+        [sys.executable, "-m", "sgd", *words],
+        cwd=folder,
+        env=os.environ | place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", ["exec", "resume"])
+def test_a_rank_that_fails_before_it_has_joined_tells_why(tmp_path: Path, command: str) -> None:
+    done = in_rank(tmp_path, 1, command, "nowhere.yaml", local=1)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith("rank 1: error"), done.stderr
+    assert "nowhere.yaml" in lines[0]
+    assert all(line.startswith("rank 1: ") for line in lines)
+    assert done.stdout == ""

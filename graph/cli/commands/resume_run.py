@@ -24,7 +24,7 @@ from ...resume.snapshot_folder import BEGUN, FOLDER, LARGEST, SnapshotFolder
 from ..command_line import added_options, load_library, told_elsewhere, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
 from ..profile_arguments import profile_options, profiling_of
-from ..ranks.other_rank import in_place, run_other_rank
+from ..ranks.other_rank import in_place, refused, run_other_rank
 from ..ranks.rank_options import asked_of, rank_options, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..resumed_place import OVER, resumed_from
@@ -64,7 +64,8 @@ def command(arguments: Namespace) -> int:
             from ..sweep.resumed_sweep import resume_sweep
 
             _refuse_for_sweep(arguments)
-            return resume_sweep(Path(arguments.run), arguments)
+            stopped = refused("resume of a sweep")
+            return resume_sweep(Path(arguments.run), arguments) if stopped is None else stopped
     except (LibraryError, NodeError) as error:
         return wrong(str(error), error.help)
     return in_place(lambda place: _in_place(arguments, place))

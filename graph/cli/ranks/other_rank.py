@@ -14,8 +14,10 @@ from ...contract.device import shared_cards, take_card
 from ...contract.rank_start import RankPlace, rank_place
 from ...runtime.clock import Clock
 from ...runtime.ranks.run_ranks import RunRanks
+from ..command_line import wrong
 from ..terminal import say
 from .held_errors import heard, hold_errors
+from .rank_options import COMMANDS
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -41,6 +43,15 @@ def in_place(command: Callable[[RankPlace | None], int]) -> int:
         return hold_errors(place, lambda: command(place))
     os.dup2(2, 1)
     return command(place)
+
+
+def refused(command: str) -> int | None:
+    """Refuse a command that runs in one process, in one of several. Returns the exit code; None if it may run."""
+    place = rank_place()
+    if place is None or place.size == 1 or command in COMMANDS:
+        return None
+    message = f"sgd {command} runs in one process, and the launcher started {place.size}"
+    return in_place(lambda _: wrong(message, "leave out torchrun"))
 
 
 def run_other_rank(out: Path, plan: Plan, ranks: RunRanks, options: Mapping[str, Any], clock: Clock) -> int:

@@ -246,6 +246,35 @@ def test_another_plan_or_mesh_has_another_fingerprint(tmp_path: Path, library: L
     assert fingerprint(plans[0], Mesh(1, 2)) != prints[0]
 
 
+def test_ranks_compare_their_devices_before_they_join(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(checked(tmp_path, library, processes=2), library)
+    board = Words()
+    monkeypatch.setattr(RunRanks, "_watch", lambda _: None)
+    joins: list[int] = []
+
+    def joined() -> Processes:
+        joins.append(1)
+        raise NodeError("a double joins nobody")
+
+    def join(rank: int, device: str, card: str) -> str:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        ranks = RunRanks(plan, RankPlace(rank, 2, rank), Mesh(2), device, Clock())
+        ranks.library = cast(Any, SimpleNamespace(join_ranks=lambda *_: SimpleNamespace(board=board, join=joined)))
+        with pytest.raises(NodeError) as error:
+            ranks.join(Context(tmp_path, Observer()))
+        return str(error.value)
+
+    assert join(0, "cuda", "0") == "a double joins nobody"
+    assert join(1, "cpu", "") == "this process runs on cpu, and rank 0 on cuda"
+    assert join(1, "cuda", "0") == "this process and rank 0 take one GPU, CUDA_VISIBLE_DEVICES=0"
+    assert len(joins) == 1
+    assert join(2, "cuda", "1") == "a double joins nobody"
+    monkeypatch.setenv("GROUP_RANK", "1")  # another host
+    assert join(3, "cuda", "0") == "a double joins nobody"
+
+
 def test_the_first_fault_stays() -> None:
     board = Words()
     assert posted(board) is None

@@ -23,6 +23,7 @@ from ..failure import Interrupted, NodeFailed
 from ..profiling import Profiling
 from .placed_steps import PlacedSteps
 from .rank_beat import EVERY_SECONDS, Beat, read_beat
+from .rank_devices import require_fitting
 from .rank_events import Heard, RankEvents, hear_last, leaders
 from .rank_fault import Fault, posted
 from .rank_position import RankPosition
@@ -109,12 +110,14 @@ class RunRanks:
             heard: On rank 0, receives events of other ranks.
 
         Raises:
-            NodeError: If the others do not come, or have another plan, or the process that started them has gone.
+            NodeError: If the others do not come, have another plan, or devices that do not fit; or if the process that
+                started them has gone.
         """
         if self._starter_has_gone():  # it held the board, and a connection to it would be tried for minutes
             raise self._alone().error()
         self.joined = self.library.join_ranks(self.place, self.mesh, self.device)
         self._thread.start()
+        require_fitting(self.joined.board, self.place.rank, self.device)
         context.processes = processes = self.joined.join()
         own = fingerprint(self.plan, self.mesh)
         first, self.began = processes.agree((own, self.began))

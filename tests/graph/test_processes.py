@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from sgd.graph.contract.rank_start import RankPlace, rank_place
 from sgd.graph.language.registry import Library, installed
 from sgd.graph.runtime.clock import Clock
 from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.ranks.lost_rank import lost_rank
 from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.ranks.rank_beat import Beat
 from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
@@ -507,3 +510,20 @@ def test_a_plan_for_more_processes_than_cards_warns(
     assert plan_of_toys(tmp_path, "--processes", "2", "--json") == 0
     message = "2 processes need 2 GPUs, and this machine has 1: give --processes 1"
     assert json.loads(capsys.readouterr().out)["warnings"] == [message]
+
+
+def test_a_rank_that_ended_without_a_word_is_found() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    here = {"node": "loop.together (toy.together)", "turn": "3/4 of loop", "process": os.getpid()}
+    gone = here | {"process": process.pid}
+    for no_fault in (here, gone | {"over": True}, gone | {"host": "1"}):
+        board = Words()
+        Beat(**cast(Any, no_fault)).post(board, 1)
+        assert lost_rank(board, 3) is None
+        assert posted(board) is None
+    Beat(**cast(Any, gone)).post(board, 2)
+    fault = lost_rank(board, 3)
+    assert fault == posted(board)
+    assert fault is not None
+    assert fault.message == "rank 2 ended without a word in loop.together (toy.together) (turn 3/4 of loop)"

@@ -16,6 +16,11 @@ HOST = "GROUP_RANK"
 """The variable of torchrun with the number of its process on this host, which started this rank."""
 
 
+def host() -> str:
+    """The host of this rank as torchrun numbers it; empty under another launcher."""
+    return os.environ.get(HOST, "")
+
+
 def require_fitting(board: Board, rank: int, device: str) -> None:
     """Check the device of this rank against those of ranks that have told theirs before.
 
@@ -35,7 +40,7 @@ def require_fitting(board: Board, rank: int, device: str) -> None:
         card = os.environ.get(VISIBLE, "")
         if device != "cuda" or not card or "," in card:  # `take_card` chose none
             return
-        owner = board.first(f"card/{os.environ.get(HOST, '')}/{card}", str(rank))
+        owner = board.first(f"card/{host()}/{card}", str(rank))
         if owner != str(rank):
             help = f"start a rank for each GPU; {VISIBLE} names all of them where the launcher starts, such as 0,1"
             raise NodeError(f"this process and rank {owner} take one GPU, {VISIBLE}={card}", help=help)

@@ -20,6 +20,7 @@ from ..contract.constants import DONE, EXIT_CODES, FAILED, INTERRUPTED
 from ..contract.device import one_card
 from ..contract.library_command import LibraryCommand
 from ..contract.node_library import NodeLibrary
+from ..contract.rank_start import rank_place
 from ..language.library_objects import installed_objects, standard_object
 from .common_arguments import device, workflow
 from .early_display import display_for
@@ -160,6 +161,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             display = display_for(argv)
             arguments = parse(argv)
             arguments.display, arguments.command_line = display, list(argv)
+            if rank_place() is not None:
+                from .ranks.other_rank import refused
+
+                stopped = refused(arguments.command)
+                if stopped is not None:
+                    return stopped
             added: LibraryCommand | None = getattr(arguments, "library_command", None)
             name = ".partial_run" if added is not None else f".commands.{COMMANDS[arguments.command][0]}"
             module = import_module(name, __package__)

@@ -70,6 +70,13 @@ def reported() -> None:
     _State.reported = True
 
 
+def withdraw() -> None:
+    """Take back the interrupt, and hear no more: it is that of a launcher, which ends all after a fault of one."""
+    if _State.installed:
+        _State.since = None
+        ignore()
+
+
 class held:
     """A block in which an interrupt is noted. If the block has not reported it, the process ends after the block."""
 

@@ -64,6 +64,8 @@ class Executor:
         effects = FinishedEffects(self.loops) if positions is not None or start is not None else None
         wraps = [each for each in (wrap, effects) if each is not None]
         self.wrap = StepWraps(wraps) if wraps else StepWrap()
+        self.overlapped = False
+        """Whether another thread runs steps too."""
 
     def execute(self) -> dict[str, Any]:
         """Run all steps.
@@ -84,7 +86,8 @@ class Executor:
             self.finish_checks()
             return {name: getter(arg.source)(environment) for name, arg in self.plan.outputs.items()}
         except BaseException as error:
-            whole = isinstance(error, Interrupted)  # raised between two steps, so no step is half done
+            # Raised between two steps, so no step of this thread is half done.
+            whole = isinstance(error, Interrupted) and not self.overlapped
             raise
         finally:
             try:

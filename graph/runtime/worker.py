@@ -226,6 +226,9 @@ class Worker:
         if self.ranks is None:
             return self.error
         if interrupted or interrupts.pending():  # other ranks may have ended first
+            lost = self.ranks.lost() if self.outputs is None else None
+            if lost is not None:
+                return lost.error()
             return self.error and Interrupted()
         if self.error is None or isinstance(self.error, Interrupted):
             return self.ranks.failure(computed=self.outputs is not None) or self.error

@@ -202,11 +202,18 @@ def attempt() -> Iterator[Attempt]:
         counter.peak = max(counter.peak, made._peak)
 
 
-def allow_eight_bit_attention() -> None:
-    """From now on, count attention as work that a run may compute in 8 bits, in the plan that this thread traces."""
+@contextmanager
+def eight_bit_attention() -> Iterator[None]:
+    """Count attention inside `with` as work that a run may compute in 8 bits, in the plan that this thread traces."""
     counter = _METER.get()
-    if counter is not None:
-        counter.eight_bit_attention = True
+    if counter is None:
+        yield
+        return
+    before, counter.eight_bit_attention = counter.eight_bit_attention, True
+    try:
+        yield
+    finally:
+        counter.eight_bit_attention = before
 
 
 def live_bytes() -> int:

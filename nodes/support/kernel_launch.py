@@ -13,6 +13,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...graph.contract.process_state import shared
+
 if TYPE_CHECKING:
     import torch
 
@@ -100,7 +102,7 @@ def build(launches: Iterable[Launch], device: torch.device, stop: Callable[[], b
         for each in launches:
             if stop():
                 break
-            with suppress(Exception):
+            with suppress(Exception), shared():  # a thread that times something is alone
                 made = each.kernel.run(*each.arguments, grid=each.grid, warmup=True, **each.options)
                 if id(made) not in built:
                     built.add(id(made))

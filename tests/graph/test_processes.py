@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 from helpers import rank_toys
 from sgd.graph.cli.commands import show_plan
 from sgd.graph.cli.main import main
+from sgd.graph.cli.ranks import rank_options
 from sgd.graph.cli.ranks.rank_options import require_all_cards
 from sgd.graph.compiler.checks.process_mesh import Asked
 from sgd.graph.compiler.compile import Checked, check, plan_of
@@ -27,6 +30,7 @@ from sgd.graph.contract.rank_start import RankPlace, rank_place
 from sgd.graph.language.registry import Library, installed
 from sgd.graph.runtime.clock import Clock
 from sgd.graph.runtime.context import Context
+from sgd.graph.runtime.ranks.lost_rank import lost_rank
 from sgd.graph.runtime.ranks.placed_steps import PlacedSteps
 from sgd.graph.runtime.ranks.rank_beat import Beat
 from sgd.graph.runtime.ranks.rank_events import RankEvents, hear_last
@@ -152,11 +156,15 @@ def test_ring_takes_the_ranks_beyond_the_number_of_heads(tmp_path: Path, monkeyp
     assert found == {24: Mesh(2, 12), 64: Mesh(2, 8, 4), 7: Mesh(1, 7), 13: Mesh(1, 1, 13), 26: Mesh(2, 1, 13)}
 
 
-def test_a_host_with_fewer_cards_than_ranks_is_refused() -> None:
+def test_a_host_with_fewer_cards_than_ranks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = {"auto": "cuda", "cuda": "cuda", "cpu": "cpu"}
+    monkeypatch.setattr(rank_options, "choose", lambda device, _: chosen[device])
     place = RankPlace(0, 4, 0, on_host=4, cards=2)
     with pytest.raises(NodeError, match="4 processes on this host need 4 GPUs, and there are 2"):
         require_all_cards("auto", 4, place)
     require_all_cards("cpu", 4, place)
+    monkeypatch.setitem(chosen, "auto", "cpu")
+    require_all_cards("auto", 4, place)  # a run without a library that uses GPUs
     for enough in (replace(place, cards=4), replace(place, cards=None), replace(place, on_host=2)):
         require_all_cards("cuda", 4, enough)
 
@@ -244,6 +252,35 @@ def test_another_plan_or_mesh_has_another_fingerprint(tmp_path: Path, library: L
     prints = [fingerprint(plan, Mesh(2)) for plan in plans]
     assert prints[0] == prints[1] != prints[2]
     assert fingerprint(plans[0], Mesh(1, 2)) != prints[0]
+
+
+def test_ranks_compare_their_devices_before_they_join(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(checked(tmp_path, library, processes=2), library)
+    board = Words()
+    monkeypatch.setattr(RunRanks, "_watch", lambda _: None)
+    joins: list[int] = []
+
+    def joined() -> Processes:
+        joins.append(1)
+        raise NodeError("a double joins nobody")
+
+    def join(rank: int, device: str, card: str) -> str:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", card)
+        ranks = RunRanks(plan, RankPlace(rank, 2, rank), Mesh(2), device, Clock())
+        ranks.library = cast(Any, SimpleNamespace(join_ranks=lambda *_: SimpleNamespace(board=board, join=joined)))
+        with pytest.raises(NodeError) as error:
+            ranks.join(Context(tmp_path, Observer()))
+        return str(error.value)
+
+    assert join(0, "cuda", "0") == "a double joins nobody"
+    assert join(1, "cpu", "") == "this process runs on cpu, and rank 0 on cuda"
+    assert join(1, "cuda", "0") == "this process and rank 0 take one GPU, CUDA_VISIBLE_DEVICES=0"
+    assert len(joins) == 1
+    assert join(2, "cuda", "1") == "a double joins nobody"
+    monkeypatch.setenv("GROUP_RANK", "1")  # another host
+    assert join(3, "cuda", "0") == "a double joins nobody"
 
 
 def test_the_first_fault_stays() -> None:
@@ -490,3 +527,20 @@ def test_a_plan_for_more_processes_than_cards_warns(
     assert plan_of_toys(tmp_path, "--processes", "2", "--json") == 0
     message = "2 processes need 2 GPUs, and this machine has 1: give --processes 1"
     assert json.loads(capsys.readouterr().out)["warnings"] == [message]
+
+
+def test_a_rank_that_ended_without_a_word_is_found() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    here = {"node": "loop.together (toy.together)", "turn": "3/4 of loop", "process": os.getpid()}
+    gone = here | {"process": process.pid}
+    for no_fault in (here, gone | {"over": True}, gone | {"host": "1"}):
+        board = Words()
+        Beat(**cast(Any, no_fault)).post(board, 1)
+        assert lost_rank(board, 3) is None
+        assert posted(board) is None
+    Beat(**cast(Any, gone)).post(board, 2)
+    fault = lost_rank(board, 3)
+    assert fault == posted(board)
+    assert fault is not None
+    assert fault.message == "rank 2 ended without a word in loop.together (toy.together) (turn 3/4 of loop)"

@@ -159,6 +159,30 @@ def test_a_stall_of_rank_0_ends_the_run_with_a_record(command: Start, tmp_path: 
     assert not list((tmp_path / "out").glob(".sgd.*"))
 
 
+def test_a_rank_that_is_killed_under_torchrun_is_named(command: Start, tmp_path: Path) -> None:
+    """The launcher ends rank 0 by a signal then, which is no interrupt of the user."""
+    process = command("kill", torchrun=True)
+    _, err = process.communicate(timeout=200)
+    message = r"rank 1 ended without a word in loop.together \(toy.together\) \(turn 3/4 of loop\)"
+    assert len(re.findall(f"^error: {message}$", err, re.MULTILINE)) == 1, err
+    assert "interrupted" not in err
+    assert f"go on with: sgd resume out --library {rank_toys.__file__}\n" in err
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert re.match(message, record["error"])
+
+
+def test_a_signal_to_torchrun_is_an_interrupt(command: Start, tmp_path: Path) -> None:
+    process = command("hang", torchrun=True)
+    wait_for(tmp_path / "failed", process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    kept = "files kept: none; record: out/run.json"
+    assert f"interrupted; {kept}; go on with: sgd resume out --library {rank_toys.__file__}\n" in err
+    assert "without a word" not in err
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["status"] == "interrupted"
+
+
 def test_a_slow_node_of_rank_0_alone_is_no_stall(command: Start, tmp_path: Path) -> None:
     """Rank 1 waits in the next turn for longer than the limit in nodes."""
     (tmp_path / "toys.yaml").write_text(SLOW)

@@ -24,7 +24,7 @@ from ...resume.snapshot_folder import BEGUN, FOLDER, LARGEST, SnapshotFolder
 from ..command_line import added_options, load_library, told_elsewhere, wrong
 from ..common_arguments import library_files, result_as_json, snapshot_option
 from ..profile_arguments import profile_options, profiling_of
-from ..ranks.other_rank import entered, run_other_rank
+from ..ranks.other_rank import in_place, refused, run_other_rank
 from ..ranks.rank_options import asked_of, rank_options, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..resumed_place import OVER, resumed_from
@@ -57,7 +57,6 @@ def add_arguments(to: ArgumentParser, libraries: Sequence[NodeLibrary]) -> None:
 
 def command(arguments: Namespace) -> int:
     """`sgd resume`. Exits with 2 if the run cannot go on, and with the codes of `sgd exec` otherwise."""
-    from ...runtime.observers.progress import Progress
     from ..sweep.sweep_file import is_sweep
 
     try:
@@ -65,8 +64,17 @@ def command(arguments: Namespace) -> int:
             from ..sweep.resumed_sweep import resume_sweep
 
             _refuse_for_sweep(arguments)
-            return resume_sweep(Path(arguments.run), arguments)
-        place = entered()
+            stopped = refused("resume of a sweep")
+            return resume_sweep(Path(arguments.run), arguments) if stopped is None else stopped
+    except (LibraryError, NodeError) as error:
+        return wrong(str(error), error.help)
+    return in_place(lambda place: _in_place(arguments, place))
+
+
+def _in_place(arguments: Namespace, place: RankPlace | None) -> int:
+    from ...runtime.observers.progress import Progress
+
+    try:
         if arguments.quiet or (place is not None and place.rank):
             return _resume(arguments, None, place)
         with Progress(display=arguments.display) as progress:
@@ -191,7 +199,7 @@ def _go_on(
     with clock.during(IMPORT):
         device = choose(started["device"], plan.libraries)
     mesh = checked.mesh
-    require_all_cards(started["device"], mesh.size, place)
+    require_all_cards(started["device"], mesh.size, place, plan.libraries)
     if mesh.size > 1:
         if started.get("overlap", False):
             raise NodeError("a run with --overlap goes on in one process", help="give `--processes 1`")

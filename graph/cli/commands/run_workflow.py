@@ -23,7 +23,7 @@ from ..command_line import checked, options, wrong
 from ..common_arguments import device, output_folder, overlap_options, result_as_json, snapshot_option, workflow
 from ..preview_option import preview_files, preview_option
 from ..profile_arguments import profile_options, profiling_of
-from ..ranks.other_rank import entered, run_other_rank
+from ..ranks.other_rank import in_place, run_other_rank
 from ..ranks.rank_options import rank_options, refused_option, require_all_cards
 from ..ranks.started_run import run_in_ranks
 from ..store_option import store_for_run, store_option
@@ -95,9 +95,12 @@ def _on_cluster(arguments: Namespace) -> int:
 
 def _shown(arguments: Namespace, round: Round | None = None) -> int:
     """Run the workflow once, with its progress. `round`: the round of `--watch`."""
+    return in_place(lambda place: _in_place(arguments, place, round))
+
+
+def _in_place(arguments: Namespace, place: RankPlace | None, round: Round | None) -> int:
     from ...runtime.observers.progress import Progress
 
-    place = entered()
     if arguments.quiet or (place is not None and place.rank):
         return _run(arguments, None, place, round)
     display, arguments.display = arguments.display, None  # the next round begins its own
@@ -130,7 +133,7 @@ def _run(arguments: Namespace, progress: Progress | None, place: RankPlace | Non
             return wrong(f"--strict has nothing to check: {arguments.file} has no `expect`", "add `expect` to the file")
         plan = plan_of(result, library)
         try:
-            require_all_cards(arguments.device, result.mesh.size, place)
+            require_all_cards(arguments.device, result.mesh.size, place, plan.libraries)
             if result.mesh.size > 1 and place is None:
                 profile.require_startable(plan, choose(arguments.device, plan.libraries), arguments.overwrite)
         except NodeError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Collection
 
 from ...compiler.checks.process_mesh import Asked
-from ...contract.device import card_number
+from ...contract.device import card_number, choose
 from ...contract.errors import NodeError
+from ...contract.node_library import NodeLibrary
 from ...contract.processes import read_mesh
 from ...contract.rank_start import RankPlace, rank_place
 
@@ -56,13 +58,16 @@ def refused_option(arguments: Namespace) -> str | None:
     return next((option for option, given in found.items() if given), None)
 
 
-def require_all_cards(device: str, size: int, place: RankPlace | None = None) -> None:
+def require_all_cards(
+    device: str, size: int, place: RankPlace | None = None, libraries: Collection[NodeLibrary] = ()
+) -> None:
     """Check that several processes have a GPU each, if they use GPUs.
 
     Args:
         device: `--device`.
         size: The number of processes.
         place: The place of this process, if a launcher has started several.
+        libraries: The libraries that the run uses. They decide whether `auto` is a GPU.
 
     Raises:
         NodeError: If the device is one GPU, or this host has fewer GPUs than processes.
@@ -70,7 +75,8 @@ def require_all_cards(device: str, size: int, place: RankPlace | None = None) ->
     if size > 1 and card_number(device) is not None:
         message = f"--device {device} is one GPU, and each of {size} processes takes one of its own"
         raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
-    if place is not None and device in ("auto", "cuda") and place.cards and (place.on_host or 1) > place.cards:
+    lacking = place is not None and place.cards and (place.on_host or 1) > place.cards
+    if place is not None and lacking and choose(device, libraries) == "cuda":
         are = "is 1" if place.cards == 1 else f"are {place.cards}"
         message = f"{place.on_host} processes on this host need {place.on_host} GPUs, and there {are}"
         raise NodeError(message, help=f"start {place.cards} on each host (`torchrun --nproc-per-node`)")

@@ -36,7 +36,7 @@ class OverlappedSteps(StepWrap):
         device: str | None = None,
     ) -> None:
         self.executor, self.recorder, self.stored, self.inner = executor, recorder, stored, executor.wrap
-        executor.wrap = StepWraps([self, executor.wrap])
+        executor.wrap, executor.overlapped = StepWraps([self, executor.wrap]), True
         self.loops = {each.loop.loop.id: each for each in overlaps}
         self.tails = {call.id: each for each in overlaps if each.follower is None for call in each.calls}
         self.followers = {each.follower.loop.id: each for each in overlaps if each.follower is not None}

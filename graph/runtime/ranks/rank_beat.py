@@ -29,6 +29,8 @@ class Beat:
         waited_seconds: Seconds of these in which it waited for others.
         exchanged_bytes: Bytes that it sent to others.
         peak_bytes: The most memory that it used: of the card, or of the process on a CPU.
+        process: The number of its process.
+        host: Its host, as `rank_devices.host` names it.
         nodes: In the last beat, a row for each node that it ran: `name`, `calls`, `seconds`.
     """
 
@@ -44,6 +46,8 @@ class Beat:
     waited_seconds: float = 0.0
     exchanged_bytes: int = 0
     peak_bytes: int | None = None
+    process: int = 0
+    host: str = ""
     nodes: list[dict[str, Any]] = field(default_factory=list)
 
     @property

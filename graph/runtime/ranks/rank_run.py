@@ -91,6 +91,7 @@ def run_rank(
         error = found[0] if found else None
         if interrupts.pending():
             interrupts.reported()
+            ranks.finish(interrupted=True)
             for keeper in keepers:
                 close_soon(keeper)
             return None, True, ranks.warnings.messages

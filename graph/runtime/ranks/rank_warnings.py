@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Collection
 
 from ...contract.events import CallInfo, Observer
@@ -19,16 +20,18 @@ class RankWarnings(Observer):
     def __init__(self) -> None:
         self.messages: list[str] = []
         self._posted = 0
+        self._lock = threading.Lock()
 
     def warned(self, call: CallInfo | None, message: str) -> None:
         self.messages.append(f"{call.id}: {message}" if call is not None else message)
 
     def post(self, board: Board, rank: int) -> None:
         """Put the warnings on the board, if there are new ones."""
-        messages = list(self.messages)
-        if len(messages) > self._posted:
-            board.post(_name(rank), json.dumps(messages))
-            self._posted = len(messages)
+        with self._lock:  # two threads post, and an older text must not replace a newer one
+            messages = list(self.messages)
+            if len(messages) > self._posted:
+                board.post(_name(rank), json.dumps(messages))
+                self._posted = len(messages)
 
 
 def others_warnings(board: Board, size: int, known: Collection[str]) -> list[str]:

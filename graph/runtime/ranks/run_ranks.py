@@ -21,8 +21,10 @@ from ...contract.rank_start import JoinedRanks, RankPlace
 from ..clock import Clock
 from ..failure import Interrupted, NodeFailed
 from ..profiling import Profiling
+from .lost_rank import lost_rank
 from .placed_steps import PlacedSteps
 from .rank_beat import EVERY_SECONDS, Beat, read_beat
+from .rank_devices import host, require_fitting
 from .rank_events import Heard, RankEvents, hear_last, leaders
 from .rank_fault import Fault, posted
 from .rank_position import RankPosition
@@ -109,12 +111,14 @@ class RunRanks:
             heard: On rank 0, receives events of other ranks.
 
         Raises:
-            NodeError: If the others do not come, or have another plan, or the process that started them has gone.
+            NodeError: If the others do not come, have another plan, or devices that do not fit; or if the process that
+                started them has gone.
         """
         if self._starter_has_gone():  # it held the board; connecting to it would take minutes to fail
             raise self._alone().error()
         self.joined = self.library.join_ranks(self.place, self.mesh, self.device)
         self._thread.start()
+        require_fitting(self.joined.board, self.place.rank, self.device)
         context.processes = processes = self.joined.join()
         own = fingerprint(self.plan, self.mesh)
         first, self.began = processes.agree((own, self.began))
@@ -153,7 +157,7 @@ class RunRanks:
         try:
             if joined.is_lost(cause):
                 until = time.monotonic() + PATIENCE_SECONDS
-                while (found := posted(joined.board)) is None and time.monotonic() < until:
+                while (found := posted(joined.board) or self.lost()) is None and time.monotonic() < until:
                     time.sleep(POLL_SECONDS)
                 if found is not None:
                     return found.error()
@@ -168,17 +172,19 @@ class RunRanks:
         error.args = (message, *error.args[1:])
         return error
 
-    def finish(self) -> None:
-        """End this rank's part, and tell what it has used."""
+    def lost(self) -> Fault | None:
+        """The fault where another rank ended unheard under a launcher, which ends this one by a signal; else None."""
+        joined = self.joined if self.place.starter is None else None
+        return lost_rank(joined.board, self.place.size) if joined is not None else None
+
+    def finish(self, interrupted: bool = False) -> None:
+        """End this rank's part, and tell what it has used; after an interrupt no more than that it ends."""
         self._over.set()
-        joined, rank = self.joined, self.place.rank
+        joined = self.joined
         if joined is not None:
             with suppress(OSError):
-                self.warnings.post(joined.board, rank)
-                for name, text in self.notes.items():
-                    joined.board.post(_note(name, rank), text())
-                if rank in leaders(self.mesh):
-                    self._events.post(joined.board, rank)
+                if not interrupted:
+                    self._tell_all(joined, self.place.rank)
                 self._beat(joined, over=True)
 
     def told(self) -> list[dict[str, Any]]:
@@ -222,6 +228,13 @@ class RunRanks:
             with suppress(OSError):
                 return others_warnings(self.joined.board, self.place.size, known)
         return []
+
+    def _tell_all(self, joined: JoinedRanks, rank: int) -> None:
+        self.warnings.post(joined.board, rank)
+        for name, text in self.notes.items():
+            joined.board.post(_note(name, rank), text())
+        if rank in leaders(self.mesh):
+            self._events.post(joined.board, rank)
 
     def _watch(self) -> None:
         """Post beats and warnings, and look for faults, until the run is over."""
@@ -277,6 +290,8 @@ class RunRanks:
             waited_seconds=round(joined.waited_seconds(), 3),
             exchanged_bytes=joined.exchanged_bytes(),
             peak_bytes=joined.peak_bytes(),
+            process=os.getpid(),
+            host=host(),
             nodes=position.rows() if over else [],
         ).post(joined.board, self.place.rank)
 

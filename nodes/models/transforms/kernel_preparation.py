@@ -62,10 +62,11 @@ def prepare(model: Model, part: str, run: Run, work: Callable[[Model, Any], None
         return
     device, name = torch.device(run.device), model.name(part)
     kept = tuple(each for each in model.recipe(part) if each.kind in SETTINGS)
-    key = model.weights.repository.source, name, model.dtype(part), kept, device
+    choices = tuple(each for each in model.recipe(part) if each.kind in (*SETTINGS, "attention"))
+    key = model.weights.repository.source, name, model.dtype(part), choices, device
     if key in _prepared:
         return
-    note = built_kernels.note_of(class_name(model, name), model.config(part), str(model.dtype(part)), kept, device)
+    note = built_kernels.note_of(class_name(model, name), model.config(part), str(model.dtype(part)), choices, device)
     if note is not None and note.exists():
         _prepared.add(key)
         return

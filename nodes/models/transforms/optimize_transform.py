@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ from ....graph.contract.node import Run
 from ...support import cost_meter
 from ..attention.backend_table import FLASH_3_FP8
 from ..attention.processors import choose
+from ..memory.component_views import entrance
 from . import compiler_check
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Optimize:
 
     def apply(self, module: Any, run: Run) -> None:
         if FLASH_3_FP8.library in self.candidates and run.planning:
-            cost_meter.allow_eight_bit_attention()
+            entrance(module).layers.append(_in_eight_bits)
         if self.candidates and not run.planning:
             choose(module, self.candidates[0])
         if len(self.candidates) > 1 and not run.planning:
@@ -108,6 +109,11 @@ class Optimize:
                 _step_down(module, run, reason, self.compiled)
         elif self.compiled:
             _step_down(module, run, None, True)
+
+
+def _in_eight_bits(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    with cost_meter.eight_bit_attention():
+        return call(*arguments, **named)
 
 
 def _rebuild(module: Any, run: Run) -> str | None:

@@ -197,7 +197,7 @@ class Attends(torch.nn.Module):
 
 
 def test_attention_that_may_be_in_fp8_counts_at_that_rate():
-    """The plan cannot know the backend that a run measures as the fastest. Other modules of the plan stay as they are."""
+    """The plan cannot know which backend a run measures as the fastest. Other modules of the plan count as before."""
     fast, exact, run = Attends(), Attends(), planned()
     query, eight_bit = torch.empty(1, 2, 64, 16, device="meta", dtype=torch.bfloat16), []
     with cost_meter.runtime(run), cost_meter.meter(run) as meter:

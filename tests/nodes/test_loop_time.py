@@ -79,7 +79,7 @@ def ours(plan: Any, folder: Path) -> float:
     return step(turns.moments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_denoise_loop_takes_no_longer_than_that_of_diffusers(pipeline: Any, tmp_path: Path) -> None:
     """Compares the least time of a step of each, in turns. Other work on the CPU only adds to it."""
     file = tmp_path / "timed.yaml"

@@ -5,7 +5,7 @@ A node then does not compute a part that nothing reads, and only components that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -161,6 +161,7 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
     its first reader to its last (`origins`). Only one other output holds an `own` part if calls read the part through
     that output alone.
     """
+    around = {item.id: [loop.id for loop in loops] for item, loops in graph.walk()}
     items = {item.id: item for item, _ in graph.walk()}
     renamed = renames(items, descriptions)
     result: dict[str, set[tuple[Ref, str]]] = {}
@@ -179,27 +180,33 @@ def components(graph: Graph, descriptions: Mapping[Ref, Any]) -> dict[str, set[t
                 result.setdefault(item.id, set()).update({component}, ends)
                 for end in ends:
                     sharing.setdefault(end, set()).add(component)
-    needless = {end for end, through in sharing.items() if _held_by_its_reader(end, through, graph, descriptions)}
+    needless = {
+        end for end, through in sharing.items() if _held_by_its_reader(end, through, items, around, descriptions)
+    }
     return {id: held - needless for id, held in result.items()}
 
 
 def _held_by_its_reader(
-    end: tuple[Ref, str], through: Set[tuple[Ref, str]], graph: Graph, descriptions: Mapping[Ref, Any]
+    end: tuple[Ref, str],
+    through: Set[tuple[Ref, str]],
+    items: Mapping[str, Item],
+    around: Mapping[str, Sequence[str]],
+    descriptions: Mapping[Ref, Any],
 ) -> bool:
     """Whether another output alone can hold an `own` part, for as long as the output that the part comes from.
 
     Args:
         end: The output that the part comes from, and the name of the part.
         through: All components through which calls read the part.
-        graph: The graph.
+        items: The calls and loops of the graph.
+        around: The ids of the loops around each of them.
         descriptions: Facts of outputs.
     """
-    items = {item.id: (item, loops) for item, loops in graph.walk()}
-    (maker, around), part = items[end[0].node], end[1]
+    maker, part = items[end[0].node], end[1]
     if len(through) > 1 or end in through or not isinstance(maker, Call) or part not in _own(maker, descriptions):
         return False
     [(reader, _)] = through
-    return items[reader.node][1] == around  # one that is deeper in loops holds the part for a turn only
+    return around[reader.node] == around[maker.id]  # one that is deeper in loops holds the part for a turn only
 
 
 def origins(

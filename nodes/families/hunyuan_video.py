@@ -14,8 +14,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...graph.contract.errors import NodeError
-from ..support import cost_meter
 from ..support.lazy import lazy
+from ..support.traced_once import traced_once
 from ..values import Size
 from .base import Blocks, Configs, DenoiserInput, Family, LoadedModel
 from .prompt_ends import CutEnd, marked_end, templated_end
@@ -247,7 +247,7 @@ def _tiles_on_meta(vae: Any) -> Iterator[None]:
     blends = ("blend_v", "blend_h", "blend_t")
     with ExitStack() as stack:
         for part in (vae.encoder, vae.decoder):
-            stack.enter_context(cost_meter.traced_once(part, "forward"))
+            stack.enter_context(traced_once(part, "forward"))
         for name in blends:
             setattr(vae, name, _second)
         try:

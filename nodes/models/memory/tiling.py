@@ -16,6 +16,7 @@ from ....graph.contract.errors import DoesNotFit, NodeError
 from ....graph.contract.node import Run
 from ...support import cost_meter, device_memory
 from ...support.device_memory import HEADROOM, size
+from ...support.traced_once import traced_once
 from ..model import Model
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _traced(work: VaeWork, tiled: bool) -> Any:
             stack.enter_context(tiling_set(vae, tiled))
         for part in ("encoder", "decoder"):
             if hasattr(vae, part):
-                stack.enter_context(cost_meter.traced_once(getattr(vae, part), "forward"))
+                stack.enter_context(traced_once(getattr(vae, part), "forward"))
         stack.enter_context(_unblended(vae))
         return work.do(work.model, work.tensor)
 

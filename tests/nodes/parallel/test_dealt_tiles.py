@@ -17,6 +17,7 @@ from sgd.nodes.models.memory.component_views import view
 from sgd.nodes.models.ranks.planned_processes import TracedRanks
 from sgd.nodes.parallel.dealt_tiles import dealt, dealt_tiles, has_tiles, pixels_of_latent
 from sgd.nodes.support import cost_meter
+from sgd.nodes.support.traced_once import traced_once
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 ATTENTION = {
@@ -103,7 +104,7 @@ def in_plan(count, name, rank):
         for part, work in work_of(vae, *given).items():
             with ExitStack() as stack:
                 if name != "hunyuan-video":  # its first call, which lays out weights, would count for each tile
-                    stack.enter_context(cost_meter.traced_once(getattr(vae, part), "forward"))
+                    stack.enter_context(traced_once(getattr(vae, part), "forward"))
                 if count > 1:
                     stack.enter_context(dealt_tiles(processes, vae, part))
                 work()

@@ -17,6 +17,7 @@ from sgd.nodes import cfg, latents, schedule, text, vae
 from sgd.nodes.families import hunyuan_video
 from sgd.nodes.families.hunyuan_video import MASK, Unmasked
 from sgd.nodes.models.attention.processors import choose
+from sgd.nodes.models.memory import tiling
 from sgd.nodes.models.nodes.model_load import load
 from sgd.nodes.support.cost_meter import meter, runtime
 from sgd.nodes.values import ImageCondition
@@ -382,7 +383,8 @@ def test_tracing_one_tile_of_each_shape_counts_every_tile(folder, direction, mon
     block.register_forward_hook(lambda *_: calls.append(1))
     for once in (True, False):
         if not once:
-            monkeypatch.setattr(hunyuan_video, "traced_once", lambda owner, name: nullcontext())
+            for module in (hunyuan_video, tiling):
+                monkeypatch.setattr(module, "traced_once", lambda owner, name: nullcontext())
         with runtime(run), meter(run) as counter:
             if direction == "decode":
                 vae.decode(model, latents.noise(model, width=512, height=288, frames=29), tiling=True)

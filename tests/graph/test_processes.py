@@ -160,7 +160,7 @@ def test_a_host_with_fewer_cards_than_ranks_is_refused(monkeypatch: pytest.Monke
     chosen = {"auto": "cuda", "cuda": "cuda", "cpu": "cpu"}
     monkeypatch.setattr(rank_options, "choose", lambda device, _: chosen[device])
     place = RankPlace(0, 4, 0, on_host=4, cards=2)
-    with pytest.raises(NodeError, match="4 processes on this host need 4 GPUs, and there are 2"):
+    with pytest.raises(NodeError, match="4 processes need 4 GPUs, and this machine has 2"):
         require_all_cards("auto", 4, place)
     require_all_cards("cpu", 4, place)
     monkeypatch.setitem(chosen, "auto", "cpu")

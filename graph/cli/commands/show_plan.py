@@ -21,7 +21,7 @@ from ..common_arguments import device, result_as_json, workflow
 from ..fitted_tables import wrapped
 from ..other_machine import add_arguments as other_machine
 from ..other_machine import named_card
-from ..ranks.rank_options import rank_options, require_all_cards
+from ..ranks.rank_options import rank_options, require_all_cards, too_few_cards
 from ..store_option import OFF, forecast_for, forecast_lines, store_option
 from ..terminal import show, stdout_width
 
@@ -131,8 +131,7 @@ def _too_few_cards(on: Machine, mesh: Mesh) -> list[str]:
     found = cards(on.device) if on.is_here else None
     if found is None or found >= mesh.size:
         return []
-    least = max(found, 1)
-    return [f"{mesh.size} processes need {mesh.size} GPUs, and this machine has {found}: give --processes {least}"]
+    return [f"{too_few_cards(mesh.size, found)}: give --processes {max(found, 1)}"]
 
 
 def _edits(

@@ -75,11 +75,16 @@ def require_all_cards(
     if size > 1 and card_number(device) is not None:
         message = f"--device {device} is one GPU, and each of {size} processes takes one of its own"
         raise NodeError(message, help="write `--device cuda`; CUDA_VISIBLE_DEVICES says which GPUs there are")
-    lacking = place is not None and place.cards and (place.on_host or 1) > place.cards
-    if place is not None and lacking and choose(device, libraries) == "cuda":
-        are = "is 1" if place.cards == 1 else f"are {place.cards}"
-        message = f"{place.on_host} processes on this host need {place.on_host} GPUs, and there {are}"
-        raise NodeError(message, help=f"start {place.cards} on each host (`torchrun --nproc-per-node`)")
+    if place is None or not place.cards or not place.on_host or place.on_host <= place.cards:
+        return
+    if choose(device, libraries) == "cuda":
+        help = f"start {place.cards} on each host (`torchrun --nproc-per-node`)"
+        raise NodeError(too_few_cards(place.on_host, place.cards), help=help)
+
+
+def too_few_cards(size: int, found: int) -> str:
+    """The problem of processes that have no GPU each. `found`: the GPUs of this machine."""
+    return f"{size} processes need {size} GPUs, and this machine has {found}"
 
 
 def _count(text: str) -> int:

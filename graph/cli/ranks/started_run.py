@@ -25,6 +25,7 @@ from ...runtime.run import prepare_folder
 from ..command_line import wrong
 from ..terminal import flush, say
 from ..told_ends import resume_command
+from .rank_options import too_few_cards
 
 if TYPE_CHECKING:
     from ...compiler.plan import Plan
@@ -60,8 +61,7 @@ def run_in_ranks(
         library = rank_library(plan)
         found = cards(choose(device, plan.libraries))
         if found is not None and found < mesh.size:
-            message = f"{mesh.size} processes need {mesh.size} GPUs, and there {_are(found)}"
-            return wrong(message, f"give --processes {max(found, 1)}")
+            return wrong(too_few_cards(mesh.size, found), f"give --processes {max(found, 1)}")
         judge = StallJudge(mesh.size, time.monotonic())
         folder = prepare_folder(plan, out, overwrite)
         folder.release()  # rank 0 takes it
@@ -96,10 +96,6 @@ def _command(words: Sequence[str], out: Path | None) -> list[str]:
     if out is not None:
         words[end:end] = ["--out", str(out)]
     return [sys.executable, *([] if here else ["-P"]), "-m", "sgd", *words]
-
-
-def _are(count: int) -> str:
-    return "is 1" if count == 1 else f"are {count}"
 
 
 def _watched(started: StartedRanks, judge: StallJudge) -> int:
